@@ -1,0 +1,53 @@
+# Every target sets up what it needs; `make book` on a fresh clone is enough.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# make book FAST=1    every cell, on less data
+# make book ONLY=02   execute one chapter only
+BUILD_FLAGS := $(if $(filter-out 0,$(FAST)),--fast) $(if $(ONLY),--only $(ONLY))
+
+.DEFAULT_GOAL := help
+.PHONY: setup book test lint lab bench clean help
+
+help:   ## show this list
+	@sed -n 's/^\([a-z]*\): *.*## /  make \1\t/p' Makefile | expand -t 16
+	@echo "  Options: make book FAST=1 | make book ONLY=02 | make setup PYTHON=python3.12"
+
+setup: $(READY)  ## create .venv and install the book, its tools and its tests
+
+book: $(READY)  ## run every chapter on the real model and build the HTML
+	$(BIN)/python book/build.py $(BUILD_FLAGS)
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: $(READY)  ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+bench: $(VENV)/.ready-bench  ## time the scoring engine against others
+	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= -s
+
+clean:  ## remove what was built (not .venv, not the downloads in the user's cache)
+	rm -rf _build build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find helpers book tests notebooks -name __pycache__ -o -name .ipynb_checkpoints \
+		| xargs rm -rf
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or \
+		sys.exit(f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; try: make setup PYTHON=python3.12")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[book,test]'
+	touch $@
+
+$(VENV)/.ready-bench: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
+	touch $@

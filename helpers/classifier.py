@@ -1,0 +1,665 @@
+"""``predict_proba`` for language models: a scikit-learn classifier over scoring.
+
+The probabilities are the model's own: exact over the whole token sequences of the
+labels, normalised over the labels, with the mass that fell on no label kept in view.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any, Literal
+
+import diskcache
+import numpy as np
+import pandas as pd
+from scipy.special import logsumexp
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from tqdm import tqdm
+
+from .fetch import cache_dir
+from .models import LanguageModel
+from .scoring import (
+    TOKEN_BUDGET,
+    check_lengths,
+    label_logprob_batches,
+    label_logprobs,
+    room_for_prompt,
+)
+from .verbalizer import LabelTokens, Verbalizer
+
+PRIORS = ("contextual", "domain", "unlabelled")
+_CONTENT_FREE = ("N/A", "[MASK]", "")
+_DOMAIN_DRAWS = 20
+_SLOT = "{text}"
+
+
+class LLMClassifier(ClassifierMixin, BaseEstimator):
+    """A language model as a scikit-learn classifier.
+
+    Parameters
+    ----------
+    model : LanguageModel or str, optional
+        The model, or a name for :meth:`LanguageModel.load`; without one, the embedded
+        default.
+    labels : sequence of str, optional
+        The labels as the model is to write them. Without them, ``fit`` takes the
+        classes of y.
+    prompt : str, optional
+        How one text is put to the model, with ``{text}`` once; the label follows it.
+        Without one: ``"Text: {text}\\nLabel:"`` behind a line that names the labels.
+    examples : sequence of (str, str) or int, optional
+        Texts with their labels to show the model first; a number lets ``fit`` draw
+        as many from its data, the labels in turn.
+    prior : {"contextual", "domain", "unlabelled"} or mapping of str to float, optional
+        What to divide the label probabilities by. "contextual": the probabilities for
+        texts without content [1]_. "domain": for random words of the texts given to
+        ``fit`` [2]_. "unlabelled": such that the corrected probabilities of the texts
+        given to ``fit`` are balanced on average, in the spirit of [3]_. Or a number
+        for each label.
+    instruction : str, optional
+        What stands before everything else, once.
+    chat : bool, default=False
+        Whether to put the prompt into the model's chat template, examples as turns.
+    family : {"exact", "case", "wide"}, default="exact"
+        Which spellings count as a label: see :class:`Verbalizer`.
+    spellings : mapping of str to sequence of str, optional
+        Other texts that count as a label: see :class:`Verbalizer`.
+    terminator : str, sequence of str or None, default="auto"
+        What must follow the label. "auto" is a line break or the end of the model's
+        turn; None lets the answer go on in any way.
+    separator : str, default="\\n\\n"
+        What stands between examples in a plain prompt.
+    too_long : {"error", "cut"}, default="error"
+        What to do with a text that does not fit into the model's window.
+    cache : bool, default=True
+        Whether to keep scores in the user's cache, under a hash of the model and of
+        the tokens; texts are not kept.
+    token_budget : int, default=4096
+        The most positions in one batch.
+    random_state : int, default=0
+        Seed for drawing examples and random words.
+
+    Attributes
+    ----------
+    classes_ : numpy.ndarray of str
+        The labels, sorted; the order of the columns of ``predict_proba``.
+    examples_ : list of (str, str)
+        The examples in the prompt.
+    prior_ : numpy.ndarray of shape (n_classes,)
+        What probabilities are divided by; it sums to one.
+
+    Notes
+    -----
+    Without ``examples`` to draw, and with a prior that needs no texts, the classifier
+    works without ``fit``.
+
+    References
+    ----------
+    .. [1] Zhao et al., Calibrate before use, ICML 2021.
+    .. [2] Fei et al., Mitigating label biases for in-context learning, ACL 2023.
+    .. [3] Zhou et al., Batch calibration, ICLR 2024.
+
+    Examples
+    --------
+    >>> classifier = LLMClassifier(
+    ...     labels=["positive", "negative"],
+    ...     prompt="Review: {text}\\nSentiment:",
+    ...     examples=[("A joy.", "positive"), ("A bore.", "negative")],
+    ... )
+    >>> classifier.predict(["A delightful, moving film."])
+    array(['positive'], dtype='<U8')
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | str | None = None,
+        labels: Sequence[str] | None = None,
+        prompt: str | None = None,
+        examples: Sequence[tuple[str, str]] | int | None = None,
+        prior: str | Mapping[str, float] | None = None,
+        *,
+        instruction: str | None = None,
+        chat: bool = False,
+        family: str = "exact",
+        spellings: Mapping[str, Sequence[str]] | None = None,
+        terminator: str | Sequence[str] | None = "auto",
+        separator: str = "\n\n",
+        too_long: Literal["error", "cut"] = "error",
+        cache: bool = True,
+        token_budget: int = TOKEN_BUDGET,
+        random_state: int = 0,
+    ) -> None:
+        self.model = model
+        self.labels = labels
+        self.prompt = prompt
+        self.examples = examples
+        self.prior = prior
+        self.instruction = instruction
+        self.chat = chat
+        self.family = family
+        self.spellings = spellings
+        self.terminator = terminator
+        self.separator = separator
+        self.too_long = too_long
+        self.cache = cache
+        self.token_budget = token_budget
+        self.random_state = random_state
+
+    # What scikit-learn asks for ------------------------------------------------
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.no_validation = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "prior_") or not self._needs_fit()
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels, sorted."""
+        labels = getattr(self, "labels_", self.labels)
+        if labels is None:
+            raise AttributeError("classes_ is known after fit, or from labels.")
+        return np.unique(np.asarray(labels, dtype=str))
+
+    def set_params(self, **params: Any) -> LLMClassifier:
+        """Change parameters; what ``fit`` found under the old ones is forgotten.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        LLMClassifier
+            Itself.
+        """
+        super().set_params(**params)
+        if params:
+            self._forget()
+        return self
+
+    def fit(self, X: Iterable[str] | None = None, y: Any = None) -> LLMClassifier:
+        """Draw the examples and estimate the label prior, as far as asked for.
+
+        The model itself is not trained.
+
+        Parameters
+        ----------
+        X : iterable of str, optional
+            Texts; needed to draw examples and for the priors "domain" and
+            "unlabelled".
+        y : array-like of str, optional
+            Their labels; needed to draw examples, or where no labels were given.
+
+        Returns
+        -------
+        LLMClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            A parameter breaks its rule, or data that it needs is missing.
+        """
+        self._forget()
+        texts = check_texts(X) if X is not None else []
+        truth = self._check_truth(y, len(texts))
+        self.labels_ = self._check_parameters(truth)
+        try:
+            self.examples_, drawn = self._choose_examples(texts, truth)
+            rest = [text for at, text in enumerate(texts) if at not in drawn]
+            self.prior_ = self._estimate_prior(rest)
+        except BaseException:
+            self._forget()
+            raise
+        return self
+
+    def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Logarithms of the label probabilities, normalised over the labels.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_texts, n_classes)
+        """
+        self._ready()
+        return self._corrected(self.raw_log_proba(X))
+
+    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Label probabilities, normalised over the labels.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_texts, n_classes)
+            In [0, 1]; rows sum to one; columns in the order of ``classes_``.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Iterable[str]) -> np.ndarray:
+        """The most probable label of each text.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+
+        Returns
+        -------
+        numpy.ndarray of str, of shape (n_texts,)
+        """
+        return self.classes_[self.predict_log_proba(X).argmax(axis=1)]
+
+    # What a language model adds ------------------------------------------------
+
+    def raw_log_proba(self, X: Iterable[str]) -> np.ndarray:
+        """The model's own log-probabilities of the labels: no prior, no normalising.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_texts, n_classes)
+            What a row's probabilities lack to one is the off-label mass.
+        """
+        self._ready()
+        texts = check_texts(X)
+        return self._text_scores(texts)
+
+    def score_table(self, X: Iterable[str], truth: Any = None) -> pd.DataFrame:
+        """Everything about each text in one tidy table.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts; the index of a pandas Series is kept.
+        truth : array-like of str, optional
+            The true labels.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a text: ``p_<label>`` (sum to one), ``off_label`` (probability
+            that fell on no label, before any correction), ``prediction``,
+            ``confidence`` (the probability of the prediction) and, where the truth is
+            given, ``truth`` and ``correct``.
+        """
+        index = X.index if isinstance(X, pd.Series) else None
+        raw = self.raw_log_proba(X)
+        probabilities = np.exp(self._corrected(raw))
+        columns = [f"p_{label}" for label in self.classes_]
+        table = pd.DataFrame(probabilities, columns=columns, index=index)
+        table["off_label"] = np.clip(1 - np.exp(logsumexp(raw, axis=1)), 0, 1)
+        table["prediction"] = self.classes_[probabilities.argmax(axis=1)]
+        table["confidence"] = probabilities.max(axis=1)
+        if truth is not None:
+            table["truth"] = self._check_truth(truth, len(table))
+            table["correct"] = table["truth"] == table["prediction"]
+        return table
+
+    def render(self, text: str) -> str:
+        """The prompt for one text, exactly as the model gets it.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+
+        Returns
+        -------
+        str
+        """
+        self._ready()
+        item = self._item()
+        shown = [(item.replace(_SLOT, t), label) for t, label in self.examples_]
+        asked = item.replace(_SLOT, text).rstrip(" ")
+        instruction = self._instruction()
+        if self.chat:
+            return self._model().chat(asked, system=instruction, examples=shown)
+        lead = "" if item[-1].isspace() else " "
+        parts = [f"{question}{lead}{label}" for question, label in shown]
+        return self.separator.join(
+            [*([instruction] if instruction else []), *parts, asked]
+        )
+
+    # The rest is nobody else's business ----------------------------------------
+
+    def _model(self) -> LanguageModel:
+        if isinstance(self.model, LanguageModel):
+            return self.model
+        # Held here, so that a model given by name is loaded once.
+        self._loaded = LanguageModel.load(self.model)
+        return self._loaded
+
+    def _forget(self) -> None:
+        for found in ("labels_", "examples_", "prior_", "_loaded"):
+            self.__dict__.pop(found, None)
+
+    def _item(self) -> str:
+        # A trailing space belongs to the label: tokenizers join the two.
+        prompt = f"Text: {_SLOT}\nLabel:" if self.prompt is None else self.prompt
+        return prompt.rstrip(" ")
+
+    def _instruction(self) -> str | None:
+        if self.prompt is None and self.instruction is None:
+            return f"Classify the text as one of: {', '.join(self.classes_)}."
+        return self.instruction
+
+    def _needs_fit(self) -> bool:
+        return (
+            self.labels is None
+            or isinstance(self.examples, Integral)
+            or (isinstance(self.prior, str) and self.prior in ("domain", "unlabelled"))
+        )
+
+    def _ready(self) -> None:
+        if hasattr(self, "examples_"):
+            return
+        if self._needs_fit():
+            raise NotFittedError(
+                "This LLMClassifier draws examples, learns its labels or estimates a "
+                "prior from texts: call fit(texts, labels) first."
+            )
+        self.fit()
+
+    def _check_truth(self, y: Any, n: int) -> np.ndarray | None:
+        if y is None:
+            return None
+        truth = np.asarray(y)
+        if truth.shape != (n,):
+            raise ValueError(
+                f"labels must be one for each of {n} texts, not of shape {truth.shape}."
+            )
+        wrong = [v for v in truth.tolist() if not isinstance(v, str)]
+        if wrong:
+            raise ValueError(f"labels must be strings, not {wrong[0]!r}.")
+        if self.labels is not None:
+            strange = sorted(set(truth.tolist()) - set(self.labels))
+            if strange:
+                raise ValueError(f"labels of texts must be in labels; not {strange!r}.")
+        return truth
+
+    def _check_parameters(self, truth: np.ndarray | None) -> tuple[str, ...]:
+        item = self._item()
+        if item.count(_SLOT) != 1:
+            raise ValueError(f"prompt must contain {_SLOT} once, not {self.prompt!r}.")
+        if self.too_long not in ("error", "cut"):
+            raise ValueError(
+                f"too_long must be 'error' or 'cut', not {self.too_long!r}."
+            )
+        if isinstance(self.prior, str) and self.prior not in PRIORS:
+            raise ValueError(f"prior must be one of {PRIORS}, not {self.prior!r}.")
+        if self.labels is None and truth is None:
+            raise ValueError("labels must be given here or as y of fit.")
+        labels = self.labels if self.labels is not None else np.unique(truth).tolist()
+        return tuple(Verbalizer(labels).labels)
+
+    def _choose_examples(
+        self, texts: Sequence[str], truth: np.ndarray | None
+    ) -> tuple[list[tuple[str, str]], set[int]]:
+        """The examples, and which rows of the data they were taken from."""
+        if self.examples is None:
+            return [], set()
+        if not isinstance(self.examples, Integral):
+            pairs = [tuple(pair) for pair in self.examples]
+            for pair in pairs:
+                if len(pair) != 2 or pair[1] not in self.labels_:
+                    raise ValueError(
+                        f"examples must be pairs of text and label; not {pair!r}."
+                    )
+            check_texts([text for text, _ in pairs])
+            return pairs, set()
+        if self.examples < 0:
+            raise ValueError(f"examples must be 0 or more, not {self.examples!r}.")
+        if truth is None:
+            raise ValueError("examples are drawn from the data: fit needs X and y.")
+        rng = np.random.default_rng(self.random_state)
+        queues = {
+            label: iter(rng.permutation(np.flatnonzero(truth == label)))
+            for label in self.classes_
+        }
+        chosen: list[int] = []
+        while len(chosen) < self.examples:
+            found = [next(queue, None) for queue in queues.values()]
+            rows = [int(row) for row in found if row is not None]
+            if not rows:
+                raise ValueError(
+                    f"examples asks for {self.examples}; the data has {len(chosen)}."
+                )
+            chosen += rows
+        chosen = chosen[: self.examples]
+        return [(texts[row], str(truth[row])) for row in chosen], set(chosen)
+
+    def _estimate_prior(self, texts: Sequence[str]) -> np.ndarray:
+        n = len(self.classes_)
+        if self.prior is None:
+            return np.full(n, 1 / n)
+        if not isinstance(self.prior, str):
+            if not isinstance(self.prior, Mapping) or set(self.prior) != set(
+                self.labels_
+            ):
+                raise ValueError(
+                    f"prior must give each label a number, not {self.prior!r}."
+                )
+            given = np.array([self.prior[label] for label in self.classes_], float)
+            if not np.all(np.isfinite(given) & (given > 0)):
+                raise ValueError(f"prior must be positive, not {self.prior!r}.")
+            return given / given.sum()
+        if self.prior == "contextual":
+            free = [text for text in _CONTENT_FREE if self.render(text)]
+            return self._probabilities(free).mean(axis=0)
+        if not texts:
+            raise ValueError(f"prior={self.prior!r} needs texts: fit(texts).")
+        if self.prior == "domain":
+            return self._probabilities(self._random_words(texts)).mean(axis=0)
+        return balancing_prior(self._probabilities(texts))
+
+    def _probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Normalised probabilities without a prior, for texts as they are."""
+        raw = self._text_scores(texts)
+        return np.exp(raw - logsumexp(raw, axis=1, keepdims=True))
+
+    def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
+        """Log-probabilities of the labels for texts as they are, cut if asked for."""
+        model, tokens = self._model(), self._tokens()
+        prompts = [model.encode(self.render(text)) for text in texts]
+        if self.too_long == "cut":
+            room = room_for_prompt(model, tokens)
+            prompts = [
+                ids if len(ids) <= room else self._cut(text, room)
+                for ids, text in zip(prompts, texts, strict=True)
+            ]
+        return self._scores(model, tokens, prompts)
+
+    def _random_words(self, texts: Sequence[str]) -> list[str]:
+        words = [text.split() for text in texts]
+        pool = np.array([word for text in words for word in text])
+        length = round(float(np.mean([len(text) for text in words])))
+        rng = np.random.default_rng(self.random_state)
+        draws = rng.choice(pool, size=(_DOMAIN_DRAWS, max(1, length)))
+        return [" ".join(draw) for draw in draws]
+
+    def _corrected(self, raw: np.ndarray) -> np.ndarray:
+        weighed = raw - np.log(self.prior_)
+        return weighed - logsumexp(weighed, axis=1, keepdims=True)
+
+    def _tokens(self) -> LabelTokens:
+        model = self._model()
+        terminator = self.terminator
+        if terminator == "auto":
+            terminator = ("\n", *filter(None, model.token_texts(model.stop_ids)))
+        verbalizer = Verbalizer(
+            tuple(self.classes_.tolist()),
+            family=self.family,
+            spellings=self.spellings or {},
+            terminator=terminator,
+        )
+        return verbalizer.tokens(model, after=self.render("A"))
+
+    def _cut(self, text: str, room: float) -> list[int]:
+        """Tokens of the prompt for as much of the text's beginning as fits."""
+        model = self._model()
+        kept = list(model.tokenizer(text, add_special_tokens=False).input_ids)
+        ids = model.encode(self.render(text))
+        while len(ids) > room and kept:
+            kept = kept[: -(len(ids) - int(room))]
+            shorter = model.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+            ids = model.encode(self.render(shorter.rstrip("\ufffd")))
+        return ids
+
+    def _scores(
+        self,
+        model: LanguageModel,
+        tokens: LabelTokens,
+        prompts: Sequence[Sequence[int]],
+    ) -> np.ndarray:
+        check_lengths(model, prompts, tokens)
+        probes = [model.encode(self.render(text)) for text in ("A", "0 b")]
+        prefix = _common_start(*probes)
+        if not self.cache:
+            return label_logprobs(
+                model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
+            )
+        scores = np.empty((len(prompts), len(tokens.labels)))
+        with score_cache() as kept:
+            keys = [_score_key(model, tokens, ids) for ids in prompts]
+            known = {at: kept.get(key) for at, key in enumerate(keys)}
+            todo = [at for at, value in known.items() if value is None]
+            for at, value in known.items():
+                if value is not None:
+                    scores[at] = value
+            batches = label_logprob_batches(
+                model,
+                [prompts[at] for at in todo],
+                tokens,
+                prefix=prefix,
+                token_budget=self.token_budget,
+            )
+            with tqdm(total=len(todo), unit="text", delay=3) as bar:
+                for rows, values in batches:
+                    places = [todo[row] for row in rows]
+                    scores[places] = values
+                    with kept.transact():
+                        for place, value in zip(places, values, strict=True):
+                            kept.set(keys[place], value.tolist())
+                    bar.update(len(rows))
+        return scores
+
+
+def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
+    """The prior that, divided out, leaves all labels equally probable on average.
+
+    Parameters
+    ----------
+    probabilities : numpy.ndarray of shape (n_texts, n_labels)
+        Label probabilities; rows sum to one.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_labels,)
+        It sums to one.
+
+    Notes
+    -----
+    The fixed point of w ← w · mean(p/w normalised) · n_labels. The plain mean of the
+    probabilities, which batch calibration divides by, is its first step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> balancing_prior(np.array([[0.9, 0.1], [0.6, 0.4]])).round(3)
+    array([0.786, 0.214])
+    """
+    prior = np.full(probabilities.shape[1], 1 / probabilities.shape[1])
+    for _ in range(1000):
+        weighed = probabilities / prior
+        step = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
+        prior = prior * step
+        prior /= prior.sum()
+        if np.allclose(step, 1 / len(step), rtol=0, atol=1e-10):
+            break
+    return prior
+
+
+def check_texts(X: Iterable[str]) -> list[str]:
+    """Texts as a list, or an error that names the first one that is none.
+
+    Parameters
+    ----------
+    X : iterable of str
+        Texts.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    TypeError
+        A single string, or something that is no string.
+    ValueError
+        A missing value, or a text without any visible character.
+
+    Examples
+    --------
+    >>> check_texts(["fine", " "])
+    Traceback (most recent call last):
+    ...
+    ValueError: texts must not be empty; text 1 is ' '.
+    """
+    if isinstance(X, (str, bytes)):
+        raise TypeError(f"texts must be a list of strings, not the one string {X!r}.")
+    if isinstance(X, (pd.DataFrame, np.ndarray)) and X.ndim != 1:
+        raise TypeError(f"texts must be one column of strings, not shape {X.shape}.")
+    texts = list(X)
+    for at, text in enumerate(texts):
+        if isinstance(text, str):
+            if not text.strip():
+                raise ValueError(f"texts must not be empty; text {at} is {text!r}.")
+        elif text is None or text is pd.NA or text != text:
+            raise ValueError(f"texts must not be missing; text {at} is {text!r}.")
+        else:
+            raise TypeError(f"texts must be strings; text {at} is {text!r}.")
+    return [str(text) for text in texts]
+
+
+def score_cache() -> diskcache.Cache:
+    """The user's store of scores: numbers under hashes, no texts.
+
+    Returns
+    -------
+    diskcache.Cache
+        Values are JSON, so reading a foreign one runs no code.
+    """
+    return diskcache.Cache(cache_dir() / "scores", disk=diskcache.JSONDisk)
+
+
+def _score_key(model: LanguageModel, tokens: LabelTokens, ids: Sequence[int]) -> str:
+    identity = (model.fingerprint, tokens.sequences, tokens.owners, tokens.stop_ids)
+    text = repr((identity, tokens.labels, tuple(ids)))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    same = (a == b for a, b in zip(first, second, strict=False))
+    stop = next((at for at, equal in enumerate(same) if not equal), len(first))
+    return tuple(first[:stop])

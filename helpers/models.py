@@ -1,0 +1,561 @@
+"""Load a causal language model and look at what it computes: the next token.
+
+Without a name this is the embedded default, SmolLM2-135M-Instruct, which runs on any
+laptop and needs nothing but a Python package index. Any model id of the hub, or the
+path of a model on disk, works the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from jinja2 import TemplateError
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .checkpoints import EMBEDDED, load_checkpoint, resolve_device
+from .verbalizer import visible
+
+MODEL_VARIABLE = "HOW_SURE_MODEL"
+# Longer windows than any real one are how tokenizers say "not known".
+_UNKNOWN_LENGTH = 10**9
+
+_loaded: weakref.WeakValueDictionary[tuple[str, str, str], LanguageModel] = (
+    weakref.WeakValueDictionary()
+)
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The most probable next tokens after a prompt, and what the list leaves out.
+
+    Attributes
+    ----------
+    prompt : str
+        The prompt.
+    table : pandas.DataFrame
+        One row a token, most probable first: ``rank`` (from 1), ``token`` (spaces and
+        line breaks made visible), ``id``, ``probability``, ``logprob`` (natural).
+    unlisted : float
+        Probability of all tokens that are not in the table, in [0, 1].
+    """
+
+    prompt: str
+    table: pd.DataFrame
+    unlisted: float
+
+    def _repr_html_(self) -> str:
+        shown = self.table.assign(percentage=self.table["probability"] * 100)
+        columns = ["rank", "token", "id", "probability", "percentage", "logprob"]
+        style = shown[columns].style.hide(axis="index")
+        style = style.format("{:.6f}", subset=["probability"])
+        style = style.format("{:.2f} %", subset=["percentage"])
+        style = style.format("{:.3f}", subset=["logprob"])
+        note = f"All other tokens together: {self.unlisted:.2g}"
+        return style.set_caption(note).to_html()
+
+
+@dataclass(eq=False)
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    Make one with :meth:`load`; a network that is in memory already can be wrapped
+    directly.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        The network, in evaluation mode.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer.
+    name : str, default="in memory"
+        What the model is called in tables and error messages.
+
+    Notes
+    -----
+    A copy (``copy.deepcopy``, scikit-learn's ``clone``) is the same object, since it
+    is never changed. Sampling defaults that came with the model, which would bend
+    probabilities without a word, are dropped.
+    """
+
+    network: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    name: str = "in memory"
+    source: tuple[str, str, str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.network.eval()
+        came_with = self.network.generation_config
+        ends = getattr(came_with, "eos_token_id", None)
+        self.network.generation_config = GenerationConfig(
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id if ends is None else ends,
+            pad_token_id=self.pad_id,
+        )
+
+    @classmethod
+    def load(
+        cls, name: str | None = None, *, device: str = "auto", dtype: str = "auto"
+    ) -> LanguageModel:
+        """Load a model, or return the same one while it is still in use.
+
+        Parameters
+        ----------
+        name : str, optional
+            A hub id (``"meta-llama/Llama-3.1-8B-Instruct"``) or a local path. Without
+            one: what the environment variable ``HOW_SURE_MODEL`` names, else the
+            embedded SmolLM2-135M-Instruct.
+        device : str, default="auto"
+            A torch device; "auto" takes CUDA, then Apple's MPS, then the CPU.
+        dtype : str, default="auto"
+            A torch dtype by name; "auto" takes float32 on the CPU and what the model
+            was stored in elsewhere.
+
+        Returns
+        -------
+        LanguageModel
+
+        Raises
+        ------
+        ModelError
+            The model is not there, needs a login, or does not fit in memory.
+        ValueError
+            ``device`` or ``dtype`` is not known to torch.
+
+        Examples
+        --------
+        >>> model = LanguageModel.load()
+        >>> model.name
+        'SmolLM2-135M-Instruct'
+        """
+        name = name or os.environ.get(MODEL_VARIABLE) or EMBEDDED
+        device = resolve_device(device)
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "auto"
+        elif not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"dtype must be 'auto' or a torch dtype, not {dtype!r}.")
+        key = (name, device, dtype)
+        found = _loaded.get(key)
+        if found is None:
+            found = cls(*load_checkpoint(name, device, dtype), name=name, source=key)
+            _loaded[key] = found
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.source is not None:
+            return _load_from, self.source
+        return LanguageModel, (self.network, self.tokenizer, self.name)
+
+    @property
+    def device(self) -> torch.device:
+        """The torch device the network is on."""
+        return self.network.device
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the token that fills short rows; it never counts."""
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token_id is not None:
+                return int(token_id)
+        return 0
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end the model's turn."""
+        ends = self.network.generation_config.eos_token_id
+        if ends is None:
+            return ()
+        return tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
+
+    @property
+    def window(self) -> int | None:
+        """The most tokens the model can read, None where nothing says so."""
+        config = self.network.config.get_text_config()
+        lengths = [getattr(config, "max_position_embeddings", None)]
+        lengths.append(getattr(self.tokenizer, "model_max_length", None))
+        known = [int(n) for n in lengths if n is not None and n < _UNKNOWN_LENGTH]
+        return min(known, default=None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the architecture and of every weight tensor.
+
+        Two models with the same fingerprint give the same probabilities; a fine-tuned
+        or requantised one has another, be it in a single weight. (Of each tensor it
+        takes a sample and the sum of all bits, which is the same in any order.)
+        """
+        config = self.network.config.to_dict()
+        for volatile in ("_name_or_path", "transformers_version", "_commit_hash"):
+            config.pop(volatile, None)
+        digest = hashlib.sha256(repr(sorted(config.items(), key=str)).encode())
+        for key, tensor in self.network.state_dict().items():
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 1024)].to("cpu", torch.float32)
+            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(sample.numpy().tobytes())
+            raw = flat.view(torch.uint8)
+            eights = raw.numel() // 8 * 8
+            total = int(raw[:eights].view(torch.int64).sum()), int(raw[eights:].sum())
+            digest.update(repr(total).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Text of every token of the vocabulary, by id."""
+        return tuple(self.token_texts(range(len(self.tokenizer))))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the model's start token exactly once.
+
+        Parameters
+        ----------
+        text : str
+            A plain prompt, or one made by :meth:`chat`, which has its start token.
+
+        Returns
+        -------
+        list of int
+        """
+        start = self.tokenizer.bos_token
+        if start and text.startswith(str(start)):
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        ids = list(self.tokenizer(text).input_ids)
+        return ids[: len(ids) - self._added_behind]
+
+    @cached_property
+    def _added_behind(self) -> int:
+        """How many tokens, such as an end of text, the tokenizer puts behind a text."""
+        bare = self.tokenizer("x", add_special_tokens=False).input_ids
+        whole = self.tokenizer("x").input_ids
+        extra = len(whole) - len(bare)
+        before = (at for at in range(extra) if whole[at : at + len(bare)] == bare)
+        return extra - next(before, extra)
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Decode each id by itself, spaces and line breaks kept.
+
+        Parameters
+        ----------
+        token_ids : sequence of int
+            Token ids.
+
+        Returns
+        -------
+        list of str
+        """
+        ids = [int(token_id) for token_id in token_ids]
+        texts = self.tokenizer.batch_decode(
+            [[token_id] for token_id in ids], clean_up_tokenization_spaces=False
+        )
+        # SentencePiece writes a space as ▁ and drops it where a text begins.
+        pieces = [piece or "" for piece in self.tokenizer.convert_ids_to_tokens(ids)]
+        spaces = [" " * (len(piece) - len(piece.lstrip("▁"))) for piece in pieces]
+        return [
+            space + text.lstrip(" ") if space else text
+            for space, text in zip(spaces, texts, strict=True)
+        ]
+
+    def chat(
+        self,
+        message: str,
+        *,
+        system: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
+    ) -> str:
+        """Put a message into the model's own chat template, ready for its answer.
+
+        Parameters
+        ----------
+        message : str
+            What the user says.
+        system : str, optional
+            The system message; without one the template's own default applies. Where
+            the template knows none, it begins the first message.
+        examples : sequence of (str, str), optional
+            Earlier turns: what the user said and what the model is to have answered.
+
+        Returns
+        -------
+        str
+            The prompt, special tokens spelled out.
+
+        Raises
+        ------
+        ValueError
+            The tokenizer has no chat template.
+
+        Examples
+        --------
+        >>> print(LanguageModel.load().chat("Hello")[-39:].rstrip())
+        Hello<|im_end|>
+        <|im_start|>assistant
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ValueError(
+                f"{self.name} has no chat template: it is a base model. Use a plain "
+                "prompt instead, best with a few examples."
+            )
+        turns = []
+        for question, answer in examples:
+            turns.append({"role": "user", "content": question})
+            turns.append({"role": "assistant", "content": answer})
+        turns.append({"role": "user", "content": message})
+        if system is None:
+            return self._templated(turns)
+        try:
+            return self._templated([{"role": "system", "content": system}, *turns])
+        except TemplateError:
+            turns[0]["content"] = f"{system}\n\n{turns[0]['content']}"
+            return self._templated(turns)
+
+    def _templated(self, turns: list[dict[str, str]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        )
+
+    @torch.inference_mode()
+    def next_logprobs(self, prompt: str) -> np.ndarray:
+        """Log-probability of every token of the vocabulary as the next one.
+
+        Parameters
+        ----------
+        prompt : str
+            A plain prompt or one made by :meth:`chat`.
+
+        Returns
+        -------
+        numpy.ndarray of shape (vocabulary,)
+            Natural logarithms, from a float64 softmax at temperature 1.
+
+        Raises
+        ------
+        ValueError
+            The prompt has no tokens or more than the model's window.
+        """
+        ids = self._checked_ids(prompt)
+        row = torch.tensor([ids], device=self.device)
+        logits = self.network(input_ids=row, use_cache=False).logits[0, -1]
+        return logits.cpu().double().log_softmax(-1).numpy()
+
+    def next_tokens(self, prompt: str, k: int = 10) -> NextTokens:
+        """The k most probable next tokens.
+
+        Parameters
+        ----------
+        prompt : str
+            A plain prompt or one made by :meth:`chat`.
+        k : int, default=10
+            How many to list, at least 1.
+
+        Returns
+        -------
+        NextTokens
+
+        Examples
+        --------
+        >>> tokens = LanguageModel.load().next_tokens("The capital of France is", 3)
+        >>> tokens.table["token"][0]
+        '␣Paris'
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k!r}.")
+        logprobs = self.next_logprobs(prompt)
+        best = np.argsort(-logprobs, kind="stable")[:k].tolist()
+        table = pd.DataFrame(
+            {
+                "rank": np.arange(1, len(best) + 1),
+                "token": [visible(text) for text in self.token_texts(best)],
+                "id": best,
+                "probability": np.exp(logprobs[best]),
+                "logprob": logprobs[best],
+            }
+        )
+        rest = np.delete(logprobs, best)
+        return NextTokens(prompt, table, float(np.exp(rest).sum()))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        n: int = 1,
+        max_new_tokens: int = 20,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Let the model write.
+
+        Parameters
+        ----------
+        prompt : str
+            A plain prompt or one made by :meth:`chat`.
+        n : int, default=1
+            How many independent answers.
+        max_new_tokens : int, default=20
+            The most tokens an answer may have.
+        temperature : float, default=1.0
+            0 takes the most probable token each time; 1 samples from the model's own
+            distribution; more flattens it.
+        top_k : int, optional
+            Sample from the k most probable tokens only.
+        top_p : float, optional
+            Sample from the smallest set of tokens that holds this probability.
+        seed : int, optional
+            Same seed, same answers. Torch's own random state is left as it was.
+
+        Returns
+        -------
+        list of str
+            The answers, without the prompt and without special tokens.
+
+        Examples
+        --------
+        >>> LanguageModel.load().generate(
+        ...     "The capital of France is", temperature=0, max_new_tokens=1)
+        [' Paris']
+        """
+        for label, value in (("n", n), ("max_new_tokens", max_new_tokens)):
+            if value < 1:
+                raise ValueError(f"{label} must be at least 1, not {value!r}.")
+        _check_sampling(temperature, top_k, top_p)
+        ids = self._checked_ids(prompt, more=max_new_tokens)
+        choice: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            choice = {"do_sample": True, "temperature": float(temperature)}
+            choice |= {"top_k": top_k or 0, "top_p": 1.0 if top_p is None else top_p}
+        with _seeded(seed, self.device), torch.inference_mode():
+            rows = torch.tensor([ids] * (n if temperature > 0 else 1))
+            rows = rows.to(self.device)
+            # transformers' mixins confuse its own annotations
+            answers = self.network.generate(  # type: ignore[operator]
+                input_ids=rows,
+                attention_mask=torch.ones_like(rows),
+                past_key_values=self._read_once(rows),
+                max_new_tokens=max_new_tokens,
+                **choice,
+            )
+        texts = self.tokenizer.batch_decode(
+            answers[:, len(ids) :],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return texts if temperature > 0 else texts * n
+
+    def _checked_ids(self, prompt: object, more: int = 0) -> list[int]:
+        """Token ids of a prompt that has some and leaves room for ``more``."""
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a string, not {type(prompt).__name__}.")
+        ids = self.encode(prompt)
+        if not ids:
+            raise ValueError("prompt must have at least one token; it is empty.")
+        if self.window and len(ids) + more > self.window:
+            wanted = f" and {more} are to follow" if more else ""
+            raise ValueError(
+                f"prompt has {len(ids)} tokens{wanted}; {self.name} reads at most "
+                f"{self.window}."
+            )
+        return ids
+
+    def _read_once(self, rows: torch.Tensor) -> DynamicCache | None:
+        """Cache of equal prompts but for their last token, computed once for all."""
+        stateful = getattr(self.network, "_is_stateful", False)
+        if stateful or len(rows) == 1 or rows.shape[1] == 1:
+            return None
+        cache = DynamicCache(config=self.network.config)
+        self.network.base_model(
+            input_ids=rows[:1, :-1], past_key_values=cache, use_cache=True
+        )
+        cache.batch_repeat_interleave(len(rows))
+        return cache
+
+
+def sampling_probabilities(
+    logprobs: np.ndarray,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> np.ndarray:
+    """What sampling makes of a distribution: the probability to draw each token.
+
+    Parameters
+    ----------
+    logprobs : numpy.ndarray of shape (vocabulary,)
+        What :meth:`LanguageModel.next_logprobs` gives.
+    temperature : float, default=1.0
+        Above 0: log-probabilities are divided by it. 0: all goes to the best token.
+    top_k : int, optional
+        Keep the k most probable tokens.
+    top_p : float, optional
+        Then keep the smallest set of tokens that holds this probability.
+
+    Returns
+    -------
+    numpy.ndarray of shape (vocabulary,)
+        It sums to one.
+
+    Notes
+    -----
+    The steps, and their order, are those of ``transformers``.
+
+    Examples
+    --------
+    >>> sampling_probabilities(np.log([0.6, 0.3, 0.1]), top_k=2).round(3)
+    array([0.667, 0.333, 0.   ])
+    """
+    _check_sampling(temperature, top_k, top_p)
+    if temperature == 0:
+        return np.eye(len(logprobs))[int(np.argmax(logprobs))]
+    scores = torch.tensor(np.asarray(logprobs, dtype=float))[None]
+    steps: list[Any] = [transformers.TemperatureLogitsWarper(float(temperature))]
+    if top_k is not None:
+        steps.append(transformers.TopKLogitsWarper(top_k))
+    if top_p is not None:
+        steps.append(transformers.TopPLogitsWarper(top_p))
+    for step in steps:
+        scores = step(torch.empty((1, 0), dtype=torch.long), scores)
+    return scores.softmax(-1)[0].numpy()
+
+
+def _load_from(name: str, device: str, dtype: str) -> LanguageModel:
+    return LanguageModel.load(name, device=device, dtype=dtype)
+
+
+def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be 0 or more, not {temperature!r}.")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k!r}.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], not {top_p!r}.")
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Seed torch for a block and put its random state back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

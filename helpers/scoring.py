@@ -1,0 +1,510 @@
+"""Exact log-probability of every label for many texts, one forward pass a batch.
+
+Three things make it quick without making it approximate. What all prompts share
+(instructions, examples) is computed once and kept as a key-value cache. Texts of like
+length share a batch. And the labels ride along: their trie is appended to each text as
+extra positions under a tree attention mask, where a position sees the prompt and its
+own ancestors only, so that one pass gives the probability of every token of every
+label.
+
+Where that would be wrong (sliding windows shorter than the prompt, recurrent layers,
+positions that do not come from position ids) each sequence is scored on its own
+instead; a short trial on the model itself decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import DynamicCache, PreTrainedConfig
+
+from .models import LanguageModel
+from .verbalizer import LabelTokens
+
+TOKEN_BUDGET = 4096
+_LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
+_TRIAL_TOLERANCE = 1e-4
+
+_prefixes: WeakKeyDictionary[LanguageModel, tuple[tuple[int, ...], DynamicCache]] = (
+    WeakKeyDictionary()
+)
+_trials: WeakKeyDictionary[LanguageModel, bool] = WeakKeyDictionary()
+
+
+def label_logprobs(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    *,
+    prefix: Sequence[int] = (),
+    token_budget: int = TOKEN_BUDGET,
+    progress: bool = True,
+) -> np.ndarray:
+    """Log-probability that the answer to each prompt is each label.
+
+    The probability of a label is the sum over its token sequences of the product of
+    the tokens' conditional probabilities, times the probability that a stop token
+    follows where there are stop tokens.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    prompts : sequence of sequence of int
+        Token ids of whole prompts, as :meth:`LanguageModel.encode` gives them.
+    labels : LabelTokens
+        What :meth:`Verbalizer.tokens` gives.
+    prefix : sequence of int, optional
+        Tokens that these and later prompts begin with; their cache is kept for the
+        next call. Without it, what the prompts happen to share is used.
+    token_budget : int, default=4096
+        The most positions in one batch: memory follows it, not the number of texts.
+    progress : bool, default=True
+        Whether a run of more than a few seconds shows a bar.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_prompts, n_labels)
+        Natural logarithms; each row's probabilities sum to at most one.
+
+    Raises
+    ------
+    ValueError
+        A prompt has no tokens, or does not fit into the model's window.
+
+    Examples
+    --------
+    >>> from helpers.verbalizer import Verbalizer
+    >>> model = LanguageModel.load()
+    >>> prompt = "The opposite of up is"
+    >>> tokens = Verbalizer(["down", "left"]).tokens(model, after=prompt)
+    >>> scores = label_logprobs(model, [model.encode(prompt)], tokens)
+    >>> bool(scores[0, 0] > scores[0, 1])
+    True
+    """
+    check_lengths(model, prompts, labels)
+    scores = np.empty((len(prompts), len(labels.labels)))
+    batches = label_logprob_batches(
+        model, prompts, labels, prefix=prefix, token_budget=token_budget
+    )
+    bar = tqdm(total=len(prompts), unit="text", delay=3, disable=not progress)
+    with bar:
+        for rows, values in batches:
+            scores[rows] = values
+            bar.update(len(rows))
+    return scores
+
+
+def label_logprob_batches(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    *,
+    prefix: Sequence[int] = (),
+    token_budget: int = TOKEN_BUDGET,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield the rows of :func:`label_logprobs` batch by batch, as they are done.
+
+    Parameters and errors are those of :func:`label_logprobs`.
+
+    Yields
+    ------
+    rows : list of int
+        Which prompts these are; long ones come first.
+    scores : numpy.ndarray of shape (len(rows), n_labels)
+        Natural logarithms.
+    """
+    owners = np.asarray(labels.owners)
+    for rows, values in _sequence_batches(model, prompts, labels, prefix, token_budget):
+        columns = [
+            logsumexp(values[:, owners == index], axis=1)
+            for index in range(len(labels.labels))
+        ]
+        yield rows, np.column_stack(columns)
+
+
+def sequence_logprobs(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    *,
+    prefix: Sequence[int] = (),
+    token_budget: int = TOKEN_BUDGET,
+) -> np.ndarray:
+    """Log-probability of every token sequence of every label after each prompt.
+
+    Parameters and errors are those of :func:`label_logprobs`.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_prompts, n_sequences)
+        Natural logarithms, stop tokens included.
+    """
+    scores = np.empty((len(prompts), len(labels.sequences)))
+    for rows, values in _sequence_batches(model, prompts, labels, prefix, token_budget):
+        scores[rows] = values
+    return scores
+
+
+def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
+    """The most tokens a prompt may have so that every label still fits behind it.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    labels : LabelTokens
+        The labels.
+
+    Returns
+    -------
+    float
+        Infinity where the model names no window.
+    """
+    return (model.window or math.inf) - max(labels.trie.depths)
+
+
+def check_lengths(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
+) -> None:
+    """Raise ValueError, naming its index, if a prompt is empty or too long.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    prompts : sequence of sequence of int
+        Token ids of whole prompts.
+    labels : LabelTokens
+        The labels, whose longest sequence has to fit too.
+    """
+    room = room_for_prompt(model, labels)
+    for index, ids in enumerate(prompts):
+        if not len(ids):
+            raise ValueError(f"prompt {index} has no tokens.")
+        if len(ids) > room:
+            raise ValueError(
+                f"text {index} makes a prompt of {len(ids)} tokens; with the labels, "
+                f"{model.name} has room for {int(room)}. Shorten it, or ask for texts "
+                "to be cut."
+            )
+
+
+def _sequence_batches(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    prefix: Sequence[int],
+    token_budget: int,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    if token_budget < 1:
+        raise ValueError(f"token_budget must be at least 1, not {token_budget!r}.")
+    check_lengths(model, prompts, labels)
+    if not prompts:
+        return
+    longest = max(map(len, prompts)) + max(labels.trie.depths)
+    score = _score_by_tree if tree_is_exact(model, longest) else _score_one_by_one
+    with torch.inference_mode():
+        yield from score(model, prompts, labels, prefix, token_budget)
+
+
+def tree_is_exact(model: LanguageModel, length: int) -> bool:
+    """Whether scoring by a tree mask gives this model's own probabilities.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    length : int
+        The longest row, in tokens, that is to be scored.
+
+    Returns
+    -------
+    bool
+    """
+    if getattr(model.network, "_is_stateful", False):
+        return False
+    config = model.network.config.get_text_config()
+    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo's own window
+        return False
+    if _rope_changes(config, length):
+        return False
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windows = {
+        "sliding_attention": getattr(config, "sliding_window", None),
+        "chunked_attention": getattr(config, "attention_chunk_size", None),
+    }
+    if not hasattr(config, "layer_types") and windows["sliding_attention"]:
+        layers = {"sliding_attention"}
+    if layers - {"full_attention", *windows}:
+        return False
+    if any(length > (windows[layer] or math.inf) for layer in layers & set(windows)):
+        return False
+    if model not in _trials:
+        _trials[model] = _trial(model)
+    return _trials[model]
+
+
+def _rope_changes(config: PreTrainedConfig, length: int) -> bool:
+    """Whether rows of this length get other rotary positions than shorter ones."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return any(
+        kind.get("rope_type") in ("dynamic", "longrope")
+        and length > kind.get("original_max_position_embeddings", math.inf)
+        for kind in (rope, *rope.values())
+        if isinstance(kind, dict)
+    )
+
+
+def _trial(model: LanguageModel) -> bool:
+    """Score a small made-up case both ways; a tree that differs or fails is out."""
+    # From all over the vocabulary: at its beginning are special tokens, far from
+    # anything a network was trained on, where rounding is at its worst.
+    known = len(model.network.get_input_embeddings().weight)
+    last = min(known, len(model.tokenizer)) - 1
+    ids = [int(token_id) for token_id in np.linspace(3, last, 20)]
+    if len(set(ids)) < len(ids):
+        return False
+    prompts = [ids[:4] + ids[5:9], ids[:4] + ids[9:11]]
+    sequences = (tuple(ids[1:4]), tuple(ids[1:3]) + (ids[7],), (ids[8],))
+    labels = LabelTokens(("a", "b", "c"), sequences, (0, 1, 2), (ids[0],))
+    scores = []
+    with torch.inference_mode():
+        for score in (_score_one_by_one, _score_by_tree):
+            values = np.empty((len(prompts), len(sequences)))
+            try:
+                for rows, part in score(model, prompts, labels, (), TOKEN_BUDGET):
+                    values[rows] = part
+            except Exception:  # each architecture refuses in its own way
+                if score is _score_one_by_one:
+                    raise
+                return False
+            scores.append(values)
+    precise = model.network.dtype == torch.float32
+    tolerance = _TRIAL_TOLERANCE if precise else 1000 * _TRIAL_TOLERANCE
+    return bool(np.allclose(scores[0], scores[1], rtol=tolerance / 10, atol=tolerance))
+
+
+def _score_by_tree(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    prefix: Sequence[int],
+    token_budget: int,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield rows and their scores, batch by batch, longest texts first."""
+    shared = _shared_prefix(prompts, prefix)
+    cache = _prefix_cache(model, shared)
+    start = len(shared)
+    trie = labels.trie
+    read = _nodes_to_read(labels)
+    vocabulary = model.network.get_output_embeddings().weight.shape[0]
+    widths = [len(ids) - start + len(read) - 1 for ids in prompts]
+    most = max(1, _LOGIT_BUDGET // (len(read) * vocabulary))
+    place = {node: at for at, node in enumerate(read)}
+    edges = range(1, len(trie.tokens))
+    parents = [place[trie.parents[node]] for node in edges]
+    tokens = [trie.tokens[node] for node in edges]
+    for rows in _batches(widths, token_budget, most):
+        suffixes = [prompts[row][start:] for row in rows]
+        logits = _tree_logits(model, suffixes, trie, read, cache, start)
+        normaliser = logits.logsumexp(-1)
+        gained = (logits[:, parents, tokens] - normaliser[:, parents]).double()
+        totals = torch.zeros(len(rows), len(trie.tokens), dtype=torch.double)
+        for node in edges:
+            totals[:, node] = totals[:, trie.parents[node]] + gained[:, node - 1].cpu()
+        scores = totals[:, list(trie.leaves)]
+        if labels.stop_ids:
+            at = [place[leaf] for leaf in trie.leaves]
+            stops = torch.tensor(labels.stop_ids, device=logits.device)
+            ended = logits[:, at][..., stops].logsumexp(-1) - normaliser[:, at]
+            scores = scores + ended.double().cpu()
+        yield rows, scores.numpy()
+
+
+def _tree_logits(
+    model: LanguageModel,
+    suffixes: Sequence[Sequence[int]],
+    trie,
+    read: Sequence[int],
+    cache: DynamicCache | None,
+    start: int,
+) -> torch.Tensor:
+    """Logits, shape (rows, nodes read, vocabulary), at the root and inner nodes."""
+    device = model.device
+    lengths = torch.tensor([len(suffix) for suffix in suffixes])
+    wide, nodes = int(lengths.max()), len(read) - 1
+    texts = pad_sequence(
+        [torch.tensor(suffix) for suffix in suffixes],
+        batch_first=True,
+        padding_value=model.pad_id,
+        padding_side="left",
+    )
+    added = torch.tensor([trie.tokens[node] for node in read[1:]], dtype=torch.long)
+    ids = torch.cat([texts, added.expand(len(suffixes), nodes)], dim=1)
+    text_positions = torch.arange(wide) - (wide - lengths)[:, None]
+    depths = torch.tensor([trie.depths[node] - 1 for node in read[1:]])
+    positions = (
+        start
+        + torch.cat(
+            [text_positions.clamp(min=0), lengths[:, None] + depths.expand(1, nodes)],
+            dim=1,
+        ).long()
+    )
+
+    # seen[row, query, key]: the prefix always; text keys that are no padding, up to
+    # the query; nodes see the whole text and their ancestors. Padding sees itself,
+    # since a softmax over nothing would be NaN.
+    seen = torch.ones(len(suffixes), wide + nodes, start + wide + nodes).bool()
+    seen[:, :, start:] = torch.eye(wide + nodes).bool()
+    causal = torch.ones(wide, wide).tril().bool() & (text_positions >= 0)[:, None, :]
+    seen[:, :wide, start : start + wide] |= causal
+    seen[:, wide:, start : start + wide] = (text_positions >= 0)[:, None, :]
+    seen[:, wide:, start + wide :] = _ancestry(trie, read[1:])
+    mask = torch.zeros(seen.shape, dtype=model.network.dtype)
+    mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
+
+    wanted = torch.arange(wide - 1, wide + nodes, device=device)
+    inputs = {
+        "input_ids": ids.to(device),
+        "position_ids": positions.to(device),
+        "attention_mask": mask[:, None].to(device),
+        "past_key_values": _expanded(cache, len(suffixes)),
+        "use_cache": cache is not None,
+    }
+    if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
+        return model.network(**inputs, logits_to_keep=wanted).logits.float()
+    return model.network(**inputs).logits[:, wanted].float()
+
+
+def _score_one_by_one(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    prefix: Sequence[int],
+    token_budget: int,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield one prompt's scores at a time, every sequence read as a row of its own."""
+    device = model.device
+    vocabulary = model.network.get_output_embeddings().weight.shape[0]
+    for index, prompt in enumerate(prompts):
+        whole = [list(prompt) + list(sequence) for sequence in labels.sequences]
+        scores = np.empty(len(whole))
+        longest = max(map(len, whole))
+        most = max(1, _LOGIT_BUDGET // (longest * vocabulary))
+        if _rope_changes(model.network.config.get_text_config(), longest):
+            most = 1  # a longer neighbour would change a row's positions
+        for rows in _batches([len(ids) for ids in whole], token_budget, most):
+            ids = pad_sequence(
+                [torch.tensor(whole[row]) for row in rows],
+                batch_first=True,
+                padding_value=model.pad_id,
+            ).to(device)
+            logits = model.network(input_ids=ids, use_cache=False).logits
+            for at, row in enumerate(rows):
+                answer = torch.tensor(labels.sequences[row], device=device)
+                behind = logits[at, len(prompt) - 1 : len(whole[row])].float()
+                logprobs = behind.log_softmax(-1)
+                steps = logprobs[:-1].gather(1, answer[:, None])
+                total = steps.double().sum()
+                if labels.stop_ids:
+                    stops = torch.tensor(labels.stop_ids, device=device)
+                    total += logprobs[-1, stops].logsumexp(-1)
+                scores[row] = float(total)
+        yield [index], scores[None]
+
+
+def _batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]]:
+    """Group rows, longest first, so that rows times widest stays within budget."""
+    order = sorted(range(len(widths)), key=lambda row: -widths[row])
+    batch: list[int] = []
+    for row in order:
+        if batch and (
+            (len(batch) + 1) * widths[batch[0]] > budget or len(batch) == most
+        ):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
+def _shared_prefix(
+    prompts: Sequence[Sequence[int]], prefix: Sequence[int]
+) -> tuple[int, ...]:
+    """Tokens that all prompts begin with, leaving each at least one of its own."""
+    prefix = tuple(prefix)
+    if prefix and all(
+        len(ids) > len(prefix) and tuple(ids[: len(prefix)]) == prefix
+        for ids in prompts
+    ):
+        return prefix
+    if len(prompts) == 1:
+        return ()
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    length = min(map(len, prompts)) - 1
+    same = (a == b for a, b in zip(first[:length], last[:length], strict=True))
+    return first[: next((at for at, equal in enumerate(same) if not equal), length)]
+
+
+def _prefix_cache(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache | None:
+    """Key-value cache of the shared prefix; the model's last one is kept."""
+    if not shared:
+        return None
+    kept = _prefixes.get(model)
+    if kept is None or kept[0] != shared:
+        ids = torch.tensor([shared], device=model.device)
+        cache = DynamicCache(config=model.network.config)
+        body = model.network.base_model
+        body(input_ids=ids, past_key_values=cache, use_cache=True)
+        _prefixes[model] = kept = (shared, cache)
+    return kept[1]
+
+
+class _SharedPrefix(DynamicCache):
+    """One prefix read by many rows: joined with their keys, never written to."""
+
+    def __init__(self, prefix: DynamicCache, rows: int) -> None:
+        super().__init__()
+        self._rows = rows
+        self._prefix = prefix
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._prefix.get_seq_length(layer_idx)
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        layer = self._prefix.layers[layer_idx]
+        return (
+            torch.cat([layer.keys.expand(self._rows, -1, -1, -1), key_states], dim=2),
+            torch.cat([layer.values.expand(self._rows, -1, -1, -1), value_states], 2),
+        )
+
+
+def _expanded(cache: DynamicCache | None, rows: int) -> _SharedPrefix | None:
+    return None if cache is None else _SharedPrefix(cache, rows)
+
+
+def _nodes_to_read(labels: LabelTokens) -> list[int]:
+    """Nodes whose next-token distribution is needed: the root always first."""
+    inner = set(labels.trie.parents[1:])
+    if labels.stop_ids:
+        inner |= set(labels.trie.leaves)
+    return sorted(inner)
+
+
+def _ancestry(trie, nodes: Sequence[int]) -> torch.Tensor:
+    """Square matrix: whether the column's node is the row's node or an ancestor."""
+    place = {node: at for at, node in enumerate(nodes)}
+    matrix = torch.zeros(len(nodes), len(nodes)).bool()
+    for node, at in place.items():
+        while node:
+            matrix[at, place[node]] = True
+            node = trie.parents[node]
+    return matrix

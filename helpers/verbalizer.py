@@ -1,0 +1,375 @@
+"""From a label to the token sequences that express it.
+
+A label is a word; a language model knows tokens. The verbalizer writes down which
+token sequences count as which label, each once, and refuses labels whose sequences
+overlap, so that the probabilities of the labels can be added without counting
+anything twice. A *terminator* makes the end of the answer part of the event: with it,
+"no" is no longer contained in "not sure".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .models import LanguageModel
+
+FAMILIES = ("exact", "case", "wide")
+_VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
+_QUOTES = "\"'`“”‘’"
+
+
+def visible(text: str) -> str:
+    """Make the spaces, tabs and line breaks of a token visible.
+
+    Parameters
+    ----------
+    text : str
+        A decoded token.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> visible(" Yes\\n")
+    '␣Yes↵'
+    """
+    return text.translate(_VISIBLE)
+
+
+@dataclass(frozen=True)
+class LabelTrie:
+    """The token sequences of a set of labels, merged where they begin alike.
+
+    Node 0 is the root, the end of the prompt; every other node is one token. A node
+    stands behind its parent.
+
+    Attributes
+    ----------
+    tokens : tuple of int
+        Token id of each node; -1 for the root.
+    parents : tuple of int
+        Index of each node's parent; -1 for the root.
+    leaves : tuple of int
+        For each sequence, the node it ends at.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    leaves: tuple[int, ...]
+
+    @classmethod
+    def build(cls, sequences: Sequence[Sequence[int]]) -> LabelTrie:
+        """Merge token sequences into a trie.
+
+        Parameters
+        ----------
+        sequences : sequence of sequence of int
+            Token ids, each sequence at least one long.
+
+        Returns
+        -------
+        LabelTrie
+
+        Examples
+        --------
+        >>> LabelTrie.build([(5, 7), (5, 8), (6,)]).tokens
+        (-1, 5, 7, 8, 6)
+        """
+        tokens, parents, leaves = [-1], [-1], []
+        children: dict[tuple[int, int], int] = {}
+        for sequence in sequences:
+            node = 0
+            for token in sequence:
+                step = (node, token)
+                if step not in children:
+                    children[step] = len(tokens)
+                    tokens.append(token)
+                    parents.append(node)
+                node = children[step]
+            leaves.append(node)
+        return cls(tuple(tokens), tuple(parents), tuple(leaves))
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Number of tokens from the root to each node."""
+        depths = [0]
+        for parent in self.parents[1:]:
+            depths.append(depths[parent] + 1)
+        return tuple(depths)
+
+
+@dataclass(frozen=True)
+class LabelTokens:
+    """What a verbalizer became for one model and one prompt.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        The labels.
+    sequences : tuple of tuple of int
+        All token sequences, none twice.
+    owners : tuple of int
+        For each sequence, the index of its label.
+    stop_ids : tuple of int
+        Tokens of which one must follow a sequence; empty where nothing need follow.
+    """
+
+    labels: tuple[str, ...]
+    sequences: tuple[tuple[int, ...], ...]
+    owners: tuple[int, ...]
+    stop_ids: tuple[int, ...] = ()
+
+    @cached_property
+    def trie(self) -> LabelTrie:
+        """The sequences as a trie."""
+        return LabelTrie.build(self.sequences)
+
+    def describe(self, model: LanguageModel) -> list[tuple[str, list[str]]]:
+        """Pairs of label and tokens, one a sequence, spaces made visible.
+
+        Parameters
+        ----------
+        model : LanguageModel
+            The model whose tokens these are.
+
+        Returns
+        -------
+        list of tuple of (str, list of str)
+        """
+        return [
+            (self.labels[owner], [visible(t) for t in model.token_texts(sequence)])
+            for owner, sequence in zip(self.owners, self.sequences, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Verbalizer:
+    """Which texts express which label.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        At least two, all different.
+    family : {"exact", "case", "wide"}, default="exact"
+        "exact": the label as written, after a space where the prompt calls for one.
+        "case": also lower, Capital and UPPER case, with and without the space.
+        "wide": also after a line break and in quotes. "case" and "wide" take in every
+        single token of the vocabulary that reads as the label, too.
+    spellings : mapping of str to sequence of str, optional
+        Other texts for a label, beside or instead of the label itself, as in
+        ``{"positive": ["positive", "good"]}``; labels not named express themselves.
+    terminator : str or sequence of str, optional
+        The answer must go on with one of these, as in ``"\\n"``. Any token that
+        begins so counts. Without one, the answer need only begin with the label.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two labels, an empty or repeated one, an unknown family, or
+        spellings of a label that is not there.
+    """
+
+    labels: Sequence[str]
+    family: str = "exact"
+    spellings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    terminator: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.labels, str):
+            raise ValueError(f"labels must be several strings, not {self.labels!r}.")
+        labels = tuple(self.labels)
+        for label in labels:
+            if not isinstance(label, str) or not label.strip():
+                raise ValueError(
+                    f"labels must be strings with visible characters, not {label!r}."
+                )
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"labels must all be different; repeated: {repeated!r}.")
+        if len(labels) < 2:
+            raise ValueError(f"labels must be at least two, not {labels!r}.")
+        if self.family not in FAMILIES:
+            raise ValueError(f"family must be one of {FAMILIES}, not {self.family!r}.")
+        unknown = sorted(set(self.spellings) - set(labels))
+        if unknown:
+            raise ValueError(f"spellings names labels that are not there: {unknown!r}.")
+        for label, texts in self.spellings.items():
+            if isinstance(texts, str) or not texts:
+                raise ValueError(
+                    f"spellings of {label!r} must be several strings, not {texts!r}."
+                )
+            for text in texts:
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(
+                        f"spellings of {label!r} must be strings with visible "
+                        f"characters, not {text!r}."
+                    )
+        object.__setattr__(self, "labels", labels)
+
+    def texts(self, label: str) -> tuple[str, ...]:
+        """Texts that express a label, before any leading space, each once.
+
+        Parameters
+        ----------
+        label : str
+            One of the labels.
+
+        Returns
+        -------
+        tuple of str
+
+        Examples
+        --------
+        >>> Verbalizer(["yes", "no"], family="case").texts("yes")
+        ('yes', 'Yes', 'YES')
+        """
+        forms = [text.strip() for text in self.spellings.get(label, (label,))]
+        if self.family != "exact":
+            cased = (
+                (f, f.lower(), f[:1].upper() + f[1:].lower(), f.upper()) for f in forms
+            )
+            forms = [form for forms_of_one in cased for form in forms_of_one]
+        if self.family == "wide":
+            forms += [f"{q}{form}{q}" for q in "\"'" for form in forms]
+        return tuple(dict.fromkeys(forms))
+
+    def tokens(self, model: LanguageModel, *, after: str) -> LabelTokens:
+        """Token sequences of every label as they follow a prompt.
+
+        Parameters
+        ----------
+        model : LanguageModel
+            Whose tokenizer to use.
+        after : str
+            The end of the prompt, a line of it or all. It must not end in a space:
+            that space belongs to the answer, and is put there by the verbalizer.
+
+        Returns
+        -------
+        LabelTokens
+
+        Raises
+        ------
+        ValueError
+            Two labels share a token sequence, or one label's sequence begins another
+            label's and no terminator tells them apart.
+
+        Examples
+        --------
+        >>> from helpers.models import LanguageModel
+        >>> from helpers.models import LanguageModel
+        >>> model = LanguageModel.load()
+        >>> found = Verbalizer(["yes", "no"], family="case").tokens(model, after="A:")
+        >>> [tokens for label, tokens in found.describe(model) if label == "no"][:2]
+        [['␣no'], ['␣No']]
+        """
+        if after.endswith(" "):
+            raise ValueError(
+                f"after must not end in a space, as {after[-20:]!r} does: tokenizers "
+                "join that space with the label."
+            )
+        natural = "" if _starts_afresh(model, after) else " "
+        leads = {
+            "exact": (natural,),
+            "case": (natural, "" if natural else " "),
+            "wide": (natural, "" if natural else " ", "\n"),
+        }[self.family]
+        owned: dict[tuple[int, ...], int] = {}
+        for index, label in enumerate(self.labels):
+            found = [
+                _tokens_behind(model, after, lead + text)
+                for lead, text in product(leads, self.texts(label))
+            ]
+            if self.family != "exact":
+                found += self._from_vocabulary(model, label)
+            for sequence in dict.fromkeys(found):
+                other = owned.setdefault(sequence, index)
+                if other != index:
+                    raise ValueError(
+                        f"labels {self.labels[other]!r} and {label!r} share the tokens "
+                        f"{model.token_texts(sequence)!r}; make them differ."
+                    )
+        stop_ids = self._stop_ids(model)
+        kept = _prefix_free(owned, self.labels, frozenset(stop_ids))
+        return LabelTokens(
+            tuple(self.labels), tuple(kept), tuple(kept.values()), stop_ids
+        )
+
+    def _from_vocabulary(
+        self, model: LanguageModel, label: str
+    ) -> list[tuple[int, ...]]:
+        """Single tokens that read as the label, whatever their case and spaces."""
+        strip = " " if self.family == "case" else " \n" + _QUOTES
+        forms = self.spellings.get(label, (label,))
+        wanted = {form.strip().casefold() for form in forms}
+        return [
+            (token_id,)
+            for token_id, text in enumerate(model.vocabulary)
+            if text.strip(strip).casefold() in wanted
+        ]
+
+    def _stop_ids(self, model: LanguageModel) -> tuple[int, ...]:
+        ends = self.terminator
+        if ends is None:
+            return ()
+        ends = (ends,) if isinstance(ends, str) else tuple(ends)
+        if not ends or not all(ends):
+            raise ValueError(f"terminator must not be empty, as in {ends!r}.")
+        found = tuple(
+            token_id
+            for token_id, text in enumerate(model.vocabulary)
+            if text.startswith(ends)
+        )
+        if not found:
+            raise ValueError(f"terminator {ends!r} begins no token of {model.name}.")
+        return found
+
+
+def _starts_afresh(model: LanguageModel, before: str) -> bool:
+    """Whether an answer after this text begins without a space."""
+    if not before or before[-1].isspace():
+        return True
+    return model.encode(before)[-1] in model.tokenizer.all_special_ids
+
+
+def _tokens_behind(model: LanguageModel, before: str, text: str) -> tuple[int, ...]:
+    """Tokens of ``text`` as it follows ``before``, without splitting a merge."""
+    start = tuple(model.encode(before)) if before else ()
+    whole = tuple(model.encode(before + text))
+    if whole[: len(start)] == start and len(whole) > len(start):
+        return whole[len(start) :]
+    alone = model.tokenizer(text, add_special_tokens=False).input_ids
+    return tuple(alone)
+
+
+def _prefix_free(
+    owned: Mapping[tuple[int, ...], int],
+    labels: Sequence[str],
+    stop_ids: frozenset[int],
+) -> dict[tuple[int, ...], int]:
+    """Drop or refuse sequences that another one contains as events."""
+    kept = {}
+    for sequence, owner in owned.items():
+        shorter = [sequence[:n] for n in range(1, len(sequence))]
+        inside = [
+            (s, owned[s])
+            for s in shorter
+            if s in owned and (not stop_ids or sequence[len(s)] in stop_ids)
+        ]
+        clash = [other for _, other in inside if other != owner]
+        if clash:
+            raise ValueError(
+                f"label {labels[clash[0]]!r} is a prefix of label {labels[owner]!r} in "
+                "tokens, so that the first would contain the second. Give a "
+                'terminator, such as terminator="\\n".'
+            )
+        if not inside:
+            kept[sequence] = owner
+    return kept

@@ -1,0 +1,165 @@
+"""The rendered book, as a reader gets it. Needs `make book` to have run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+LOADING_LINKS = {
+    *("stylesheet", "icon", "preload", "prefetch", "modulepreload"),
+    *("preconnect", "dns-prefetch", "manifest", "apple-touch-icon"),
+}
+FOREIGN = re.compile(r"^\s*(?:https?:)?//", re.I)
+CSS_FOREIGN = re.compile(
+    r"(?:@import\s+(?:url\()?|url\()\s*['\"]?\s*((?:https?:)?//[^'\")\s]+)", re.I
+)
+FILE_NAME = re.compile(r"[\w./-]+\.(png|svg|jpe?g|gif)", re.I)
+
+
+@pytest.fixture(scope="module")
+def html(root: Path) -> Path:
+    """Folder of the rendered book; skips, or fails where it is required."""
+    folder = root / "_build" / "html"
+    if not (folder / "index.html").exists():
+        if os.environ.get("HOW_SURE_REQUIRE_BOOK") == "1":
+            pytest.fail("there is no rendered book; run `make book` first")
+        pytest.skip("there is no rendered book; `make book` makes one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def soups(html: Path) -> dict[str, BeautifulSoup]:
+    return {
+        str(path.relative_to(html)): BeautifulSoup(
+            path.read_text("utf-8"), "html.parser"
+        )
+        for path in sorted(html.rglob("*.html"))
+        if "_static" not in path.parts
+    }
+
+
+def foreign_loads(soup: BeautifulSoup) -> Iterator[str]:
+    """Addresses on other hosts that a browser would fetch by showing the page."""
+    for tag in soup.find_all(True):
+        if tag.name == "a":
+            continue
+        for name in ("src", "srcset", "poster", "data"):
+            if FOREIGN.match(str(tag.get(name, ""))):
+                yield f"<{tag.name} {name}={tag[name]}>"
+        if tag.name == "link" and LOADING_LINKS & set(tag.get("rel") or []):
+            if FOREIGN.match(str(tag.get("href", ""))):
+                yield f"<link href={tag['href']}>"
+        css = str(tag.get("style", "")) + (tag.text if tag.name == "style" else "")
+        yield from CSS_FOREIGN.findall(css)
+
+
+def alt_problems(soup: BeautifulSoup) -> Iterator[str]:
+    """Pictures in the text that a screen reader could not tell."""
+    for image in soup.select("article img"):
+        alt = str(image.get("alt", "")).strip()
+        if len(alt) < 15 or FILE_NAME.fullmatch(alt):
+            yield f"{image.get('src')}: alt={alt!r}"
+
+
+def test_every_page_is_there(root: Path, html: Path, build: ModuleType) -> None:
+    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    missing = [p for p in build.pages(toc) if not (html / f"{p}.html").exists()]
+    assert missing == []
+
+
+def test_no_page_asks_another_site(soups: dict[str, BeautifulSoup]) -> None:
+    found = {name: list(foreign_loads(soup)) for name, soup in soups.items()}
+    assert {name: loads for name, loads in found.items() if loads} == {}
+
+
+def test_no_style_sheet_asks_another_site(html: Path) -> None:
+    for path in html.rglob("*.css"):
+        assert CSS_FOREIGN.findall(path.read_text("utf-8")) == [], path.name
+
+
+def test_mathematics_is_served_by_the_book(soups: dict, html: Path) -> None:
+    scripts = {
+        (html / name).parent / str(script["src"]).split("?")[0]
+        for name, soup in soups.items()
+        for script in soup.select('script[src*="mathjax"]')
+    }
+    assert scripts
+    assert all(path.resolve().exists() for path in scripts)
+
+
+def test_every_picture_has_an_alternative_text(soups: dict) -> None:
+    found = {name: list(alt_problems(soup)) for name, soup in soups.items()}
+    assert {name: images for name, images in found.items() if images} == {}
+
+
+def test_every_picture_of_a_chapter_has_a_caption(soups: dict) -> None:
+    for name, soup in soups.items():
+        if name.startswith("notebooks"):
+            for image in soup.select("article img"):
+                figure = image.find_parent("figure")
+                assert figure and figure.figcaption, f"{name}: {image.get('src')}"
+
+
+def test_no_output_is_an_error(soups: dict[str, BeautifulSoup]) -> None:
+    for name, soup in soups.items():
+        assert not soup.select("div.output.traceback"), name
+        assert not soup.select("div.output.stderr"), name
+        assert not soup.select(".problematic, .system-message"), name
+
+
+def test_chapters_show_their_outputs(soups: dict[str, BeautifulSoup]) -> None:
+    chapters = {n: s for n, s in soups.items() if n.startswith("notebooks")}
+    assert chapters
+    for name, soup in chapters.items():
+        assert soup.select("div.cell_output"), name
+        assert "# Parameters" not in soup.get_text(), f"{name}: injected cell"
+
+
+def test_every_page_has_language_and_title(soups: dict) -> None:
+    for name, soup in soups.items():
+        if soup.select_one('meta[http-equiv="Refresh"]'):
+            continue  # only sends the reader to the first page
+        assert soup.html and soup.html.get("lang") == "en", name
+        assert soup.title and soup.title.text.strip(), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script src="https://cdn.example.org/a.js"></script>',
+        '<script async src="//cdn.example.org/a.js"></script>',
+        '<link rel="stylesheet" href="https://fonts.example.org/a.css">',
+        '<link rel="preconnect" href="https://fonts.example.org">',
+        '<img src="http://example.org/a.png">',
+        "<style>@import url('https://example.org/a.css');</style>",
+        '<p style="background: url(//example.org/a.png)"></p>',
+    ],
+)
+def test_foreign_load_is_found(text: str) -> None:
+    assert list(foreign_loads(BeautifulSoup(text, "html.parser")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<a href="https://example.org">elsewhere</a>',
+        '<link rel="canonical" href="https://example.org/book.html">',
+        '<img src="../_images/a.png">',
+        '<script src="../_static/a.js"></script>',
+    ],
+)
+def test_harmless_tag_is_not_found(text: str) -> None:
+    assert not list(foreign_loads(BeautifulSoup(text, "html.parser")))
+
+
+@pytest.mark.parametrize("alt", ["", "../_images/3f2a.png", "fig.png", "a line"])
+def test_poor_alternative_text_is_found(alt: str) -> None:
+    soup = BeautifulSoup(f'<article><img alt="{alt}"></article>', "html.parser")
+    assert list(alt_problems(soup))

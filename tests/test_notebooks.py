@@ -1,0 +1,216 @@
+"""The form of the chapters: what CONTRIBUTING.md promises to a reader."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+NOTEBOOKS = sorted(Path(__file__).resolve().parents[1].glob("notebooks/*.ipynb"))
+FOLDED = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
+DRAWS = re.compile(
+    r"\bplots\.(?!\w*style)\w+\(|\bplt\.(show|subplots|figure)\(|\bsns\."
+)
+HEADINGS = ("Summary", "Further reading")
+LONGEST = 20
+
+
+def tags(cell: Any) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def tree(cell: Any) -> ast.Module:
+    lines = [re.sub(r"^\s*[%!].*", "pass", line) for line in cell.source.splitlines()]
+    return ast.parse("\n".join(lines))
+
+
+def parameter_problems(cells: list[Any]) -> Iterator[str]:
+    found = [cell for cell in cells if "parameters" in tags(cell)]
+    if len(found) != 1:
+        yield f"{len(found)} parameters cells"
+        return
+    names = set()
+    for node in tree(found[0]).body:
+        try:
+            assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value
+            ast.literal_eval(node.value)
+        except (AssertionError, ValueError):
+            yield f"parameters: not a literal assignment: {ast.unparse(node)}"
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        names |= {ast.unparse(target) for target in targets}
+    for name in {"seed", "fast", "model"} - names:
+        yield f"parameters: no {name}"
+
+
+def figure_problems(cell: Any) -> Iterator[str]:
+    if not DRAWS.search(cell.source) or "remove-cell" in tags(cell):
+        return
+    mystnb = cell.metadata.get("mystnb", {})
+    for part, name in (("figure", "caption"), ("figure", "name"), ("image", "alt")):
+        if not str(mystnb.get(part, {}).get(name, "")).strip():
+            yield f"figure without {name}: {cell.source.splitlines()[-1]!r}"
+
+
+def recorded(cells: list[Any]) -> Iterator[str]:
+    """Patterns of the keys that the cells record."""
+    for cell in cells:
+        for node in ast.walk(tree(cell)):
+            if not (isinstance(node, ast.Call) and node.args):
+                continue
+            if ast.unparse(node.func).split(".")[-1] != "record":
+                continue
+            key = node.args[0]
+            if isinstance(key, ast.Constant):
+                yield re.escape(str(key.value))
+            elif isinstance(key, ast.JoinedStr):
+                yield "".join(
+                    re.escape(str(part.value))
+                    if isinstance(part, ast.Constant)
+                    else ".+"
+                    for part in key.values
+                )
+
+
+def exercise_problems(cells: list[Any]) -> Iterator[str]:
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    if not re.search(r"\{exercise(-start)?\}", text):
+        yield "no exercise"
+    solved, inside = 0, False
+    for cell in cells:
+        if cell.cell_type == "code":
+            solved += inside
+            continue
+        for mark in re.findall(r"\{solution-(start|end)\}", cell.source):
+            inside = mark == "start"
+        if "{solution-start}" in cell.source and ":class: dropdown" not in cell.source:
+            yield "a solution is not folded"
+    if not solved:
+        yield "no solution with executed code"
+
+
+def problems(notebook: Any) -> Iterator[str]:
+    """Every breach of the form, in words."""
+    cells = notebook.cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "the kernel is not python3"
+    languages = (
+        notebook.metadata.get("kernelspec", {}).get("language"),
+        notebook.metadata.get("language_info", {}).get("name"),
+    )
+    if "python" not in languages:  # papermill cannot do without
+        yield "no language: kernelspec.language or language_info.name is missing"
+    if not (cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")):
+        yield "the first cell is not the title"
+    if not re.search(r"\{admonition\} .*objectives|:class:.*objectives", text, re.I):
+        yield "no objectives"
+    for heading in HEADINGS:
+        if not re.search(rf"^#+ {heading}", text, re.M):
+            yield f"no heading {heading!r}"
+    yield from parameter_problems(code)
+    yield from exercise_problems(cells)
+    for cell in code:
+        first = cell.source.splitlines()[0] if cell.source else "(empty)"
+        if cell.outputs or cell.execution_count is not None:
+            yield f"stored output: {first!r}"
+        if len(cell.source.splitlines()) > LONGEST and not tags(cell) & FOLDED:
+            yield f"over {LONGEST} lines and not folded: {first!r}"
+        if re.search(r"\bsys\.path\b", cell.source):
+            yield f"touches sys.path: {first!r}"
+        if re.search(r"https?://", cell.source):
+            yield f"reads from the network: {first!r}"
+        yield from figure_problems(cell)
+    known = list(recorded(code))
+    for key in re.findall(r"\{glue:text\}`([^`:]+)(?::[^`]*)?`", text):
+        if not any(re.fullmatch(pattern, key) for pattern in known):
+            yield f"quoted but not recorded: {key}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_chapter_has_the_form(path: Path) -> None:
+    assert re.fullmatch(r"[A0-9][0-9]_[a-z_]+", path.stem)
+    assert list(problems(nbformat.read(path, as_version=4))) == []
+
+
+@pytest.fixture
+def good() -> Any:
+    """A chapter in the smallest form that keeps every rule."""
+    figure = {
+        "figure": {"caption": "A line.", "name": "fig-line"},
+        "image": {"alt": "A line that rises."},
+    }
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# Title\n\n```{admonition} Objectives\nSee.\n```"),
+            new_code_cell(
+                "seed = 0\nfast = False\nmodel = None",
+                metadata={"tags": ["parameters"]},
+            ),
+            new_code_cell('record("a", 1)\nrecord(f"b_{n}", 2)'),
+            new_markdown_cell("{glue:text}`a` and {glue:text}`b_3:.2f`"),
+            new_code_cell("plots.bars(table)", metadata={"mystnb": figure}),
+            new_markdown_cell("```{exercise-start}\n```\n```{exercise-end}\n```"),
+            new_markdown_cell("```{solution-start} x\n:class: dropdown\n```"),
+            new_code_cell("1 + 1"),
+            new_markdown_cell("```{solution-end}\n```\n## Summary\n## Further reading"),
+        ]
+    )
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    return notebook
+
+
+def test_good_form_passes(good: Any) -> None:
+    assert list(problems(good)) == []
+
+
+def replace(index: int, source: str) -> Callable[[Any], None]:
+    def change(notebook: Any) -> None:
+        notebook.cells[index].source = source
+
+    return change
+
+
+BREACHES: list[tuple[str, Callable[[Any], None]]] = [
+    ("kernel", lambda n: n.metadata.kernelspec.update(name="venv")),
+    ("no language", lambda n: n.metadata.kernelspec.pop("language")),
+    ("title", replace(0, "Title {admonition} Objectives")),
+    ("no objectives", replace(0, "# Title")),
+    ("Summary", replace(8, "```{solution-end}\n```\n## Further reading")),
+    ("Further reading", replace(8, "```{solution-end}\n```\n## Summary")),
+    ("0 parameters", lambda n: n.cells[1].metadata.pop("tags")),
+    ("2 parameters", lambda n: n.cells.insert(1, copy.deepcopy(n.cells[1]))),
+    ("not a literal", replace(1, "seed = f()\nfast = False\nmodel = None")),
+    ("no fast", replace(1, "seed = 0\nmodel = None")),
+    ("no model", replace(1, "seed = 0\nfast = False")),
+    ("no exercise", replace(5, "")),
+    ("not folded", replace(6, "```{solution-start} x\n```")),
+    ("executed code", lambda n: n.cells.pop(7)),
+    ("stored", lambda n: n.cells[7].outputs.append(new_output("stream", text="2"))),
+    ("stored", lambda n: n.cells[7].update(execution_count=1)),
+    ("over 20", replace(7, "1\n" * 21)),
+    ("sys.path", replace(7, "import sys\nsys.path.append('..')")),
+    ("network", replace(7, "pd.read_csv('https://example.org/a.csv')")),
+    ("without alt", lambda n: n.cells[4].metadata.mystnb.pop("image")),
+    ("without caption", lambda n: n.cells[4].metadata.mystnb.figure.pop("caption")),
+    ("without name", lambda n: n.cells[4].metadata.mystnb.figure.pop("name")),
+    ("recorded: c", replace(3, "{glue:text}`c:.2f`")),
+]
+
+
+@pytest.mark.parametrize(("expected", "change"), BREACHES, ids=[b[0] for b in BREACHES])
+def test_breach_is_found(good: Any, expected: str, change: Callable) -> None:
+    change(good)
+    assert any(expected in problem for problem in problems(good))

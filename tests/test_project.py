@@ -1,0 +1,132 @@
+"""The files around the code agree with each other and with the code."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+# Where the distribution has another name, or comes with one that is declared.
+DISTRIBUTIONS = {
+    "IPython": "ipykernel",
+    "nbclient": "papermill",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+TARGETS = ["setup", "book", "test", "lint", "lab", "bench", "clean", "help"]
+
+
+@pytest.fixture(scope="module")
+def project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def requirements(project: dict[str, Any]) -> list[Requirement]:
+    extras = project["optional-dependencies"].values()
+    return [Requirement(r) for rs in [project["dependencies"], *extras] for r in rs]
+
+
+@pytest.fixture(scope="module")
+def pins(root: Path) -> dict[str, Version]:
+    lines = (root / "constraints.txt").read_text("utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def test_environment_installs_this_project_and_nothing_else(
+    root: Path, project: dict[str, Any]
+) -> None:
+    environment = yaml.safe_load((root / "environment.yml").read_text("utf-8"))
+    python, pip, packages = environment["dependencies"]
+    assert pip == "pip"
+    assert packages == {"pip": ["-c constraints.txt", "-e .[book,test]"]}
+    assert {"book", "test"} <= set(project["optional-dependencies"])
+    version = python.removeprefix("python=")
+    assert version in Requirement(f"python{project['requires-python']}").specifier
+
+
+def test_constraints_pin_what_the_book_was_made_with(pins: dict[str, Version]) -> None:
+    assert str(pins["torch"]) == "2.13.0"
+    assert str(pins["jupyter-book"]) == "1.0.4.post1"
+    assert not [name for name, version in pins.items() if version.local]
+
+
+def test_constraints_meet_every_requirement(
+    requirements: list[Requirement], pins: dict[str, Version]
+) -> None:
+    for requirement in requirements:
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} is not in constraints.txt"
+        assert pins[name] in requirement.specifier, requirement
+
+
+def test_every_import_is_a_declared_dependency(
+    root: Path, requirements: list[Requirement]
+) -> None:
+    declared = {canonicalize_name(requirement.name) for requirement in requirements}
+    known = declared | set(sys.stdlib_module_names) | {"helpers"}
+    for path in [*root.glob("helpers/*.py"), root / "book" / "build.py"]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names = [node.module]
+            for name in names:
+                package = name.split(".")[0]
+                package = DISTRIBUTIONS.get(package, package)
+                assert package in known, f"{path.name} imports {package}"
+
+
+def test_toc_and_files_agree(root: Path, build: Any) -> None:
+    listed = list(build.pages(yaml.safe_load((root / "_toc.yml").read_text("utf-8"))))
+    assert len(listed) == len(set(listed))
+    for page in listed:
+        sources = [root / f"{page}{suffix}" for suffix in (".md", ".rst", ".ipynb")]
+        found = [path.name for path in sources if path.exists()]
+        assert len(found) == 1, f"{page}: {found or 'no such file'}"
+    for folder, suffix in (("notebooks", ".ipynb"), ("book", ".md"), ("book", ".rst")):
+        for path in (root / folder).glob(f"*{suffix}"):
+            assert f"{folder}/{path.stem}" in listed, f"{path.name} is not in _toc.yml"
+
+
+def test_api_page_lists_every_module(root: Path) -> None:
+    page = (root / "book" / "api.rst").read_text("utf-8")
+    listed = set(re.findall(r"automodule:: helpers\.(\w+)", page))
+    modules = {path.stem for path in root.glob("helpers/*.py")} - {"__init__"}
+    assert listed == modules
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_makefile_has_target(root: Path, target: str) -> None:
+    text = (root / "Makefile").read_text("utf-8")
+    assert re.search(rf"^{target}:.*##", text, re.M), f"make {target}, with its help"
+    assert target in re.search(r"^\.PHONY:(.*)$", text, re.M)[1].split()
+
+
+def test_continuous_integration_calls_the_readme_commands(root: Path) -> None:
+    script = root / ".ci" / "run"
+    text = script.read_text("utf-8")
+    assert os.access(script, os.X_OK)
+    assert re.findall(r"^make (\w+)", text, re.M) == ["book", "test", "lint"]
+    workflow = yaml.safe_load((root / ".github/workflows/book.yml").read_text("utf-8"))
+    steps = workflow["jobs"]["book"]["steps"]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert commands == ["make book", "make test", "make lint"]
+
+
+def test_licence_covers_code_and_text(root: Path) -> None:
+    text = (root / "LICENSE").read_text("utf-8")
+    assert "Apache License" in text and "CC BY 4.0" in text
+    assert "END OF TERMS AND CONDITIONS" in text  # the full text, not a notice

@@ -1,0 +1,108 @@
+"""Rules of helpers.record: what a chapter records can be read back."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+
+from helpers.record import record, recorded
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict]]:
+    """What is displayed: pairs of data and metadata."""
+    kept: list[tuple[dict, dict]] = []
+
+    def display(data: dict, *, metadata: dict, raw: bool) -> None:
+        assert raw
+        kept.append((data, metadata))
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return kept
+
+
+def notebook_of(shown: list[tuple[dict, dict]], path: Path) -> Path:
+    """An executed notebook with these outputs, among others."""
+    outputs = [nbformat.v4.new_output("stream", text="read 3 texts\n")]
+    for data, metadata in shown:
+        outputs.append(
+            nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+        )
+    cells = [nbformat.v4.new_markdown_cell("# A chapter")]
+    cells.append(nbformat.v4.new_code_cell("...", outputs=outputs))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (0.25, 0.25),
+        (1e-30, 1e-30),
+        (7, 7),
+        (True, True),
+        ('it\'s "fresh"\n', 'it\'s "fresh"\n'),
+        ("", ""),
+        (np.float64(0.1), 0.1),
+        (np.float32(0.5), 0.5),
+        (np.longdouble(0.5), 0.5),
+        (np.int64(12752), 12752),
+        (np.bool_(False), False),
+        (np.str_("positive"), "positive"),
+        (np.array(3.5), 3.5),
+    ],
+)
+def test_value_comes_back_as_plain_python(
+    shown: list, tmp_path: Path, value: Any, plain: Any
+) -> None:
+    record("key", value)
+    found = recorded(notebook_of(shown, tmp_path / "chapter.ipynb"))
+    assert found == {"key": plain}
+    assert type(found["key"]) is type(plain)
+
+
+def test_format_is_the_one_of_glue(shown: list) -> None:
+    record("accuracy", 0.5)
+    data, metadata = shown[0]
+    assert data == {"application/papermill.record/text/plain": "0.5"}
+    prefix = "application/papermill.record/"
+    assert metadata == {"scrapbook": {"name": "accuracy", "mime_prefix": prefix}}
+
+
+def test_all_values_of_a_notebook_are_found(shown: list, tmp_path: Path) -> None:
+    record("first", 1)
+    record("second", "two")
+    path = notebook_of(shown, tmp_path / "chapter.ipynb")
+    assert recorded(str(path)) == {"first": 1, "second": "two"}
+
+
+def test_notebook_that_records_nothing_gives_nothing(tmp_path: Path) -> None:
+    assert recorded(notebook_of([], tmp_path / "chapter.ipynb")) == {}
+
+
+@pytest.mark.parametrize(
+    "value", [None, [1.0], {"a": 1}, 1j, b"x", Decimal("0.5"), np.array([1.0])]
+)
+def test_other_kinds_of_values_are_refused(shown: list, value: Any) -> None:
+    with pytest.raises(TypeError, match="value must be"):
+        record("key", value)
+    assert shown == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("-inf")])
+def test_value_that_prose_cannot_quote_is_refused(shown: list, value: Any) -> None:
+    with pytest.raises(ValueError, match="value must be finite"):
+        record("key", value)
+    assert shown == []
+
+
+@pytest.mark.parametrize("key", ["", "accuracy:.2f", None, 3])
+def test_key_must_be_a_name_without_a_colon(shown: list, key: Any) -> None:
+    with pytest.raises(ValueError, match="key must be a name"):
+        record(key, 1)
+    assert shown == []

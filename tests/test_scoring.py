@@ -1,0 +1,457 @@
+"""Rules of helpers.scoring: as if each sequence were scored on its own."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from helpers import scoring
+from helpers.models import LanguageModel
+from helpers.scoring import (
+    label_logprob_batches,
+    label_logprobs,
+    sequence_logprobs,
+    tree_is_exact,
+)
+from helpers.verbalizer import LabelTokens, Verbalizer
+
+TOLERANCE = 1e-4
+TINY = ["tiny_llama", "tiny_gpt2"]
+tiny_models = pytest.mark.parametrize("any_model", TINY, indirect=True)
+every_model = pytest.mark.parametrize("any_model", [*TINY, "embedded"], indirect=True)
+
+# Depths 1 to 4, shared beginnings, two spellings of one label, one label inside
+# another but for what follows.
+SEQUENCES = ((5, 6, 7, 8), (5, 6, 9), (10,), (11, 12), (11, 13), (14, 15, 16))
+OWNERS = (0, 1, 2, 2, 3, 4)
+LABELS = LabelTokens(tuple("abcde"), SEQUENCES, OWNERS)
+ENDING = LabelTokens(tuple("abcde"), (*SEQUENCES, (5, 6)), (*OWNERS, 4), (17, 18))
+
+
+def naive(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
+) -> np.ndarray:
+    """The definition: each sequence a row by itself, no padding, no cache."""
+    scores = np.empty((len(prompts), len(labels.sequences)))
+    for row, prompt in enumerate(prompts):
+        for column, sequence in enumerate(labels.sequences):
+            ids = torch.tensor([[*prompt, *sequence]])
+            with torch.inference_mode():
+                logits = model.network(input_ids=ids, use_cache=False).logits[0]
+            logprobs = logits.double().log_softmax(-1)[len(prompt) - 1 :]
+            total = sum(float(logprobs[at, t]) for at, t in enumerate(sequence))
+            if labels.stop_ids:
+                total += float(logprobs[-1, list(labels.stop_ids)].logsumexp(-1))
+            scores[row, column] = total
+    return scores
+
+
+def random_prompts(lengths: Sequence[int], prefix: Sequence[int] = ()) -> list:
+    rng = np.random.default_rng(0)
+    return [[*prefix, *rng.integers(2, 300, length).tolist()] for length in lengths]
+
+
+PREFIX = random_prompts([9])[0]
+PROMPTS = random_prompts([5, 1, 30, 12, 12, 2], PREFIX)
+
+
+# The same as one by one --------------------------------------------------------------
+
+
+@every_model
+@pytest.mark.parametrize("labels", [LABELS, ENDING], ids=["open", "ending"])
+def test_equals_scoring_each_sequence_on_its_own(
+    any_model: LanguageModel, labels: LabelTokens
+) -> None:
+    prompts = PROMPTS if any_model.window == 256 else PROMPTS[:3]
+    found = sequence_logprobs(any_model, prompts, labels)
+    assert tree_is_exact(any_model, 48)  # the quick way was taken
+    np.testing.assert_allclose(found, naive(any_model, prompts, labels), atol=TOLERANCE)
+
+
+def test_equals_it_on_words_and_an_explicit_prefix(embedded: LanguageModel) -> None:
+    start = "Review: A joy.\nSentiment: positive\n\nReview: "
+    texts = ["A bore.", "Funny, warm; not dull!"]
+    prompts = [embedded.encode(f"{start}{text}\nSentiment:") for text in texts]
+    labels = Verbalizer(
+        ["positive", "negative", "not sure"], family="wide", terminator="\n"
+    ).tokens(embedded, after="Sentiment:")
+    short = LabelTokens(
+        labels.labels, labels.sequences[-6:], labels.owners[-6:], labels.stop_ids
+    )
+    prefix = embedded.encode(start.rstrip(" "))
+    found = sequence_logprobs(embedded, prompts, short, prefix=prefix)
+    np.testing.assert_allclose(found, naive(embedded, prompts, short), atol=TOLERANCE)
+
+
+@tiny_models
+@pytest.mark.parametrize("budget", [1, 40, 4096])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 2, 0, 4, 1, 3]], ids=str)
+@pytest.mark.parametrize("prefix", [(), PREFIX[:4], PREFIX], ids=len)
+def test_order_budget_and_prefix_change_nothing(
+    any_model: LanguageModel, order: list[int], budget: int, prefix: list[int]
+) -> None:
+    prompts = [PROMPTS[row] for row in order]
+    found = sequence_logprobs(
+        any_model, prompts, ENDING, prefix=prefix, token_budget=budget
+    )
+    expected = naive(any_model, PROMPTS, ENDING)[order]
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+CASES = {
+    "one prompt": [PROMPTS[0]],
+    "one token each": random_prompts([1, 1, 1]),
+    "one token alone": [[7]],
+    "equal prompts": [PROMPTS[0]] * 3,
+    "nothing shared": random_prompts([4, 9, 1]),
+    "one begins the other": [PROMPTS[2], PROMPTS[2][:5], PROMPTS[2][:1]],
+}
+
+
+@tiny_models
+@pytest.mark.parametrize("case", CASES)
+def test_equals_it_whatever_prompts_have_in_common(
+    any_model: LanguageModel, case: str
+) -> None:
+    found = sequence_logprobs(any_model, CASES[case], ENDING)
+    expected = naive(any_model, CASES[case], ENDING)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@tiny_models
+@pytest.mark.parametrize("prefix", [PREFIX + [2], PROMPTS[0], [299]], ids=len)
+def test_prefix_that_not_all_prompts_have_is_harmless(
+    any_model: LanguageModel, prefix: list[int]
+) -> None:
+    found = sequence_logprobs(any_model, PROMPTS, LABELS, prefix=prefix)
+    expected = naive(any_model, PROMPTS, LABELS)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@tiny_models
+def test_prompt_that_fills_the_window_is_scored(any_model: LanguageModel) -> None:
+    prompts = random_prompts([256 - 4, 3])
+    found = sequence_logprobs(any_model, prompts, ENDING)
+    expected = naive(any_model, prompts, ENDING)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+# Other architectures -----------------------------------------------------------------
+
+QUICK, SLOW = True, False
+ARCHITECTURES: list[tuple[str, str, dict[str, Any], bool]] = [
+    ("mistral, window wide enough", "mistral", {"sliding_window": 64}, QUICK),
+    ("mistral past its window", "mistral", {"sliding_window": 8}, SLOW),
+    (
+        "gemma2, softcapped logits",
+        "gemma2",
+        {
+            "head_dim": 8,
+            "sliding_window": 64,
+            "final_logit_softcapping": 3.0,
+            "attn_logit_softcapping": 5.0,
+        },
+        QUICK,
+    ),
+    ("gemma2 past its window", "gemma2", {"head_dim": 8, "sliding_window": 8}, SLOW),
+    (
+        "gemma3, window in some layers",
+        "gemma3_text",
+        {
+            "head_dim": 8,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        SLOW,
+    ),
+    (
+        "gpt-neo, window in some layers",
+        "gpt_neo",
+        {
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 32,
+        },
+        SLOW,
+    ),
+    (
+        "phi3, other rotations for long texts",
+        "phi3",
+        {
+            "original_max_position_embeddings": 24,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "original_max_position_embeddings": 24,
+                "factor": 256 / 24,
+            },
+        },
+        SLOW,
+    ),
+    ("mamba, recurrent", "mamba", {"state_size": 4}, SLOW),
+    ("bloom, ALiBi", "bloom", {}, SLOW),
+    (
+        "opt, absolute positions",
+        "opt",
+        {"ffn_dim": 64, "word_embed_proj_dim": 32},
+        QUICK,
+    ),
+    ("qwen3", "qwen3", {"head_dim": 8}, QUICK),
+    ("gpt-neox, parallel layers", "gpt_neox", {}, QUICK),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "quick"),
+    [case[1:] for case in ARCHITECTURES],
+    ids=[case[0] for case in ARCHITECTURES],
+)
+def test_every_architecture_is_scored_right(
+    make_tiny: Callable[..., LanguageModel],
+    kind: str,
+    settings: dict[str, Any],
+    quick: bool,
+) -> None:
+    model = make_tiny(kind, **settings)
+    found = sequence_logprobs(model, PROMPTS, ENDING)
+    expected = naive(model, PROMPTS, ENDING)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    assert tree_is_exact(model, max(map(len, PROMPTS)) + 4) is quick
+
+
+def test_tree_that_a_model_gets_wrong_is_not_used(
+    make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny("gpt2")
+    forward = model.network.forward
+
+    def without_positions(*args: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.network, "forward", without_positions)
+    assert not tree_is_exact(model, 20)
+    found = sequence_logprobs(model, PROMPTS, ENDING)
+    expected = naive(model, PROMPTS, ENDING)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 4096])
+def test_one_by_one_keeps_to_any_budget(
+    make_tiny: Callable[..., LanguageModel], budget: int
+) -> None:
+    model = make_tiny("mistral", sliding_window=8)
+    found = sequence_logprobs(model, PROMPTS, ENDING, token_budget=budget)
+    expected = naive(model, PROMPTS, ENDING)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+# Probabilities -----------------------------------------------------------------------
+
+
+@tiny_models
+def test_all_tokens_as_labels_have_probability_one(any_model: LanguageModel) -> None:
+    n = any_model.network.config.vocab_size
+    everything = LabelTokens(
+        tuple(map(str, range(n))), tuple((i,) for i in range(n)), tuple(range(n))
+    )
+    found = label_logprobs(any_model, PROMPTS, everything)
+    np.testing.assert_allclose(logsumexp(found, axis=1), 0, atol=1e-5)
+
+
+@tiny_models
+def test_all_pairs_of_two_tokens_have_the_probability_of_the_first(
+    any_model: LanguageModel,
+) -> None:
+    n = any_model.network.config.vocab_size
+    pairs = LabelTokens(
+        ("a", "b"),
+        tuple((5 + i // n, i % n) for i in range(2 * n)),
+        (0,) * n + (1,) * n,
+    )
+    single = LabelTokens(("a", "b"), ((5,), (6,)), (0, 1))
+    np.testing.assert_allclose(
+        label_logprobs(any_model, PROMPTS, pairs),
+        label_logprobs(any_model, PROMPTS, single),
+        atol=TOLERANCE,
+    )
+
+
+@every_model
+@pytest.mark.parametrize("labels", [LABELS, ENDING], ids=["open", "ending"])
+def test_labels_have_at_most_probability_one(
+    any_model: LanguageModel, labels: LabelTokens
+) -> None:
+    found = label_logprobs(any_model, PROMPTS[:2], labels)
+    assert found.shape == (2, 5)
+    assert (logsumexp(found, axis=1) <= 1e-6).all()
+
+
+@tiny_models
+def test_label_is_the_sum_of_its_sequences(any_model: LanguageModel) -> None:
+    each = np.exp(naive(any_model, PROMPTS, ENDING))
+    owners = np.array(ENDING.owners)
+    expected = np.stack([each[:, owners == k].sum(axis=1) for k in range(5)], axis=1)
+    found = label_logprobs(any_model, PROMPTS, ENDING)
+    np.testing.assert_allclose(found, np.log(expected), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:], ids=str)
+def test_order_of_labels_changes_nothing_but_the_columns(
+    tiny_llama: LanguageModel, order: tuple[int, ...]
+) -> None:
+    names = ["positive", "negative", "no way"]
+    plain = Verbalizer(names, terminator="\n").tokens(tiny_llama, after="A:")
+    turned = Verbalizer([names[k] for k in order], terminator="\n").tokens(
+        tiny_llama, after="A:"
+    )
+    np.testing.assert_allclose(
+        label_logprobs(tiny_llama, PROMPTS, turned),
+        label_logprobs(tiny_llama, PROMPTS, plain)[:, list(order)],
+        atol=TOLERANCE,
+    )
+
+
+def test_spelling_given_twice_changes_nothing(tiny_llama: LanguageModel) -> None:
+    once = Verbalizer(["yes", "no"], spellings={"yes": ["yes", "positive"]})
+    twice = Verbalizer(
+        ["yes", "no"], spellings={"yes": ["yes", "positive", " yes", "positive"]}
+    )
+    np.testing.assert_array_equal(
+        label_logprobs(tiny_llama, PROMPTS, twice.tokens(tiny_llama, after="A:")),
+        label_logprobs(tiny_llama, PROMPTS, once.tokens(tiny_llama, after="A:")),
+    )
+
+
+def test_another_spelling_adds_probability(tiny_llama: LanguageModel) -> None:
+    one = Verbalizer(["yes", "no"]).tokens(tiny_llama, after="A:")
+    two = Verbalizer(["yes", "no"], spellings={"yes": ["yes", "positive"]}).tokens(
+        tiny_llama, after="A:"
+    )
+    gained = label_logprobs(tiny_llama, PROMPTS, two) - label_logprobs(
+        tiny_llama, PROMPTS, one
+    )
+    assert (gained[:, 0] > 0).all()
+    np.testing.assert_allclose(gained[:, 1], 0, atol=TOLERANCE)
+
+
+def test_half_precision_is_turned_into_float32_before_the_softmax(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("llama")
+    model.network.to(torch.bfloat16)
+    n = model.network.config.vocab_size
+    everything = LabelTokens(
+        tuple(map(str, range(n))), tuple((i,) for i in range(n)), tuple(range(n))
+    )
+    found = label_logprobs(model, PROMPTS, everything)
+    np.testing.assert_allclose(logsumexp(found, axis=1), 0, atol=1e-5)
+
+
+# The kept prefix ---------------------------------------------------------------------
+
+
+@tiny_models
+def test_prefix_is_computed_once_for_many_calls(
+    any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    read: list[int] = []
+    forward = any_model.network.base_model.forward
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        ids = args[0] if args else kwargs["input_ids"]
+        read.append(ids.shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(any_model.network.base_model, "forward", count)
+    for _ in range(2):
+        again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+        np.testing.assert_array_equal(again, first)
+    nodes = len(scoring._nodes_to_read(ENDING)) - 1
+    assert read == [30 + nodes] * 2  # one pass a call: texts and labels, no prefix
+
+
+@tiny_models
+def test_kept_prefix_survives_other_work_and_errors(
+    any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    for interruption in (KeyboardInterrupt, RuntimeError):
+        with monkeypatch.context() as patch:
+
+            def fail(*args: Any, error: type = interruption, **kwargs: Any) -> None:
+                raise error
+
+            patch.setattr(any_model.network.get_output_embeddings(), "forward", fail)
+            with pytest.raises(interruption):
+                sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+        again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+        np.testing.assert_array_equal(again, first)
+    other = random_prompts([3, 4])
+    np.testing.assert_allclose(
+        sequence_logprobs(any_model, other, LABELS),
+        naive(any_model, other, LABELS),
+        atol=TOLERANCE,
+    )
+    again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    np.testing.assert_array_equal(again, first)
+
+
+# Batches -----------------------------------------------------------------------------
+
+
+def test_batches_are_long_ones_first_and_within_budget(
+    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree_is_exact(tiny_llama, 48)  # its trial is over before anything is counted
+    sizes: list[int] = []
+    forward = tiny_llama.network.forward
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(kwargs["input_ids"].numel())
+        return forward(*args, **kwargs)
+
+    count.__signature__ = inspect.signature(forward)  # type: ignore
+    monkeypatch.setattr(tiny_llama.network, "forward", count)
+    prompts = random_prompts([5, 30, 8, 20, 3, 11])
+    batches = list(label_logprob_batches(tiny_llama, prompts, ENDING, token_budget=60))
+    rows = [row for batch, _ in batches for row in batch]
+    assert [len(prompts[row]) for row in rows] == [30, 20, 11, 8, 5, 3]
+    assert len(batches) == len(sizes) > 2
+    assert max(sizes) <= 60
+
+
+def test_no_prompts_give_no_rows(tiny_llama: LanguageModel) -> None:
+    assert label_logprobs(tiny_llama, [], LABELS).shape == (0, 5)
+
+
+# Bad input ---------------------------------------------------------------------------
+
+
+@tiny_models
+def test_prompt_too_long_for_the_window_is_named(any_model: LanguageModel) -> None:
+    prompts = random_prompts([3, 253, 254])  # the longest label has 4 tokens
+    with pytest.raises(ValueError, match="text 1 makes a prompt of 253 .* for 252"):
+        label_logprobs(any_model, prompts, LABELS)
+
+
+def test_empty_prompt_is_named(tiny_llama: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="prompt 1 has no tokens"):
+        label_logprobs(tiny_llama, [[5], []], LABELS)
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_budget_below_one_is_refused(tiny_llama: LanguageModel, budget: int) -> None:
+    with pytest.raises(ValueError, match="token_budget must be at least 1"):
+        label_logprobs(tiny_llama, PROMPTS, LABELS, token_budget=budget)

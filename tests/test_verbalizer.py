@@ -1,0 +1,300 @@
+"""Rules of helpers.verbalizer: which tokens count as which label, each once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.models import LanguageModel
+from helpers.verbalizer import LabelTrie, Verbalizer
+
+
+def texts_of(
+    model: LanguageModel, verbalizer: Verbalizer, after: str
+) -> dict[str, list[str]]:
+    """For each label, the texts that its token sequences read as."""
+    found = verbalizer.tokens(model, after=after)
+    by_label: dict[str, list[str]] = {label: [] for label in found.labels}
+    for owner, sequence in zip(found.owners, found.sequences, strict=True):
+        by_label[found.labels[owner]].append(model.tokenizer.decode(sequence))
+    return by_label
+
+
+# The trie ----------------------------------------------------------------------------
+
+sequences = st.lists(
+    st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple),
+    min_size=1,
+    max_size=12,
+    unique=True,
+)
+
+
+@given(sequences)
+def test_every_sequence_is_the_path_to_its_leaf(found: list[tuple[int, ...]]) -> None:
+    trie = LabelTrie.build(found)
+    for sequence, leaf in zip(found, trie.leaves, strict=True):
+        path, node = [], leaf
+        while node:
+            path.append(trie.tokens[node])
+            node = trie.parents[node]
+        assert tuple(reversed(path)) == sequence
+        assert trie.depths[leaf] == len(sequence)
+
+
+@given(sequences)
+def test_trie_has_one_node_for_each_distinct_beginning(
+    found: list[tuple[int, ...]],
+) -> None:
+    trie = LabelTrie.build(found)
+    beginnings = {s[:n] for s in found for n in range(1, len(s) + 1)}
+    assert len(trie.tokens) == len(trie.parents) == 1 + len(beginnings)
+
+
+@given(sequences)
+def test_parents_stand_before_their_children(found: list[tuple[int, ...]]) -> None:
+    trie = LabelTrie.build(found)
+    assert (trie.tokens[0], trie.parents[0]) == (-1, -1)
+    assert all(trie.parents[node] < node for node in range(1, len(trie.tokens)))
+
+
+# Families ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("exact", ("yes",)),
+        ("case", ("yes", "Yes", "YES")),
+        ("wide", ("yes", "Yes", "YES", '"yes"', '"Yes"', '"YES"')),
+    ],
+)
+def test_family_says_how_a_label_may_be_spelled(
+    family: str, expected: tuple[str, ...]
+) -> None:
+    found = Verbalizer(["yes", "no"], family=family).texts("yes")
+    assert found[: len(expected)] == expected
+    quoted = {f"'{text}'" for text in ("yes", "Yes", "YES")}
+    assert set(found[len(expected) :]) == (quoted if family == "wide" else set())
+
+
+def test_label_as_written_is_kept_whatever_its_case() -> None:
+    found = Verbalizer(["McDonald", "other"], family="case").texts("McDonald")
+    assert found == ("McDonald", "mcdonald", "Mcdonald", "MCDONALD")
+
+
+def test_spellings_stand_instead_of_the_label() -> None:
+    verbalizer = Verbalizer(["positive", "negative"], spellings={"positive": ["good"]})
+    assert verbalizer.texts("positive") == ("good",)
+    assert verbalizer.texts("negative") == ("negative",)
+
+
+@pytest.mark.parametrize("after", ["Answer:", "Answer"])
+def test_exact_label_follows_a_space(embedded: LanguageModel, after: str) -> None:
+    found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
+    assert found == {"yes": [" yes"], "no": [" no"]}
+
+
+@pytest.mark.parametrize("after", ["Answer:\n", "<|im_start|>", ""])
+def test_exact_label_follows_a_line_break_or_special_token_at_once(
+    embedded: LanguageModel, after: str
+) -> None:
+    found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
+    assert found == {"yes": ["yes"], "no": ["no"]}
+
+
+def test_case_family_takes_in_every_single_token_that_reads_so(
+    embedded: LanguageModel,
+) -> None:
+    found = texts_of(embedded, Verbalizer(["yes", "no"], family="case"), "A:")
+    singles = {
+        text for text in embedded.vocabulary if text.strip(" ").casefold() == "yes"
+    }
+    assert {" yes", "yes", " Yes", "Yes"} <= singles <= set(found["yes"])
+
+
+def test_wide_family_takes_in_line_breaks_and_quotes(embedded: LanguageModel) -> None:
+    found = texts_of(embedded, Verbalizer(["yes", "no"], family="wide"), "A:")
+    assert {"\nyes", ' "Yes"', "'no'"} <= set(found["yes"] + found["no"])
+
+
+@pytest.mark.parametrize("family", ["exact", "case", "wide"])
+def test_no_token_sequence_is_there_twice(embedded: LanguageModel, family: str) -> None:
+    verbalizer = Verbalizer(
+        ["positive", "negative"],
+        family=family,
+        spellings={"positive": ["positive", "Positive", " positive", "good"]},
+    )
+    found = verbalizer.tokens(embedded, after="Sentiment:")
+    assert len(set(found.sequences)) == len(found.sequences) == len(found.owners)
+    assert set(found.owners) == {0, 1}
+
+
+def test_label_of_several_tokens_is_its_whole_tokenization(
+    embedded: LanguageModel,
+) -> None:
+    labels = ["lower trunk", "upper trunk", "vegetable", "hypothesis testing"]
+    found = Verbalizer(labels).tokens(embedded, after="Body part:")
+    for label, sequence in zip(labels, found.sequences, strict=True):
+        whole = embedded.encode(f"Body part: {label}")
+        assert list(sequence) == whole[len(embedded.encode("Body part:")) :]
+    assert max(map(len, found.sequences)) > 1
+
+
+def test_description_shows_labels_and_tokens(embedded: LanguageModel) -> None:
+    found = Verbalizer(["yes", "no"]).tokens(embedded, after="A:")
+    assert found.describe(embedded) == [("yes", ["␣yes"]), ("no", ["␣no"])]
+
+
+# Labels that overlap -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "family"),
+    [(["yes", " yes"], "exact"), (["Yes", "yes"], "case"), (["yes", '"yes"'], "wide")],
+)
+def test_labels_that_share_tokens_are_refused(
+    embedded: LanguageModel, labels: list[str], family: str
+) -> None:
+    with pytest.raises(ValueError, match="share the tokens"):
+        Verbalizer(labels, family=family).tokens(embedded, after="A:")
+
+
+def test_shared_spelling_is_refused(embedded: LanguageModel) -> None:
+    spellings = {"positive": ["fine"], "negative": ["bad", "fine"]}
+    verbalizer = Verbalizer(["positive", "negative"], spellings=spellings)
+    with pytest.raises(ValueError, match="'positive' and 'negative' share the tokens"):
+        verbalizer.tokens(embedded, after="A:")
+
+
+PREFIXES = [("no", "no way"), ("lower", "lower trunk"), ("not", "not sure")]
+
+
+@pytest.mark.parametrize(("short", "long"), PREFIXES)
+@pytest.mark.parametrize("turned", [False, True])
+def test_label_that_begins_another_is_refused_without_a_terminator(
+    embedded: LanguageModel, short: str, long: str, turned: bool
+) -> None:
+    labels = [long, short] if turned else [short, long]
+    with pytest.raises(ValueError, match=f"'{short}' is a prefix of label '{long}'"):
+        Verbalizer(labels).tokens(embedded, after="A:")
+
+
+@pytest.mark.parametrize(("short", "long"), PREFIXES)
+def test_terminator_tells_a_label_from_one_that_it_begins(
+    embedded: LanguageModel, short: str, long: str
+) -> None:
+    verbalizer = Verbalizer([short, long], terminator="\n")
+    found = verbalizer.tokens(embedded, after="A:")
+    first, second = found.sequences
+    assert second[: len(first)] == first
+    assert second[len(first)] not in found.stop_ids
+
+
+def test_label_that_begins_another_in_letters_only_is_no_prefix(
+    embedded: LanguageModel,
+) -> None:
+    # " pos" and " positive" are one token each: neither begins the other.
+    found = Verbalizer(["pos", "positive"]).tokens(embedded, after="A:")
+    assert len(set(found.sequences)) == 2
+    assert found.sequences[1][: len(found.sequences[0])] != found.sequences[0]
+
+
+def test_label_behind_a_terminator_is_inside_the_shorter_one(
+    embedded: LanguageModel,
+) -> None:
+    # "no\nway" begins with "no" and its terminator: it happens only if "no" does.
+    with pytest.raises(ValueError, match="is a prefix"):
+        Verbalizer(["no", "no\nway"], terminator="\n").tokens(embedded, after="A:")
+
+
+def test_longer_spelling_of_the_same_label_is_not_counted_twice(
+    embedded: LanguageModel,
+) -> None:
+    spellings = {"no": ["no", "no way"]}
+    found = Verbalizer(["yes", "no"], spellings=spellings).tokens(embedded, after="A:")
+    assert found.describe(embedded) == [("yes", ["␣yes"]), ("no", ["␣no"])]
+    found = Verbalizer(["yes", "no"], spellings=spellings, terminator="\n").tokens(
+        embedded, after="A:"
+    )
+    assert len(found.sequences) == 3  # with a terminator they are different events
+
+
+# Terminators -------------------------------------------------------------------------
+
+
+def test_every_token_that_begins_with_a_terminator_counts(
+    embedded: LanguageModel,
+) -> None:
+    found = Verbalizer(["yes", "no"], terminator=("\n", ".")).tokens(
+        embedded, after="A:"
+    )
+    texts = set(embedded.token_texts(found.stop_ids))
+    assert {"\n", "\n\n", ".", "..."} <= texts
+    assert all(text.startswith(("\n", ".")) for text in texts)
+
+
+def test_without_a_terminator_nothing_need_follow(embedded: LanguageModel) -> None:
+    assert Verbalizer(["yes", "no"]).tokens(embedded, after="A:").stop_ids == ()
+
+
+@pytest.mark.parametrize("terminator", ["", [], ["\n", ""]])
+def test_empty_terminator_is_refused(embedded: LanguageModel, terminator: Any) -> None:
+    with pytest.raises(ValueError, match="terminator must not be empty"):
+        Verbalizer(["yes", "no"], terminator=terminator).tokens(embedded, after="A:")
+
+
+def test_terminator_that_no_token_begins_with_is_refused(
+    embedded: LanguageModel,
+) -> None:
+    with pytest.raises(ValueError, match="begins no token"):
+        Verbalizer(["yes", "no"], terminator="⁂⁂⁂").tokens(embedded, after="A:")
+
+
+# Bad input ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("yes", "labels must be several strings"),
+        (["yes", ""], "visible characters, not ''"),
+        (["yes", " \n"], "visible characters"),
+        (["yes", None], "visible characters, not None"),
+        ([1, 2], "visible characters, not 1"),
+        (["yes", "no", "yes"], "must all be different; repeated: \\['yes'\\]"),
+        (["yes"], "labels must be at least two"),
+        ([], "labels must be at least two"),
+    ],
+)
+def test_senseless_labels_are_refused(labels: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Verbalizer(labels)
+
+
+def test_unknown_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="family must be one of"):
+        Verbalizer(["yes", "no"], family="loose")
+
+
+@pytest.mark.parametrize(
+    ("spellings", "said"),
+    [
+        ({"maybe": ["perhaps"]}, "not there: \\['maybe'\\]"),
+        ({"yes": "yeah"}, "must be several strings, not 'yeah'"),
+        ({"yes": []}, "must be several strings"),
+        ({"yes": ["yeah", " "]}, "visible characters, not ' '"),
+        ({"yes": [None]}, "visible characters, not None"),
+    ],
+)
+def test_senseless_spellings_are_refused(spellings: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Verbalizer(["yes", "no"], spellings=spellings)
+
+
+def test_prompt_that_ends_in_a_space_is_refused(embedded: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="after must not end in a space"):
+        Verbalizer(["yes", "no"]).tokens(embedded, after="Answer: ")
