@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, Literal
 
 import diskcache
@@ -198,6 +197,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             "unlabelled".
         y : array-like of str, optional
             Their labels; needed to draw examples, or where no labels were given.
+            Whole numbers are positions in ``classes_``: so scikit-learn's
+            ``cross_val_predict`` hands labels over.
 
         Returns
         -------
@@ -211,7 +212,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """
         self._forget()
         texts = check_texts(X) if X is not None else []
-        truth = self._check_truth(y, len(texts))
+        truth = self._check_truth(self._decoded(y), len(texts))
         self.labels_ = self._check_parameters(truth)
         try:
             self.examples_, drawn = self._choose_examples(texts, truth)
@@ -264,7 +265,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         -------
         numpy.ndarray of str, of shape (n_texts,)
         """
-        return self.classes_[self.predict_log_proba(X).argmax(axis=1)]
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
     # What a language model adds ------------------------------------------------
 
@@ -330,8 +332,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """
         self._ready()
         item = self._item()
-        shown = [(item.replace(_SLOT, t), label) for t, label in self.examples_]
-        asked = item.replace(_SLOT, text).rstrip(" ")
+        shown = [(_filled(item, t), label) for t, label in self.examples_]
+        asked = _filled(item, text)
         instruction = self._instruction()
         if self.chat:
             return self._model().chat(asked, system=instruction, examples=shown)
@@ -367,7 +369,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     def _needs_fit(self) -> bool:
         return (
             self.labels is None
-            or isinstance(self.examples, Integral)
+            or isinstance(self.examples, (int, np.integer))
             or (isinstance(self.prior, str) and self.prior in ("domain", "unlabelled"))
         )
 
@@ -380,6 +382,18 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
                 "prior from texts: call fit(texts, labels) first."
             )
         self.fit()
+
+    def _decoded(self, y: Any) -> Any:
+        """Labels for their positions in ``classes_``; anything else as it is."""
+        codes = None if y is None else np.asarray(y)
+        if self.labels is None or codes is None or codes.dtype.kind not in "iu":
+            return y
+        if codes.size and not 0 <= codes.min() <= codes.max() < len(self.classes_):
+            raise ValueError(
+                "labels must be strings, or whole numbers from 0 to "
+                f"{len(self.classes_) - 1}, not {codes.min()} to {codes.max()}."
+            )
+        return self.classes_[codes]
 
     def _check_truth(self, y: Any, n: int) -> np.ndarray | None:
         if y is None:
@@ -408,9 +422,11 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             )
         if isinstance(self.prior, str) and self.prior not in PRIORS:
             raise ValueError(f"prior must be one of {PRIORS}, not {self.prior!r}.")
-        if self.labels is None and truth is None:
-            raise ValueError("labels must be given here or as y of fit.")
-        labels = self.labels if self.labels is not None else np.unique(truth).tolist()
+        labels = self.labels
+        if labels is None:
+            if truth is None:
+                raise ValueError("labels must be given here or as y of fit.")
+            labels = np.unique(truth).tolist()
         return tuple(Verbalizer(labels).labels)
 
     def _choose_examples(
@@ -419,15 +435,15 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """The examples, and which rows of the data they were taken from."""
         if self.examples is None:
             return [], set()
-        if not isinstance(self.examples, Integral):
-            pairs = [tuple(pair) for pair in self.examples]
+        if not isinstance(self.examples, (int, np.integer)):
+            pairs: list[tuple[Any, ...]] = [tuple(pair) for pair in self.examples]
             for pair in pairs:
                 if len(pair) != 2 or pair[1] not in self.labels_:
                     raise ValueError(
                         f"examples must be pairs of text and label; not {pair!r}."
                     )
             check_texts([text for text, _ in pairs])
-            return pairs, set()
+            return [(text, label) for text, label in pairs], set()
         if self.examples < 0:
             raise ValueError(f"examples must be 0 or more, not {self.examples!r}.")
         if truth is None:
@@ -481,11 +497,11 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
         """Log-probabilities of the labels for texts as they are, cut if asked for."""
         model, tokens = self._model(), self._tokens()
-        prompts = [model.encode(self.render(text)) for text in texts]
+        prompts = [self._prompt_tokens(text, tokens) for text in texts]
         if self.too_long == "cut":
             room = room_for_prompt(model, tokens)
             prompts = [
-                ids if len(ids) <= room else self._cut(text, room)
+                ids if len(ids) <= room else self._cut(text, tokens, room)
                 for ids, text in zip(prompts, texts, strict=True)
             ]
         return self._scores(model, tokens, prompts)
@@ -515,15 +531,31 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         )
         return verbalizer.tokens(model, after=self.render("A"))
 
-    def _cut(self, text: str, room: float) -> list[int]:
+    def _prompt_tokens(self, text: str, tokens: LabelTokens) -> list[int]:
+        """Tokens of the prompt as they are with a label behind it.
+
+        By itself, white space at the end may be one token where a label behind it
+        makes it two.
+        """
+        model, prompt = self._model(), self.render(text)
+        if prompt[-1:].isspace():
+            answer = tokens.sequences[0]
+            label = tokens.labels[0]
+            spelling = (self.spellings or {}).get(label, (label,))[0].strip()
+            whole = model.encode(prompt + spelling)
+            if tuple(whole[-len(answer) :]) == answer:
+                return whole[: -len(answer)]
+        return model.encode(prompt)
+
+    def _cut(self, text: str, tokens: LabelTokens, room: float) -> list[int]:
         """Tokens of the prompt for as much of the text's beginning as fits."""
         model = self._model()
         kept = list(model.tokenizer(text, add_special_tokens=False).input_ids)
-        ids = model.encode(self.render(text))
+        ids = self._prompt_tokens(text, tokens)
         while len(ids) > room and kept:
             kept = kept[: -(len(ids) - int(room))]
             shorter = model.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
-            ids = model.encode(self.render(shorter.rstrip("\ufffd")))
+            ids = self._prompt_tokens(str(shorter).rstrip("\ufffd"), tokens)
         return ids
 
     def _scores(
@@ -533,7 +565,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         prompts: Sequence[Sequence[int]],
     ) -> np.ndarray:
         check_lengths(model, prompts, tokens)
-        probes = [model.encode(self.render(text)) for text in ("A", "0 b")]
+        probes = [self._prompt_tokens(text, tokens) for text in ("A", "0 b")]
         prefix = _common_start(*probes)
         if not self.cache:
             return label_logprobs(
@@ -651,6 +683,12 @@ def score_cache() -> diskcache.Cache:
         Values are JSON, so reading a foreign one runs no code.
     """
     return diskcache.Cache(cache_dir() / "scores", disk=diskcache.JSONDisk)
+
+
+def _filled(item: str, text: str) -> str:
+    """One text in its slot; at the very end, its white space gives way to a label."""
+    filled = item.replace(_SLOT, text)
+    return filled.rstrip() if item.endswith(_SLOT) else filled
 
 
 def _score_key(model: LanguageModel, tokens: LabelTokens, ids: Sequence[int]) -> str:

@@ -304,7 +304,7 @@ class LanguageModel:
 
         Examples
         --------
-        >>> print(LanguageModel.load().chat("Hello")[-39:].rstrip())
+        >>> print(LanguageModel.load().chat("Hello")[-38:].rstrip())
         Hello<|im_end|>
         <|im_start|>assistant
         """

@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedConfig
 
 from .models import LanguageModel
-from .verbalizer import LabelTokens
+from .verbalizer import LabelTokens, LabelTrie
 
 TOKEN_BUDGET = 4096
 _LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
@@ -268,8 +269,8 @@ def _trial(model: LanguageModel) -> bool:
     """Score a small made-up case both ways; a tree that differs or fails is out."""
     # From all over the vocabulary: at its beginning are special tokens, far from
     # anything a network was trained on, where rounding is at its worst.
-    known = len(model.network.get_input_embeddings().weight)
-    last = min(known, len(model.tokenizer)) - 1
+    embeddings: Any = model.network.get_input_embeddings()
+    last = min(len(embeddings.weight), len(model.tokenizer)) - 1
     ids = [int(token_id) for token_id in np.linspace(3, last, 20)]
     if len(set(ids)) < len(ids):
         return False
@@ -333,7 +334,7 @@ def _score_by_tree(
 def _tree_logits(
     model: LanguageModel,
     suffixes: Sequence[Sequence[int]],
-    trie,
+    trie: LabelTrie,
     read: Sequence[int],
     cache: DynamicCache | None,
     start: int,
@@ -479,8 +480,15 @@ class _SharedPrefix(DynamicCache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._prefix.get_seq_length(layer_idx)
 
-    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        layer = self._prefix.layers[layer_idx]
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        layer: Any = self._prefix.layers[layer_idx]
         return (
             torch.cat([layer.keys.expand(self._rows, -1, -1, -1), key_states], dim=2),
             torch.cat([layer.values.expand(self._rows, -1, -1, -1), value_states], 2),
@@ -499,7 +507,7 @@ def _nodes_to_read(labels: LabelTokens) -> list[int]:
     return sorted(inner)
 
 
-def _ancestry(trie, nodes: Sequence[int]) -> torch.Tensor:
+def _ancestry(trie: LabelTrie, nodes: Sequence[int]) -> torch.Tensor:
     """Square matrix: whether the column's node is the row's node or an ancestor."""
     place = {node: at for at, node in enumerate(nodes)}
     matrix = torch.zeros(len(nodes), len(nodes)).bool()

@@ -161,7 +161,9 @@ def test_default_prompt_names_the_labels(tiny_llama: LanguageModel) -> None:
 
 
 def test_plain_prompt_with_all_its_parts(tiny_llama: LanguageModel) -> None:
-    found = make(tiny_llama, examples=EXAMPLES, instruction="Judge.", separator="\n--\n")
+    found = make(
+        tiny_llama, examples=EXAMPLES, instruction="Judge.", separator="\n--\n"
+    )
     assert found.render("a film") == (
         "Judge.\n--\n"
         "Review: a warm film\nSentiment: positive\n--\n"
@@ -234,18 +236,20 @@ TRICKY = [
 
 @pytest.mark.parametrize("text", TRICKY)
 @pytest.mark.parametrize("chat", [False, True])
-@pytest.mark.parametrize("prompt", [PROMPT, "{text} =>", "{text}\n"])
+@pytest.mark.parametrize(
+    "prompt", [PROMPT, '{"a": {}} {text}', "{text}\n", "{text}\n\n"]
+)
 def test_tokens_of_prompt_and_label_are_those_of_the_whole(
     embedded: LanguageModel, text: str, chat: bool, prompt: str
 ) -> None:
     found = make(embedded, prompt=prompt, examples=EXAMPLES, chat=chat)
     rendered = found.render(text)
-    assert text.rstrip(" ") in rendered
+    assert text.rstrip() in rendered
     lead = "" if rendered[-1].isspace() else " "
     tokens = found._tokens()
     for owner, sequence in zip(tokens.owners, tokens.sequences, strict=True):
         whole = embedded.encode(f"{rendered}{lead}{tokens.labels[owner]}")
-        assert whole == embedded.encode(rendered) + list(sequence)
+        assert whole == found._prompt_tokens(text, tokens) + list(sequence)
 
 
 @pytest.mark.parametrize("text", TRICKY)
@@ -328,7 +332,9 @@ def test_contextual_prior_is_the_mean_for_texts_without_content(
 ) -> None:
     raw = np.exp(make(tiny_llama).raw_log_proba(["N/A", "[MASK]"]))
     prompt = "Review: \nSentiment:"  # the third has no text at all
-    third = [by_hand(tiny_llama, prompt, f" {x}", ("\n", "</s>")) for x in sorted(LABELS)]
+    third = [
+        by_hand(tiny_llama, prompt, f" {x}", ("\n", "</s>")) for x in sorted(LABELS)
+    ]
     each = np.vstack([raw, third])
     expected = (each / each.sum(axis=1, keepdims=True)).mean(axis=0)
     found = make(tiny_llama, prior="contextual").fit()
@@ -451,7 +457,8 @@ def test_what_needs_no_data_needs_no_fit(
     found = make(tiny_llama, **settings)
     check_is_fitted(found)
     np.testing.assert_array_equal(
-        found.predict_proba(TEXTS), make(tiny_llama, **settings).fit().predict_proba(TEXTS)
+        found.predict_proba(TEXTS),
+        make(tiny_llama, **settings).fit().predict_proba(TEXTS),
     )
 
 
@@ -522,9 +529,18 @@ def test_pickled_classifier_gives_the_same(tiny_llama: LanguageModel) -> None:
 
 def test_works_in_cross_validation(tiny_llama: LanguageModel) -> None:
     found = make(tiny_llama, examples=2, prior="unlabelled")
-    p = cross_val_predict(found, TEXTS, TRUTH, cv=3, method="predict_proba")
+    settings: dict[str, Any] = {"X": TEXTS, "y": TRUTH, "cv": 3}
+    p = cross_val_predict(found, method="predict_proba", **settings)
     assert p.shape == (7, 2)
     np.testing.assert_allclose(p.sum(axis=1), 1)
+    best = cross_val_predict(found, **settings)
+    assert list(best) == list(found.classes_[p.argmax(axis=1)])
+
+
+def test_numbers_for_labels_are_positions_in_classes(tiny_llama: LanguageModel) -> None:
+    codes = (TRUTH == "positive").astype(int)
+    found = make(tiny_llama, examples=3)
+    assert found.fit(TEXTS, codes).examples_ == found.fit(TEXTS, TRUTH).examples_
 
 
 def test_works_in_a_pipeline(tiny_llama: LanguageModel) -> None:
@@ -680,7 +696,7 @@ def test_interrupted_run_goes_on_where_it_was(
     tiny_llama: LanguageModel, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = make(tiny_llama, cache=False).predict_proba(TEXTS)
-    found = make(tiny_llama, token_budget=40)  # one or two texts a batch
+    found = make(tiny_llama, token_budget=1)  # one text a batch
     batches = module.label_logprob_batches
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -701,7 +717,7 @@ def test_interrupted_run_goes_on_where_it_was(
 
     monkeypatch.setattr(module, "label_logprob_batches", counted)
     np.testing.assert_allclose(found.predict_proba(TEXTS), expected, atol=1e-5)
-    assert 0 < asked[0] < 7
+    assert asked == [5]
 
 
 # Bad input ---------------------------------------------------------------------------
@@ -780,7 +796,13 @@ def test_senseless_parameter_is_refused(
         ({}, TRUTH[:-1], "must be one for each of 7 texts"),
         ({}, TRUTH[:, None], "must be one for each of 7 texts"),
         ({}, ["fresh", *TRUTH[1:]], "must be in labels; not \\['fresh'\\]"),
-        ({}, [1, 0, 0, 1, 1, 0, 1], "must be strings, not 1"),
+        (
+            {},
+            [2, 0, 0, 1, 1, 0, 1],
+            "strings, or whole numbers from 0 to 1, not 0 to 2",
+        ),
+        ({}, [1.0, 0, 0, 1, 1, 0, 1], "must be strings, not 1.0"),
+        ({"labels": None}, [1, 0, 0, 1, 1, 0, 1], "must be strings, not 1"),
         ({"labels": None}, None, "labels must be given here or as y"),
         ({"labels": None}, ["positive"] * 7, "at least two"),
         ({"examples": 2}, None, "fit needs X and y"),
@@ -817,23 +839,30 @@ def test_cut_text_has_the_probability_of_what_is_left(
 ) -> None:
     found = make(tiny_llama, too_long="cut")
     room = 256 - max(found._tokens().trie.depths)
-    left = max(
-        (LONG[:n] for n in range(1, len(LONG))),
-        key=lambda text: (len(ids := tiny_llama.encode(found.render(text))) <= room)
-        * len(ids),
-    )
-    expected = make(tiny_llama).predict_proba([left])
+    lengths = {
+        LONG[:n]: len(tiny_llama.encode(found.render(LONG[:n])))
+        for n in range(1, len(LONG))
+    }
+    almost_full = [text for text, n in lengths.items() if room - 2 <= n <= room]
+    assert 1 <= len(almost_full) <= 12
+    plain = make(tiny_llama)
     p = found.predict_proba(["a film", LONG])
-    np.testing.assert_allclose(p[1], expected[0], atol=1e-5)
-    np.testing.assert_allclose(
-        p[0], make(tiny_llama).predict_proba(["a film"])[0], atol=1e-5
-    )
+    nearest = np.abs(plain.predict_proba(almost_full) - p[1]).max(axis=1).min()
+    assert nearest < 1e-5
+    np.testing.assert_allclose(p[0], plain.predict_proba(["a film"])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("text", ["🎬" * 300, "日本語" * 200, "a " * 500])
-def test_text_of_any_script_can_be_cut(tiny_llama: LanguageModel, text: str) -> None:
-    p = make(tiny_llama, too_long="cut").predict_proba([text])
-    np.testing.assert_allclose(p.sum(), 1)
+def test_text_is_cut_between_characters(
+    tiny_llama: LanguageModel, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make(tiny_llama, too_long="cut")
+    asked: list[str] = []
+    render = found.render
+    monkeypatch.setattr(found, "render", lambda t: asked.append(t) or render(t))
+    np.testing.assert_allclose(found.predict_proba([text]).sum(), 1)
+    cut = [t for t in asked if t not in (text, "A", "0 b")]
+    assert cut and all(text.startswith(t) for t in cut)
 
 
 @pytest.mark.parametrize("prior", ["domain", "unlabelled"])
