@@ -112,6 +112,15 @@ def without_machinery(node: Any) -> Any:
     return node
 
 
+def figures_without_image(node: Any) -> Iterator[str]:
+    """Names of the figures of an executed notebook whose cells show no image."""
+    for cell in node.cells:
+        name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        data = [output.get("data", {}) for output in cell.get("outputs", [])]
+        if name and not any(kind.startswith("image/") for d in data for kind in d):
+            yield name
+
+
 def execute(
     root: Path, notebook: Path, executed: Path, parameters: dict[str, Any]
 ) -> None:
@@ -145,6 +154,8 @@ def execute(
             f"({error}).\nThe notebook up to there: {running}"
         ) from None
     node = nbformat.read(running, as_version=4)
+    for name in figures_without_image(node):
+        raise BuildError(f"{notebook.name}: the cell of {name} drew nothing: {running}")
     node.metadata["how_sure"] = key
     nbformat.write(node, running)
     os.replace(running, executed)

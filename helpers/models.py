@@ -66,7 +66,7 @@ class NextTokens:
         style = style.format("{:.6f}", subset=["probability"])
         style = style.format("{:.2f} %", subset=["percentage"])
         style = style.format("{:.3f}", subset=["logprob"])
-        note = f"All other tokens together: {self.unlisted:.2g}"
+        note = f"All other tokens together: {self.unlisted:.4f}"
         return style.set_caption(note).to_html()
 
 
@@ -526,7 +526,7 @@ def sampling_probabilities(
     """
     _check_sampling(temperature, top_k, top_p)
     if temperature == 0:
-        return np.eye(len(logprobs))[int(np.argmax(logprobs))]
+        return (np.arange(len(logprobs)) == np.argmax(logprobs)).astype(float)
     scores = torch.tensor(np.asarray(logprobs, dtype=float))[None]
     steps: list[Any] = [transformers.TemperatureLogitsWarper(float(temperature))]
     if top_k is not None:

@@ -58,6 +58,10 @@ def style() -> Iterator[None]:
     }
     with plt.rc_context(settings):
         yield
+        # A notebook's backend, loaded with the first figure, switches this on: it has
+        # to outlast the block, or no later figure is shown.
+        interactive = plt.isinteractive()
+    plt.interactive(interactive)
 
 
 def next_token_bars(
@@ -99,7 +103,8 @@ def next_token_bars(
         ax.text(value + 0.01, place, f"{value:.2%}", va="center", fontsize=9)
     ax.set_yticks(places, names)
     ax.invert_yaxis()
-    ax.set(xlim=(0, max(values) * 1.15 + 0.02), xlabel="probability of the next token")
+    ax.set(xlim=(0, 1.15), xlabel="probability of the next token")
+    ax.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     ax.grid(False, axis="y")
     if groups:
         ax.legend(loc="lower right")
@@ -171,8 +176,7 @@ def label_bars(
         left = left + width
     ax.barh(places, 1 - left, left=left, color="0.88", label="no label")
     ax.set_yticks(places, [shorten(text, 44, placeholder=" …") for text in texts])
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="probability")
+    ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="probability")
     ax.grid(False, axis="y")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(labels) + 1)
     return ax
@@ -298,7 +302,7 @@ def score_histogram(
     ax = ax or plt.subplots(figsize=(_WIDTH, 3))[1]
     scores, truth = np.asarray(scores), np.asarray(truth, dtype=bool)
     bins = np.linspace(0, 1, 31).tolist()
-    for at, value in enumerate((True, False)):
+    for at, value in enumerate((False, True)):
         ax.hist(
             scores[truth == value],
             bins,

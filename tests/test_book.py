@@ -163,3 +163,17 @@ def test_harmless_tag_is_not_found(text: str) -> None:
 def test_poor_alternative_text_is_found(alt: str) -> None:
     soup = BeautifulSoup(f'<article><img alt="{alt}"></article>', "html.parser")
     assert list(alt_problems(soup))
+
+
+def test_no_markup_is_left_over(soups: dict[str, BeautifulSoup]) -> None:
+    """A role that MyST did not recognise stays in the text as it was typed."""
+    role = re.compile(r"\{(glue:text|numref|cite(:[tp])?|term|eq|doc)\}")
+    left = {
+        f"{name}: {text.strip()[:60]}"
+        for name, soup in soups.items()
+        if name != "book/api.html"  # explains a role, in a docstring
+        for article in soup.select("article")
+        for text in article.find_all(string=role)
+        if not text.find_parent("pre")
+    }
+    assert left == set()

@@ -211,3 +211,14 @@ def test_pages_are_rendered_afresh_and_warnings_are_errors(
     assert "nowhere" in capfd.readouterr().err
     assert not index.exists()  # no page of an earlier build passes for this one
     shutil.rmtree(book / "_build")
+
+
+def test_figure_cell_that_draws_nothing_stops_the_build(
+    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = book / "notebooks" / "01_one.ipynb"
+    node = nbformat.read(path, as_version=4)
+    node.cells[-1].metadata["mystnb"] = {"figure": {"name": "fig-lost"}}
+    nbformat.write(node, path)
+    assert quiet.main(["--root", str(book)]) == 1
+    assert "01_one.ipynb: the cell of fig-lost drew nothing" in capsys.readouterr().err
