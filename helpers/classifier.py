@@ -21,7 +21,6 @@ from tqdm import tqdm
 from .fetch import cache_dir
 from .models import LanguageModel
 from .scoring import (
-    TOKEN_BUDGET,
     check_lengths,
     label_logprob_batches,
     label_logprobs,
@@ -76,8 +75,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     cache : bool, default=True
         Whether to keep scores in the user's cache, under a hash of the model and of
         the tokens; texts are not kept.
-    token_budget : int, default=4096
-        The most positions in one batch.
+    token_budget : int, optional
+        The most positions in one batch: see :func:`label_logprobs`.
     random_state : int, default=0
         Seed for drawing examples and random words.
 
@@ -128,7 +127,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         separator: str = "\n\n",
         too_long: Literal["error", "cut"] = "error",
         cache: bool = True,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.model = model

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -60,8 +61,8 @@ def style() -> Iterator[None]:
         yield
         # A notebook's backend, loaded with the first figure, switches this on: it has
         # to outlast the block, or no later figure is shown.
-        interactive = plt.isinteractive()
-    plt.interactive(interactive)
+        interactive = mpl.is_interactive()
+    mpl.interactive(interactive)
 
 
 def next_token_bars(

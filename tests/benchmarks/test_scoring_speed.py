@@ -30,32 +30,61 @@ BODY_PARTS = (
     "25-50% of body,all parts of body,not recorded,mouth,neck,finger,toe,ear"
 ).split(",")
 EXAMPLES = [
-    ("34yom cut it on a tin lid while cooking dinner. dx: laceration", "finger"),
     (
-        "8yof fell off monkey bars at school, deformity. dx: fracture radius",
+        "34yom cut his finger on the lid of a tin can while cooking dinner at home "
+        "last night. dx: finger laceration",
+        "finger",
+    ),
+    (
+        "8yof fell off the monkey bars at school, landed on an outstretched arm, with "
+        "deformity. dx: fracture of radius",
         "lower arm",
     ),
-    ("61yof tripped over the dog on the stairs, twisted. dx: sprain", "ankle"),
-    ("19yom hit by a baseball, swelling under the eye. dx: contusion", "face"),
-    ("2yom swallowed a button battery. dx: foreign body ingestion", "internal"),
-    ("45yom lifting boxes in the garage, felt a pop. dx: lumbar strain", "lower trunk"),
-    ("15yof collided with a player, no loc. dx: closed injury, concussion", "head"),
-    ("27yom dropped a weight while exercising. dx: crush injury", "toe"),
+    (
+        "61yof tripped over the dog on the stairs, twisted her ankle and cannot bear "
+        "weight. dx: ankle sprain",
+        "ankle",
+    ),
+    (
+        "19yom was hit by a baseball at practice, with swelling under the eye and a "
+        "nose bleed. dx: facial contusion",
+        "face",
+    ),
+    (
+        "2yom swallowed a button battery from a toy car, seen by his mother this "
+        "morning. dx: foreign body ingestion",
+        "internal",
+    ),
+    (
+        "45yom was lifting boxes in the garage and felt a pop, pain worse on bending. "
+        "dx: lumbar strain",
+        "lower trunk",
+    ),
+    (
+        "15yof collided with another player at soccer, no loss of consciousness, "
+        "vomited once. dx: concussion",
+        "head",
+    ),
+    (
+        "27yom dropped a weight on his foot while exercising in the gym, nail torn "
+        "off. dx: crush injury of great toe",
+        "toe",
+    ),
 ]
 SCENES = [
-    "slipped on wet kitchen floor and landed on left {part}",
-    "was playing soccer when kicked in the {part}, pain with movement since",
-    "struck {part} on corner of table at home",
-    "fell from ladder while cleaning gutters, injured {part} and back of the hand",
-    "riding a bicycle without helmet, hit a pothole, abrasions to {part}",
+    "slipped on the wet kitchen floor and landed on left {part}, able to walk",
+    "was playing soccer when kicked in the {part}, pain with movement since then",
+    "struck {part} on the corner of a table at home while running after a sibling",
+    "fell from a ladder while cleaning gutters, injured {part} and back of the hand",
+    "riding a bicycle without a helmet, hit a pothole, has abrasions to the {part}",
     "jumping on a trampoline, came down wrong, now c/o {part} pain and swelling",
-    "burned {part} with hot water from a kettle this morning",
-    "caught {part} in a closing car door, bruised, no deformity seen",
+    "burned {part} with hot water from a kettle this morning, blisters seen",
+    "caught {part} in a closing car door, bruised, no deformity, good pulses",
 ]
 
 
 def narratives() -> list[str]:
-    """Made-up emergency-room notes of the usual length."""
+    """Made-up emergency-room notes of the usual length, about 95 characters."""
     parts = ["knee", "wrist", "shin", "forearm", "big toe", "jaw", "hip", "shoulder"]
     ends = ["dx: contusion", "dx: fracture", "dx: sprain", "dx: laceration, sutured"]
     pairs = itertools.islice(itertools.product(SCENES, parts), N_TEXTS)
