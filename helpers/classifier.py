@@ -6,31 +6,22 @@ labels, normalised over the labels, with the mass that fell on no label kept in 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import diskcache
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
-from tqdm import tqdm
 
-from .fetch import cache_dir
 from .models import LanguageModel
-from .scoring import (
-    check_lengths,
-    label_logprob_batches,
-    label_logprobs,
-    room_for_prompt,
-)
+from .priors import CONTENT_FREE, balancing_prior, random_words
+from .score_cache import cached_label_logprobs
+from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
 PRIORS = ("contextual", "domain", "unlabelled")
-_CONTENT_FREE = ("N/A", "[MASK]", "")
-_DOMAIN_DRAWS = 20
 _SLOT = "{text}"
 
 
@@ -480,12 +471,13 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(f"prior must be positive, not {self.prior!r}.")
             return given / given.sum()
         if self.prior == "contextual":
-            free = [text for text in _CONTENT_FREE if self.render(text)]
+            free = [text for text in CONTENT_FREE if self.render(text)]
             return self._probabilities(free).mean(axis=0)
         if not texts:
             raise ValueError(f"prior={self.prior!r} needs texts: fit(texts).")
         if self.prior == "domain":
-            return self._probabilities(self._random_words(texts)).mean(axis=0)
+            drawn = random_words(texts, seed=self.random_state)
+            return self._probabilities(drawn).mean(axis=0)
         return balancing_prior(self._probabilities(texts))
 
     def _probabilities(self, texts: Sequence[str]) -> np.ndarray:
@@ -504,14 +496,6 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
                 for ids, text in zip(prompts, texts, strict=True)
             ]
         return self._scores(model, tokens, prompts)
-
-    def _random_words(self, texts: Sequence[str]) -> list[str]:
-        words = [text.split() for text in texts]
-        pool = np.array([word for text in words for word in text])
-        length = round(float(np.mean([len(text) for text in words])))
-        rng = np.random.default_rng(self.random_state)
-        draws = rng.choice(pool, size=(_DOMAIN_DRAWS, max(1, length)))
-        return [" ".join(draw) for draw in draws]
 
     def _corrected(self, raw: np.ndarray) -> np.ndarray:
         weighed = raw - np.log(self.prior_)
@@ -566,69 +550,10 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         check_lengths(model, prompts, tokens)
         probes = [self._prompt_tokens(text, tokens) for text in ("A", "0 b")]
         prefix = _common_start(*probes)
-        if not self.cache:
-            return label_logprobs(
-                model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
-            )
-        scores = np.empty((len(prompts), len(tokens.labels)))
-        with score_cache() as kept:
-            keys = [_score_key(model, tokens, ids) for ids in prompts]
-            known = {at: kept.get(key) for at, key in enumerate(keys)}
-            todo = [at for at, value in known.items() if value is None]
-            for at, value in known.items():
-                if value is not None:
-                    scores[at] = value
-            batches = label_logprob_batches(
-                model,
-                [prompts[at] for at in todo],
-                tokens,
-                prefix=prefix,
-                token_budget=self.token_budget,
-            )
-            with tqdm(total=len(todo), unit="text", delay=3) as bar:
-                for rows, values in batches:
-                    places = [todo[row] for row in rows]
-                    scores[places] = values
-                    with kept.transact():
-                        for place, value in zip(places, values, strict=True):
-                            kept.set(keys[place], value.tolist())
-                    bar.update(len(rows))
-        return scores
-
-
-def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
-    """The prior that, divided out, leaves all labels equally probable on average.
-
-    Parameters
-    ----------
-    probabilities : numpy.ndarray of shape (n_texts, n_labels)
-        Label probabilities; rows sum to one.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_labels,)
-        It sums to one.
-
-    Notes
-    -----
-    The fixed point of w ← w · mean(p/w normalised) · n_labels. The plain mean of the
-    probabilities, which batch calibration divides by, is its first step.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> balancing_prior(np.array([[0.9, 0.1], [0.6, 0.4]])).round(3)
-    array([0.786, 0.214])
-    """
-    prior = np.full(probabilities.shape[1], 1 / probabilities.shape[1])
-    for _ in range(1000):
-        weighed = probabilities / prior
-        step = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
-        prior = prior * step
-        prior /= prior.sum()
-        if np.allclose(step, 1 / len(step), rtol=0, atol=1e-10):
-            break
-    return prior
+        score = cached_label_logprobs if self.cache else label_logprobs
+        return score(
+            model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
+        )
 
 
 def check_texts(X: Iterable[str]) -> list[str]:
@@ -673,27 +598,10 @@ def check_texts(X: Iterable[str]) -> list[str]:
     return [str(text) for text in texts]
 
 
-def score_cache() -> diskcache.Cache:
-    """The user's store of scores: numbers under hashes, no texts.
-
-    Returns
-    -------
-    diskcache.Cache
-        Values are JSON, so reading a foreign one runs no code.
-    """
-    return diskcache.Cache(cache_dir() / "scores", disk=diskcache.JSONDisk)
-
-
 def _filled(item: str, text: str) -> str:
     """One text in its slot; at the very end, its white space gives way to a label."""
     filled = item.replace(_SLOT, text)
     return filled.rstrip() if item.endswith(_SLOT) else filled
-
-
-def _score_key(model: LanguageModel, tokens: LabelTokens, ids: Sequence[int]) -> str:
-    identity = (model.fingerprint, tokens.sequences, tokens.owners, tokens.stop_ids)
-    text = repr((identity, tokens.labels, tuple(ids)))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:

@@ -23,9 +23,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from helpers import classifier as module
-from helpers.classifier import LLMClassifier, balancing_prior, check_texts
+from helpers import score_cache
+from helpers.classifier import LLMClassifier, check_texts
 from helpers.models import LanguageModel
+from helpers.priors import balancing_prior
 
 LABELS = ["positive", "negative"]
 PROMPT = "Review: {text}\nSentiment:"
@@ -697,7 +698,7 @@ def test_interrupted_run_goes_on_where_it_was(
 ) -> None:
     expected = make(tiny_llama, cache=False).predict_proba(TEXTS)
     found = make(tiny_llama, token_budget=1)  # one text a batch
-    batches = module.label_logprob_batches
+    batches = score_cache.label_logprob_batches
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         for at, batch in enumerate(batches(*args, **kwargs)):
@@ -706,7 +707,7 @@ def test_interrupted_run_goes_on_where_it_was(
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "label_logprob_batches", interrupted)
+        patch.setattr(score_cache, "label_logprob_batches", interrupted)
         with pytest.raises(KeyboardInterrupt):
             found.predict_proba(TEXTS)
     asked: list[int] = []
@@ -715,7 +716,7 @@ def test_interrupted_run_goes_on_where_it_was(
         asked.append(len(prompts))
         return batches(model, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(module, "label_logprob_batches", counted)
+    monkeypatch.setattr(score_cache, "label_logprob_batches", counted)
     np.testing.assert_allclose(found.predict_proba(TEXTS), expected, atol=1e-5)
     assert asked == [5]
 
