@@ -228,8 +228,7 @@ def _sequence_batches(
         return
     longest = max(map(len, prompts)) + max(labels.trie.depths)
     score = _score_by_tree if tree_is_exact(model, longest) else _score_one_by_one
-    with torch.inference_mode():
-        yield from score(model, prompts, labels, prefix, token_budget)
+    yield from score(model, prompts, labels, prefix, token_budget)
 
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:
@@ -293,22 +292,22 @@ def _trial(model: LanguageModel) -> bool:
     sequences = (tuple(ids[1:4]), tuple(ids[1:3]) + (ids[7],), (ids[8],))
     labels = LabelTokens(("a", "b", "c"), sequences, (0, 1, 2), (ids[0],))
     scores = []
-    with torch.inference_mode():
-        for score in (_score_one_by_one, _score_by_tree):
-            values = np.empty((len(prompts), len(sequences)))
-            try:
-                for rows, part in score(model, prompts, labels, (), _CPU_BUDGET):
-                    values[rows] = part
-            except Exception:  # each architecture refuses in its own way
-                if score is _score_one_by_one:
-                    raise
-                return False
-            scores.append(values)
+    for score in (_score_one_by_one, _score_by_tree):
+        values = np.empty((len(prompts), len(sequences)))
+        try:
+            for rows, part in score(model, prompts, labels, (), _CPU_BUDGET):
+                values[rows] = part
+        except Exception:  # each architecture refuses in its own way
+            if score is _score_one_by_one:
+                raise
+            return False
+        scores.append(values)
     precise = model.network.dtype == torch.float32
     tolerance = _TRIAL_TOLERANCE if precise else 1000 * _TRIAL_TOLERANCE
     return bool(np.allclose(scores[0], scores[1], rtol=tolerance / 10, atol=tolerance))
 
 
+@torch.inference_mode()  # of a generator: on while it runs, off while it waits
 def _score_by_tree(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -409,6 +408,7 @@ def _tree_logits(
         return model.network(**inputs).logits[:, wanted].float()
 
 
+@torch.inference_mode()
 def _score_one_by_one(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],

@@ -456,3 +456,13 @@ def test_empty_prompt_is_named(tiny_llama: LanguageModel) -> None:
 def test_budget_below_one_is_refused(tiny_llama: LanguageModel, budget: int) -> None:
     with pytest.raises(ValueError, match="token_budget must be at least 1"):
         label_logprobs(tiny_llama, PROMPTS, LABELS, token_budget=budget)
+
+
+def test_gradients_are_the_callers_own_between_batches(
+    tiny_llama: LanguageModel,
+) -> None:
+    batches = label_logprob_batches(tiny_llama, PROMPTS, LABELS, token_budget=1)
+    next(batches)
+    assert not torch.is_inference_mode_enabled()
+    assert torch.ones(1, requires_grad=True).mul(2).requires_grad
+    batches.close()
