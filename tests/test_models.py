@@ -380,7 +380,7 @@ def hub_error(kind: str, said: str) -> Exception:
     import httpx
     from huggingface_hub import errors
 
-    request = httpx.Request("GET", "https://huggingface.co/some/model")
+    request = httpx.Request("GET", "https://hub.example/some/model")
     answer = httpx.Response(401, request=request)
     return getattr(errors, kind)(said, response=answer)
 
@@ -406,7 +406,7 @@ FAILURES = {
         "neither a local path nor a model that the hub shows you. Check the spelling",
     ),
     "no connection": (
-        lambda: OSError("We couldn't connect to 'https://huggingface.co'"),
+        lambda: OSError("We couldn't connect to 'https://hub.example'"),
         "the hub cannot be reached. Check the connection",
     ),
     "GPU memory": (
