@@ -51,10 +51,12 @@ def cached_label_logprobs(
     scores = np.empty((len(prompts), len(labels.labels)))
     with score_cache() as kept:
         keys = [_score_key(model, labels, ids) for ids in prompts]
-        known = {at: kept.get(key) for at, key in enumerate(keys)}
-        todo = [at for at, value in known.items() if value is None]
-        for at, value in known.items():
-            if value is not None:
+        todo = []
+        for at, key in enumerate(keys):
+            value = kept.get(key)
+            if value is None:
+                todo.append(at)
+            else:
                 scores[at] = value
         batches = label_logprob_batches(
             model,

@@ -38,8 +38,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from .models import LanguageModel
 from .verbalizer import LabelTokens, LabelTrie
 
-# Positions in a batch. On a processor small batches stay in its caches (measured: 1,024
-# is a fifth quicker than 4,096); an accelerator wants large ones.
+# Positions in a batch. On a processor a batch should stay in its caches; on an
+# accelerator it should be large enough to keep it busy (that number is a guess).
 _CPU_BUDGET, _ACCELERATOR_BUDGET = 1024, 16384
 _GROUPED = "how_sure_grouped"  # under this name transformers finds our attention
 _LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
@@ -502,6 +502,7 @@ def _grouped_attention(network: PreTrainedModel) -> Iterator[None]:
     config = network.config.get_text_config()
     usual = config._attn_implementation
     if usual == "sdpa":
+        AttentionInterface.register(_GROUPED, _attend_in_groups)
         config._attn_implementation = _GROUPED
     try:
         yield
@@ -532,9 +533,6 @@ def _attend_in_groups(
         scale=settings.get("scaling"),
     )
     return found.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(_GROUPED, _attend_in_groups)
 
 
 class _SharedPrefix(DynamicCache):
