@@ -1,0 +1,434 @@
+"""One report of everything that is to be said about the calibration of a forecaster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from statsmodels.stats.proportion import proportion_confint
+
+from ..checks import (
+    check_between,
+    check_choice,
+    check_outcomes,
+    check_probabilities,
+    check_rng,
+)
+from .binning import N_BINS, Bins, Closed, Strategy, make_bins, sum_bins
+from .errors import debiased_calibration_error, error_of
+from .resampling import (
+    Interval,
+    NoiseFloor,
+    bootstrap_intervals,
+    consistency_band,
+    noise_floor,
+)
+from .scores import BrierDecomposition, aurc, brier_decomposition, log_loss
+from .significance import CalibrationTest, calibration_test
+
+Evaluation = Literal["held-out", "in-sample", "unstated"]
+_STAMPS = {
+    "held-out": "held out: none of these rows was fitted on",
+    "in-sample": "IN-SAMPLE: {n} of these rows were fitted on; "
+    "this says nothing about other data",
+    "unstated": "as given; not stated whether a calibrator was fitted on these rows",
+}
+
+
+def reliability_curve(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    *,
+    n_bins: int = N_BINS,
+    strategy: Strategy = "uniform",
+    closed: Closed = "left",
+    level: float = 0.95,
+    rng: np.random.Generator | int | None = 0,
+) -> pd.DataFrame:
+    """Confidence and accuracy, bin by bin.
+
+    Parameters
+    ----------
+    confidence : array-like of shape (n,)
+        Probabilities in [0, 1].
+    correct : array-like of shape (n,)
+        1 or True where the prediction was correct, else 0.
+    n_bins, strategy, closed
+        The bins: see :func:`expected_calibration_error`.
+    level : float, default=0.95
+        Confidence level of intervals and band.
+    rng : numpy.random.Generator, int or None, default=0
+        Source or seed of chance, for the band.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a bin, empty ones too: its edges ``low`` and ``high``; ``n``; the mean
+        ``confidence`` and the ``accuracy`` in it; Wilson's interval for the accuracy,
+        ``accuracy_low`` and ``accuracy_high``; and the consistency band, ``band_low``
+        and ``band_high``: where the accuracy would lie if the confidences were true.
+
+    Raises
+    ------
+    ValueError
+        Bad data or rules.
+
+    Examples
+    --------
+    >>> curve = reliability_curve([0.2, 0.9, 0.9], [0, 1, 0], n_bins=2)
+    >>> curve[["n", "confidence", "accuracy"]]
+       n  confidence  accuracy
+    0  1         0.2       0.0
+    1  2         0.9       0.5
+    """
+    check_between("level", level, 0, 1)
+    values = check_probabilities(confidence)
+    outcome = check_outcomes(correct, len(values))
+    bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
+    return _curve(values, outcome, bins, level, check_rng(rng))
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationReport:
+    """Everything about the calibration of one set of confidences.
+
+    Shown in a notebook it is a table; printed, the same as text. It says on every
+    occasion whether the rows were held out.
+
+    Attributes
+    ----------
+    n : int
+        Rows.
+    accuracy : Interval
+        Share of correct rows, with Wilson's interval.
+    mean_confidence : float
+        Mean confidence.
+    gap : Interval
+        Mean confidence minus accuracy, with a bootstrap interval; positive is
+        overconfident.
+    ece, mce : float
+        Expected and maximum calibration error.
+    floor : NoiseFloor
+        The ECE of a perfect forecaster with these confidences: mean and 95th
+        percentile.
+    squared : Interval
+        The debiased squared calibration error, with a bootstrap interval; it may be
+        negative.
+    debiased : float
+        The debiased L1 error; it may be negative.
+    brier : Interval
+        Brier score of the confidence, with a bootstrap interval.
+    decomposition : BrierDecomposition
+        Its parts.
+    log_loss : float
+        Log loss; infinite where a certainty was wrong.
+    auroc : Interval
+        Ranking of right above wrong; NaN where all rows are right, or all wrong.
+    aurc : float
+        Area under the risk–coverage curve.
+    spiegelhalter, kolmogorov_smirnov : CalibrationTest
+        Tests of perfect calibration, two-sided; NaN where they are not defined.
+    curve : pandas.DataFrame
+        What :func:`reliability_curve` gives.
+    bins : Bins
+        The bins and their rule.
+    level : float
+        Level of the intervals.
+    evaluation : {"held-out", "in-sample", "unstated"}
+        Whether the rows were fitted on.
+    n_fitted_on : int
+        How many of them were.
+    confidence, correct : numpy.ndarray of shape (n,)
+        The data.
+    """
+
+    n: int
+    accuracy: Interval
+    mean_confidence: float
+    gap: Interval
+    ece: float
+    mce: float
+    floor: NoiseFloor
+    squared: Interval
+    debiased: float
+    brier: Interval
+    decomposition: BrierDecomposition
+    log_loss: float
+    auroc: Interval
+    aurc: float
+    spiegelhalter: CalibrationTest
+    kolmogorov_smirnov: CalibrationTest
+    curve: pd.DataFrame = field(repr=False)
+    bins: Bins = field(repr=False)
+    level: float
+    evaluation: Evaluation
+    n_fitted_on: int
+    confidence: np.ndarray = field(repr=False)
+    correct: np.ndarray = field(repr=False)
+
+    @property
+    def stamp(self) -> str:
+        """Whether the rows were held out, in words."""
+        return _STAMPS[self.evaluation].format(n=f"{self.n_fitted_on:,}")
+
+    @property
+    def rule(self) -> str:
+        """The bins, in words."""
+        kind = {
+            "uniform": "of equal width",
+            "quantile": "of equal mass",
+            "distinct": "of one value each",
+        }[self.bins.strategy]
+        shape = "[a, b)" if self.bins.closed == "left" else "(a, b]"
+        n = len(self.bins)
+        return f"{n} bin{'s' if n > 1 else ''} {kind}, {shape}"
+
+    @property
+    def verdict(self) -> str:
+        """What the ECE shows, given the noise floor; no praise, no blame."""
+        if self.evaluation == "in-sample":
+            return "nothing can be concluded from rows that were fitted on"
+        if self.ece <= self.floor.upper:
+            return (
+                "cannot be told from a perfect forecaster with these bins and this "
+                "many rows"
+            )
+        way = "over" if self.gap.value > 0 else "under"
+        return f"more than chance explains; on the whole {way}confident"
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The measures: ``value``, ``low`` and ``high`` of its interval, ``note``."""
+        rows = [
+            (name, value.value, value.low, value.high, note)
+            if isinstance(value, Interval)
+            else (name, value, np.nan, np.nan, note)
+            for name, value, note in self._rows()
+        ]
+        columns = ["measure", "value", "low", "high", "note"]
+        return pd.DataFrame(rows, columns=columns).set_index("measure")
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name:<22}  {value:>8}  {interval:<18}  {note}".rstrip()
+            for name, value, interval, note in self._shown()
+        ]
+        return "\n".join([f"Calibration report ({self.stamp})", *lines])
+
+    def _repr_html_(self) -> str:
+        colour = "#b00020" if self.evaluation == "in-sample" else "inherit"
+        left = 'style="text-align:left"'
+        body = "".join(
+            f'<tr><th scope="row" {left}>{escape(name)}</th><td>{escape(value)}'
+            f'</td><td style="white-space:nowrap">{escape(interval)}</td><td {left}>'
+            f"{escape(note)}</td></tr>"
+            for name, value, interval, note in self._shown()
+        )
+        return (
+            f'<p style="color:{colour}"><strong>Calibration report</strong> '
+            f"({escape(self.stamp)})</p><table><thead><tr><th></th><th>value</th>"
+            f"<th>{100 * self.level:g}% interval</th><th></th></tr></thead>"
+            f"<tbody>{body}</tbody></table>"
+        )
+
+    def _rows(self) -> list[tuple[str, float | Interval, str]]:
+        return [
+            ("rows", self.n, ""),
+            ("accuracy", self.accuracy, ""),
+            ("mean confidence", self.mean_confidence, ""),
+            ("confidence − accuracy", self.gap, "positive is overconfident"),
+            ("ECE", self.ece, self.rule),
+            ("noise floor, mean", self.floor.mean, "ECE of a perfect forecaster"),
+            ("noise floor, 95 %", self.floor.upper, self.verdict),
+            ("debiased squared error", self.squared, "may be negative"),
+            ("debiased L1 error", self.debiased, "may be negative"),
+            ("MCE", self.mce, "one thin bin can make it"),
+            ("Brier score", self.brier, "of the confidence, in [0, 1]"),
+            ("log loss", self.log_loss, ""),
+            ("AUROC", self.auroc, "ranking, apart from calibration"),
+            ("AURC", self.aurc, "mean risk over coverages"),
+            ("Spiegelhalter's p", self.spiegelhalter.p_value, "two-sided"),
+            ("Kolmogorov–Smirnov p", self.kolmogorov_smirnov.p_value, "no bins"),
+        ]
+
+    def _shown(self) -> list[tuple[str, str, str, str]]:
+        shown = []
+        for name, value, note in self._rows():
+            digits = 0 if name == "rows" else 5 if "squared" in name else 4
+            interval = ""
+            if isinstance(value, Interval):
+                if not np.isnan(value.low):
+                    ends = (_number(end, digits) for end in value[1:])
+                    interval = " to ".join(ends)
+                value = value.value
+            shown.append((name, _number(value, digits), interval, note))
+        return shown
+
+
+def calibration_metrics(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    *,
+    n_bins: int = N_BINS,
+    strategy: Strategy = "uniform",
+    closed: Closed = "left",
+    groups: ArrayLike | None = None,
+    evaluation: Literal["held-out", "in-sample"] | None = None,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+    rng: np.random.Generator | int | None = 0,
+) -> CalibrationReport:
+    """Measure calibration in every way that matters, and what chance does to it.
+
+    Parameters
+    ----------
+    confidence : array-like of shape (n,)
+        Probabilities in [0, 1]. What a calibrator of :mod:`helpers.calibration`
+        predicts knows whether its rows were fitted on, and the report says so.
+    correct : array-like of shape (n,)
+        1 or True where the prediction was correct (or the event came), else 0.
+    n_bins, strategy, closed
+        The bins: see :func:`expected_calibration_error`.
+    groups : array-like of shape (n,), optional
+        Rows with the same value are drawn together in the bootstrap.
+    evaluation : {"held-out", "in-sample"}, optional
+        Whether the rows were fitted on, where the confidences do not know it. Rows
+        that are known to be fitted on cannot be called held out.
+    level : float, default=0.95
+        Level of the intervals.
+    n_resamples : int, default=1000
+        Bootstrap resamples, and simulations of the noise floor.
+    rng : numpy.random.Generator, int or None, default=0
+        Source or seed of chance.
+
+    Returns
+    -------
+    CalibrationReport
+
+    Raises
+    ------
+    ValueError
+        Bad data or rules, or a false claim to be held out.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> p = rng.uniform(0.5, 1, 2000)
+    >>> report = calibration_metrics(p, rng.random(2000) < p, evaluation="held-out")
+    >>> report.verdict
+    'cannot be told from a perfect forecaster with these bins and this many rows'
+    """
+    if evaluation is not None:
+        check_choice("evaluation", evaluation, ("held-out", "in-sample"))
+    state, n_fitted_on = _evaluation(confidence, evaluation)
+    check_between("level", level, 0, 1)
+    generator = check_rng(rng)
+    values = check_probabilities(confidence)
+    outcome = check_outcomes(correct, len(values))
+    bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
+    sums = sum_bins(values, outcome, bins)
+    rule: dict[str, Any] = {"n_bins": n_bins, "strategy": strategy, "closed": closed}
+    intervals = bootstrap_intervals(
+        values,
+        outcome,
+        ["gap", "squared", "brier", "auroc"],
+        groups=groups,
+        level=level,
+        n_resamples=n_resamples,
+        rng=generator,
+        **rule,
+    )
+    right = int(outcome.sum())
+    return CalibrationReport(
+        n=len(values),
+        accuracy=Interval(right / len(values), *_wilson(right, len(values), level)),
+        mean_confidence=float(values.mean(dtype=float)),
+        gap=intervals["gap"],
+        ece=error_of(sums, "l1"),
+        mce=error_of(sums, "max"),
+        floor=noise_floor(values, n_simulations=n_resamples, rng=generator, **rule),
+        squared=intervals["squared"],
+        debiased=debiased_calibration_error(values, outcome, norm="l1", **rule),
+        brier=intervals["brier"],
+        decomposition=brier_decomposition(values, outcome, **rule),
+        log_loss=log_loss(values, outcome),
+        auroc=intervals["auroc"],
+        aurc=aurc(values, outcome),
+        spiegelhalter=_test(values, outcome, "spiegelhalter"),
+        kolmogorov_smirnov=_test(values, outcome, "kolmogorov-smirnov"),
+        curve=_curve(values, outcome, bins, level, generator),
+        bins=bins,
+        level=level,
+        evaluation=state,
+        n_fitted_on=n_fitted_on if state != "in-sample" or n_fitted_on else len(values),
+        confidence=np.asarray(values),
+        correct=outcome,
+    )
+
+
+def _evaluation(
+    confidence: ArrayLike, stated: Literal["held-out", "in-sample"] | None
+) -> tuple[Evaluation, int]:
+    known: Evaluation = getattr(confidence, "evaluation", "unstated")
+    n_fitted_on = int(np.sum(getattr(confidence, "fitted_on", 0)))
+    if known == "in-sample" and stated == "held-out":
+        raise ValueError(
+            f"evaluation must not be 'held-out': {n_fitted_on} of the rows were "
+            "fitted on."
+        )
+    return stated or known, n_fitted_on
+
+
+def _curve(
+    values: np.ndarray,
+    outcome: np.ndarray,
+    bins: Bins,
+    level: float,
+    generator: np.random.Generator,
+) -> pd.DataFrame:
+    sums = sum_bins(values, outcome, bins)
+    band_low, band_high = consistency_band(values, bins, level=level, rng=generator)
+    low, high = np.full((2, len(bins)), np.nan)
+    some = sums.count > 0
+    low[some], high[some] = _wilson(sums.correct[some], sums.count[some], level)
+    return pd.DataFrame(
+        {
+            "low": bins.edges[:-1],
+            "high": bins.edges[1:],
+            "n": sums.count,
+            "confidence": sums.mean_confidence,
+            "accuracy": sums.accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "band_low": band_low,
+            "band_high": band_high,
+        }
+    )
+
+
+def _wilson(right: Any, n: Any, level: float) -> tuple[Any, Any]:
+    return proportion_confint(right, n, alpha=1 - level, method="wilson")
+
+
+def _test(
+    values: np.ndarray,
+    outcome: np.ndarray,
+    method: Literal["spiegelhalter", "kolmogorov-smirnov"],
+) -> CalibrationTest:
+    try:
+        return calibration_test(values, outcome, method=method)
+    except ValueError:
+        # Certain, or always at 0.5: the test has no scale.
+        return CalibrationTest(np.nan, np.nan)
+
+
+def _number(value: float, digits: int) -> str:
+    if np.isnan(value):
+        return "–"
+    if 0 < value < 0.5 * 10**-digits:
+        return f"<{10**-digits:.{digits}f}"
+    return f"{value:,.{digits}f}".replace("-", "−")
