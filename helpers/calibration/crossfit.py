@@ -1,0 +1,141 @@
+"""Calibrated values for all rows, none of them from a calibrator that has seen it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from ..checks import (
+    check_count,
+    check_distributions,
+    check_outcomes,
+    check_probabilities,
+    check_truth,
+)
+from .base import BaseCalibrator, Calibrator
+from .marks import Calibrated
+
+
+def cross_fitted(
+    calibrator: BaseCalibrator,
+    scores: ArrayLike,
+    correct: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_splits: int = 5,
+    seed: int = 0,
+) -> Calibrated:
+    """Calibrated values, each by a calibrator fitted on the other folds of the data.
+
+    Parameters
+    ----------
+    calibrator : Calibrator or MulticlassCalibrator
+        What to fit. It is copied, not changed.
+    scores : array-like of shape (n,) or (n, n_classes)
+        What ``calibrator.fit`` takes first: scores or label probabilities.
+    correct : array-like of shape (n,)
+        What it takes second: outcomes or true classes.
+    groups : array-like of shape (n,), optional
+        Rows of one group stay on the same side, as the same text met twice should.
+        Strings that differ in case or white space only are one group.
+    n_splits : int, default=5
+        Number of folds, each with about the same share of right rows.
+    seed : int, default=0
+        Seed of the folds.
+
+    Returns
+    -------
+    Calibrated of shape (n,) or (n, n_classes)
+        In the order of the rows; held-out.
+
+    Raises
+    ------
+    ValueError
+        Lengths differ, n_splits is below 2 or above the number of rows, of groups or
+        of rows with the more frequent outcome, a group is missing, or the calibrator
+        cannot be fitted without one of the folds.
+
+    Examples
+    --------
+    >>> from helpers.calibration import IsotonicRegressionCalibrator
+    >>> isotonic = IsotonicRegressionCalibrator()
+    >>> scores, correct = [0.5, 0.6, 0.7, 0.8, 0.9, 0.99], [0, 1, 0, 1, 0, 1]
+    >>> isotonic.fit(scores, correct).predict(scores).tolist()
+    [0.0, 0.5, 0.5, 0.5, 0.5, 1.0]
+    >>> cross_fitted(isotonic, scores, correct, n_splits=2).tolist()
+    [0.0, 0.0, 1.0, 1.0, 1.0, 0.5]
+    """
+    check_count("n_splits", n_splits, 2)
+    check_count("seed", seed, 0)
+    right = _outcomes(calibrator, scores, correct)
+    codes = None if groups is None else _codes(groups, len(right))
+    _check_splits(n_splits, right, codes)
+    kind = StratifiedKFold if codes is None else StratifiedGroupKFold
+    folds = kind(n_splits, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # Folds without a right row, or without a wrong one, do no harm.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        parts = list(folds.split(right, right, codes))
+    rows = scores if isinstance(scores, (pd.DataFrame, pd.Series)) else None
+    array, outcomes = np.asarray(scores), np.asarray(correct)
+    result: np.ndarray | None = None
+    for train, test in parts:
+        if not len(test):  # StratifiedGroupKFold may leave a fold empty.
+            continue
+        fitted: Any = clone(calibrator)
+        fitted.fit(_taken(rows, array, train), outcomes[train])
+        values = np.asarray(fitted.predict(_taken(rows, array, test)))
+        if result is None:
+            result = np.empty((len(right), *values.shape[1:]))
+        result[test] = values
+    assert result is not None
+    return Calibrated(result, np.zeros(len(right), dtype=bool), known=True)
+
+
+def _outcomes(calibrator: BaseCalibrator, scores: Any, correct: Any) -> np.ndarray:
+    """Whether each row is right."""
+    if isinstance(calibrator, Calibrator):
+        return check_outcomes(correct, len(check_probabilities(scores, "scores")))
+    probabilities, classes = check_distributions(scores)
+    truth = check_truth(correct, len(probabilities), classes)
+    return probabilities.argmax(axis=1) == truth
+
+
+def _check_splits(n_splits: int, right: np.ndarray, codes: np.ndarray | None) -> None:
+    n_groups = None if codes is None else len(np.unique(codes))
+    most = max(int(right.sum()), int((~right).sum()))
+    for number, what in (
+        (len(right), "the number of rows"),
+        (n_groups, "the number of groups"),
+        (most, "the number of rows with the more frequent outcome"),
+    ):
+        if number is not None and n_splits > number:
+            raise ValueError(
+                f"n_splits must be at most {what}, {number}, not {n_splits}."
+            )
+
+
+def _codes(groups: Any, n: int) -> np.ndarray:
+    """Groups as numbers."""
+    named = groups if isinstance(groups, (pd.Series, np.ndarray)) else list(groups)
+    if len(named) != n or np.ndim(named) != 1:
+        raise ValueError(f"groups must be one for each of {n} rows, not {len(named)}.")
+    plain = [
+        " ".join(group.casefold().split()) if isinstance(group, str) else group
+        for group in named
+    ]
+    codes = pd.factorize(pd.Series(plain, dtype=object))[0]
+    if (codes < 0).any():
+        at = int(np.flatnonzero(codes < 0)[0])
+        raise ValueError(f"groups must not be missing; row {at} is {plain[at]!r}.")
+    return codes
+
+
+def _taken(table: Any, array: np.ndarray, rows: np.ndarray) -> Any:
+    return array[rows] if table is None else table.iloc[rows]
