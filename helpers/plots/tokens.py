@@ -1,68 +1,21 @@
-"""Every figure of the book: each function takes a result and returns its Axes.
-
-Colours are those of seaborn's colour-blind palette that stand out on white (contrast
-3:1 or more), always together with a marker, a pattern or a label.
-"""
+"""Figures of probabilities over tokens and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.rcsetup import cycler
 
-from .models import NextTokens
+from .style import GREY, HATCHES, MARKERS, PALETTE, WIDTH
 
-PALETTE = tuple(sns.color_palette("colorblind")[at] for at in (0, 3, 2, 7, 4))
-MARKERS = ("o", "s", "^", "D", "v")
-HATCHES = ("", "///", "...", "xxx", "---")
-_GREY = PALETTE[3]
-_WIDTH = 7.0
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The book's style, for the figures drawn inside a ``with`` block.
-
-    Yields
-    ------
-    None
-
-    Examples
-    --------
-    >>> with style():
-    ...     ax = probability_bars({"yes": 0.8, "no": 0.2})
-    >>> len(ax.patches)
-    2
-    """
-    settings = sns.axes_style("whitegrid") | {
-        "axes.edgecolor": "0.3",
-        "axes.prop_cycle": cycler(color=PALETTE),
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "figure.constrained_layout.use": True,
-        "figure.dpi": 150,
-        "figure.facecolor": "white",
-        "figure.figsize": (_WIDTH, 3.6),
-        "font.size": 10,
-        "grid.color": "0.9",
-        "legend.frameon": False,
-        "savefig.facecolor": "white",
-    }
-    with plt.rc_context(settings):
-        yield
-        # A notebook's backend, loaded with the first figure, switches this on: it has
-        # to outlast the block, or no later figure is shown.
-        interactive = mpl.is_interactive()
-    mpl.interactive(interactive)
+if TYPE_CHECKING:
+    from ..models import NextTokens
 
 
 def next_token_bars(
@@ -88,11 +41,11 @@ def next_token_bars(
     matplotlib.axes.Axes
     """
     table = tokens.table
-    ax = ax or plt.subplots(figsize=(_WIDTH, 0.6 + 0.27 * (len(table) + 1)))[1]
+    ax = ax or plt.subplots(figsize=(WIDTH, 0.6 + 0.27 * (len(table) + 1)))[1]
     names = [*table["token"], "all others"]
     values = np.append(table["probability"].to_numpy(), tokens.unlisted)
     places = np.arange(len(values))
-    bars = ax.barh(places, values, color=_GREY if groups else PALETTE[0])
+    bars = ax.barh(places, values, color=GREY if groups else PALETTE[0])
     bars[-1].set(color="0.85", hatch="//", edgecolor="0.5")
     for at, (group, members) in enumerate((groups or {}).items()):
         own = [bar for bar, name in zip(bars, names, strict=True) if name in members]
@@ -128,7 +81,7 @@ def probability_bars(
     -------
     matplotlib.axes.Axes
     """
-    ax = ax or plt.subplots(figsize=(_WIDTH, 0.6 + 0.3 * len(probabilities)))[1]
+    ax = ax or plt.subplots(figsize=(WIDTH, 0.6 + 0.3 * len(probabilities)))[1]
     places = np.arange(len(probabilities))
     values = np.array(list(probabilities.values()), dtype=float)
     ax.barh(places, values, color=PALETTE[0])
@@ -159,7 +112,7 @@ def label_bars(
     -------
     matplotlib.axes.Axes
     """
-    ax = ax or plt.subplots(figsize=(_WIDTH, 1.2 + 0.32 * len(table)))[1]
+    ax = ax or plt.subplots(figsize=(WIDTH, 1.2 + 0.32 * len(table)))[1]
     labels = [name for name in table.columns if name.startswith("p_")]
     on_label = 1 - table["off_label"].to_numpy()
     places, left = np.arange(len(table)), np.zeros(len(table))
@@ -202,7 +155,7 @@ def distribution_bars(
     """
     n = table.shape[1]
     if axes is None:
-        size = (_WIDTH, 0.9 + 0.24 * len(table))
+        size = (WIDTH, 0.9 + 0.24 * len(table))
         axes = plt.subplots(
             1, n, figsize=size, sharey=True, sharex=True, squeeze=False
         )[1][0]
@@ -250,7 +203,7 @@ def measure_dots(
     """
     n = table.shape[1]
     if axes is None:
-        size = (_WIDTH, 0.9 + 0.3 * len(table))
+        size = (WIDTH, 0.9 + 0.3 * len(table))
         axes = plt.subplots(1, n, figsize=size, sharey=True, squeeze=False)[1][0]
     places = np.arange(len(table))
     for at, (ax, name) in enumerate(zip(axes, table, strict=True)):
@@ -300,7 +253,7 @@ def score_histogram(
     -------
     matplotlib.axes.Axes
     """
-    ax = ax or plt.subplots(figsize=(_WIDTH, 3))[1]
+    ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
     scores, truth = np.asarray(scores), np.asarray(truth, dtype=bool)
     bins = np.linspace(0, 1, 31).tolist()
     for at, value in enumerate((False, True)):

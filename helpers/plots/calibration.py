@@ -1,0 +1,555 @@
+"""Figures of calibration. Whatever was fitted on the rows it shows says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
+from statsmodels.stats.proportion import proportion_confint
+
+from ..checks import check_outcomes, check_probabilities
+from ..metrics import CalibrationReport, calibration_metrics
+from .style import GREY, LINES, MARKERS, PALETTE, WIDTH
+
+_DIAGONAL: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": "--"}
+_WARNING = "#b00020"
+_MOST_POINTS = 2000
+_LEAST = 50
+ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
+
+
+def confidence_histogram(
+    confidence: ArrayLike,
+    correct: ArrayLike | None = None,
+    *,
+    n_bins: int = 20,
+    ax: Axes | None = None,
+) -> Axes:
+    """How the confidences of a model are spread, with their mean and the accuracy.
+
+    Parameters
+    ----------
+    confidence : array-like of shape (n,)
+        Probabilities in [0, 1].
+    correct : array-like of shape (n,), optional
+        1 or True where the prediction was correct, else 0: adds the accuracy.
+    n_bins : int, default=20
+        Bars between 0 and 1.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    values = check_probabilities(confidence)
+    ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
+    edges = (np.arange(n_bins + 1) / n_bins).tolist()
+    ax.hist(values, edges, color=PALETTE[0], alpha=0.55, edgecolor=PALETTE[0])
+    mean = values.mean()
+    label = f"mean confidence {mean:.3f}"
+    ax.axvline(mean, color="black", linestyle="-", linewidth=1.5, label=label)
+    if correct is not None:
+        accuracy = check_outcomes(correct, len(values)).mean()
+        ax.axvline(
+            accuracy,
+            color=PALETTE[1],
+            linestyle="--",
+            linewidth=1.5,
+            label=f"accuracy {accuracy:.3f}",
+        )
+    left = 0.5 if values.min() >= 0.5 else 0.0
+    ax.set(xlim=(left, 1), xlabel="confidence", ylabel="number of predictions")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def plot_reliability_diagram(
+    report: CalibrationReport | ArrayLike,
+    correct: ArrayLike | None = None,
+    *,
+    points: bool = True,
+    panel: bool = True,
+    counts: bool = True,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy against confidence, with what chance does to it.
+
+    Grey dots at the top and bottom are single predictions, right and wrong. A marker
+    is the mean of a bin, its size and number the rows in it, its bar Wilson's
+    interval. The grey band is where the markers would lie if the confidences were
+    true; below the diagonal the model is overconfident.
+
+    Parameters
+    ----------
+    report : CalibrationReport or array-like of shape (n,)
+        What :func:`calibration_metrics` gives, or confidences, with ``correct``.
+    correct : array-like of shape (n,), optional
+        1 or True where the prediction was correct, else 0.
+    points : bool, default=True
+        Whether to draw single predictions, at most 2,000 of them.
+    panel : bool, default=True
+        Whether to write ECE, noise floor and number of rows into the figure.
+    counts : bool, default=True
+        Whether to write the number of rows beside each marker.
+    seed : int, default=0
+        Seed of the scatter of single predictions.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With a stamp across it where rows were fitted on.
+
+    Raises
+    ------
+    ValueError
+        Confidences without outcomes, or bad data.
+    """
+    if not isinstance(report, CalibrationReport):
+        if correct is None:
+            raise ValueError("correct must be given with confidences; it is None.")
+        report = calibration_metrics(report, correct)
+    ax = ax or plt.subplots(figsize=(5.6, 5.2))[1]
+    curve = report.curve[report.curve["n"] > 0]
+    if points:
+        _single_predictions(report, seed, ax)
+    ax.plot([0, 1], [0, 1], **_DIAGONAL, label="perfect calibration")
+    ax.bar(
+        curve["low"],
+        curve["band_high"] - curve["band_low"],
+        curve["high"] - curve["low"],
+        bottom=curve["band_low"],
+        align="edge",
+        color="0.5",
+        alpha=0.25,
+        linewidth=0,
+        label=f"{report.level:.0%} if confidences were true",
+    )
+    ax.errorbar(
+        curve["confidence"],
+        curve["accuracy"],
+        yerr=_bars(curve),
+        fmt="none",
+        ecolor=PALETTE[1],
+        elinewidth=1.2,
+        capsize=2,
+    )
+    sizes = 12 + 140 * np.sqrt(curve["n"] / curve["n"].max())
+    ax.scatter(
+        curve["confidence"],
+        curve["accuracy"],
+        s=sizes,
+        color=PALETTE[1],
+        edgecolor="white",
+        zorder=3,
+        label="mean of a bin",
+    )
+    if counts:
+        for row in curve.itertuples():
+            ax.annotate(
+                f"{row.n:,}",
+                (row.confidence, 1.05),
+                ha="center",
+                va="bottom",
+                rotation=60,
+                fontsize=7,
+                color="0.3",
+            )
+    left = np.floor(10 * report.confidence.min()) / 10 - 0.03
+    ax.set(xlim=(left, 1.03), ylim=(-0.05, 1.14 if counts else 1.05))
+    ax.set(xlabel="confidence", ylabel="accuracy")
+    _stamp(ax, report.evaluation)
+    if panel:
+        _panel(report, ax)
+    return ax
+
+
+def plot_before_after(
+    before: CalibrationReport,
+    after: CalibrationReport,
+    *,
+    names: tuple[str, str] = ("before", "after"),
+    axes: Sequence[Axes] | None = None,
+) -> list[Axes]:
+    """Two reliability diagrams side by side.
+
+    Parameters
+    ----------
+    before, after : CalibrationReport
+        Reports on the same rows.
+    names : tuple of (str, str), default=("before", "after")
+        What to call them.
+    axes : sequence of matplotlib.axes.Axes, optional
+        Two of them.
+
+    Returns
+    -------
+    list of matplotlib.axes.Axes
+    """
+    if axes is None:
+        axes = plt.subplots(1, 2, figsize=(9.6, 4.8), sharex=True, sharey=True)[1]
+    for ax, report, name in zip(axes, (before, after), names, strict=True):
+        plot_reliability_diagram(report, points=False, ax=ax)
+        ax.set_title(name, fontsize=10)
+    axes[1].set_ylabel("")
+    left = min(ax.get_xlim()[0] for ax in axes)
+    axes[0].set_xlim(left, 1.03)
+    return list(axes)
+
+
+def plot_calibration_map(
+    maps: Mapping[str, Callable[[np.ndarray], ArrayLike]],
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    mark: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """From score to calibrated confidence: the map that each calibrator learnt.
+
+    Parameters
+    ----------
+    maps : mapping of str to callable
+        Names, and functions such as the ``predict`` of a fitted calibrator.
+    low, high : float
+        The range of scores.
+    mark : float, optional
+        A score to mark; each map's value there is drawn.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
+    grid = np.linspace(low, high, 2001)
+    ax.plot([low, high], [low, high], **_DIAGONAL, label="unchanged")
+    for at, (name, predict) in enumerate(maps.items()):
+        colour = PALETTE[at % len(PALETTE)]
+        line = LINES[at % len(LINES)]
+        values = np.asarray(predict(grid))
+        ax.plot(grid, values, color=colour, linestyle=line, label=name)
+        if mark is not None:
+            value = float(np.asarray(predict(np.array([mark])))[0])
+            marker = MARKERS[at % len(MARKERS)]
+            ax.plot([mark], [value], color=colour, marker=marker, markersize=6)
+    if mark is not None:
+        ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
+    ax.set(xlim=(low, high), xlabel="score", ylabel="calibrated confidence")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def plot_accuracy_by_threshold(
+    reports: Mapping[str, CalibrationReport],
+    *,
+    target: float | None = 0.9,
+    low: float = 0.5,
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy of the predictions with at least some confidence, and how many.
+
+    Behind the lines lie the zones that rules in common use divide confidence into.
+    A line that stands on the dotted one keeps its promise exactly; since all rows
+    *above* a threshold count, a calibrated one lies over it.
+
+    Parameters
+    ----------
+    reports : mapping of str to CalibrationReport
+        Names and reports, such as before and after calibration.
+    target : float, optional, default=0.9
+        A threshold to mark; the legend says how many predictions reach it.
+    low : float, default=0.5
+        The lowest threshold.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
+    thresholds = np.linspace(low, 1, 201)
+    _zones(ax, low)
+    ax.plot([low, 1], [low, 1], color="black", linewidth=1, linestyle=":")
+    floor = 1.0
+    for at, (name, report) in enumerate(reports.items()):
+        answered, right = _above(report, thresholds)
+        some = answered >= _LEAST
+        accuracy = right[some] / answered[some]
+        ends = proportion_confint(right[some], answered[some], method="wilson")
+        colour = PALETTE[at % len(PALETTE)]
+        line = LINES[at % len(LINES)]
+        label = name + _suffix(report)
+        if target is not None:
+            (count,), (good,) = _above(report, np.array([target]))
+            if count:
+                marker = MARKERS[at % len(MARKERS)]
+                ax.plot([target], [good / count], color=colour, marker=marker)
+                label += f": {count:,} from {target:g} on, {good / count:.1%} right"
+        ax.plot(thresholds[some], accuracy, color=colour, linestyle=line, label=label)
+        ax.fill_between(thresholds[some], *ends, color=colour, alpha=0.15, linewidth=0)
+        floor = min(floor, accuracy.min(initial=1.0))
+    ax.set(xlim=(low, 1), ylim=(min(floor, low + 0.2) - 0.05, 1.05))
+    ax.set(xlabel="threshold on the confidence", ylabel="accuracy above it")
+    ax.legend(loc="lower left")
+    return ax
+
+
+def plot_sample_size_progression(
+    table: pd.DataFrame,
+    *,
+    measure: str = "accuracy",
+    axes: Sequence[Axes] | None = None,
+) -> list[Axes]:
+    """What calibrators fitted on few and on many labels promise, and what they keep.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What :func:`helpers.calibration.held_out_curves` gives: ``n``, ``draw``,
+        ``confidence`` and ``accuracy``, for several numbers of labels.
+    measure : str, default="accuracy"
+        The column to draw.
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each number of labels.
+
+    Returns
+    -------
+    list of matplotlib.axes.Axes
+        The median over draws, and a band that holds 90 % of them, wherever at least
+        half of the draws state such a confidence.
+    """
+    sizes = sorted(table["n"].unique())
+    if axes is None:
+        rows = (len(sizes) + 1) // 2
+        size = (WIDTH, 2.9 * rows)
+        grid = plt.subplots(
+            rows, 2, figsize=size, sharex=True, sharey=True, squeeze=False
+        )[1]
+        axes = list(grid.flat)
+    lowest = 1.0
+    for at, (ax, n) in enumerate(zip(axes, sizes, strict=False)):
+        part = table[table["n"] == n]
+        rows = part.groupby("confidence")["draw"].transform("size")
+        often = part[rows >= part["draw"].nunique() / 2]
+        found = often.groupby("confidence")[measure]
+        middle = found.median()
+        band = found.quantile([0.05, 0.95]).unstack()
+        lowest = min(lowest, middle.index.min(), band[0.05].min())
+        ax.plot([0, 1], [0, 1], **_DIAGONAL)
+        ax.fill_between(
+            band.index,
+            band[0.05],
+            band[0.95],
+            color=PALETTE[0],
+            alpha=0.25,
+            linewidth=0,
+        )
+        ax.plot(middle.index, middle, color=PALETTE[0], marker=MARKERS[0], markersize=4)
+        ax.set_title(f"{n:,} labels", fontsize=10)
+        if at % 2 == 0:
+            ax.set_ylabel("held-out accuracy")
+        if at >= len(sizes) - 2:
+            ax.set_xlabel("calibrated confidence")
+    axes[0].set(xlim=(lowest - 0.03, 1.0), ylim=(lowest - 0.03, 1.03))
+    return list(axes)
+
+
+def plot_learning_curves(
+    table: pd.DataFrame,
+    *,
+    measure: str = "ece",
+    levels: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A held-out measure of each calibrator against the number of labels.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What :func:`helpers.calibration.learning_curves` gives.
+    measure : str, default="ece"
+        The column to draw.
+    levels : mapping of str to float, optional
+        Names and values of horizontal lines, such as the noise floor.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Means over draws, and thin bands that hold half of them.
+    """
+    ax = ax or plt.subplots(figsize=(WIDTH, 4.4))[1]
+    for at, name in enumerate(table["calibrator"].unique()):
+        found = table[table["calibrator"] == name].groupby("n")[measure]
+        mean, ends = found.mean(), found.quantile([0.25, 0.75]).unstack()
+        colour = PALETTE[at % len(PALETTE)]
+        ax.plot(
+            mean.index,
+            mean,
+            color=colour,
+            marker=MARKERS[at % len(MARKERS)],
+            linestyle=LINES[(at + at // len(PALETTE)) % len(LINES)],
+            markerfacecolor=colour if at < len(PALETTE) else "white",
+            markersize=5,
+            label=name,
+        )
+        ax.fill_between(
+            ends.index, ends[0.25], ends[0.75], color=colour, alpha=0.1, linewidth=0
+        )
+    for at, (name, value) in enumerate((levels or {}).items()):
+        ax.axhline(value, color="0.3", linewidth=1, linestyle=LINES[(at + 1) % 4])
+        ax.annotate(
+            name,
+            (0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    sizes = sorted(table["n"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    ax.minorticks_off()
+    ax.set(
+        xlabel="labels for calibration",
+        ylabel=f"held-out {_NAMES.get(measure, measure)}",
+    )
+    ax.set_ylim(bottom=0 if measure == "ece" else None)
+    ax.legend(loc="upper right", ncols=2)
+    return ax
+
+
+_NAMES = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
+
+
+def _single_predictions(report: CalibrationReport, seed: int, ax: Axes) -> None:
+    rng = np.random.default_rng(seed)
+    n = len(report.confidence)
+    rows = rng.permutation(n)[:_MOST_POINTS]
+    height = report.correct[rows] + rng.uniform(-0.025, 0.025, len(rows))
+    ax.scatter(
+        report.confidence[rows],
+        height,
+        s=4,
+        color=PALETTE[0],
+        alpha=0.25,
+        linewidths=0,
+        rasterized=True,
+        label="single prediction",
+    )
+
+
+def _bars(curve: pd.DataFrame) -> np.ndarray:
+    accuracy = curve["accuracy"]
+    below = (accuracy - curve["accuracy_low"]).clip(lower=0)
+    above = (curve["accuracy_high"] - accuracy).clip(lower=0)
+    return np.stack([below, above])
+
+
+def _panel(report: CalibrationReport, ax: Axes) -> None:
+    text = (
+        f"ECE {report.ece:.3f}\n"
+        f"noise floor {report.floor.mean:.3f} (95 %: {report.floor.upper:.3f})\n"
+        f"n = {report.n:,}\n{report.rule}"
+    )
+    ax.text(
+        0.98,
+        0.1,
+        text,
+        transform=ax.transAxes,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
+    )
+
+
+def _stamp(ax: Axes, evaluation: str) -> None:
+    if evaluation != "in-sample":
+        return
+    ax.text(
+        0.5,
+        0.5,
+        "IN-SAMPLE",
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        rotation=35,
+        fontsize=28,
+        fontweight="bold",
+        color=_WARNING,
+        alpha=0.45,
+    )
+
+
+def _suffix(report: CalibrationReport) -> str:
+    return " (IN-SAMPLE)" if report.evaluation == "in-sample" else ""
+
+
+def _above(
+    report: CalibrationReport, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with at least that confidence, and those of them that are correct."""
+    order = np.argsort(report.confidence)
+    first = np.searchsorted(report.confidence[order], thresholds)
+    right = np.append(0, np.cumsum(report.correct[order]))
+    return report.n - first, right[-1] - right[first]
+
+
+def _zones(ax: Axes, low: float) -> None:
+    top = 1.0
+    for at, (start, name) in enumerate(ZONES):
+        if top > low:
+            left = max(start, low)
+            ax.axvspan(left, top, color=GREY, alpha=(0.0, 0.08, 0.16, 0.24)[at])
+            ax.text(
+                (left + top) / 2,
+                0.98,
+                name,
+                transform=ax.get_xaxis_transform(),
+                ha="center",
+                va="top",
+                fontsize=8,
+                color="0.3",
+            )
+        top = start
+
+
+def legend_below(ax: Axes, *, ncols: int = 2) -> Axes:
+    """Put the legend of a diagram below it.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        The diagram.
+    ncols : int, default=2
+        Columns of the legend.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    shown = [
+        Line2D([], [], marker="o", linestyle="", color=PALETTE[0], markersize=4)
+        if label == "single prediction"
+        else handle
+        for handle, label in zip(handles, labels, strict=True)
+    ]
+    ax.legend(
+        shown, labels, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=ncols
+    )
+    return ax

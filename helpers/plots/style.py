@@ -1,0 +1,58 @@
+"""The book's style: its colours, markers and patterns.
+
+Colours are those of seaborn's colour-blind palette that stand out on white (contrast
+3:1 or more), always together with a marker, a pattern or a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.rcsetup import cycler
+
+PALETTE = tuple(sns.color_palette("colorblind")[at] for at in (0, 3, 2, 7, 4))
+MARKERS = ("o", "s", "^", "D", "v")
+HATCHES = ("", "///", "...", "xxx", "---")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+GREY = PALETTE[3]
+WIDTH = 7.0
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The book's style, for the figures drawn inside a ``with`` block.
+
+    Yields
+    ------
+    None
+
+    Examples
+    --------
+    >>> with style():
+    ...     mpl.rcParams["figure.dpi"]
+    150.0
+    """
+    settings = sns.axes_style("whitegrid") | {
+        "axes.edgecolor": "0.3",
+        "axes.prop_cycle": cycler(color=PALETTE),
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 150,
+        "figure.facecolor": "white",
+        "figure.figsize": (WIDTH, 3.6),
+        "font.size": 10,
+        "grid.color": "0.9",
+        "legend.frameon": False,
+        "savefig.facecolor": "white",
+    }
+    with plt.rc_context(settings):
+        yield
+        # A notebook's backend, loaded with the first figure, switches this on: it has
+        # to outlast the block, or no later figure is shown.
+        interactive = mpl.is_interactive()
+    mpl.interactive(interactive)
