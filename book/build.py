@@ -81,9 +81,9 @@ def input_key(root: Path, notebook: Path, parameters: dict[str, Any]) -> str:
     digest = hashlib.sha256(
         json.dumps([said, parameters, model, sys.version_info[:2]]).encode()
     )
-    files = [*root.glob("helpers/*.py"), *root.glob("data/**/*")]
+    files = [*root.glob("helpers/**/*.py"), *root.glob("data/**/*")]
     for path in sorted([*files, root / "constraints.txt"]):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".pyc":
             digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

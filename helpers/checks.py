@@ -231,6 +231,50 @@ def check_truth(values: ArrayLike, n: int, classes: list[Any]) -> np.ndarray:
     return np.asarray(truth, dtype=np.intp)
 
 
+def check_groups(values: Any, n: int) -> np.ndarray:
+    """Rows that belong together, as numbers.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        What each row belongs to: a text, a document, a person. Strings are compared
+        without regard to case and to the amount of white space.
+    n : int
+        How many there must be.
+
+    Returns
+    -------
+    numpy.ndarray of int, of shape (n,)
+        From 0 on, in the order in which the groups first occur.
+
+    Raises
+    ------
+    ValueError
+        Their number is another, or one is missing.
+
+    Examples
+    --------
+    >>> check_groups(["A joy.", "a  joy.", "A bore."], 3)
+    array([0, 0, 1])
+    """
+    named = values if isinstance(values, (pd.Series, np.ndarray)) else list(values)
+    if np.ndim(named) != 1 or len(named) != n:
+        raise ValueError(
+            f"groups must have one value for each of {n} rows, not shape "
+            f"{np.shape(named)}."
+        )
+    plain = [
+        " ".join(group.casefold().split()) if isinstance(group, str) else group
+        for group in named
+    ]
+    codes = pd.factorize(pd.Series(plain, dtype=object))[0]
+    missing = np.flatnonzero(codes < 0)
+    if len(missing):
+        at = int(missing[0])
+        raise ValueError(f"groups must not be missing; row {at} is {plain[at]!r}.")
+    return codes
+
+
 def check_rng(rng: np.random.Generator | int | None) -> np.random.Generator:
     """A random generator from a seed, or the one given.
 

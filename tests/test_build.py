@@ -79,12 +79,20 @@ def test_pages_in_reading_order(build: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["helpers/a.py", "data/a.csv", "data/new.csv", "constraints.txt"]
+    "path",
+    [
+        "helpers/a.py",
+        "helpers/parts/b.py",
+        "data/a.csv",
+        "data/new.csv",
+        "constraints.txt",
+    ],
 )
 def test_key_follows_every_input(build: ModuleType, book: Path, path: str) -> None:
     notebook = book / "notebooks" / "01_one.ipynb"
     before = build.input_key(book, notebook, {})
     assert build.input_key(book, notebook, {}) == before
+    (book / path).parent.mkdir(exist_ok=True)
     (book / path).write_text("changed\n")
     assert build.input_key(book, notebook, {}) != before
 

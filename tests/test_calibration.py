@@ -45,6 +45,7 @@ from helpers.calibration import (
     load_calibrator,
 )
 from helpers.calibration.marks import row_ids, score_hashes
+from helpers.datasets import load_review_scores
 
 # The cross-library fixture of 20 rows: its values were made with scikit-learn 1.9.1,
 # venn-abers 1.5.4 and R's rules, independently of this package.
@@ -1296,7 +1297,7 @@ def test_tables_are_cross_fitted_like_arrays() -> None:
         ({"n_splits": 14}, "rows with the more frequent outcome, 13, not 14"),
         ({"groups": [0, 1] * 10}, "at most the number of groups, 2, not 5"),
         ({"groups": ["a", " A "] * 10, "n_splits": 2}, "the number of groups, 1"),
-        ({"groups": [0]}, "groups must be one for each of 20 rows, not 1"),
+        ({"groups": [0]}, "groups must have one value for each of 20 rows, not shape"),
         ({"groups": [None, *range(19)]}, "groups must not be missing; row 0 is None"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"correct": Y[:19]}, "one value for each of 20 rows"),
@@ -1330,3 +1331,23 @@ def test_a_fold_that_stays_empty_does_no_harm() -> None:
     )
     assert found.shape == (9,)
     assert found.evaluation == "held-out"
+
+
+def test_step_rule_is_what_r_predicts_on_the_reviews() -> None:
+    # R 4.2.2, as.stepfun(isoreg(confidence, correct)) on these 2,000 rows, at scores
+    # inside a group, between two groups, and below and above all.
+    labelled = load_review_scores("calibration", n=3184).head(2000)
+    step = IsotonicRegressionCalibrator(rule="step")
+    step.fit(labelled["confidence"], labelled["correct"])
+    expected = {
+        0.1: 0.0,
+        0.5: 0.0,
+        0.561992: 0.582706766917293,
+        0.6: 0.582706766917293,
+        0.7390815: 0.775773195876289,
+        0.85: 0.897435897435897,
+        0.896705: 0.962962962962963,
+        0.999: 1.0,
+    }
+    found = step.predict(list(expected))
+    assert found == pytest.approx(list(expected.values()), abs=1e-12)

@@ -144,16 +144,16 @@ def test_accuracy_by_threshold_is_that_of_the_rows_above() -> None:
     assert {"act", "review", "check"} <= set(texts(ax).split("\n"))
 
 
-def test_progression_draws_median_and_band_of_what_most_draws_state() -> None:
-    rows = [(100, draw, 0.9, 0.8 + draw / 100) for draw in range(11)]
-    rows += [(100, 0, 0.1, 0.5)]  # one draw in eleven states this
-    rows += [(200, draw, 0.9, 0.85) for draw in range(11)]
-    table = pd.DataFrame(rows, columns=["n", "draw", "confidence", "accuracy"])
+def test_progression_draws_what_most_draws_state() -> None:
+    rows = [(100, draw, 0.9, 0.97, 0.8 + draw / 100) for draw in range(11)]
+    rows += [(100, 0, 0.1, 0.12, 0.5)]  # one draw in eleven states this
+    rows += [(200, draw, 0.9, 0.95, 0.85) for draw in range(11)]
+    columns = ["n", "draw", "bin", "confidence", "accuracy"]
+    table = pd.DataFrame(rows, columns=columns)
     first, second = plots.plot_sample_size_progression(table)
     assert [ax.get_title() for ax in (first, second)] == ["100 labels", "200 labels"]
     middle = first.lines[-1]
-    assert list(middle.get_xdata()) == [0.9]
-    assert middle.get_ydata() == pytest.approx([0.85])
+    assert middle.get_xydata() == pytest.approx(np.array([[0.97, 0.85]]))
 
 
 def test_learning_curves_draw_means_and_levels() -> None:

@@ -69,10 +69,11 @@ def test_more_labels_help_on_average(data: tuple[np.ndarray, ...]) -> None:
 def test_curves_hold_every_test_row_in_its_bin(data: tuple[np.ndarray, ...]) -> None:
     table = held_out_curves(Spy(), *data, sizes=[40], n_draws=2, least=1, n_bins=10)
     one = table[table["draw"] == 0]
-    assert one["confidence"].tolist() == pytest.approx([0.55, 0.65, 0.75, 0.85, 0.95])
+    assert one["bin"].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     assert one["rows"].sum() == 600
     test, truth = data[2:]
     top = test >= 0.9
+    assert one["confidence"].iloc[-1] == pytest.approx(test[top].mean())
     assert one["accuracy"].iloc[-1] == pytest.approx(truth[top].mean())
     assert one["rows"].iloc[-1] == top.sum()
 

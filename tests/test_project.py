@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "IPython": "ipykernel",
     "nbclient": "papermill",
     "sklearn": "scikit-learn",
+    "venn_abers": "venn-abers",
     "yaml": "pyyaml",
 }
 TARGETS = ["setup", "book", "test", "lint", "lab", "bench", "clean", "help"]
@@ -76,7 +77,7 @@ def test_every_import_is_a_declared_dependency(
 ) -> None:
     declared = {canonicalize_name(requirement.name) for requirement in requirements}
     known = declared | set(sys.stdlib_module_names) | {"helpers"}
-    for path in [*root.glob("helpers/*.py"), root / "book" / "build.py"]:
+    for path in [*root.glob("helpers/**/*.py"), root / "book" / "build.py"]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = []
             if isinstance(node, ast.Import):
@@ -105,6 +106,7 @@ def test_api_page_lists_every_module(root: Path) -> None:
     page = (root / "book" / "api.rst").read_text("utf-8")
     listed = set(re.findall(r"automodule:: helpers\.(\w+)", page))
     modules = {path.stem for path in root.glob("helpers/*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in root.glob("helpers/*/__init__.py")}
     assert listed == modules
 
 

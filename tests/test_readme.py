@@ -10,15 +10,35 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_example_separates_a_thousand_held_out_reviews() -> None:
+def examples() -> list[str]:
     readme = (ROOT / "README.md").read_text("utf-8")
-    (code,) = re.findall(r"python - <<'EOF'\n(.*?)\nEOF\n", readme, re.S)
-    assert 'load_reviews("test", n=1000)' in code
+    return re.findall(r"python - <<'EOF'\n(.*?)\nEOF\n", readme, re.S)
+
+
+def run(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    found = dict(re.findall(r"^(AUROC|accuracy) +([\d.]+)$", done.stdout, re.M))
+    return done.stdout
+
+
+def test_classifier_separates_a_thousand_held_out_reviews() -> None:
+    code, _ = examples()
+    assert 'load_reviews("test", n=1000)' in code
+    shown = run(code)
+    found = dict(re.findall(r"^(AUROC|accuracy) +([\d.]+)$", shown, re.M))
     assert float(found["AUROC"]) >= 0.88
     assert float(found["accuracy"]) >= 0.78
-    assert "off_label" in done.stdout
+    assert "off_label" in shown
+
+
+def test_calibrator_mends_the_confidence_of_other_films() -> None:
+    _, code = examples()
+    before, after = run(code).strip().split("\n\n")
+    assert "not stated" in before and "(held out:" in after
+    errors = [
+        float(re.search(r"^ECE +([\d.]+)", report, re.M)[1])
+        for report in (before, after)
+    ]
+    assert errors[1] <= 0.025 < errors[0]

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from ..checks import (
     check_count,
     check_distributions,
+    check_groups,
     check_outcomes,
     check_probabilities,
     check_truth,
@@ -74,7 +75,7 @@ def cross_fitted(
     check_count("n_splits", n_splits, 2)
     check_count("seed", seed, 0)
     right = _outcomes(calibrator, scores, correct)
-    codes = None if groups is None else _codes(groups, len(right))
+    codes = None if groups is None else check_groups(groups, len(right))
     _check_splits(n_splits, right, codes)
     kind = StratifiedKFold if codes is None else StratifiedGroupKFold
     folds = kind(n_splits, shuffle=True, random_state=seed)
@@ -119,22 +120,6 @@ def _check_splits(n_splits: int, right: np.ndarray, codes: np.ndarray | None) ->
             raise ValueError(
                 f"n_splits must be at most {what}, {number}, not {n_splits}."
             )
-
-
-def _codes(groups: Any, n: int) -> np.ndarray:
-    """Groups as numbers."""
-    named = groups if isinstance(groups, (pd.Series, np.ndarray)) else list(groups)
-    if len(named) != n or np.ndim(named) != 1:
-        raise ValueError(f"groups must be one for each of {n} rows, not {len(named)}.")
-    plain = [
-        " ".join(group.casefold().split()) if isinstance(group, str) else group
-        for group in named
-    ]
-    codes = pd.factorize(pd.Series(plain, dtype=object))[0]
-    if (codes < 0).any():
-        at = int(np.flatnonzero(codes < 0)[0])
-        raise ValueError(f"groups must not be missing; row {at} is {plain[at]!r}.")
-    return codes
 
 
 def _taken(table: Any, array: np.ndarray, rows: np.ndarray) -> Any:

@@ -130,9 +130,9 @@ def held_out_curves(
     Returns
     -------
     pandas.DataFrame
-        One row a number of labels, draw and bin: ``n``, ``draw``, ``confidence`` (the
-        middle of the bin), ``accuracy`` on the test rows in it, and their number
-        ``rows``.
+        One row a number of labels, draw and bin: ``n``, ``draw``, ``bin`` (its lower
+        edge), the mean calibrated ``confidence`` of the test rows in it, their
+        ``accuracy``, and their number ``rows``.
 
     Raises
     ------
@@ -147,13 +147,15 @@ def held_out_curves(
         predicted = np.asarray(clone(calibrator).fit(part, outcome).predict(test))
         index = np.minimum((predicted * n_bins).astype(int), n_bins - 1)
         count = np.bincount(index, minlength=n_bins)
+        stated = np.bincount(index, weights=predicted, minlength=n_bins)
         right = np.bincount(index, weights=truth, minlength=n_bins)
         for at in np.flatnonzero(count >= least):
             rows.append(
                 {
                     "n": n,
                     "draw": draw,
-                    "confidence": (at + 0.5) / n_bins,
+                    "bin": at / n_bins,
+                    "confidence": stated[at] / count[at],
                     "accuracy": right[at] / count[at],
                     "rows": int(count[at]),
                 }

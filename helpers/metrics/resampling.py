@@ -13,6 +13,7 @@ from ..checks import (
     check_between,
     check_choice,
     check_count,
+    check_groups,
     check_outcomes,
     check_probabilities,
     check_rng,
@@ -198,7 +199,8 @@ def bootstrap_interval(
         "auroc"; or a function of confidences and outcomes, which is slower.
     groups : array-like of shape (n,), optional
         Rows with the same value, such as copies of a text or pages of a document,
-        are drawn together: the cluster bootstrap.
+        are drawn together: the cluster bootstrap. Strings are compared without regard
+        to case and white space.
     n_bins, strategy, closed
         The bins, chosen once on the data: see :func:`expected_calibration_error`.
     method : {"basic", "percentile"}, optional
@@ -219,6 +221,14 @@ def bootstrap_interval(
     Interval
         Resamples for which the measure is not defined, such as the AUROC of rows that
         are all correct, are left out.
+
+    Notes
+    -----
+    In simulations, 95 % intervals of "gap", "brier" and "auroc" covered the true value
+    in 93 to 95 % of samples, and those of "squared" in 94 % or more. Those of the plain
+    errors, "ece", "rmsce" and "mce", cannot cover an error of zero, which lies below
+    all their values, and cover a small one too seldom: to say how large an error is,
+    use "squared"; to say whether there is one, the noise floor.
 
     Raises
     ------
@@ -255,7 +265,7 @@ def bootstrap_interval(
     generator = check_rng(rng)
     values = check_probabilities(confidence).astype(float)
     outcome = check_outcomes(correct, len(values))
-    codes = None if groups is None else _group_codes(groups, len(values))
+    codes = None if groups is None else check_groups(groups, len(values))
     value = float(measure(values, outcome))
     found = _resampled(measure, values, outcome, codes, n_resamples, generator)
     return _interval(value, found, level, value if method == "basic" else None)
@@ -310,7 +320,7 @@ def bootstrap_intervals(
     generator = check_rng(rng)
     values = check_probabilities(confidence)
     outcome = check_outcomes(correct, len(values))
-    codes = None if groups is None else _group_codes(groups, len(values))
+    codes = None if groups is None else check_groups(groups, len(values))
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     cells = make_cells(values, outcome, bins, merge=codes is None)
     found: dict[str, list[np.ndarray]] = {measure: [] for measure in measures}
@@ -394,14 +404,3 @@ def _resampled(
             drawn = np.concatenate([members[group] for group in drawn])
         found[at] = measure(values[drawn], outcome[drawn])
     return found
-
-
-def _group_codes(groups: ArrayLike, n: int) -> np.ndarray:
-    codes, _ = pd.factorize(
-        pd.Series(np.asarray(groups).ravel()), use_na_sentinel=False
-    )
-    if len(codes) != n:
-        raise ValueError(
-            f"groups must have one value for each of {n} rows, not {len(codes)}."
-        )
-    return codes

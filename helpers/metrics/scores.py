@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
 from ..checks import (
+    check_between,
     check_choice,
     check_distributions,
     check_outcomes,
@@ -233,8 +234,8 @@ def log_loss(
     >>> log_loss([1.0], [0])
     inf
     """
-    if clip is not None and not 0 < clip < 0.5:
-        raise ValueError(f"clip must lie between 0 and 0.5, not {clip!r}.")
+    if clip is not None:
+        check_between("clip", clip, 0, 0.5)
     if np.ndim(probabilities) == 1:
         values = check_probabilities(probabilities)
         outcome = check_outcomes(truth, len(values))

@@ -7,6 +7,7 @@ tokens and labels, ``calibration`` those of calibration.
 from .calibration import (
     confidence_histogram,
     legend_below,
+    often_filled,
     plot_accuracy_by_threshold,
     plot_before_after,
     plot_calibration_map,
@@ -35,6 +36,7 @@ __all__ = [
     "legend_below",
     "measure_dots",
     "next_token_bars",
+    "often_filled",
     "plot_accuracy_by_threshold",
     "plot_before_after",
     "plot_calibration_map",

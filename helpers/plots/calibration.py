@@ -139,9 +139,10 @@ def plot_reliability_diagram(
         curve["accuracy"],
         yerr=_bars(curve),
         fmt="none",
-        ecolor=PALETTE[1],
+        ecolor="0.15",
         elinewidth=1.2,
         capsize=2,
+        zorder=4,
     )
     sizes = 12 + 140 * np.sqrt(curve["n"] / curve["n"].max())
     ax.scatter(
@@ -309,7 +310,6 @@ def plot_accuracy_by_threshold(
 def plot_sample_size_progression(
     table: pd.DataFrame,
     *,
-    measure: str = "accuracy",
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """What calibrators fitted on few and on many labels promise, and what they keep.
@@ -317,18 +317,16 @@ def plot_sample_size_progression(
     Parameters
     ----------
     table : pandas.DataFrame
-        What :func:`helpers.calibration.held_out_curves` gives: ``n``, ``draw``,
-        ``confidence`` and ``accuracy``, for several numbers of labels.
-    measure : str, default="accuracy"
-        The column to draw.
+        What :func:`helpers.calibration.held_out_curves` gives, for several numbers of
+        labels.
     axes : sequence of matplotlib.axes.Axes, optional
         One for each number of labels.
 
     Returns
     -------
     list of matplotlib.axes.Axes
-        The median over draws, and a band that holds 90 % of them, wherever at least
-        half of the draws state such a confidence.
+        The median over draws, at the median of what they state, and a band that holds
+        90 % of them, for every bin that at least half of the draws fill.
     """
     sizes = sorted(table["n"].unique())
     if axes is None:
@@ -340,23 +338,23 @@ def plot_sample_size_progression(
         axes = list(grid.flat)
     lowest = 1.0
     for at, (ax, n) in enumerate(zip(axes, sizes, strict=False)):
-        part = table[table["n"] == n]
-        rows = part.groupby("confidence")["draw"].transform("size")
-        often = part[rows >= part["draw"].nunique() / 2]
-        found = often.groupby("confidence")[measure]
-        middle = found.median()
-        band = found.quantile([0.05, 0.95]).unstack()
-        lowest = min(lowest, middle.index.min(), band[0.05].min())
+        found = often_filled(table[table["n"] == n]).groupby("bin")
+        middle = found[["confidence", "accuracy"]].median()
+        band = found["accuracy"].quantile(np.array([0.05, 0.95])).unstack()
+        place = middle["confidence"]
+        lowest = min(lowest, place.min(), band[0.05].min())
         ax.plot([0, 1], [0, 1], **_DIAGONAL)
         ax.fill_between(
-            band.index,
+            place,
             band[0.05],
             band[0.95],
             color=PALETTE[0],
             alpha=0.25,
             linewidth=0,
         )
-        ax.plot(middle.index, middle, color=PALETTE[0], marker=MARKERS[0], markersize=4)
+        ax.plot(
+            place, middle["accuracy"], color=PALETTE[0], marker=MARKERS[0], markersize=4
+        )
         ax.set_title(f"{n:,} labels", fontsize=10)
         if at % 2 == 0:
             ax.set_ylabel("held-out accuracy")
@@ -364,6 +362,22 @@ def plot_sample_size_progression(
             ax.set_xlabel("calibrated confidence")
     axes[0].set(xlim=(lowest - 0.03, 1.0), ylim=(lowest - 0.03, 1.03))
     return list(axes)
+
+
+def often_filled(table: pd.DataFrame) -> pd.DataFrame:
+    """The bins of one number of labels that at least half of the draws fill.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of :func:`helpers.calibration.held_out_curves` with one value of ``n``.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    draws = table.groupby("bin")["draw"].transform("size")
+    return table[draws >= table["draw"].nunique() / 2]
 
 
 def plot_learning_curves(
