@@ -1351,3 +1351,27 @@ def test_step_rule_is_what_r_predicts_on_the_reviews() -> None:
     }
     found = step.predict(list(expected))
     assert found == pytest.approx(list(expected.values()), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_three_calibrators_mend_the_confidence_of_real_reviews(seed: int) -> None:
+    # Fitted on 2,000 reviews, measured on 6,369 of other films, 20 bins.
+    columns = ["p_negative", "p_positive"]
+    labelled = load_review_scores("calibration", n=2000, seed=seed)
+    test = load_review_scores("test")
+    correct = test["correct"].to_numpy()
+
+    def ece(confidence: np.ndarray) -> float:
+        bins = np.minimum((np.asarray(confidence) * 20).astype(int), 19)
+        gaps = np.bincount(bins, weights=np.asarray(confidence) - correct)
+        return float(np.abs(gaps).sum() / len(correct))
+
+    assert ece(test["confidence"]) > 0.03
+    errors = []
+    for simple in (PlattScalingCalibrator(), BetaCalibrator()):
+        simple.fit(labelled["confidence"], labelled["correct"])
+        errors.append(ece(simple.predict(test["confidence"])))
+    for inner in (PlattScalingCalibrator(), BetaCalibrator()):
+        each = PerPredictedClass(inner).fit(labelled[columns], labelled["truth"])
+        errors.append(ece(each.predict(test[columns])))
+    assert max(errors) <= 0.025
