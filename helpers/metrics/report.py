@@ -324,10 +324,10 @@ def calibration_metrics(
     """
     if evaluation is not None:
         check_choice("evaluation", evaluation, ("held-out", "in-sample"))
-    state, n_fitted_on = _evaluation(confidence, evaluation)
     check_between("level", level, 0, 1)
     generator = check_rng(rng)
     values = check_probabilities(confidence)
+    state, n_fitted_on = _evaluation(confidence, len(values), evaluation)
     outcome = check_outcomes(correct, len(values))
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     sums = sum_bins(values, outcome, bins)
@@ -364,23 +364,26 @@ def calibration_metrics(
         bins=bins,
         level=level,
         evaluation=state,
-        n_fitted_on=n_fitted_on if state != "in-sample" or n_fitted_on else len(values),
+        n_fitted_on=n_fitted_on,
         confidence=np.asarray(values),
         correct=outcome,
     )
 
 
 def _evaluation(
-    confidence: ArrayLike, stated: Literal["held-out", "in-sample"] | None
+    confidence: ArrayLike, n: int, stated: Literal["held-out", "in-sample"] | None
 ) -> tuple[Evaluation, int]:
+    """Whether rows were fitted on, and how many of them."""
     known: Evaluation = getattr(confidence, "evaluation", "unstated")
-    n_fitted_on = int(np.sum(getattr(confidence, "fitted_on", 0)))
-    if known == "in-sample" and stated == "held-out":
-        raise ValueError(
-            f"evaluation must not be 'held-out': {n_fitted_on} of the rows were "
-            "fitted on."
-        )
-    return stated or known, n_fitted_on
+    if known == "in-sample":
+        n_fitted_on = int(np.sum(getattr(confidence, "fitted_on", n)))
+        if stated == "held-out":
+            raise ValueError(
+                f"evaluation must not be 'held-out': {n_fitted_on} of the rows were "
+                "fitted on."
+            )
+        return known, n_fitted_on
+    return stated or known, n if stated == "in-sample" else 0
 
 
 def _curve(
