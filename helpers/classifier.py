@@ -357,6 +357,31 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             [*([instruction] if instruction else []), *parts, asked]
         )
 
+    def inputs(
+        self, X: Iterable[str]
+    ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
+        """What the model is given, for functions that read it in another way.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+
+        Returns
+        -------
+        model : LanguageModel
+            The model.
+        labels : LabelTokens
+            The labels, in the order of ``classes_``.
+        prompts : list of list of int
+            Token ids of the whole prompt of each text.
+        prefix : tuple of int
+            Tokens that all prompts begin with.
+        """
+        self._ready()
+        model = self._model()
+        return model, *self._inputs(model, check_texts(X))
+
     # The rest is nobody else's business ----------------------------------------
 
     def _model(self) -> LanguageModel:
@@ -511,7 +536,17 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
         """Log-probabilities of the labels for texts as they are, cut if asked for."""
-        model, tokens = self._model(), self._tokens()
+        model = self._model()
+        tokens, prompts, prefix = self._inputs(model, texts)
+        score = cached_label_logprobs if self.cache else label_logprobs
+        return score(
+            model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
+        )
+
+    def _inputs(
+        self, model: LanguageModel, texts: Sequence[str]
+    ) -> tuple[LabelTokens, list[list[int]], tuple[int, ...]]:
+        tokens = self._tokens()
         prompts = [self._prompt_tokens(text, tokens) for text in texts]
         if self.too_long == "cut":
             room = room_for_prompt(model, tokens)
@@ -519,7 +554,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
                 ids if len(ids) <= room else self._cut(text, tokens, room)
                 for ids, text in zip(prompts, texts, strict=True)
             ]
-        return self._scores(model, tokens, prompts)
+        check_lengths(model, prompts, tokens)
+        probes = [self._prompt_tokens(text, tokens) for text in ("A", "0 b")]
+        return tokens, prompts, _common_start(*probes)
 
     def _corrected(self, raw: np.ndarray) -> np.ndarray:
         weighed = raw - np.log(self.prior_)
@@ -564,20 +601,6 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             shorter = model.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
             ids = self._prompt_tokens(str(shorter).rstrip("\ufffd"), tokens)
         return ids
-
-    def _scores(
-        self,
-        model: LanguageModel,
-        tokens: LabelTokens,
-        prompts: Sequence[Sequence[int]],
-    ) -> np.ndarray:
-        check_lengths(model, prompts, tokens)
-        probes = [self._prompt_tokens(text, tokens) for text in ("A", "0 b")]
-        prefix = _common_start(*probes)
-        score = cached_label_logprobs if self.cache else label_logprobs
-        return score(
-            model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
-        )
 
 
 def check_texts(X: Iterable[str]) -> list[str]:

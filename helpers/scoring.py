@@ -1,53 +1,38 @@
 """Exact log-probability of every label for many texts, one forward pass a batch.
 
-Three things make it quick without making it approximate. What all prompts share
-(instructions, examples) is computed once and kept as a key-value cache. Texts of like
-length share a batch. And the labels ride along: their trie is appended to each text as
-extra positions under a tree attention mask, where a position sees the prompt and its
-own ancestors only, so that one pass gives the probability of every token of every
-label.
-
-Where that would be wrong (sliding windows shorter than the prompt, recurrent layers,
-positions that do not come from position ids) each sequence is scored on its own
-instead; a short trial on the model itself decides.
+One pass reads the prompt and the tree of all labels behind it: see
+:mod:`helpers.tree`. Where that would be wrong (sliding windows shorter than the prompt,
+recurrent layers, positions that do not come from position ids) each sequence is scored
+on its own instead; a short trial on the model itself decides.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from scipy.special import logsumexp
-from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import (
-    AttentionInterface,
-    DynamicCache,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import PreTrainedConfig
 
 from .models import LanguageModel
-from .verbalizer import LabelTokens, LabelTrie
+from .tree import (
+    ACCELERATOR_BUDGET,
+    CPU_BUDGET,
+    LOGIT_BUDGET,
+    batches,
+    nodes_to_read,
+    tree_logits,
+)
+from .verbalizer import LabelTokens
 
-# Positions in a batch. On a processor a batch should stay in its caches; on an
-# accelerator it should be large enough to keep it busy (that number is a guess).
-_CPU_BUDGET, _ACCELERATOR_BUDGET = 1024, 16384
-_GROUPED = "how_sure_grouped"  # under this name transformers finds our attention
-_LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
 _TRIAL_TOLERANCE = 1e-4
 
-_prefixes: WeakKeyDictionary[LanguageModel, tuple[tuple[int, ...], DynamicCache]] = (
-    WeakKeyDictionary()
-)
 _trials: WeakKeyDictionary[LanguageModel, bool] = WeakKeyDictionary()
 
 
@@ -105,12 +90,12 @@ def label_logprobs(
     """
     check_lengths(model, prompts, labels)
     scores = np.empty((len(prompts), len(labels.labels)))
-    batches = label_logprob_batches(
+    parts = label_logprob_batches(
         model, prompts, labels, prefix=prefix, token_budget=token_budget
     )
     bar = tqdm(total=len(prompts), unit="text", delay=3, disable=not progress)
     with bar:
-        for rows, values in batches:
+        for rows, values in parts:
             scores[rows] = values
             bar.update(len(rows))
     return scores
@@ -220,7 +205,7 @@ def _sequence_batches(
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     if token_budget is None:
         on_cpu = model.device.type == "cpu"
-        token_budget = _CPU_BUDGET if on_cpu else _ACCELERATOR_BUDGET
+        token_budget = CPU_BUDGET if on_cpu else ACCELERATOR_BUDGET
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, not {token_budget!r}.")
     check_lengths(model, prompts, labels)
@@ -295,7 +280,7 @@ def _trial(model: LanguageModel) -> bool:
     for score in (_score_one_by_one, _score_by_tree):
         values = np.empty((len(prompts), len(sequences)))
         try:
-            for rows, part in score(model, prompts, labels, (), _CPU_BUDGET):
+            for rows, part in score(model, prompts, labels, (), CPU_BUDGET):
                 values[rows] = part
         except Exception:  # each architecture refuses in its own way
             if score is _score_one_by_one:
@@ -316,23 +301,16 @@ def _score_by_tree(
     token_budget: int,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield rows and their scores, batch by batch, longest texts first."""
-    shared = _shared_prefix(prompts, prefix)
-    cache = _prefix_cache(model, shared)
-    start = len(shared)
     trie = labels.trie
-    read = _nodes_to_read(labels)
-    vocabulary = model.network.get_output_embeddings().weight.shape[0]
-    widths = [len(ids) - start + len(read) - 1 for ids in prompts]
-    most = max(1, _LOGIT_BUDGET // (len(read) * vocabulary))
-    place = {node: at for at, node in enumerate(read)}
+    place = {node: at for at, node in enumerate(nodes_to_read(labels))}
     edges = range(1, len(trie.tokens))
     parents = [place[trie.parents[node]] for node in edges]
     tokens = [trie.tokens[node] for node in edges]
     ends = [place[leaf] for leaf in trie.leaves] if labels.stop_ids else []
     stops = torch.tensor(labels.stop_ids, dtype=torch.long, device=model.device)
-    for rows in _batches(widths, token_budget, most):
-        suffixes = [prompts[row][start:] for row in rows]
-        logits = _tree_logits(model, suffixes, trie, read, cache, start)
+    for rows, logits in tree_logits(
+        model, prompts, labels, prefix=prefix, token_budget=token_budget
+    ):
         chosen = logits[:, parents, tokens]
         ending = logits[:, ends][..., stops].logsumexp(-1)
         normaliser = _logsumexp_in_place(logits)
@@ -352,62 +330,6 @@ def _logsumexp_in_place(logits: torch.Tensor) -> torch.Tensor:
     return top.squeeze(-1) + logits.sub_(top).exp_().sum(-1).log()
 
 
-def _tree_logits(
-    model: LanguageModel,
-    suffixes: Sequence[Sequence[int]],
-    trie: LabelTrie,
-    read: Sequence[int],
-    cache: DynamicCache | None,
-    start: int,
-) -> torch.Tensor:
-    """Logits, shape (rows, nodes read, vocabulary), at the root and inner nodes."""
-    device = model.device
-    lengths = torch.tensor([len(suffix) for suffix in suffixes])
-    wide, nodes = int(lengths.max()), len(read) - 1
-    texts = pad_sequence(
-        [torch.tensor(suffix) for suffix in suffixes],
-        batch_first=True,
-        padding_value=model.pad_id,
-        padding_side="left",
-    )
-    added = torch.tensor([trie.tokens[node] for node in read[1:]], dtype=torch.long)
-    ids = torch.cat([texts, added.expand(len(suffixes), nodes)], dim=1)
-    text_positions = torch.arange(wide) - (wide - lengths)[:, None]
-    depths = torch.tensor([trie.depths[node] - 1 for node in read[1:]])
-    positions = (
-        start
-        + torch.cat(
-            [text_positions.clamp(min=0), lengths[:, None] + depths.expand(1, nodes)],
-            dim=1,
-        ).long()
-    )
-
-    # seen[row, query, key]: the prefix always; text keys that are no padding, up to
-    # the query; nodes see the whole text and their ancestors. Padding sees itself,
-    # since a softmax over nothing would be NaN.
-    seen = torch.ones(len(suffixes), wide + nodes, start + wide + nodes).bool()
-    seen[:, :, start:] = torch.eye(wide + nodes).bool()
-    causal = torch.ones(wide, wide).tril().bool() & (text_positions >= 0)[:, None, :]
-    seen[:, :wide, start : start + wide] |= causal
-    seen[:, wide:, start : start + wide] = (text_positions >= 0)[:, None, :]
-    seen[:, wide:, start + wide :] = _ancestry(trie, read[1:])
-    mask = torch.zeros(seen.shape, dtype=model.network.dtype)
-    mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
-
-    wanted = torch.arange(wide - 1, wide + nodes, device=device)
-    inputs = {
-        "input_ids": ids.to(device),
-        "position_ids": positions.to(device),
-        "attention_mask": mask[:, None].to(device),
-        "past_key_values": _expanded(cache, len(suffixes)),
-        "use_cache": cache is not None,
-    }
-    with _grouped_attention(model.network):
-        if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
-            return model.network(**inputs, logits_to_keep=wanted).logits.float()
-        return model.network(**inputs).logits[:, wanted].float()
-
-
 @torch.inference_mode()
 def _score_one_by_one(
     model: LanguageModel,
@@ -423,10 +345,10 @@ def _score_one_by_one(
         whole = [list(prompt) + list(sequence) for sequence in labels.sequences]
         scores = np.empty(len(whole))
         longest = max(map(len, whole))
-        most = max(1, _LOGIT_BUDGET // (longest * vocabulary))
+        most = max(1, LOGIT_BUDGET // (longest * vocabulary))
         if _rope_changes(model.network.config.get_text_config(), longest):
             most = 1  # a longer neighbour would change a row's positions
-        for rows in _batches([len(ids) for ids in whole], token_budget, most):
+        for rows in batches([len(ids) for ids in whole], token_budget, most):
             ids = pad_sequence(
                 [torch.tensor(whole[row]) for row in rows],
                 batch_first=True,
@@ -444,141 +366,3 @@ def _score_one_by_one(
                     total += logprobs[-1, stops].logsumexp(-1)
                 scores[row] = float(total)
         yield [index], scores[None]
-
-
-def _batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]]:
-    """Group rows, longest first, so that rows times widest stays within budget."""
-    order = sorted(range(len(widths)), key=lambda row: -widths[row])
-    batch: list[int] = []
-    for row in order:
-        if batch and (
-            (len(batch) + 1) * widths[batch[0]] > budget or len(batch) == most
-        ):
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
-
-
-def _shared_prefix(
-    prompts: Sequence[Sequence[int]], prefix: Sequence[int]
-) -> tuple[int, ...]:
-    """Tokens that all prompts begin with, leaving each at least one of its own."""
-    prefix = tuple(prefix)
-    if prefix and all(
-        len(ids) > len(prefix) and tuple(ids[: len(prefix)]) == prefix
-        for ids in prompts
-    ):
-        return prefix
-    if len(prompts) == 1:
-        return ()
-    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
-    length = min(map(len, prompts)) - 1
-    same = (a == b for a, b in zip(first[:length], last[:length], strict=True))
-    return first[: next((at for at, equal in enumerate(same) if not equal), length)]
-
-
-def _prefix_cache(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache | None:
-    """Key-value cache of the shared prefix; the model's last one is kept."""
-    if not shared:
-        return None
-    kept = _prefixes.get(model)
-    if kept is None or kept[0] != shared:
-        ids = torch.tensor([shared], device=model.device)
-        cache = DynamicCache(config=model.network.config)
-        body = model.network.base_model
-        body(input_ids=ids, past_key_values=cache, use_cache=True)
-        _prefixes[model] = kept = (shared, cache)
-    return kept[1]
-
-
-@contextmanager
-def _grouped_attention(network: PreTrainedModel) -> Iterator[None]:
-    """Let heads that share keys read them where they lie, for one forward pass.
-
-    Where a mask is given, transformers copies the keys and values of the prefix to
-    every row and head first, an eighth of the time.
-    """
-    config = network.config.get_text_config()
-    usual = config._attn_implementation
-    if usual == "sdpa":
-        AttentionInterface.register(_GROUPED, _attend_in_groups)
-        config._attn_implementation = _GROUPED
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
-
-
-def _attend_in_groups(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **settings: Any,
-) -> tuple[torch.Tensor, None]:
-    """What "sdpa" computes, with the heads of a group as further queries."""
-    rows, heads, length, width = query.shape
-    groups = heads // key.shape[1]
-    if groups == 1 or attention_mask is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, **settings
-        )
-    found = scaled_dot_product_attention(
-        query.reshape(rows, key.shape[1], groups * length, width),
-        key,
-        value,
-        attn_mask=attention_mask.repeat(1, 1, groups, 1),
-        scale=settings.get("scaling"),
-    )
-    return found.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
-
-
-class _SharedPrefix(DynamicCache):
-    """One prefix read by many rows: joined with their keys, never written to."""
-
-    def __init__(self, prefix: DynamicCache, rows: int) -> None:
-        super().__init__()
-        self._rows = rows
-        self._prefix = prefix
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._prefix.get_seq_length(layer_idx)
-
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        layer: Any = self._prefix.layers[layer_idx]
-        return (
-            torch.cat([layer.keys.expand(self._rows, -1, -1, -1), key_states], dim=2),
-            torch.cat([layer.values.expand(self._rows, -1, -1, -1), value_states], 2),
-        )
-
-
-def _expanded(cache: DynamicCache | None, rows: int) -> _SharedPrefix | None:
-    return None if cache is None else _SharedPrefix(cache, rows)
-
-
-def _nodes_to_read(labels: LabelTokens) -> list[int]:
-    """Nodes whose next-token distribution is needed: the root always first."""
-    inner = set(labels.trie.parents[1:])
-    if labels.stop_ids:
-        inner |= set(labels.trie.leaves)
-    return sorted(inner)
-
-
-def _ancestry(trie: LabelTrie, nodes: Sequence[int]) -> torch.Tensor:
-    """Square matrix: whether the column's node is the row's node or an ancestor."""
-    place = {node: at for at, node in enumerate(nodes)}
-    matrix = torch.zeros(len(nodes), len(nodes)).bool()
-    for node, at in place.items():
-        while node:
-            matrix[at, place[node]] = True
-            node = trie.parents[node]
-    return matrix

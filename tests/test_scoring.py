@@ -12,7 +12,6 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from helpers import scoring
 from helpers.models import LanguageModel
 from helpers.scoring import (
     label_logprob_batches,
@@ -20,6 +19,7 @@ from helpers.scoring import (
     sequence_logprobs,
     tree_is_exact,
 )
+from helpers.tree import nodes_to_read
 from helpers.verbalizer import LabelTokens, Verbalizer
 
 TOLERANCE = 1e-4
@@ -379,7 +379,7 @@ def test_prefix_is_computed_once_for_many_calls(
     for _ in range(2):
         again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
         np.testing.assert_array_equal(again, first)
-    nodes = len(scoring._nodes_to_read(ENDING)) - 1
+    nodes = len(nodes_to_read(ENDING)) - 1
     assert read == [30 + nodes] * 2  # one pass a call: texts and labels, no prefix
 
 

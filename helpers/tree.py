@@ -1,0 +1,305 @@
+"""One forward pass for a tree of answers behind each of many prompts.
+
+What all prompts share (instructions, examples) is computed once and kept as a key-value
+cache. Texts of like length share a batch. And the answers ride along: their tree is
+appended to each text as extra positions under a tree attention mask, where a position
+sees the prompt and its own ancestors only. So one pass gives the distribution of the
+next token behind the prompt and behind every beginning of an answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .models import LanguageModel
+from .verbalizer import LabelTokens, LabelTrie
+
+LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
+# Positions in a batch. On a processor a batch should stay in its caches; on an
+# accelerator it should be large enough to keep it busy (that number is a guess).
+CPU_BUDGET, ACCELERATOR_BUDGET = 1024, 16384
+_GROUPED = "how_sure_grouped"  # under this name transformers finds our attention
+
+_prefixes: WeakKeyDictionary[LanguageModel, tuple[tuple[int, ...], DynamicCache]] = (
+    WeakKeyDictionary()
+)
+
+
+def tree_logits(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    *,
+    prefix: Sequence[int] = (),
+    token_budget: int,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yield next-token logits at the nodes of the labels' tree, batch by batch.
+
+    Only where :func:`helpers.scoring.tree_is_exact` says so. Use it inside
+    ``torch.inference_mode``.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    prompts : sequence of sequence of int
+        Token ids of whole prompts.
+    labels : LabelTokens
+        The labels; which nodes are read, :func:`nodes_to_read` says.
+    prefix : sequence of int, optional
+        Tokens that all prompts begin with, to be computed once.
+    token_budget : int
+        The most positions in one batch.
+
+    Yields
+    ------
+    rows : list of int
+        Which prompts these are; long ones come first.
+    logits : torch.Tensor of shape (len(rows), n_nodes, vocabulary)
+        In float32. The caller may write into it.
+    """
+    shared = _shared_prefix(prompts, prefix)
+    cache = _prefix_cache(model, shared)
+    start = len(shared)
+    read = nodes_to_read(labels)
+    vocabulary = model.network.get_output_embeddings().weight.shape[0]
+    widths = [len(ids) - start + len(read) - 1 for ids in prompts]
+    most = max(1, LOGIT_BUDGET // (len(read) * vocabulary))
+    for rows in batches(widths, token_budget, most):
+        suffixes = [prompts[row][start:] for row in rows]
+        yield rows, _tree_logits(model, suffixes, labels.trie, read, cache, start)
+
+
+def nodes_to_read(labels: LabelTokens) -> list[int]:
+    """Nodes whose next-token distribution is needed.
+
+    Parameters
+    ----------
+    labels : LabelTokens
+        The labels.
+
+    Returns
+    -------
+    list of int
+        Nodes of ``labels.trie``, the root first: all that something can follow.
+    """
+    inner = set(labels.trie.parents[1:])
+    if labels.stop_ids:
+        inner |= set(labels.trie.leaves)
+    return sorted(inner)
+
+
+def batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]]:
+    """Group rows, longest first, so that rows times widest stays within budget.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Positions of each row.
+    budget : int
+        The most positions in one batch, unless it has a single row.
+    most : int
+        The most rows in one batch.
+
+    Yields
+    ------
+    list of int
+        Rows of one batch.
+
+    Examples
+    --------
+    >>> list(batches([3, 9, 4], 10, 5))
+    [[1], [2, 0]]
+    """
+    order = sorted(range(len(widths)), key=lambda row: -widths[row])
+    batch: list[int] = []
+    for row in order:
+        if batch and (
+            (len(batch) + 1) * widths[batch[0]] > budget or len(batch) == most
+        ):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
+def _tree_logits(
+    model: LanguageModel,
+    suffixes: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    read: Sequence[int],
+    cache: DynamicCache | None,
+    start: int,
+) -> torch.Tensor:
+    """Logits, shape (rows, nodes read, vocabulary), at the root and inner nodes."""
+    device = model.device
+    lengths = torch.tensor([len(suffix) for suffix in suffixes])
+    wide, nodes = int(lengths.max()), len(read) - 1
+    texts = pad_sequence(
+        [torch.tensor(suffix) for suffix in suffixes],
+        batch_first=True,
+        padding_value=model.pad_id,
+        padding_side="left",
+    )
+    added = torch.tensor([trie.tokens[node] for node in read[1:]], dtype=torch.long)
+    ids = torch.cat([texts, added.expand(len(suffixes), nodes)], dim=1)
+    text_positions = torch.arange(wide) - (wide - lengths)[:, None]
+    depths = torch.tensor([trie.depths[node] - 1 for node in read[1:]])
+    positions = (
+        start
+        + torch.cat(
+            [text_positions.clamp(min=0), lengths[:, None] + depths.expand(1, nodes)],
+            dim=1,
+        ).long()
+    )
+
+    # seen[row, query, key]: the prefix always; text keys that are no padding, up to
+    # the query; nodes see the whole text and their ancestors. Padding sees itself,
+    # since a softmax over nothing would be NaN.
+    seen = torch.ones(len(suffixes), wide + nodes, start + wide + nodes).bool()
+    seen[:, :, start:] = torch.eye(wide + nodes).bool()
+    causal = torch.ones(wide, wide).tril().bool() & (text_positions >= 0)[:, None, :]
+    seen[:, :wide, start : start + wide] |= causal
+    seen[:, wide:, start : start + wide] = (text_positions >= 0)[:, None, :]
+    seen[:, wide:, start + wide :] = _ancestry(trie, read[1:])
+    mask = torch.zeros(seen.shape, dtype=model.network.dtype)
+    mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
+
+    wanted = torch.arange(wide - 1, wide + nodes, device=device)
+    inputs = {
+        "input_ids": ids.to(device),
+        "position_ids": positions.to(device),
+        "attention_mask": mask[:, None].to(device),
+        "past_key_values": _expanded(cache, len(suffixes)),
+        "use_cache": cache is not None,
+    }
+    with _grouped_attention(model.network):
+        if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
+            return model.network(**inputs, logits_to_keep=wanted).logits.float()
+        return model.network(**inputs).logits[:, wanted].float()
+
+
+def _shared_prefix(
+    prompts: Sequence[Sequence[int]], prefix: Sequence[int]
+) -> tuple[int, ...]:
+    """Tokens that all prompts begin with, leaving each at least one of its own."""
+    prefix = tuple(prefix)
+    if prefix and all(
+        len(ids) > len(prefix) and tuple(ids[: len(prefix)]) == prefix
+        for ids in prompts
+    ):
+        return prefix
+    if len(prompts) == 1:
+        return ()
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    length = min(map(len, prompts)) - 1
+    same = (a == b for a, b in zip(first[:length], last[:length], strict=True))
+    return first[: next((at for at, equal in enumerate(same) if not equal), length)]
+
+
+def _prefix_cache(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache | None:
+    """Key-value cache of the shared prefix; the model's last one is kept."""
+    if not shared:
+        return None
+    kept = _prefixes.get(model)
+    if kept is None or kept[0] != shared:
+        ids = torch.tensor([shared], device=model.device)
+        cache = DynamicCache(config=model.network.config)
+        body = model.network.base_model
+        body(input_ids=ids, past_key_values=cache, use_cache=True)
+        _prefixes[model] = kept = (shared, cache)
+    return kept[1]
+
+
+@contextmanager
+def _grouped_attention(network: PreTrainedModel) -> Iterator[None]:
+    """Let heads that share keys read them where they lie, for one forward pass.
+
+    Where a mask is given, transformers copies the keys and values of the prefix to
+    every row and head first, an eighth of the time.
+    """
+    config = network.config.get_text_config()
+    usual = config._attn_implementation
+    if usual == "sdpa":
+        AttentionInterface.register(_GROUPED, _attend_in_groups)
+        config._attn_implementation = _GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def _attend_in_groups(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """What "sdpa" computes, with the heads of a group as further queries."""
+    rows, heads, length, width = query.shape
+    groups = heads // key.shape[1]
+    if groups == 1 or attention_mask is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, **settings
+        )
+    found = scaled_dot_product_attention(
+        query.reshape(rows, key.shape[1], groups * length, width),
+        key,
+        value,
+        attn_mask=attention_mask.repeat(1, 1, groups, 1),
+        scale=settings.get("scaling"),
+    )
+    return found.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+class _SharedPrefix(DynamicCache):
+    """One prefix read by many rows: joined with their keys, never written to."""
+
+    def __init__(self, prefix: DynamicCache, rows: int) -> None:
+        super().__init__()
+        self._rows = rows
+        self._prefix = prefix
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._prefix.get_seq_length(layer_idx)
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        layer: Any = self._prefix.layers[layer_idx]
+        return (
+            torch.cat([layer.keys.expand(self._rows, -1, -1, -1), key_states], dim=2),
+            torch.cat([layer.values.expand(self._rows, -1, -1, -1), value_states], 2),
+        )
+
+
+def _expanded(cache: DynamicCache | None, rows: int) -> _SharedPrefix | None:
+    return None if cache is None else _SharedPrefix(cache, rows)
+
+
+def _ancestry(trie: LabelTrie, nodes: Sequence[int]) -> torch.Tensor:
+    """Square matrix: whether the column's node is the row's node or an ancestor."""
+    place = {node: at for at, node in enumerate(nodes)}
+    matrix = torch.zeros(len(nodes), len(nodes)).bool()
+    for node, at in place.items():
+        while node:
+            matrix[at, place[node]] = True
+            node = trie.parents[node]
+    return matrix
