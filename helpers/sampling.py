@@ -1,0 +1,476 @@
+"""Self-consistency: let the model answer several times, and count.
+
+Answers are drawn token by token from the model's own distribution. One forward pass a
+text is enough for any number of them: it gives the next-token distribution at every
+beginning of a label, and an answer that leaves all labels is invalid from there on,
+whatever it would go on to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from scipy.special import logsumexp
+from scipy.stats import poisson
+from statsmodels.stats.proportion import proportion_confint
+from tqdm import tqdm
+
+from .checks import check_between, check_choice, check_count
+from .classifier import LLMClassifier
+from .models import LanguageModel, sampling_probabilities
+from .scoring import tree_is_exact
+from .tree import ACCELERATOR_BUDGET, CPU_BUDGET, nodes_to_read, tree_logits
+from .verbalizer import LabelTokens
+
+INVALID = "invalid"
+Method = Literal["wilson", "clopper-pearson"]
+_METHODS = {"wilson": "wilson", "clopper-pearson": "beta"}
+
+
+def sample_votes(
+    classifier: LLMClassifier,
+    X: Iterable[str],
+    *,
+    n: int = 10,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Let the model answer each text several times, and count the labels.
+
+    At temperature 1, without ``top_k`` and ``top_p``, the votes for a label are
+    binomial with the model's own probability of it (what
+    :meth:`LLMClassifier.raw_log_proba` gives), so that their share estimates it.
+    Another temperature estimates another distribution. A label prior has no part in
+    this: it cannot be sampled.
+
+    Parameters
+    ----------
+    classifier : LLMClassifier
+        Its model, prompt and labels are used; its terminator decides where an answer
+        ends.
+    X : iterable of str
+        Texts; the index of a pandas Series is kept.
+    n : int, default=10
+        Answers for each text.
+    temperature : float, default=1.0
+        Above 0. At 0 all answers are the same, and agreement says nothing.
+    top_k : int, optional
+        Sample from the k most probable tokens only.
+    top_p : float, optional
+        Sample from the smallest set of tokens that holds this probability.
+    seed : int, default=0
+        Same seed, same answers.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a text, one column of counts a label, and "invalid": answers that are
+        no label. Rows sum to n.
+
+    Raises
+    ------
+    ValueError
+        No answers, a temperature that is not above 0, a label called "invalid", or a
+        text that does not fit the model.
+
+    References
+    ----------
+    Wang et al., Self-consistency improves chain of thought reasoning in language
+    models, ICLR 2023.
+
+    Examples
+    --------
+    >>> classifier = LLMClassifier(
+    ...     labels=["positive", "negative"],
+    ...     prompt="Review: {text}\\nSentiment:",
+    ...     examples=[("A joy.", "positive"), ("A bore.", "negative")],
+    ... )
+    >>> votes = sample_votes(classifier, ["A delightful, moving film."], n=50)
+    >>> votes.sum(axis=1).tolist(), votes.idxmax(axis=1).tolist()
+    ([50], ['positive'])
+    """
+    check_count("n", n)
+    check_count("seed", seed, 0)
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature must be above 0, not {temperature!r}: without chance all "
+            "answers are the same, and their agreement says nothing."
+        )
+    index = X.index if isinstance(X, pd.Series) else None
+    model, labels, prompts, prefix = classifier.inputs(X)
+    if INVALID in labels.labels:
+        raise ValueError(f"labels must not contain {INVALID!r}, the name of no label.")
+    rng = np.random.default_rng(seed)
+    seeds = rng.integers(2**63, size=len(prompts))
+    counts = np.zeros((len(prompts), len(labels.labels) + 1), dtype=int)
+    with tqdm(total=len(prompts), unit="text", delay=3) as bar:
+        for row, logits in _node_logits(
+            model, prompts, labels, prefix, classifier.token_budget
+        ):
+            logprobs = logits - logsumexp(logits, axis=1, keepdims=True)
+            chances = [
+                sampling_probabilities(
+                    node, temperature=temperature, top_k=top_k, top_p=top_p
+                )
+                for node in logprobs
+            ]
+            # Seeded by row, so that the order of batches does not matter.
+            own = np.random.default_rng(seeds[row])
+            counts[row] = _walk(labels, chances, n, own)
+            bar.update()
+    table = pd.DataFrame(counts, columns=[*labels.labels, INVALID], index=index)
+    table.attrs["source"] = classifier.source()
+    return table
+
+
+def agreement(
+    votes: pd.DataFrame,
+    *,
+    prediction: ArrayLike | None = None,
+    method: Method = "wilson",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """How many of the answers agree, with an interval.
+
+    Parameters
+    ----------
+    votes : pandas.DataFrame
+        What :func:`sample_votes` gives.
+    prediction : array-like of shape (n_texts,), optional
+        The label whose share is wanted, chosen by other means: greedily, or by its
+        probability. Without it, the label with the most votes, whose share is too
+        high on average, since it was chosen for being high: see
+        :func:`winners_share`.
+    method : {"wilson", "clopper-pearson"}, default="wilson"
+        The interval.
+    level : float, default=0.95
+        Its level.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a text: ``prediction``, its ``votes``, ``n`` (invalid answers
+        included), ``agreement`` (their quotient), ``low`` and ``high``, and
+        ``entropy`` of the votes, in natural units. Among equal votes the first label
+        wins.
+
+    Raises
+    ------
+    ValueError
+        No such label, another number of predictions, or an unknown method.
+
+    Examples
+    --------
+    >>> votes = pd.DataFrame({"yes": [5], "no": [0], "invalid": [0]})
+    >>> agreement(votes)[["agreement", "low"]].round(3).to_numpy().tolist()
+    [[1.0, 0.566]]
+    """
+    check_choice("method", method, tuple(_METHODS))
+    check_between("level", level, 0, 1)
+    counts = _checked(votes)
+    labels = [column for column in votes.columns if column != INVALID]
+    if prediction is None:
+        chosen = np.array(labels, dtype=object)[votes[labels].to_numpy().argmax(axis=1)]
+    else:
+        chosen = np.asarray(prediction, dtype=object)
+        if chosen.shape != (len(votes),):
+            raise ValueError(
+                f"prediction must have one label for each of {len(votes)} texts, not "
+                f"shape {chosen.shape}."
+            )
+        for at, label in enumerate(chosen):
+            if label not in labels:
+                raise ValueError(
+                    f"prediction must be one of {labels!r}; row {at} is {label!r}."
+                )
+    place = votes.columns.get_indexer(chosen)
+    won, n = counts[np.arange(len(counts)), place], counts.sum(axis=1)
+    low, high = proportion_confint(won, n, alpha=1 - level, method=_METHODS[method])
+    return pd.DataFrame(
+        {
+            "prediction": chosen,
+            "votes": won,
+            "n": n,
+            "agreement": won / n,
+            # Exact at the ends, where rounding leaves 1e-17.
+            "low": np.clip(low, 0, won / n),
+            "high": np.clip(high, won / n, 1),
+            "entropy": _entropy(counts / n[:, None]),
+        },
+        index=votes.index,
+    )
+
+
+def smoothed_share(votes: pd.DataFrame, *, pseudo_votes: float = 1.0) -> pd.DataFrame:
+    """Shares of the labels, drawn towards each other: never 0 and never 1.
+
+    The mean of the posterior distribution under a symmetric Dirichlet prior:
+    (votes + a) / (n + a · outcomes), where no label is an outcome too.
+
+    Parameters
+    ----------
+    votes : pandas.DataFrame
+        What :func:`sample_votes` gives.
+    pseudo_votes : float, default=1.0
+        a, above 0: votes that every outcome has from the start.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Of the same shape; rows sum to one.
+
+    Raises
+    ------
+    ValueError
+        ``pseudo_votes`` is not above 0.
+
+    Examples
+    --------
+    >>> votes = pd.DataFrame({"yes": [8], "no": [0], "invalid": [0]})
+    >>> smoothed_share(votes).round(3).to_numpy().tolist()
+    [[0.818, 0.091, 0.091]]
+    """
+    if not 0 < pseudo_votes < np.inf:
+        raise ValueError(f"pseudo_votes must be above 0, not {pseudo_votes!r}.")
+    counts = _checked(votes) + pseudo_votes
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return pd.DataFrame(shares, columns=votes.columns, index=votes.index)
+
+
+def winners_share(probabilities: ArrayLike, n: int) -> float:
+    """The share that the winner of n votes has on average, exactly.
+
+    It is above the largest probability: whoever wins has had luck.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_outcomes,)
+        Probabilities of the outcomes; they sum to one.
+    n : int
+        Number of votes.
+
+    Returns
+    -------
+    float
+        E[largest count] / n.
+
+    Raises
+    ------
+    ValueError
+        Probabilities that do not sum to one, or no votes.
+
+    Examples
+    --------
+    >>> round(winners_share([0.5, 0.5], 5), 4)
+    0.6875
+    """
+    check_count("n", n)
+    p = np.asarray(probabilities, dtype=float)
+    if p.ndim != 1 or not len(p) or not np.all(p >= 0) or abs(p.sum() - 1) > 1e-6:
+        raise ValueError(f"probabilities must sum to one, not {probabilities!r}.")
+    # Counts of n votes are independent Poisson counts, given that they sum to n.
+    singly = poisson.pmf(np.arange(n + 1), n * p[:, None])
+    fewest = -(-n // len(p))  # somebody has at least as many
+    total = float(n)
+    for most in range(fewest, n):
+        together = np.array([1.0])
+        for row in singly:
+            together = np.convolve(together, row[: most + 1])[: n + 1]
+        reached = together[n] if len(together) > n else 0.0
+        total -= float(reached / poisson.pmf(n, n))
+    return total / n
+
+
+def samples_needed(
+    width: float,
+    *,
+    share: float = 0.5,
+    method: Method = "wilson",
+    level: float = 0.95,
+    most: int = 1_000_000,
+) -> int:
+    """How many answers make the interval of a share narrow enough.
+
+    Parameters
+    ----------
+    width : float
+        The wanted distance between its ends, in (0, 1).
+    share : float, default=0.5
+        The share that is expected; 0.5 needs the most.
+    method : {"wilson", "clopper-pearson"}, default="wilson"
+        The interval.
+    level : float, default=0.95
+        Its level.
+    most : int, default=1000000
+        Give up beyond this many.
+
+    Returns
+    -------
+    int
+        The smallest number from which on the interval is no wider.
+
+    Raises
+    ------
+    ValueError
+        A width, share or level outside its limits, or more answers than ``most``.
+
+    Examples
+    --------
+    >>> samples_needed(0.2)
+    93
+    """
+    check_between("width", width, 0, 1)
+    check_between("share", share, 0, 1, closed=True)
+    check_choice("method", method, tuple(_METHODS))
+    check_between("level", level, 0, 1)
+
+    def is_wide(n: int) -> bool:
+        ends = proportion_confint(
+            share * n, n, alpha=1 - level, method=_METHODS[method]
+        )
+        return bool(np.clip(ends[1], 0, 1) - np.clip(ends[0], 0, 1) > width)
+
+    low, high = 0, 1
+    while is_wide(high):
+        if high >= most:
+            raise ValueError(f"most={most} answers leave the interval too wide.")
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_wide(middle) else (low, middle)
+    return high
+
+
+def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:
+    """Whether further answers can still change the winner.
+
+    Parameters
+    ----------
+    votes : pandas.DataFrame
+        Votes so far.
+    n : int
+        How many there will be in all.
+
+    Returns
+    -------
+    pandas.Series of bool
+        True where the first label leads the second by more than what is missing.
+
+    Raises
+    ------
+    ValueError
+        A text has more votes already.
+
+    Examples
+    --------
+    >>> votes = pd.DataFrame({"yes": [6, 4], "no": [1, 3], "invalid": [0, 0]})
+    >>> is_settled(votes, 10).tolist()
+    [True, False]
+    """
+    check_count("n", n)
+    counts = _checked(votes)
+    missing = n - counts.sum(axis=1)
+    if (missing < 0).any():
+        at = int(np.flatnonzero(missing < 0)[0])
+        raise ValueError(
+            f"n must be at least the votes so far; it is {n}, and row {at} has "
+            f"{counts[at].sum()}."
+        )
+    ranked = np.sort(votes.drop(columns=INVALID, errors="ignore").to_numpy(), axis=1)
+    return pd.Series(ranked[:, -1] - ranked[:, -2] > missing, index=votes.index)
+
+
+def _node_logits(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    prefix: Sequence[int],
+    token_budget: int | None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Next-token logits of one prompt after the other, at the nodes to read."""
+    longest = max(map(len, prompts), default=0) + max(labels.trie.depths)
+    if token_budget is None:
+        on_cpu = model.device.type == "cpu"
+        token_budget = CPU_BUDGET if on_cpu else ACCELERATOR_BUDGET
+    with torch.inference_mode():
+        if prompts and tree_is_exact(model, longest):
+            for rows, logits in tree_logits(
+                model, prompts, labels, prefix=prefix, token_budget=token_budget
+            ):
+                for row, values in zip(rows, logits, strict=True):
+                    yield row, values.double().cpu().numpy()
+            return
+        paths = [_path(labels, node) for node in nodes_to_read(labels)]
+        for row, prompt in enumerate(prompts):
+            found = []
+            for path in paths:
+                ids = torch.tensor([[*prompt, *path]], device=model.device)
+                out = model.network(input_ids=ids, use_cache=False)
+                found.append(out.logits[0, -1].double().cpu().numpy())
+            yield row, np.stack(found)
+
+
+def _path(labels: LabelTokens, node: int) -> list[int]:
+    """Tokens from the root to a node."""
+    path: list[int] = []
+    while node:
+        path.insert(0, labels.trie.tokens[node])
+        node = labels.trie.parents[node]
+    return path
+
+
+def _walk(
+    labels: LabelTokens,
+    chances: Sequence[np.ndarray],
+    n: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw n answers down the tree; counts of the labels, and of none."""
+    trie, stops = labels.trie, set(labels.stop_ids)
+    child = {
+        (trie.parents[node], trie.tokens[node]): node
+        for node in range(1, len(trie.tokens))
+    }
+    owner = {leaf: labels.owners[sequence] for sequence, leaf in enumerate(trie.leaves)}
+    counts = np.zeros(len(labels.labels) + 1, dtype=int)
+    waiting = {0: n}
+    for node, chance in zip(nodes_to_read(labels), chances, strict=True):
+        total = np.cumsum(chance)
+        drawn = np.searchsorted(
+            total, rng.random(waiting.pop(node, 0)) * total[-1], side="right"
+        )
+        for token in drawn.tolist():
+            following = child.get((node, token))
+            if node in owner and token in stops:
+                counts[owner[node]] += 1
+            elif following is None:
+                counts[-1] += 1
+            elif following in owner and not stops:
+                counts[owner[following]] += 1
+            else:
+                waiting[following] = waiting.get(following, 0) + 1
+    return counts
+
+
+def _checked(votes: Any) -> np.ndarray:
+    counts = np.asarray(votes)
+    if not isinstance(votes, pd.DataFrame) or counts.shape[1] < 2 or not len(counts):
+        raise ValueError("votes must be a data frame with rows and label columns.")
+    if counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise ValueError("votes must be whole numbers of 0 or more.")
+    if (counts.sum(axis=1) == 0).any():
+        at = int(np.flatnonzero(counts.sum(axis=1) == 0)[0])
+        raise ValueError(f"votes must have an answer in each row; row {at} has none.")
+    return counts
+
+
+def _entropy(shares: np.ndarray) -> np.ndarray:
+    logs = np.log(np.where(shares > 0, shares, 1.0))
+    return -(shares * logs).sum(axis=1) + 0.0

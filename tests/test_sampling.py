@@ -1,0 +1,336 @@
+"""Rules of helpers.sampling: answers are drawn from the model's own distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom, multinomial
+
+from helpers import sampling
+from helpers.classifier import LLMClassifier
+from helpers.datasets import REVIEW_EXAMPLES, REVIEW_LABELS, REVIEW_PROMPT, load_reviews
+from helpers.models import LanguageModel
+from helpers.sampling import (
+    INVALID,
+    agreement,
+    is_settled,
+    sample_votes,
+    samples_needed,
+    smoothed_share,
+    winners_share,
+)
+from helpers.scoring import label_logprobs
+from helpers.verbalizer import LabelTokens
+
+LABELS = ["positive", "negative"]
+PROMPT = "Review: {text}\nSentiment:"
+TEXTS = ["funny and warm", "dull", "no way", "a film", "not a bore"]
+
+
+def make(model: LanguageModel, **settings: Any) -> LLMClassifier:
+    return LLMClassifier(model, **({"labels": LABELS, "prompt": PROMPT} | settings))
+
+
+def table(*rows: list[int], columns: tuple[str, ...] = ("a", "b")) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=[*columns, INVALID])
+
+
+class Fixed:
+    """In place of a classifier: prompts and labels as they are given."""
+
+    token_budget: int | None = None
+
+    def __init__(self, model: LanguageModel, labels: LabelTokens, n: int = 5) -> None:
+        self.model, self.labels = model, labels
+        asked = [
+            f"Review: {text} {at}\nSentiment:" for at, text in enumerate(TEXTS * n)
+        ]
+        self.prompts = [model.encode(prompt) for prompt in asked]
+
+    def inputs(self, X: Any) -> Any:
+        return self.model, self.labels, self.prompts[: len(X)], ()
+
+    def source(self) -> dict[str, str]:
+        return {"model": self.model.name}
+
+
+def likely_labels(model: LanguageModel, *, ended: bool) -> LabelTokens:
+    """Labels of very many spellings, so that every text gives all of them.
+
+    Of tokens with numbers 3k and 3k + 1 the first two labels are made; some of 3k + 2
+    begin the third one. If even tokens end an answer, odd ones may go on: so "a" also
+    begins "b" there.
+    """
+    n = len(model.tokenizer)
+    owned = {(token,): token % 3 for token in range(n) if token % 3 < 2}
+    owned |= {(token, end): 2 for token in range(2, n, 3) for end in range(1, n, 29)}
+    if ended:
+        owned |= {(0, odd): 1 for odd in range(1, 40, 2)}
+    stops = tuple(range(0, n, 2)) if ended else ()
+    return LabelTokens(("a", "b", "c"), tuple(owned), tuple(owned.values()), stops)
+
+
+@pytest.mark.parametrize("any_model", ["tiny_llama", "tiny_gpt2"], indirect=True)
+@pytest.mark.parametrize("ended", [True, False])
+def test_shares_are_the_models_own_probabilities(
+    any_model: LanguageModel, ended: bool
+) -> None:
+    labels = likely_labels(any_model, ended=ended)
+    asked: Any = Fixed(any_model, labels)
+    n = 4000
+    votes = sample_votes(asked, TEXTS, n=n, seed=1)
+    exact = np.exp(label_logprobs(any_model, asked.prompts[:5], labels))
+    expected = np.column_stack([exact, 1 - exact.sum(axis=1)]).clip(0, 1)
+    assert (expected.max(axis=0) > 0.1).sum() >= 3  # else there is nothing to see
+    assert list(votes.columns) == ["a", "b", "c", INVALID]
+    assert (votes.sum(axis=1) == n).all()
+    deviation = np.sqrt(expected * (1 - expected) / n)
+    assert (np.abs(votes / n - expected) <= 4.5 * deviation + 1e-3).all(axis=None)
+
+
+def test_interval_covers_the_exact_probability(tiny_gpt2: LanguageModel) -> None:
+    # 200 texts, thousands of answers, four times: the share of the most probable label
+    # among the valid answers, with a 95 % interval.
+    labels = likely_labels(tiny_gpt2, ended=False)
+    asked: Any = Fixed(tiny_gpt2, labels, n=40)
+    exact = np.exp(label_logprobs(tiny_gpt2, asked.prompts, labels))
+    exact /= exact.sum(axis=1, keepdims=True)
+    true, greedy = exact.max(axis=1), np.array(labels.labels)[exact.argmax(axis=1)]
+    covered = []
+    for seed in range(11, 15):
+        votes = sample_votes(asked, TEXTS * 40, n=2000, seed=seed)
+        shares = agreement(votes.drop(columns=INVALID), prediction=greedy)
+        covered.append((shares["low"] <= true) & (true <= shares["high"]))
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_embedded_model_votes_as_it_scores(embedded: LanguageModel) -> None:
+    classifier = make(
+        embedded, labels=REVIEW_LABELS, prompt=REVIEW_PROMPT, examples=REVIEW_EXAMPLES
+    )
+    texts = load_reviews("test", n=30, seed=2)["text"]
+    votes = sample_votes(classifier, texts, n=400, seed=3)
+    exact = np.exp(classifier.raw_log_proba(texts))
+    z = (votes[list(REVIEW_LABELS)] - 400 * exact) / np.sqrt(400 * exact * (1 - exact))
+    assert np.abs(z.to_numpy()).max() < 4.5
+    assert 0.7 < z.to_numpy().std() < 1.3
+
+
+def test_same_answers_for_a_seed_whatever_the_batches(
+    tiny_llama: LanguageModel,
+) -> None:
+    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=True))
+    votes = sample_votes(asked, TEXTS, n=60, seed=5)
+    assert not votes.equals(sample_votes(asked, TEXTS, n=60, seed=6))
+    asked.token_budget = 1
+    pd.testing.assert_frame_equal(votes, sample_votes(asked, TEXTS, n=60, seed=5))
+
+
+def test_without_a_tree_the_answers_are_the_same(
+    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
+    votes = sample_votes(asked, TEXTS[:2], n=200, seed=7)
+    assert (votes.sum() > 0).sum() >= 3
+    monkeypatch.setattr(sampling, "tree_is_exact", lambda *_: False)
+    alone = sample_votes(asked, TEXTS[:2], n=200, seed=7)
+    # A rounding error can turn a draw.
+    assert np.abs(votes.to_numpy() - alone.to_numpy()).sum() <= 4
+
+
+def test_temperature_sharpens_and_flattens(tiny_llama: LanguageModel) -> None:
+    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
+    cold, own, hot = (
+        sample_votes(asked, TEXTS, n=400, temperature=t, seed=1) for t in (0.2, 1, 30)
+    )
+    entropies = [agreement(votes)["entropy"].mean() for votes in (cold, own)]
+    assert entropies[0] < entropies[1]
+    # So hot that all tokens are alike: a third of them is "a", a third "b".
+    assert (hot[["a", "b"]] / 400).to_numpy() == pytest.approx(1 / 3, abs=0.09)
+
+
+def test_top_k_of_one_is_greedy(tiny_llama: LanguageModel) -> None:
+    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
+    votes = sample_votes(asked, TEXTS, n=40, top_k=1)
+    assert (votes.max(axis=1) == 40).all()
+    assert not (sample_votes(asked, TEXTS, n=40).max(axis=1) == 40).all()
+
+
+def test_votes_know_their_texts_and_their_source(tiny_llama: LanguageModel) -> None:
+    texts = pd.Series(TEXTS, index=[9, 4, 7, 1, 3])
+    classifier = make(tiny_llama)
+    votes = sample_votes(classifier, texts, n=2)
+    assert list(votes.index) == [9, 4, 7, 1, 3]
+    assert votes.attrs["source"] == classifier.source()
+
+
+def test_no_texts_no_votes(tiny_llama: LanguageModel) -> None:
+    votes = sample_votes(make(tiny_llama), [], n=3)
+    assert votes.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, "n must be a whole number of 1 or more, not 0"),
+        ({"temperature": 0}, "without chance all answers are the same"),
+        ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_p": 0.0}, "top_p must lie in"),
+        ({"seed": -1}, "seed must be a whole number of 0 or more"),
+    ],
+)
+def test_bad_settings_are_refused(
+    tiny_llama: LanguageModel, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sample_votes(make(tiny_llama), TEXTS, **settings)
+
+
+def test_labels_that_share_an_answer_are_refused(tiny_llama: LanguageModel) -> None:
+    shared = make(tiny_llama, spellings={"positive": ["yes"], "negative": ["yes"]})
+    with pytest.raises(ValueError, match="share the tokens"):
+        sample_votes(shared, TEXTS)
+    with pytest.raises(ValueError, match="must not contain 'invalid'"):
+        sample_votes(make(tiny_llama, labels=["yes", INVALID]), TEXTS)
+
+
+# Votes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("won", "n", "wilson", "exact"),
+    # formulas_and_pitfalls §4.5; ends computed by hand to three digits.
+    [
+        (5, 5, (0.566, 1.0), (0.478, 1.0)),
+        (10, 10, (0.722, 1.0), (0.692, 1.0)),
+        (7, 10, (0.397, 0.892), (0.348, 0.933)),
+    ],
+)
+def test_intervals_of_agreement(
+    won: int, n: int, wilson: tuple[float, float], exact: tuple[float, float]
+) -> None:
+    votes = table([won, n - won, 0])
+    methods: list[Any] = ["wilson", "clopper-pearson"]
+    for method, ends in zip(methods, (wilson, exact), strict=True):
+        found = agreement(votes, method=method).iloc[0]
+        assert (found["low"], found["high"]) == pytest.approx(ends, abs=5e-4)
+
+
+def test_invalid_answers_stay_in_the_denominator() -> None:
+    found = agreement(table([6, 1, 3], [0, 0, 10]))
+    assert found["agreement"].tolist() == [0.6, 0.0]
+    assert found["n"].tolist() == [10, 10]
+    assert found["prediction"].tolist() == ["a", "a"]
+    assert found["entropy"].tolist() == pytest.approx([0.89794572, 0.0])
+
+
+def test_share_of_a_given_prediction() -> None:
+    found = agreement(table([6, 1, 3], [2, 8, 0]), prediction=["b", "a"])
+    assert found["agreement"].tolist() == [0.1, 0.2]
+
+
+def test_every_share_lies_in_its_interval() -> None:
+    votes = table(*[[k, 20 - k, 0] for k in range(21)])
+    methods: list[Any] = ["wilson", "clopper-pearson"]
+    for method in methods:
+        found = agreement(votes, prediction=["a"] * 21, method=method)
+        assert (found["low"] <= found["agreement"]).all()
+        assert (found["agreement"] <= found["high"]).all()
+        assert found[["low", "high"]].isin([0, 1]).sum().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "share"),
+    # formulas_and_pitfalls §4.5: E[max share] of two labels.
+    [
+        (0.5, 3, 0.75),
+        (0.5, 5, 0.6875),
+        (0.5, 7, 0.656),
+        (0.5, 10, 0.623),
+        (0.5, 20, 0.588),
+        (0.5, 50, 0.556),
+        (0.6, 5, 0.702),
+        (0.6, 10, 0.647),
+        (0.9, 5, 0.902),
+    ],
+)
+def test_winners_share_of_the_table(p: float, n: int, share: float) -> None:
+    found = winners_share([p, 1 - p], n)
+    assert found == pytest.approx(share, abs=0.002)
+    k = np.arange(n + 1)
+    exact = float(np.sum(binom.pmf(k, n, p) * np.maximum(k, n - k)) / n)
+    assert found == pytest.approx(exact, abs=1e-9)
+
+
+def test_winners_share_of_several_outcomes() -> None:
+    p, n = np.array([0.5, 0.3, 0.2]), 6
+    expected = 0.0
+    for a in range(n + 1):
+        for b in range(n + 1 - a):
+            counts = [a, b, n - a - b]
+            expected += multinomial.pmf(counts, n, p) * max(counts) / n
+    assert winners_share(p, n) == pytest.approx(expected)
+    assert winners_share([1.0, 0.0], 9) == pytest.approx(1)
+    assert winners_share([0.25] * 4, 1) == 1
+    assert winners_share([0.5, 0.5], 400) == pytest.approx(0.52, abs=0.001)
+
+
+def test_smoothing_is_the_mean_of_a_dirichlet() -> None:
+    found = smoothed_share(table([8, 1, 1]), pseudo_votes=0.5)
+    assert found.to_numpy()[0] == pytest.approx([8.5 / 11.5, 1.5 / 11.5, 1.5 / 11.5])
+
+
+def test_samples_needed_is_the_smallest_number() -> None:
+    for method in ("wilson", "clopper-pearson"):
+        chosen: Any = method
+        n = samples_needed(0.3, share=0.5, method=chosen)
+        widths = [
+            np.ptp(
+                agreement(table([k // 2, k - k // 2, 0]), method=chosen)[
+                    ["low", "high"]
+                ].to_numpy()
+            )
+            for k in (n - 2 + n % 2, n + n % 2)
+        ]
+        assert widths[0] > 0.3 - 0.01 and widths[1] <= 0.3
+    assert samples_needed(0.1, share=0.95) < samples_needed(0.1)
+    with pytest.raises(ValueError, match="most=100 answers leave the interval"):
+        samples_needed(0.01, most=100)
+
+
+def test_settled_means_that_no_answers_can_change_the_winner() -> None:
+    votes = table([6, 1, 0], [4, 3, 0], [5, 5, 0], [6, 3, 0])
+    assert is_settled(votes, 10).tolist() == [True, False, False, True]
+    # With three votes missing, 6 to 3 could end 6 to 6.
+    assert is_settled(votes.tail(1), 12).tolist() == [False]
+    with pytest.raises(ValueError, match="it is 8, and row 2 has 10"):
+        is_settled(votes, 8)
+
+
+CALLS: list[tuple[Callable[[], object], str]] = [
+    (lambda: agreement(table([0, 0, 0])), "an answer in each row; row 0 has none"),
+    (lambda: agreement(table([1, -1, 0])), "whole numbers of 0 or more"),
+    (lambda: agreement(table([1, 2, 0]) / 2), "whole numbers of 0 or more"),
+    (lambda: agreement(table([1, 2, 0]).head(0)), "data frame with rows"),
+    (lambda: agreement(table([1, 2, 0]), prediction=["c"]), "row 0 is 'c'"),
+    (lambda: agreement(table([1, 2, 0]), prediction=[INVALID]), "row 0 is 'invalid'"),
+    (lambda: agreement(table([1, 2, 0]), prediction=["a", "b"]), "one label for each"),
+    (lambda: agreement(table([1, 2, 0]), level=95), "level must lie between 0 and 1"),
+    (lambda: smoothed_share(table([1, 2, 0]), pseudo_votes=0), "must be above 0"),
+    (lambda: winners_share([0.5, 0.6], 3), "must sum to one"),
+    (lambda: winners_share([0.5, 0.5], 0), "n must be a whole number"),
+    (lambda: samples_needed(1.5), "width must lie between 0 and 1"),
+    (lambda: samples_needed(0.1, share=2), "share must lie between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS, ids=[m for _, m in CALLS])
+def test_bad_votes_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
