@@ -1,0 +1,28 @@
+"""How unsure, and about what: spread of probabilities, of members, of option orders.
+
+A row of label probabilities says how unsure one model is. Several rows for the same
+text, from an ensemble, from passes with dropout or from prompts that list the options
+in other orders, also say how far the models disagree. :class:`CombinedConfidence`
+learns from outcomes how much each such signal is worth.
+"""
+
+from .combined import CombinedConfidence, fixed_mix, paired_gain
+from .dropout import mc_dropout
+from .ensembles import EnsembleDecomposition, combine
+from .position import PositionBias, orders, position_bias
+from .rows import entropy, margin, max_probability
+
+__all__ = [
+    "CombinedConfidence",
+    "EnsembleDecomposition",
+    "PositionBias",
+    "combine",
+    "entropy",
+    "fixed_mix",
+    "margin",
+    "max_probability",
+    "mc_dropout",
+    "orders",
+    "paired_gain",
+    "position_bias",
+]

@@ -1,0 +1,179 @@
+"""Passes that each leave out other parts of the network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import check_count
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..classifier import LLMClassifier
+    from ..models import LanguageModel
+
+
+def mc_dropout(
+    classifier: LLMClassifier,
+    texts: Iterable[str],
+    *,
+    n_passes: int = 20,
+    seed: int = 0,
+) -> np.ndarray:
+    """Label probabilities from passes that each leave out other parts of the network.
+
+    Parameters
+    ----------
+    classifier : LLMClassifier
+        What to ask. Neither it nor its model is changed; kept scores are neither read
+        nor written.
+    texts : iterable of str
+        Texts.
+    n_passes : int, default=20
+        How many passes; fewer are the first of more.
+    seed : int, default=0
+        Seed of what is left out. The same seed, texts and machine give the same
+        numbers. Torch's own random state on processor and CUDA stays as it was.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_passes, n_texts, n_classes)
+        Rows sum to one: members for :func:`combine`.
+
+    Raises
+    ------
+    ValueError
+        The model has no dropout layer with p > 0 that a pass goes through: all passes
+        would be the same. Llama-family models have none; LoRA adapters bring some. Or
+        the model's labels cannot be scored in one pass together.
+
+    Notes
+    -----
+    Only dropout layers are switched on; all else stays in evaluation mode. So dropout
+    that is no layer but a function of an attention module's mode, such as that of
+    attention weights in GPT-2 and Llama under "sdpa", stays off. What prompts share
+    (instruction, examples) is read anew in each pass, once for all texts, and so are
+    its masks; all else has masks of its own for each text and token. The labels of a
+    text hang on the same reading of it. The classifier's prior and examples are those
+    of the whole network.
+
+    A network that was trained without dropout has not learned to do without parts:
+    what such passes show is then how fragile it is rather than what it does not know.
+
+    References
+    ----------
+    Gal and Ghahramani, Dropout as a Bayesian approximation, ICML 2016.
+
+    Examples
+    --------
+    >>> from helpers.classifier import LLMClassifier
+    >>> classifier = LLMClassifier(labels=["good", "bad"])
+    >>> mc_dropout(classifier, ["A joy."])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: classifier must have a model with dropout layers (p > 0), or all ...
+    """
+    import torch
+
+    from ..classifier import check_texts
+
+    check_count("n_passes", n_passes)
+    check_count("seed", seed, 0)
+    asked = check_texts(texts)
+    if not asked:
+        raise ValueError("texts must hold at least one text; there is none.")
+    model = classifier._model()
+    layers = _dropout_layers(model)
+    frozen = copy.copy(classifier)
+    frozen.model, frozen.cache = model, False
+    modes = [(module, module.training) for module in model.network.modules()]
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        model.network.eval()
+        _check_one_pass(frozen, model, asked)
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            found = [_one_pass(frozen, model, layers, asked) for _ in range(n_passes)]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return np.stack(found)
+
+
+def _dropout_layers(model: LanguageModel) -> list[torch.nn.Module]:
+    from torch import nn
+
+    plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+    kinds = (*plain, nn.AlphaDropout, nn.FeatureAlphaDropout)
+    found: list[nn.Module] = [
+        module
+        for module in model.network.modules()
+        if isinstance(module, kinds) and module.p > 0
+    ]
+    if not found:
+        raise ValueError(
+            "classifier must have a model with dropout layers (p > 0), or all passes "
+            f"are the same; {model.name} has none. Llama-family models are made "
+            "without dropout; LoRA adapters bring some."
+        )
+    return found
+
+
+def _check_one_pass(
+    classifier: LLMClassifier, model: LanguageModel, texts: Sequence[str]
+) -> None:
+    """Labels read one by one would each be read by another network."""
+    from ..scoring import room_for_prompt, tree_is_exact
+
+    prompts = [len(model.encode(classifier.render(text))) for text in texts]
+    tokens = classifier._tokens()
+    longest = min(max(prompts, default=0), room_for_prompt(model, tokens))
+    if not tree_is_exact(model, int(longest) + max(tokens.trie.depths)):
+        raise ValueError(
+            "classifier must have a model that scores all labels in one pass, or each "
+            f"label gets other masks; {model.name} does not for these texts."
+        )
+
+
+def _one_pass(
+    classifier: LLMClassifier,
+    model: LanguageModel,
+    layers: Sequence[torch.nn.Module],
+    texts: Sequence[str],
+) -> np.ndarray:
+    from ..scoring import tree_is_exact
+
+    # Scoring keeps the cache of a shared prefix by model: a new object for the same
+    # network has none. Its trial of the tree has to come before dropout is on.
+    view = _view(model)
+    tree_is_exact(view, 1)
+    classifier.model = view
+    passed: list[bool] = []
+    hooks = [
+        layer.register_forward_hook(lambda *_: passed.append(True)) for layer in layers
+    ]
+    try:
+        for layer in layers:
+            layer.training = True
+        found = classifier.predict_proba(texts)
+    finally:
+        for layer, hook in zip(layers, hooks, strict=True):
+            layer.training = False
+            hook.remove()
+    if not passed:
+        raise ValueError(
+            "classifier must have a model that goes through its dropout layers; "
+            f"{model.name} goes through none of its {len(layers)}."
+        )
+    return found
+
+
+def _view(model: LanguageModel) -> LanguageModel:
+    """Another object for the same network and tokenizer."""
+    view = object.__new__(type(model))
+    vars(view).update(vars(model))
+    return view

@@ -1,0 +1,603 @@
+"""Rules of helpers.uncertainty: spread, disagreement, orders, combined signals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import expit, logit
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from helpers.calibration import Calibrated
+from helpers.classifier import LLMClassifier
+from helpers.metrics import auroc, brier_score
+from helpers.models import LanguageModel
+from helpers.uncertainty import (
+    CombinedConfidence,
+    combine,
+    entropy,
+    fixed_mix,
+    margin,
+    max_probability,
+    mc_dropout,
+    orders,
+    paired_gain,
+    position_bias,
+)
+
+LABELS = ["positive", "negative"]
+EXAMPLES = [("a warm film", "positive"), ("a bore", "negative")]
+TEXTS = ["funny and warm", "dull", "no way, the plot is a bore"]
+
+
+@st.composite
+def members(draw: Any) -> np.ndarray:
+    m, n, k = (draw(st.integers(low, 4)) for low in (1, 1, 2))
+    raw = draw(arrays(float, (m, n, k), elements=st.floats(0, 1)))
+    raw = np.where(raw < 1e-6, 0, raw)
+    raw[..., 0] += raw.sum(axis=-1) == 0
+    return raw / raw.sum(axis=-1, keepdims=True)
+
+
+# One row of probabilities ------------------------------------------------------------
+
+
+def test_a_row_by_hand() -> None:
+    rows = [[0.5, 0.25, 0.25], [1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
+    bits = np.array([1.5, 0, math.log2(3)])
+    assert entropy(rows) == pytest.approx(bits * math.log(2))
+    shares = [1.5 / math.log2(3), 0, 1]
+    assert entropy(rows, normalized=True) == pytest.approx(shares)
+    assert not np.signbit(entropy(rows)).any()
+    assert margin(rows) == pytest.approx([0.25, 1, 0])
+    assert max_probability(rows) == pytest.approx([0.5, 1, 1 / 3])
+
+
+@given(members())
+def test_measures_of_a_row_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
+    rows = found[0]
+    k = rows.shape[1]
+    assert np.all((entropy(rows) >= 0) & (entropy(rows) <= math.log(k) + 1e-12))
+    assert np.all((margin(rows) >= 0) & (margin(rows) <= 1))
+    assert np.all(max_probability(rows) >= 1 / k - 1e-12)
+    for measure in (entropy, margin, max_probability):
+        assert measure(rows[:, ::-1]) == pytest.approx(measure(rows), abs=1e-12)
+    assert np.all(entropy(rows, normalized=True) <= 1)
+
+
+@pytest.mark.parametrize("measure", [entropy, margin, max_probability])
+@pytest.mark.parametrize(
+    ("rows", "rule"),
+    [
+        ([0.5, 0.5], "a column for each of two"),
+        ([[1.0]], "two or more classes"),
+        (np.empty((0, 2)), "must have rows"),
+        ([[np.nan, 1.0]], r"\[0, 1\]; row 0 has nan"),
+        ([[1.2, -0.2]], "row 0 has 1.2"),
+        ([[0.2, 0.2]], "row 0 sums to 0.4"),
+    ],
+)
+def test_bad_rows_are_refused(measure: Any, rows: Any, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        measure(rows)
+
+
+def test_a_tidy_table_is_read_by_its_probabilities() -> None:
+    table = pd.DataFrame(
+        {"p_a": [0.9], "p_b": [0.1], "off_label": [0.3], "prediction": ["a"]}
+    )
+    assert margin(table) == pytest.approx([0.8])
+    assert combine([table, table]).mean == pytest.approx(np.array([[0.9, 0.1]]))
+
+
+# Ensembles ---------------------------------------------------------------------------
+
+# A closed form: three members (.9, .1), (.6, .4), (.3, .7) for one row.
+VECTOR = np.array([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]])
+
+
+def test_decomposition_of_the_vector() -> None:
+    found = combine(VECTOR)
+    assert found.mean == pytest.approx(np.array([[0.6, 0.4]]))
+    assert found.total == pytest.approx([0.6730116670], abs=1e-10)
+    assert found.aleatoric == pytest.approx([0.5363196475], abs=1e-10)
+    assert found.epistemic == pytest.approx([0.1366920196], abs=1e-10)
+    assert found.agreement == pytest.approx([2 / 3])
+    assert combine(VECTOR[::-1]).agreement == pytest.approx([2 / 3])
+
+
+def test_logits_are_not_what_is_averaged() -> None:
+    other = expit(logit(VECTOR[:, 0]).mean(axis=0))
+    assert other == pytest.approx([0.6422471, 0.3577529], abs=1e-7)
+    assert combine(VECTOR).mean[0] != pytest.approx(other, abs=0.01)
+
+
+@given(members())
+def test_decomposition_adds_up(found: np.ndarray) -> None:
+    split = combine(found)
+    assert np.all(split.epistemic >= 0)
+    assert split.aleatoric + split.epistemic == pytest.approx(split.total, abs=1e-12)
+    assert np.all(split.epistemic <= math.log(len(found)) + 1e-9)
+    assert np.all((split.agreement >= 0) & (split.agreement <= 1))
+    for turned in (combine(found[::-1]), combine(found[..., ::-1])):
+        assert turned.epistemic == pytest.approx(split.epistemic, abs=1e-12)
+        assert turned.total == pytest.approx(split.total, abs=1e-12)
+
+
+def test_members_at_the_limits() -> None:
+    same = combine(np.repeat(VECTOR[:1], 3, axis=0))
+    assert same.epistemic == pytest.approx([0], abs=1e-12) and same.agreement == [1]
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), size=1000)
+    assert np.all(combine([rows] * 3).epistemic >= 0)  # rounding goes either way
+    opposed = combine([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert opposed.aleatoric == [0]
+    assert opposed.epistemic == pytest.approx([math.log(2)])
+    assert combine(VECTOR[:1]).epistemic == [0]
+
+
+def test_members_that_do_not_fit_are_refused() -> None:
+    a = pd.DataFrame({"p_a": [0.5], "p_b": [0.5]}, index=["x"])
+    for wrong, rule in (
+        ([], "one or more tables"),
+        (a, "one or more tables"),
+        ([[0.5, 0.5]], r"members\[0\]"),
+        ([VECTOR[0], np.ones((2, 2)) / 2], r"members\[1\] has \(2, 2\)"),
+        ([VECTOR[0], [[np.nan, 1]]], r"members\[1\] must lie"),
+        ([a, a[["p_b", "p_a"]]], r"members\[1\] has \['b', 'a'\]"),
+        ([a, a.set_axis(["y"])], "same index"),
+        ([a, a.to_numpy()], "same columns"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            combine(wrong)
+
+
+# Passes with dropout -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dropping(make_tiny: Callable[..., LanguageModel]) -> LanguageModel:
+    return make_tiny("gpt2", resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.2)
+
+
+def make(model: LanguageModel, **parameters: Any) -> LLMClassifier:
+    return LLMClassifier(model, LABELS, "Review: {text}\nSentiment:", **parameters)
+
+
+def test_passes_differ_and_repeat_by_seed(dropping: LanguageModel) -> None:
+    asked = make(dropping, examples=EXAMPLES)
+    state = torch.random.get_rng_state()
+    found = mc_dropout(asked, TEXTS, n_passes=4, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert found.shape == (4, 3, 2)
+    assert found.sum(axis=2) == pytest.approx(1)
+    assert np.all(np.ptp(found, axis=0) > 0)
+    assert np.array_equal(mc_dropout(asked, TEXTS, n_passes=4, seed=3), found)
+    assert np.array_equal(mc_dropout(asked, TEXTS, n_passes=2, seed=3), found[:2])
+    assert not np.array_equal(mc_dropout(asked, TEXTS, n_passes=4, seed=4), found)
+    assert np.all(combine(found).epistemic > 0)
+
+
+def test_nothing_is_changed(dropping: LanguageModel, own_scores: Path) -> None:
+    asked = make(dropping, examples=EXAMPLES)
+    before, told = asked.predict_proba(TEXTS), dict(vars(asked))
+    first = dropping.network.transformer.h[0]
+    first.train()  # someone's own choice of modes
+    modes = [module.training for module in dropping.network.modules()]
+    try:
+        mc_dropout(asked, TEXTS, n_passes=2)
+        assert [module.training for module in dropping.network.modules()] == modes
+    finally:
+        first.eval()
+    assert vars(asked) == told
+    assert not any(m._forward_hooks for m in dropping.network.modules())
+    asked.cache = False
+    assert np.array_equal(asked.predict_proba(TEXTS), before)
+
+
+def test_modes_come_back_after_an_error(
+    dropping: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    def fail(self: LLMClassifier, texts: Sequence[str]) -> None:
+        on = (m for m in dropping.network.modules() if m.training)
+        seen.append({type(module).__name__ for module in on})
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(LLMClassifier, "predict_proba", fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        mc_dropout(make(dropping), TEXTS)
+    assert seen == [{"Dropout"}]  # nothing else was in training mode
+    assert not any(module.training for module in dropping.network.modules())
+    assert not any(m._forward_hooks for m in dropping.network.modules())
+
+
+def test_the_shared_prefix_is_read_anew_in_each_pass(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("gpt2", resid_pdrop=0, embd_pdrop=0.5, attn_pdrop=0)
+    asked = make(model, examples=EXAMPLES)
+    asked.predict_proba(TEXTS)  # leaves a prefix of the whole network behind
+    read: list[torch.Tensor] = []
+    drop = model.network.transformer.drop
+
+    def note(layer: Any, _: Any, out: torch.Tensor) -> None:
+        if layer.training:
+            read.append(out)
+
+    with drop.register_forward_hook(note):
+        mc_dropout(asked, TEXTS, n_passes=3)
+    prefixes, texts = read[::2], read[1::2]
+    assert [len(out) for out in read] == [1, 3] * 3
+    assert len({out.shape for out in prefixes}) == 1 and prefixes[0].shape[1] > 20
+    for outs in (prefixes, texts):
+        masks = [out == 0 for out in outs]
+        assert not torch.equal(masks[0], masks[1])
+        assert not torch.equal(masks[1], masks[2])
+
+
+def test_passes_spread_as_plain_passes_do(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("gpt2", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0)
+    asked = LLMClassifier(
+        model, ["n", "y"], "Is it {text}?\n", examples=[("a", "n")], terminator=None
+    )
+    found = mc_dropout(asked, TEXTS[:1] * 2, n_passes=300)
+    ids = model.encode(asked.render(TEXTS[0]))
+    answers = [model.encode(label) for label in ("n", "y")]
+    assert [len(answer) for answer in answers] == [1, 1]
+    layers = [m for m in model.network.modules() if isinstance(m, torch.nn.Dropout)]
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(7)
+        for layer in layers:
+            layer.train()
+        rows = torch.tensor([ids] * 300)
+        logits = model.network(input_ids=rows, use_cache=False).logits[:, -1]
+        for layer in layers:
+            layer.eval()
+    plain = logits[:, [answer[0] for answer in answers]].softmax(-1)[:, 0].numpy()
+    for row in (0, 1):
+        ours = found[:, row, 0]
+        error = np.hypot(ours.std(), plain.std()) / np.sqrt(300)
+        assert abs(ours.mean() - plain.mean()) < 4 * error
+        assert ours.std() == pytest.approx(plain.std(), rel=0.3)
+
+
+def test_a_model_without_dropout_is_refused(
+    tiny_llama: LanguageModel, make_tiny: Callable[..., LanguageModel]
+) -> None:
+    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    for model in (
+        tiny_llama,
+        make_tiny("llama", attention_dropout=0.5),  # a function, no layer
+        make_tiny("gpt2", attn_pdrop=0.0, **off),
+    ):
+        with pytest.raises(ValueError, match="has none. Llama-family"):
+            mc_dropout(make(model), TEXTS)
+    with pytest.raises(ValueError, match="goes through none of its 2"):
+        mc_dropout(make(make_tiny("gpt2", attn_pdrop=0.5, **off)), TEXTS)
+
+
+def test_dropout_added_to_a_llama_is_used(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("llama")
+    layer = model.network.model.layers[1].mlp
+    layer.down_proj = torch.nn.Sequential(torch.nn.Dropout(0.3), layer.down_proj)
+    found = mc_dropout(make(model), TEXTS, n_passes=3)
+    assert np.all(np.ptp(found, axis=0) > 0)
+
+
+def test_labels_read_in_passes_of_their_own_are_refused(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("bloom", attention_dropout=0.2)
+    with pytest.raises(ValueError, match="all labels in one pass"):
+        mc_dropout(make(model), TEXTS)
+
+
+def test_what_was_fitted_stays(dropping: LanguageModel) -> None:
+    drawn = make(dropping, examples=2, prior="domain")
+    with pytest.raises(NotFittedError):
+        mc_dropout(drawn, TEXTS)
+    drawn.fit(["warm", "bore", "funny"], ["positive", "negative", "positive"])
+    found = mc_dropout(drawn, TEXTS, n_passes=2)
+    # With one prior for all passes, dividing it out is the same shift everywhere.
+    bare = make(dropping, examples=drawn.examples_)
+    shift = logit(found) - logit(mc_dropout(bare, TEXTS, n_passes=2))
+    assert np.ptp(shift[..., 0]) == pytest.approx(0, abs=1e-4)
+
+
+def test_bad_numbers_of_passes(dropping: LanguageModel) -> None:
+    for wrong in ({"n_passes": 0}, {"seed": -1}, {"seed": 0.5}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            mc_dropout(make(dropping), TEXTS, **wrong)
+    with pytest.raises(ValueError, match="at least one text"):
+        mc_dropout(make(dropping), [])
+
+
+# Options in other orders -------------------------------------------------------------
+
+
+def test_orders_of_few_and_of_many_labels() -> None:
+    assert orders(["a", "b", "c"]) == list(itertools.permutations("abc"))
+    assert orders(list("abcde"))[1] == tuple("bcdea")
+    assert len(orders(list("abcde"))) == 5
+    drawn = orders(list("abcde"), n=10, seed=1)
+    assert drawn == orders(list("abcde"), n=10, seed=1)
+    assert drawn != orders(list("abcde"), n=10, seed=2)
+    assert len(set(drawn)) == 10
+    for place in zip(*drawn, strict=True):
+        assert sorted(place) == sorted("abcde" * 2)
+    assert sorted(orders(["a", "b", "c"], n=6)) == sorted(itertools.permutations("abc"))
+
+
+def test_bad_orders_are_refused() -> None:
+    for labels in (["a"], ["a", "a"], "ab"):
+        with pytest.raises(ValueError, match="labels must be two or more"):
+            orders(labels)
+    with pytest.raises(ValueError, match="n must be at most 2"):
+        orders(["a", "b"], n=3)
+    with pytest.raises(ValueError, match="n must be a whole"):
+        orders(["a", "b"], n=0)
+
+
+@pytest.mark.parametrize("labels", [["b", "a"], list("abcde")])
+def test_a_pull_of_positions_is_found_and_averaged_out(labels: list[str]) -> None:
+    k = len(labels)
+    pull = np.arange(1, k + 1) / np.arange(1, k + 1).sum()
+    shown = orders(labels)
+    columns = sorted(labels)
+    tables = np.array(
+        [[[pull[order.index(label)] for label in columns]] * 2 for order in shown]
+    )
+    found = position_bias(tables, shown)
+    assert found.by_position == pytest.approx(pull)
+    assert found.mean == pytest.approx(np.full((2, k), 1 / k))
+
+
+def test_without_bias_each_position_gets_its_share() -> None:
+    fixed = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    found = position_bias([fixed] * 3, orders(["a", "b", "c"], n=3))
+    assert found.by_position == pytest.approx([1 / 3] * 3)
+    assert found.mean == pytest.approx(fixed)
+
+
+def test_columns_may_be_named() -> None:
+    tables = [[[0.9, 0.1]], [[0.5, 0.5]]]
+    shown = [("z", "a"), ("a", "z")]
+    assert position_bias(tables, shown).by_position == pytest.approx([0.3, 0.7])
+    told = position_bias(tables, shown, labels=["z", "a"])
+    assert told.by_position == pytest.approx([0.7, 0.3])
+    frames = [pd.DataFrame(table, columns=["p_z", "p_a"]) for table in tables]
+    assert position_bias(frames, shown).by_position == pytest.approx([0.7, 0.3])
+
+
+def test_orders_that_do_not_fit_are_refused() -> None:
+    tables = [[[0.9, 0.1]], [[0.5, 0.5]]]
+    for shown, rule in (
+        ([("a", "b")], "one for each of 2 tables, not 1"),
+        ([("a", "b"), ("a", "b")], r"equally often; 'a' is there \[2, 0\] times"),
+        ([("a", "b"), ("a", "c")], r"order 1 is \('a', 'c'\)"),
+        ([("a", "b", "c"), ("c", "b", "a")], "hold the 2 labels"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            position_bias(tables, shown)
+
+
+# Several signals, one confidence -----------------------------------------------------
+
+
+def simulated(n: int = 20_000) -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(0)
+    signals = pd.DataFrame({"p": rng.uniform(0.05, 0.95, n), "z": rng.normal(5, 3, n)})
+    odds = 0.8 * logit(signals["p"]) - 0.3 * (signals["z"] - 5) + 0.5
+    return signals, rng.random(n) < expit(odds)
+
+
+def test_known_weights_are_recovered() -> None:
+    signals, correct = simulated()
+    found = CombinedConfidence(C=1e4, logit_columns=["p"]).fit(signals, correct)
+    weights = found.coef_ / found.scale_
+    assert weights == pytest.approx([0.8, -0.3], abs=0.04)
+    intercept = found.intercept_ - weights @ found.mean_
+    assert intercept == pytest.approx(0.5 + 0.3 * 5, abs=0.1)
+
+
+def test_values_are_those_of_the_regression() -> None:
+    signals, correct = simulated(300)
+    found = CombinedConfidence(C=0.5).fit(signals, correct)
+    scaled = (signals - signals.mean()) / signals.std(ddof=0)
+    plain = LogisticRegression(C=0.5, tol=1e-10, max_iter=1000).fit(scaled, correct)
+    expected = plain.predict_proba(scaled)[:, 1]
+    assert np.asarray(found.predict(signals)) == pytest.approx(expected, abs=1e-6)
+    turned = signals[["z", "p"]]
+    assert np.array_equal(found.predict(turned), found.predict(signals))
+
+
+def test_rows_fitted_on_are_marked() -> None:
+    signals, correct = simulated(200)
+    found = CombinedConfidence().fit(signals[:100], correct[:100])
+    assert found.predict(signals[:100]).evaluation == "in-sample"
+    rest = found.predict(signals[100:])
+    assert rest.evaluation == "unstated"  # nothing named the rows in fit
+    named = signals.reset_index(drop=True)
+    ids = [f"row {at}" for at in range(200)]
+    found.fit(named[:100], correct[:100], ids=ids[:100])
+    marks = found.predict(named, ids=ids)
+    assert marks.fitted_on.tolist() == [True] * 100 + [False] * 100
+    assert found.predict(named[100:], ids=ids[100:]).evaluation == "held-out"
+    values = np.asarray(marks)
+    assert np.all((values >= 0) & (values <= 1))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_cross_fitted_values_are_held_out(grouped: bool) -> None:
+    signals, correct = simulated(120)
+    groups = np.arange(120) // 3 if grouped else None
+    combined = CombinedConfidence(logit_columns=["p"])
+    found = combined.cross_fitted_predict(signals, correct, groups=groups, n_splits=4)
+    assert found.evaluation == "held-out" and not hasattr(combined, "coef_")
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    folds = kind(4, shuffle=True, random_state=0)
+    for train, test in folds.split(correct, correct, groups):
+        fitted = clone(combined).fit(signals.iloc[train], correct[train])
+        expected = fitted.predict(signals.iloc[test])
+        assert np.array_equal(np.asarray(found)[test], np.asarray(expected))
+
+
+def test_held_out_values_of_noise_are_no_better_than_chance() -> None:
+    rng = np.random.default_rng(1)
+    noise = pd.DataFrame(
+        rng.normal(size=(100, 30)), columns=[f"s{i}" for i in range(30)]
+    )
+    correct = rng.random(100) < 0.5
+    combined = CombinedConfidence(C=1e3)
+    fitted = combined.fit(noise, correct).predict(noise)
+    held_out = combined.cross_fitted_predict(noise, correct)
+    assert auroc(fitted, correct) > 0.75
+    assert auroc(held_out, correct) < 0.65
+
+
+def test_signals_about_different_labels_are_not_mixed() -> None:
+    signals, correct = simulated(50)
+    signals["p_label"] = signals["z_label"] = np.where(signals["z"] > 5, "a", "b")
+    found = CombinedConfidence().fit(signals, correct)
+    assert found.signals_ == ["p", "z"]
+    signals.loc[7, "z_label"] = "c"
+    with pytest.raises(ValueError, match="about one label in each row; row 7 has"):
+        found.predict(signals)
+    with pytest.raises(ValueError, match="row 7"):
+        CombinedConfidence().cross_fitted_predict(signals, correct)
+    signals.loc[3, "p_label"] = None
+    with pytest.raises(ValueError, match="row 3"):
+        CombinedConfidence().fit(signals, correct)
+
+
+def test_limits_of_signals() -> None:
+    signals, correct = simulated(60)
+    signals["flat"] = 0.1
+    signals.loc[0, "p"], signals.loc[1, "p"] = 0.0, 1.0
+    found = CombinedConfidence(logit_columns=("p",)).fit(signals, correct)
+    assert found.coef_[2] == 0
+    assert np.isfinite(found.predict(signals.iloc[[0]])).all()
+    with pytest.raises(NotFittedError):
+        clone(found).predict(signals)
+    with pytest.raises(NotImplementedError, match="not stored"):
+        found.to_dict()
+
+
+def test_bad_signals_are_refused() -> None:
+    signals, correct = simulated(20)
+    gap = signals.copy()
+    gap.loc[4, "z"] = np.nan
+    combined = CombinedConfidence()
+    for wrong, rule in (
+        (signals.to_numpy(), "must be a data frame, not ndarray"),
+        (signals[:0], "at least one row"),
+        (gap, "row 4 of 'z' is nan"),
+        (signals.assign(z=np.inf), "row 0 of 'z' is inf"),
+        (signals.assign(z="0.5"), "'z' is"),
+        (signals.set_axis(["p", "p"], axis=1), "different words"),
+        (signals.set_axis([0, 1], axis=1), "different words"),
+        (pd.DataFrame({"x_label": ["a"] * 20}), "a column of numbers"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            combined.fit(wrong, correct)
+    with pytest.raises(ValueError, match="one value for each of 20 rows"):
+        combined.fit(signals, correct[:-1])
+    with pytest.raises(ValueError, match="both outcomes"):
+        combined.fit(signals, np.ones(20))
+    with pytest.raises(ValueError, match="those of fit"):
+        combined.fit(signals, correct).predict(signals[["p"]])
+    with pytest.raises(ValueError, match="less frequent outcome"):
+        combined.cross_fitted_predict(signals, np.arange(20) < 3)
+    with pytest.raises(ValueError, match="number of groups, 2"):
+        groups = np.arange(20) % 2
+        combined.cross_fitted_predict(signals, correct, groups=groups, n_splits=3)
+    for parameters, rule in (
+        ({"C": 0}, "C must"),
+        ({"floor": 0}, "floor"),
+        ({"logit_columns": "p"}, "list of names"),
+        ({"logit_columns": ["q"]}, "not 'q'"),
+        ({"logit_columns": ["z"]}, "signal 'z' must lie"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            CombinedConfidence(**parameters).fit(signals, correct)
+
+
+def test_the_fixed_mix() -> None:
+    assert fixed_mix([1.0], [0.0]) == pytest.approx([0.6])
+    assert fixed_mix([1.0], [0.5], weight=0) == pytest.approx([0.5])
+    seen = Calibrated([0.2, 0.4], [True, False], known=True)
+    mixed = fixed_mix([0.5, 0.5], seen)
+    assert isinstance(mixed, Calibrated)
+    assert mixed.fitted_on.tolist() == [True, False]
+    with pytest.raises(ValueError, match="b must have the 2 rows of a, not 1"):
+        fixed_mix([0.1, 0.2], [0.1])
+    with pytest.raises(ValueError, match="weight"):
+        fixed_mix([0.1], [0.1], weight=60)
+    with pytest.raises(ValueError, match="b must lie"):
+        fixed_mix([0.1], [1.1])
+
+
+@pytest.mark.parametrize("measure", ["brier", "auroc"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_gain_is_that_of_a_plain_paired_bootstrap(measure: Any, grouped: bool) -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.random((2, 60)).round(1)  # with ties
+    correct = rng.random(60) < (a + 3 * b) / 4
+    groups = np.arange(60) % 20 if grouped else None
+    score: Any = brier_score if measure == "brier" else auroc
+    same = np.random.default_rng(5)
+    gains = []
+    for _ in range(200):
+        drawn = same.integers(20 if grouped else 60, size=20 if grouped else 60)
+        if grouped:
+            drawn = (drawn[:, None] + [0, 20, 40]).ravel()
+        right = correct[drawn]
+        gains.append(score(b[drawn], right) - score(a[drawn], right))
+    found = paired_gain(
+        a, b, correct, measure=measure, groups=groups, n_resamples=200, rng=5, level=0.9
+    )
+    assert found.value == pytest.approx(score(b, correct) - score(a, correct))
+    assert found[1:] == pytest.approx(tuple(np.quantile(gains, [0.05, 0.95])))
+
+
+def test_limits_of_gains() -> None:
+    a, correct = [0.5, 0.9, 0.7], [1, 0, 1]
+    assert paired_gain(a, a, correct) == (0, 0, 0)
+    assert paired_gain([0.9], [0.5], [1]).value == pytest.approx(0.24)
+    with pytest.raises(ValueError, match="both outcomes"):
+        paired_gain(a, a, [1, 1, 1], measure="auroc")
+    with pytest.raises(ValueError, match="measure must be one of"):
+        paired_gain(a, a, correct, measure="ece")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="confidence_b must have the 3 rows"):
+        paired_gain(a, a[:2], correct)
+    with pytest.raises(ValueError, match="level"):
+        paired_gain(a, a, correct, level=95)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000))
+def test_gain_turns_its_sign_with_its_sides(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, 30))
+    correct = np.arange(30) % 2
+    there = paired_gain(a, b, correct, measure="auroc", n_resamples=50)
+    back = paired_gain(b, a, correct, measure="auroc", n_resamples=50)
+    assert back == pytest.approx((-there.value, -there.high, -there.low))
