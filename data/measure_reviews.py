@@ -16,6 +16,7 @@ import pandas as pd
 from helpers import EMBEDDED, datasets
 from helpers.classifier import LLMClassifier
 from helpers.models import LanguageModel
+from helpers.self_report import read_report
 
 HERE = Path(__file__).resolve().parent
 N_SIGNALS = 1500
@@ -65,8 +66,9 @@ def measure_signals(reviews: pd.DataFrame, model: LanguageModel) -> pd.DataFrame
         invalid = N_SAMPLES - sum(found.values())
         rows.append({**found, "invalid": invalid, "report": stated[0]})
     table = pd.DataFrame(rows, index=reviews.index).rename_axis("review")
-    number = table["report"].str.extract(r"^\s*(\d+(?:\.\d+)?)\s*%?\s*(?:\n|$)")[0]
-    table["report"] = number.astype(float).where(lambda stated: stated <= 100) / 100
+    table["report"] = [
+        read_report(stated.lstrip().split("\n")[0]).value for stated in table["report"]
+    ]
     return table.astype(dict.fromkeys([*datasets.REVIEW_LABELS, "invalid"], "int8"))
 
 

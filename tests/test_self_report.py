@@ -1,0 +1,164 @@
+"""Rules of helpers.self_report: what a model says of itself, read without loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.models import LanguageModel
+from helpers.scoring import label_logprobs
+from helpers.self_report import STATUSES, p_true, read_report, self_report
+from helpers.verbalizer import Verbalizer
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (" 90\n", 0.9),
+        ("85%", 0.85),
+        ("85 %.", 0.85),
+        ("I am 72.5 percent sure.", 0.725),
+        ("about 72,5 per cent", 0.725),
+        ("0.8", 0.8),
+        ("1.0", 1.0),
+        ("1", 0.01),
+        ("0", 0.0),
+        ("100", 1.0),
+        ("8/10", 0.8),
+        ("9 out of 10", 0.9),
+        ("ninety percent", 0.9),
+        ("Ninety-five percent", 0.95),
+        ("one hundred percent", 1.0),
+        ("seventeen", 0.17),
+        ("Answer 2: I am 80% sure", 0.8),
+        ("80%, yes, 80 %", 0.8),
+        ('{"label": "positive", "confidence": 0.85}', 0.85),
+        ('{"confidence": 85}', 0.85),
+        ('{"Confidence level": "85%"}', 0.85),
+        ('Sure! {"probability": 0.85, "label": "positive"} Bye', 0.85),
+        ('{"confidence": 0.85, "label": "pos', 0.85),
+    ],
+)
+def test_a_stated_confidence_is_read(answer: str, value: float) -> None:
+    report = read_report(answer)
+    assert report.status == "ok"
+    assert report.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("I'm 110 % sure", "out of range"),
+        ("-5%", "out of range"),
+        ("250", "out of range"),
+        ("12/10", "out of range"),
+        ("8/0", "out of range"),
+        ("I cannot say.", "refused"),
+        ("I can’t tell", "refused"),
+        ("Sorry, as an AI I have no feelings", "refused"),
+        ("very sure", "unreadable"),
+        ("positive", "unreadable"),
+        ("between 70% and 80%", "unreadable"),
+        ("70 or 80", "unreadable"),
+        ('{"confidence": 0.8', "unreadable"),
+        ('{"label": "positive", "conf', "unreadable"),
+        ('{"label": "positive"}', "unreadable"),
+        ('{"confidence": null}', "unreadable"),
+        ('{"confidence": true}', "unreadable"),
+        ('{"confidence": 0.8, "probability": 0.9}', "unreadable"),
+        ("1.2.3", "unreadable"),
+    ],
+)
+def test_what_cannot_be_read_has_a_name(answer: str, status: str) -> None:
+    report = read_report(answer)
+    assert math.isnan(report.value)
+    assert report.status == status
+
+
+def test_a_bare_number_means_what_was_asked_for() -> None:
+    assert read_report("1", scale="probability").value == 1.0
+    assert read_report("0.25", scale="probability").value == 0.25
+    assert read_report("25", scale="probability").status == "out of range"
+    assert read_report("25%", scale="probability").value == 0.25
+
+
+@given(st.integers(0, 100))
+def test_whole_percentages_survive_in_every_notation(percent: int) -> None:
+    for answer in (
+        f"{percent}",
+        f"{percent}%",
+        f"I'm {percent} percent sure",
+        f"{percent}/100",
+        f'{{"confidence": "{percent}%"}}',
+    ):
+        assert read_report(answer).value == pytest.approx(percent / 100)
+
+
+@given(st.text(max_size=40))
+def test_any_text_has_a_status(text: str) -> None:
+    report = read_report(text)
+    assert report.status in STATUSES
+    assert (report.status == "ok") == (0 <= report.value <= 1)
+
+
+@pytest.mark.parametrize("answer", [None, 80, ["80"]])
+def test_an_answer_is_a_string(answer: Any) -> None:
+    with pytest.raises(TypeError, match="answer must be a string"):
+        read_report(answer)
+
+
+def test_unknown_scale_is_refused(tiny_llama: LanguageModel) -> None:
+    wrong: Any = "stars"
+    with pytest.raises(ValueError, match="scale must be one of"):
+        read_report("3", scale=wrong)
+    with pytest.raises(ValueError, match="scale must be one of"):
+        self_report(tiny_llama, ["A:"], scale=wrong)
+
+
+def test_reports_are_what_the_model_writes(embedded: LanguageModel) -> None:
+    shown = "Review: A joy.\nSentiment: positive\nHow sure, from 0 to 100: 95\n\n"
+    asked = pd.Series(
+        [
+            f"{shown}Review: {text}\nSentiment: positive\nHow sure, from 0 to 100:"
+            for text in ("A delight.", "It has its moments.")
+        ],
+        index=[5, 2],
+    )
+    found = self_report(embedded, asked, max_new_tokens=4)
+    assert list(found.index) == [5, 2]
+    assert (found["status"] == "ok").all()
+    for prompt, row in zip(asked, found.itertuples(), strict=True):
+        written = embedded.generate(prompt, temperature=0, max_new_tokens=4)[0]
+        assert row.answer == written
+        assert row.report == pytest.approx(int(written.split("\n")[0]) / 100)
+
+
+def test_p_true_is_the_exact_share_of_true(tiny_llama: LanguageModel) -> None:
+    asked = pd.Series(
+        ["no way\nTrue or False?", "a bore\nTrue or False?"], index=[7, 3]
+    )
+    found = p_true(tiny_llama, asked)
+    tokens = Verbalizer(("True", "False"), family="case").tokens(
+        tiny_llama, after=asked[7]
+    )
+    exact = np.exp(
+        label_logprobs(tiny_llama, [tiny_llama.encode(p) for p in asked], tokens)
+    )
+    assert list(found.index) == [7, 3]
+    assert found["p_true"].to_numpy() == pytest.approx(exact[:, 0] / exact.sum(axis=1))
+    assert found["off_label"].to_numpy() == pytest.approx(1 - exact.sum(axis=1))
+    assert len(p_true(tiny_llama, [])) == 0
+
+
+@pytest.mark.parametrize("prompt", ["", "True or False? ", None])
+def test_bad_prompts_are_refused(tiny_llama: LanguageModel, prompt: Any) -> None:
+    with pytest.raises(ValueError, match="prompts must be texts that do not end in"):
+        p_true(tiny_llama, ["fine?", prompt])
