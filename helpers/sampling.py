@@ -130,6 +130,51 @@ def sample_votes(
     return table
 
 
+def fewer_votes(votes: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFrame:
+    """The votes as if only n of the answers had been asked for.
+
+    Answers to a text are exchangeable, so n of them are drawn without replacement.
+
+    Parameters
+    ----------
+    votes : pandas.DataFrame
+        What :func:`sample_votes` gives.
+    n : int
+        Answers to keep for each text.
+    seed : int, default=0
+        Seed of which ones.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Of the same shape; rows sum to n.
+
+    Raises
+    ------
+    ValueError
+        A text has fewer answers.
+
+    Examples
+    --------
+    >>> votes = pd.DataFrame({"yes": [9], "no": [0], "invalid": [0]})
+    >>> fewer_votes(votes, 4).to_numpy().tolist()
+    [[4, 0, 0]]
+    """
+    check_count("n", n)
+    check_count("seed", seed, 0)
+    counts = _checked(votes)
+    short = np.flatnonzero(counts.sum(axis=1) < n)
+    if len(short):
+        at = int(short[0])
+        raise ValueError(
+            f"n must be at most the answers of each text; it is {n}, and row {at} has "
+            f"{counts[at].sum()}."
+        )
+    rng = np.random.default_rng(seed)
+    kept = [rng.multivariate_hypergeometric(row, n) for row in counts]
+    return pd.DataFrame(kept, columns=votes.columns, index=votes.index)
+
+
 def agreement(
     votes: pd.DataFrame,
     *,

@@ -17,6 +17,7 @@ from helpers.models import LanguageModel
 from helpers.sampling import (
     INVALID,
     agreement,
+    fewer_votes,
     is_settled,
     sample_votes,
     samples_needed,
@@ -311,6 +312,19 @@ def test_settled_means_that_no_answers_can_change_the_winner() -> None:
     assert is_settled(votes.tail(1), 12).tolist() == [False]
     with pytest.raises(ValueError, match="it is 8, and row 2 has 10"):
         is_settled(votes, 8)
+
+
+def test_fewer_votes_are_some_of_the_votes() -> None:
+    votes = table(*[[60, 30, 10]] * 400)
+    found = fewer_votes(votes, 20, seed=1)
+    assert (found.sum(axis=1) == 20).all() and (found <= votes).all(axis=None)
+    assert found.mean().tolist() == pytest.approx([12, 6, 2], abs=0.4)
+    # Without replacement they vary less than a fresh sample would.
+    assert found["a"].var() == pytest.approx(20 * 0.6 * 0.4 * 80 / 99, rel=0.25)
+    assert fewer_votes(votes, 100).equals(votes)
+    assert fewer_votes(votes, 20, seed=1).equals(found)
+    with pytest.raises(ValueError, match="it is 101, and row 0 has 100"):
+        fewer_votes(votes, 101)
 
 
 CALLS: list[tuple[Callable[[], object], str]] = [
