@@ -47,11 +47,12 @@ def labels_needed(
     """How many labels it takes to certify that the ECE is below a target.
 
     The question is put as a test. Suppose that the error is exactly the target,
-    because every confidence is too high by about as much, which of all such errors
-    is the hardest to see. The measured ECE certifies the target if so small a value
-    would then come with probability 1 − level or less. The answer is the number of
-    labels with which a *perfect* forecaster passes with probability ``power``;
-    a forecaster with a flaw of his own needs more.
+    because every confidence is too high by about as much: an even error is harder to
+    see than one that sits in a few bins. The measured ECE certifies the target if so
+    small a value would then come with probability 1 − level or less. The answer is the
+    number of labels with which a *perfect* forecaster passes with probability
+    ``power``; a forecaster with a flaw of his own needs more. What cancels inside a
+    bin, no measured ECE can exclude.
 
     Parameters
     ----------
