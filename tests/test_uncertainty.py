@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import expit, logit
@@ -21,9 +23,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from helpers.calibration import Calibrated
+from helpers.calibration import (
+    Calibrated,
+    cross_fitted,
+    from_dict,
+    load_calibrator,
+)
 from helpers.classifier import LLMClassifier
-from helpers.metrics import auroc, brier_score
+from helpers.metrics import auroc
 from helpers.models import LanguageModel
 from helpers.uncertainty import (
     CombinedConfidence,
@@ -34,12 +41,12 @@ from helpers.uncertainty import (
     max_probability,
     mc_dropout,
     orders,
-    paired_gain,
     position_bias,
 )
 
 LABELS = ["positive", "negative"]
 EXAMPLES = [("a warm film", "positive"), ("a bore", "negative")]
+NO_WEIGHTS = {name: {"array": []} for name in ("mean_", "scale_", "coef_")}
 TEXTS = ["funny and warm", "dull", "no way, the plot is a bore"]
 
 
@@ -450,7 +457,7 @@ def test_cross_fitted_values_are_held_out(grouped: bool) -> None:
     signals, correct = simulated(120)
     groups = np.arange(120) // 3 if grouped else None
     combined = CombinedConfidence(logit_columns=["p"])
-    found = combined.cross_fitted_predict(signals, correct, groups=groups, n_splits=4)
+    found = cross_fitted(combined, signals, correct, groups=groups, n_splits=4)
     assert found.evaluation == "held-out" and not hasattr(combined, "coef_")
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
     folds = kind(4, shuffle=True, random_state=0)
@@ -468,7 +475,7 @@ def test_held_out_values_of_noise_are_no_better_than_chance() -> None:
     correct = rng.random(100) < 0.5
     combined = CombinedConfidence(C=1e3)
     fitted = combined.fit(noise, correct).predict(noise)
-    held_out = combined.cross_fitted_predict(noise, correct)
+    held_out = cross_fitted(combined, noise, correct)
     assert auroc(fitted, correct) > 0.75
     assert auroc(held_out, correct) < 0.65
 
@@ -482,7 +489,7 @@ def test_signals_about_different_labels_are_not_mixed() -> None:
     with pytest.raises(ValueError, match="about one label in each row; row 7 has"):
         found.predict(signals)
     with pytest.raises(ValueError, match="row 7"):
-        CombinedConfidence().cross_fitted_predict(signals, correct)
+        cross_fitted(CombinedConfidence(), signals, correct)
     signals.loc[3, "p_label"] = None
     with pytest.raises(ValueError, match="row 3"):
         CombinedConfidence().fit(signals, correct)
@@ -497,8 +504,73 @@ def test_limits_of_signals() -> None:
     assert np.isfinite(found.predict(signals.iloc[[0]])).all()
     with pytest.raises(NotFittedError):
         clone(found).predict(signals)
-    with pytest.raises(NotImplementedError, match="not stored"):
-        found.to_dict()
+    with pytest.raises(NotFittedError):
+        clone(found).to_dict()
+
+
+@pytest.mark.parametrize("columns", [["p"], ("p",), np.array(["p"])])
+def test_weights_are_stored(columns: Any, tmp_path: Path) -> None:
+    signals, correct = simulated(200)
+    names = np.array([f"row {at}" for at in range(200)])
+    made = CombinedConfidence(C=2.0, logit_columns=columns, floor=1e-4)
+    found = made.fit(
+        signals[:100], correct[:100], ids=names[:100], source={"model": "é"}
+    )
+    found.save(tmp_path / "made.json")
+    again: Any = load_calibrator(tmp_path / "made.json")
+    assert type(again) is CombinedConfidence
+    assert (again.C, again.logit_columns, again.floor) == (2.0, ("p",), 1e-4)
+    assert again.signals_ == ["p", "z"]
+    assert again.to_dict() == found.to_dict()
+    marks = again.predict(signals[["z", "p"]], ids=names)
+    assert np.array_equal(np.asarray(marks), np.asarray(found.predict(signals)))
+    assert marks.fitted_on.tolist() == [True] * 100 + [False] * 100
+    with pytest.raises(ValueError, match="source differs"):
+        again.predict(signals, source={"model": "b"})
+    stored = found.to_dict()
+    with pytest.raises(ValueError, match="parameters of CombinedConfidence"):
+        from_dict(stored | {"parameters": {"colour": "red"}})
+    with pytest.raises(ValueError, match="must have the field 'intercept_'"):
+        from_dict(stored | {"fitted": {"signals_": [], **NO_WEIGHTS}})
+
+
+def test_stored_weights_are_read_where_nothing_was_imported(tmp_path: Path) -> None:
+    signals, correct = simulated(50)
+    CombinedConfidence().fit(signals, correct).save(tmp_path / "made.json")
+    script = (
+        "import sys; from helpers.calibration import load_calibrator; "
+        "assert 'helpers.uncertainty' not in sys.modules; "
+        "print(type(load_calibrator(sys.argv[1])).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "made.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert done.stdout.strip() == "CombinedConfidence"
+
+
+def test_signals_of_another_source_are_refused() -> None:
+    signals, correct = simulated(60)
+    signals.attrs["source"] = {"model": "a", "prompt": "x"}
+    combined = CombinedConfidence().fit(signals, correct)
+    assert combined.source_ == {"model": "a", "prompt": "x"}
+    combined.predict(signals)
+    says = "fitted on scores of model 'a', these come from model 'b'"
+    with pytest.raises(ValueError, match=says):
+        combined.predict(signals, source={"model": "b"})
+    other = signals.copy()
+    other.attrs["source"] = {"model": "b"}
+    with pytest.raises(ValueError, match=says):
+        combined.predict(other)
+    combined.predict(other, source={"labels": "new"})
+    combined.fit(signals, correct, source={"model": "b"}).predict(other)
+    with pytest.raises(ValueError, match="source must map words to words"):
+        combined.fit(signals, correct, source={"model": 3})  # type: ignore[dict-item]
+    # The parts of a table keep its source.
+    assert cross_fitted(combined, signals, correct).evaluation == "held-out"
 
 
 def test_bad_signals_are_refused() -> None:
@@ -524,11 +596,13 @@ def test_bad_signals_are_refused() -> None:
         combined.fit(signals, np.ones(20))
     with pytest.raises(ValueError, match="those of fit"):
         combined.fit(signals, correct).predict(signals[["p"]])
-    with pytest.raises(ValueError, match="less frequent outcome"):
-        combined.cross_fitted_predict(signals, np.arange(20) < 3)
+    with pytest.raises(ValueError, match="both outcomes"):
+        cross_fitted(combined, signals, np.arange(20) < 1)
+    with pytest.raises(ValueError, match="must be a data frame, not ndarray"):
+        cross_fitted(combined, signals.to_numpy(), correct)
     with pytest.raises(ValueError, match="number of groups, 2"):
         groups = np.arange(20) % 2
-        combined.cross_fitted_predict(signals, correct, groups=groups, n_splits=3)
+        cross_fitted(combined, signals, correct, groups=groups, n_splits=3)
     for parameters, rule in (
         ({"C": 0}, "C must"),
         ({"floor": 0}, "floor"),
@@ -553,51 +627,3 @@ def test_the_fixed_mix() -> None:
         fixed_mix([0.1], [0.1], weight=60)
     with pytest.raises(ValueError, match="b must lie"):
         fixed_mix([0.1], [1.1])
-
-
-@pytest.mark.parametrize("measure", ["brier", "auroc"])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_gain_is_that_of_a_plain_paired_bootstrap(measure: Any, grouped: bool) -> None:
-    rng = np.random.default_rng(2)
-    a, b = rng.random((2, 60)).round(1)  # with ties
-    correct = rng.random(60) < (a + 3 * b) / 4
-    groups = np.arange(60) % 20 if grouped else None
-    score: Any = brier_score if measure == "brier" else auroc
-    same = np.random.default_rng(5)
-    gains = []
-    for _ in range(200):
-        drawn = same.integers(20 if grouped else 60, size=20 if grouped else 60)
-        if grouped:
-            drawn = (drawn[:, None] + [0, 20, 40]).ravel()
-        right = correct[drawn]
-        gains.append(score(b[drawn], right) - score(a[drawn], right))
-    found = paired_gain(
-        a, b, correct, measure=measure, groups=groups, n_resamples=200, rng=5, level=0.9
-    )
-    assert found.value == pytest.approx(score(b, correct) - score(a, correct))
-    assert found[1:] == pytest.approx(tuple(np.quantile(gains, [0.05, 0.95])))
-
-
-def test_limits_of_gains() -> None:
-    a, correct = [0.5, 0.9, 0.7], [1, 0, 1]
-    assert paired_gain(a, a, correct) == (0, 0, 0)
-    assert paired_gain([0.9], [0.5], [1]).value == pytest.approx(0.24)
-    with pytest.raises(ValueError, match="both outcomes"):
-        paired_gain(a, a, [1, 1, 1], measure="auroc")
-    with pytest.raises(ValueError, match="measure must be one of"):
-        paired_gain(a, a, correct, measure="ece")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="confidence_b must have the 3 rows"):
-        paired_gain(a, a[:2], correct)
-    with pytest.raises(ValueError, match="level"):
-        paired_gain(a, a, correct, level=95)
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 1000))
-def test_gain_turns_its_sign_with_its_sides(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    a, b = rng.random((2, 30))
-    correct = np.arange(30) % 2
-    there = paired_gain(a, b, correct, measure="auroc", n_resamples=50)
-    back = paired_gain(b, a, correct, measure="auroc", n_resamples=50)
-    assert back == pytest.approx((-there.value, -there.high, -there.low))

@@ -107,6 +107,10 @@ class BaseCalibrator(BaseEstimator):
     def _check_parameters(self) -> None:
         """Raise ValueError for a parameter that breaks its rule."""
 
+    def _outcomes(self, data: Any, truth: Any) -> np.ndarray:
+        """Whether each row is right, from what ``fit`` takes."""
+        raise NotImplementedError
+
     def _remember(
         self,
         values: np.ndarray,
@@ -119,7 +123,7 @@ class BaseCalibrator(BaseEstimator):
         self.source_ = source
         self.fitted_at_ = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def _checktold_source(self, source: dict[str, str] | None) -> None:
+    def _check_source(self, source: dict[str, str] | None) -> None:
         ours = self.source_ or {}
         for key, theirs in (source or {}).items():
             if ours.get(key, theirs) != theirs:
@@ -228,13 +232,16 @@ class Calibrator(BaseCalibrator):
         values, names = self._check_predict(scores, ids, source)
         return self._marked(self._predict(values), values, names)
 
+    def _outcomes(self, data: Any, truth: Any) -> np.ndarray:
+        return check_outcomes(truth, len(check_probabilities(data, "scores")))
+
     def _check_predict(
         self, scores: Any, ids: Any, source: Any
     ) -> tuple[np.ndarray, np.ndarray | None]:
         check_is_fitted(self)
         values = check_probabilities(scores, "scores").astype(float)
         names = row_ids(scores, ids, len(values))
-        self._checktold_source(told_source(scores, source))
+        self._check_source(told_source(scores, source))
         return values, names
 
     def _least_rows(self) -> int:
@@ -364,8 +371,13 @@ class MulticlassCalibrator(BaseCalibrator):
                 f"not {classes!r}."
             )
         names = row_ids(probabilities, ids, len(values))
-        self._checktold_source(told_source(probabilities, source))
+        self._check_source(told_source(probabilities, source))
         return self._marked(self._predict(values), values, names)
+
+    def _outcomes(self, data: Any, truth: Any) -> np.ndarray:
+        probabilities, classes = check_distributions(data)
+        true = check_truth(truth, len(probabilities), classes)
+        return probabilities.argmax(axis=1) == true
 
     def _check_variety(
         self, probabilities: np.ndarray, truth: np.ndarray, classes: list[Any]
@@ -503,9 +515,9 @@ def _encoded(value: Any) -> Any:
         return value.to_dict() if hasattr(value, "n_") else _settings(value)
     if isinstance(value, dict):
         return {"pairs": [[_encoded(k), _encoded(v)] for k, v in value.items()]}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return {"array": value.tolist()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, np.ndarray)):
         return [_encoded(part) for part in value]
     plain = value.item() if isinstance(value, np.generic) else value
     if plain is None or isinstance(plain, (bool, int, float, str)):

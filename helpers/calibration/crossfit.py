@@ -11,21 +11,14 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from ..checks import (
-    check_count,
-    check_distributions,
-    check_groups,
-    check_outcomes,
-    check_probabilities,
-    check_truth,
-)
-from .base import BaseCalibrator, Calibrator
+from ..checks import check_count, check_groups
+from .base import BaseCalibrator
 from .marks import Calibrated
 
 
 def cross_fitted(
     calibrator: BaseCalibrator,
-    scores: ArrayLike,
+    scores: ArrayLike | pd.DataFrame,
     correct: ArrayLike,
     *,
     groups: ArrayLike | None = None,
@@ -36,10 +29,11 @@ def cross_fitted(
 
     Parameters
     ----------
-    calibrator : Calibrator or MulticlassCalibrator
-        What to fit. It is copied, not changed.
-    scores : array-like of shape (n,) or (n, n_classes)
-        What ``calibrator.fit`` takes first: scores or label probabilities.
+    calibrator : BaseCalibrator
+        What to fit, such as a :class:`Calibrator`, a :class:`MulticlassCalibrator` or
+        a :class:`helpers.uncertainty.CombinedConfidence`. It is copied, not changed.
+    scores : array-like or pandas.DataFrame of shape (n,) or (n, n_columns)
+        What ``calibrator.fit`` takes first: scores, label probabilities or signals.
     correct : array-like of shape (n,)
         What it takes second: outcomes or true classes.
     groups : array-like of shape (n,), optional
@@ -74,7 +68,7 @@ def cross_fitted(
     """
     check_count("n_splits", n_splits, 2)
     check_count("seed", seed, 0)
-    right = _outcomes(calibrator, scores, correct)
+    right = calibrator._outcomes(scores, correct)
     codes = None if groups is None else check_groups(groups, len(right))
     _check_splits(n_splits, right, codes)
     kind = StratifiedKFold if codes is None else StratifiedGroupKFold
@@ -83,29 +77,21 @@ def cross_fitted(
         # Folds without a right row, or without a wrong one, do no harm.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         parts = list(folds.split(right, right, codes))
-    rows = scores if isinstance(scores, (pd.DataFrame, pd.Series)) else None
-    array, outcomes = np.asarray(scores), np.asarray(correct)
+    in_pandas = isinstance(scores, (pd.DataFrame, pd.Series))
+    data: Any = scores if in_pandas else np.asarray(scores)
+    outcomes = np.asarray(correct)
     result: np.ndarray | None = None
     for train, test in parts:
         if not len(test):  # StratifiedGroupKFold may leave a fold empty.
             continue
         fitted: Any = clone(calibrator)
-        fitted.fit(_taken(rows, array, train), outcomes[train])
-        values = np.asarray(fitted.predict(_taken(rows, array, test)))
+        fitted.fit(_taken(data, train), outcomes[train])
+        values = np.asarray(fitted.predict(_taken(data, test)))
         if result is None:
             result = np.empty((len(right), *values.shape[1:]))
         result[test] = values
     assert result is not None
     return Calibrated(result, np.zeros(len(right), dtype=bool), known=True)
-
-
-def _outcomes(calibrator: BaseCalibrator, scores: Any, correct: Any) -> np.ndarray:
-    """Whether each row is right."""
-    if isinstance(calibrator, Calibrator):
-        return check_outcomes(correct, len(check_probabilities(scores, "scores")))
-    probabilities, classes = check_distributions(scores)
-    truth = check_truth(correct, len(probabilities), classes)
-    return probabilities.argmax(axis=1) == truth
 
 
 def _check_splits(n_splits: int, right: np.ndarray, codes: np.ndarray | None) -> None:
@@ -122,5 +108,5 @@ def _check_splits(n_splits: int, right: np.ndarray, codes: np.ndarray | None) ->
             )
 
 
-def _taken(table: Any, array: np.ndarray, rows: np.ndarray) -> Any:
-    return array[rows] if table is None else table.iloc[rows]
+def _taken(data: Any, rows: np.ndarray) -> Any:
+    return data[rows] if isinstance(data, np.ndarray) else data.iloc[rows]

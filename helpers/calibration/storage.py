@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from ..checks import check_count
 from .base import FORMAT, BaseCalibrator, told_source
 
+# Calibrators of later modules, which are imported when a file names one.
+_LATER = {"CombinedConfidence": "helpers.uncertainty"}
 _FIELDS = (
     "class",
     "parameters",
@@ -121,10 +124,12 @@ def _restored(stored: Mapping[str, Any]) -> BaseCalibrator:
 
 
 def _unfitted(stored: Mapping[str, Any]) -> BaseCalibrator:
-    classes = {made.__name__: made for made in _subclasses(BaseCalibrator)}
     name = stored["class"]
+    if name in _LATER:
+        importlib.import_module(_LATER[name])
+    classes = {made.__name__: made for made in _subclasses(BaseCalibrator)}
     if name not in classes:
-        known = ", ".join(sorted(classes))
+        known = ", ".join(sorted({*classes, *_LATER}))
         raise ValueError(f"class must be one of {known}; not {name!r}.")
     made = classes[name]
     parameters = {
@@ -143,7 +148,7 @@ def _subclasses(base: type[BaseCalibrator]) -> list[type[BaseCalibrator]]:
     """Calibrators of this package; those of a user are not stored."""
     found = []
     for made in base.__subclasses__():
-        if made.__module__.startswith(f"{__package__}."):
+        if made.__module__.startswith("helpers."):
             found += [*([made] if made._fitted else []), *_subclasses(made)]
     return found
 

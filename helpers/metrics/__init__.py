@@ -5,7 +5,8 @@ the probability of an event) and whether it was correct (or came).
 
 ``binning`` holds bins and their sums; ``errors`` the calibration errors; ``scores``
 what they do not see; ``significance`` tests; ``resampling`` the noise floor and
-intervals; ``labels`` how many labels a certificate takes; ``report`` all of it at once.
+intervals; ``paired`` what changes from one set of confidences to another; ``labels``
+how many labels a certificate takes; ``report`` all of it at once.
 """
 
 from .binning import Bins, BinSums, make_bins
@@ -19,6 +20,7 @@ from .errors import (
     top_label_calibration_error,
 )
 from .labels import LabelsNeeded, labels_needed
+from .paired import paired_difference, paired_differences
 from .report import CalibrationReport, calibration_metrics, reliability_curve
 from .resampling import (
     Interval,
@@ -68,6 +70,8 @@ __all__ = [
     "make_bins",
     "maximum_calibration_error",
     "noise_floor",
+    "paired_difference",
+    "paired_differences",
     "reliability_curve",
     "risk_coverage_curve",
     "smooth_calibration_error",

@@ -268,7 +268,7 @@ def bootstrap_interval(
     codes = None if groups is None else check_groups(groups, len(values))
     value = float(measure(values, outcome))
     found = _resampled(measure, values, outcome, codes, n_resamples, generator)
-    return _interval(value, found, level, value if method == "basic" else None)
+    return quantile_interval(value, found, level, value if method == "basic" else None)
 
 
 def bootstrap_intervals(
@@ -338,17 +338,41 @@ def bootstrap_intervals(
             pivot = value
             if measure == "squared":
                 pivot = float(weighted(cells, cells.count[None, :], "rmsce")[0] ** 2)
-        interval = _interval(value, np.concatenate(parts), level, pivot)
+        interval = quantile_interval(value, np.concatenate(parts), level, pivot)
         if measure in BINNED:
             interval = Interval(value, max(interval.low, 0.0), max(interval.high, 0.0))
         intervals[measure] = interval
     return intervals
 
 
-def _interval(
-    value: float, found: np.ndarray, level: float, pivot: float | None
+def quantile_interval(
+    value: float, found: np.ndarray, level: float, pivot: float | None = None
 ) -> Interval:
-    """Quantiles of resampled values, or with a pivot their distances from it."""
+    """The interval that resampled values give.
+
+    Parameters
+    ----------
+    value : float
+        The measure on the data.
+    found : numpy.ndarray of shape (n_resamples,)
+        The measure on the resamples. Those that are not finite are left out.
+    level : float
+        Confidence level.
+    pivot : float, optional
+        What the resampled values spread around. The interval then has their distances
+        from it, reflected about the value; else it has their quantiles.
+
+    Returns
+    -------
+    Interval
+
+    Examples
+    --------
+    >>> quantile_interval(2.5, np.arange(5.0), 0.5)
+    Interval(value=2.5, low=1.0, high=3.0)
+    >>> quantile_interval(2.5, np.arange(5.0), 0.5, pivot=2.0)
+    Interval(value=2.5, low=1.5, high=3.5)
+    """
     found = found[np.isfinite(found)]
     if not len(found):
         return Interval(value, np.nan, np.nan)
@@ -356,6 +380,37 @@ def _interval(
     if pivot is None:
         return Interval(value, low, high)
     return Interval(value, value + pivot - high, value + pivot - low)
+
+
+def drawn_groups(
+    groups: np.ndarray, n_resamples: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """How often each row counts where whole groups are drawn.
+
+    Parameters
+    ----------
+    groups : numpy.ndarray of int, of shape (n,)
+        The group of each row, from 0 on.
+    n_resamples : int
+        How many resamples.
+    generator : numpy.random.Generator
+        Source of chance.
+
+    Yields
+    ------
+    numpy.ndarray of int, of shape (n_drawn, n)
+        Some of the resamples, one a row: so many that they fit into little memory.
+
+    Examples
+    --------
+    >>> next(drawn_groups(np.array([0, 1, 1]), 2, np.random.default_rng(1)))
+    array([[1, 1, 1],
+           [2, 0, 0]])
+    """
+    n_groups = int(groups.max()) + 1
+    even = np.full(n_groups, 1 / n_groups)
+    for height, _ in batches(n_resamples, len(groups)):
+        yield generator.multinomial(n_groups, even, height)[:, groups]
 
 
 def _drawn_gaps(
@@ -380,11 +435,7 @@ def _weights(
         for height, _ in batches(n_resamples, len(cells.count)):
             yield generator.multinomial(n, cells.count / n, height)
         return
-    n_groups = int(groups.max()) + 1
-    even = np.full(n_groups, 1 / n_groups)
-    of_cell = groups[cells.rows]
-    for height, _ in batches(n_resamples, len(cells.count)):
-        yield generator.multinomial(n_groups, even, height)[:, of_cell]
+    yield from drawn_groups(groups[cells.rows], n_resamples, generator)
 
 
 def _resampled(

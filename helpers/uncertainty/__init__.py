@@ -6,7 +6,7 @@ in other orders, also say how far the models disagree. :class:`CombinedConfidenc
 learns from outcomes how much each such signal is worth.
 """
 
-from .combined import CombinedConfidence, fixed_mix, paired_gain
+from .combined import CombinedConfidence, fixed_mix
 from .dropout import mc_dropout
 from .ensembles import EnsembleDecomposition, combine
 from .position import PositionBias, orders, position_bias
@@ -23,6 +23,5 @@ __all__ = [
     "max_probability",
     "mc_dropout",
     "orders",
-    "paired_gain",
     "position_bias",
 ]

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit
-from scipy.stats import rankdata
-from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.validation import check_is_fitted
 
 from ..calibration import BaseCalibrator, Calibrated
-from ..calibration.base import check_both_outcomes, check_floor, log_odds
-from ..calibration.marks import row_ids
-from ..checks import (
-    check_between,
-    check_choice,
-    check_count,
-    check_groups,
-    check_outcomes,
-    check_probabilities,
-    check_rng,
+from ..calibration.base import (
+    check_both_outcomes,
+    check_floor,
+    log_odds,
+    told_source,
 )
-from ..metrics import Interval
+from ..calibration.marks import row_ids
+from ..checks import check_between, check_outcomes, check_probabilities
 
 _ABOUT = "_label"  # columns of this ending name the label that a signal is about
 
@@ -64,7 +57,9 @@ class CombinedConfidence(BaseCalibrator):
     -----
     Columns whose names end in ``_label`` are no signals: they say which label a
     signal is about. Signals about different labels must not be mixed, so all of
-    these must be equal in a row. It is not stored: ``save`` raises an error.
+    these must be equal in a row. Values for rows that the weights are learned from are
+    in-sample; :func:`helpers.calibration.cross_fitted` gives held-out ones for all
+    rows.
 
     Examples
     --------
@@ -75,6 +70,8 @@ class CombinedConfidence(BaseCalibrator):
     >>> combined.predict(signals).evaluation
     'in-sample'
     """
+
+    _fitted = ("signals_", "mean_", "scale_", "coef_", "intercept_")
 
     signals_: list[str]
     mean_: np.ndarray
@@ -94,7 +91,12 @@ class CombinedConfidence(BaseCalibrator):
         self.floor = floor
 
     def fit(
-        self, signals: pd.DataFrame, correct: ArrayLike, *, ids: ArrayLike | None = None
+        self,
+        signals: pd.DataFrame,
+        correct: ArrayLike,
+        *,
+        ids: ArrayLike | None = None,
+        source: Mapping[str, str] | None = None,
     ) -> Self:
         """Learn the weights from signals and from what was right.
 
@@ -107,6 +109,8 @@ class CombinedConfidence(BaseCalibrator):
         ids : array-like of shape (n,), optional
             What the rows are called, so that ``predict`` knows them again: see
             :meth:`Calibrator.fit`.
+        source : mapping of str to str, optional
+            What made the signals. Default: ``signals.attrs["source"]``.
 
         Returns
         -------
@@ -122,6 +126,7 @@ class CombinedConfidence(BaseCalibrator):
         names, values = self._read(signals)
         right = check_outcomes(correct, len(values))
         rows = row_ids(signals, ids, len(values))
+        told = told_source(signals, source)
         check_both_outcomes(right)
         self.signals_ = names
         self.mean_, spread = values.mean(axis=0), values.std(axis=0)
@@ -131,11 +136,15 @@ class CombinedConfidence(BaseCalibrator):
         regression.fit(self._standardised(values), right)
         self.coef_ = np.where(flat, 0.0, regression.coef_[0])
         self.intercept_ = float(regression.intercept_[0])
-        self._remember(values, rows, None)
+        self._remember(values, rows, told)
         return self
 
     def predict(
-        self, signals: pd.DataFrame, *, ids: ArrayLike | None = None
+        self,
+        signals: pd.DataFrame,
+        *,
+        ids: ArrayLike | None = None,
+        source: Mapping[str, str] | None = None,
     ) -> Calibrated:
         """How probable it is that each row is right.
 
@@ -145,6 +154,8 @@ class CombinedConfidence(BaseCalibrator):
             The signals of ``fit``, in any order.
         ids : array-like of shape (n,), optional
             What the rows are called: see ``fit``.
+        source : mapping of str to str, optional
+            What made the signals: see ``fit``.
 
         Returns
         -------
@@ -156,7 +167,7 @@ class CombinedConfidence(BaseCalibrator):
         sklearn.exceptions.NotFittedError
             Before ``fit``.
         ValueError
-            Bad signals, or others than in ``fit``.
+            Bad signals, others than in ``fit``, or signals of another source.
         """
         check_is_fitted(self)
         names, values = self._read(signals)
@@ -166,68 +177,12 @@ class CombinedConfidence(BaseCalibrator):
             )
         values = values[:, [names.index(name) for name in self.signals_]]
         rows = row_ids(signals, ids, len(values))
+        self._check_source(told_source(signals, source))
         odds = self._standardised(values) @ self.coef_ + self.intercept_
         return self._marked(expit(odds), values, rows)
 
-    def cross_fitted_predict(
-        self,
-        signals: pd.DataFrame,
-        correct: ArrayLike,
-        *,
-        groups: ArrayLike | None = None,
-        n_splits: int = 5,
-        seed: int = 0,
-    ) -> Calibrated:
-        """Values for all rows, each with weights learned on the other folds.
-
-        Parameters
-        ----------
-        signals : pandas.DataFrame of shape (n, n_signals)
-            See ``fit``.
-        correct : array-like of shape (n,)
-            See ``fit``.
-        groups : array-like of shape (n,), optional
-            Rows of one group stay on the same side: see :func:`cross_fitted`.
-        n_splits : int, default=5
-            Number of folds, each with about the same share of right rows.
-        seed : int, default=0
-            Seed of the folds.
-
-        Returns
-        -------
-        Calibrated of shape (n,)
-            Held-out. The object itself stays as it was.
-
-        Raises
-        ------
-        ValueError
-            Bad data, or n_splits is below 2 or above the number of groups or of rows
-            with the less frequent outcome.
-        """
-        check_count("n_splits", n_splits, 2)
-        check_count("seed", seed, 0)
-        _, values = self._read(signals)
-        right = check_outcomes(correct, len(values))
-        codes = None if groups is None else check_groups(groups, len(values))
-        result = np.empty(len(right))
-        for train, test in _folds(right, codes, n_splits, seed):
-            if not len(test):  # StratifiedGroupKFold may leave a fold empty.
-                continue
-            fitted = clone(self).fit(signals.iloc[train], right[train])
-            result[test] = fitted.predict(signals.iloc[test])
-        return Calibrated(result, np.zeros(len(right), dtype=bool), known=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Not for this class, which is not stored.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            "CombinedConfidence is not stored; fit it again on its signals."
-        )
+    def _outcomes(self, data: Any, truth: Any) -> np.ndarray:
+        return check_outcomes(truth, len(self._read(data)[1]))
 
     def _check_parameters(self) -> None:
         check_between("C", self.C, 0, math.inf)
@@ -310,77 +265,6 @@ def fixed_mix(a: ArrayLike, b: ArrayLike, *, weight: float = 0.6) -> np.ndarray:
     return np.clip(weight * first + (1 - weight) * second, 0.0, 1.0)
 
 
-def paired_gain(
-    confidence_a: ArrayLike,
-    confidence_b: ArrayLike,
-    correct: ArrayLike,
-    *,
-    measure: Literal["brier", "auroc"] = "brier",
-    groups: ArrayLike | None = None,
-    n_resamples: int = 1000,
-    rng: np.random.Generator | int | None = 0,
-    level: float = 0.95,
-) -> Interval:
-    """What changes from confidence a to b, with a paired bootstrap interval.
-
-    Parameters
-    ----------
-    confidence_a, confidence_b : array-like of shape (n,)
-        Two confidences in [0, 1] of the same rows, none of them fitted on these.
-    correct : array-like of shape (n,)
-        Whether each row is right, the same for both.
-    measure : {"brier", "auroc"}, default="brier"
-        What to compare. Less is better for "brier", more for "auroc".
-    groups : array-like of shape (n,), optional
-        Rows of one group are drawn together.
-    n_resamples : int, default=1000
-        How many resamples. One without both outcomes has no AUROC and is left out.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
-    level : float, default=0.95
-        Confidence level of the interval, of percentiles.
-
-    Returns
-    -------
-    Interval
-        Of measure(b) − measure(a). Each resample draws the same rows for both.
-
-    Raises
-    ------
-    ValueError
-        Bad data, another number of rows, or only one outcome for "auroc".
-
-    References
-    ----------
-    Davison and Hinkley, Bootstrap methods and their application, 1997.
-
-    Examples
-    --------
-    >>> sure, fair = [0.99] * 100, [0.8] * 100
-    >>> gain = paired_gain(sure, fair, [1] * 80 + [0] * 20)
-    >>> round(gain.value, 4), gain.high < 0
-    (-0.0361, True)
-    """
-    check_choice("measure", measure, ("brier", "auroc"))
-    check_between("level", level, 0, 1)
-    check_count("n_resamples", n_resamples)
-    a, b = _pair(confidence_a, confidence_b, "confidence_a", "confidence_b")
-    right = check_outcomes(correct, len(a))
-    codes = None if groups is None else check_groups(groups, len(a))
-    generator = check_rng(rng)
-    if measure == "auroc":
-        check_both_outcomes(right)
-    score = _brier if measure == "brier" else _auroc
-    found = [
-        score(b[drawn], right[drawn]) - score(a[drawn], right[drawn])
-        for drawn in _draws(len(a), codes, n_resamples, generator)
-    ]
-    value = score(b, right) - score(a, right)
-    known = [gain for gain in found if np.isfinite(gain)] or [np.nan]
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return Interval(float(value), low, high)
-
-
 def _pair(a: Any, b: Any, *names: str) -> tuple[np.ndarray, np.ndarray]:
     first = check_probabilities(a, names[0]).astype(float)
     second = check_probabilities(b, names[1]).astype(float)
@@ -417,51 +301,3 @@ def _check_same_label(signals: pd.DataFrame) -> None:
             raise ValueError(
                 f"signals must be about one label in each row; row {at} has {about!r}."
             )
-
-
-def _folds(
-    right: np.ndarray, codes: np.ndarray | None, n_splits: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    least = min(int(right.sum()), int((~right).sum()))
-    limits = {"the number of rows with the less frequent outcome": least}
-    if codes is not None:
-        limits["the number of groups"] = int(codes.max()) + 1
-    for what, most in limits.items():
-        if n_splits > most:
-            raise ValueError(
-                f"n_splits must be at most {what}, {most}, not {n_splits}."
-            )
-    kind = StratifiedKFold if codes is None else StratifiedGroupKFold
-    folds = kind(n_splits, shuffle=True, random_state=seed)
-    return list(folds.split(right, right, codes))
-
-
-def _draws(
-    n: int,
-    codes: np.ndarray | None,
-    n_resamples: int,
-    generator: np.random.Generator,
-) -> Iterable[np.ndarray]:
-    """Rows of each resample: rows, or whole groups, drawn with replacement."""
-    if codes is None:
-        for _ in range(n_resamples):
-            yield generator.integers(n, size=n)
-        return
-    members = [np.flatnonzero(codes == group) for group in range(int(codes.max()) + 1)]
-    for _ in range(n_resamples):
-        drawn = generator.integers(len(members), size=len(members))
-        yield np.concatenate([members[group] for group in drawn])
-
-
-def _brier(confidence: np.ndarray, right: np.ndarray) -> float:
-    return float(np.mean((confidence - right) ** 2))
-
-
-def _auroc(confidence: np.ndarray, right: np.ndarray) -> float:
-    """The share of pairs of right and wrong rows that are ranked right."""
-    n_right = int(right.sum())
-    n_pairs = n_right * (len(right) - n_right)
-    if not n_pairs:
-        return math.nan
-    above = rankdata(confidence)[right].sum() - n_right * (n_right + 1) / 2
-    return float(above / n_pairs)
