@@ -19,12 +19,12 @@ from sklearn.exceptions import NotFittedError
 
 from .models import LanguageModel
 from .priors import CONTENT_FREE, balancing_prior, random_words
+from .prompts import SLOT, Prompt
 from .score_cache import cached_label_logprobs
 from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
 PRIORS = ("contextual", "domain", "unlabelled")
-_SLOT = "{text}"
 
 
 class LLMClassifier(ClassifierMixin, BaseEstimator):
@@ -345,17 +345,81 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         str
         """
         self._ready()
-        item = self._item()
-        shown = [(_filled(item, t), label) for t, label in self.examples_]
-        asked = _filled(item, text)
-        instruction = self._instruction()
-        if self.chat:
-            return self._model().chat(asked, system=instruction, examples=shown)
-        lead = "" if item[-1].isspace() else " "
-        parts = [f"{question}{lead}{label}" for question, label in shown]
-        return self.separator.join(
-            [*([instruction] if instruction else []), *parts, asked]
-        )
+        return self._prompt().render(self._model(), text)
+
+    def follow_up(
+        self,
+        X: Iterable[str],
+        predictions: Iterable[str],
+        question: str,
+        *,
+        examples: Sequence[tuple[str, str, str]] = (),
+    ) -> pd.Series:
+        """Prompts that ask something about labels that were given to texts.
+
+        They show the text as the classifier's own prompt does, then the label, then
+        the question: for :func:`helpers.self_report.self_report` and
+        :func:`helpers.self_report.p_true`.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts; the index of a pandas Series is kept.
+        predictions : iterable of str
+            The label that each was given, such as those of ``predict``.
+        question : str
+            What is asked about the label, such as "How sure, from 0 to 100:".
+        examples : sequence of (str, str, str), optional
+            Texts, their labels, and answers to the question. They take the place of
+            the classifier's own examples.
+
+        Returns
+        -------
+        pandas.Series of str
+
+        Raises
+        ------
+        ValueError
+            An empty question, a prediction or an example that is no label, or another
+            number of predictions than of texts.
+
+        Examples
+        --------
+        >>> classifier = LLMClassifier(
+        ...     labels=["good", "bad"], prompt="Review: {text}\\nSentiment:"
+        ... )
+        >>> print(classifier.follow_up(["A joy."], ["good"], "How sure?")[0])
+        Review: A joy.
+        Sentiment: good
+        How sure?
+        """
+        self._ready()
+        index = X.index if isinstance(X, pd.Series) else None
+        texts, given = check_texts(X), list(predictions)
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"question must be a text, not {question!r}.")
+        if len(given) != len(texts):
+            raise ValueError(
+                f"predictions must be one for each of {len(texts)} texts, not "
+                f"{len(given)}."
+            )
+        for shown in examples:
+            if len(shown) != 3 or not all(isinstance(part, str) for part in shown):
+                raise ValueError(
+                    f"examples must be texts, labels and answers; not {shown!r}."
+                )
+        for label in (*given, *(label for _, label, _ in examples)):
+            if label not in self.classes_:
+                raise ValueError(
+                    f"predictions must be labels, {self.classes_.tolist()!r}; not "
+                    f"{label!r}."
+                )
+        prompt, model, asked = self._prompt(), self._model(), question.rstrip(" ")
+        made = [
+            prompt.follow_up(model, text, label, asked, examples)
+            for text, label in zip(texts, given, strict=True)
+        ]
+        return pd.Series(made, index=index, dtype=object)
 
     def inputs(
         self, X: Iterable[str]
@@ -395,15 +459,19 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         for found in ("labels_", "examples_", "prior_", "_loaded"):
             self.__dict__.pop(found, None)
 
-    def _item(self) -> str:
+    def _prompt(self) -> Prompt:
+        item = f"Text: {SLOT}\nLabel:" if self.prompt is None else self.prompt
+        instruction = self.instruction
+        if self.prompt is None and instruction is None:
+            instruction = f"Classify the text as one of: {', '.join(self.classes_)}."
         # A trailing space belongs to the label: tokenizers join the two.
-        prompt = f"Text: {_SLOT}\nLabel:" if self.prompt is None else self.prompt
-        return prompt.rstrip(" ")
-
-    def _instruction(self) -> str | None:
-        if self.prompt is None and self.instruction is None:
-            return f"Classify the text as one of: {', '.join(self.classes_)}."
-        return self.instruction
+        return Prompt(
+            item.rstrip(" "),
+            getattr(self, "examples_", ()),
+            instruction,
+            self.separator,
+            self.chat,
+        )
 
     def _needs_fit(self) -> bool:
         return (
@@ -452,9 +520,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         return truth
 
     def _check_parameters(self, truth: np.ndarray | None) -> tuple[str, ...]:
-        item = self._item()
-        if item.count(_SLOT) != 1:
-            raise ValueError(f"prompt must contain {_SLOT} once, not {self.prompt!r}.")
+        if self.prompt is not None and self.prompt.count(SLOT) != 1:
+            raise ValueError(f"prompt must contain {SLOT} once, not {self.prompt!r}.")
         if self.too_long not in ("error", "cut"):
             raise ValueError(
                 f"too_long must be 'error' or 'cut', not {self.too_long!r}."
@@ -647,12 +714,6 @@ def check_texts(X: Iterable[str]) -> list[str]:
 
 def _short_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
-
-
-def _filled(item: str, text: str) -> str:
-    """One text in its slot; at the very end, its white space gives way to a label."""
-    filled = item.replace(_SLOT, text)
-    return filled.rstrip() if item.endswith(_SLOT) else filled
 
 
 def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
