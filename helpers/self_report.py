@@ -124,7 +124,7 @@ def read_report(answer: str, *, scale: Scale = "percent") -> Report:
 
 def self_report(
     model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | pd.Series,
     *,
     scale: Scale = "percent",
     max_new_tokens: int = 8,
@@ -171,9 +171,65 @@ def self_report(
     return pd.DataFrame(rows, columns=["answer", "report", "status"], index=index)
 
 
+def report_distribution(
+    model: LanguageModel, prompts: Sequence[str] | pd.Series
+) -> pd.DataFrame:
+    """How probable each whole number from 0 to 100 is as the stated confidence.
+
+    :func:`self_report` shows the most probable answer only. This gives all of them at
+    once, and their mean: what many sampled answers would say on average.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    prompts : sequence of str
+        Each asks for a number from 0 to 100; none may end in a space. The index of a
+        pandas Series is kept.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a prompt: ``expected``, the mean of the stated confidence in [0, 1]
+        given that it is a whole number from 0 to 100; ``off_label``, the probability
+        that it is none; and ``0`` to ``100``, the probability of each, normalised.
+        A number counts where the line or the answer ends behind it, or a "%".
+
+    Raises
+    ------
+    ValueError
+        A prompt that ends in a space, or is empty or too long for the model.
+
+    Examples
+    --------
+    >>> asked = ["Is water wet? Yes.\\nHow sure, from 0 to 100:"]
+    >>> found = report_distribution(LanguageModel.load(), asked)
+    >>> bool(found.loc[:, "0":"100"].sum(axis=1).round(6).eq(1).all())
+    True
+    """
+    numbers = [str(value) for value in range(101)]
+    index = prompts.index if isinstance(prompts, pd.Series) else None
+    asked = _checked_prompts(prompts)
+    if not asked:
+        return pd.DataFrame(columns=["expected", "off_label", *numbers], dtype=float)
+    ends = ("\n", *filter(None, model.token_texts(model.stop_ids)))
+    tokens = Verbalizer(
+        numbers,
+        spellings={number: (number, f"{number}%") for number in numbers},
+        terminator=ends,
+    ).tokens(model, after=asked[0])
+    scores = label_logprobs(model, [model.encode(prompt) for prompt in asked], tokens)
+    whole = np.exp(scores).sum(axis=1)
+    shares = np.exp(scores) / whole[:, None]
+    table = pd.DataFrame(shares, columns=numbers, index=index)
+    table.insert(0, "expected", shares @ np.arange(101) / 100)
+    table.insert(1, "off_label", np.clip(1 - whole, 0, 1))
+    return table
+
+
 def p_true(
     model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | pd.Series,
     *,
     labels: tuple[str, str] = ("True", "False"),
 ) -> pd.DataFrame:
@@ -212,12 +268,7 @@ def p_true(
     True
     """
     index = prompts.index if isinstance(prompts, pd.Series) else None
-    asked = list(prompts)
-    for at, prompt in enumerate(asked):
-        if not isinstance(prompt, str) or not prompt.strip() or prompt.endswith(" "):
-            raise ValueError(
-                f"prompts must be texts that do not end in a space; {at} is {prompt!r}."
-            )
+    asked = _checked_prompts(prompts)
     if not asked:
         return pd.DataFrame({"p_true": [], "off_label": []}, dtype=float)
     tokens = Verbalizer(labels, family="case").tokens(model, after=asked[0])
@@ -227,6 +278,16 @@ def p_true(
         {"p_true": yes / (yes + no), "off_label": np.clip(1 - yes - no, 0, 1)},
         index=index,
     )
+
+
+def _checked_prompts(prompts: Sequence[str] | pd.Series) -> list[str]:
+    asked = list(prompts)
+    for at, prompt in enumerate(asked):
+        if not isinstance(prompt, str) or not prompt.strip() or prompt.endswith(" "):
+            raise ValueError(
+                f"prompts must be texts that do not end in a space; {at} is {prompt!r}."
+            )
+    return asked
 
 
 def _json_field(text: str) -> str | None:

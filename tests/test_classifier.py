@@ -913,3 +913,54 @@ def test_score_table_knows_its_source_also_from_a_file(
     assert table["confidence"].attrs == table.attrs
     table.to_parquet(tmp_path / "scores.parquet")
     assert pd.read_parquet(tmp_path / "scores.parquet").attrs == table.attrs
+
+
+def test_a_follow_up_shows_text_label_and_question(tiny_llama: LanguageModel) -> None:
+    found = make(tiny_llama, prompt="Review: {text}\nSentiment:", instruction="Judge.")
+    asked = found.follow_up(
+        pd.Series(["a film", "a bore"], index=[4, 2]),
+        ["positive", "negative"],
+        "How sure? ",
+        examples=[("a joy", "negative", "5")],
+    )
+    assert list(asked.index) == [4, 2]
+    assert asked[2] == (
+        "Judge.\n\nReview: a joy\nSentiment: negative\nHow sure? 5\n\n"
+        "Review: a bore\nSentiment: negative\nHow sure?"
+    )
+    alone = found.follow_up(["a film"], ["positive"], "True?")
+    assert alone[0] == "Judge.\n\nReview: a film\nSentiment: positive\nTrue?"
+
+
+def test_a_follow_up_in_chat_is_a_turn_of_its_own(embedded: LanguageModel) -> None:
+    found = make(embedded, prompt="{text}", chat=True, instruction="Judge.")
+    asked = found.follow_up(
+        ["a film"], ["positive"], "How sure?", examples=[("a joy", "positive", "90")]
+    )
+    assert asked[0] == embedded.chat(
+        "How sure?",
+        system="Judge.",
+        examples=[("a joy", "positive"), ("How sure?", "90"), ("a film", "positive")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("predictions", "question", "examples", "message"),
+    [
+        (["good"], "How sure?", (), "predictions must be labels, .* not 'good'"),
+        ([], "How sure?", (), "predictions must be one for each of 1 texts, not 0"),
+        (["positive"], "  ", (), "question must be a text, not '  '"),
+        (["positive"], "?", [("a", "b", "c")], "predictions must be labels, .* 'b'"),
+        (["positive"], "?", [("a", "positive")], "examples must be texts, labels and"),
+        (["positive"], "?", [("a", "positive", 9)], "examples must be texts, labels"),
+    ],
+)
+def test_bad_follow_ups_are_refused(
+    tiny_llama: LanguageModel,
+    predictions: list[str],
+    question: str,
+    examples: Any,
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(tiny_llama).follow_up(["a film"], predictions, question, examples=examples)

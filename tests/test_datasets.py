@@ -11,10 +11,14 @@ import pandas as pd
 import pytest
 
 from helpers.datasets import (
+    N_SIGNALS,
+    REVIEW_EXAMPLES,
     SPLITS,
+    TRUTH_EXAMPLES,
     load_review_scores,
     load_review_signals,
     load_reviews,
+    measure_review_signals,
 )
 
 
@@ -136,13 +140,47 @@ def test_measured_scores_are_what_the_model_says(measure: Any, embedded: Any) ->
     assert now.attrs["source"] == kept.attrs["source"]
 
 
-def test_measured_signals_are_what_the_model_says(measure: Any, embedded: Any) -> None:
-    signals = load_review_signals()
-    some = load_reviews().loc[signals.index[:4]]
-    now, kept = measure.measure_signals(some, embedded), signals.loc[some.index]
-    # The last digits of a machine can turn a sampled answer, or a close call.
-    assert np.abs(now["positive"] - kept["positive"]).sum() <= 4
-    assert (now["report"] == kept["report"]).sum() >= 3
+def test_measured_signals_are_what_the_model_says(embedded: Any) -> None:
+    signals = load_review_signals(n=3, seed=8)
+    texts = load_reviews().loc[signals.index, "text"]
+    now = measure_review_signals(embedded, texts)
+    assert list(now.columns) == list(signals.columns)
+    # The last digits of a machine can turn a close call, or an answer near an edge.
+    assert (now["report"] == signals["report"]).sum() >= 2
+    assert now["p_true"].to_numpy() == pytest.approx(signals["p_true"], abs=2e-3)
+    assert (now[["negative", "positive", "invalid"]].sum(axis=1) == 10).all()
+
+
+def test_signals_are_drawn_from_the_same_reviews() -> None:
+    every, some = load_review_signals(), load_review_signals(n=40, seed=3)
+    assert len(every) == N_SIGNALS and not every.index.has_duplicates
+    assert set(every.index) <= set(load_reviews("test").index)
+    assert every.loc[some.index].equals(some)
+    assert not some.index.equals(load_review_signals(n=40, seed=4).index)
+    for wrong in (0, N_SIGNALS + 1):
+        with pytest.raises(ValueError, match="n must be"):
+            load_review_signals(n=wrong)
+
+
+def test_signals_of_another_model_are_asked_for(
+    make_tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from helpers.models import LanguageModel
+
+    tiny = make_tiny("llama", max_position_embeddings=1024)
+    monkeypatch.setattr(LanguageModel, "load", lambda name: tiny)
+    found = load_review_signals(model="some/other", n=2)
+    assert found.index.equals(load_review_signals(n=2).index)
+    assert list(found.columns) == list(load_review_signals(n=2).columns)
+    assert found["p_true"].between(0, 1).all()
+
+
+def test_truth_is_asked_with_as_many_wrong_labels_as_right_ones() -> None:
+    labels = dict(REVIEW_EXAMPLES)
+    assert [answer for _, _, answer in TRUTH_EXAMPLES].count("True") == 2
+    for text, label, answer in TRUTH_EXAMPLES:
+        assert answer == str(labels[text] == label)
+    assert len(set(TRUTH_EXAMPLES)) == 4
 
 
 def test_measured_answers_are_samples_of_the_scores() -> None:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from helpers.models import LanguageModel
 from helpers.scoring import label_logprobs
-from helpers.self_report import STATUSES, p_true, read_report, self_report
+from helpers.self_report import (
+    STATUSES,
+    p_true,
+    read_report,
+    report_distribution,
+    self_report,
+)
 from helpers.verbalizer import Verbalizer
 
 
@@ -162,3 +168,36 @@ def test_p_true_is_the_exact_share_of_true(tiny_llama: LanguageModel) -> None:
 def test_bad_prompts_are_refused(tiny_llama: LanguageModel, prompt: Any) -> None:
     with pytest.raises(ValueError, match="prompts must be texts that do not end in"):
         p_true(tiny_llama, ["fine?", prompt])
+
+
+def test_the_distribution_of_reports_is_what_sampling_gives(
+    embedded: LanguageModel,
+) -> None:
+    question = "How sure, from 0 to 100:"
+    asked = f"Review: A joy.\n{question} 95\n\nReview: Fine.\n{question}"
+    found = report_distribution(embedded, pd.Series([asked], index=[6]))
+    assert list(found.index) == [6]
+    shares = found.loc[6, "0":"100"]
+    assert shares.sum() == pytest.approx(1)
+    assert found.loc[6, "expected"] == pytest.approx(
+        sum(int(number) / 100 * share for number, share in shares.items())
+    )
+    answers = embedded.generate(asked, n=600, max_new_tokens=6, seed=1)
+    lines = pd.Series(
+        [a.split("\n")[0].strip().removesuffix("%") for a in answers if "\n" in a]
+    )
+    drawn = lines[lines.isin(shares.index)]
+    n, expected = len(drawn), found.loc[6, "expected"]
+    assert 1 - n / 600 == pytest.approx(found.loc[6, "off_label"], abs=0.08)
+    values = np.arange(101) / 100
+    deviation = np.sqrt(shares.to_numpy(float) @ (values - expected) ** 2 / n)
+    assert abs(drawn.astype(int).mean() / 100 - expected) < 4 * deviation
+    (greedy,) = embedded.generate(asked, temperature=0, max_new_tokens=3)
+    assert shares.astype(float).idxmax() == greedy.split("\n")[0].strip()
+
+
+def test_the_distribution_of_no_prompts_is_empty(tiny_llama: LanguageModel) -> None:
+    found = report_distribution(tiny_llama, [])
+    assert found.shape == (0, 103)
+    with pytest.raises(ValueError, match="prompts must be texts that do not end in"):
+        report_distribution(tiny_llama, ["How sure? "])
