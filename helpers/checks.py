@@ -189,7 +189,9 @@ def check_distributions(
     ]
 
 
-def check_truth(values: ArrayLike, n: int, classes: list[Any]) -> np.ndarray:
+def check_truth(
+    values: ArrayLike, n: int, classes: list[Any], name: str = "truth"
+) -> np.ndarray:
     """True classes as positions among the classes.
 
     Parameters
@@ -200,6 +202,8 @@ def check_truth(values: ArrayLike, n: int, classes: list[Any]) -> np.ndarray:
         How many there must be.
     classes : list
         What the classes are called.
+    name : str, default="truth"
+        What an error calls the values.
 
     Returns
     -------
@@ -218,14 +222,14 @@ def check_truth(values: ArrayLike, n: int, classes: list[Any]) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1 or len(array) != n:
         raise ValueError(
-            f"truth must have one class for each of {n} rows, not shape {array.shape}."
+            f"{name} must have one class for each of {n} rows, not shape {array.shape}."
         )
-    places = {name: at for at, name in enumerate(classes)}
+    places = {label: at for at, label in enumerate(classes)}
     truth = [places.get(value, -1) for value in array.tolist()]
     if -1 in truth:
         at = truth.index(-1)
         raise ValueError(
-            f"truth must be one of the classes {classes!r}; row {at} is "
+            f"{name} must be one of the classes {classes!r}; row {at} is "
             f"{array.tolist()[at]!r}."
         )
     return np.asarray(truth, dtype=np.intp)

@@ -262,10 +262,10 @@ class CalibrationReport:
             interval = ""
             if isinstance(value, Interval):
                 if not np.isnan(value.low):
-                    ends = (_number(end, digits) for end in value[1:])
+                    ends = (in_digits(end, digits) for end in value[1:])
                     interval = " to ".join(ends)
                 value = value.value
-            shown.append((name, _number(value, digits), interval, note))
+            shown.append((name, in_digits(value, digits), interval, note))
         return shown
 
 
@@ -429,7 +429,25 @@ def _test(
         return CalibrationTest(np.nan, np.nan)
 
 
-def _number(value: float, digits: int) -> str:
+def in_digits(value: float, digits: int) -> str:
+    """A number as a table shows it.
+
+    Parameters
+    ----------
+    value : float
+        The number; NaN is a dash.
+    digits : int
+        Digits behind the point.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> in_digits(-1234.5, 2), in_digits(0.00001, 4), in_digits(np.nan, 4)
+    ('−1,234.50', '<0.0001', '–')
+    """
     if np.isnan(value):
         return "–"
     if 0 < value < 0.5 * 10**-digits:

@@ -1,0 +1,622 @@
+"""Rules of helpers.finetune: splits, near duplicates, and models side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, fisher_exact
+
+from helpers.finetune import (
+    business_table,
+    compare,
+    error_rate_difference,
+    grouped_split,
+    joined_groups,
+    near_duplicates,
+)
+from helpers.metrics import (
+    auroc,
+    bootstrap_interval,
+    brier_score,
+    debiased_calibration_error,
+    expected_calibration_error,
+    log_loss,
+    maximum_calibration_error,
+    noise_floor,
+    paired_difference,
+)
+
+PARTS = ("train", "calibration", "test")
+
+
+# Splits ------------------------------------------------------------------------------
+
+
+def test_rows_are_joined_by_any_column_and_by_chains() -> None:
+    table = pd.DataFrame(
+        {
+            "family": ["a", " A ", "b", "c", "d", "e", "e"],
+            "entity": ["Ann", "", "ann", None, float("nan"), "c", "  "],
+        }
+    )
+    # "c" as a family and "c" as an entity are different things.
+    assert joined_groups(table).tolist() == [0, 0, 0, 1, 2, 3, 3]
+    assert joined_groups(table.to_numpy()).tolist() == [0, 0, 0, 1, 2, 3, 3]
+    assert joined_groups([3, 1, 3, 2]).tolist() == [0, 1, 0, 2]
+    assert joined_groups(["", "", None]).tolist() == [0, 1, 2]
+    chain = [[n, n // 2 + 100] for n in (1, 2, 3, 4, 5)] + [[1, 102], [3, 102]]
+    assert joined_groups(chain).tolist() == [0, 0, 0, 0, 0, 0, 0]
+    assert joined_groups(chain[:5]).tolist() == [0, 1, 1, 2, 2]
+
+
+def naive_components(table: list[tuple[Any, ...]]) -> list[int]:
+    """Rows joined one by one, until nothing changes."""
+    names = list(range(len(table)))
+    for _ in table:
+        for a, first in enumerate(table):
+            for b, second in enumerate(table):
+                if any(x == y and x for x, y in zip(first, second, strict=True)):
+                    names[a] = names[b] = min(names[a], names[b])
+    return names
+
+
+tables = st.lists(
+    st.tuples(st.sampled_from(["", *"abcdefgh"]), st.sampled_from(["", *"uvwxyz"])),
+    min_size=12,
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables, st.integers(0, 5))
+def test_no_component_is_in_two_parts(table: Any, seed: int) -> None:
+    frame = pd.DataFrame(table, columns=["family", "entity"])
+    names = naive_components(table)
+    assert len(set(zip(names, joined_groups(frame).tolist(), strict=True))) == len(
+        set(names)
+    )
+    try:
+        parts = grouped_split(frame, stratify=[n % 2 for n in names], seed=seed)
+    except ValueError as error:
+        assert "groups must" in str(error)
+        largest = max(map(names.count, names))
+        assert len(set(names)) < 3 or largest > 0.2 * len(names)
+        return
+    assert set(parts) == set(PARTS)
+    assert len(set(zip(names, parts, strict=True))) == len(set(names))
+
+
+def a_data_set(seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for kind, label, n in (("sports", "positive", 190), ("news", "negative", 190)):
+        family = np.repeat(np.arange(60), rng.integers(2, 9, 60))[:n]
+        rows += [(kind, label, f"{kind} {f}", f"{kind} {f // 2}") for f in family]
+    family = np.repeat(np.arange(60), rng.integers(1, 7, 60))[:120]
+    sides = rng.choice(["positive", "negative"], 120)
+    rows += [
+        ("both", side, f"both {f}", "") for f, side in zip(family, sides, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["kind", "label", "family", "entity"])
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.2, 0.2), (0.5, 0.25, 0.25), (0.8, 0, 0.2)])
+def test_sizes_and_strata_are_as_wanted(shares: Any) -> None:
+    table = a_data_set()
+    parts = grouped_split(
+        table[["family", "entity"]], shares=shares, stratify=table[["kind", "label"]]
+    )
+    for part, share in zip(PARTS, shares, strict=True):
+        assert (parts == part).mean() == pytest.approx(share, abs=0.02)
+        for _, rows in table.groupby(["kind", "label"]):
+            assert (parts[rows.index] == part).mean() == pytest.approx(share, abs=0.05)
+    # Without strata they may fall as they like, and sizes still fit.
+    plain = grouped_split(table[["family", "entity"]], shares=shares)
+    assert (plain == "test").mean() == pytest.approx(shares[2], abs=0.005)
+
+
+def test_equal_components_fill_parts_exactly() -> None:
+    parts = grouped_split(np.repeat(np.arange(10), 5))
+    assert [(parts == part).sum() for part in PARTS] == [30, 10, 10]
+    # Five families, each of one label: every part has its share of both.
+    labels = np.repeat(["a", "b"], 50)
+    parts = grouped_split(np.repeat(np.arange(10), 10), stratify=labels)
+    table = pd.crosstab(parts, labels)
+    assert table.loc[list(PARTS), "a"].tolist() == [30, 10, 10]
+
+
+def test_the_split_repeats_by_seed() -> None:
+    table = a_data_set()
+    first = grouped_split(table["family"], seed=1)
+    assert np.array_equal(grouped_split(table["family"], seed=1), first)
+    assert (grouped_split(table["family"], seed=2) != first).any()
+    again = table.sample(frac=1, random_state=0)
+    assert (grouped_split(again["family"], seed=1) == "train").mean() == pytest.approx(
+        0.6, abs=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shares": (0.6, 0.2, 0.1)}, "shares must .* sum to 1; not"),
+        ({"shares": (0.8, 0.2)}, "shares must be one number of 0 or more for each"),
+        ({"shares": (1.2, -0.1, -0.1)}, "shares must be one number of 0 or more"),
+        ({"shares": ("a", "b", "c")}, "shares must be one number"),
+        (
+            {"groups": ["a"] * 9 + ["b"]},
+            r"rows than .*, 6 of 10; .* row 0, \['a'\], .* 9",
+        ),
+        ({"groups": ["b", *["a"] * 6, "c", "c", "c"]}, "leave '.*' empty"),
+        ({"groups": ["a"] * 5 + ["b"] * 5}, "2 components of at most 5 of 10 rows"),
+        ({"groups": []}, "groups must have at least one row"),
+        ({"groups": np.zeros((2, 2, 2))}, r"groups must be columns, not .*\(2, 2, 2\)"),
+        (
+            {"stratify": [1, 2]},
+            "stratify must have one value for each of 10 rows, not 2",
+        ),
+        ({"seed": -1}, "seed must be a whole number"),
+    ],
+)
+def test_bad_splits(change: dict[str, Any], says: str) -> None:
+    if says.startswith("leave"):
+        change = change | {"shares": (0.6, 0.39, 0.01)}
+        change["groups"] = ["a"] * 6 + ["b"] * 4
+    arguments: dict[str, Any] = {"groups": list(range(10))} | change
+    with pytest.raises(ValueError, match=says):
+        grouped_split(**arguments)
+
+
+# Near duplicates ---------------------------------------------------------------------
+
+SUBJECTS = [
+    "The referee looked at the screen for four minutes",
+    "Our paper prints the council's budget on page nine",
+    "Rain moved the second half to a Tuesday evening",
+    "A columnist asked both mayors the same question",
+    "Swimmers will share the lanes with the school",
+    "The bulletin had an interview about parking fees",
+    "Nobody in the stand knew which rule applied",
+    "Editors moved the crossword to the back cover",
+]
+PLANTED = [
+    ("THE REFEREE LOOKED AT THE SCREEN FOR FOUR MINUTES", 0, 1.0),
+    ("Our paper prints -- the councils budget, on page nine!", 1, 1.0),
+    ("To a Tuesday evening rain moved the second half.", 2, 1.0),
+    ("A columnist asked both mayors the same questions", 3, 0.8),
+    ("Swimmers will share the lanes with a school", 4, 0.8),
+    ("The bulletin had an interview about library fees", 5, 0.6),
+    ("Nobody in the stànd  knew\twhich rule applied", 6, 1.0),
+]
+
+
+def test_planted_copies_are_found_and_nothing_else() -> None:
+    texts = SUBJECTS + [text for text, _, _ in PLANTED]
+    found = near_duplicates(texts)
+    assert list(found.columns) == ["row_a", "row_b", "similarity", "text_a", "text_b"]
+    pairs = {(a, b): s for a, b, s in found.iloc[:, :3].itertuples(index=False)}
+    expected = {(of, 8 + at): least for at, (_, of, least) in enumerate(PLANTED)}
+    assert set(pairs) == set(expected)
+    for pair, least in expected.items():
+        assert pairs[pair] == 1 if least == 1 else least <= pairs[pair] < 1
+    assert found["similarity"].is_monotonic_decreasing
+    for row in found.itertuples():
+        assert (row.text_a, row.text_b) == (texts[row.row_a], texts[row.row_b])
+
+
+def test_a_set_without_copies_has_none() -> None:
+    found = near_duplicates(SUBJECTS)
+    assert found.empty
+    assert list(found.columns) == ["row_a", "row_b", "similarity", "text_a", "text_b"]
+    assert near_duplicates(["alone"]).empty
+    assert not near_duplicates(SUBJECTS, threshold=0.001).empty
+
+
+def test_pairs_of_one_group_are_left_out() -> None:
+    texts = ["Same words here", "same words here", "same words, here"]
+    found = near_duplicates(texts, groups=["a", " A", "b"])
+    assert found[["row_a", "row_b"]].to_numpy().tolist() == [[0, 2], [1, 2]]
+    assert near_duplicates(texts, groups=[1, 1, 1]).empty
+    with pytest.raises(ValueError, match="groups must not be missing; row 0"):
+        near_duplicates(texts, groups=[None, 1, 1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=8),
+    st.data(),
+)
+def test_exact_copies_are_always_found(texts: list[str], data: Any) -> None:
+    row = data.draw(st.integers(0, len(texts) - 1))
+    found = near_duplicates([*texts, texts[row]], threshold=1.0)
+    pairs = set(zip(found["row_a"], found["row_b"], strict=True))
+    assert (row, len(texts)) in pairs
+    assert (found["similarity"] == 1).all()
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = SUBJECTS + [text for text, _, _ in PLANTED]
+    whole = near_duplicates(texts, threshold=0.05)
+    monkeypatch.setattr("helpers.finetune.audit._NUMBERS", 60)  # 4 rows a block
+    pd.testing.assert_frame_equal(near_duplicates(texts, threshold=0.05), whole)
+    assert len(whole) > 10
+
+
+@pytest.mark.parametrize(
+    ("texts", "rule", "says"),
+    [
+        ([], {}, "texts must have at least one row"),
+        ("a text", {}, "texts must be several texts, not one"),
+        (["a", None], {}, "row 1 is None"),
+        (["a", " \n"], {}, "row 1 is "),
+        (["a"], {"threshold": 0}, "threshold must be above 0"),
+        (["a"], {"threshold": 60}, "threshold must lie between 0 and 1, not 60"),
+        (["a"], {"groups": [1, 2]}, "groups must have one value for each of 1 rows"),
+    ],
+)
+def test_bad_texts(texts: Any, rule: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        near_duplicates(texts, **rule)
+
+
+# Two models side by side -------------------------------------------------------------
+
+LABELS = ["a", "b", "c"]
+
+
+def tidy(rows: Any, labels: Any = LABELS, index: Any = None) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=[f"p_{label}" for label in labels], index=index)
+    values = table.to_numpy()
+    table["off_label"] = 0.25
+    table["prediction"] = np.array(labels)[values.argmax(axis=1)]
+    table["confidence"] = values.max(axis=1)
+    return table
+
+
+def two_tables(n: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(3, size=n)
+    pull = np.eye(3)[truth]
+    shared = rng.normal(size=(n, 3))
+    made = []
+    for strength in (1.0, 2.0):
+        odds = strength * pull + shared + 0.5 * rng.normal(size=(n, 3))
+        rows = np.exp(2 * odds)
+        made.append(tidy(rows / rows.sum(axis=1, keepdims=True)))
+    return made[0], made[1], np.array(LABELS)[truth]
+
+
+def one_side(table: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
+    """The measures of one model, by the public functions."""
+    p, y = table["confidence"].to_numpy(), (table["prediction"] == truth).to_numpy()
+    rows = table[[f"p_{label}" for label in LABELS]]
+    rule: dict[str, Any] = {"n_bins": 10}
+    floor = noise_floor(p, **rule, n_simulations=300, rng=0)
+    return {
+        "accuracy": y.mean(),
+        "mean confidence": p.mean(),
+        "confidence − accuracy": p.mean() - y.mean(),
+        "ECE": expected_calibration_error(p, y, **rule),
+        "noise floor, mean": floor.mean,
+        "noise floor, 95 %": floor.upper,
+        "debiased squared error": debiased_calibration_error(
+            p, y, **rule, strategy="uniform"
+        ),
+        "MCE": maximum_calibration_error(p, y, **rule),
+        "Brier score": brier_score(p, y),
+        "Brier score of labels": brier_score(rows, truth),
+        "log loss": log_loss(p, y),
+        "log loss of labels": log_loss(rows, truth),
+        "AUROC": auroc(p, y),
+        "rows above": (p >= 0.9).sum(),
+        "accuracy above": y[p >= 0.9].mean(),
+    }
+
+
+def test_values_are_those_of_the_measures() -> None:
+    base, tuned, truth = two_tables(300)
+    found = compare(base, tuned, truth, n_bins=10, n_resamples=300)
+    assert (found.n, found.n_groups, found.threshold, found.level) == (
+        300,
+        300,
+        0.9,
+        0.95,
+    )
+    for column, table in (("base", base), ("tuned", tuned)):
+        expected = one_side(table, truth)
+        assert list(found.table.index) == list(expected)
+        for name, value in expected.items():
+            by_chance = 0.01 if "floor" in name else 1e-9
+            got = found.table.loc[name, column]
+            assert got == pytest.approx(value, abs=by_chance), name
+    change = found.table["tuned"] - found.table["base"]
+    floors = found.table.index.str.startswith("noise floor")
+    got = found.table["difference"]
+    assert got[~floors].to_numpy() == pytest.approx(change[~floors].to_numpy())
+    assert found.table.loc[floors, ["difference", "low", "high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_are_those_of_a_plain_paired_bootstrap(grouped: bool) -> None:
+    base, tuned, truth = two_tables(120, 1)
+    groups = np.arange(120) % 40 if grouped else np.arange(120)
+    n_groups = 40 if grouped else 120
+    found = compare(
+        base,
+        tuned,
+        truth,
+        groups=[f"g{g}" for g in groups] if grouped else None,
+        threshold=0.8,
+        level=0.9,
+        n_resamples=250,
+        rng=4,
+    )
+    seed = int(np.random.default_rng(4).integers(2**32))
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), 250)
+    changes: dict[str, list[float]] = {}
+    for draw in draws:
+        rows = np.repeat(np.arange(120), draw[groups])
+        sides = []
+        for table in (base, tuned):
+            part, true = table.iloc[rows], truth[rows]
+            right = (part["prediction"] == true).to_numpy()
+            above = (part["confidence"] >= 0.8).to_numpy()
+            labels = part[[f"p_{label}" for label in LABELS]]
+            sides.append(
+                {
+                    "accuracy": right.mean(),
+                    "Brier score": brier_score(part["confidence"], right),
+                    "Brier score of labels": brier_score(labels, true),
+                    "log loss of labels": log_loss(labels, true),
+                    "rows above": 120 * above.mean(),
+                    "accuracy above": right[above].mean(),
+                }
+            )
+        for name, value in sides[1].items():
+            changes.setdefault(name, []).append(value - sides[0][name])
+    for name, values in changes.items():
+        got = found.table.loc[name, ["low", "high"]].to_numpy(dtype=float)
+        assert got == pytest.approx(np.quantile(values, [0.05, 0.95]), abs=1e-9), name
+    pairs = [(t["confidence"], t["prediction"] == truth) for t in (base, tuned)]
+    ece = paired_difference(
+        *pairs, "ece", groups=groups, level=0.9, n_resamples=250, rng=seed
+    )
+    got = found.table.loc["ECE", ["difference", "low", "high"]].to_numpy(dtype=float)
+    assert got == pytest.approx(tuple(ece), abs=1e-12)
+
+
+def test_mcnemar_by_hand() -> None:
+    sure = {"a": [1, 0, 0], "b": [0, 1, 0]}
+    # Both right 2, only base 1, only tuned 5, both wrong 2.
+    base = tidy([sure[x] for x in "aaabbbbbbb"])
+    tuned = tidy([sure[x] for x in "aabaaaaabb"])
+    found = compare(base, tuned, ["a"] * 10, n_resamples=50)
+    assert found.mcnemar[:2] == (1, 5)
+    # 2 · (1 + 6) / 2⁶
+    assert found.mcnemar.p_value == pytest.approx(14 / 64)
+    assert found.mcnemar.p_value == pytest.approx(binomtest(1, 6).pvalue)
+    assert found.verdict == (
+        "McNemar's exact test: only base was right in 1 rows, only tuned in 5; "
+        "p = 0.2188"
+    )
+
+
+def test_a_model_against_itself() -> None:
+    base, _, truth = two_tables(60, 2)
+    found = compare(base, base, truth, n_resamples=50)
+    assert found.mcnemar == (0, 0, 1)
+    changes = found.table[["difference", "low", "high"]].dropna()
+    assert len(changes) == 13 and (changes == 0).all(axis=None)
+
+
+def test_two_labels_make_the_scores_agree() -> None:
+    rng = np.random.default_rng(3)
+    p = rng.uniform(0.05, 0.95, 80)
+    base = tidy(np.column_stack([p, 1 - p]), ["a", "b"])
+    tuned = tidy(np.column_stack([1 - p, p]), ["a", "b"])
+    truth = np.where(rng.random(80) < p, "a", "b")
+    table = compare(base, tuned, truth, n_resamples=50).table
+    numbers = table.drop(columns="note")
+    for of_labels, factor in (("Brier score", 2), ("log loss", 1)):
+        assert numbers.loc[f"{of_labels} of labels"].to_numpy() == pytest.approx(
+            factor * numbers.loc[of_labels].to_numpy()
+        )
+
+
+def test_columns_may_come_in_another_order() -> None:
+    base, tuned, truth = two_tables(50, 4)
+    turned = tuned[["confidence", "p_c", "prediction", "p_a", "p_b"]]
+    one = compare(base, tuned, truth, n_resamples=50).table
+    pd.testing.assert_frame_equal(
+        compare(base, turned, truth, n_resamples=50).table, one
+    )
+    index = [f"row {n}" for n in range(50)]
+    named = [table.set_axis(index) for table in (base, turned)]
+    series = pd.Series(truth, index=index)
+    pd.testing.assert_frame_equal(
+        compare(named[0], named[1], series, n_resamples=50).table, one
+    )
+
+
+def test_nothing_above_the_threshold() -> None:
+    base, tuned, truth = two_tables(60, 5)
+    base["confidence"] = 0.5
+    table = compare(base, tuned, truth, n_resamples=50).table
+    assert table.loc["rows above", "base"] == 0
+    assert table.loc["accuracy above"][:5].isna().tolist() == [1, 0, 1, 1, 1]
+    # One row above that is often not drawn: such resamples are left out.
+    base.loc[0, "confidence"] = 0.95
+    right = bool(base.loc[0, "prediction"] == truth[0])
+    table = compare(base, tuned, truth, n_resamples=200).table
+    above = tuned["confidence"] >= 0.9
+    expected = (tuned["prediction"] == truth)[above].mean() - right
+    assert table.loc["accuracy above", "difference"] == pytest.approx(expected)
+    ends = table.loc["accuracy above", ["low", "high"]].to_numpy(dtype=float)
+    alone = bootstrap_interval(
+        tuned["confidence"][above], (tuned["prediction"] == truth)[above], "accuracy"
+    )
+    assert ends == pytest.approx(np.array(alone[1:]) - right, abs=0.05)
+
+
+def test_certain_and_wrong() -> None:
+    base, tuned, truth = two_tables(40, 6)
+    tuned.loc[0, ["p_a", "p_b", "p_c"]] = np.roll(
+        [1.0, 0, 0], LABELS.index(truth[0]) + 1
+    )
+    tuned.loc[0, "prediction"] = LABELS[(LABELS.index(truth[0]) + 1) % 3]
+    tuned.loc[0, "confidence"] = 1.0
+    table = compare(base, tuned, truth, n_resamples=50).table
+    for name in ("log loss", "log loss of labels"):
+        assert table.loc[name, "difference"] == np.inf
+        assert np.isnan(table.loc[name, "low"])
+    assert "inf" in repr(compare(base, tuned, truth, n_resamples=50))
+
+
+def test_what_is_shown() -> None:
+    base, tuned, truth = two_tables(200, 7)
+    found = compare(base, tuned, truth, groups=np.arange(200) // 2, n_resamples=200)
+    text, html = repr(found), found._repr_html_()
+    assert text.startswith("Comparison of two models on 200 rows in 100 groups\n")
+    for name in found.table.index:
+        assert name in text and name in html
+    assert found.verdict in text
+    accuracy = found.table.loc["accuracy"]
+    line = next(line for line in text.splitlines() if line.startswith("accuracy "))
+    assert f"{accuracy['base']:.4f}" in line and f"{accuracy['high']:.4f}" in line
+    assert "<td>of all label probabilities, in [0, 2]</td>" in html
+    assert "<0.0" not in html  # escaped
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"base": [[0.2, 0.8]]}, "base must be a data frame, not list"),
+        ({"tuned": "drop confidence"}, "tuned must have one column 'confidence'"),
+        ({"tuned": "other index"}, "tuned must have the index of base"),
+        ({"tuned": "fewer"}, "tuned must have the index of base; it has 3 rows"),
+        ({"tuned": "other labels"}, "tuned must have the labels of base"),
+        ({"tuned": "other prediction"}, "prediction of tuned must .* row 0 is 'z'"),
+        ({"tuned": "bad confidence"}, r"confidence of tuned must lie .* row 0 is 1.5"),
+        ({"tuned": "bad rows"}, "probabilities of tuned must sum to one"),
+        ({"truth": ["a", "b", "c"]}, "truth must have one class for each of 4 rows"),
+        ({"truth": ["a", "b", "c", "z"]}, "truth must be one of .* row 3 is 'z'"),
+        ({"truth": ["a", "b", "c", None]}, "truth must be one of .* row 3 is None"),
+        ({"truth": pd.Series(list("abca"), index=[3, 2, 1, 0])}, "truth must have the"),
+        ({"groups": [1, 2]}, "groups must have one value for each of 4 rows"),
+        ({"threshold": 90}, "threshold must lie between 0 and 1, not 90"),
+        ({"level": 95}, "level must lie"),
+        ({"n_bins": 0}, "n_bins must be"),
+        ({"n_resamples": 0}, "n_resamples must be"),
+    ],
+)
+def test_bad_comparisons(change: dict[str, Any], says: str) -> None:
+    base, tuned, _ = two_tables(4)
+    changed: dict[str, Any] = {
+        "drop confidence": tuned.drop(columns="confidence"),
+        "other index": tuned.set_axis([1, 2, 3, 4]),
+        "fewer": tuned[:3],
+        "other labels": tuned.rename(columns={"p_c": "p_d"}),
+        "other prediction": tuned.assign(prediction="z"),
+        "bad confidence": tuned.assign(confidence=1.5),
+        "bad rows": tuned.assign(p_a=1.0, p_b=1.0),
+    }
+    arguments: dict[str, Any] = {"base": base, "tuned": tuned, "truth": list("abca")}
+    for name, value in change.items():
+        arguments[name] = changed[value] if isinstance(value, str) else value
+    with pytest.raises(ValueError, match=f"^{says}"):
+        compare(**arguments)
+
+
+# Above a threshold -------------------------------------------------------------------
+
+
+def test_the_published_table_recomputed() -> None:
+    """285 answers above, 47 of them wrong, against 92 and 10, on 300 texts."""
+    confidence = pd.DataFrame({"base": [0.95] * 285 + [0.5] * 15})
+    confidence["tuned"] = [0.95] * 92 + [0.5] * 208
+    correct = pd.DataFrame({"base": [1] * 238 + [0] * 62})
+    correct["tuned"] = [1] * 82 + [0] * 218
+    base, tuned = business_table(confidence, correct).to_dict("records")
+    assert [base[k] for k in ("above", "right", "errors")] == [285, 238, 47]
+    assert [tuned[k] for k in ("above", "right", "errors")] == [92, 82, 10]
+    assert round(base["accuracy"], 3) == 0.835 and round(tuned["accuracy"], 3) == 0.891
+    assert round(base["error_rate"], 3) == 0.165
+    assert round(tuned["error_rate"], 3) == 0.109
+    assert base["errors_per_1000"] == pytest.approx(47 / 0.3)
+    assert np.isnan(base["difference"]) and np.isnan(base["p_value"])
+    assert tuned["difference"] == pytest.approx(10 / 92 - 47 / 285)
+    assert tuned["p_value"] == pytest.approx(0.2414, abs=5e-5)
+    for row in (base, tuned):
+        exact = binomtest(row["right"], row["above"]).proportion_ci(method="exact")
+        assert (row["low"], row["high"]) == pytest.approx(tuple(exact))
+
+
+def test_rates_from_counts_alone() -> None:
+    found = error_rate_difference([47, 10], [285, 92])
+    assert found[:3] == pytest.approx((47 / 285, 10 / 92, 10 / 92 - 47 / 285))
+    assert found.p_value == pytest.approx(fisher_exact([[47, 238], [10, 82]]).pvalue)
+    # Tea tasted, by hand: 1 and 3 of 4; p = (16 + 1 + 16 + 1) / 70.
+    assert error_rate_difference([1, 3], [4, 4]).p_value == pytest.approx(34 / 70)
+    empty = error_rate_difference([0, 1], [0, 4])
+    assert np.isnan(empty.first) and empty.second == 0.25 and np.isnan(empty.p_value)
+    for counts, says in (
+        (([1], [4, 4]), "errors must be two counts"),
+        (([1, 2], [4]), "answered must be two counts"),
+        (([1, 5], [4, 4]), "errors must be at most answered, 4, not 5"),
+        (([-1, 2], [4, 4]), "errors must be a whole number of 0 or more, not -1"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            error_rate_difference(*counts)
+
+
+def test_thresholds_by_hand() -> None:
+    table = business_table([0.5, 0.9, 0.95, 0.3], [0, 1, 0, 1], (0.9, 0.96, 0.0))
+    assert table["model"].tolist() == ["model"] * 3
+    assert table["threshold"].tolist() == [0.9, 0.96, 0.0]
+    assert table["above"].tolist() == [2, 0, 4]  # 0.9 itself is above
+    assert table["right"].tolist() == [1, 0, 2]
+    assert table["errors_per_1000"].tolist() == [250, 0, 500]
+    for name in ("accuracy", "low", "high", "error_rate"):
+        assert table[name].isna().tolist() == [False, True, False]
+    # Clopper and Pearson, one of two: 1 − √0.975 to √0.975.
+    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(
+        [1 - 0.975**0.5, 0.975**0.5]
+    )
+    sure = business_table([1.0] * 3, [1, 1, 1], level=0.9).loc[0]
+    assert (sure["low"], sure["high"]) == pytest.approx((0.05 ** (1 / 3), 1))
+
+
+def test_one_column_of_outcomes_serves_all_models() -> None:
+    confidence = {"raw": [0.9, 0.9, 0.2], "calibrated": [0.9, 0.6, 0.2]}
+    table = business_table(confidence, [1, 0, 1], (0.9, 0.5))
+    assert table["model"].tolist() == ["raw", "calibrated"] * 2
+    assert table["errors"].tolist() == [1, 0, 1, 1]
+    assert table["difference"].isna().tolist() == [True, False] * 2
+    assert table.loc[3, "difference"] == 0 and table.loc[3, "p_value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"thresholds": ()}, "thresholds must be one or more numbers"),
+        ({"thresholds": 0.9}, "thresholds must be one or more numbers, not 0.9"),
+        ({"thresholds": (90,)}, "thresholds must lie between 0 and 1, not 90"),
+        ({"level": 1}, "level must lie"),
+        ({"confidence": {}}, "confidence must be of at least one model"),
+        ({"correct": {"a": [1], "c": [1]}}, r"of confidence, \['a', 'b'\], not"),
+        ({"confidence": {"a": [1.0], "b": [1.0, 1]}}, "'b' must have 1 rows"),
+        ({"confidence": {"a": [2.0], "b": [1.0]}}, "confidence of 'a' must lie"),
+        ({"correct": [2]}, "correct of 'a' must be 0 or 1"),
+    ],
+)
+def test_bad_business(change: dict[str, Any], says: str) -> None:
+    models = {"a": [0.9], "b": [0.8]}
+    arguments: dict[str, Any] = {"confidence": models, "correct": [1]} | change
+    with pytest.raises(ValueError, match=says):
+        business_table(**arguments)
