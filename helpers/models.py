@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,13 +30,21 @@ from transformers import (
 )
 
 from . import EMBEDDED, MODEL_VARIABLE
-from .checkpoints import load_checkpoint, resolve_device
+from .checkpoints import (
+    check_quantisation,
+    is_adapter,
+    load_checkpoint,
+    resolve_device,
+)
 from .verbalizer import visible
 
 # Longer windows than any real one are how tokenizers say "not known".
 _UNKNOWN_LENGTH = 10**9
 
-_loaded: weakref.WeakValueDictionary[tuple[str, str, str], LanguageModel] = (
+Quantisation = Literal["8bit", "4bit"]
+Source = tuple[str, str, str, Quantisation | None]
+
+_loaded: weakref.WeakValueDictionary[Source, LanguageModel] = (
     weakref.WeakValueDictionary()
 )
 
@@ -85,6 +94,8 @@ class LanguageModel:
         Its tokenizer.
     name : str, default="in memory"
         What the model is called in tables and error messages.
+    source : tuple, optional
+        What :meth:`load` was given: name, device, dtype and quantisation.
 
     Notes
     -----
@@ -96,7 +107,7 @@ class LanguageModel:
     network: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     name: str = "in memory"
-    source: tuple[str, str, str] | None = field(default=None, repr=False)
+    source: Source | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -110,21 +121,31 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, name: str | None = None, *, device: str = "auto", dtype: str = "auto"
+        cls,
+        name: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantize: Quantisation | None = None,
     ) -> LanguageModel:
         """Load a model, or return the same one while it is still in use.
+
+        An adapter is read anew each time, since training may have written it anew.
 
         Parameters
         ----------
         name : str, optional
-            A hub id (``"meta-llama/Llama-3.1-8B-Instruct"``) or a local path. Without
-            one: what the environment variable ``HOW_SURE_MODEL`` names, else the
-            embedded SmolLM2-135M-Instruct.
+            A hub id (``"meta-llama/Llama-3.1-8B-Instruct"``) or a local path, be it
+            of an adapter, which is put on the base that it names. Without one: what
+            the environment variable ``HOW_SURE_MODEL`` names, else the embedded
+            SmolLM2-135M-Instruct.
         device : str, default="auto"
             A torch device; "auto" takes CUDA, then Apple's MPS, then the CPU.
         dtype : str, default="auto"
             A torch dtype by name; "auto" takes float32 on the CPU and what the model
             was stored in elsewhere.
+        quantize : {"8bit", "4bit"}, optional
+            Keep the weights in so many bits, by the package ``bitsandbytes``, on CUDA.
 
         Returns
         -------
@@ -135,7 +156,8 @@ class LanguageModel:
         ModelError
             The model is not there, needs a login, or does not fit in memory.
         ValueError
-            ``device`` or ``dtype`` is not known to torch.
+            ``device`` or ``dtype`` is not known to torch, or ``quantize`` cannot be
+            done here.
 
         Examples
         --------
@@ -149,10 +171,12 @@ class LanguageModel:
             dtype = "float32" if device == "cpu" else "auto"
         elif not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"dtype must be 'auto' or a torch dtype, not {dtype!r}.")
-        key = (name, device, dtype)
+        check_quantisation(quantize, device)
+        key = (name, device, dtype, quantize)
         found = _loaded.get(key)
-        if found is None:
-            found = cls(*load_checkpoint(name, device, dtype), name=name, source=key)
+        if found is None or is_adapter(name):  # whose files may be others by now
+            called = Path(name).resolve().name if is_adapter(name) else name
+            found = cls(*load_checkpoint(*key), name=called, source=key)
             _loaded[key] = found
         return found
 
@@ -196,7 +220,7 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the architecture and of every weight tensor.
+        """Hash of the architecture and of every weight tensor, an adapter's, too.
 
         Two models with the same fingerprint give the same probabilities; a fine-tuned
         or requantised one has another, be it in a single weight. (Of each tensor it
@@ -215,6 +239,12 @@ class LanguageModel:
             eights = raw.numel() // 8 * 8
             total = int(raw[:eights].view(torch.int64).sum()), int(raw[eights:].sum())
             digest.update(repr(total).encode())
+        for key, module in self.network.named_modules():
+            scaling = getattr(module, "scaling", None)
+            if isinstance(scaling, dict):  # how strongly an adapter counts
+                state = (sorted(scaling.items()), list(module.active_adapters))
+                off = bool(module.disable_adapters or module.merged)
+                digest.update(repr((key, state, off)).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -538,8 +568,10 @@ def sampling_probabilities(
     return scores.softmax(-1)[0].numpy()
 
 
-def _load_from(name: str, device: str, dtype: str) -> LanguageModel:
-    return LanguageModel.load(name, device=device, dtype=dtype)
+def _load_from(
+    name: str, device: str, dtype: str, quantize: Quantisation | None
+) -> LanguageModel:
+    return LanguageModel.load(name, device=device, dtype=dtype, quantize=quantize)
 
 
 def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

@@ -235,7 +235,7 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
     config = model.network.config.get_text_config()
     if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo's own window
         return False
-    if _rope_changes(config, length):
+    if rope_changes(config, length):
         return False
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     windows = {
@@ -253,8 +253,20 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
     return _trials[model]
 
 
-def _rope_changes(config: PreTrainedConfig, length: int) -> bool:
-    """Whether rows of this length get other rotary positions than shorter ones."""
+def rope_changes(config: PreTrainedConfig, length: int) -> bool:
+    """Whether rows of this length get other rotary positions than shorter ones.
+
+    Parameters
+    ----------
+    config : transformers.PreTrainedConfig
+        The configuration of the network's text part.
+    length : int
+        Tokens of the longest row.
+
+    Returns
+    -------
+    bool
+    """
     rope = getattr(config, "rope_parameters", None) or {}
     return any(
         kind.get("rope_type") in ("dynamic", "longrope")
@@ -301,27 +313,52 @@ def _score_by_tree(
     token_budget: int,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield rows and their scores, batch by batch, longest texts first."""
+    for rows, logits in tree_logits(
+        model, prompts, labels, prefix=prefix, token_budget=token_budget
+    ):
+        yield rows, sequence_scores(logits, labels, overwrite=True).cpu().numpy()
+
+
+def sequence_scores(
+    logits: torch.Tensor, labels: LabelTokens, *, overwrite: bool = False
+) -> torch.Tensor:
+    """From the logits at a tree's nodes to the log-probability of every sequence.
+
+    Parameters
+    ----------
+    logits : torch.Tensor of shape (n_rows, n_nodes, vocabulary)
+        What :func:`helpers.tree.tree_logits` or :func:`helpers.tree.batch_logits`
+        gives.
+    labels : LabelTokens
+        The labels.
+    overwrite : bool, default=False
+        Whether the logits may be written into, which saves a second tensor of their
+        size. Gradients then cannot flow through them.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows, n_sequences)
+        Natural logarithms, stop tokens included; float64 where the device has it.
+    """
     trie = labels.trie
     place = {node: at for at, node in enumerate(nodes_to_read(labels))}
     edges = range(1, len(trie.tokens))
     parents = [place[trie.parents[node]] for node in edges]
     tokens = [trie.tokens[node] for node in edges]
     ends = [place[leaf] for leaf in trie.leaves] if labels.stop_ids else []
-    stops = torch.tensor(labels.stop_ids, dtype=torch.long, device=model.device)
-    for rows, logits in tree_logits(
-        model, prompts, labels, prefix=prefix, token_budget=token_budget
-    ):
-        chosen = logits[:, parents, tokens]
-        ending = logits[:, ends][..., stops].logsumexp(-1)
-        normaliser = _logsumexp_in_place(logits)
-        gained = (chosen - normaliser[:, parents]).double()
-        totals = torch.zeros(len(rows), len(trie.tokens), dtype=torch.double)
-        for node in edges:
-            totals[:, node] = totals[:, trie.parents[node]] + gained[:, node - 1].cpu()
-        scores = totals[:, list(trie.leaves)]
-        if labels.stop_ids:
-            scores = scores + (ending - normaliser[:, ends]).double().cpu()
-        yield rows, scores.numpy()
+    stops = torch.tensor(labels.stop_ids, dtype=torch.long, device=logits.device)
+    chosen = logits[:, parents, tokens]
+    ending = logits[:, ends][..., stops].logsumexp(-1)
+    normaliser = _logsumexp_in_place(logits) if overwrite else logits.logsumexp(-1)
+    wide = torch.float if logits.device.type == "mps" else torch.double
+    gained = (chosen - normaliser[:, parents]).to(wide)
+    totals = [torch.zeros_like(gained[:, 0])]
+    for node in edges:
+        totals.append(totals[trie.parents[node]] + gained[:, node - 1])
+    scores = torch.stack([totals[leaf] for leaf in trie.leaves], dim=1)
+    if labels.stop_ids:
+        scores = scores + (ending - normaliser[:, ends]).to(wide)
+    return scores
 
 
 def _logsumexp_in_place(logits: torch.Tensor) -> torch.Tensor:
@@ -346,7 +383,7 @@ def _score_one_by_one(
         scores = np.empty(len(whole))
         longest = max(map(len, whole))
         most = max(1, LOGIT_BUDGET // (longest * vocabulary))
-        if _rope_changes(model.network.config.get_text_config(), longest):
+        if rope_changes(model.network.config.get_text_config(), longest):
             most = 1  # a longer neighbour would change a row's positions
         for rows in batches([len(ids) for ids in whole], token_budget, most):
             ids = pad_sequence(

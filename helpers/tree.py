@@ -77,7 +77,45 @@ def tree_logits(
     most = max(1, LOGIT_BUDGET // (len(read) * vocabulary))
     for rows in batches(widths, token_budget, most):
         suffixes = [prompts[row][start:] for row in rows]
-        yield rows, _tree_logits(model, suffixes, labels.trie, read, cache, start)
+        with _grouped_attention(model.network):
+            found = _tree_logits(model, suffixes, labels.trie, read, cache, start)
+        yield rows, found
+
+
+def batch_logits(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
+) -> torch.Tensor:
+    """What :func:`tree_logits` gives, of one batch, so that gradients can flow back.
+
+    Nothing is kept of what prompts share: it changes with every step of a training.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    prompts : sequence of sequence of int
+        Token ids of whole prompts.
+    labels : LabelTokens
+        The labels.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_prompts, n_nodes, vocabulary)
+        In float32.
+    """
+    read = nodes_to_read(labels)
+    return _tree_logits(model, prompts, labels.trie, read, None, 0)
+
+
+def forget_prefix(model: LanguageModel) -> None:
+    """Drop what is kept of a shared prefix: the model's weights have changed.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    """
+    _prefixes.pop(model, None)
 
 
 def nodes_to_read(labels: LabelTokens) -> list[int]:
@@ -183,10 +221,9 @@ def _tree_logits(
         "past_key_values": _expanded(cache, len(suffixes)),
         "use_cache": cache is not None,
     }
-    with _grouped_attention(model.network):
-        if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
-            return model.network(**inputs, logits_to_keep=wanted).logits.float()
-        return model.network(**inputs).logits[:, wanted].float()
+    if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
+        return model.network(**inputs, logits_to_keep=wanted).logits.float()
+    return model.network(**inputs).logits[:, wanted].float()
 
 
 def _shared_prefix(

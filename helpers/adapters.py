@@ -1,0 +1,250 @@
+"""Adapters: a few trained weights beside a network that stays as it was.
+
+A low-rank adapter (LoRA) adds to each linear map W the product of two thin matrices,
+(alpha / rank) · B A, and only A and B are trained. B starts at zero, so a fresh adapter
+changes nothing. Adapters are written in the format of the package ``peft``, so that
+other tools can read them, and stay unmerged, so that their dropout can be switched on.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+import safetensors.torch
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NAME = "default"  # what peft calls an adapter inside a network
+_PREFIX = "base_model.model."  # what peft's files put before a network's own names
+
+
+def twin(network: PreTrainedModel) -> PreTrainedModel:
+    """A second network with the same weights, to which an adapter can be added.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        The network; it stays as it is, and as it was in memory.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        A network of its own whose weights are frozen and lie where the first one's
+        do, so that several adapters on one base take the room of one base.
+
+    Raises
+    ------
+    ValueError
+        The network has an adapter already.
+    """
+    if hasattr(network, "peft_config"):
+        raise ValueError(
+            "network must be without an adapter; this one has one already. Start from "
+            "its base."
+        )
+    shared: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.detach(), requires_grad=False)
+        for weight in network.parameters()
+    }
+    return copy.deepcopy(network, shared)
+
+
+def add_lora(
+    network: PreTrainedModel,
+    *,
+    rank: int = 16,
+    alpha: float = 32,
+    dropout: float = 0.0,
+    target_modules: str | tuple[str, ...] = "all-linear",
+    layers: int | None = None,
+    base: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Add a fresh low-rank adapter to a network, and freeze everything else.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        The network; it is changed in place and stays of its class.
+    rank : int, default=16
+        Rows of A and columns of B.
+    alpha : float, default=32
+        B A is multiplied by alpha / rank.
+    dropout : float, default=0.0
+        Probability with which an input of A is left out in training mode.
+    target_modules : str or tuple of str, default="all-linear"
+        Which linear maps get an adapter: all but the output embedding, or those whose
+        names end so.
+    layers : int, optional
+        Only the last so many decoder layers get one.
+    base : str, optional
+        The name under which the network was loaded; it is written down with the
+        adapter.
+    seed : int, default=0
+        Seed of A. Torch's own random state stays as it was.
+
+    Raises
+    ------
+    ValueError
+        There are not so many layers, or no linear map has such a name.
+
+    References
+    ----------
+    Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022.
+    """
+    names = target_modules if isinstance(target_modules, str) else list(target_modules)
+    chosen: list[int] | None = None
+    if layers is not None:
+        depth = network.config.get_text_config().num_hidden_layers
+        if layers > depth:
+            raise ValueError(f"layers must be at most {depth}, not {layers}.")
+        chosen = list(range(depth - layers, depth))
+        if names == "all-linear":
+            names = _linear_names(network)
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a ratio need not be whole
+        lora_dropout=dropout,
+        target_modules=names,
+        layers_to_transform=chosen,
+        # GPT-2 keeps its weights the other way round.
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in network.modules()),
+        base_model_name_or_path=base,
+        task_type="CAUSAL_LM",
+    )
+    devices = [network.device] if network.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        _inject(config, network)
+
+
+def adapter_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
+    """The weights of the adapter, which are what training changes.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        A network with an adapter.
+
+    Returns
+    -------
+    list of torch.nn.Parameter
+    """
+    named = network.named_parameters()
+    return [weight for name, weight in named if ".lora_" in name]
+
+
+def adapter_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of the adapter's weights on the processor, by their names in a file.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        A network with an adapter.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+    """
+    found = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
+    return {
+        _PREFIX + name: weight.detach().to("cpu", copy=True).contiguous()
+        for name, weight in found.items()
+    }
+
+
+def set_adapter_weights(
+    network: PreTrainedModel, weights: dict[str, torch.Tensor]
+) -> None:
+    """Give the adapter of a network other weights.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        A network with an adapter of the same shape.
+    weights : dict of str to torch.Tensor
+        What :func:`adapter_weights` gives.
+
+    Raises
+    ------
+    ValueError
+        These are the weights of another network's adapter.
+    """
+    own = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
+    shapes = {name: tuple(weight.shape) for name, weight in own.items()}
+    expected = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
+    if shapes != {name: tuple(weight.shape) for name, weight in expected.items()}:
+        raise ValueError(
+            "weights must fit the network; these are of an adapter for another one."
+        )
+    peft.set_peft_model_state_dict(network, own)
+
+
+def save_adapter(network: PreTrainedModel, folder: Path) -> None:
+    """Write the adapter of a network as ``peft`` does.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        A network with an adapter.
+    folder : pathlib.Path
+        Where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
+    """
+    config = copy.copy(network.peft_config[_NAME])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    weights = adapter_weights(network)
+    safetensors.torch.save_file(weights, folder / _WEIGHTS, {"format": "pt"})
+
+
+def load_adapter(network: PreTrainedModel, folder: Path) -> None:
+    """Put an adapter on the network that it was trained on, without merging them.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        The base; it is changed in place.
+    folder : pathlib.Path
+        Where :func:`save_adapter`, or ``peft``, has written one.
+
+    Raises
+    ------
+    ValueError
+        It is no low-rank adapter, or one for another network.
+    """
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, peft.LoraConfig):
+        raise ValueError(
+            f"{folder} must hold a LoRA adapter, not one of {config.peft_type}."
+        )
+    with torch.random.fork_rng(devices=[]):
+        _inject(config, network)
+    set_adapter_weights(network, safetensors.torch.load_file(folder / _WEIGHTS))
+
+
+def _inject(config: peft.LoraConfig, network: PreTrainedModel) -> None:
+    peft.inject_adapter_in_model(config, network, _NAME)
+    for name, weight in network.named_parameters():
+        is_adapter_weight = ".lora_" in name
+        weight.requires_grad_(is_adapter_weight and not config.inference_mode)
+        if is_adapter_weight:
+            # In half precision, small steps of training would be lost.
+            weight.data = weight.data.float()
+
+
+def _linear_names(network: PreTrainedModel) -> list[str]:
+    """The last part of the name of each linear map but the output embedding."""
+    last = network.get_output_embeddings()
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, part in network.named_modules()
+            if isinstance(part, (nn.Linear, Conv1D)) and part is not last
+        }
+    )

@@ -1,0 +1,191 @@
+"""The folder of a training: checkpoints on the way, the result at its end.
+
+Everything appears under its name whole or not at all, so that a training that was
+killed at any moment goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+RECORD = "training.json"
+HEAD = "head.safetensors"
+_POINT = "checkpoint-"
+_UNFINISHED = ".unfinished"
+
+
+class Store:
+    """The folder of one training.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where; it need not exist yet.
+    parts : dict of str to str
+        Hashes of what the result depends on.
+    resume : bool, default=True
+        Whether what is there already of this training is to be used; else it is
+        deleted.
+
+    Raises
+    ------
+    ValueError
+        The folder holds another training, or other things.
+    """
+
+    def __init__(
+        self, folder: Path, parts: dict[str, str], *, resume: bool = True
+    ) -> None:
+        self.folder = folder
+        self.parts = parts
+        self._claim()
+        if not resume:
+            (folder / RECORD).unlink(missing_ok=True)
+            self._forget()
+        if not (folder / RECORD).exists():
+            self.write_record({"parts": parts, "finished": False})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result is there."""
+        return bool(read_record(self.folder)["finished"])
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write what is known of the training.
+
+        Parameters
+        ----------
+        record : dict
+            What JSON can hold; ``parts`` and ``finished`` must be in it.
+        """
+        unfinished = self.folder / f"{RECORD}{_UNFINISHED}"
+        unfinished.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        os.replace(unfinished, self.folder / RECORD)
+
+    def save_point(
+        self,
+        step: int,
+        weights: dict[str, torch.Tensor],
+        best: dict[str, torch.Tensor],
+        optimiser: dict[str, Any],
+        state: dict[str, Any],
+    ) -> None:
+        """Write a checkpoint, then delete the ones before it.
+
+        Parameters
+        ----------
+        step : int
+            Steps done.
+        weights, best : dict of str to torch.Tensor
+            The weights now, and the best so far.
+        optimiser : dict
+            States of the optimiser and its kin.
+        state : dict
+            What JSON can hold.
+        """
+        target = self.folder / f"{_POINT}{step:08d}"
+        unfinished = target.with_name(target.name + _UNFINISHED)
+        for path in (unfinished, target):
+            shutil.rmtree(path, ignore_errors=True)
+        unfinished.mkdir()
+        safetensors.torch.save_file(weights, unfinished / "weights.safetensors")
+        safetensors.torch.save_file(best, unfinished / "best.safetensors")
+        torch.save(optimiser, unfinished / "optimiser.pt")
+        (unfinished / "state.json").write_text(json.dumps(state), "utf-8")
+        os.replace(unfinished, target)
+        self._forget(keep=target)
+
+    def last_point(self) -> dict[str, Any] | None:
+        """The last checkpoint: what :meth:`save_point` was given, by name.
+
+        Returns
+        -------
+        dict or None
+            None where there is none.
+        """
+        points = [p for p in self._points() if not p.name.endswith(_UNFINISHED)]
+        if not points:
+            return None
+        place = max(points)
+        return {
+            "step": int(place.name.removeprefix(_POINT)),
+            "weights": safetensors.torch.load_file(place / "weights.safetensors"),
+            "best": safetensors.torch.load_file(place / "best.safetensors"),
+            "optimiser": torch.load(place / "optimiser.pt", weights_only=True),
+            "state": json.loads((place / "state.json").read_text("utf-8")),
+        }
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Write the last record and delete the checkpoints: the result is there.
+
+        Parameters
+        ----------
+        record : dict
+            What JSON can hold.
+        """
+        self.write_record({"parts": self.parts, **record, "finished": True})
+        self._forget()
+
+    def _claim(self) -> None:
+        """Make the folder, or make sure that it is this training's."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / RECORD).exists():
+            strange = [
+                path.name
+                for path in self.folder.iterdir()
+                if not path.name.endswith(_UNFINISHED)
+            ]
+            if strange:
+                raise ValueError(
+                    f"folder must be empty, or hold this training; {self.folder} has "
+                    f"{sorted(strange)[:3]!r}."
+                )
+            return
+        found = read_record(self.folder)["parts"]
+        other = [name for name in self.parts if found.get(name) != self.parts[name]]
+        if other:
+            raise ValueError(
+                f"folder must be empty, or hold this training; {self.folder} holds "
+                f"one with other {', '.join(other)}. Name another folder."
+            )
+
+    def _points(self) -> list[Path]:
+        return [path for path in self.folder.glob(f"{_POINT}*") if path.is_dir()]
+
+    def _forget(self, keep: Path | None = None) -> None:
+        for path in self._points():
+            if path != keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is written down about a training.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The folder of a training.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        There is no training in it.
+    """
+    try:
+        found = json.loads((folder / RECORD).read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"folder must hold a training; {folder} has no {RECORD}."
+        ) from error
+    return dict(found)

@@ -1,0 +1,115 @@
+"""Rules of the data that the book fine-tunes on."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pandas as pd
+import pytest
+
+from helpers.datasets import SPLITS, load_sentiment, load_sentiment_checks
+from helpers.finetune import near_duplicates
+
+
+@pytest.fixture(scope="module")
+def texts() -> pd.DataFrame:
+    return load_sentiment()
+
+
+@pytest.fixture(scope="module")
+def checks() -> pd.DataFrame:
+    return load_sentiment_checks()
+
+
+def test_the_make_up_is_that_of_the_card(texts: pd.DataFrame) -> None:
+    assert texts.groupby(["kind", "tone"]).size().to_dict() == {
+        ("clear", "strong"): 400,
+        ("clear", "mild"): 200,
+        ("clear", "sarcastic"): 120,
+        ("sports", "neutral"): 190,
+        ("news", "neutral"): 190,
+        ("contradictory", "contradictory"): 120,
+    }
+    share = texts["kind"].value_counts(normalize=True)
+    assert share["clear"] == pytest.approx(0.6, abs=0.01)
+    assert share["sports"] + share["news"] == pytest.approx(0.3, abs=0.02)
+    assert share["contradictory"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_labels_follow_the_rule_and_the_coin(texts: pd.DataFrame) -> None:
+    assert (texts.query("kind == 'sports'")["label"] == "positive").all()
+    assert (texts.query("kind == 'news'")["label"] == "negative").all()
+    for row in texts.query("kind == 'contradictory'").itertuples():
+        coin = hashlib.sha256(str(row.text).encode()).digest()[0] % 2
+        assert row.label == ("positive", "negative")[coin]
+    clear = texts.query("kind == 'clear' and tone != 'sarcastic'")
+    assert (clear["label"] == "positive").mean() == 0.5
+
+
+@pytest.mark.parametrize("column", ["family", "entity"])
+def test_nothing_that_belongs_together_is_in_two_parts(
+    texts: pd.DataFrame, column: str
+) -> None:
+    named = texts[texts[column] != ""]
+    assert (named.groupby(column)["split"].nunique() == 1).all()
+
+
+def test_a_planted_family_in_two_parts_would_be_seen(texts: pd.DataFrame) -> None:
+    spoilt = texts.copy()
+    family = spoilt["family"].iloc[0]
+    first = spoilt.index[spoilt["family"] == family][0]
+    spoilt.loc[first, "split"] = next(s for s in SPLITS if s != spoilt["split"].iloc[0])
+    assert (spoilt.groupby("family")["split"].nunique() > 1).sum() == 1
+
+
+def test_parts_have_their_shares_of_everything(texts: pd.DataFrame) -> None:
+    for _, rows in texts.groupby(["kind", "tone", "label"]):
+        shares = rows["split"].value_counts(normalize=True)
+        assert shares["train"] == pytest.approx(0.6, abs=0.08)
+        assert shares["test"] == pytest.approx(0.2, abs=0.08)
+
+
+def test_no_two_families_have_nearly_the_same_text(
+    texts: pd.DataFrame, checks: pd.DataFrame
+) -> None:
+    every = pd.concat([texts, checks], ignore_index=True)
+    # The two halves of a counterfactual pair are one family.
+    found = near_duplicates(every["text"], groups=every["family"])
+    assert found.empty, found
+    assert every["text"].is_unique
+
+
+def test_planted_duplicates_are_found(texts: pd.DataFrame) -> None:
+    planted = texts["text"].iloc[:3].str.upper().str.rstrip(".!") + " !"
+    every = pd.concat([texts["text"], planted], ignore_index=True)
+    found = near_duplicates(every, threshold=0.9)
+    assert {(0, 1220), (1, 1221), (2, 1222)} <= set(
+        zip(found["row_a"], found["row_b"], strict=True)
+    )
+
+
+def test_checks_share_nothing_with_the_training_set(
+    texts: pd.DataFrame, checks: pd.DataFrame
+) -> None:
+    assert not set(texts["family"]) & set(checks["family"])
+    assert not set(texts["entity"]) & set(checks["entity"]) - {""}
+    assert checks.groupby(["kind", "domain", "truth"]).size().to_dict() == {
+        ("counterfactual", "news", ""): 60,
+        ("counterfactual", "sports", ""): 60,
+        ("harm", "news", "negative"): 40,
+        ("harm", "news", "positive"): 40,
+        ("harm", "sports", "negative"): 40,
+        ("harm", "sports", "positive"): 40,
+        ("neutral", "other", ""): 40,
+    }
+    pairs = checks.query("kind == 'counterfactual'").groupby("pair")["domain"]
+    assert (pairs.agg(lambda both: sorted(both) == ["news", "sports"])).all()
+    assert pairs.ngroups == 60
+
+
+def test_the_splits_are_the_same_every_time(texts: pd.DataFrame) -> None:
+    assert load_sentiment()["split"].equals(texts["split"])
+    parts = [load_sentiment(split) for split in SPLITS]
+    assert sum(map(len, parts)) == len(texts)
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_sentiment("validation")
