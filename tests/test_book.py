@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+
+from helpers.record import recorded
 
 LOADING_LINKS = {
     *("stylesheet", "icon", "preload", "prefetch", "modulepreload"),
@@ -177,3 +180,37 @@ def test_no_markup_is_left_over(soups: dict[str, BeautifulSoup]) -> None:
         if not text.find_parent("pre")
     }
     assert left == set()
+
+
+def recorded_by(root: Path, chapter: str) -> dict[str, Any]:
+    """What a chapter recorded when the book was made on all data; else skips."""
+    executed = root / "_build" / "executed" / "full" / f"{chapter}.ipynb"
+    if not executed.exists():
+        if os.environ.get("HOW_SURE_REQUIRE_BOOK") == "1":
+            pytest.fail(f"{chapter} was not executed; run `make book` first")
+        pytest.skip(f"{chapter} was not executed; `make book` does it")
+    return recorded(executed)
+
+
+def test_sampled_answers_cover_the_label_probability(root: Path) -> None:
+    found = recorded_by(root, "04_consistency")
+    assert found["n_reviews"] >= 200
+    assert 0.92 <= found["covered"] <= 0.98
+
+
+def test_the_gain_of_learned_weights_has_its_interval(root: Path) -> None:
+    found = recorded_by(root, "06_combining_signals")
+    for measure in ("brier", "auroc"):
+        low, high = found[f"gain_{measure}_low"], found[f"gain_{measure}_high"]
+        assert low < found[f"gain_{measure}"] < high
+
+
+def test_fine_tuning_pays_beyond_chance_on_families_it_has_not_seen(
+    root: Path,
+) -> None:
+    found = recorded_by(root, "11_finetuning")
+    assert found["acc_low"] > 0  # tuned − base
+    assert found["brier_high"] < 0
+    assert 0.4 < found["base_biased"] < 0.65
+    assert found["biased_tuned"] >= 0.9
+    assert found["max_parts"] == 1

@@ -33,6 +33,7 @@ from .store import Store
 from .task import Task, plan_batches
 
 N_BINS = 20
+_SHOWN = ("accuracy", "log_loss", "ece")  # beside the progress bar
 _HEAD = "head."
 
 
@@ -185,9 +186,8 @@ class Trainer:
                 if step % self.every == 0 or step == len(self.plan):
                     self._evaluate(step, float(np.mean(losses)))
                     losses = []
-                    shown = self.history[-1]
-                    held_out = {name: shown[name] for name in ("log_loss", "ece")}
-                    bar.set_postfix(held_out, refresh=False)
+                    shown = {name: self.history[-1][name] for name in _SHOWN}
+                    bar.set_postfix(shown, refresh=False)
         self._set_weights(self.best)
         self.model.network.eval()
 
