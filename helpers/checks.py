@@ -6,6 +6,7 @@ the offending value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -343,6 +344,41 @@ def check_between(
         if (low <= value <= high) if closed else (low < value < high):
             return float(value)
     raise ValueError(f"{name} must lie between {low} and {high}, not {value!r}.")
+
+
+def check_not_negative(name: str, value: Any, *, below: float = math.inf) -> float:
+    """A number of 0 or more.
+
+    Parameters
+    ----------
+    name : str
+        What an error calls it.
+    value : object
+        The number.
+    below : float, default=inf
+        What it must stay below.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        It is no such number.
+
+    Examples
+    --------
+    >>> check_not_negative("dropout", 1, below=1)
+    Traceback (most recent call last):
+    ...
+    ValueError: dropout must be 0 or more and below 1, not 1.
+    """
+    try:
+        return check_between(name, value, 0, below, closed=value != below)
+    except ValueError:
+        limit = "" if below == math.inf else f" and below {below:g}"
+        raise ValueError(f"{name} must be 0 or more{limit}, not {value!r}.") from None
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

@@ -268,7 +268,7 @@ def measure_review_signals(
     from .self_report import p_true, self_report
 
     classifier = LLMClassifier(model, REVIEW_LABELS, REVIEW_PROMPT, REVIEW_EXAMPLES)
-    lm, *_ = classifier.inputs(reviews)
+    lm = classifier.inputs([])[0]
     predicted = classifier.predict(reviews)
     asked = classifier.follow_up(
         reviews, predicted, REPORT_QUESTION, examples=REPORT_EXAMPLES

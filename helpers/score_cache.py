@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import diskcache
 import numpy as np
-from tqdm import tqdm
 
 from .fetch import cache_dir
 from .models import LanguageModel
+from .progress import progress_bar
 from .scoring import label_logprob_batches
 from .verbalizer import LabelTokens
 
@@ -65,7 +65,7 @@ def cached_label_logprobs(
             prefix=prefix,
             token_budget=token_budget,
         )
-        with tqdm(total=len(todo), unit="text", delay=3) as bar:
+        with progress_bar(total=len(todo)) as bar:
             for rows, values in batches:
                 places = [todo[row] for row in rows]
                 scores[places] = values

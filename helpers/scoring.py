@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 from transformers import PreTrainedConfig
 
 from .models import LanguageModel
+from .progress import progress_bar
 from .tree import (
-    ACCELERATOR_BUDGET,
     CPU_BUDGET,
     LOGIT_BUDGET,
     batches,
     nodes_to_read,
+    positions_in_batch,
     tree_logits,
 )
 from .verbalizer import LabelTokens
@@ -93,8 +93,7 @@ def label_logprobs(
     parts = label_logprob_batches(
         model, prompts, labels, prefix=prefix, token_budget=token_budget
     )
-    bar = tqdm(total=len(prompts), unit="text", delay=3, disable=not progress)
-    with bar:
+    with progress_bar(total=len(prompts), show=progress) as bar:
         for rows, values in parts:
             scores[rows] = values
             bar.update(len(rows))
@@ -203,17 +202,13 @@ def _sequence_batches(
     prefix: Sequence[int],
     token_budget: int | None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    if token_budget is None:
-        on_cpu = model.device.type == "cpu"
-        token_budget = CPU_BUDGET if on_cpu else ACCELERATOR_BUDGET
-    if token_budget < 1:
-        raise ValueError(f"token_budget must be at least 1, not {token_budget!r}.")
+    budget = positions_in_batch(model, token_budget)
     check_lengths(model, prompts, labels)
     if not prompts:
         return
     longest = max(map(len, prompts)) + max(labels.trie.depths)
     score = _score_by_tree if tree_is_exact(model, longest) else _score_one_by_one
-    yield from score(model, prompts, labels, prefix, token_budget)
+    yield from score(model, prompts, labels, prefix, budget)
 
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:

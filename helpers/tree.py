@@ -118,6 +118,34 @@ def forget_prefix(model: LanguageModel) -> None:
     _prefixes.pop(model, None)
 
 
+def positions_in_batch(model: LanguageModel, token_budget: int | None) -> int:
+    """The most positions in one batch, where nobody says how many.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model, whose device decides.
+    token_budget : int or None
+        What was asked for.
+
+    Returns
+    -------
+    int
+        That number; for None, 1,024 on a processor and 16,384 on an accelerator.
+
+    Raises
+    ------
+    ValueError
+        The number is below 1.
+    """
+    if token_budget is None:
+        on_cpu = model.device.type == "cpu"
+        return CPU_BUDGET if on_cpu else ACCELERATOR_BUDGET
+    if token_budget < 1:
+        raise ValueError(f"token_budget must be at least 1, not {token_budget!r}.")
+    return token_budget
+
+
 def nodes_to_read(labels: LabelTokens) -> list[int]:
     """Nodes whose next-token distribution is needed.
 

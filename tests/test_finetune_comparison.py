@@ -250,10 +250,9 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("texts", "rule", "says"),
     [
-        ([], {}, "texts must have at least one row"),
-        ("a text", {}, "texts must be several texts, not one"),
-        (["a", None], {}, "row 1 is None"),
-        (["a", " \n"], {}, "row 1 is "),
+        ([], {}, "texts must hold at least one text"),
+        (["a", None], {}, "text 1 is None"),
+        (["a", " \n"], {}, "text 1 is "),
         (["a"], {"threshold": 0}, "threshold must be above 0"),
         (["a"], {"threshold": 60}, "threshold must lie between 0 and 1, not 60"),
         (["a"], {"groups": [1, 2]}, "groups must have one value for each of 1 rows"),
@@ -262,6 +261,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_texts(texts: Any, rule: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         near_duplicates(texts, **rule)
+    with pytest.raises(TypeError, match="not the one string"):
+        near_duplicates("a text")
 
 
 # Two models side by side -------------------------------------------------------------

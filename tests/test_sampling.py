@@ -137,7 +137,7 @@ def test_without_a_tree_the_answers_are_the_same(
     asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
     votes = sample_votes(asked, TEXTS[:2], n=200, seed=7)
     assert (votes.sum() > 0).sum() >= 3
-    monkeypatch.setattr(sampling, "tree_is_exact", lambda *_: False)
+    monkeypatch.setattr(sampling.draw, "tree_is_exact", lambda *_: False)
     alone = sample_votes(asked, TEXTS[:2], n=200, seed=7)
     # A rounding error can turn a draw.
     assert np.abs(votes.to_numpy() - alone.to_numpy()).sum() <= 4

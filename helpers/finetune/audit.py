@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..checks import check_between, check_groups
+from ..classifier import check_texts
 
 _NUMBERS = 1 << 22  # in one block of similarities
 
@@ -44,8 +45,9 @@ def near_duplicates(
     Raises
     ------
     ValueError
-        There is no text, one is not a string or is empty, or the threshold or a group
-        is bad.
+        There is no text, one is empty, or the threshold or a group is bad.
+    TypeError
+        A text is no string.
 
     Notes
     -----
@@ -64,7 +66,9 @@ def near_duplicates(
     check_between("threshold", threshold, 0, 1, closed=True)
     if threshold == 0:
         raise ValueError("threshold must be above 0; all pairs are at or above 0.")
-    given = _check_texts(texts)
+    given = check_texts(texts)
+    if not given:
+        raise ValueError("texts must hold at least one text; there is none.")
     n = len(given)
     codes = np.arange(n) if groups is None else check_groups(groups, n)
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), lowercase=False)
@@ -83,18 +87,6 @@ def near_duplicates(
         shown = [given[row] for row in table[f"row_{side}"]]
         table[f"text_{side}"] = pd.Series(shown, dtype=object)
     return table
-
-
-def _check_texts(texts: Any) -> list[str]:
-    if isinstance(texts, str):
-        raise ValueError(f"texts must be several texts, not one: {texts!r}.")
-    given = list(texts)
-    if not given:
-        raise ValueError("texts must have at least one row; there is none.")
-    for at, text in enumerate(given):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"texts must be strings with words; row {at} is {text!r}.")
-    return given
 
 
 def _normalised(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class ConfidenceHead:
         if self.hidden is not None:
             check_count("hidden", self.hidden)
         for name in ("weight", "learning_rate"):
-            check_between(name, getattr(self, name), 0, float("inf"))
+            check_between(name, getattr(self, name), 0, math.inf)
 
     def build(self, model: LanguageModel, *, seed: int = 0) -> nn.Sequential:
         """A fresh head for a model; it gives log-odds of 0 for everything.

@@ -8,15 +8,21 @@ answers, so that what falls on no label is pushed down, too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
-from ..checks import check_between, check_count, check_distributions
+from ..checks import (
+    check_between,
+    check_count,
+    check_distributions,
+    check_not_negative,
+)
 from ..sampling import INVALID
 
 
@@ -80,8 +86,7 @@ class LabelSmoothing:
     truth_suffices: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.amount != 0:
-            check_between("amount", self.amount, 0, 1)
+        check_not_negative("amount", self.amount, below=1)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
@@ -115,7 +120,7 @@ class Focal:
     truth_suffices: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_not_negative("gamma", self.gamma)
+        check_not_negative("gamma", self.gamma)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
@@ -146,7 +151,7 @@ class BrierPenalty:
     truth_suffices: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_not_negative("weight", self.weight)
+        check_not_negative("weight", self.weight)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
@@ -195,9 +200,9 @@ class SoftCalibration:
     truth_suffices: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_not_negative("weight", self.weight)
+        check_not_negative("weight", self.weight)
         check_count("n_bins", self.n_bins)
-        check_between("temperature", self.temperature, 0, float("inf"))
+        check_between("temperature", self.temperature, 0, math.inf)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
@@ -281,9 +286,3 @@ def agreement_targets(
     valid = counts.sum(1, keepdims=True)
     shares = np.where(valid > 0, counts / np.maximum(valid, 1), truth)
     return (1 - strength) * truth + strength * shares
-
-
-def _check_not_negative(name: str, value: Any) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a number of 0 or more, not {value!r}.")

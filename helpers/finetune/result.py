@@ -21,7 +21,7 @@ from .. import __version__
 from ..adapters import adapter_parameters, load_adapter, save_adapter
 from ..classifier import LLMClassifier
 from ..models import LanguageModel
-from ..tree import ACCELERATOR_BUDGET, CPU_BUDGET
+from ..tree import positions_in_batch
 from .card import model_card
 from .head import ConfidenceHead, head_confidence
 from .store import HEAD, Store, read_record
@@ -99,9 +99,7 @@ class FineTuned:
                 "finetune with head=ConfidenceHead()."
             )
         model, _, prompts, _ = self.classifier.inputs(X)
-        on_cpu = model.device.type == "cpu"
-        budget = self.classifier.token_budget
-        budget = budget or (CPU_BUDGET if on_cpu else ACCELERATOR_BUDGET)
+        budget = positions_in_batch(model, self.classifier.token_budget)
         return head_confidence(self.head, model, prompts, token_budget=budget)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import check_between, check_choice, check_count
-
-_LARGE = float("inf")
+from ..checks import check_between, check_choice, check_count, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class TrainingSettings:
         What matrix products are computed in ("float16" on CUDA only). The adapter's
         own weights are always float32.
     checkpointing : bool, default=False
-        Compute activations twice instead of keeping them: less memory, a third more
-        time.
+        Compute activations twice instead of keeping them: less memory, more time.
     seed : int, default=0
         Seed of the adapter's first weights, of the order of texts and of dropout.
 
@@ -101,14 +99,12 @@ class TrainingSettings:
                 check_count(name, getattr(self, name))
         check_count("seed", self.seed, 0)
         if self.alpha is not None:
-            check_between("alpha", self.alpha, 0, _LARGE)
+            check_between("alpha", self.alpha, 0, math.inf)
         for name in ("dropout", "warmup"):
-            if getattr(self, name) != 0:
-                check_between(name, getattr(self, name), 0, 1)
+            check_not_negative(name, getattr(self, name), below=1)
         for name in ("learning_rate", "max_grad_norm"):
-            check_between(name, getattr(self, name), 0, _LARGE)
-        if self.weight_decay != 0:
-            check_between("weight_decay", self.weight_decay, 0, _LARGE)
+            check_between(name, getattr(self, name), 0, math.inf)
+        check_not_negative("weight_decay", self.weight_decay)
         check_choice("schedule", self.schedule, ("cosine", "linear", "constant"))
         check_choice("monitor", self.monitor, ("log_loss", "brier", "ece"))
         check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))

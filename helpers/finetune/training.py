@@ -12,7 +12,6 @@ import torch
 from peft import prepare_model_for_kbit_training
 from scipy.special import softmax
 from torch import nn
-from tqdm import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from ..adapters import (
@@ -25,6 +24,7 @@ from ..adapters import (
 from ..checkpoints import load_checkpoint
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
 from ..models import LanguageModel
+from ..progress import progress_bar
 from ..scoring import label_logprobs, tree_is_exact
 from ..tree import forget_prefix
 from .head import head_loss
@@ -169,12 +169,8 @@ class Trainer:
         step = self._restore()
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         losses: list[float] = []
-        bar = tqdm(
-            total=len(self.plan),
-            initial=step,
-            unit="step",
-            delay=3,
-            disable=not self.progress,
+        bar = progress_bar(
+            total=len(self.plan), initial=step, unit="step", show=self.progress
         )
         with bar, torch.random.fork_rng(devices=devices), self._memory_saved():
             if not self.history:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..classifier import LLMClassifier
     from ..models import LanguageModel
+    from ..verbalizer import LabelTokens
 
 
 def mc_dropout(
@@ -86,7 +87,7 @@ def mc_dropout(
     asked = check_texts(texts)
     if not asked:
         raise ValueError("texts must hold at least one text; there is none.")
-    model = classifier._model()
+    model, tokens, *_ = classifier.inputs([])
     layers = _dropout_layers(model)
     frozen = copy.copy(classifier)
     frozen.model, frozen.cache = model, False
@@ -94,7 +95,7 @@ def mc_dropout(
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         model.network.eval()
-        _check_one_pass(frozen, model, asked)
+        _check_one_pass(frozen, model, tokens, asked)
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             found = [_one_pass(frozen, model, layers, asked) for _ in range(n_passes)]
@@ -124,13 +125,15 @@ def _dropout_layers(model: LanguageModel) -> list[torch.nn.Module]:
 
 
 def _check_one_pass(
-    classifier: LLMClassifier, model: LanguageModel, texts: Sequence[str]
+    classifier: LLMClassifier,
+    model: LanguageModel,
+    tokens: LabelTokens,
+    texts: Sequence[str],
 ) -> None:
     """Labels read one by one would each be read by another network."""
     from ..scoring import room_for_prompt, tree_is_exact
 
     prompts = [len(model.encode(classifier.render(text))) for text in texts]
-    tokens = classifier._tokens()
     longest = min(max(prompts, default=0), room_for_prompt(model, tokens))
     if not tree_is_exact(model, int(longest) + max(tokens.trie.depths)):
         raise ValueError(
