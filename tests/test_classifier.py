@@ -921,11 +921,12 @@ def test_a_follow_up_shows_text_label_and_question(tiny_llama: LanguageModel) ->
         pd.Series(["a film", "a bore"], index=[4, 2]),
         ["positive", "negative"],
         "How sure? ",
-        examples=[("a joy", "negative", "5")],
+        examples=[("a joy", "negative", "5"), ("a hit", "positive", "9")],
     )
     assert list(asked.index) == [4, 2]
     assert asked[2] == (
         "Judge.\n\nReview: a joy\nSentiment: negative\nHow sure? 5\n\n"
+        "Review: a hit\nSentiment: positive\nHow sure? 9\n\n"
         "Review: a bore\nSentiment: negative\nHow sure?"
     )
     alone = found.follow_up(["a film"], ["positive"], "True?")

@@ -167,8 +167,8 @@ def test_signals_of_another_model_are_asked_for(
 ) -> None:
     from helpers.models import LanguageModel
 
-    tiny = make_tiny("llama", max_position_embeddings=1024)
-    monkeypatch.setattr(LanguageModel, "load", lambda name: tiny)
+    models = {"some/other": make_tiny("llama", max_position_embeddings=1024)}
+    monkeypatch.setattr(LanguageModel, "load", models.__getitem__)
     found = load_review_signals(model="some/other", n=2)
     assert found.index.equals(load_review_signals(n=2).index)
     assert list(found.columns) == list(load_review_signals(n=2).columns)

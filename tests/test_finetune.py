@@ -798,6 +798,19 @@ def run(classifier: LLMClassifier, folder: Path, **more: Any) -> FineTuned:
     )
 
 
+def test_each_step_leaves_out_other_parts(
+    asked: LLMClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    sow = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda s: (seeds.append(s), sow(s))[1])
+    task = make_task(asked, X, Y, validation=HELD_OUT, settings=QUICK)
+    trainer = Trainer(task, trainable_copy(task), Store(tmp_path / "f", {}))
+    seeds.clear()
+    trainer.run()
+    assert len(seeds) == len(set(seeds)) == len(trainer.plan) > 3
+
+
 @pytest.mark.parametrize("step", [0, 2])
 def test_resumed_after_an_error_it_ends_the_same(
     asked: LLMClassifier, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch

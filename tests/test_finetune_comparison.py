@@ -319,6 +319,15 @@ def one_side(table: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
     }
 
 
+def test_a_confidence_at_the_threshold_is_above() -> None:
+    base = tidy([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0], [0.5, 0.3, 0.2]])
+    tuned = tidy([[0.75, 0.25, 0.0]] * 4)
+    found = compare(base, tuned, ["a", "a", "a", "a"], n_resamples=50).table
+    assert found.loc["rows above", ["base", "tuned"]].tolist() == [2, 0]
+    assert found.loc["accuracy above", "base"] == 0.5
+    assert np.isnan(found.loc["accuracy above", "tuned"])
+
+
 def test_values_are_those_of_the_measures() -> None:
     base, tuned, truth = two_tables(300)
     found = compare(base, tuned, truth, n_bins=10, n_resamples=300)

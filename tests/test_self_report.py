@@ -196,6 +196,15 @@ def test_the_distribution_of_reports_is_what_sampling_gives(
     assert shares.astype(float).idxmax() == greedy.split("\n")[0].strip()
 
 
+def test_a_percent_sign_is_part_of_the_number(embedded: LanguageModel) -> None:
+    question = "How sure, in percent:"
+    shown = [f"Review: {text}\n{question} 90%" for text in ("A joy.", "A bore.")]
+    asked = "\n\n".join([*shown, f"Review: Fine.\n{question}"])
+    (written,) = embedded.generate(asked, temperature=0, max_new_tokens=4)
+    assert "%" in written.split("\n")[0]
+    assert report_distribution(embedded, [asked])["off_label"].item() < 0.3
+
+
 def test_the_distribution_of_no_prompts_is_empty(tiny_llama: LanguageModel) -> None:
     found = report_distribution(tiny_llama, [])
     assert found.shape == (0, 103)
