@@ -236,7 +236,7 @@ def check_truth(
     return np.asarray(truth, dtype=np.intp)
 
 
-def check_groups(values: Any, n: int) -> np.ndarray:
+def check_groups(values: Any, n: int, name: str = "groups") -> np.ndarray:
     """Rows that belong together, as numbers.
 
     Parameters
@@ -246,6 +246,8 @@ def check_groups(values: Any, n: int) -> np.ndarray:
         without regard to case and to the amount of white space.
     n : int
         How many there must be.
+    name : str, default="groups"
+        What an error calls them.
 
     Returns
     -------
@@ -265,7 +267,7 @@ def check_groups(values: Any, n: int) -> np.ndarray:
     named = values if isinstance(values, (pd.Series, np.ndarray)) else list(values)
     if np.ndim(named) != 1 or len(named) != n:
         raise ValueError(
-            f"groups must have one value for each of {n} rows, not shape "
+            f"{name} must have one value for each of {n} rows, not shape "
             f"{np.shape(named)}."
         )
     plain = [
@@ -276,7 +278,7 @@ def check_groups(values: Any, n: int) -> np.ndarray:
     missing = np.flatnonzero(codes < 0)
     if len(missing):
         at = int(missing[0])
-        raise ValueError(f"groups must not be missing; row {at} is {plain[at]!r}.")
+        raise ValueError(f"{name} must not be missing; row {at} is {plain[at]!r}.")
     return codes
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.calibration import IsotonicRegressionCalibrator
-from helpers.metrics import CalibrationReport, calibration_metrics
+from helpers.metrics import CalibrationReport, calibration_metrics, class_table
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +181,115 @@ def test_seven_calibrators_are_told_apart_without_colour() -> None:
     assert len(looks) == 7
 
 
+def class_gaps(**confidences: np.ndarray) -> pd.DataFrame:
+    predicted = np.repeat(["hand", "toe", "ear"], [30, 20, 1])
+    return class_table(predicted, np.arange(51) % 4 > 0, confidences)
+
+
+def test_class_gaps_lead_from_accuracy_to_confidence() -> None:
+    table = class_gaps(raw=np.linspace(0.6, 1, 51), calibrated=np.full(51, 0.7))
+    ax = plots.plot_class_gaps(table)
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["hand (30)", "toe (20)", "ear (1)"]
+    assert ax.yaxis_inverted()
+    assert legend(ax) == ["accuracy", "raw", "calibrated"]
+    for at, name in enumerate(("raw", "calibrated")):
+        dots = next(line for line in ax.lines if line.get_label() == name)
+        assert dots.get_xdata() == pytest.approx(table[name].to_numpy())
+        assert dots.get_marker() == plots.MARKERS[at]
+        gaps = np.array(ax.collections[2 + at].get_segments())
+        assert gaps[:, :, 0] == pytest.approx(table[["accuracy", name]].to_numpy())
+        assert gaps[:, 0, 1] == pytest.approx(np.asarray(dots.get_ydata()))
+        # Every mark stays in the row of its class.
+        assert np.abs(gaps[:, 0, 1] - np.arange(3)).max() < 0.5
+    intervals = np.array(ax.collections[0].get_segments())[:, :, 0]
+    assert intervals == pytest.approx(table[["accuracy_low", "accuracy_high"]].values)
+
+
+def test_class_gaps_say_what_was_fitted_on(
+    data: tuple[np.ndarray, np.ndarray],
+) -> None:
+    fitted = IsotonicRegressionCalibrator().fit(*data).predict(data[0])[:51]
+    ax = plots.plot_class_gaps(
+        class_gaps(raw=data[0][:51], mended=fitted), names=["raw"]
+    )
+    assert legend(ax) == ["accuracy", "raw"]
+    ax = plots.plot_class_gaps(class_gaps(mended=fitted), names=["mended"])
+    assert legend(ax) == ["accuracy", "mended (IN-SAMPLE)"]
+
+
+def test_class_gaps_refuse_other_names() -> None:
+    table = class_gaps(raw=np.full(51, 0.7))
+    with pytest.raises(ValueError, match="^names must be columns .* not 'calibrated'"):
+        plots.plot_class_gaps(table)
+    with pytest.raises(ValueError, match=r"^names must be 1 to 5 of them, not \[\]"):
+        plots.plot_class_gaps(table, names=[])
+
+
+# 200 of a: 189 right, 10 taken for b, 1 for c; of b 3 of 4 right; c never right.
+TRUTH = ["a"] * 200 + ["b"] * 4 + ["c"]
+SAID = ["a"] * 189 + ["b"] * 10 + ["c"] + ["b"] * 3 + ["a"] + ["a"]
+
+
+def test_confusion_writes_large_shares_and_leaves_out_small_ones() -> None:
+    ax = plots.plot_confusion(TRUTH, SAID)
+    written = {text.get_position(): text.get_text() for text in ax.texts}
+    # At (column, row). Of a, 94.5 %, 5 % and 0.5 %.
+    assert written == {
+        (0, 0): "94",
+        (1, 0): "5",
+        (0, 1): "25",
+        (1, 1): "75",
+        (0, 2): "100",
+    }
+    shown = np.ma.asarray(ax.images[0].get_array())
+    assert shown.mask.tolist() == [
+        [False, False, False],
+        [False, False, True],
+        [False, True, True],
+    ]
+    assert shown[0, 2] == pytest.approx(0.005)
+    assert ax.images[0].get_clim() == (0, 1)
+    rarer = plots.plot_confusion(["a"] * 201, ["a"] * 200 + ["b"])
+    assert np.ma.asarray(rarer.images[0].get_array()).mask[0, 1]
+
+
+def test_confusion_counts_cases() -> None:
+    ax = plots.plot_confusion(TRUTH, SAID, normalise=None)
+    written = {text.get_position(): text.get_text() for text in ax.texts}
+    assert written[(0, 0)] == "189" and written[(1, 0)] == "10"
+    assert ax.images[0].get_clim() == (0, 189)
+
+
+def test_confusion_has_its_classes_in_order() -> None:
+    def names(ax: Axes) -> list[str]:
+        down = [text.get_text() for text in ax.get_yticklabels()]
+        assert [text.get_text() for text in ax.get_xticklabels()] == down
+        return down
+
+    # As often as true; then as often as said; then by name.
+    truth, said = ["b", "b", "a", "d", "c"], ["e", "e", "d", "d", "f"]
+    assert names(plots.plot_confusion(truth, said)) == list("bdacef")
+    assert names(plots.plot_confusion(truth, said, labels="fedcbaz")) == list("fedcbaz")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"truth": []}, "truth must be one column with at least one row"),
+        ({"predicted": ["a"]}, "predicted must have one class for each of 2 rows"),
+        ({"labels": ["a"]}, "truth must be one of the classes .* row 1 is 'b'"),
+        ({"labels": ["a", "b"]}, "predicted must be one of the .* row 1 is 'c'"),
+        ({"labels": ["a", "b", "c", "a"]}, "labels must not have a class twice"),
+        ({"normalise": "all"}, "normalise must be one of 'truth', not 'all'"),
+    ],
+)
+def test_confusion_refuses_bad_input(change: dict[str, object], says: str) -> None:
+    arguments = {"truth": ["a", "b"], "predicted": ["a", "c"]} | change
+    with pytest.raises(ValueError, match=f"^{says}"):
+        plots.plot_confusion(**arguments)  # type: ignore[arg-type]
+
+
 def test_every_figure_draws_on_given_axes(report: CalibrationReport) -> None:
     figure = Figure()
     ax = figure.subplots()
@@ -189,3 +298,6 @@ def test_every_figure_draws_on_given_axes(report: CalibrationReport) -> None:
     assert plots.plot_accuracy_by_threshold({"raw": report}, ax=ax) is ax
     assert plots.plot_calibration_map({"same": np.asarray}, ax=ax) is ax
     assert plots.legend_below(ax) is ax
+    table = class_gaps(raw=np.full(51, 0.7))
+    assert plots.plot_class_gaps(table, names=["raw"], ax=ax) is ax
+    assert plots.plot_confusion(TRUTH, SAID, ax=figure.subplots()).figure is figure

@@ -6,10 +6,12 @@ the probability of an event) and whether it was correct (or came).
 ``binning`` holds bins and their sums; ``errors`` the calibration errors; ``scores``
 what they do not see; ``significance`` tests; ``resampling`` the noise floor and
 intervals; ``paired`` what changes from one set of confidences to another; ``labels``
-how many labels a certificate takes; ``report`` all of it at once.
+how many labels a certificate takes; ``report`` all of it at once; ``classes`` each
+predicted class by itself; ``survey`` means by survey weight.
 """
 
 from .binning import Bins, BinSums, make_bins
+from .classes import class_gap, class_gap_difference, class_table
 from .errors import (
     classwise_calibration_error,
     debiased_calibration_error,
@@ -42,6 +44,7 @@ from .scores import (
     top_label,
 )
 from .significance import CalibrationTest, calibration_test
+from .survey import WeightedMean, weighted_mean
 
 __all__ = [
     "BinSums",
@@ -53,6 +56,7 @@ __all__ = [
     "LabelsNeeded",
     "NoiseFloor",
     "RiskCoverage",
+    "WeightedMean",
     "aurc",
     "auroc",
     "bootstrap_interval",
@@ -61,6 +65,9 @@ __all__ = [
     "brier_score",
     "calibration_metrics",
     "calibration_test",
+    "class_gap",
+    "class_gap_difference",
+    "class_table",
     "classwise_calibration_error",
     "consistency_band",
     "debiased_calibration_error",
@@ -78,4 +85,5 @@ __all__ = [
     "sweep_calibration_error",
     "top_label",
     "top_label_calibration_error",
+    "weighted_mean",
 ]

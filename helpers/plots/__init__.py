@@ -1,7 +1,8 @@
 """Every figure of the book: each function takes a result and returns its Axes.
 
 ``style`` holds colours and settings, ``tokens`` the figures of probabilities over
-tokens and labels, ``calibration`` those of calibration.
+tokens and labels, ``calibration`` those of calibration, ``classes`` those of many
+classes.
 """
 
 from .calibration import (
@@ -15,6 +16,7 @@ from .calibration import (
     plot_reliability_diagram,
     plot_sample_size_progression,
 )
+from .classes import plot_class_gaps, plot_confusion
 from .style import HATCHES, LINES, MARKERS, PALETTE, style
 from .tokens import (
     distribution_bars,
@@ -40,6 +42,8 @@ __all__ = [
     "plot_accuracy_by_threshold",
     "plot_before_after",
     "plot_calibration_map",
+    "plot_class_gaps",
+    "plot_confusion",
     "plot_learning_curves",
     "plot_reliability_diagram",
     "plot_sample_size_progression",
