@@ -8,19 +8,24 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # make book FAST=1    every cell, on less data
 # make book ONLY=02   execute one chapter only
+# make neiss NEISS=neiss2024.tsv   or a year, to be downloaded
 BUILD_FLAGS := $(if $(filter-out 0,$(FAST)),--fast) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: setup book test lint lab bench clean help
+.PHONY: setup book neiss test lint lab bench clean help
 
 help:   ## show this list
 	@sed -n 's/^\([a-z]*\): *.*## /  make \1\t/p' Makefile | expand -t 16
-	@echo "  Options: make book FAST=1 | make book ONLY=02 | make setup PYTHON=python3.12"
+	@echo "  Options: make book FAST=1 | make book ONLY=02 | make neiss NEISS=path | make setup PYTHON=python3.12"
 
 setup: $(READY)  ## create .venv and install the book, its tools and its tests
 
 book: $(READY)  ## run every chapter on the real model and build the HTML
 	$(BIN)/python book/build.py $(BUILD_FLAGS)
+
+neiss: $(READY)  ## run the chapter on NEISS live, on the cases of a file
+	@test -n "$(NEISS)" || { echo "say which cases: make neiss NEISS=path"; exit 2; }
+	$(BIN)/python book/neiss.py "$(NEISS)"
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

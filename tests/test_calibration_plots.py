@@ -69,6 +69,19 @@ def test_diagram_shows_each_bin_where_it_belongs(report: CalibrationReport) -> N
         assert f"{n:,}" in texts(ax)
 
 
+def test_panel_stands_where_it_hides_no_interval() -> None:
+    corners = {}
+    for name, accuracy in (("low", 0.3), ("high", 0.9)):
+        confidence = np.repeat([0.1, 0.9], 50)
+        correct = np.arange(100) % 50 < 50 * accuracy
+        few = np.append(correct, [True] * 3) if name == "high" else correct
+        also = np.append(confidence, [0.3] * 3) if name == "high" else confidence
+        ax = plots.plot_reliability_diagram(also, few)
+        panel = next(text for text in ax.texts if "noise floor" in text.get_text())
+        corners[name] = (panel.get_ha(), panel.get_va())
+    assert corners == {"low": ("left", "top"), "high": ("right", "bottom")}
+
+
 def test_diagram_draws_intervals_and_the_band(report: CalibrationReport) -> None:
     ax = plots.plot_reliability_diagram(report, points=False)
     curve = report.curve[report.curve["n"] > 0]

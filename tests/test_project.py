@@ -24,7 +24,7 @@ DISTRIBUTIONS = {
     "venn_abers": "venn-abers",
     "yaml": "pyyaml",
 }
-TARGETS = ["setup", "book", "test", "lint", "lab", "bench", "clean", "help"]
+TARGETS = ["setup", "book", "neiss", "test", "lint", "lab", "bench", "clean", "help"]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,9 @@ def test_continuous_integration_calls_the_readme_commands(root: Path) -> None:
     text = script.read_text("utf-8")
     assert os.access(script, os.X_OK)
     assert re.findall(r"^make (\w+)", text, re.M) == ["book", "test", "lint"]
+    assert re.findall(r"^ +make (\w+)", text, re.M) == [
+        "neiss"
+    ]  # where there are cases
     workflow = yaml.safe_load((root / ".github/workflows/book.yml").read_text("utf-8"))
     steps = workflow["jobs"]["book"]["steps"]
     commands = [step["run"] for step in steps if "run" in step]

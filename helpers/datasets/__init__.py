@@ -5,13 +5,28 @@ by the critics whose words they are (Pang and Lee, 2005), here *positive* and
 *negative*; ``review_signals`` is what else a model says of some. ``neiss`` are cases
 of injury as emergency departments recorded them, each with the part of the body that
 was hurt; ``neiss_files`` reads them, ``neiss_download`` fetches them, ``neiss_codes``
-tells what their codes mean. ``sentiment`` are short texts that were written for
+tells what their codes mean, ``neiss_predictions`` has what classifiers answered for
+some of them. ``sentiment`` are short texts that were written for
 fine-tuning, ``published`` are numbers of others, ``parts`` puts texts into the parts of
 a data set.
 """
 
 from .neiss import NEISS_VARIABLE, load_neiss
 from .neiss_codes import body_parts, diagnoses
+from .neiss_predictions import (
+    NEISS_CLASSIFIERS,
+    NEISS_EXAMPLES,
+    NEISS_PROMPT,
+    NEISS_REPORT_EXAMPLES,
+    NEISS_RULES,
+    load_neiss_predictions,
+    load_neiss_prompts,
+    load_neiss_reports,
+    measure_neiss,
+    neiss_baseline,
+    neiss_classifier,
+    neiss_log_proba,
+)
 from .parts import SPLITS, part_of
 from .published import load_published_tables
 from .review_signals import (
@@ -34,6 +49,11 @@ from .reviews import (
 from .sentiment import load_sentiment, load_sentiment_checks
 
 __all__ = [
+    "NEISS_CLASSIFIERS",
+    "NEISS_EXAMPLES",
+    "NEISS_PROMPT",
+    "NEISS_REPORT_EXAMPLES",
+    "NEISS_RULES",
     "NEISS_VARIABLE",
     "N_SIGNALS",
     "REPORT_EXAMPLES",
@@ -48,12 +68,19 @@ __all__ = [
     "body_parts",
     "diagnoses",
     "load_neiss",
+    "load_neiss_predictions",
+    "load_neiss_prompts",
+    "load_neiss_reports",
     "load_published_tables",
     "load_review_scores",
     "load_review_signals",
     "load_reviews",
     "load_sentiment",
     "load_sentiment_checks",
+    "measure_neiss",
     "measure_review_signals",
+    "neiss_baseline",
+    "neiss_classifier",
+    "neiss_log_proba",
     "part_of",
 ]

@@ -479,13 +479,19 @@ def _panel(report: CalibrationReport, ax: Axes) -> None:
         f"noise floor {report.floor.mean:.3f} (95 %: {report.floor.upper:.3f})\n"
         f"n = {report.n:,}\n{report.rule}"
     )
+    left, right = ax.get_xlim()
+    curve, middle = report.curve, (left + right) / 2
+    # Bars that reach below or above the diagonal's empty corners.
+    below = (curve["confidence"] > middle) & (curve["accuracy_low"] < 0.3)
+    above = (curve["confidence"] < middle) & (curve["accuracy_high"] > 0.75)
+    at_bottom = below.sum() <= above.sum()
     ax.text(
-        0.98,
-        0.1,
+        0.98 if at_bottom else 0.02,
+        0.1 if at_bottom else 0.86,
         text,
         transform=ax.transAxes,
-        ha="right",
-        va="bottom",
+        ha="right" if at_bottom else "left",
+        va="bottom" if at_bottom else "top",
         fontsize=8,
         bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
     )

@@ -1,0 +1,344 @@
+"""How three classifiers are asked for the body part of an injury, and their answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax, logsumexp
+
+from .. import EMBEDDED
+from ..checks import check_choice
+from .neiss_codes import body_parts
+from .parts import DATA, SPLITS
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+    from ..classifier import LLMClassifier
+    from ..models import LanguageModel
+
+NEISS_CLASSIFIERS = ("few-shot", "fine-tuned", "tf-idf")
+NEISS_PROMPT = "Narrative: {text}\nBody part:"
+# Written for this book in the style of the narratives; none is a real case.
+NEISS_EXAMPLES = (
+    (
+        "34yom cut left thumb with a kitchen knife while slicing bread dx: thumb "
+        "laceration",
+        "finger",
+    ),
+    (
+        "71yof tripped over a rug at home and fell, pain in right hip dx: hip "
+        "contusion",
+        "lower trunk",
+    ),
+    (
+        "6yof fell off her scooter and struck forehead on the curb dx: forehead "
+        "laceration",
+        "face",
+    ),
+    (
+        "19yom jumping for a basketball, landed on a foot and rolled ankle dx: ankle "
+        "sprain",
+        "ankle",
+    ),
+    ("2yom swallowed a coin while playing dx: foreign body ingestion", "internal"),
+    (
+        "45yof thrown from a horse, landed on shoulder dx: clavicle fracture",
+        "shoulder",
+    ),
+    (
+        "15yom collided with another player at football practice, no loc dx: "
+        "concussion",
+        "head",
+    ),
+    (
+        "9yof fell from the monkey bars onto her arm dx: forearm fracture",
+        "lower arm",
+    ),
+)
+# What coders are told, in short.
+NEISS_RULES = (
+    "Name the body part of the most severe injury. Forehead, cheek, nose, chin and "
+    "eyelid are face; lips, teeth and tongue are mouth; collarbone is shoulder; chest, "
+    "ribs and upper back are upper trunk; hip, groin, abdomen and low back are lower "
+    "trunk; thumb is finger; forearm is lower arm; shin and calf are lower leg; thigh "
+    "is upper leg; swallowed or inhaled things are internal."
+)
+# Some of the examples again, with how sure one might be of the answer.
+NEISS_REPORT_EXAMPLES = tuple(
+    (*NEISS_EXAMPLES[at], report) for at, report in ((0, "95"), (1, "70"), (6, "85"))
+)
+ADAPTER = DATA / "neiss_adapter"
+_CASE = [
+    "year",
+    "treatment_date",
+    "age_years",
+    "sex",
+    "psu",
+    "stratum",
+    "weight",
+    "body_part",
+    "split",
+]
+
+
+def neiss_classifier(
+    how: str = "few-shot", *, model: LanguageModel | str | None = None
+) -> LLMClassifier:
+    """The language model as it is asked for a body part.
+
+    Parameters
+    ----------
+    how : {"few-shot", "fine-tuned"}, default="few-shot"
+        With eight examples in the prompt, or with none and the adapter that comes
+        with this project, which was trained on 2,453 cases.
+    model : LanguageModel or str, optional
+        Another model for the few-shot prompt; the adapter fits the embedded one only.
+
+    Returns
+    -------
+    LLMClassifier
+        Its labels are the names of :func:`body_parts`; its texts the column ``text``
+        of :func:`load_neiss`.
+
+    Raises
+    ------
+    ValueError
+        There is no such way to ask, or another model is to have the adapter.
+
+    Examples
+    --------
+    >>> classifier = neiss_classifier("fine-tuned")
+    >>> classifier.predict(["8yof fell off bike, deformity of forearm dx: fx radius"])
+    array(['lower arm'], dtype='<U16')
+    """
+    from ..classifier import LLMClassifier
+    from ..finetune import load_finetuned
+
+    check_choice("how", how, NEISS_CLASSIFIERS[:2])
+    asked = LLMClassifier(
+        EMBEDDED if model is None or how == "fine-tuned" else model,
+        labels=body_parts()["name"].tolist(),
+        prompt=NEISS_PROMPT,
+        examples=NEISS_EXAMPLES if how == "few-shot" else None,
+        terminator="\n",
+    )
+    if how == "few-shot":
+        return asked
+    if model is not None and model != EMBEDDED:
+        raise ValueError(
+            f"model must be None where how is 'fine-tuned', not {model!r}: the adapter "
+            "fits the embedded model. Train one of your own with finetune."
+        )
+    return load_finetuned(ADAPTER, asked).classifier
+
+
+def neiss_baseline() -> Pipeline:
+    """A conventional text classifier: TF-IDF features and logistic regression.
+
+    Returns
+    -------
+    sklearn.pipeline.Pipeline
+        Not fitted yet. Words and pairs of words, and 3 to 5 characters within words,
+        each of which occurs in two or more texts.
+
+    Examples
+    --------
+    >>> [name for name, _ in neiss_baseline().steps]
+    ['featureunion', 'logisticregression']
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    words = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=r"[a-z0-9/]+"
+    )
+    parts = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=2
+    )
+    return make_pipeline(make_union(words, parts), LogisticRegression(C=10))
+
+
+def neiss_log_proba(
+    cases: pd.DataFrame,
+    how: str,
+    *,
+    model: LanguageModel | str | None = None,
+    train: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Ask a classifier for the body parts of real cases, here and now.
+
+    Parameters
+    ----------
+    cases : pandas.DataFrame
+        What :func:`load_neiss` gives.
+    how : {"few-shot", "fine-tuned", "tf-idf"}
+        Which classifier: see :func:`neiss_classifier` and :func:`neiss_baseline`.
+    model : LanguageModel or str, optional
+        Another model for "few-shot".
+    train : pandas.DataFrame, optional
+        Cases for "tf-idf" to learn from; none may be among ``cases``.
+
+    Returns
+    -------
+    pandas.DataFrame of shape (n_cases, 26)
+        Natural logarithms of the probabilities, not normalised; the columns are the
+        codes. ``attrs["source"]`` says what was asked, and how.
+
+    Raises
+    ------
+    ValueError
+        There is no such classifier, or "tf-idf" has no cases to learn from or some
+        that it is to be tested on.
+    """
+    check_choice("how", how, NEISS_CLASSIFIERS)
+    codes = body_parts().index
+    if how == "tf-idf":
+        if train is None or not len(train):
+            raise ValueError("train must hold cases for 'tf-idf' to learn from.")
+        shared = train.index.intersection(cases.index)
+        if len(shared):
+            raise ValueError(
+                "train must hold other cases than those to be asked; "
+                f"{len(shared)} are in both, such as {shared[0]}."
+            )
+        fitted = neiss_baseline().fit(train["text"], train["body_part"])
+        values = fitted.predict_log_proba(cases["text"])
+        raw = pd.DataFrame(values, cases.index, fitted.classes_)
+        # A body part that it never saw is impossible to it.
+        raw = raw.reindex(columns=codes, fill_value=-np.inf)
+        raw.attrs["source"] = {"model": f"TF-IDF on {len(train)} cases"}
+        return raw
+    asked = neiss_classifier(how, model=model)
+    of_name = dict(zip(body_parts()["name"], codes, strict=True))
+    columns = [of_name[name] for name in asked.classes_]
+    raw = pd.DataFrame(asked.raw_log_proba(cases["text"]), cases.index, columns)[codes]
+    raw.attrs["source"] = asked.source()
+    return raw
+
+
+def measure_neiss(
+    cases: pd.DataFrame,
+    how: str,
+    *,
+    model: LanguageModel | str | None = None,
+    train: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """The tidy table of a classifier on real cases, measured here and now.
+
+    Parameters and errors are those of :func:`neiss_log_proba`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What :func:`load_neiss_predictions` gives for the recorded cases.
+    """
+    return _table(neiss_log_proba(cases, how, model=model, train=train), cases)
+
+
+def load_neiss_predictions(how: str, split: str | None = None) -> pd.DataFrame:
+    """What three classifiers answered for 7,725 real cases.
+
+    Measured once on a simple random sample of 2014 to 2023, mostly 2017 to 2021; the
+    card beside the file tells how. The narratives are not among it.
+
+    Parameters
+    ----------
+    how : {"few-shot", "fine-tuned", "tf-idf"}
+        Which classifier: see :func:`neiss_classifier` and :func:`neiss_baseline`.
+    split : {"train", "calibration", "test"}, optional
+        One part. Those of "train" were seen in training by all but "few-shot", and
+        without a split they are left out for these.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Under the case number, the tidy table: ``p_<name>`` for each body part,
+        ``off_label``, ``prediction``, ``confidence``, ``truth``, ``correct``; and
+        ``year``, ``treatment_date``, ``age_years``, ``sex``, ``psu`` (the hospital),
+        ``stratum``, ``weight`` (how many injuries in the country a case stands for),
+        ``body_part``, ``split``. ``attrs["source"]`` says what the numbers come from.
+
+    Raises
+    ------
+    ValueError
+        There is no such classifier or part.
+
+    Examples
+    --------
+    >>> table = load_neiss_predictions("fine-tuned", "test")
+    >>> len(table), bool(table["correct"].mean() > 0.85)
+    (2571, True)
+    """
+    check_choice("how", how, NEISS_CLASSIFIERS)
+    if split is not None:
+        check_choice("split", split, SPLITS)
+    stored = pd.read_parquet(DATA / "neiss_predictions.parquet")
+    if split is not None:
+        stored = stored[stored["split"] == split]
+    elif how != "few-shot":
+        stored = stored[stored["split"] != "train"]
+    codes = body_parts().index
+    raw = stored[[f"{how}:{code}" for code in codes]].astype(float)
+    raw = raw.set_axis(codes, axis=1)
+    raw.attrs["source"] = stored.attrs[how]
+    return _table(raw, stored)
+
+
+def load_neiss_reports() -> pd.DataFrame:
+    """How sure the few-shot model says it is, for 400 of the test cases.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Under the case number: ``report``, the confidence in its prediction that the
+        model wrote when asked for it, in [0, 1], and NaN where ``status`` is not "ok".
+
+    Examples
+    --------
+    >>> load_neiss_reports().shape
+    (400, 2)
+    """
+    stored = pd.read_parquet(
+        DATA / "neiss_predictions.parquet", columns=["report", "status"]
+    )
+    return stored.dropna(subset="status")
+
+
+def load_neiss_prompts() -> pd.DataFrame:
+    """What the embedded model answered to seven prompts, for 500 calibration cases.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a prompt and case: ``prompt``, its name; ``case_number``; ``truth`` and
+        ``prediction``, names of body parts; ``confidence``; ``off_label``;
+        ``correct``.
+
+    Examples
+    --------
+    >>> load_neiss_prompts().groupby("prompt").size().unique()
+    array([500])
+    """
+    table = pd.read_parquet(DATA / "neiss_prompts.parquet")
+    table["correct"] = table["truth"] == table["prediction"]
+    return table
+
+
+def _table(raw: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """From log-probabilities by code to the tidy table."""
+    names = body_parts()["name"].to_numpy()
+    values = raw.to_numpy()
+    probabilities = np.exp(log_softmax(values, axis=1))
+    table = pd.DataFrame(probabilities, raw.index, [f"p_{name}" for name in names])
+    table["off_label"] = np.clip(1 - np.exp(logsumexp(values, axis=1)), 0, 1)
+    table["prediction"] = names[probabilities.argmax(axis=1)]
+    table["confidence"] = probabilities.max(axis=1)
+    table["truth"] = cases["body_part"].map(body_parts()["name"])
+    table["correct"] = table["truth"] == table["prediction"]
+    table = table.join(cases[_CASE])
+    table.attrs = {"source": raw.attrs["source"]}
+    return table
