@@ -3,8 +3,9 @@
 :func:`finetune` takes a classifier and labelled texts, and gives the same classifier on
 a tuned model. ``label_scores`` has the labels' log-probabilities with gradient;
 ``losses`` what is minimised; ``settings`` how; ``task``, ``training``, ``store`` and
-``result`` are the training from its data to its folder; ``head`` is a second output
-that learns to say whether the first is right; ``ensembles`` are several adapters.
+``result`` are the training from its data to its folder, and ``trunk`` spares it running
+frozen layers again; ``head`` is a second output that learns to say whether the first is
+right; ``ensembles`` are several adapters.
 
 Around it stands what makes the result believable: ``splits`` cuts a data set so that
 texts that belong together stay on one side; ``audit`` finds texts that are nearly the

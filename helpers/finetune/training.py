@@ -26,11 +26,18 @@ from ..metrics import brier_score, expected_calibration_error, log_loss, top_lab
 from ..models import LanguageModel
 from ..progress import progress_bar
 from ..scoring import label_logprobs, tree_is_exact
-from ..tree import forget_prefix
+from ..tree import (
+    LOGIT_BUDGET,
+    batches,
+    forget_prefix,
+    nodes_to_read,
+    positions_in_batch,
+)
 from .head import head_loss
 from .label_scores import read_answers, true_label_logprobs_with_gradient
 from .store import Store
 from .task import Task, plan_batches
+from .trunk import Read, read_once
 
 N_BINS = 20
 _SHOWN = ("accuracy", "log_loss", "ece")  # beside the progress bar
@@ -138,6 +145,9 @@ class Trainer:
         tree_is_exact(model, longest)
         plan = plan_batches(task.widths(), settings)
         self.plan = [batch for epoch in plan for batch in epoch]
+        self._read: Read = self._read_whole
+        self._read_held_out: Read | None = None
+        self._find_trunks()
         self.every = settings.evaluate_every or math.ceil(len(plan[0]) / 3)
         groups: list[dict[str, Any]] = [{"params": adapter_parameters(model.network)}]
         if self.head is not None and task.head is not None:
@@ -218,20 +228,51 @@ class Trainer:
 
     def _loss(self, rows: list[int]) -> torch.Tensor:
         task = self.task
-        prompts = [task.prompts[row] for row in rows]
-        truth = task.truth[rows]
         with self._precision():
-            if task.truth_suffices:
-                own = true_label_logprobs_with_gradient(
-                    self.model, prompts, task.labels, truth.tolist()
-                )
-                return task.loss(own[:, None], torch.ones_like(own)[:, None]).mean()
-            raw, ends = read_answers(self.model, prompts, task.labels)
+            raw, ends = self._read(rows)
+        if task.truth_suffices:
+            return task.loss(raw, torch.ones_like(raw)).mean()
         loss = task.loss(raw, torch.as_tensor(task.targets[rows]).to(raw))
         if self.head is not None and task.head is not None:
-            target = torch.as_tensor(truth, device=raw.device)
+            target = torch.as_tensor(task.truth[rows], device=raw.device)
             loss = loss + task.head.weight * head_loss(self.head, ends, raw, target)
         return loss.mean()
+
+    def _read_whole(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities, of the own label alone where it suffices; and the ends."""
+        task = self.task
+        prompts = [task.prompts[row] for row in rows]
+        if task.truth_suffices:
+            truth = task.truth[rows].tolist()
+            own = true_label_logprobs_with_gradient(
+                self.model, prompts, task.labels, truth
+            )
+            return own[:, None], None
+        return read_answers(self.model, prompts, task.labels)
+
+    def _read_held_out_whole(self, rows: list[int]) -> torch.Tensor:
+        prompts = [self.task.held_out[row] for row in rows]
+        return read_answers(self.model, prompts, self.task.labels)[0]
+
+    def _find_trunks(self) -> None:
+        """Let texts be read with their frozen layers run once, where that is exact."""
+        task, settings = self.task, self.task.settings
+        # Half precision would round otherwise, and checkpointing is to save memory.
+        if settings.precision != "float32" or settings.checkpointing:
+            return
+        if settings.epochs > 1:
+            trunk = read_once(self.model, self._read_whole, task.widths())
+            self._read = trunk or self._read_whole
+        longest = max(map(len, task.held_out)) + max(task.labels.trie.depths)
+        if not tree_is_exact(self.model, longest):
+            return
+        read = nodes_to_read(task.labels)
+        widths = [len(ids) + len(read) - 1 for ids in task.held_out]
+        self._read_held_out = read_once(self.model, self._read_held_out_whole, widths)
+        vocabulary = self.model.network.get_output_embeddings().weight.shape[0]
+        most = max(1, LOGIT_BUDGET // (len(read) * vocabulary))
+        budget = positions_in_batch(self.model, None)
+        self._held_out_batches = list(batches(widths, budget, most))
 
     def _precision(self) -> torch.autocast:
         name = self.task.settings.precision
@@ -262,7 +303,7 @@ class Trainer:
         self.model.network.eval()
         seen = sum(map(len, self.plan[:step])) / len(self.task.prompts)
         row = {"step": step, "epoch": seen, "train_loss": train_loss}
-        row |= held_out_measures(self.task, self.model)
+        row |= held_out_measures(self.task, self._held_out_logprobs())
         monitor = self.task.settings.monitor
         if row[monitor] < min((r[monitor] for r in self.history), default=math.inf):
             self.best = self._weights()
@@ -276,6 +317,19 @@ class Trainer:
         self.store.save_point(step, self._weights(), self.best, optimiser, state)
         if self.on_evaluation is not None:
             self.on_evaluation(dict(row))
+
+    @torch.no_grad()
+    def _held_out_logprobs(self) -> np.ndarray:
+        task, model = self.task, self.model
+        if self._read_held_out is None:
+            forget_prefix(model)
+            raw = label_logprobs(model, task.held_out, task.labels, progress=False)
+            forget_prefix(model)
+            return raw
+        raw = np.empty((len(task.held_out), len(task.labels.labels)))
+        for rows in self._held_out_batches:
+            raw[rows] = self._read_held_out(rows).cpu().numpy()
+        return raw
 
     def _is_patience_over(self) -> bool:
         settings = self.task.settings
@@ -313,15 +367,15 @@ class Trainer:
         forget_prefix(self.model)
 
 
-def held_out_measures(task: Task, model: LanguageModel) -> dict[str, float]:
+def held_out_measures(task: Task, raw: np.ndarray) -> dict[str, float]:
     """Accuracy, log loss, Brier score and ECE on the held-out texts.
 
     Parameters
     ----------
     task : Task
         The held-out prompts with their labels.
-    model : LanguageModel
-        The model as it is now.
+    raw : numpy.ndarray of shape (n_held_out, K)
+        What :func:`helpers.scoring.label_logprobs` gives for them.
 
     Returns
     -------
@@ -329,9 +383,6 @@ def held_out_measures(task: Task, model: LanguageModel) -> dict[str, float]:
         Of the label probabilities, normalised over the labels; log loss in nats, the
         Brier score as a sum over the labels, ECE in 20 bins of equal width.
     """
-    forget_prefix(model)
-    raw = label_logprobs(model, task.held_out, task.labels, progress=False)
-    forget_prefix(model)
     probabilities = softmax(raw, axis=1)
     confidence, correct = top_label(probabilities, task.held_out_truth)
     ece = expected_calibration_error(confidence, correct, n_bins=N_BINS)

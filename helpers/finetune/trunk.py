@@ -1,0 +1,226 @@
+"""Frozen lower layers, run once for each text and not once a step.
+
+An adapter on the last layers only leaves everything below as it was: the hidden states
+that enter the first trained layer are the same whenever a text is read. Here they are
+kept, and given to that layer in place of what comes from below.
+
+What is kept is 4 bytes a position and hidden unit, on the network's own device: 90 MB
+for a thousand texts of forty tokens and 576 hidden units, :data:`LIMIT` at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..models import LanguageModel
+from ..tree import batches, positions_in_batch
+
+LIMIT = 2**30  # bytes of hidden states; for more, all layers are run as ever
+_TOLERANCE = 1e-4
+
+Read = Callable[[list[int]], Any]
+
+
+def read_once(model: LanguageModel, read: Read, widths: Sequence[int]) -> Read | None:
+    """The same reading, but its frozen lower layers are run once for each text.
+
+    A short trial on the longest and the shortest text decides: the logits must be those
+    of the whole network, and its lower layers must draw nothing at random in training.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        A model with an adapter, its network in evaluation mode.
+    read : callable
+        Takes the numbers of some texts and runs the network once, without a cache. Each
+        text has as many rows in that batch as any other, and rows are padded all at
+        their beginning or all at their end.
+    widths : sequence of int
+        The most positions that reading each text takes, all its rows together.
+
+    Returns
+    -------
+    callable or None
+        What gives the same as ``read``, up to rounding. None where that cannot be or is
+        not worth it: nothing frozen lies below the adapter, the states would take more
+        than :data:`LIMIT` bytes, weights are quantised or in half precision, or the
+        trial says no.
+
+    Notes
+    -----
+    Which texts go through the lower layers together depends on ``widths`` alone, so
+    that a training which was interrupted computes the same numbers again.
+
+    Examples
+    --------
+    >>> from helpers.adapters import add_lora, twin
+    >>> base = LanguageModel.load()
+    >>> model = LanguageModel(twin(base.network), base.tokenizer)
+    >>> add_lora(model.network, layers=2)
+    >>> texts = torch.tensor([model.encode("Up and"), model.encode("To and")])
+    >>> def read(rows):
+    ...     return model.network(texts[rows], use_cache=False).logits
+    >>> quick = read_once(model, read, [2, 2])
+    >>> torch.allclose(quick([1]), read([1]), atol=1e-3)
+    True
+    """
+    network = model.network
+    quantised = getattr(network, "hf_quantizer", None) is not None
+    if quantised or network.dtype != torch.float32:
+        return None
+    embedding: Any = network.get_input_embeddings()
+    if 4 * embedding.weight.shape[1] * sum(widths) > LIMIT:
+        return None
+    layers, n_frozen = _frozen_layers(network)
+    if not n_frozen:
+        return None
+    budget = positions_in_batch(model, None)
+    groups = list(batches(widths, budget, len(widths)))
+    trunk = _Trunk(layers, n_frozen, read, groups)
+    longest, shortest = groups[0][0], groups[-1][-1]
+    # Alone, the shortest loses the padding of its group; beside the longest it gains
+    # some: the one or the other shows where padding goes.
+    trials = [[shortest], [longest, shortest]]
+    try:
+        if _is_random(trunk, network, trials[-1]):
+            return None
+        for trunk.padded_before in (False, True):
+            if all(_logits_agree(trunk, network, rows) for rows in trials):
+                return trunk
+    except Exception:  # each architecture refuses in its own way
+        pass
+    return None
+
+
+def _frozen_layers(network: PreTrainedModel) -> tuple[nn.ModuleList, int]:
+    """The decoder's layers, and how many of them lie below all that is trained."""
+    depth = network.config.get_text_config().num_hidden_layers
+    for layers in network.modules():
+        if isinstance(layers, nn.ModuleList) and len(layers) == depth:
+            trained = [_n_trained(layer) for layer in layers]
+            if sum(trained) == _n_trained(network) > 0:
+                return layers, next(at for at, n in enumerate(trained) if n)
+    return nn.ModuleList(), 0
+
+
+def _n_trained(part: nn.Module) -> int:
+    return sum(weight.requires_grad for weight in part.parameters())
+
+
+class _Reached(Exception):
+    """The first trained layer is reached; nothing more is to be computed."""
+
+
+class _Passed(nn.Module):
+    """Stands where a layer was, and lets hidden states pass."""
+
+    def forward(self, hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return hidden
+
+
+class _Trunk:
+    """A reading whose lower layers are run once for each group of texts."""
+
+    def __init__(
+        self, layers: nn.ModuleList, n_frozen: int, read: Read, groups: list[list[int]]
+    ) -> None:
+        self.read = read
+        self.padded_before = False
+        self._layers, self._n_frozen = layers, n_frozen
+        self._groups = {row: group for group in groups for row in group}
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def __call__(self, rows: list[int]) -> Any:
+        for row in rows:
+            if row not in self._kept:
+                group = self._groups[row]
+                states = self.hidden(group).tensor_split(len(group))
+                self._kept.update(zip(group, states, strict=True))
+        with self._replayed([self._kept[row] for row in rows]):
+            return self.read(rows)
+
+    @torch.no_grad()
+    def hidden(self, rows: list[int]) -> torch.Tensor:
+        """What enters the first trained layer, in the order of the rows."""
+        found: list[torch.Tensor] = []
+
+        def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            found.append(inputs[0])
+            raise _Reached
+
+        first = self._layers[self._n_frozen]
+        with first.register_forward_pre_hook(stop), suppress(_Reached):
+            self.read(rows)
+        return found[0]
+
+    @contextmanager
+    def _replayed(self, kept: list[torch.Tensor]) -> Iterator[None]:
+        """Skip the lower layers, and let these states enter the first trained one.
+
+        Embeddings, positions, masks and the kind of each layer's attention stay the
+        network's own affair.
+        """
+
+        def give(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            shape = inputs[0].shape
+            fitted = []
+            for states in kept:
+                # Padding is added or, by a negative number, taken away.
+                missing = shape[1] - states.shape[1]
+                edges = (missing, 0) if self.padded_before else (0, missing)
+                fitted.append(nn.functional.pad(states, (0, 0, *edges)))
+            states = torch.cat(fitted)
+            if states.shape != shape:
+                raise ValueError(f"read must take the rows at once, not {shape}.")
+            return (states, *inputs[1:])
+
+        lower = list(self._layers[: self._n_frozen])
+        first = self._layers[self._n_frozen]
+        for at in range(len(lower)):
+            self._layers[at] = _Passed()
+        try:
+            with first.register_forward_pre_hook(give):
+                yield
+        finally:
+            for at, layer in enumerate(lower):
+                self._layers[at] = layer
+
+
+def _is_random(trunk: _Trunk, network: PreTrainedModel, rows: list[int]) -> bool:
+    """Whether the lower layers draw anything in training: a dropout of their own."""
+    usual = trunk.hidden(rows)
+    devices = [network.device] if network.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        dice = torch.random.get_rng_state()
+        network.train()
+        try:
+            in_training = trunk.hidden(rows)
+        finally:
+            network.eval()
+        # A layer left out by chance may have stayed; and an accelerator has dice of
+        # its own, so numbers are compared, too.
+        drawn = not torch.equal(dice, torch.random.get_rng_state())
+    return drawn or not _are_close(usual, in_training)
+
+
+@torch.no_grad()
+def _logits_agree(trunk: _Trunk, network: PreTrainedModel, rows: list[int]) -> bool:
+    """Whether the logits are those of the whole network."""
+    logits: list[torch.Tensor] = []
+    output: Any = network.get_output_embeddings()
+    with output.register_forward_hook(lambda *args: logits.append(args[2])):
+        # The whole comes last: what it leaves behind would help the split one.
+        trunk(rows)
+        trunk.read(rows)
+    split, whole = logits
+    return _are_close(split, whole)
+
+
+def _are_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, rtol=_TOLERANCE / 10, atol=_TOLERANCE)
