@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # make book FAST=1    every cell, on less data
 # make book ONLY=02   execute one chapter only
-# make neiss NEISS=neiss2024.tsv   or a year, to be downloaded
+# make neiss NEISS=neiss2024.tsv N=2000   a file or a year, and how many of its cases
 BUILD_FLAGS := $(if $(filter-out 0,$(FAST)),--fast) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ book: $(READY)  ## run every chapter on the real model and build the HTML
 
 neiss: $(READY)  ## run the chapter on NEISS live, on the cases of a file
 	@test -n "$(NEISS)" || { echo "say which cases: make neiss NEISS=path"; exit 2; }
-	$(BIN)/python book/neiss.py "$(NEISS)"
+	$(BIN)/python book/neiss.py "$(NEISS)" $(if $(N),--n $(N))
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

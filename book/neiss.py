@@ -41,7 +41,7 @@ def report(found: dict[str, float]) -> str:
     lines.append(
         "mean absolute gap within predicted labels, few-shot: "
         f"{found['few_class_tva']:.3f} top-versus-all, {found['few_class_ppc']:.3f} "
-        f"per label (chance: {found['few_class_floor']:.3f})"
+        f"with maps per label (chance alone: {found['few_class_floor']:.3f})"
     )
     return "\n".join(lines)
 
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the chapter on NEISS live.")
     parser.add_argument("cases", help="a file of cases, or a year to download")
     parser.add_argument("--n", type=int, default=1000, help="how many cases to ask")
+    parser.add_argument("--model", help="another model for the prompt with examples")
     options = parser.parse_args(arguments)
     root = Path(__file__).resolve().parents[1]
     os.environ.update(ENVIRONMENT)
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             root,
             root / "notebooks" / CHAPTER,
             executed,
-            {"neiss": neiss, "n_live": options.n},
+            {"neiss": neiss, "n_live": options.n, "model": options.model},
         )
     except (BuildError, subprocess.CalledProcessError) as error:
         print(f"\nThe chapter was not run: {error}", file=sys.stderr)

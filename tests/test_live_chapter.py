@@ -42,7 +42,10 @@ def test_report_has_a_line_for_each_classifier(
         "0.060",
     ]
     assert [line.split()[0] for line in lines[2:5]] == [*neiss.MODELS.values()]
-    assert "5.000 top-versus-all, 6.000 per label (chance: 7.000)" in lines[5]
+    assert (
+        "5.000 top-versus-all, 6.000 with maps per label (chance alone: 7.000)"
+        in lines[5]
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_file_or_year_reaches_the_chapter(
     root, chapter, executed, parameters = calls[0]
     assert chapter.exists() and chapter.name == executed.name
     assert executed.parent == root / "_build" / "neiss"
-    assert parameters == {"neiss": parameter, "n_live": 1500}
+    assert parameters == {"neiss": parameter, "n_live": 1500, "model": None}
     assert "fine-tuned" in capsys.readouterr().out
 
 

@@ -111,8 +111,8 @@ def neiss_classifier(
     Examples
     --------
     >>> classifier = neiss_classifier("fine-tuned")
-    >>> classifier.predict(["8yof fell off bike, deformity of forearm dx: fx radius"])
-    array(['lower arm'], dtype='<U16')
+    >>> classifier.predict(["8yof fell off bike, arm pain dx: fx radius"]).tolist()
+    ['lower arm']
     """
     from ..classifier import LLMClassifier
     from ..finetune import load_finetuned
@@ -174,7 +174,8 @@ def neiss_log_proba(
     Parameters
     ----------
     cases : pandas.DataFrame
-        What :func:`load_neiss` gives.
+        What :func:`load_neiss` gives. Of its part "train", the adapter may have
+        learned: what "fine-tuned" says of those is no evidence.
     how : {"few-shot", "fine-tuned", "tf-idf"}
         Which classifier: see :func:`neiss_classifier` and :func:`neiss_baseline`.
     model : LanguageModel or str, optional
