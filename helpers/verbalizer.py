@@ -43,6 +43,37 @@ def visible(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
+def written_forms(texts: Sequence[str], family: str) -> tuple[str, ...]:
+    """Texts that a spelling family takes for the same, before any leading space.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Ways to write one label.
+    family : {"exact", "case", "wide"}
+        As in :class:`Verbalizer`.
+
+    Returns
+    -------
+    tuple of str
+        Each once.
+
+    Examples
+    --------
+    >>> written_forms(["yes"], "wide")
+    ('yes', 'Yes', 'YES', '"yes"', '"Yes"', '"YES"', "'yes'", "'Yes'", "'YES'")
+    """
+    forms = list(texts)
+    if family != "exact":
+        cased = (
+            (f, f.lower(), f[:1].upper() + f[1:].lower(), f.upper()) for f in forms
+        )
+        forms = [form for forms_of_one in cased for form in forms_of_one]
+    if family == "wide":
+        forms += [f"{q}{form}{q}" for q in "\"'" for form in forms]
+    return tuple(dict.fromkeys(forms))
+
+
 @dataclass(frozen=True)
 class LabelTrie:
     """The token sequences of a set of labels, merged where they begin alike.
@@ -230,15 +261,8 @@ class Verbalizer:
         >>> Verbalizer(["yes", "no"], family="case").texts("yes")
         ('yes', 'Yes', 'YES')
         """
-        forms = [text.strip() for text in self.spellings.get(label, (label,))]
-        if self.family != "exact":
-            cased = (
-                (f, f.lower(), f[:1].upper() + f[1:].lower(), f.upper()) for f in forms
-            )
-            forms = [form for forms_of_one in cased for form in forms_of_one]
-        if self.family == "wide":
-            forms += [f"{q}{form}{q}" for q in "\"'" for form in forms]
-        return tuple(dict.fromkeys(forms))
+        texts = [text.strip() for text in self.spellings.get(label, (label,))]
+        return written_forms(texts, self.family)
 
     def tokens(self, model: LanguageModel, *, after: str) -> LabelTokens:
         """Token sequences of every label as they follow a prompt.

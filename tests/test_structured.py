@@ -1,0 +1,877 @@
+"""One field of a JSON answer: its bytes, its tokens, its values' probabilities."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from helpers.structured import field_distribution, find_field, read_tokens
+from helpers.structured.values import ValueMatcher
+
+Token = dict[str, Any]
+
+
+def token(text: str | bytes, p: float = 1.0, **others: float) -> Token:
+    """A token with its probability and those of alternatives, as servers write them."""
+    data = text.encode() if isinstance(text, str) else text
+    return _entry(data, p) | {
+        "top_logprobs": [
+            _entry(data, p),
+            *(_entry(other.encode(), q) for other, q in others.items()),
+        ]
+    }
+
+
+def _entry(data: bytes, p: float) -> Token:
+    return {
+        "token": data.decode("utf-8", "replace"),
+        "bytes": list(data),
+        "logprob": math.log(p) if p else -9999.0,
+    }
+
+
+def chat(tokens: list[Token], **choice: Any) -> dict[str, Any]:
+    text = b"".join(bytes(item["bytes"]) for item in tokens).decode("utf-8", "replace")
+    message = {"role": "assistant", "content": text, "refusal": None}
+    whole = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": message,
+        "logprobs": {"content": tokens, "refusal": None},
+    }
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [whole | choice],
+    }
+
+
+def limits(found: Any, value: Any) -> tuple[float, float]:
+    at = [repr(choice) for choice in found.choices].index(repr(value))
+    return found.lower[at], found.upper[at]
+
+
+# --- published records ---------------------------------------------------------------
+
+
+def pineapple(**choice: Any) -> dict[str, Any]:
+    # Seed 003; a colon stands where its listing has lost one.
+    listed = [
+        {"token": "true", "logprob": -0.6931498},
+        {"token": "false", "logprob": -0.6931498},
+    ]
+    head = [{"token": t, "logprob": 0} for t in ('{"', "contains", "Pineapple", '":')]
+    value = {"token": "true", "logprob": -0.6931498, "top_logprobs": listed}
+    texts = [',"', "reason", '":"', "Often", " pineapple", ", true", '."}']
+    tail = [{"token": text, "logprob": -0.3} for text in texts]
+    tokens = [t | {"bytes": list(t["token"].encode())} for t in [*head, value, *tail]]
+    return chat(tokens, **choice)
+
+
+def test_pineapple_is_a_coin_toss() -> None:
+    found = field_distribution(pineapple(), "containsPineapple")
+    assert (found.value, found.tokens) == (True, (4,))
+    assert found.logprob == -0.6931498
+    assert limits(found, True) == pytest.approx((0.4999986903, 0.5000013097))
+    assert limits(found, False) == pytest.approx((0.4999986903, 0.5000013097))
+    assert not found.decided and found.prediction is None
+    assert found.flags == () and found.before == ()
+
+
+def test_neiss_code_in_a_json_answer() -> None:
+    logprobs = {
+        "88": -0.0009117019944824278,
+        "76": -7.219661712646484,
+        "80": -10.270442962646484,
+        "30": -10.481380462646484,
+        "75": -10.715755462646484,
+    }
+    # test_vectors §5.2: o200k cuts it so.
+    tokens = [token(text) for text in ('{"', "body", "_part", '":"')]
+    listed = {code: math.exp(logprob) for code, logprob in logprobs.items()}
+    tokens.append(token("88", listed.pop("88"), **listed))
+    tokens.append(token('"}'))
+    codes = [*logprobs, "33"]
+    found = field_distribution(
+        chat(tokens), "body_part", choices=codes, constrained=True
+    )
+    assert limits(found, "88") == pytest.approx((0.999088713, 0.9991830610))
+    assert limits(found, "33") == pytest.approx((0, 9.43480e-5), rel=1e-4)
+    assert found.decided and found.prediction == "88"
+    # Without the schema "76" could become "761" for all we know.
+    free = field_distribution(chat(tokens), "body_part", choices=codes)
+    assert limits(free, "88")[0] == pytest.approx(0.999088713)
+    assert limits(free, "76") == pytest.approx((0, 7.3205e-4 + 9.4348e-5), rel=1e-4)
+    assert free.decided
+
+
+def test_paris_and_colours_of_a_recorded_answer() -> None:
+    # The README of structured-logprobs: a capital, a list, a die.
+    parts: list[tuple[str, float]] = [
+        ('{"capital', 0.0),
+        ('":"', 0.0),
+        ("Paris", -5.5122365e-07),
+        ('","colors', 0.0),
+        ('":["', 0.0),
+        ("Red", -0.0033997903),
+        ('","', 0.0),
+        ("Blue", -0.0113641836),
+        ('"],"die', 0.0),
+        ('":', 0.0),
+        ("5", -0.48048785),
+        ("}", 0.0),
+    ]
+    tokens = [{"token": text, "logprob": logprob} for text, logprob in parts]
+    paris = field_distribution(tokens, "capital", choices=["Paris", "Rome"])
+    assert (paris.logprob, paris.tokens) == (-5.5122365e-07, (2,))
+    blue = field_distribution(tokens, "colors[1]", choices=["Red", "Blue"])
+    assert (blue.logprob, blue.before) == (-0.0113641836, ("capital", "colors[0]"))
+    die = field_distribution(tokens, "die", choices=list(range(1, 7)))
+    assert (die.value, die.logprob) == (5, -0.48048785)
+    assert limits(die, 5)[0] == pytest.approx(math.exp(-0.48048785))
+    assert limits(die, 6) == pytest.approx((0, 1 - math.exp(-0.48048785)))
+
+
+def test_what_other_packages_get_wrong() -> None:
+    # peers.md §2.3, one after the other.
+    spaced = [token('{"spam":'), token("true", 0.5), token("}")]
+    assert field_distribution(spaced, "spam").logprob == pytest.approx(math.log(0.5))
+    cut = [
+        {"token": '{"type', "logprob": 0.0},
+        {"token": '":"', "logprob": -0.5},
+        {"token": "veget", "logprob": -0.1},
+        {"token": "able", "logprob": -0.01},
+        {"token": '"}', "logprob": 0.0},
+    ]
+    found = field_distribution(cut, "type", choices=["vegetable", "fruit"])
+    assert found.logprob == pytest.approx(-0.11)
+    assert limits(found, "vegetable")[0] == pytest.approx(math.exp(-0.11))
+    bare = [{"token": t, "logprob": p} for t, p in [('"', 0), ("pos", -0.2), ('"', 0)]]
+    assert field_distribution(bare, "", choices=["pos", "neg"]).logprob == -0.2
+
+    mood = ["positive", "negative", "neutral"]
+    listed = {"positive": 0.2, "n": 0.2, " ": 0.1}
+    tokens = [token('{"mood":"'), token("negative", 0.5, **listed), token('"}')]
+    found = field_distribution(tokens, "mood", choices=mood, constrained=True)
+    assert limits(found, "negative") == pytest.approx((0.5, 0.7))
+    assert limits(found, "positive") == pytest.approx((0.2, 0.2))
+    assert limits(found, "neutral") == pytest.approx((0, 0.2))
+    assert found.off_list == pytest.approx(0.1)
+    assert "unmasked" in found.flags  # a schema would not let the space through
+
+    signs = ["pos", "positive", "negative"]
+    tokens = [
+        token('{"sign":"'),
+        token("pos", 0.9, neg=0.1),
+        token("itive", 0.6 / 0.9, **{'"}': 0.3 / 0.9}),
+        token('"}'),
+    ]
+    found = field_distribution(tokens, "sign", choices=signs, constrained=True)
+    assert found.lower == pytest.approx([0.3, 0.6, 0.1])
+    assert found.upper == pytest.approx([0.3, 0.6, 0.1])
+
+    tokens = [
+        token('{"label":"'),
+        token("spam", 0.6, **{"not": 0.4}),
+        token('"}'),
+    ]
+    found = field_distribution(
+        tokens, "label", choices=["spam", "not spam"], constrained=True
+    )
+    assert found.lower_share == pytest.approx([0.6, 0.4])
+    unsure = [token('{"label":"'), token("sp", 0.3), token("am", 0.0), token('"}')]
+    found = field_distribution(unsure, "label", choices=["spam", "ham"])
+    assert math.isnan(found.logprob) and "missing_logprob" in found.flags
+    assert limits(found, "spam") == pytest.approx((0, 1.0))
+
+
+# --- extractors that look right, and where each of them is wrong ---------------------
+
+
+def same_text(tokens: list[Token], value: Any) -> float | None:
+    """Seed 003: the first token that reads as the value."""
+    for item in tokens:
+        if item["token"] == (value if isinstance(value, str) else json.dumps(value)):
+            return item["logprob"]
+    return None
+
+
+def after_first_colon(tokens: list[Token]) -> float:
+    """Seed 003: the token behind the first one with a colon."""
+    at = next(i for i, item in enumerate(tokens) if ":" in item["token"])
+    return tokens[at + 1]["logprob"]
+
+
+def whole_object(tokens: list[Token]) -> float:
+    return sum(item["logprob"] for item in tokens)
+
+
+def mean_of_object(tokens: list[Token]) -> float:
+    return whole_object(tokens) / len(tokens)
+
+
+def test_the_same_text_may_stand_elsewhere_or_nowhere() -> None:
+    earlier = [
+        token('{"asked":"is it '),
+        token("true", 0.9),
+        token('?","spam":'),
+        token("true", 0.6, false=0.4),
+        token("}"),
+    ]
+    right = field_distribution(earlier, "spam")
+    assert right.logprob == pytest.approx(math.log(0.6))
+    assert same_text(earlier, True) == pytest.approx(math.log(0.9))
+    joined = [token('{"spam":'), token(" true", 0.6, **{" false": 0.4}), token("}")]
+    found = field_distribution(joined, "spam")
+    assert found.lower == pytest.approx([0.6, 0.4])
+    assert found.flags == ("straddles", "masked")
+    assert same_text(joined, True) is None
+
+
+def test_the_first_colon_may_be_another_one() -> None:
+    tokens = [
+        token('{"why":"'),
+        token("red: ripe", 0.2),
+        token('","type":"'),
+        token("fruit", 0.7, herb=0.3),
+        token('"}'),
+    ]
+    found = field_distribution(tokens, "type", choices=["fruit", "herb"])
+    assert found.logprob == pytest.approx(math.log(0.7))
+    assert after_first_colon(tokens) == pytest.approx(math.log(0.2))
+    spaced = [token('{"type'), token('":'), token(' "', 0.99), token("fruit", 0.7)]
+    spaced.append(token('"}'))
+    assert after_first_colon(spaced) == pytest.approx(math.log(0.99))
+    found = field_distribution(spaced, "type", choices=["fruit", "herb"])
+    assert found.logprob == pytest.approx(math.log(0.7))
+
+
+def test_the_object_s_other_tokens_are_not_the_value_s() -> None:
+    words = [token(" word", 0.5) for _ in range(10)]
+    tokens = [token('{"type":"'), token("veget", 0.6, fruit=0.4), token("able")]
+    tokens += [token('","why":"'), *words, token('"}')]
+    found = field_distribution(
+        tokens, "type", choices=["vegetable", "fruit"], constrained=True
+    )
+    assert found.lower == pytest.approx([0.6, 0.4])
+    assert math.exp(whole_object(tokens)) == pytest.approx(0.6 * 0.5**10)
+    assert math.exp(mean_of_object(tokens)) == pytest.approx(0.609, abs=1e-3)
+    # The same label, and a rationale of five words more: another confidence.
+    longer = tokens[:-1] + words[:5] + tokens[-1:]
+    assert math.exp(mean_of_object(longer)) == pytest.approx(0.580, abs=1e-3)
+    assert field_distribution(
+        longer, "type", choices=["vegetable", "fruit"]
+    ).logprob == pytest.approx(found.logprob)
+    assert "forced" in found.flags
+
+
+# --- spans ---------------------------------------------------------------------------
+
+TEXTS = st.text(st.sampled_from('ab"\\/:,{}[]é€😀\n\u2028 \t'), min_size=0, max_size=5)
+SCALARS = (
+    TEXTS
+    | st.booleans()
+    | st.none()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def ways(value: Any, way: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Paths of all scalars but empty strings."""
+    if isinstance(value, dict):
+        return [w for key in value for w in ways(value[key], (*way, key))]
+    if isinstance(value, list):
+        return [w for at in range(len(value)) for w in ways(value[at], (*way, at))]
+    return [] if value == "" else [way]
+
+
+def reach(value: Any, way: tuple[str | int, ...]) -> Any:
+    for step in way:
+        value = value[step]
+    return value
+
+
+def replaced(value: Any, way: tuple[str | int, ...], by: Any) -> Any:
+    if not way:
+        return by
+    value = copy.deepcopy(value)
+    reach(value, way[:-1])[way[-1]] = by
+    return value
+
+
+@st.composite
+def documents(draw: Any) -> tuple[str, tuple[str | int, ...], Any]:
+    value = draw(VALUES)
+    found = ways(value)
+    assume(found)
+    text = json.dumps(
+        value,
+        ensure_ascii=draw(st.booleans()),
+        indent=draw(st.sampled_from([None, 0, 1])),
+        separators=draw(st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")])),
+    )
+    around = st.sampled_from([("", ""), (" \n", "\n\n"), ("```json\n", "\n```")])
+    head, tail = draw(around)
+    return head + text + tail, draw(st.sampled_from(found)), value
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    marks = [0, *sorted({p % (len(data) + 1) for p in places}), len(data)]
+    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+
+
+@settings(deadline=None, max_examples=150)
+@given(documents(), st.lists(st.integers(0, 10**6), max_size=30), st.integers(0, 2))
+def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
+    document: tuple[str, tuple[str | int, ...], Any], places: list[int], form: int
+) -> None:
+    text, way, whole = document
+    expected = reach(whole, way)
+    field = find_field(text, way)
+    assert json.loads(text[field.start : field.end]) == expected
+    # Another value in its place changes this field and nothing else.
+    other = text[: field.start] + '"#"' + text[field.end :]
+    inner = other.strip().removeprefix("```json").removesuffix("```")
+    assert json.loads(inner) == replaced(whole, way, "#")
+
+    parts = cut(text.encode(), places)
+    tokens: list[Token] = [
+        [
+            {"token": part.decode("utf-8", "replace"), "bytes": list(part)},
+            {"token": part.decode("utf-8", "surrogateescape"), "bytes": None},
+            {"token": "bytes:" + "".join(f"\\x{byte:02x}" for byte in part)},
+        ][form]
+        | {"logprob": -0.25}
+        for part in parts
+        if part
+    ]
+    found = field_distribution(tokens, way, choices=[expected])
+    assert found.value == expected and type(found.value) is type(expected)
+    quote = isinstance(expected, str)
+    start = len(text[: field.start].encode()) + quote
+    end = len(text[: field.end].encode()) - quote
+    ends = np.cumsum([len(part) for part in parts if part])
+    starts = ends - [len(part) for part in parts if part]
+    assert found.tokens == tuple(np.flatnonzero((starts < end) & (ends > start)))
+    assert found.logprob == pytest.approx(-0.25 * len(found.tokens))
+    first, last = found.tokens[0], found.tokens[-1]
+    assert ("straddles" in found.flags) == (starts[first] < start or ends[last] > end)
+    assert "other_value" not in found.flags
+
+
+def test_halves_of_a_character_as_text_are_one_character() -> None:
+    texts = ['{"mood":"', "\ud83d", "\ude00", '"}']
+    tokens = [{"token": text, "logprob": -0.1} for text in texts]
+    found = field_distribution(tokens, "mood", choices=["😀", "😁"])
+    assert found.value == "😀" and found.tokens == (1, 2)
+    assert limits(found, "😀")[0] == pytest.approx(math.exp(-0.3))
+
+
+def test_part_of_a_character_that_the_server_lost_may_be_any() -> None:
+    tokens: list[Token] = [
+        {"token": '{"a":"', "logprob": 0.0},
+        {"token": "x", "logprob": math.log(0.5)},
+        {"token": '"}', "logprob": 0.0},
+    ]
+    tokens[1]["top_logprobs"] = [
+        {"token": text, "logprob": math.log(p)}
+        for text, p in (("x", 0.5), ("�", 0.3), ("w�", 0.1), ("w", 0.1))
+    ]
+    for constrained in (False, True):
+        found = field_distribution(
+            tokens, "a", choices=["x", "é", "è"], constrained=constrained
+        )
+        assert found.lower == pytest.approx([0.5, 0, 0])
+        assert found.upper == pytest.approx([0.8, 0.3, 0.3])
+        assert found.off_list == pytest.approx(0.2)
+        assert found.unresolved == pytest.approx(0.3)
+
+
+def test_the_last_of_equal_keys_counts() -> None:
+    text = '{"a":{"b":1},"a":{"b":2}}'
+    field = find_field(text, "a.b")
+    assert field.value == json.loads(text)["a"]["b"] == 2
+    assert field.start == text.rindex("2")
+    # What stands between the two came before the one that counts.
+    assert find_field('{"a":1,"why":"x","a":2}', "a").before == ("why",)
+
+
+def test_paths() -> None:
+    text = '{"items":[{"type":"a"},{"type":"b"}],"x.y":{"":3},"person":{"role":"c"}}'
+    assert find_field(text, "items[1].type").value == "b"
+    assert find_field(text, ["items", 1, "type"]).value == "b"
+    assert find_field(text, "person.role").value == "c"
+    assert find_field(text, ["x.y", ""]).value == 3
+    assert find_field("[[5, 6]]", "[0][1]").value == 6
+    assert find_field(" true ", "").value is True
+    assert find_field('{"a": 1}<|im_end|>\n', "a").value == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ('{"a":1}', "b", r"'the whole' has \['a'\], not 'b'"),
+        ('{"a":{"b":1}}', "a.c", r"'a' has \['b'\], not 'c'"),
+        ('{"a":[1]}', "a[1]", r"'a' has \[0\], not 1"),
+        ('{"a":[1]}', "a.b", r"'a' is no object: \[1\]"),
+        ('{"a":1}', "a.b", "'a' is no object: 1"),
+        ('{"a":1}', "[0]", "'the whole' is no array"),
+        ('{"a":1}', ".a", 'path must be like "person.role"'),
+        ('{"a":1}', "a..b", 'path must be like "person.role"'),
+        ('{"a":1}', "a[x]", 'path must be like "person.role"'),
+        ('{"a":1}', ["a", -1], "one is -1"),
+        ('{"a":1}', ["a", True], "one is True"),
+        ('{"a":1', "a", "response must be JSON; Expecting"),
+        ("It is a fruit.", "a", "response must be JSON; Expecting value"),
+        ('{"a":1} I think', "a", "response must be JSON alone; behind it: ' I think'"),
+    ],
+)
+def test_a_field_that_is_not_there(text: str, path: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_field(text, path)
+
+
+# --- which bytes lead to which value -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choices", "data", "expected"),
+    [
+        (["é"], b'"\\u00E9"', ([0], True)),
+        (["é"], b'"\\u00e', ([0], False)),
+        (["é"], b'"\xc3', ([0], False)),
+        (["é"], b'"\\U00e9', ([], False)),
+        (["a/b"], b'"a\\/b"}', ([0], True)),
+        (['a"'], b'"a\\""', ([0], True)),
+        (['a"'], b'"a"', ([], False)),
+        (["a\n"], b'"a\\n"', ([0], True)),
+        (["a\n"], b'"a\n"', ([], False)),  # no legal JSON
+        (["😀"], b'"\\ud83d\\uDE00" ,', ([0], True)),
+        (["pos", "positive"], b'"pos', ([0, 1], False)),
+        (["pos", "positive"], b'"pos"', ([0], True)),
+        (["pos", "positive"], b'"pos" :', ([], False)),
+        ([True, False, None], b" \n", ([0, 1, 2], False)),
+        ([True, False, None], b" true", ([0], True)),
+        ([True, False, None], b"nul", ([2], False)),
+        ([True, False], b"truely", ([], False)),
+        ([3, 30], b"3", ([0, 1], False)),
+        ([3, 30], b"3}", ([0], True)),
+        ([3, 30], b"30\n", ([1], True)),
+        ([3, 30], b"300", ([], False)),
+        ([1, True], b"1,", ([0], True)),
+        (["3", 3], b'"3"', ([0], True)),
+        (["3", 3], b"3]", ([], False)),
+    ],
+)
+def test_match(choices: list[Any], data: bytes, expected: Any) -> None:
+    assert ValueMatcher(choices, "exact")(data) == expected
+
+
+def test_match_behind_a_colon_in_the_same_token() -> None:
+    text = b'{"a:b" : '
+    match = ValueMatcher(["x"], "exact", text=text, start=4)
+    assert match(b'b" : "x"') == match(b'b":"x"') == match(b'b" \n :\t "x"')
+    assert match(b'b":"x"') == ([0], True)
+    assert match(b'b"') == match(b"") == ([0], False)
+    assert match(b' b":"x"') == match(b'c":') == ([], False)
+
+
+def test_spelling_families() -> None:
+    tokens = [token('{"a":"'), token("Fruit", 0.6, fruit=0.3, FRUIT=0.05), token('"}')]
+    exact = field_distribution(tokens, "a", choices=["fruit", "herb"], constrained=True)
+    assert limits(exact, "fruit")[0] == pytest.approx(0.3)
+    assert "other_value" in exact.flags and exact.off_list == pytest.approx(0.65)
+    cased = field_distribution(
+        tokens, "a", choices=["fruit", "herb"], family="case", constrained=True
+    )
+    assert limits(cased, "fruit")[0] == pytest.approx(0.95)
+    assert cased.flags == () and cased.value == "Fruit"
+
+
+def test_a_number_may_be_written_otherwise() -> None:
+    tokens = [token('{"a":'), token("1.0", 0.7, **{"2": 0.2}), token("}")]
+    found = field_distribution(tokens, "a", choices=[1, 2])
+    assert found.value == 1.0 and limits(found, 1)[0] == pytest.approx(0.7)
+    assert limits(found, 2) == pytest.approx((0, 0.3))
+    assert "other_value" not in found.flags
+
+
+def test_null_or_text_starts_at_the_quote() -> None:
+    tokens = [token('{"a":'), token('"', 0.7, null=0.3), token("x", 0.5), token('"}')]
+    found = field_distribution(tokens, "a", choices=["x", None])
+    assert found.lower == pytest.approx([0.35, 0.3])
+    assert found.tokens == (2,) and found.logprob == pytest.approx(math.log(0.5))
+    only = field_distribution(tokens, "a", choices=["x", "y"])
+    assert only.lower == pytest.approx([0.5, 0])  # given the quote
+
+
+def test_a_table_and_a_list_of_keys() -> None:
+    found = field_distribution(
+        [token('{"a.b":'), token("false", 0.5, true=0.25), token("}")], ["a.b"]
+    )
+    assert found.path == '["a.b"]'
+    table = found.table()
+    assert table["value"].tolist() == [True, False]
+    assert table["lower"].tolist() == pytest.approx([0.25, 0.5])
+    assert table["upper_share"].tolist() == pytest.approx([0.5, 0.75])
+
+
+def test_flags() -> None:
+    tokens = [
+        token('{"why":"It is'),
+        token(" long", 0.2),
+        token('","n":1,"a":"'),
+        token("x", 0.5, y=0.5),
+        token('"}'),
+    ]
+    found = field_distribution(tokens, "a", choices=["x", "y"])
+    assert found.flags == ("masked", "reasoning_before")
+    assert found.before == ("why",)
+    for entry in (tokens[3], *tokens[3]["top_logprobs"]):
+        entry["logprob"] = -0.69
+    found = field_distribution(tokens, "a", choices=["x", "y"])
+    assert "low_precision" in found.flags
+    tokens[3]["top_logprobs"].append(_entry(b'"', 1e-9))
+    found = field_distribution(tokens, "a", choices=["x", "y"])
+    assert "masked" not in found.flags
+
+
+# --- a small language model whose every answer can be written down -------------------
+
+CHOICES: list[list[Any]] = [
+    ["pos", "positive", "neg"],
+    ["é", "e", '"'],
+    [True, False],
+    [3, 30, 4],
+    ["a", None, 1],
+]
+OTHERS = [["posh", "", "nega"], ["è", "éé"], [None, 7], [300, 5], [True, "ab", 12]]
+
+
+class Model:
+    """Answers with weights, cut into tokens; a tree of all that it can say."""
+
+    def __init__(self, answers: list[tuple[list[bytes], int]]) -> None:
+        self.answers = answers
+
+    def after(self, said: list[bytes]) -> list[tuple[list[bytes], int]]:
+        n = len(said)
+        return [(parts, w) for parts, w in self.answers if parts[:n] == said]
+
+    def position(self, said: list[bytes], k: int) -> Token:
+        """The next token of what is said last, and the k most probable ones."""
+        *before, chosen = said
+        weights: dict[bytes, int] = {}
+        for parts, weight in self.after(before):
+            part = parts[len(before)] if len(parts) > len(before) else b""
+            weights[part] = weights.get(part, 0) + weight
+        total = sum(weights.values())
+        ranked = sorted(weights, key=lambda part: -weights[part])[:k]
+        own = _entry(chosen, weights[chosen] / total)
+        listed = [_entry(part, weights[part] / total) for part in ranked]
+        return own | {"top_logprobs": listed}
+
+
+@st.composite
+def models(draw: Any, *, only_choices: bool) -> tuple[list[Any], Model, list[bytes]]:
+    case = draw(st.integers(0, len(CHOICES) - 1))
+    choices = CHOICES[case]
+    values = choices if only_choices else choices + OTHERS[case]
+    answers: dict[tuple[bytes, ...], int] = {}
+    for _ in range(draw(st.integers(2, 8))):
+        value = draw(st.sampled_from(values))
+        written = json.dumps(value, ensure_ascii=draw(st.booleans()))
+        space = draw(st.sampled_from(["", " "]))
+        tail = draw(st.sampled_from(["}", ' ,"z":2}', "\n}"]))
+        text = f'{{"k":"v","label":{space}{written}{tail}'.encode()
+        places = draw(st.lists(st.integers(12, len(text) - 1), max_size=6))
+        parts = tuple(part for part in cut(text, places) if part)
+        answers[parts] = answers.get(parts, 0) + draw(st.integers(1, 20))
+    model = Model([(list(parts), weight) for parts, weight in answers.items()])
+    return choices, model, draw(st.sampled_from([parts for parts, _ in model.answers]))
+
+
+def true_probabilities(
+    choices: list[Any], model: Model, said: list[bytes], value_at: int
+) -> np.ndarray:
+    """Of each value, given what came before the first token that holds the value."""
+    ends = np.cumsum([len(part) for part in said])
+    first = int(np.argmax(ends > value_at))
+    possible = model.after(said[:first])
+    weights = np.zeros(len(choices))
+    for parts, weight in possible:
+        value = json.loads(b"".join(parts))["label"]
+        for at, choice in enumerate(choices):
+            if type(choice) is type(value) and choice == value:
+                weights[at] += weight
+    return weights / sum(weight for _, weight in possible)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.sampled_from([0, 1, 2, 3, 20]))
+def test_truth_lies_inside(constrained: bool, data: Any, k: int) -> None:
+    choices, model, said = data.draw(models(only_choices=constrained))
+    text = b"".join(said).decode()
+    field = find_field(text, "label")
+    assume(field.value != "")
+    tokens = [model.position(said[: n + 1], k) for n in range(len(said))]
+    mixed = len({isinstance(choice, str) for choice in choices}) > 1
+    quote = isinstance(field.value, str) and not mixed
+    true = true_probabilities(choices, model, said, field.start + quote)
+    found = field_distribution(
+        chat(tokens), "label", choices=choices, constrained=constrained
+    )
+    assert (found.lower <= true + 1e-9).all(), (true, found)
+    assert (true <= found.upper + 1e-9).all(), (true, found)
+    if true.sum() > 0:
+        share = true / true.sum()
+        assert (found.lower_share <= share + 1e-9).all(), (share, found)
+        assert (share <= found.upper_share + 1e-9).all(), (share, found)
+    if found.decided:
+        assert repr(found.prediction) == repr(choices[int(true.argmax())])
+    total = found.lower.sum() + found.off_list + found.unlisted + found.unresolved
+    assert total == pytest.approx(1)
+
+
+def test_a_constrained_model_with_all_tokens_listed_leaves_nothing_open() -> None:
+    answers = [([b'{"label":"', b"po", b's"}'], 3), ([b'{"label":"', b"neg", b'"}'], 5)]
+    model = Model(answers)
+    said = answers[0][0]
+    tokens = [model.position(said[: n + 1], 20) for n in range(3)]
+    found = field_distribution(
+        tokens, "label", choices=["pos", "neg"], constrained=True
+    )
+    assert found.lower == pytest.approx([3 / 8, 5 / 8])
+    assert found.upper == pytest.approx([3 / 8, 5 / 8])
+    free = field_distribution(tokens, "label", choices=["pos", "neg"])
+    assert free.lower == pytest.approx([3 / 8, 0])
+    assert free.upper == pytest.approx([3 / 8, 5 / 8])
+
+
+def test_a_sure_share_of_others_limits_a_share() -> None:
+    # "b" is "be" or "by", for sure: "a" cannot have more than .4 of the choices.
+    tokens = [token('{"x":"'), token("a", 0.4, b=0.6), token('"}')]
+    choices = ["a", "be", "by"]
+    found = field_distribution(tokens, "x", choices=choices, constrained=True)
+    assert (found.lower_share[0], found.upper_share[0]) == pytest.approx((0.4, 0.4))
+    assert found.upper_share[1:] == pytest.approx([0.6, 0.6])
+    free = field_distribution(tokens, "x", choices=choices)
+    assert (free.lower_share[0], free.upper_share[0]) == pytest.approx((0.4, 1.0))
+
+
+def test_what_is_not_listed_may_lead_nowhere() -> None:
+    tokens = [
+        token('{"x":"'),
+        token("p", 0.5, **{'neg"': 0.5}),
+        token("os", 0.4),
+        token('"}'),
+    ]
+    found = field_distribution(tokens, "x", choices=["pos", "pot", "neg"])
+    assert found.unlisted == pytest.approx(0.3)
+    assert found.upper_share == pytest.approx([0.5, 0.3, 0.5 / 0.7])
+    assert found.lower_share == pytest.approx([0.2 / 1.0, 0, 0.5])
+
+
+# --- protocols -----------------------------------------------------------------------
+
+
+def legacy(tokens: list[Token], **choice: Any) -> dict[str, Any]:
+    texts = [item["token"] for item in tokens]
+    offsets = np.cumsum([0, *map(len, texts)])[:-1].tolist()
+    logprobs = {
+        "tokens": texts,
+        "token_logprobs": [item["logprob"] for item in tokens],
+        "top_logprobs": [
+            {entry["token"]: entry["logprob"] for entry in item["top_logprobs"]}
+            for item in tokens
+        ],
+        "text_offset": offsets,
+    }
+    whole = {"index": 0, "finish_reason": "stop", "text": "", "logprobs": logprobs}
+    return {
+        "id": "c",
+        "object": "text_completion",
+        "created": 0,
+        "model": "m",
+        "choices": [whole | choice],
+    }
+
+
+def new_response(tokens: list[Token], **changes: Any) -> dict[str, Any]:
+    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": tokens}
+    message = {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+    reasoning = {"id": "r", "type": "reasoning", "summary": []}
+    return {
+        "id": "r",
+        "object": "response",
+        "created_at": 0,
+        "model": "m",
+        "status": "completed",
+        "output": [reasoning, message],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    } | changes
+
+
+SPAM = [token('{"spam":'), token("true", 0.5, false=0.25), token("}")]
+
+
+@pytest.mark.parametrize("protocol", [chat, legacy, new_response])
+def test_protocols_give_the_same(protocol: Callable[..., dict[str, Any]]) -> None:
+    expected = field_distribution(SPAM, "spam")
+    assert expected.lower == pytest.approx([0.5, 0.25])
+    found = field_distribution(protocol(SPAM), "spam")
+    assert found.lower.tolist() == expected.lower.tolist()
+    assert found.tokens == expected.tokens
+
+
+def test_the_client_s_objects() -> None:
+    pytest.importorskip("openai")
+    from openai.types import Completion
+    from openai.types.chat import ChatCompletion
+    from openai.types.responses import Response
+
+    for kind, raw in (
+        (ChatCompletion, chat(SPAM)),
+        (Completion, legacy(SPAM)),
+        (Response, new_response(SPAM)),
+    ):
+        found = field_distribution(kind.model_validate(raw), "spam")
+        assert found.lower == pytest.approx([0.5, 0.25])
+
+
+def test_an_answer_with_tokens_of_its_own_kind() -> None:
+    class Answer:
+        finish_reason = "stop"
+        refusal = None
+        tokens = (
+            {"text": '{"spam":', "logprob": 0.0, "bytes": None, "top": ()},
+            {"text": "true", "logprob": -0.5, "top": (("false", -1.0, b"false"),)},
+            {"text": "}", "logprob": 0.0, "top": (("}", 0.0, None),)},
+        )
+
+    found = field_distribution(Answer(), "spam")
+    assert found.lower == pytest.approx([math.exp(-0.5), math.exp(-1.0)])
+
+
+def test_one_of_several_answers() -> None:
+    other = [token('{"spam":'), token("false", 0.9), token("}")]
+    response = chat(SPAM)
+    response["choices"] += chat(other)["choices"]
+    assert field_distribution(response, "spam").value is True
+    assert field_distribution(response, "spam", index=1).value is False
+    with pytest.raises(ValueError, match="index must be below 2, the number of choi"):
+        field_distribution(response, "spam", index=2)
+
+
+def test_fewer_alternatives_sentinels_and_none_at_all() -> None:
+    tokens = [token('{"spam":'), token("true", 0.5, false=0.0), token("}")]
+    sentinel = field_distribution(tokens, "spam")
+    assert limits(sentinel, False) == pytest.approx((0, 0.5))
+    for empty in ([], None):
+        tokens[1]["top_logprobs"] = empty
+        found = field_distribution(tokens, "spam")
+        assert limits(found, True) == pytest.approx((0.5, 1.0))
+        assert limits(found, False) == pytest.approx((0, 0.5))
+    tokens[1]["logprob"] = -9999.0
+    found = field_distribution(tokens, "spam")
+    assert found.lower.tolist() == [0, 0] and found.upper.tolist() == [1, 1]
+    assert math.isnan(found.logprob) and found.flags == ("missing_logprob",)
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (chat(SPAM, message={"refusal": "I can't."}), "the model refused: I can't."),
+        (chat(SPAM, finish_reason="length"), "'length': it was cut off"),
+        (chat(SPAM, finish_reason="content_filter"), "'content_filter': a content"),
+        (chat(SPAM, finish_reason="tool_calls"), "'tool_calls': the model called"),
+        (legacy(SPAM, finish_reason="length"), "'length': it was cut off"),
+        (chat(SPAM, logprobs=None), "response must have log-probabilities"),
+        (chat(SPAM, logprobs={"content": []}), "response must have log-probabilities"),
+        (legacy(SPAM, logprobs=None), "response must have log-probabilities"),
+        (legacy(SPAM, logprobs={"tokens": ["a"]}), "has 1 tokens, 0 log-prob"),
+        ([], "response must have log-probabilities"),
+        (new_response([]), "response must have log-probabilities"),
+        (
+            new_response(
+                SPAM,
+                status="incomplete",
+                incomplete_details={"reason": "max_output_tokens"},
+            ),
+            "'max_output_tokens': it was cut off",
+        ),
+        (new_response(SPAM, status="failed"), "its status is 'failed'"),
+        (new_response(SPAM, output=[]), "index must be below 0, the number of texts"),
+        (
+            new_response(
+                SPAM,
+                output=[
+                    {
+                        "type": "message",
+                        "content": [{"type": "refusal", "refusal": "No."}],
+                    }
+                ],
+            ),
+            "the model refused: No.",
+        ),
+        ("text", "response must be a completion, a response or a list of tokens"),
+        ([{"logprob": -1.0}], "response must have a text for each token"),
+    ],
+)
+def test_an_answer_without_probabilities_says_why(response: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_tokens(response)
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "message"),
+    [
+        ('{"a":"x"}', None, "choices must be given for a field that is no boolean"),
+        ('{"a":null}', None, "choices must be given for a field that is no boolean"),
+        ('{"a":""}', ["x"], "'a' is an empty string"),
+        ('{"a":{}}', ["x"], "'a' is an object"),
+        ('{"a":[1]}', ["x"], "'a' is an array"),
+        ('{"a":1}', [], "choices must be several values"),
+        ('{"a":1}', "xy", "choices must be several values"),
+        ('{"a":1}', [1, 1.0], "choices must all be different; 1.0 is repeated"),
+        ('{"a":1}', [math.nan], "choices must be finite numbers"),
+        ('{"a":1}', [""], "strings that are not empty"),
+    ],
+)
+def test_bad_choices_and_fields(text: str, choices: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        field_distribution([token(text)], "a", choices=choices)
+
+
+def test_bad_types() -> None:
+    with pytest.raises(TypeError, match="choices must be strings, numbers, bools or"):
+        field_distribution(SPAM, "spam", choices=[b"x"])
+    with pytest.raises(ValueError, match="family must be one of"):
+        field_distribution(SPAM, "spam", family="any")
