@@ -1,0 +1,324 @@
+"""A journal of what hosted models answered, in one SQLite file.
+
+An answer is paid for once and kept: every call is a row under the key of its request,
+written in a transaction of its own or of the few that arrive with it. With SQLite's
+write-ahead log and ``synchronous=FULL`` a written answer outlives both the process
+(kill -9) and the machine (power loss). ``NORMAL`` would outlive the process only, since
+the last commits may then not have left the operating system's memory; it is faster, but
+what waits here costs money. Several processes may use a journal at once: they wait for
+each other's writes. It must lie on a local disk, since a write-ahead log needs memory
+that the processes share. There are no claims: two runs of the same requests at the same
+time may both pay for some, and the first answer stays. What both cost is counted.
+
+Prompts and keys are not kept; what the server sent is kept as it was.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import pandas as pd
+
+from ..checks import check_not_negative
+from .answers import Answer, Failure, TokenUsage
+from .costs import Prices, check_prices
+from .reading import decode, read_answer
+
+_VERSION = 1
+_SCHEMA = (
+    """
+CREATE TABLE calls (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    protocol TEXT NOT NULL,
+    model TEXT NOT NULL,
+    source TEXT NOT NULL,  -- direct, batch
+    status TEXT NOT NULL,  -- ok, error, or repeat: paid though answered before
+    response TEXT,         -- what the server sent; NULL for a repeat
+    request_id TEXT,
+    error_kind TEXT,
+    error_message TEXT,
+    http_status INTEGER,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    time REAL NOT NULL     -- seconds since 1970
+)
+""",
+    "CREATE INDEX calls_by_key ON calls (key)",
+    "CREATE UNIQUE INDEX one_answer ON calls (key) WHERE status = 'ok'",
+)
+_CHUNK = 500
+_COLUMNS = (
+    "key, protocol, model, source, status, response, request_id, error_kind, "
+    "error_message, http_status, prompt_tokens, completion_tokens, reasoning_tokens, "
+    "time"
+)
+_INSERT = (
+    f"INSERT INTO calls ({_COLUMNS}) VALUES ({', '.join('?' * 14)}) "
+    "ON CONFLICT DO NOTHING"
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a server, as the journal keeps it.
+
+    Parameters
+    ----------
+    key, protocol, model : str
+        The request's.
+    result : Answer or Failure
+        What came of it.
+    response : str or None
+        What the server sent, if anything.
+    usage : TokenUsage
+        What it cost, also where it failed.
+    source : {"direct", "batch"}, default="direct"
+        How it was asked.
+    """
+
+    key: str
+    protocol: str
+    model: str
+    result: Answer | Failure
+    response: str | None
+    usage: TokenUsage
+    source: str = "direct"
+
+    def row(self, status: str | None = None) -> tuple[object, ...]:
+        """The columns of the table, with another status if one is given."""
+        failed = self.result if isinstance(self.result, Failure) else None
+        return (
+            self.key,
+            self.protocol,
+            self.model,
+            self.source,
+            status or ("error" if failed else "ok"),
+            None if status else self.response,
+            self.result.request_id,
+            failed and failed.kind,
+            failed and failed.message,
+            failed and failed.status,
+            self.usage.prompt,
+            self.usage.completion,
+            self.usage.reasoning,
+            time.time(),
+        )
+
+
+class Journal:
+    """Answers on disk, under the keys of their requests.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file; it is made, with its folder, if it is not there.
+    patience : float, default=60.0
+        Seconds to wait for another process that writes.
+
+    Raises
+    ------
+    ValueError
+        The file is no journal, or one of another version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Journal(f"{folder}/answers.sqlite") as journal:
+    ...         journal.get(["a key"])
+    {}
+    """
+
+    def __init__(self, path: str | Path, *, patience: float = 60.0) -> None:
+        check_not_negative("patience", patience)
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One connection for all threads, one thread at a time.
+        self._lock = threading.Lock()
+        self._file = sqlite3.connect(
+            self.path, timeout=patience, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._open(patience)
+        except sqlite3.DatabaseError as error:
+            self._file.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise ValueError(f"{self.path} is no journal: {error}.") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, patience: float) -> None:
+        # Switching to the log does not wait for others by itself.
+        until = time.monotonic() + patience
+        while True:
+            try:
+                self._file.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+        self._file.execute("PRAGMA synchronous = FULL")
+        self._file.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = self._file.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._file.execute(
+                "SELECT COUNT(*) FROM sqlite_master"
+            ).fetchone()
+            if version != _VERSION:
+                if version or tables:
+                    raise ValueError(
+                        f"{self.path} is a database, but no journal of version "
+                        f"{_VERSION}; name another file."
+                    )
+                for statement in _SCHEMA:
+                    self._file.execute(statement)
+                self._file.execute(f"PRAGMA user_version = {_VERSION}")
+            self._file.execute("COMMIT")
+        except BaseException:
+            self._undo()
+            raise
+
+    def _undo(self) -> None:
+        # SQLite has done it by itself where the disk is full.
+        if self._file.in_transaction:
+            self._file.execute("ROLLBACK")
+
+    def add(self, calls: Iterable[Call]) -> None:
+        """Write calls down in one transaction; when this returns, they are on disk.
+
+        Parameters
+        ----------
+        calls : iterable of Call
+            The first answer to a request stays; what a second one cost is counted.
+        """
+        with self._lock:
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                for call in calls:
+                    if not self._file.execute(_INSERT, call.row()).rowcount:
+                        self._file.execute(_INSERT, call.row("repeat"))
+                self._file.execute("COMMIT")
+            except BaseException:
+                self._undo()
+                raise
+
+    def get(self, keys: Sequence[str]) -> dict[str, Answer | Failure]:
+        """What is known of some requests.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            Their keys.
+
+        Returns
+        -------
+        dict
+            The answer under its key or, where there is none yet, the last failure.
+            Requests never asked are not in it.
+        """
+        found: dict[str, Answer | Failure] = {}
+        for start in range(0, len(keys), _CHUNK):
+            part = list(keys[start : start + _CHUNK])
+            query = (
+                "SELECT key, protocol, status, response, request_id, error_kind, "
+                "error_message, http_status FROM calls WHERE status != 'repeat' AND "
+                f"key IN ({', '.join('?' * len(part))}) ORDER BY status = 'ok', id"
+            )
+            with self._lock:
+                rows = self._file.execute(query, part).fetchall()
+            for key, protocol, status, response, name, kind, message, code in rows:
+                if status == "ok":
+                    found[key] = read_answer(protocol, decode(response), name)
+                else:
+                    found[key] = Failure(kind, message, code, name)
+        return found
+
+    def usage(
+        self, prices: Prices | None = None, *, batch_share: float = 1.0
+    ) -> pd.DataFrame:
+        """What all calls in this journal cost.
+
+        Parameters
+        ----------
+        prices : mapping, optional
+            A pair for each model: the price of a million tokens read, and of a
+            million written.
+        batch_share : float, default=1.0
+            What part of the price a token of a batch costs.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each model and source, with ``answers``, ``errors``,
+            ``prompt_tokens``, ``completion_tokens``, ``reasoning_tokens`` (part of
+            those completed) and, with prices, ``cost``.
+
+        Raises
+        ------
+        ValueError
+            A model without a price.
+        """
+        check_not_negative("batch_share", batch_share)
+        query = (
+            "SELECT model, source, SUM(status = 'ok') AS answers, "
+            "SUM(status = 'error') AS errors, SUM(prompt_tokens) AS prompt_tokens, "
+            "SUM(completion_tokens) AS completion_tokens, "
+            "SUM(reasoning_tokens) AS reasoning_tokens "
+            "FROM calls GROUP BY model, source ORDER BY model, source"
+        )
+        table = self._table(query)
+        if prices is not None:
+            check_prices(prices, table["model"])
+            read = table["model"].map({name: pair[0] for name, pair in prices.items()})
+            written = table["model"].map({n: pair[1] for n, pair in prices.items()})
+            cost = table["prompt_tokens"] * read + table["completion_tokens"] * written
+            table["cost"] = cost.astype(float) / 1e6
+            table.loc[table["source"] == "batch", "cost"] *= batch_share
+        return table.set_index(["model", "source"])
+
+    def failures(self) -> pd.DataFrame:
+        """All calls that failed, in the order of time, also those answered since.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With ``key``, ``model``, ``error_kind``, ``error_message``,
+            ``http_status``, ``request_id`` and ``time``.
+        """
+        return self._table(
+            "SELECT key, model, error_kind, error_message, http_status, request_id, "
+            "time FROM calls WHERE status = 'error' ORDER BY id"
+        )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _table(self, query: str) -> pd.DataFrame:
+        with self._lock, closing(self._file.execute(query)) as cursor:
+            names = [column[0] for column in cursor.description]
+            return pd.DataFrame(cursor.fetchall(), columns=names)

@@ -1,0 +1,519 @@
+"""Rules of helpers.hosted.runner: nothing lost, nothing asked twice, nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from hosted_server import Reply, StubServer, chat_answer, running
+from openai import AsyncOpenAI
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from helpers.hosted import (
+    AccessDenied,
+    Answer,
+    BudgetExceeded,
+    Call,
+    Failure,
+    Journal,
+    Request,
+    ask,
+    build_request,
+    read_answer,
+    run,
+)
+from helpers.hosted.writer import GroupWriter
+
+KEY = "sk-test-0123456789abcdef"
+PRICES = {"m": (1.0, 100.0)}
+
+
+def question(text: str = "q", **options: Any) -> Request:
+    return build_request("chat", "m", text, **{"max_tokens": 1, **options})
+
+
+def make_client(base_url: str, key: str = KEY) -> AsyncOpenAI:
+    return AsyncOpenAI(api_key=key, base_url=base_url)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "answers.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+
+
+def stored(journal: Journal) -> int:
+    with sqlite3.connect(journal.path) as file:
+        return file.execute("SELECT COUNT(*) FROM calls").fetchone()[0]
+
+
+# What comes back -----------------------------------------------------------------
+
+
+def test_answers_come_in_the_order_of_the_requests_and_once(journal: Journal) -> None:
+    # The first questions take longest, so that answers come out of order.
+    server = StubServer(lambda text, nth: Reply(delay=0.2 / (1 + int(text[1:]))))
+    asked = [f"q{at % 20}" for at in range(30)]
+    with running(server) as url:
+        client = make_client(url)
+        found = ask([question(q) for q in asked], client, journal, concurrency=7)
+        assert [answer.text for answer in found] == asked
+        assert set(server.asked.values()) == {1} and len(server.asked) == 20
+        assert server.most_in_flight == 7
+        again = ask([question(q) for q in asked], client, journal)
+        assert again == found
+        assert server.asked.total() == 20
+    assert all(isinstance(a, Answer) and a.problem is None for a in found)
+    assert found[3].usage.prompt == 10 and found[3].model == "stub-2026"
+
+
+def test_draws_of_one_question_are_asked_each(journal: Journal) -> None:
+    server = StubServer()
+    with running(server) as url:
+        found = ask([question(draw=at) for at in range(3)], make_client(url), journal)
+    assert server.asked == {"q": 3} and len(found) == 3
+
+
+TROUBLE = {
+    "429": Reply({"error": {"message": "slow down"}}, 429),
+    "500": Reply("boom", 500),
+    "502": Reply("<html>Bad gateway</html>", 502, {"content-type": "text/html"}),
+    "503": Reply("", 503),
+    "reset": Reply(how="reset"),
+    "short": Reply(how="short"),
+}
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_passing_trouble_is_retried(journal: Journal) -> None:
+    server = StubServer(lambda text, nth: TROUBLE[text] if nth < 3 else Reply())
+    with running(server) as url:
+        asked = [question(text) for text in TROUBLE]
+        found = ask(asked, make_client(url), journal, retries=2)
+    assert [answer.text for answer in found] == list(TROUBLE)
+    assert server.asked == dict.fromkeys(TROUBLE, 3)
+    assert stored(journal) == len(TROUBLE)
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_lasting_trouble_is_written_down_and_asked_again_on_request(
+    journal: Journal,
+) -> None:
+    server = StubServer(lambda text, nth: TROUBLE[text])
+    asked = [question(text) for text in TROUBLE]
+    with running(server) as url:
+        client = make_client(url)
+        found = ask(asked, client, journal, retries=1)
+        says = dict(zip(TROUBLE, found, strict=True))
+        assert all(isinstance(failure, Failure) for failure in found)
+        assert says["429"].kind == "RateLimitError" and says["429"].status == 429
+        assert "slow down" in says["429"].message
+        assert "lower concurrency" in says["429"].message
+        assert "'boom'" in says["500"].message and "later" in says["500"].message
+        assert "Bad gateway" in says["502"].message
+        assert says["503"].kind == "InternalServerError"
+        for text in ("reset", "short"):
+            assert says[text].kind == "APIConnectionError"
+            assert "Check base_url" in says[text].message
+        assert all("retry_failed=True" in failure.message for failure in found)
+        assert server.asked == dict.fromkeys(TROUBLE, 2)
+        # Kept as they are, until somebody wants to try again.
+        assert ask(asked, client, journal) == found
+        assert server.asked == dict.fromkeys(TROUBLE, 2)
+        server.behave = lambda text, nth: Reply()
+        good = ask(asked, client, journal, retry_failed=True)
+    assert [answer.text for answer in good] == list(TROUBLE)
+    assert len(journal.failures()) == len(TROUBLE)
+    assert journal.usage()["answers"].tolist() == [len(TROUBLE)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "least"),
+    [({"retry-after": "1"}, 1.0), ({"retry-after-ms": "150"}, 0.15), ({}, 0.3)],
+)
+def test_the_server_says_how_long_to_wait(
+    journal: Journal, headers: dict[str, str], least: float
+) -> None:
+    busy = Reply({"error": {"message": "busy"}}, 429, headers)
+    server = StubServer(lambda text, nth: busy if nth == 1 else Reply())
+    with running(server) as url:
+        (answer,) = ask([question()], make_client(url), journal)
+    assert isinstance(answer, Answer)
+    assert server.times[1] - server.times[0] >= least
+
+
+def test_silence_and_dripping_end(journal: Journal) -> None:
+    server = StubServer(lambda text, nth: Reply(how=text))
+    with running(server) as url:
+        started = time.monotonic()
+        silent, dripped = ask(
+            [question("silent"), question("drip")],
+            make_client(url),
+            journal,
+            retries=0,
+            timeout=1.0,
+            deadline=2.5,
+        )
+        assert time.monotonic() - started < 10
+    assert silent.kind == "APITimeoutError" and "silent for 1 s" in silent.message
+    assert dripped.kind == "TimeoutError" and "within 2.5 s" in dripped.message
+    assert "longer deadline" in dripped.message
+    # Each byte came in time; all of them did not.
+    assert server.asked == {"silent": 1, "drip": 1}
+
+
+UNREADABLE = {
+    '{"id": "x", "choices": [{"mess': "broken JSON at character 25 of 30",
+    "<!doctype html><html>Log in</html>": "web page.*base_url.*/v1",
+    '["no", "object"]': "no object",
+    '{"choices": []}': "no choices.*protocol",
+    '{"error": {"message": "overloaded"}}': "'overloaded'",
+    "": "broken JSON",
+    "[" * 100_000: "broken JSON",
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_what_is_no_answer_is_a_failure(
+    body: str, journal: Journal, httpserver: HTTPServer
+) -> None:
+    httpserver.expect_request("/v1/chat/completions").respond_with_response(
+        Response(body, headers={"x-request-id": "req-7"}, content_type="text/plain")
+    )
+    client = make_client(httpserver.url_for("/v1"))
+    (failure,) = ask([question()], client, journal)
+    assert failure.kind == "UnreadableAnswer" and failure.request_id == "req-7"
+    assert re.search(UNREADABLE[body], failure.message)
+    assert journal.get([question().key(str(client.base_url))]) == {
+        question().key(str(client.base_url)): failure
+    }
+
+
+ODD = {
+    "length": ({"finish_reason": "length"}, "raise max_tokens"),
+    "content_filter": ({"finish_reason": "content_filter"}, "content filter"),
+    "refusal": (
+        {"message": {"content": None, "refusal": "I can't."}},
+        'refused: "I can\'t."',
+    ),
+    "no logprobs": ({"logprobs": None}, "no log-probabilities"),
+    "empty": ({"logprobs": {"content": []}}, "no log-probabilities"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_answers_are_answers_that_say_what_is_odd(
+    name: str, journal: Journal, httpserver: HTTPServer
+) -> None:
+    changes, says = ODD[name]
+    httpserver.expect_request("/v1/chat/completions").respond_with_json(
+        chat_answer("yes", **changes)
+    )
+    (answer,) = ask([question()], make_client(httpserver.url_for("/v1")), journal)
+    assert isinstance(answer, Answer) and says in answer.problem
+    assert answer.usage.completion == 1
+
+
+def test_a_refused_request_says_why(journal: Journal, httpserver: HTTPServer) -> None:
+    for status in (400, 404):
+        httpserver.expect_ordered_request("/v1/chat/completions").respond_with_json(
+            {"error": {"message": "logprobs are not supported"}}, status=status
+        )
+    client = make_client(httpserver.url_for("/v1"))
+    found = ask([question("a"), question("b")], client, journal, concurrency=1)
+    for failure, says in zip(
+        found, ("Correct the arguments", "check model"), strict=True
+    ):
+        assert "logprobs are not supported" in failure.message
+        assert says in failure.message
+
+
+@pytest.mark.parametrize("protocol", ["chat", "responses", "completions"])
+def test_the_body_is_sent_as_it_is(
+    protocol: str, journal: Journal, httpserver: HTTPServer
+) -> None:
+    asked = build_request(protocol, "m", "Hi", max_tokens=16, top_logprobs=5, odd={})
+    seen = []
+
+    def take(request: Any) -> Response:
+        seen.append((request.path, request.get_json()))
+        return Response("{}", content_type="application/json")
+
+    httpserver.expect_request("/v1/", method="POST").respond_with_handler(take)
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/completions"):
+        httpserver.expect_request(path).respond_with_handler(take)
+    ask([asked], make_client(httpserver.url_for("/v1")), journal)
+    path = {"chat": "chat/completions"}.get(protocol, protocol)
+    assert seen == [(f"/v1/{path}", asked.arguments)]
+
+
+# Money ---------------------------------------------------------------------------
+
+
+def test_the_budget_is_never_passed(journal: Journal) -> None:
+    # 10 tokens read and 1 written: 0.00011 each, and up to 0.0004 before it is known.
+    server = StubServer(lambda text, nth: Reply(delay=0.01))
+    asked = [question(f"q{at}") for at in range(40)]
+    with running(server) as url:
+        client = make_client(url)
+        with pytest.raises(BudgetExceeded, match="of 40 requests are done") as stop:
+            ask(asked, client, journal, budget=0.002, prices=PRICES)
+        done = [result for result in stop.value.results if result is not None]
+        assert len(done) == len(server.asked) == stored(journal)
+        assert stop.value.cost == pytest.approx(0.00011 * len(done))
+        assert 0.0015 < stop.value.cost <= 0.002
+        assert len(stop.value.results) == 40
+        # The budget holds over runs, and more money goes on where it ended.
+        with pytest.raises(BudgetExceeded):
+            ask(asked, client, journal, budget=0.002, prices=PRICES)
+        assert len(server.asked) == len(done)
+        ask(asked, client, journal, budget=0.1, prices=PRICES)
+    assert set(server.asked.values()) == {1}
+    assert journal.usage(PRICES)["cost"].tolist() == [pytest.approx(0.00011 * 40)]
+
+
+def test_failures_without_a_bill_count_in_full(journal: Journal) -> None:
+    server = StubServer(lambda text, nth: Reply(how="reset"))
+    asked = [question(f"q{at}") for at in range(9)]
+    with running(server) as url:
+        with pytest.raises(BudgetExceeded) as stop:
+            ask(
+                asked, make_client(url), journal, budget=0.001, prices=PRICES, retries=0
+            )
+    assert 0 < len(server.asked) < 9
+    assert 0 < stop.value.cost <= 0.001
+
+
+def test_a_budget_needs_prices_and_limits(journal: Journal) -> None:
+    client = make_client("http://127.0.0.1:9/v1")
+    with pytest.raises(ValueError, match="budget needs prices"):
+        ask([question()], client, journal, budget=1.0)
+    with pytest.raises(ValueError, match="prices must hold 'm'"):
+        ask([question()], client, journal, prices={"other": (1, 1)})
+    open_end = Request("chat", {"model": "m", "messages": []})
+    with pytest.raises(ValueError, match="limit their answers"):
+        ask([open_end], client, journal, budget=1.0, prices=PRICES)
+    for name, value in (("concurrency", 0), ("retries", -1), ("timeout", 0)):
+        with pytest.raises(ValueError, match=name):
+            ask([question()], client, journal, **{name: value})
+    with pytest.raises(TypeError, match="must be an openai.AsyncOpenAI, not OpenAI"):
+        ask([question()], openai.OpenAI(api_key=KEY), journal)
+    with pytest.raises(TypeError, match="number 0 is a dict"):
+        ask([{"model": "m"}], client, journal)
+    assert stored(journal) == 0
+
+
+# Keys ----------------------------------------------------------------------------
+
+
+def test_a_key_is_in_nothing_that_stays(
+    journal: Journal,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    replies = {
+        "error": Reply({"error": {"message": f"bad Authorization: Bearer {KEY}"}}, 400),
+        "page": Reply(f"<html>{KEY}</html>"),
+        "echo": Reply(chat_answer(f"your key is {KEY}")),
+    }
+    server = StubServer(lambda text, nth: replies[text])
+    with running(server) as url:
+        client = make_client(url)
+        found = ask([question(text) for text in replies], client, journal)
+        denied = Reply({"error": {"message": f"Incorrect API key: {KEY}."}}, 401)
+        server.behave = lambda text, nth: denied
+        with pytest.raises(AccessDenied, match=r"key: \[key\]") as stop:
+            ask([question("new")], client, journal)
+        # What the HTTP library would log or quote is not sent at all.
+        in_url = make_client(url.replace("//", f"//user:{KEY}@"))
+        with pytest.raises(ValueError, match="password in its base_url") as first:
+            ask([question("new")], in_url, journal)
+        with pytest.raises(ValueError, match="line break") as second:
+            ask([question("new")], make_client(url, KEY + "\n"), journal)
+    journal.close()
+    shown = [repr(found), str(first.value), str(second.value), repr(journal)]
+    shown += [repr(stop.value), str(stop.value), repr(stop.value.results)]
+    shown += [caplog.text, *capfd.readouterr()]
+    cause: BaseException | None = stop.value
+    while cause := cause.__cause__ or cause.__context__:
+        shown.append(repr(cause))
+    lines = [line for text in shown for line in text.splitlines()]
+    assert not [line for line in lines if KEY in line]
+    for path in journal.path.parent.glob("answers.sqlite*"):
+        assert KEY.encode() not in path.read_bytes()
+    assert found[2].text == "your key is [key]"
+
+
+def test_a_refused_key_stops_the_run_and_blames_no_request(journal: Journal) -> None:
+    denied = Reply({"error": {"message": "wrong key"}}, 401)
+    server = StubServer(lambda text, nth: denied if text > "q2" else Reply())
+    asked = [question(f"q{at}") for at in range(9)]
+    with running(server) as url:
+        client = make_client(url)
+        with pytest.raises(AccessDenied, match="wrong key.* 3 of 9 requests") as stop:
+            ask(asked, client, journal, concurrency=1)
+        assert server.asked.total() == 4
+        assert [bool(result) for result in stop.value.results] == [True] * 3 + 6 * [
+            False
+        ]
+        assert journal.failures().empty
+        server.behave = lambda text, nth: Reply()
+        assert len(ask(asked, client, journal)) == 9
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize(("status", "code"), [(402, None), (429, "insufficient_quota")])
+def test_an_empty_account_stops_the_run(
+    journal: Journal, status: int, code: str | None
+) -> None:
+    empty = Reply({"error": {"message": "no credit", "code": code}}, status)
+    with running(StubServer(lambda text, nth: empty)) as url:
+        with pytest.raises(AccessDenied, match="no credit. 0 of 1 requests"):
+            ask([question()], make_client(url), journal, retries=1)
+    assert stored(journal) == 0
+
+
+def test_nothing_to_ask_needs_no_server(journal: Journal) -> None:
+    assert ask([], make_client("http://127.0.0.1:9/v1"), journal) == []
+
+
+# Loops, threads and interrupts ---------------------------------------------------
+
+
+def test_both_faces_work_where_a_loop_runs(journal: Journal) -> None:
+    async def cell(url: str) -> list[Any]:
+        first = await run([question("a")], make_client(url), journal)
+        return [*first, *ask([question("b")], make_client(url), journal)]
+
+    with running(StubServer()) as url:
+        found = asyncio.run(cell(url))
+    assert [answer.text for answer in found] == ["a", "b"]
+
+
+def test_one_client_serves_several_calls(journal: Journal) -> None:
+    with running(StubServer()) as url:
+        client = make_client(url)
+        for at in range(3):
+            (answer,) = ask([question(f"q{at}")], client, journal)
+            assert isinstance(answer, Answer)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_an_interrupt_keeps_what_has_come(journal: Journal) -> None:
+    server = StubServer(
+        lambda text, nth: Reply(how="whole" if text < "q5" else "silent")
+    )
+    asked = [question(f"q{at}") for at in range(9)]
+
+    def interrupt() -> None:
+        wait_for(lambda: stored(journal) == 5 and server.asked["q8"] == 1)
+        main = threading.main_thread().ident
+        signal.pthread_kill(main, signal.SIGINT)  # a lock waits on without a real one
+
+    with running(server) as url:
+        client = make_client(url)
+        other = threading.Thread(target=interrupt)
+        other.start()
+        with pytest.raises(KeyboardInterrupt):
+            ask(asked, client, journal)
+        other.join()
+        assert stored(journal) == 5
+        server.behave = lambda text, nth: Reply()
+        assert [a.text for a in ask(asked, client, journal)] == [
+            f"q{at}" for at in range(9)
+        ]
+    assert all(server.asked[f"q{at}"] == 1 for at in range(5))
+
+
+def test_what_waits_for_the_disk_is_written_in_the_end(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, begun, go_on = journal.add, threading.Event(), threading.Event()
+
+    def slow(calls: Any) -> None:
+        begun.set()
+        go_on.wait(20)
+        write(calls)
+
+    monkeypatch.setattr(journal, "add", slow)
+    answer = read_answer("chat", chat_answer("yes"))
+    first, second = (
+        Call(key, "chat", "m", answer, "{}", answer.usage) for key in ("a", "b")
+    )
+
+    async def interrupted() -> None:
+        async with GroupWriter(journal) as writer:
+            writing = [asyncio.create_task(writer.add(first))]
+            await asyncio.to_thread(begun.wait)
+            writing.append(asyncio.create_task(writer.add(second)))
+            await asyncio.sleep(0)
+            for task in writing:
+                task.cancel()
+            go_on.set()
+            raise KeyError("something else")
+
+    with pytest.raises(KeyError, match="something else"):
+        asyncio.run(interrupted())
+    assert stored(journal) == 2
+
+
+def test_a_full_disk_stops_the_run(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(calls: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(journal, "add", full)
+    server = StubServer()
+    with running(server) as url:
+        with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+            ask(
+                [question(f"q{at}") for at in range(99)],
+                make_client(url),
+                journal,
+                concurrency=2,
+            )
+    assert server.asked.total() <= 4
+
+
+def test_no_answer_frees_its_worker_before_it_is_on_disk(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, server = journal.add, StubServer()
+
+    def checked(calls: Any) -> None:
+        before = stored(journal)
+        time.sleep(0.02)
+        # Nothing more is asked than what is written and what two workers hold.
+        assert server.asked.total() <= before + 2
+        write(calls)
+
+    monkeypatch.setattr(journal, "add", checked)
+    with running(server) as url:
+        asked = [question(f"q{at}") for at in range(12)]
+        ask(asked, make_client(url), journal, concurrency=2)
+    assert stored(journal) == 12

@@ -1,0 +1,304 @@
+"""Rules of helpers.hosted.endpoints and reading: three protocols, one form."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hosted_server import chat_answer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.hosted import (
+    Answer,
+    AnswerToken,
+    Request,
+    TokenUsage,
+    UnreadableAnswer,
+    build_request,
+    read_answer,
+)
+from helpers.hosted.endpoints import plain_url
+from helpers.hosted.scrub import scrub, scrub_message
+
+TOP = (("yes", -0.1, b"yes"), ("no", -2.5, b"no"))
+LISTED = [{"token": t, "logprob": p, "bytes": list(b)} for t, p, b in TOP]
+ENTRY = {**LISTED[0], "top_logprobs": LISTED}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+SAID = {
+    "chat": {
+        "id": "a",
+        "model": "m-1",
+        "choices": [
+            {
+                "finish_reason": "stop",
+                "message": {"content": "yes", "refusal": None},
+                "logprobs": {"content": [ENTRY], "refusal": None},
+            }
+        ],
+        "usage": {**USAGE, "completion_tokens_details": {"reasoning_tokens": 1}},
+    },
+    "responses": {
+        "id": "a",
+        "model": "m-1",
+        "status": "completed",
+        "error": None,
+        "output": [
+            {"type": "reasoning", "summary": []},
+            {
+                "type": "message",
+                "content": [
+                    {"type": "output_text", "text": "yes", "logprobs": [ENTRY]}
+                ],
+            },
+        ],
+        "usage": {
+            "input_tokens": 9,
+            "output_tokens": 2,
+            "output_tokens_details": {"reasoning_tokens": 1},
+        },
+    },
+    "completions": {
+        "id": "a",
+        "model": "m-1",
+        "choices": [
+            {
+                "text": "yes",
+                "finish_reason": "stop",
+                "logprobs": {
+                    "tokens": ["yes"],
+                    "token_logprobs": [-0.1],
+                    "top_logprobs": [{"yes": -0.1, "no": -2.5}],
+                    "text_offset": [0],
+                },
+            }
+        ],
+        "usage": {**USAGE, "completion_tokens_details": {"reasoning_tokens": 1}},
+    },
+}
+
+
+def said(protocol: str) -> dict[str, Any]:
+    return json.loads(json.dumps(SAID[protocol]))
+
+
+@pytest.mark.parametrize("protocol", SAID)
+def test_three_protocols_give_one_answer(protocol: str) -> None:
+    answer = read_answer(protocol, said(protocol), "req-1")
+    with_bytes = protocol != "completions"
+    top = TOP if with_bytes else tuple((text, p, None) for text, p, _ in TOP)
+    token = AnswerToken("yes", -0.1, b"yes" if with_bytes else None, top)
+    usage = TokenUsage(9, 2, 1)
+    assert answer == Answer("yes", (token,), "stop", None, usage, "m-1", "req-1")
+    assert answer.problem is None
+    assert read_answer(protocol, said(protocol)).request_id == "a"
+
+
+def chat_tokens(entries: Any) -> tuple[AnswerToken, ...]:
+    return read_answer("chat", chat_answer("x", logprobs=entries)).tokens
+
+
+def test_what_is_missing_is_none_or_left_out() -> None:
+    tops = [
+        {"token": "a", "logprob": -9999.0},
+        {"token": "b", "logprob": None},
+        {"token": "c", "logprob": float("nan")},
+        {"token": "d", "logprob": -math.inf},
+        {"token": "e", "logprob": -3, "bytes": "no list", "odd": 1},
+        {"token": "f", "logprob": 0.0, "bytes": [256]},
+    ]
+    entry = {"token": "a", "logprob": -9999.0, "top_logprobs": tops}
+    (token,) = chat_tokens({"content": [entry]})
+    assert token.logprob is None and token.bytes is None
+    assert token.top == (("e", -3.0, None), ("f", 0.0, None))
+    for nothing in (None, [], {}, {"content": None}, {"content": []}, "odd"):
+        assert chat_tokens(nothing) == ()
+    assert (
+        chat_tokens({"content": [{}, None]}) == (AnswerToken("", None, None, ()),) * 2
+    )
+    # Older servers answer a chat with the lists of old completions, and new ones of
+    # llama.cpp an old completion with those of a chat.
+    old = SAID["completions"]["choices"][0]["logprobs"]
+    assert [token.text for token in chat_tokens(old)] == ["yes"]
+    new = said("completions")
+    new["choices"][0]["logprobs"] = {"content": [ENTRY]}
+    assert read_answer("completions", new).tokens[0].bytes == b"yes"
+
+
+def test_a_scored_prompt_has_no_value_for_its_first_token() -> None:
+    echoed = said("completions")
+    echoed["choices"][0]["logprobs"] = {
+        "tokens": ["A", " b", " c"],
+        "token_logprobs": [None, -1.5],
+        "top_logprobs": [None, {" b": -1.5}],
+    }
+    tokens = read_answer("completions", echoed).tokens
+    assert [token.logprob for token in tokens] == [None, -1.5, None]
+    assert tokens[1].top == ((" b", -1.5, None),) and tokens[0].top == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "finish", "refusal"),
+    [
+        ({"incomplete_details": {"reason": "max_output_tokens"}}, "length", None),
+        ({"incomplete_details": {"reason": "content_filter"}}, "content_filter", None),
+        ({"status": "completed"}, "stop", "No."),
+    ],
+)
+def test_the_responses_api_ends_in_the_same_words(
+    changes: dict[str, Any], finish: str, refusal: str | None
+) -> None:
+    response = {**said("responses"), "status": "incomplete", **changes}
+    if refusal:
+        response["output"][1]["content"] = [{"type": "refusal", "refusal": refusal}]
+    answer = read_answer("responses", response)
+    assert (answer.finish_reason, answer.refusal) == (finish, refusal)
+    assert answer.problem
+
+
+def test_an_error_inside_an_answer_is_none() -> None:
+    failed = {**said("responses"), "status": "failed", "error": {"message": "Ouch"}}
+    with pytest.raises(UnreadableAnswer, match="'Ouch'"):
+        read_answer("responses", failed)
+    with pytest.raises(UnreadableAnswer, match="no output.*'responses'"):
+        read_answer("responses", said("chat"))
+    with pytest.raises(UnreadableAnswer, match="no choices.*'chat'"):
+        read_answer("chat", said("responses"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                "choices message content logprobs tokens token logprob bytes text "
+                "top_logprobs token_logprobs output usage prompt_tokens refusal "
+                "finish_reason type status error id model".split()
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(list(SAID)),
+    st.dictionaries(st.sampled_from(["choices", "output", "usage", "id"]), JSON),
+    JSON,
+)
+def test_no_json_breaks_the_reader(
+    protocol: str, fields: dict[str, Any], choice: Any
+) -> None:
+    for response in (fields, {**fields, "choices": [choice], "output": [choice]}):
+        try:
+            answer = read_answer(protocol, response)
+        except UnreadableAnswer:
+            continue
+        assert isinstance(answer.text, str) and isinstance(answer.tokens, tuple)
+        assert min(answer.usage.prompt, answer.usage.completion) >= 0
+        for token in answer.tokens:
+            assert token.logprob is None or math.isfinite(token.logprob)
+            assert all(math.isfinite(logprob) for _, logprob, _ in token.top)
+
+
+# Requests ------------------------------------------------------------------------
+
+
+def test_each_protocol_spells_a_request_its_own_way() -> None:
+    chat = build_request("chat", "m", "Hi", max_tokens=3, seed=1).arguments
+    assert chat == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_completion_tokens": 3,
+        "logprobs": True,
+        "top_logprobs": 20,
+        "temperature": 0.0,
+        "seed": 1,
+    }
+    old = build_request("chat", "m", "Hi", max_tokens=3, old_limit=True).arguments
+    assert old["max_tokens"] == 3 and "max_completion_tokens" not in old
+    responses = build_request(
+        "responses", "m", "Hi", max_tokens=16, temperature=None
+    ).arguments
+    assert responses == {
+        "model": "m",
+        "input": [{"role": "user", "content": "Hi"}],
+        "max_output_tokens": 16,
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 20,
+        "store": False,
+    }
+    scored = build_request(
+        "completions", "m", [1, 2], max_tokens=0, top_logprobs=5, echo=True
+    )
+    assert scored.arguments["prompt"] == [1, 2] and scored.arguments["logprobs"] == 5
+    assert scored.limit == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"protocol": "grpc"}, "protocol must be one of"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number of 1 or more"),
+        ({"top_logprobs": 21}, "top_logprobs must lie between 0 and 20, not 21"),
+        ({"temperature": 3}, "temperature must lie between 0 and 2, not 3"),
+        ({"prompt": ""}, "prompt must be a text or a list, not ''"),
+        ({"stream": True}, "stream must be false or left out"),
+        ({"n": 2}, "n must be 1 or left out, not 2"),
+        ({"odd": {1, 2}}, "what JSON holds"),
+        ({"odd": math.nan}, "what JSON holds"),
+        ({"prompt": "cut \ud83d"}, "what JSON holds"),
+        ({"draw": -1}, "draw must be"),
+    ],
+)
+def test_bad_requests_are_refused(changes: dict[str, Any], says: str) -> None:
+    good = {"protocol": "chat", "model": "m", "prompt": "Hi", "max_tokens": 1}
+    with pytest.raises(ValueError, match=says):
+        build_request(**{**good, **changes})
+
+
+def test_the_key_knows_all_that_is_sent_and_no_secret() -> None:
+    url = "https://api.example.com/v1"
+    base = build_request("chat", "m", "Hi", max_tokens=1)
+    others = [
+        build_request("chat", "n", "Hi", max_tokens=1),
+        build_request("chat", "m", "Ho", max_tokens=1),
+        build_request("chat", "m", "Hi", max_tokens=2),
+        build_request("chat", "m", "Hi", max_tokens=1, seed=0),
+        build_request("chat", "m", "Hi", max_tokens=1, draw=1),
+        build_request("completions", "m", "Hi", max_tokens=1),
+    ]
+    keys = {request.key(url) for request in [base, *others]}
+    assert len(keys) == 7 and {len(key) for key in keys} == {64}
+    assert base.key(url) != base.key("https://api.example.com/v2")
+    assert base.key(url) == base.key("https://me:sk-1@api.example.com/v1/?key=2")
+    turned = Request("chat", dict(reversed(base.arguments.items())))
+    assert turned.key(url) == base.key(url)
+    assert plain_url("http://localhost:8000/v1/") == "http://localhost:8000/v1"
+
+
+# Keys ----------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_secret_passes(before: str, after: str) -> None:
+    secret = "sk-0123456789"
+    assert secret not in scrub(before + secret + after, [secret])
+    assert secret not in scrub_message(f"{before}Authorization: Bearer {secret}", [])
+
+
+def test_short_keys_leave_words_alone() -> None:
+    assert scrub("no", ["no"]) == "no"
+    assert scrub("EMPTY", ["EMPTY"], at_least=16) == "EMPTY"
+    assert scrub_message("Bearer of bad news; api_key must be set", []) == (
+        "Bearer of bad news; api_key must be set"
+    )
+    for text in ("api-key: abc", "'Authorization': 'Basic abc'", '"api_key"="abc"'):
+        assert "abc" not in scrub_message(text, [])

@@ -1,0 +1,313 @@
+"""Rules of helpers.hosted.journal and batch: what was paid for is never lost."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hosted_server import (
+    Reply,
+    StubServer,
+    ask_in_process,
+    chat_answer,
+    fill_in_process,
+    running,
+)
+from openai import AsyncOpenAI
+
+from helpers.hosted import (
+    Answer,
+    Call,
+    Failure,
+    Journal,
+    TokenUsage,
+    ask,
+    build_request,
+    read_answer,
+    read_batch,
+    write_batch,
+)
+
+URL = "http://127.0.0.1:9/v1"
+PRICES = {"m": (1.0, 100.0)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "answers.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal(path) as opened:
+        yield opened
+
+
+def answered(key: str, text: str = "yes", **changes: Any) -> Call:
+    body = chat_answer(text)
+    result = read_answer("chat", body)
+    usage = TokenUsage(10, 1)
+    call = Call(key, "chat", "m", result, json.dumps(body), usage)
+    return Call(**{**vars(call), **changes})
+
+
+def failed(key: str, message: str = "ouch") -> Call:
+    failure = Failure("APIError", message, 500, "r")
+    return Call(key, "chat", "m", failure, None, TokenUsage())
+
+
+def rows(path: Path, query: str = "SELECT key, status FROM calls ORDER BY id") -> list:
+    with sqlite3.connect(path) as file:
+        return file.execute(query).fetchall()
+
+
+def test_what_is_written_is_read_by_others_and_later(
+    path: Path, journal: Journal
+) -> None:
+    journal.add([answered("a"), failed("b")])
+    expected = {"a": answered("a").result, "b": failed("b").result}
+    with Journal(path) as other:
+        assert other.get(["a", "b", "c"]) == expected
+    journal.close()
+    with Journal(path) as later:
+        assert later.get(["c", "b", "a"]) == expected
+    assert isinstance(expected["a"], Answer)
+
+
+def test_many_keys_are_read_at_once(journal: Journal) -> None:
+    journal.add(answered(str(at)) for at in range(1200))
+    assert len(journal.get([str(at) for at in range(2000)])) == 1200
+
+
+def test_the_first_answer_stays_and_every_bill_counts(
+    path: Path, journal: Journal
+) -> None:
+    journal.add([failed("a", "first"), failed("a", "second")])
+    assert journal.get(["a"])["a"] == failed("a", "second").result
+    journal.add([answered("a", "yes")])
+    journal.add([answered("a", "no"), failed("a", "third")])
+    assert journal.get(["a"])["a"].text == "yes"
+    assert [status for _, status in rows(path)] == ["error", "error"] + [
+        "ok",
+        "repeat",
+        "error",
+    ]
+    usage = journal.usage(PRICES).loc[("m", "direct")]
+    assert usage["answers"] == 1 and usage["errors"] == 3
+    assert usage["prompt_tokens"] == 20 and usage["completion_tokens"] == 2
+    assert usage["cost"] == pytest.approx(20 * 1e-6 + 2 * 1e-4)
+    assert journal.failures()["error_message"].tolist() == ["first", "second", "third"]
+
+
+def test_usage_needs_a_price_for_every_model(journal: Journal) -> None:
+    assert journal.usage({}).empty
+    journal.add([answered("a"), answered("b", source="batch")])
+    with pytest.raises(ValueError, match="prices must hold 'm'"):
+        journal.usage({"other": (1, 1)})
+    with pytest.raises(ValueError, match=r"prices\['m'\] must be 0 or more, not -1"):
+        journal.usage({"m": (-1, 1)})
+    whole = journal.usage(PRICES)["cost"]
+    half = journal.usage(PRICES, batch_share=0.5)["cost"]
+    assert (half / whole).tolist() == [0.5, 1.0]  # batch, direct
+    assert "cost" not in journal.usage()
+
+
+def test_a_group_is_written_whole_or_not_at_all(path: Path, journal: Journal) -> None:
+    broken = answered("b", protocol=None)
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.add([answered("a"), broken])
+    journal.add([answered("c")])
+    assert rows(path) == [("c", "ok")]
+
+
+def test_other_files_are_not_touched(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no database, but long enough to look like one" * 30)
+    with pytest.raises(ValueError, match="is no journal"):
+        Journal(text)
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as file:
+        file.execute("CREATE TABLE mine (x)")
+    with pytest.raises(ValueError, match="no journal of version 1"):
+        Journal(other)
+    assert rows(other, "SELECT COUNT(*) FROM mine") == [(0,)]
+
+
+def test_a_commit_reaches_the_disk(journal: Journal) -> None:
+    # Another connection would have settings of its own.
+    settings = [
+        journal._file.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous")
+    ]
+    assert settings == ["wal", 2]
+
+
+# Processes -----------------------------------------------------------------------
+
+
+def processes() -> Any:
+    """Processes that start at once, since the imports are done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["openai", "helpers.hosted", "hosted_server"])
+    return context
+
+
+def test_processes_share_a_journal(path: Path) -> None:
+    context = processes()
+    work = [
+        context.Process(target=fill_in_process, args=(path, f"p{at}"))
+        for at in range(4)
+    ]
+    for process in work:
+        process.start()
+    for process in work:
+        process.join(60)
+        assert process.exitcode == 0
+    counts = dict(rows(path, "SELECT status, COUNT(*) FROM calls GROUP BY status"))
+    assert counts == {"ok": 4 * 20 + 20, "repeat": 3 * 20}
+
+
+def test_a_killed_run_goes_on_where_it_was(path: Path) -> None:
+    n, concurrency, rng = 500, 8, random.Random()
+    # HOW_SURE_KILLS=20 makes a longer trial of it.
+    kills = int(os.environ.get("HOW_SURE_KILLS", "4"))
+    server = StubServer(lambda text, nth: Reply(delay=0.002))
+    context = processes()
+    finished: set[str] = set()
+    with running(server) as url:
+        requests = [
+            build_request("chat", "m", f"q{at}", max_tokens=1) for at in range(n)
+        ]
+        text_of = {q.key(url): f"q{at}" for at, q in enumerate(requests)}
+        for kill in range(kills + 1):
+            asked_before = server.asked.copy()
+            process = context.Process(
+                target=ask_in_process, args=(url, path, n, concurrency)
+            )
+            process.start()
+            if kill < kills:
+                share = server.asked.total() + rng.randint(1, max(2, n // (kills + 1)))
+                until = time.monotonic() + 60
+                while server.asked.total() < share and process.is_alive():
+                    assert time.monotonic() < until
+                    time.sleep(0.001)
+                time.sleep(rng.uniform(0, 0.02))
+                process.kill()
+            process.join(120)
+            # What was on disk before this run was not asked again in it.
+            assert all(
+                server.asked[text_of[key]] == asked_before[text_of[key]]
+                for key in finished
+            )
+            found = [key for key, status in rows(path) if status == "ok"]
+            assert len(found) == len(set(found))
+            assert finished <= set(found)
+            finished = set(found)
+        assert process.exitcode == 0
+        assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+        assert finished == set(text_of)
+        # Lost is only what was in flight.
+        assert n <= server.asked.total() <= n + kills * concurrency
+        with Journal(path) as journal:
+            client = AsyncOpenAI(api_key="k", base_url=url)
+            texts = [answer.text for answer in ask(requests, client, journal)]
+    assert texts == [f"q{at}" for at in range(n)]
+
+
+# Batches -------------------------------------------------------------------------
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def result_line(key: str, **changes: Any) -> dict[str, Any]:
+    response = {"status_code": 200, "request_id": f"r-{key[:4]}"}
+    response["body"] = chat_answer("yes")
+    return {"id": "x", "custom_id": key, "response": response, "error": None} | changes
+
+
+def test_a_batch_fills_the_same_journal(journal: Journal, tmp_path: Path) -> None:
+    requests = [build_request("chat", "m", f"q{at} é", max_tokens=1) for at in range(4)]
+    keys = [request.key(URL) for request in requests]
+    journal.add([answered(keys[0])])
+    file = tmp_path / "batch.jsonl"
+    assert write_batch([*requests, requests[1]], file, journal, base_url=URL + "/") == 3
+    assert [line["custom_id"] for line in lines_of(file)] == keys[1:]
+    assert lines_of(file)[0] == {
+        "custom_id": keys[1],
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": requests[1].arguments,
+    }
+    refused = {"status_code": 400, "body": {"error": {"message": "too long"}}}
+    expired = {"code": "batch_expired", "message": "not in time"}
+    results = [
+        result_line(keys[1]),
+        result_line(keys[2], response=refused),
+        result_line(keys[3], response=None, error=expired),
+        result_line("stranger"),
+    ]
+    output = tmp_path / "output.jsonl"
+    text = "\n".join(map(json.dumps, results)) + '\n{"custom_id": "bro\n'
+    output.write_text(text)
+    for _ in range(2):  # reading it again changes nothing
+        read = read_batch(output, requests, journal, base_url=URL)
+        assert (read.answers, read.errors) == (1, 2)
+        assert read.unknown == ("stranger", '{"custom_id": "bro\n')
+        usage = journal.usage(PRICES, batch_share=0.5).loc[("m", "batch")]
+        assert usage["answers"] == 1 and usage["errors"] == 2
+        assert usage["cost"] == pytest.approx((10 * 1e-6 + 1e-4) / 2)
+    found = journal.get(keys)
+    assert found[keys[1]].text == "yes"
+    assert found[keys[1]].request_id == f"r-{keys[1][:4]}"
+    assert found[keys[2]].status == 400 and "too long" in found[keys[2]].message
+    assert "not in time (batch_expired)" in found[keys[3]].message
+    # All of them are known now; the failed ones only on request.
+    assert write_batch(requests, file, journal, base_url=URL) == 0
+    assert not file.exists()
+    again = write_batch(requests, file, journal, base_url=URL, retry_failed=True)
+    assert again == 2
+
+
+def test_a_batch_is_of_one_kind_and_size(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = build_request("chat", "m", "q", max_tokens=1)
+    two = build_request("chat", "n", "q", max_tokens=1)
+    file = tmp_path / "batch.jsonl"
+    with pytest.raises(ValueError, match="must share protocol and model"):
+        write_batch([one, two], file, journal, base_url=URL)
+    three = build_request("chat", "m", "r", max_tokens=1)
+    monkeypatch.setattr("helpers.hosted.batch._MOST_REQUESTS", 1)
+    with pytest.raises(ValueError, match="at most 1 in one batch, not 2"):
+        write_batch([one, three], file, journal, base_url=URL)
+    monkeypatch.setattr("helpers.hosted.batch._MOST_BYTES", 10)
+    with pytest.raises(ValueError, match="at most 10 bytes in one batch"):
+        write_batch([one], file, journal, base_url=URL)
+    assert not file.exists()
+
+
+def test_direct_runs_find_what_a_batch_answered(
+    journal: Journal, tmp_path: Path
+) -> None:
+    server = StubServer()
+    with running(server) as url:
+        client = AsyncOpenAI(api_key="k", base_url=url)
+        asked = build_request("chat", "m", "q", max_tokens=1)
+        address = str(client.base_url)
+        write_batch([asked], tmp_path / "in.jsonl", journal, base_url=address)
+        (line,) = lines_of(tmp_path / "in.jsonl")
+        output = tmp_path / "out.jsonl"
+        output.write_text(json.dumps(result_line(line["custom_id"])))
+        read_batch(output, [asked], journal, base_url=address)
+        (answer,) = ask([asked], client, journal)
+    assert answer.text == "yes" and not server.asked
