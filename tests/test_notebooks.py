@@ -141,6 +141,16 @@ def test_chapter_has_the_form(path: Path) -> None:
     assert list(problems(nbformat.read(path, as_version=4))) == []
 
 
+def test_names_of_exercises_and_figures_are_unique_in_the_book() -> None:
+    names = []
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            names += re.findall(r"^:label: (\S+)$", cell.source, re.M)
+            names.append(cell.metadata.get("mystnb", {}).get("figure", {}).get("name"))
+    named = [name for name in names if name]
+    assert sorted(set(named)) == sorted(named)
+
+
 @pytest.fixture
 def good() -> Any:
     """A chapter in the smallest form that keeps every rule."""
