@@ -6,20 +6,17 @@ labels, normalised over the labels, with the mass that fell on no label kept in 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import NotFittedError
 
+from .checks import check_choice
 from .models import LanguageModel
 from .priors import CONTENT_FREE, balancing_prior, random_words
-from .prompts import SLOT, Prompt
+from .prompted import PromptedClassifier, check_texts, short_hash
 from .score_cache import cached_label_logprobs
 from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
@@ -27,7 +24,7 @@ from .verbalizer import LabelTokens, Verbalizer
 PRIORS = ("contextual", "domain", "unlabelled")
 
 
-class LLMClassifier(ClassifierMixin, BaseEstimator):
+class LLMClassifier(PromptedClassifier):
     """A language model as a scikit-learn classifier.
 
     Parameters
@@ -139,43 +136,10 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.token_budget = token_budget
         self.random_state = random_state
 
+    _learned = ("labels_", "examples_", "prior_", "_loaded")
+    _learns = "draws examples, learns its labels or estimates a prior from texts"
+
     # What scikit-learn asks for ------------------------------------------------
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.no_validation = True
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "prior_") or not self._needs_fit()
-
-    @property
-    def classes_(self) -> np.ndarray:
-        """The labels, sorted."""
-        labels = getattr(self, "labels_", self.labels)
-        if labels is None:
-            raise AttributeError("classes_ is known after fit, or from labels.")
-        return np.unique(np.asarray(labels, dtype=str))
-
-    def set_params(self, **params: Any) -> LLMClassifier:
-        """Change parameters; what ``fit`` found under the old ones is forgotten.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters by name.
-
-        Returns
-        -------
-        LLMClassifier
-            Itself.
-        """
-        super().set_params(**params)
-        if params:
-            self._forget()
-        return self
 
     def fit(self, X: Iterable[str] | None = None, y: Any = None) -> LLMClassifier:
         """Draw the examples and estimate the label prior, as far as asked for.
@@ -202,18 +166,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             A parameter breaks its rule, or data that it needs is missing.
         """
-        self._forget()
-        texts = check_texts(X) if X is not None else []
-        truth = self._check_truth(self._decoded(y), len(texts))
-        self.labels_ = self._check_parameters(truth)
-        try:
-            self.examples_, drawn = self._choose_examples(texts, truth)
-            rest = [text for at, text in enumerate(texts) if at not in drawn]
-            self.prior_ = self._estimate_prior(rest)
-        except BaseException:
-            self._forget()
-            raise
-        return self
+        return super().fit(X, y)
 
     def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
         """Logarithms of the label probabilities, normalised over the labels.
@@ -328,8 +281,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         labels = [tokens.labels, tokens.sequences, tokens.owners, tokens.stop_ids]
         return {
             "model": f"{model.name} {model.fingerprint[:12]}",
-            "prompt": _short_hash(asked),
-            "labels": _short_hash(labels),
+            "prompt": short_hash(asked),
+            "labels": short_hash(labels),
         }
 
     def render(self, text: str) -> str:
@@ -455,121 +408,23 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self._loaded = LanguageModel.load(self.model)
         return self._loaded
 
-    def _forget(self) -> None:
-        for found in ("labels_", "examples_", "prior_", "_loaded"):
-            self.__dict__.pop(found, None)
-
-    def _prompt(self) -> Prompt:
-        item = f"Text: {SLOT}\nLabel:" if self.prompt is None else self.prompt
-        instruction = self.instruction
-        if self.prompt is None and instruction is None:
-            instruction = f"Classify the text as one of: {', '.join(self.classes_)}."
-        # A trailing space belongs to the label: tokenizers join the two.
-        return Prompt(
-            item.rstrip(" "),
-            getattr(self, "examples_", ()),
-            instruction,
-            self.separator,
-            self.chat,
-        )
+    def _is_chat(self) -> bool:
+        return self.chat
 
     def _needs_fit(self) -> bool:
-        return (
-            self.labels is None
-            or isinstance(self.examples, (int, np.integer))
-            or (isinstance(self.prior, str) and self.prior in ("domain", "unlabelled"))
+        return super()._needs_fit() or (
+            isinstance(self.prior, str) and self.prior in ("domain", "unlabelled")
         )
 
-    def _ready(self) -> None:
-        if hasattr(self, "examples_"):
-            return
-        if self._needs_fit():
-            raise NotFittedError(
-                "This LLMClassifier draws examples, learns its labels or estimates a "
-                "prior from texts: call fit(texts, labels) first."
-            )
-        self.fit()
-
-    def _decoded(self, y: Any) -> Any:
-        """Labels for their positions in ``classes_``; anything else as it is."""
-        codes = None if y is None else np.asarray(y)
-        if self.labels is None or codes is None or codes.dtype.kind not in "iu":
-            return y
-        if codes.size and not 0 <= codes.min() <= codes.max() < len(self.classes_):
-            raise ValueError(
-                "labels must be strings, or whole numbers from 0 to "
-                f"{len(self.classes_) - 1}, not {codes.min()} to {codes.max()}."
-            )
-        return self.classes_[codes]
-
-    def _check_truth(self, y: Any, n: int) -> np.ndarray | None:
-        if y is None:
-            return None
-        truth = np.asarray(y)
-        if truth.shape != (n,):
-            raise ValueError(
-                f"labels must be one for each of {n} texts, not of shape {truth.shape}."
-            )
-        wrong = [v for v in truth.tolist() if not isinstance(v, str)]
-        if wrong:
-            raise ValueError(f"labels must be strings, not {wrong[0]!r}.")
-        if self.labels is not None:
-            strange = sorted(set(truth.tolist()) - set(self.labels))
-            if strange:
-                raise ValueError(f"labels of texts must be in labels; not {strange!r}.")
-        return truth
-
     def _check_parameters(self, truth: np.ndarray | None) -> tuple[str, ...]:
-        if self.prompt is not None and self.prompt.count(SLOT) != 1:
-            raise ValueError(f"prompt must contain {SLOT} once, not {self.prompt!r}.")
-        if self.too_long not in ("error", "cut"):
-            raise ValueError(
-                f"too_long must be 'error' or 'cut', not {self.too_long!r}."
-            )
-        if isinstance(self.prior, str) and self.prior not in PRIORS:
-            raise ValueError(f"prior must be one of {PRIORS}, not {self.prior!r}.")
-        labels = self.labels
-        if labels is None:
-            if truth is None:
-                raise ValueError("labels must be given here or as y of fit.")
-            labels = np.unique(truth).tolist()
-        return tuple(Verbalizer(labels).labels)
+        labels = super()._check_parameters(truth)
+        check_choice("too_long", self.too_long, ("error", "cut"))
+        if isinstance(self.prior, str):
+            check_choice("prior", self.prior, PRIORS)
+        return labels
 
-    def _choose_examples(
-        self, texts: Sequence[str], truth: np.ndarray | None
-    ) -> tuple[list[tuple[str, str]], set[int]]:
-        """The examples, and which rows of the data they were taken from."""
-        if self.examples is None:
-            return [], set()
-        if not isinstance(self.examples, (int, np.integer)):
-            pairs: list[tuple[Any, ...]] = [tuple(pair) for pair in self.examples]
-            for pair in pairs:
-                if len(pair) != 2 or pair[1] not in self.labels_:
-                    raise ValueError(
-                        f"examples must be pairs of text and label; not {pair!r}."
-                    )
-            check_texts([text for text, _ in pairs])
-            return [(text, label) for text, label in pairs], set()
-        if self.examples < 0:
-            raise ValueError(f"examples must be 0 or more, not {self.examples!r}.")
-        if truth is None:
-            raise ValueError("examples are drawn from the data: fit needs X and y.")
-        rng = np.random.default_rng(self.random_state)
-        queues = {
-            label: iter(rng.permutation(np.flatnonzero(truth == label)))
-            for label in self.classes_
-        }
-        chosen: list[int] = []
-        while len(chosen) < self.examples:
-            found = [next(queue, None) for queue in queues.values()]
-            rows = [int(row) for row in found if row is not None]
-            if not rows:
-                raise ValueError(
-                    f"examples asks for {self.examples}; the data has {len(chosen)}."
-                )
-            chosen += rows
-        chosen = chosen[: self.examples]
-        return [(texts[row], str(truth[row])) for row in chosen], set(chosen)
+    def _learn(self, texts: Sequence[str]) -> None:
+        self.prior_ = self._estimate_prior(texts)
 
     def _estimate_prior(self, texts: Sequence[str]) -> np.ndarray:
         n = len(self.classes_)
@@ -668,52 +523,6 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             shorter = model.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
             ids = self._prompt_tokens(str(shorter).rstrip("\ufffd"), tokens)
         return ids
-
-
-def check_texts(X: Iterable[str]) -> list[str]:
-    """Texts as a list, or an error that names the first one that is none.
-
-    Parameters
-    ----------
-    X : iterable of str
-        Texts.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    TypeError
-        A single string, or something that is no string.
-    ValueError
-        A missing value, or a text without any visible character.
-
-    Examples
-    --------
-    >>> check_texts(["fine", " "])
-    Traceback (most recent call last):
-    ...
-    ValueError: texts must not be empty; text 1 is ' '.
-    """
-    if isinstance(X, (str, bytes)):
-        raise TypeError(f"texts must be a list of strings, not the one string {X!r}.")
-    if isinstance(X, (pd.DataFrame, np.ndarray)) and X.ndim != 1:
-        raise TypeError(f"texts must be one column of strings, not shape {X.shape}.")
-    texts = list(X)
-    for at, text in enumerate(texts):
-        if isinstance(text, str):
-            if not text.strip():
-                raise ValueError(f"texts must not be empty; text {at} is {text!r}.")
-        elif text is None or text is pd.NA or text != text:
-            raise ValueError(f"texts must not be missing; text {at} is {text!r}.")
-        else:
-            raise TypeError(f"texts must be strings; text {at} is {text!r}.")
-    return [str(text) for text in texts]
-
-
-def _short_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .models import LanguageModel
+if TYPE_CHECKING:
+    from .models import LanguageModel
 
 SLOT = "{text}"  # where the text goes
 Turn = tuple[str, str]  # what is asked, and what is answered
@@ -30,6 +32,7 @@ class Prompt:
 
     Examples
     --------
+    >>> from helpers.models import LanguageModel
     >>> prompt = Prompt("Review: {text}\\nSentiment:", [("A joy.", "good")])
     >>> print(prompt.render(LanguageModel.load(), "A bore."))
     Review: A joy.
@@ -75,8 +78,56 @@ class Prompt:
         -------
         str
         """
-        shown = [[(self.ask(example), label)] for example, label in self.examples]
-        return self._joined(model, shown, [], self.ask(text))
+        if self.chat:
+            return self._joined(model, self._shown(), [], self.ask(text))
+        return self.plain(text)
+
+    def plain(self, text: str) -> str:
+        """The prompt that asks for the label of a text, without any template.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> Prompt("Review: {text}\\nSentiment:").plain("A bore.")
+        'Review: A bore.\\nSentiment:'
+        """
+        return self._plain(self._shown(), [], self.ask(text))
+
+    def messages(self, text: str) -> list[dict[str, str]]:
+        """The turns of a conversation that ask for the label of a text.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+
+        Returns
+        -------
+        list of dict of str to str
+            Each with ``role`` and ``content``, as hosted models take them.
+
+        Examples
+        --------
+        >>> Prompt("Review: {text}", instruction="Be brief.").messages("A bore.")
+        [{'role': 'system', 'content': 'Be brief.'}, \
+{'role': 'user', 'content': 'Review: A bore.'}]
+        """
+        turns = [("system", self.instruction)] if self.instruction else []
+        for example, label in self.examples:
+            turns += [("user", self.ask(example)), ("assistant", label)]
+        turns.append(("user", self.ask(text)))
+        return [{"role": role, "content": content} for role, content in turns]
+
+    def _shown(self) -> list[list[Turn]]:
+        return [[(self.ask(example), label)] for example, label in self.examples]
 
     def follow_up(
         self,
@@ -123,6 +174,11 @@ class Prompt:
         if self.chat:
             turns = [turn for part in (*shown, so_far) for turn in part]
             return model.chat(asked, system=self.instruction, examples=turns)
+        return self._plain(shown, so_far, asked)
+
+    def _plain(
+        self, shown: Sequence[Sequence[Turn]], so_far: Sequence[Turn], asked: str
+    ) -> str:
         first = [self.instruction] if self.instruction else []
         done = ["\n".join(map(_answered, turns)) for turns in shown]
         last = "\n".join([*map(_answered, so_far), asked])

@@ -107,6 +107,16 @@ def test_the_first_answer_stays_and_every_bill_counts(
     assert journal.failures()["error_message"].tolist() == ["first", "second", "third"]
 
 
+def test_what_the_server_sent_can_be_read_as_it_was(journal: Journal) -> None:
+    said = json.dumps(chat_answer("yes"))
+    result = read_answer("chat", chat_answer("yes"))
+    journal.add([Call("a", "chat", "m", result, said, TokenUsage())])
+    failed = Failure("Broken", "no answer")
+    journal.add([Call("b", "chat", "m", failed, None, TokenUsage())])
+    assert journal.responses(["a", "b", "c"]) == {"a": said}
+    assert journal.responses([]) == {}
+
+
 def test_usage_needs_a_price_for_every_model(journal: Journal) -> None:
     assert journal.usage({}).empty
     journal.add([answered("a"), answered("b", source="batch")])

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..checks import check_between, check_groups
-from ..classifier import check_texts
+from ..prompted import check_texts
 
 _NUMBERS = 1 << 22  # in one block of similarities
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import check_count, check_groups
-from ..classifier import LLMClassifier, check_texts
+from ..classifier import LLMClassifier
+from ..prompted import check_texts
 from .result import FineTuned
 from .run import finetune
 from .settings import TrainingSettings

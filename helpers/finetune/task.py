@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import check_distributions, check_truth
-from ..classifier import LLMClassifier, check_texts
+from ..classifier import LLMClassifier
 from ..models import LanguageModel
+from ..prompted import check_texts
 from ..scoring import tree_is_exact
 from ..tree import nodes_to_read
 from ..verbalizer import LabelTokens

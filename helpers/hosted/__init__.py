@@ -3,15 +3,18 @@
 ``endpoints`` builds requests for the three protocols that give log-probabilities;
 ``answers`` and ``reading`` bring what comes back into one form; ``journal`` keeps it on
 disk; ``runner`` asks many at once; ``batch`` does so through files. ``costs``,
-``failures``, ``scrub`` and ``writer`` are theirs. It deals in questions and answers;
-probabilities of labels are made of them elsewhere.
+``failures``, ``scrub`` and ``writer`` are theirs. ``classifier`` makes probabilities of
+labels of the answers, with ``spelling``, ``tree`` and ``scores``; ``probing`` finds out
+what a server can do.
 """
 
 from .answers import Answer, AnswerToken, Failure, TokenUsage
 from .batch import BatchRead, read_batch, write_batch
+from .classifier import HostedClassifier
 from .endpoints import Request, build_request
 from .failures import AccessDenied, BudgetExceeded, RunStopped
 from .journal import Call, Journal
+from .probing import Finding, Probe, probe
 from .reading import UnreadableAnswer, read_answer
 from .runner import ask, run
 
@@ -23,13 +26,17 @@ __all__ = [
     "BudgetExceeded",
     "Call",
     "Failure",
+    "Finding",
+    "HostedClassifier",
     "Journal",
+    "Probe",
     "Request",
     "RunStopped",
     "TokenUsage",
     "UnreadableAnswer",
     "ask",
     "build_request",
+    "probe",
     "read_answer",
     "read_batch",
     "run",

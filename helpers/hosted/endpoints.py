@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ PATHS = {
     "completions": "/v1/completions",
 }
 LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+# The fewest tokens that a protocol lets one ask for.
+LEAST_TOKENS = {"chat": 1, "responses": 16, "completions": 1}
+_WISHES = ("logprobs", "top_logprobs", "include")
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,80 @@ def build_request(
     if temperature is not None:
         arguments["temperature"] = float(temperature)
     return Request(protocol, arguments | options, draw)
+
+
+def without_logprobs(request: Request) -> Request:
+    """The same request without a wish for log-probabilities.
+
+    Parameters
+    ----------
+    request : Request
+        The request.
+
+    Returns
+    -------
+    Request
+
+    Examples
+    --------
+    >>> asked = build_request("chat", "m", "2 + 2 =", max_tokens=1)
+    >>> sorted(without_logprobs(asked).arguments)
+    ['max_completion_tokens', 'messages', 'model', 'temperature']
+    """
+    sent = request.arguments
+    rest = {name: value for name, value in sent.items() if name not in _WISHES}
+    return Request(request.protocol, rest, request.draw)
+
+
+def check_address(client: object) -> None:
+    """Stop if an address holds a secret, without showing it.
+
+    Parameters
+    ----------
+    client : object
+        A client, an address, or anything else, which passes.
+
+    Raises
+    ------
+    ValueError
+        An address with a user or password.
+
+    Examples
+    --------
+    >>> check_address("http://localhost:8000/v1")
+    """
+    if isinstance(client, str) and "@" in urlsplit(client).netloc:
+        raise ValueError(
+            "client must not be an address with a user or password, which would be "
+            "shown: give an openai.AsyncOpenAI."
+        )
+
+
+def open_client(client: AsyncOpenAI | str) -> AsyncOpenAI:
+    """A client for an address, or the one given.
+
+    Parameters
+    ----------
+    client : openai.AsyncOpenAI or str
+        With an address, the key is the one in the environment variable
+        ``OPENAI_API_KEY``, or none.
+
+    Returns
+    -------
+    openai.AsyncOpenAI
+
+    Raises
+    ------
+    ValueError
+        The address has a user or password in it.
+    """
+    if not isinstance(client, str):
+        return client
+    from openai import AsyncOpenAI
+
+    check_address(client)
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    return AsyncOpenAI(api_key=key, base_url=client)
 
 
 def plain_url(base_url: str) -> str:

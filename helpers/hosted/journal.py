@@ -245,6 +245,30 @@ class Journal:
                     found[key] = Failure(kind, message, code, name)
         return found
 
+    def responses(self, keys: Sequence[str]) -> dict[str, str]:
+        """What the server sent for some requests, as it was.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            Their keys.
+
+        Returns
+        -------
+        dict of str to str
+            The last one under each key; those without any are not in it.
+        """
+        found: dict[str, str] = {}
+        for start in range(0, len(keys), _CHUNK):
+            part = list(keys[start : start + _CHUNK])
+            query = (
+                "SELECT key, response FROM calls WHERE response IS NOT NULL AND "
+                f"key IN ({', '.join('?' * len(part))}) ORDER BY id"
+            )
+            with self._lock:
+                found |= dict(self._file.execute(query, part).fetchall())
+        return found
+
     def usage(
         self, prices: Prices | None = None, *, batch_share: float = 1.0
     ) -> pd.DataFrame:

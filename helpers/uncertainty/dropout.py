@@ -80,7 +80,7 @@ def mc_dropout(
     """
     import torch
 
-    from ..classifier import check_texts
+    from ..prompted import check_texts
 
     check_count("n_passes", n_passes)
     check_count("seed", seed, 0)

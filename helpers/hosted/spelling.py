@@ -1,0 +1,231 @@
+"""Which texts express a label in the answer of a model whose tokens are not known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from ..bounds import ListedToken
+from ..verbalizer import Verbalizer
+
+# How servers write the token that ends a turn; some list it as an empty text.
+_TURN_END = re.compile(r"<\|[^|<>]+\|>|<｜[^｜<>]+｜>|</s>|<(eos|end_of_turn|eot)>|")
+_BYTES_A_TOKEN = 4  # tokens of common words are longer
+
+
+def ends_turn(text: str) -> bool:
+    """Whether a token is one by which a model ends its turn.
+
+    Parameters
+    ----------
+    text : str
+        The token, as the server writes it.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> ends_turn("<|im_end|>"), ends_turn("end")
+    (True, False)
+    """
+    return _TURN_END.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How the beginning of an answer can go on towards labels.
+
+    Attributes
+    ----------
+    texts : tuple of bytes
+        What it may come to.
+    steps : mapping of bytes to frozenset of int
+        The tokens that could come next, and the labels that each leads to.
+    counts : numpy.ndarray of shape (K,)
+        How many of them lead to each label; infinity where the label is whole and only
+        its end is to come.
+    """
+
+    texts: tuple[bytes, ...]
+    steps: Mapping[bytes, frozenset[int]]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class LabelTexts:
+    """Which texts express which label, and what must follow them.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        The labels.
+    owners : mapping of bytes to int
+        Every text, in UTF-8, with the index of its label.
+    ends : tuple of str
+        One of these must begin the token behind the label; empty where nothing need
+        follow.
+    turn_ends : bool
+        Whether the end of the model's turn will do as well.
+    """
+
+    labels: tuple[str, ...]
+    owners: Mapping[bytes, int]
+    ends: tuple[str, ...] = ()
+    turn_ends: bool = False
+    _seen: dict[bytes, Ways] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def build(
+        cls,
+        labels: Sequence[str],
+        *,
+        family: str = "exact",
+        spellings: Mapping[str, Sequence[str]] | None = None,
+        lead: str = "",
+        ends: Sequence[str] = (),
+        turn_ends: bool = False,
+    ) -> LabelTexts:
+        """The texts of a spelling family, or an error where they overlap.
+
+        Parameters
+        ----------
+        labels, family, spellings
+            Those of :class:`helpers.verbalizer.Verbalizer`.
+        lead : {"", " "}
+            What an answer begins with: a space after a plain prompt that ends in a
+            word. "case" and "wide" allow the other as well, "wide" also a line break.
+        ends, turn_ends
+            The attributes.
+
+        Returns
+        -------
+        LabelTexts
+
+        Raises
+        ------
+        ValueError
+            Two labels share a text, or one begins another's without anything that
+            tells them apart.
+
+        Examples
+        --------
+        >>> LabelTexts.build(["no", "yes"], lead=" ").owners
+        {b' no': 0, b' yes': 1}
+        """
+        given = Verbalizer(labels, family=family, spellings=spellings or {})
+        for end in ends:
+            if not isinstance(end, str) or not end:
+                raise ValueError(f"terminator must not be empty, as in {ends!r}.")
+        other = "" if lead else " "
+        leads = {"exact": [lead], "case": [lead, other], "wide": [lead, other, "\n"]}
+        owners: dict[bytes, int] = {}
+        for index, label in enumerate(given.labels):
+            for before, form in product(leads[family], given.texts(label)):
+                owner = owners.setdefault((before + form).encode("utf-8"), index)
+                if owner != index:
+                    raise ValueError(
+                        f"labels {given.labels[owner]!r} and {label!r} share the text "
+                        f"{before + form!r}; make them differ."
+                    )
+        found = cls(tuple(given.labels), owners, tuple(ends), turn_ends)
+        found._check_overlaps()
+        return found
+
+    @property
+    def has_end(self) -> bool:
+        """Whether something must follow a label."""
+        return bool(self.ends) or self.turn_ends
+
+    def is_end(self, token: ListedToken) -> bool:
+        """Whether a token is one that may follow a label.
+
+        Parameters
+        ----------
+        token : ListedToken
+            The token.
+
+        Returns
+        -------
+        bool
+        """
+        begins = token.text.startswith(self.ends)
+        return begins or (self.turn_ends and ends_turn(token.text))
+
+    def ways(self, data: bytes) -> Ways:
+        """How an answer that begins so can go on towards labels.
+
+        Parameters
+        ----------
+        data : bytes
+            Beginning of an answer, up to the end of a token.
+
+        Returns
+        -------
+        Ways
+            Without a terminator there are none where it is a label already.
+
+        Examples
+        --------
+        >>> sorted(LabelTexts.build(["no", "yes"]).ways(b"y").steps)
+        [b'e', b'es']
+        """
+        if data not in self._seen:
+            self._seen[data] = self._ways(data)
+        return self._seen[data]
+
+    def tokens_to_go(self, data: bytes) -> int:
+        """How many tokens it is worth to ask for behind the beginning of an answer.
+
+        Parameters
+        ----------
+        data : bytes
+            Beginning of an answer.
+
+        Returns
+        -------
+        int
+            A guess by the length of the longest text; further calls make up for a
+            wrong one.
+
+        Examples
+        --------
+        >>> LabelTexts.build(["no", "negative"]).tokens_to_go(b"")
+        2
+        """
+        longest = max(map(len, self.ways(data).texts), default=len(data))
+        return max(1, -(-(longest - len(data)) // _BYTES_A_TOKEN) + self.has_end)
+
+    def _ways(self, data: bytes) -> Ways:
+        whole, counts = self.owners.get(data), np.zeros(len(self.labels))
+        if whole is not None and not self.has_end:
+            return Ways((), {}, counts)
+        texts = tuple(text for text in self.owners if text.startswith(data))
+        steps: dict[bytes, frozenset[int]] = {}
+        for text in texts:
+            for end in range(len(data) + 1, len(text) + 1):
+                step = text[len(data) : end]
+                steps[step] = steps.get(step, frozenset()) | {self.owners[text]}
+        for owned in steps.values():
+            counts[list(owned)] += 1
+        if whole is not None:
+            counts[whole] = np.inf
+        return Ways(texts, steps, counts)
+
+    def _check_overlaps(self) -> None:
+        for text, owner in self.owners.items():
+            for longer, other in self.owners.items():
+                rest = longer[len(text) :].decode("utf-8", "replace")
+                if other == owner or not longer.startswith(text):
+                    continue
+                if not self.has_end or rest.startswith(self.ends):
+                    raise ValueError(
+                        f"label {self.labels[owner]!r} begins label "
+                        f"{self.labels[other]!r}, so that an answer could be both. "
+                        'Give a terminator, such as terminator="\\n".'
+                    )

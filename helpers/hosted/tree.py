@@ -1,0 +1,227 @@
+"""From answers to one text to what is known of each label's probability.
+
+A label is a text, and an answer expresses it where its tokens, put together, are that
+text, and what must follow does follow. Every position of every answer says how such
+ways go on; what was never seen stays open, and no number is made up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..bounds import ListedToken, unlisted_mass, with_chosen
+from .answers import AnswerToken
+from .spelling import LabelTexts
+
+_LOST = "\ufffd"  # a part of a character, from a server that sends no bytes
+
+
+@dataclass(frozen=True)
+class LabelMass:
+    """What is known of the labels' probabilities, and what is open.
+
+    Attributes
+    ----------
+    lower : numpy.ndarray of shape (K,)
+        Probability that each label has in any case.
+    gain : numpy.ndarray of shape (K,)
+        The most that it can have beside.
+    others : numpy.ndarray of shape (K,)
+        The most that all others can have beside, together.
+    off_list : float
+        Probability of listed tokens that lead to no label.
+    unlisted : float
+        Probability of tokens that are not listed, at all positions seen.
+    unresolved : float
+        Probability of listed beginnings of labels that nobody followed. These three
+        and ``lower`` sum to one.
+    branches : tuple of (bytes, float)
+        Those beginnings that can be asked about, the most probable first, with their
+        probabilities.
+    """
+
+    lower: np.ndarray
+    gain: np.ndarray
+    others: np.ndarray
+    off_list: float
+    unlisted: float
+    unresolved: float
+    branches: tuple[tuple[bytes, float], ...]
+
+
+@dataclass(frozen=True)
+class _Position:
+    listed: tuple[ListedToken, ...]
+    rest: float
+    least: float | None  # no token outside the list is more probable
+
+
+class LabelTree:
+    """All positions seen in the answers to one text, by what stood before them.
+
+    Beginnings that are the same text are the same, whatever tokens they were made of:
+    a server that is asked to go on from a text makes the tokens itself.
+
+    Parameters
+    ----------
+    texts : LabelTexts
+        What is looked for.
+    """
+
+    def __init__(self, texts: LabelTexts) -> None:
+        self.texts = texts
+        self._positions: dict[bytes, _Position] = {}
+        self._asked: set[bytes] = set()
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether one token has all the probability at the first position."""
+        first = self._positions.get(b"")
+        return first is not None and max(map(_p, first.listed)) >= 1 - 1e-12
+
+    def add(self, prefix: bytes, tokens: Sequence[AnswerToken]) -> None:
+        """Take in an answer; its later tokens tell how its own way goes on.
+
+        Parameters
+        ----------
+        prefix : bytes
+            What the answer was begun with.
+        tokens : sequence of AnswerToken
+            Its tokens.
+
+        Raises
+        ------
+        ValueError
+            Probabilities above one, or that sum to more.
+        """
+        self._asked.add(prefix)
+        data = prefix
+        for token in tokens:
+            if not self.texts.ways(data).texts:
+                return
+            chosen = ListedToken(token.text, token.logprob, token.bytes)
+            listed, own = with_chosen([ListedToken(*top) for top in token.top], chosen)
+            known = [entry for entry in listed if entry.probability is not None]
+            if known:
+                # The token that was drawn may have been listed out of rank.
+                ranked = [
+                    _p(entry)
+                    for at, entry in enumerate(listed)
+                    if at != own and entry.probability is not None
+                ]
+                position = _Position(
+                    tuple(known), unlisted_mass(known), min(ranked, default=None)
+                )
+                self._positions.setdefault(data, position)
+            if not chosen.data or _is_lost(chosen):
+                return
+            data += chosen.data
+
+    def mass(self) -> LabelMass:
+        """Add up what is known.
+
+        Returns
+        -------
+        LabelMass
+        """
+        total = _Total(self.texts)
+        waiting, branches = {b"": 1.0}, {}
+        while waiting:
+            # Ways that come to the same text do so before it is looked at.
+            data = min(waiting, key=len)
+            mass = waiting.pop(data)
+            position = self._positions.get(data)
+            if position is None:
+                branches[data] = mass
+                total.open(data, mass)
+                continue
+            total.unlisted += mass * position.rest
+            total.share(mass * position.rest, mass * self._room(data, position))
+            for token in position.listed:
+                after = total.settle(data, token, mass * _p(token))
+                if after is not None:
+                    waiting[after] = waiting.get(after, 0.0) + mass * _p(token)
+        askable = [
+            (data, mass)
+            for data, mass in branches.items()
+            if data not in self._asked and _is_text(data)
+        ]
+        return LabelMass(
+            total.lower,
+            total.gain,
+            total.others,
+            total.off_list,
+            total.unlisted,
+            sum(branches.values()) + total.lost,
+            tuple(sorted(askable, key=lambda branch: -branch[1])),
+        )
+
+    def _room(self, data: bytes, position: _Position) -> np.ndarray:
+        """The most that unlisted tokens can bring each label, at one position."""
+        ways = self.texts.ways(data)
+        counts = ways.counts.copy()
+        for step in {token.data for token in position.listed}:
+            counts[list(ways.steps.get(step, ()))] -= 1
+        if not position.least:
+            return np.where(counts > 0, position.rest, 0.0)
+        return np.minimum(position.rest, counts * position.least)
+
+
+class _Total:
+    """Probability as it is found to be somebody's, or nobody's."""
+
+    def __init__(self, texts: LabelTexts) -> None:
+        self.texts = texts
+        n = len(texts.labels)
+        self.lower, self.gain, self.others = np.zeros(n), np.zeros(n), np.zeros(n)
+        self.off_list = self.unlisted = self.lost = 0.0
+
+    def settle(self, data: bytes, token: ListedToken, mass: float) -> bytes | None:
+        """Count a token behind the beginning of an answer; its end, if it goes on."""
+        owners, after = self.texts.owners, data + token.data
+        if data in owners and self.texts.is_end(token):
+            self.lower[owners[data]] += mass
+        elif _is_lost(token):
+            cut = data + token.text[: token.text.index(_LOST)].encode("utf-8")
+            if self.texts.ways(cut).texts:
+                self.lost += mass
+                self.open(cut, mass)
+            else:
+                self.off_list += mass
+        elif not token.data:
+            self.off_list += mass
+        elif after in owners and not self.texts.has_end:
+            self.lower[owners[after]] += mass
+        elif self.texts.ways(after).texts:
+            return after
+        else:
+            self.off_list += mass
+        return None
+
+    def open(self, data: bytes, mass: float) -> None:
+        """Probability of which only the beginning is known."""
+        self.share(mass, np.where(self.texts.ways(data).counts > 0, mass, 0.0))
+
+    def share(self, mass: float, most: np.ndarray) -> None:
+        """Probability that labels share in a way not known, each at most so much."""
+        self.gain += most
+        self.others += np.minimum(mass, most.sum() - most)
+
+
+def _p(token: ListedToken) -> float:
+    return token.probability or 0.0
+
+
+def _is_lost(token: ListedToken) -> bool:
+    return token.bytes is None and _LOST in token.text
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

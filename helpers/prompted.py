@@ -1,0 +1,284 @@
+"""What classifiers share that put a text to a language model and read off a label.
+
+The model may be here or hosted: labels, prompt and examples are handled alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+
+from .prompts import SLOT, Prompt
+from .verbalizer import Verbalizer
+
+
+class PromptedClassifier(ClassifierMixin, BaseEstimator):
+    """Labels, prompt and examples of a classifier that asks a language model.
+
+    It makes no predictions by itself: see :class:`helpers.classifier.LLMClassifier` and
+    :class:`helpers.hosted.HostedClassifier`.
+    """
+
+    labels: Sequence[str] | None
+    prompt: str | None
+    examples: Sequence[tuple[str, str]] | int | None
+    instruction: str | None
+    separator: str
+    random_state: int
+    _learned: tuple[str, ...] = ("labels_", "examples_")
+    _learns = "draws examples or learns its labels"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.no_validation = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "examples_") or not self._needs_fit()
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels, sorted."""
+        labels = getattr(self, "labels_", self.labels)
+        if labels is None:
+            raise AttributeError("classes_ is known after fit, or from labels.")
+        return np.unique(np.asarray(labels, dtype=str))
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters; what ``fit`` found under the old ones is forgotten.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        estimator
+            Itself.
+        """
+        super().set_params(**params)
+        if params:
+            self._forget()
+        return self
+
+    def fit(self, X: Iterable[str] | None = None, y: Any = None) -> Self:
+        """Draw the examples and learn the labels, as far as asked for.
+
+        The model itself is not trained.
+
+        Parameters
+        ----------
+        X : iterable of str, optional
+            Texts; needed to draw examples.
+        y : array-like of str, optional
+            Their labels; needed to draw examples, or where no labels were given.
+            Whole numbers are positions in ``classes_``: so scikit-learn's
+            ``cross_val_predict`` hands labels over.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            A parameter breaks its rule, or data that it needs is missing.
+        """
+        self._forget()
+        texts = check_texts(X) if X is not None else []
+        truth = self._check_truth(self._decoded(y), len(texts))
+        self.labels_ = self._check_parameters(truth)
+        try:
+            self.examples_, drawn = self._choose_examples(texts, truth)
+            rest = [text for at, text in enumerate(texts) if at not in drawn]
+            self._learn(rest)
+        except BaseException:
+            self._forget()
+            raise
+        return self
+
+    def _learn(self, texts: Sequence[str]) -> None:
+        """What else is taken from texts that are no examples."""
+
+    def _forget(self) -> None:
+        for found in self._learned:
+            self.__dict__.pop(found, None)
+
+    def _needs_fit(self) -> bool:
+        return self.labels is None or isinstance(self.examples, (int, np.integer))
+
+    def _prompt(self) -> Prompt:
+        item = f"Text: {SLOT}\nLabel:" if self.prompt is None else self.prompt
+        instruction = self.instruction
+        if self.prompt is None and instruction is None:
+            instruction = f"Classify the text as one of: {', '.join(self.classes_)}."
+        # A trailing space belongs to the label: tokenizers join the two.
+        return Prompt(
+            item.rstrip(" "),
+            getattr(self, "examples_", ()),
+            instruction,
+            self.separator,
+            self._is_chat(),
+        )
+
+    def _is_chat(self) -> bool:
+        return False
+
+    def _ready(self) -> None:
+        if hasattr(self, "examples_"):
+            return
+        if self._needs_fit():
+            raise NotFittedError(
+                f"This {type(self).__name__} {self._learns}: call fit(texts, labels) "
+                "first."
+            )
+        self.fit()
+
+    def _decoded(self, y: Any) -> Any:
+        """Labels for their positions in ``classes_``; anything else as it is."""
+        codes = None if y is None else np.asarray(y)
+        if self.labels is None or codes is None or codes.dtype.kind not in "iu":
+            return y
+        if codes.size and not 0 <= codes.min() <= codes.max() < len(self.classes_):
+            raise ValueError(
+                "labels must be strings, or whole numbers from 0 to "
+                f"{len(self.classes_) - 1}, not {codes.min()} to {codes.max()}."
+            )
+        return self.classes_[codes]
+
+    def _check_truth(self, y: Any, n: int) -> np.ndarray | None:
+        if y is None:
+            return None
+        truth = np.asarray(y)
+        if truth.shape != (n,):
+            raise ValueError(
+                f"labels must be one for each of {n} texts, not of shape {truth.shape}."
+            )
+        wrong = [v for v in truth.tolist() if not isinstance(v, str)]
+        if wrong:
+            raise ValueError(f"labels must be strings, not {wrong[0]!r}.")
+        if self.labels is not None:
+            strange = sorted(set(truth.tolist()) - set(self.labels))
+            if strange:
+                raise ValueError(f"labels of texts must be in labels; not {strange!r}.")
+        return truth
+
+    def _check_parameters(self, truth: np.ndarray | None) -> tuple[str, ...]:
+        if self.prompt is not None and self.prompt.count(SLOT) != 1:
+            raise ValueError(f"prompt must contain {SLOT} once, not {self.prompt!r}.")
+        labels = self.labels
+        if labels is None:
+            if truth is None:
+                raise ValueError("labels must be given here or as y of fit.")
+            labels = np.unique(truth).tolist()
+        return tuple(Verbalizer(labels).labels)
+
+    def _choose_examples(
+        self, texts: Sequence[str], truth: np.ndarray | None
+    ) -> tuple[list[tuple[str, str]], set[int]]:
+        """The examples, and which rows of the data they were taken from."""
+        if self.examples is None:
+            return [], set()
+        if not isinstance(self.examples, (int, np.integer)):
+            pairs: list[tuple[Any, ...]] = [tuple(pair) for pair in self.examples]
+            for pair in pairs:
+                if len(pair) != 2 or pair[1] not in self.labels_:
+                    raise ValueError(
+                        f"examples must be pairs of text and label; not {pair!r}."
+                    )
+            check_texts([text for text, _ in pairs])
+            return [(text, label) for text, label in pairs], set()
+        if self.examples < 0:
+            raise ValueError(f"examples must be 0 or more, not {self.examples!r}.")
+        if truth is None:
+            raise ValueError("examples are drawn from the data: fit needs X and y.")
+        rng = np.random.default_rng(self.random_state)
+        queues = {
+            label: iter(rng.permutation(np.flatnonzero(truth == label)))
+            for label in self.classes_
+        }
+        chosen: list[int] = []
+        while len(chosen) < self.examples:
+            found = [next(queue, None) for queue in queues.values()]
+            rows = [int(row) for row in found if row is not None]
+            if not rows:
+                raise ValueError(
+                    f"examples asks for {self.examples}; the data has {len(chosen)}."
+                )
+            chosen += rows
+        chosen = chosen[: self.examples]
+        return [(texts[row], str(truth[row])) for row in chosen], set(chosen)
+
+
+def check_texts(X: Iterable[str]) -> list[str]:
+    """Texts as a list, or an error that names the first one that is none.
+
+    Parameters
+    ----------
+    X : iterable of str
+        Texts.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    TypeError
+        A single string, or something that is no string.
+    ValueError
+        A missing value, or a text without any visible character.
+
+    Examples
+    --------
+    >>> check_texts(["fine", " "])
+    Traceback (most recent call last):
+    ...
+    ValueError: texts must not be empty; text 1 is ' '.
+    """
+    if isinstance(X, (str, bytes)):
+        raise TypeError(f"texts must be a list of strings, not the one string {X!r}.")
+    if isinstance(X, (pd.DataFrame, np.ndarray)) and X.ndim != 1:
+        raise TypeError(f"texts must be one column of strings, not shape {X.shape}.")
+    texts = list(X)
+    for at, text in enumerate(texts):
+        if isinstance(text, str):
+            if not text.strip():
+                raise ValueError(f"texts must not be empty; text {at} is {text!r}.")
+        elif text is None or text is pd.NA or text != text:
+            raise ValueError(f"texts must not be missing; text {at} is {text!r}.")
+        else:
+            raise TypeError(f"texts must be strings; text {at} is {text!r}.")
+    return [str(text) for text in texts]
+
+
+def short_hash(value: Any) -> str:
+    """The beginning of a hash of plain data.
+
+    Parameters
+    ----------
+    value : object
+        Anything that JSON can hold.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits.
+
+    Examples
+    --------
+    >>> short_hash(["a", 1])
+    '2657442bb4a4'
+    """
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

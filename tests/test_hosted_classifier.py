@@ -1,0 +1,585 @@
+"""Rules of HostedClassifier, against servers of models that are written down."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hosted_model import (
+    END,
+    VOCABULARY,
+    Model,
+    ModelServer,
+    random_model,
+    true_probability,
+    written_model,
+)
+from openai import AsyncOpenAI
+from pytest_httpserver import HTTPServer
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+
+from helpers.classifier import LLMClassifier
+from helpers.hosted import BudgetExceeded, HostedClassifier, Journal, RunStopped
+from helpers.models import LanguageModel
+
+KEY = "sk-test-0123456789abcdef"
+LABELS = ["positive", "negative", "negligible"]
+TEXTS = ["A joy.", "A bore.", "A film."]
+# "neg" is shared; the answer itself goes by "positive", in two tokens.
+SHARED = written_model(
+    {
+        "": {"pos": 0.5, "neg": 0.3, "x": 0.2},
+        "pos": {"itive": 0.9, "e": 0.1},
+        "neg": {"ative": 0.6, "ligible": 0.3, "!": 0.1},
+    }
+)
+YES_NO = written_model({"": {"yes": 0.7, "no": 0.2, "x": 0.1}})
+
+Make = Callable[..., tuple[HostedClassifier, ModelServer]]
+
+
+@pytest.fixture
+def make(httpserver: HTTPServer, tmp_path: Path) -> Make:
+    """A classifier of a model behind a server."""
+
+    def made(model: Model, how: dict[str, Any] | None = None, **options: Any) -> Any:
+        server = ModelServer(model, **(how or {}))
+        client = AsyncOpenAI(api_key=KEY, base_url=server.serve(httpserver))
+        settings = {
+            "labels": LABELS,
+            "journal": tmp_path / "answers.sqlite",
+            "family": "exact",
+            "retries": 0,
+            "tolerance": 0.0,
+            **options,
+        }
+        return HostedClassifier(client, "m", **settings), server
+
+    return made
+
+
+def truth_of(
+    found: HostedClassifier, model: Model, text: str, ends: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Probabilities of the labels in all spellings of the family "case"."""
+    asked = found.render(text)
+    prompt = asked if isinstance(asked, str) else json.dumps(asked)
+    forms = {c: (c, c.capitalize(), c.upper()) for c in found.classes_}
+    texts = {c: [lead + f for lead in ("", " ") for f in forms[c]] for c in forms}
+    return np.array([true_probability(model, prompt, texts[c], ends) for c in texts])
+
+
+# Probabilities -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 20])
+@pytest.mark.parametrize("terminator", [None, "auto"])
+def test_truth_lies_in_the_interval(make: Make, k: int, terminator: Any) -> None:
+    model = random_model(k)
+    found, _ = make(
+        model,
+        protocol="completions",
+        top_logprobs=k,
+        terminator=terminator,
+        max_calls_per_text=30,
+        family="case",
+    )
+    table = found.score_table(TEXTS)
+    interval = found.predict_interval(TEXTS)
+    ends = ("\n", END) if terminator else ()
+    for row, text in enumerate(TEXTS):
+        truth = truth_of(found, model, text, ends)
+        share = truth / truth.sum()
+        assert (interval[row, :, 0] <= share + 1e-9).all()
+        assert (share <= interval[row, :, 1] + 1e-9).all()
+    shares = found.predict_proba(TEXTS)
+    assert shares.sum(axis=1) == pytest.approx(1)
+    assert (interval[..., 0] <= shares).all() and (shares <= interval[..., 1]).all()
+    parts = table[["off_list", "unlisted", "unresolved"]].sum(axis=1)
+    assert table["off_label"].to_numpy() == pytest.approx(parts.to_numpy())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"protocol": "completions"},
+        {"protocol": "chat", "continue_with": {}},
+    ],
+)
+def test_exact_where_the_list_holds_everything(
+    make: Make, options: dict[str, Any]
+) -> None:
+    # Twenty tokens at most can be asked for, so that the vocabulary is that small.
+    few = [*VOCABULARY[:19], " neg"]
+    drawn = random_model(3)
+
+    def model(prompt: str, written: str) -> dict[str, float]:
+        chances = {t: drawn(prompt, written)[t] for t in few}
+        return {t: p / sum(chances.values()) for t, p in chances.items()}
+
+    found, server = make(
+        model, terminator=None, family="case", max_calls_per_text=99, **options
+    )
+    table = found.score_table(TEXTS)
+    for row, text in enumerate(TEXTS):
+        truth = truth_of(found, model, text)
+        shares = table.loc[row, [f"p_{c}" for c in found.classes_]].to_numpy(float)
+        assert table.loc[row, "off_label"] == pytest.approx(1 - truth.sum(), abs=1e-9)
+        assert shares == pytest.approx(truth / truth.sum(), abs=1e-9)
+    width = np.ptp(found.predict_interval(TEXTS), axis=2)
+    assert width == pytest.approx(0, abs=1e-9)
+    assert table["decided"].all()
+    assert len(server.asked) == table["calls"].sum()
+
+
+def test_shared_beginnings_by_hand(make: Make) -> None:
+    found, server = make(SHARED, continue_with={})
+    table = found.score_table(["A film."])
+    assert found.classes_.tolist() == ["negative", "negligible", "positive"]
+    mass = np.array([0.18, 0.09, 0.45])
+    row = table.iloc[0]
+    assert row[["p_negative", "p_negligible", "p_positive"]].tolist() == pytest.approx(
+        (mass / mass.sum()).tolist()
+    )
+    assert row["off_list"] == pytest.approx(0.2 + 0.05 + 0.03)
+    assert (row["prediction"], row["decided"]) == ("positive", True)
+    # The answer told of "pos"; only "neg" had to be asked about.
+    begun = [body["messages"][-1] for body in server.asked]
+    assert [turn["role"] for turn in begun] == ["user", "assistant"]
+    assert begun[1]["content"] == "neg" and row["calls"] == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"continue_with": {}, "max_calls_per_text": 1}]
+)
+def test_branch_that_nobody_follows_stays_open(
+    make: Make, options: dict[str, Any]
+) -> None:
+    found, server = make(SHARED, **options)
+    table = found.score_table(["A film."])
+    low, high = found.predict_interval(["A film."])[0].T
+    assert low == pytest.approx([0, 0, 0.45 / 0.75])
+    assert high == pytest.approx([0.3 / 0.75, 0.3 / 0.75, 1])
+    assert table.loc[0, "unresolved"] == pytest.approx(0.3)
+    assert found.decided(["A film."]).tolist() == [True]
+    assert len(server.asked) == 1
+
+
+def test_prediction_is_given_where_nothing_is_decided(make: Make) -> None:
+    model = written_model({"": {"pos": 0.4, "neg": 0.6}, "neg": {"ligible": 1.0}})
+    found, _ = make(model, max_calls_per_text=1, labels=["positive", "negative"])
+    table = found.score_table(["A film."])
+    assert table.loc[0, "prediction"] in LABELS and not table.loc[0, "decided"]
+
+
+def test_labels_of_one_token_take_one_call_for_one_token(make: Make) -> None:
+    found, server = make(YES_NO, labels=["yes", "no"], continue_with={})
+    shares = found.predict_proba([*TEXTS, "A joy."])
+    assert shares == pytest.approx(np.tile([0.2 / 0.9, 0.7 / 0.9], (4, 1)))
+    assert len(server.asked) == 3
+    assert {body["max_completion_tokens"] for body in server.asked} == {1}
+
+
+def test_flags_that_make_a_server_go_on_are_sent_with_what_is_begun(make: Make) -> None:
+    flags = {"continue_final_message": True, "add_generation_prompt": False}
+    found, server = make(SHARED, {"continues": "flag"}, continue_with=flags)
+    assert found.predict_interval(["A film."])[0, 0].tolist() == pytest.approx(
+        [0.25, 0.25]
+    )
+    assert [("continue_final_message" in body) for body in server.asked] == [
+        False,
+        True,
+    ]
+
+
+def test_terminator_of_the_answer_given_costs_nothing(make: Make) -> None:
+    model = written_model(
+        {
+            "": {" yes": 0.7, " no": 0.2, " not": 0.1},
+            " yes": {"\n": 0.5, END: 0.3, "!": 0.2},
+            " no": {"\n\n": 1.0},
+        }
+    )
+    found, server = make(model, protocol="completions", labels=["yes", "no"])
+    table = found.score_table(["A film."])
+    assert table.loc[0, "p_yes"] == pytest.approx(0.56 / 0.76)
+    assert table.loc[0, "off_label"] == pytest.approx(0.24)
+    assert [body["prompt"][-5:] for body in server.asked] == ["abel:", "l: no"]
+    assert [body["max_tokens"] for body in server.asked] == [2, 1]
+
+
+def test_small_branches_are_left(make: Make) -> None:
+    found, server = make(SHARED, continue_with={}, tolerance=0.31)
+    found.predict(["A film."])
+    assert len(server.asked) == 1
+
+
+def test_log_probabilities_of_what_is_not_listed(make: Make) -> None:
+    found, _ = make(YES_NO, labels=["yes", "maybe"])
+    logs = found.predict_log_proba(["A film."])
+    assert logs.tolist() == [[-math.inf, 0.0]]
+
+
+def test_values_after_temperature_are_noticed(make: Make) -> None:
+    how = {"after_temperature": True}
+    texts = [f"film {n}" for n in range(5)]
+    found, _ = make(YES_NO, how, labels=["yes", "no"])
+    with pytest.warns(UserWarning, match="temperature=1"):
+        found.predict(texts)
+    found.set_params(temperature=1.0)
+    assert found.predict_proba(texts)[0] == pytest.approx([0.2 / 0.9, 0.7 / 0.9])
+
+
+def test_same_model_hosted_and_here_gives_the_same(
+    make: Make, embedded: LanguageModel
+) -> None:
+    def model(prompt: str, written: str) -> dict[str, float]:
+        chances = np.exp(embedded.next_logprobs(prompt + written))
+        best = np.argsort(-chances)[:100].tolist()
+        texts = embedded.token_texts(best)
+        return dict(zip(texts, chances[best].tolist(), strict=True))
+
+    options: dict[str, Any] = {
+        "labels": ["positive", "negative", "neither of them"],
+        "prompt": "Review: {text}\nSentiment:",
+        "examples": [
+            ("A joy.", "positive"),
+            ("A bore.", "negative"),
+            ("A film.", "neither of them"),
+        ],
+    }
+    texts = ["Dull and far too long."]
+    here = LLMClassifier(embedded, **options)
+    there, server = make(model, protocol="completions", tolerance=1e-4, **options)
+    assert there.classes_.tolist() == here.classes_.tolist()
+    raw, table = np.exp(here.raw_log_proba(texts)), there.score_table(texts)
+    known = there.predict_proba(texts) * (1 - table[["off_label"]].to_numpy())
+    assert known == pytest.approx(raw, abs=2e-3)
+    interval = there.predict_interval(texts)
+    shares = here.predict_proba(texts)
+    assert (interval[..., 0] <= shares + 1e-4).all()
+    assert (shares <= interval[..., 1] + 1e-4).all()
+    # So small a model leaves a tenth to line breaks and ends that are not listed.
+    assert np.ptp(interval, axis=2).max() < 0.15 and table["decided"].all()
+    assert len(server.asked) <= 8
+
+
+def test_responses_are_asked_for_as_many_tokens_as_they_demand(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    top = [{"token": t, "logprob": math.log(p)} for t, p in (("yes", 0.7), ("no", 0.2))]
+    content = {
+        "type": "output_text",
+        "text": "yes",
+        "logprobs": [{**top[0], "top_logprobs": top}],
+    }
+    httpserver.expect_request("/v1/responses").respond_with_json(
+        {
+            "status": "completed",
+            "output": [{"type": "message", "content": [content]}],
+        }
+    )
+    client = AsyncOpenAI(api_key=KEY, base_url=httpserver.url_for("/v1"))
+    found = HostedClassifier(
+        client,
+        "m",
+        ["yes", "no"],
+        protocol="responses",
+        family="exact",
+        journal=tmp_path / "answers.sqlite",
+    )
+    table = found.score_table(["A film."])
+    assert table.loc[0, "p_yes"] == pytest.approx(7 / 9)
+    assert table.loc[0, "unlisted"] == pytest.approx(0.1)
+    sent = json.loads(httpserver.log[0][0].data)
+    assert sent["max_output_tokens"] == 16
+    assert [turn["role"] for turn in sent["input"]] == ["system", "user"]
+
+
+# The prompt --------------------------------------------------------------------------
+
+
+def test_plain_prompt_is_that_of_the_local_classifier(tiny_llama: Any) -> None:
+    options: dict[str, Any] = {
+        "labels": ["good", "bad"],
+        "prompt": "Review: {text}\nSentiment: ",
+        "examples": [("A joy.", "good"), ("A bore.", "bad")],
+        "instruction": "Be brief.",
+    }
+    here = LLMClassifier(tiny_llama, **options)
+    there = HostedClassifier("http://x/v1", "m", protocol="completions", **options)
+    assert there.render("A film.") == here.render("A film.")
+
+
+def test_chat_prompt_has_examples_as_turns() -> None:
+    found = HostedClassifier(
+        "http://x/v1", "m", ["good", "bad"], "Review: {text}", [("A joy.", "good")]
+    )
+    assert found.render("A film.") == [
+        {"role": "user", "content": "Review: A joy."},
+        {"role": "assistant", "content": "good"},
+        {"role": "user", "content": "Review: A film."},
+    ]
+    default = HostedClassifier("http://x/v1", "m", ["good", "bad"]).render("A film.")
+    assert default[0] == {
+        "role": "system",
+        "content": "Classify the text as one of: bad, good.",
+    }
+
+
+# The journal and money ---------------------------------------------------------------
+
+
+def test_second_call_sends_nothing(make: Make) -> None:
+    found, server = make(SHARED, continue_with={})
+    first = found.score_table(TEXTS)
+    n = len(server.asked)
+    assert n == 6
+    pd.testing.assert_frame_equal(clone(found).score_table(TEXTS), first)
+    assert found.predict(TEXTS[::-1]).tolist() == ["positive"] * 3
+    assert len(server.asked) == n
+
+
+def test_run_that_was_cut_off_goes_on(make: Make) -> None:
+    found, server = make(SHARED, continue_with={})
+    found.predict(TEXTS[:1])
+    before = len(server.asked)
+    found.predict(TEXTS)
+    assert (before, len(server.asked)) == (2, 6)
+
+
+def test_open_journal_may_be_given(make: Make, tmp_path: Path) -> None:
+    with Journal(tmp_path / "mine.sqlite") as journal:
+        found, server = make(YES_NO, labels=["yes", "no"], journal=journal)
+        found.predict(TEXTS)
+        clone(found).predict(TEXTS)
+        assert journal.usage()["answers"].tolist() == [3]
+    assert len(server.asked) == 3
+
+
+def test_journal_of_its_own_is_in_the_cache(make: Make, own_scores: Path) -> None:
+    found, _ = make(YES_NO, labels=["yes", "no"], journal=None)
+    found.predict(TEXTS)
+    assert (own_scores / "hosted.sqlite").exists()
+
+
+def test_budget_holds_over_all_rounds(make: Make) -> None:
+    # All first calls cost 600 and may cost some hundred more; the second as much.
+    prices = {"m": (1e6, 0.0)}
+    found, server = make(
+        SHARED, continue_with={}, prices=prices, budget=1150.0, concurrency=1
+    )
+    with pytest.raises(BudgetExceeded):
+        found.predict([f"film {n}" for n in range(60)])
+    assert 60 < len(server.asked) < 115
+    n = len(server.asked)
+    with pytest.raises(BudgetExceeded):
+        found.predict([f"film {n}" for n in range(60)])
+    assert len(server.asked) == n
+
+
+# What goes wrong ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hides", ["silently", "loudly"])
+def test_hidden_log_probabilities_are_an_error_that_names_the_ways_out(
+    make: Make, hides: str
+) -> None:
+    found, server = make(YES_NO, {"hides": hides}, labels=["yes", "no"])
+    with pytest.raises(ValueError, match="'sampling'.*'self-report'"):
+        found.predict(TEXTS)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("hides", ["silently", "loudly"])
+def test_sampling_counts_answers(make: Make, hides: str) -> None:
+    found, server = make(
+        YES_NO, {"hides": hides}, labels=["yes", "no"], fallback="sampling", draws=40
+    )
+    table = found.score_table(TEXTS)
+    assert len(server.asked) == 1 + 3 * 40
+    drawn = server.asked[1:]
+    assert all(body["temperature"] == 1 and "logprobs" not in body for body in drawn)
+    assert table["calls"].tolist() == [40] * 3
+    n = 40 * (1 - table["off_label"])
+    assert np.allclose(n * table["p_yes"], np.round(n * table["p_yes"]))
+    assert table["p_yes"].between(0.5, 0.95).all() and table["off_label"].any()
+    assert (table["lower_yes"] < table["p_yes"]).all()
+    assert (table["p_yes"] < table["upper_yes"]).all()
+    sent = len(server.asked)
+    assert found.decided(TEXTS).dtype == bool
+    # A server that refuses is asked again whether it still does.
+    assert len(server.asked) - sent == (hides == "loudly")
+
+
+def test_draws_do_not_share_a_seed(make: Make) -> None:
+    found, server = make(
+        YES_NO,
+        {"hides": "silently"},
+        labels=["yes", "no"],
+        fallback="sampling",
+        draws=4,
+        options={"seed": 3},
+    )
+    found.predict(TEXTS[:2])
+    assert sorted(body["seed"] for body in server.asked[1:]) == [3, 3, 4, 4, 5, 5, 6, 6]
+
+
+def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
+    def model(prompt: str, written: str) -> dict[str, float]:
+        if written:
+            return {END: 1.0}
+        if "How sure" not in prompt:
+            return {"maybe" if "bore" in prompt else "yes": 1.0}
+        return {"80": 1.0} if "joy" in prompt else {"a fish": 1.0}
+
+    found, _ = make(
+        model, {"hides": "silently"}, labels=["yes", "no"], fallback="self-report"
+    )
+    table = found.score_table(["A joy.", "A bore.", "A film."])
+    assert table["p_yes"].tolist() == pytest.approx([0.8, 0.5, 0.5])
+    assert table["prediction"].tolist() == ["yes", "no", "yes"]
+    assert table["lower_yes"].tolist() == [0] * 3
+    assert table["upper_yes"].tolist() == [1] * 3
+    assert table["calls"].tolist() == [2, 1, 2] and not table["decided"].any()
+    problems = table["problem"].tolist()
+    assert problems[0] is None
+    assert "no label: 'maybe'" in problems[1] and "unreadable" in problems[2]
+
+
+def test_refusal_leaves_all_open_and_says_why(make: Make) -> None:
+    found, _ = make(YES_NO, {"refusal": "I would rather not."}, labels=["yes", "no"])
+    table = found.score_table(["A film."])
+    assert "rather not" in table.loc[0, "problem"]
+    assert table.loc[0, ["lower_yes", "upper_yes"]].tolist() == [0, 1]
+    assert not table.loc[0, "decided"] and table.loc[0, "unresolved"] == 1
+
+
+def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
+    found, _ = make(YES_NO, {"protocols": ("completions",)}, labels=["yes", "no"])
+    with pytest.raises(RunStopped, match="1 of 1 requests failed.*journal"):
+        found.predict(TEXTS)
+    table = found.set_params(failed="open").score_table(TEXTS)
+    assert table["problem"].notna().all() and not table["decided"].any()
+
+
+def test_senseless_probabilities_are_a_problem_of_their_text(make: Make) -> None:
+    model = written_model({"": {"yes": 0.9, "no": 0.9}})
+    found, _ = make(model, labels=["yes", "no"])
+    assert "make no sense" in found.score_table(["A film."]).loc[0, "problem"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "grpc"}, "protocol must be one of"),
+        ({"fallback": "guess"}, "fallback must be one of"),
+        ({"failed": "skip"}, "failed must be one of"),
+        ({"draws": 0}, "draws must be a whole number"),
+        ({"max_calls_per_text": 0}, "max_calls_per_text must be"),
+        ({"tolerance": 2}, "tolerance must lie"),
+        ({"model": ""}, "model must be a name"),
+        ({"client": None}, "client must be given"),
+        ({"budget": -1}, "budget must be"),
+        ({"prompt": "no slot"}, "prompt must contain"),
+        ({"labels": ["a"]}, "at least two"),
+        ({"labels": ["no", "not"]}, "begins label"),
+        ({"top_logprobs": 21}, "top_logprobs must lie"),
+        ({"question": " "}, "question must be a text"),
+        ({"terminator": ""}, "terminator must not be empty"),
+    ],
+)
+def test_senseless_parameter_is_refused(
+    make: Make, options: dict[str, Any], message: str
+) -> None:
+    found, server = make(YES_NO)
+    with pytest.raises(ValueError, match=message):
+        found.set_params(**options).predict(TEXTS)
+    assert not server.asked
+
+
+# What scikit-learn asks for ----------------------------------------------------------
+
+
+def test_no_texts_give_no_rows(make: Make) -> None:
+    found, server = make(YES_NO, labels=["yes", "no"])
+    assert found.predict_proba([]).shape == (0, 2)
+    assert found.predict_interval([]).shape == (0, 2, 2)
+    assert found.score_table([]).shape[0] == 0 and not server.asked
+
+
+def test_clone_and_parameters_share_the_client_and_hide_the_key(make: Make) -> None:
+    found, _ = make(YES_NO, labels=["yes", "no"], spellings={"yes": ["yes", "y"]})
+    twin = clone(found)
+    assert twin.client is found.client and twin.get_params() == found.get_params()
+    assert twin.spellings == found.spellings and twin.spellings is not found.spellings
+    assert is_classifier(found)
+    found.predict(TEXTS)
+    shown = [found, found.get_params(), found.source(), found.score_table(TEXTS).attrs]
+    assert all(KEY not in repr(thing) for thing in shown)
+    assert KEY.encode() not in Path(found.journal).read_bytes()
+
+
+def test_address_alone_will_do(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    url = ModelServer(YES_NO).serve(httpserver)
+    found = HostedClassifier(url, "m", ["yes", "no"], journal=tmp_path / "j.sqlite")
+    assert found.predict(["A film."]).tolist() == ["yes"]
+    assert httpserver.log[0][0].headers["Authorization"] == f"Bearer {KEY}"
+    assert KEY not in repr(vars(copy.deepcopy(found)))
+    assert copy.deepcopy(found).predict(["A film."]).tolist() == ["yes"]
+
+
+def test_address_with_a_password_is_refused_and_not_shown() -> None:
+    url = "http://me:hunter22@x/v1"
+    with pytest.raises(ValueError, match="password") as caught:
+        HostedClassifier(url, "m")
+    with pytest.raises(ValueError, match="password"):
+        HostedClassifier().set_params(client=url)
+    assert "hunter22" not in str(caught.value)
+
+
+def test_fit_learns_labels_and_draws_examples(make: Make) -> None:
+    found, _ = make(YES_NO, labels=None, examples=2)
+    with pytest.raises(NotFittedError, match="draws examples or learns its labels"):
+        found.predict(TEXTS)
+    found.fit(["a", "b", "c"], ["yes", "no", "yes"])
+    assert found.classes_.tolist() == ["no", "yes"]
+    assert sorted(label for _, label in found.examples_) == ["no", "yes"]
+    assert found.predict(["A film."]).tolist() == ["yes"]
+
+
+def test_table_keeps_the_index_and_compares_with_the_truth(make: Make) -> None:
+    found, _ = make(YES_NO, labels=["yes", "no"])
+    texts = pd.Series(TEXTS, index=["a", "b", "c"])
+    table = found.score_table(texts, truth=["yes", "no", "yes"])
+    assert table.index.tolist() == ["a", "b", "c"]
+    assert table["correct"].tolist() == [True, False, True]
+    assert table.columns[:2].tolist() == ["p_no", "p_yes"]
+    assert table.attrs["source"] == found.source()
+    assert table["confidence"].to_numpy() == pytest.approx(0.7 / 0.9)
+
+
+def test_source_tells_what_changes_the_probabilities(make: Make) -> None:
+    found, _ = make(YES_NO, labels=["yes", "no"])
+    was = found.source()
+    for change, part in (
+        ({"model": "n"}, "model"),
+        ({"instruction": "Think."}, "prompt"),
+        ({"temperature": 1.0}, "prompt"),
+        ({"family": "wide"}, "labels"),
+        ({"top_logprobs": 5}, "labels"),
+    ):
+        now = clone(found).set_params(**change).source()
+        assert [name for name in was if now[name] != was[name]] == [part]
+    assert clone(found).set_params(concurrency=2).source() == was
