@@ -1,8 +1,8 @@
 """Measure what three classifiers say of real NEISS cases, and write it down here.
 
-    python data/measure_neiss.py CASES adapter      # about 20 minutes on two cores
-    python data/measure_neiss.py CASES predictions  # about 30 minutes
-    python data/measure_neiss.py CASES prompts      # about 5 minutes
+    python data/measure_neiss.py CASES adapter      # half an hour on two cores
+    python data/measure_neiss.py CASES predictions  # half an hour
+    python data/measure_neiss.py CASES prompts      # ten minutes
 
 CASES is a file that ``helpers.datasets.load_neiss`` reads. The cards beside the files
 say what is in them. No narrative is written to any of them.
@@ -70,9 +70,8 @@ def train_adapter(train: pd.DataFrame) -> None:
 
 def measure_predictions(cases: pd.DataFrame) -> pd.DataFrame:
     """What all classifiers say of all body parts, and how sure they say they are."""
-    train, others = (
-        cases[cases["split"].eq("train") == seen] for seen in (True, False)
-    )
+    is_train = cases["split"] == "train"
+    train, others = cases[is_train], cases[~is_train]
     table = cases[_CASE].astype({"psu": "int16", "body_part": "int8"})
     texts = "\n".join(f"{case}\t{text}" for case, text in cases["text"].items())
     sources = {"cases": {"sha256": hashlib.sha256(texts.encode()).hexdigest()}}

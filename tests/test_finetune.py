@@ -1110,6 +1110,24 @@ def test_an_adapter_whose_base_is_unknown_or_broken_says_so(
         LanguageModel.load(str(tmp_path), device="cpu")
 
 
+def test_an_adapter_can_be_written_in_half_precision(
+    tiny: LanguageModel, tmp_path: Path
+) -> None:
+    network = with_lora(tiny).network
+    sizes = {}
+    for dtype in (torch.float32, torch.float16):
+        folder = tmp_path / str(dtype)
+        adapters.save_adapter(network, folder, dtype=dtype)
+        sizes[dtype] = (folder / "adapter_model.safetensors").stat().st_size
+    assert sizes[torch.float16] < 0.7 * sizes[torch.float32]
+    again = adapters.twin(tiny.network)
+    adapters.load_adapter(again, tmp_path / "torch.float16")
+    expected = adapters.adapter_weights(network)
+    for name, weight in adapters.adapter_weights(again).items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, expected[name].half().float())
+
+
 def test_embedded_name_is_a_base_like_any_other(
     base: LanguageModel,
     tuned: FineTuned,

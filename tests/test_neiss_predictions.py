@@ -38,6 +38,19 @@ def test_recorded_tables_are_tidy(tables: dict[str, pd.DataFrame]) -> None:
         assert set(table.attrs["source"]) >= {"model"}
 
 
+def test_off_label_mass_is_what_the_labels_lack(
+    tables: dict[str, pd.DataFrame], root: Path
+) -> None:
+    stored = pd.read_parquet(root / "data" / "neiss_predictions.parquet")
+    for how, table in tables.items():
+        raw = stored.loc[table.index, [f"{how}:{code}" for code in NAMES.index]]
+        mass = np.exp(raw.to_numpy(dtype=float)).sum(axis=1)
+        assert np.allclose(table["off_label"], 1 - mass, atol=1e-3)
+    # Untrained, the model goes on in words of its own; trained, hardly ever.
+    assert tables["fine-tuned"]["off_label"].mean() < 0.02
+    assert tables["few-shot"]["off_label"].mean() > 0.3
+
+
 def test_there_are_the_cases_that_the_card_says(
     tables: dict[str, pd.DataFrame], root: Path
 ) -> None:
