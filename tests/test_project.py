@@ -24,7 +24,19 @@ DISTRIBUTIONS = {
     "venn_abers": "venn-abers",
     "yaml": "pyyaml",
 }
-TARGETS = ["setup", "book", "neiss", "test", "lint", "lab", "bench", "clean", "help"]
+TARGETS = [
+    "setup",
+    "book",
+    "neiss",
+    "test",
+    "test-live",
+    "lint",
+    "lab",
+    "serve",
+    "bench",
+    "clean",
+    "help",
+]
 
 
 @pytest.fixture(scope="module")

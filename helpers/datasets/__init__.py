@@ -6,11 +6,13 @@ by the critics whose words they are (Pang and Lee, 2005), here *positive* and
 of injury as emergency departments recorded them, each with the part of the body that
 was hurt; ``neiss_files`` reads them, ``neiss_download`` fetches them, ``neiss_codes``
 tells what their codes mean, ``neiss_predictions`` has what classifiers answered for
-some of them. ``sentiment`` are short texts that were written for
-fine-tuning, ``published`` are numbers of others, ``parts`` puts texts into the parts of
+some of them. ``sentiment`` are short texts that were written for fine-tuning, ``foods``
+are questions to be answered in JSON, ``recorded`` is what real servers said to these
+and others. ``published`` are numbers of others, ``parts`` puts texts into the parts of
 a data set.
 """
 
+from .foods import FOOD_QUESTIONS, FoodQuestion, load_foods
 from .neiss import NEISS_VARIABLE, load_neiss
 from .neiss_codes import body_parts, diagnoses
 from .neiss_predictions import (
@@ -29,6 +31,7 @@ from .neiss_predictions import (
 )
 from .parts import SPLITS, part_of
 from .published import load_published_tables
+from .recorded import RECORDED_SERVERS, AnsweringServer, answering_servers
 from .review_signals import (
     N_SIGNALS,
     REPORT_EXAMPLES,
@@ -49,6 +52,7 @@ from .reviews import (
 from .sentiment import load_sentiment, load_sentiment_checks
 
 __all__ = [
+    "FOOD_QUESTIONS",
     "NEISS_CLASSIFIERS",
     "NEISS_EXAMPLES",
     "NEISS_PROMPT",
@@ -56,6 +60,7 @@ __all__ = [
     "NEISS_RULES",
     "NEISS_VARIABLE",
     "N_SIGNALS",
+    "RECORDED_SERVERS",
     "REPORT_EXAMPLES",
     "REPORT_QUESTION",
     "REVIEWS_WHEEL",
@@ -65,8 +70,12 @@ __all__ = [
     "SPLITS",
     "TRUTH_EXAMPLES",
     "TRUTH_QUESTION",
+    "AnsweringServer",
+    "FoodQuestion",
+    "answering_servers",
     "body_parts",
     "diagnoses",
+    "load_foods",
     "load_neiss",
     "load_neiss_predictions",
     "load_neiss_prompts",

@@ -2,10 +2,10 @@
 
 ``endpoints`` builds requests for the three protocols that give log-probabilities;
 ``answers`` and ``reading`` bring what comes back into one form; ``journal`` keeps it on
-disk; ``runner`` asks many at once; ``batch`` does so through files. ``costs``,
-``failures``, ``scrub`` and ``writer`` are theirs. ``classifier`` makes probabilities of
-labels of the answers, with ``spelling``, ``tree`` and ``scores``; ``probing`` finds out
-what a server can do.
+disk; ``runner`` asks many at once; ``batch`` does so through files; ``recordings`` let
+others repeat an analysis without asking. ``costs``, ``failures``, ``scrub`` and
+``writer`` are theirs. ``classifier`` makes probabilities of labels of the answers, with
+``spelling``, ``tree`` and ``scores``; ``probing`` finds out what a server can do.
 """
 
 from .answers import Answer, AnswerToken, Failure, TokenUsage
@@ -16,6 +16,7 @@ from .failures import AccessDenied, BudgetExceeded, RunStopped
 from .journal import Call, Journal
 from .probing import Finding, Probe, probe
 from .reading import UnreadableAnswer, read_answer
+from .recordings import play_recording, save_recording
 from .runner import ask, run
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "UnreadableAnswer",
     "ask",
     "build_request",
+    "play_recording",
     "probe",
     "read_answer",
     "read_batch",
     "run",
+    "save_recording",
     "write_batch",
 ]

@@ -197,4 +197,6 @@ def _call(key: str, request: Request, entry: Mapping[str, Any]) -> Call:
         result = Failure("BatchError", str(problem), code, name)
     usage = read_usage(body) if body else TokenUsage()
     kept = json.dumps(body) if body else None
-    return Call(key, request.protocol, request.model, result, kept, usage, "batch")
+    return Call(
+        key, request.protocol, request.model, result, kept, usage, "batch", request
+    )

@@ -270,7 +270,7 @@ def open_client(client: AsyncOpenAI | str) -> AsyncOpenAI:
     from openai import AsyncOpenAI
 
     check_address(client)
-    key = os.environ.get("OPENAI_API_KEY") or "none"
+    key = os.environ.get("OPENAI_API_KEY") or "-"
     return AsyncOpenAI(api_key=key, base_url=client)
 
 

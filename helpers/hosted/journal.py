@@ -10,11 +10,13 @@ each other's writes. It must lie on a local disk, since a write-ahead log needs 
 that the processes share. There are no claims: two runs of the same requests at the same
 time may both pay for some, and the first answer stays. What both cost is counted.
 
-Prompts and keys are not kept; what the server sent is kept as it was.
+Keys to servers are not kept, and what was asked only where one says so: texts may be
+private. What the server sent is kept as it was.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -29,6 +31,7 @@ import pandas as pd
 from ..checks import check_not_negative
 from .answers import Answer, Failure, TokenUsage
 from .costs import Prices, check_prices
+from .endpoints import Request
 from .reading import decode, read_answer
 
 _VERSION = 1
@@ -55,6 +58,14 @@ CREATE TABLE calls (
     "CREATE INDEX calls_by_key ON calls (key)",
     "CREATE UNIQUE INDEX one_answer ON calls (key) WHERE status = 'ok'",
 )
+_REQUESTS = """
+CREATE TABLE IF NOT EXISTS requests (
+    key TEXT PRIMARY KEY,
+    protocol TEXT NOT NULL,
+    arguments TEXT NOT NULL,
+    draw INTEGER NOT NULL
+)
+"""
 _CHUNK = 500
 _COLUMNS = (
     "key, protocol, model, source, status, response, request_id, error_kind, "
@@ -81,8 +92,12 @@ class Call:
         What the server sent, if anything.
     usage : TokenUsage
         What it cost, also where it failed.
-    source : {"direct", "batch"}, default="direct"
-        How it was asked.
+    source : {"direct", "batch", "recorded"}, default="direct"
+        How it was asked, or that it comes from a recording.
+    request : Request, optional
+        What was asked, for journals that keep it.
+    time : float, optional
+        When it was answered, in seconds since 1970; now, if not given.
     """
 
     key: str
@@ -92,6 +107,8 @@ class Call:
     response: str | None
     usage: TokenUsage
     source: str = "direct"
+    request: Request | None = None
+    time: float | None = None
 
     def row(self, status: str | None = None) -> tuple[object, ...]:
         """The columns of the table, with another status if one is given."""
@@ -110,7 +127,7 @@ class Call:
             self.usage.prompt,
             self.usage.completion,
             self.usage.reasoning,
-            time.time(),
+            time.time() if self.time is None else self.time,
         )
 
 
@@ -120,9 +137,13 @@ class Journal:
     Parameters
     ----------
     path : str or pathlib.Path
-        The file; it is made, with its folder, if it is not there.
+        The file; it is made, with its folder, if it is not there. ":memory:" keeps the
+        answers no longer than the journal.
     patience : float, default=60.0
         Seconds to wait for another process that writes.
+    keep_requests : bool, default=False
+        Whether what was asked is kept too, as :func:`save_recording` needs it. Prompts
+        then lie in the file.
 
     Raises
     ------
@@ -138,8 +159,11 @@ class Journal:
     {}
     """
 
-    def __init__(self, path: str | Path, *, patience: float = 60.0) -> None:
+    def __init__(
+        self, path: str | Path, *, patience: float = 60.0, keep_requests: bool = False
+    ) -> None:
         check_not_negative("patience", patience)
+        self._keeps_requests = keep_requests
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One connection for all threads, one thread at a time.
@@ -185,6 +209,8 @@ class Journal:
                 for statement in _SCHEMA:
                     self._file.execute(statement)
                 self._file.execute(f"PRAGMA user_version = {_VERSION}")
+            if self._keeps_requests:
+                self._file.execute(_REQUESTS)
             self._file.execute("COMMIT")
         except BaseException:
             self._undo()
@@ -209,6 +235,16 @@ class Journal:
                 for call in calls:
                     if not self._file.execute(_INSERT, call.row()).rowcount:
                         self._file.execute(_INSERT, call.row("repeat"))
+                    if self._keeps_requests and call.request is not None:
+                        self._file.execute(
+                            "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)",
+                            (
+                                call.key,
+                                call.protocol,
+                                json.dumps(dict(call.request.arguments)),
+                                call.request.draw,
+                            ),
+                        )
                 self._file.execute("COMMIT")
             except BaseException:
                 self._undo()
@@ -325,6 +361,29 @@ class Journal:
             "SELECT key, model, error_kind, error_message, http_status, request_id, "
             "time FROM calls WHERE status = 'error' ORDER BY id"
         )
+
+    def recorded(self) -> pd.DataFrame:
+        """What is known of the requests that were kept, with what was asked.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each request, in the order in which they were first answered: the
+            answer, or else the last failure. Columns ``key``, ``protocol``,
+            ``arguments`` (JSON), ``draw``, ``status``, ``response``, ``request_id``,
+            ``error_kind``, ``error_message``, ``http_status``, the three of tokens and
+            ``time``. Empty where requests are not kept.
+        """
+        if not self._keeps_requests:
+            return pd.DataFrame(columns=["key"])
+        table = self._table(
+            "SELECT r.key, r.protocol, r.arguments, r.draw, status, response, "
+            "request_id, error_kind, error_message, http_status, prompt_tokens, "
+            "completion_tokens, reasoning_tokens, time FROM requests r JOIN calls c "
+            "ON c.id = (SELECT id FROM calls WHERE key = r.key AND status != 'repeat' "
+            "ORDER BY status = 'ok' DESC, id DESC LIMIT 1) ORDER BY c.id"
+        )
+        return table.astype({"http_status": "Int64"})
 
     def close(self) -> None:
         """Let go of the file."""

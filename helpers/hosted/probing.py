@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,7 @@ def probe(
     concurrency: int = 4,
     retries: int = 1,
     timeout: float = 60.0,
+    journal: Journal | None = None,
 ) -> Probe:
     """Find out what a server can do with a model.
 
@@ -180,6 +182,9 @@ def probe(
         How often each is asked again when the server stumbles.
     timeout : float, default=60.0
         Seconds of silence that end an attempt.
+    journal : Journal, optional
+        Where answers are kept; what is in it is not asked again. Without one, all is
+        asked anew.
 
     Returns
     -------
@@ -191,10 +196,11 @@ def probe(
         The server does not accept the key, or the account is empty.
     """
     options = {"concurrency": concurrency, "retries": retries, "timeout": timeout}
-    with tempfile.TemporaryDirectory() as folder:
-        with Journal(Path(folder) / "probe.sqlite") as journal:
-            asker = _Asker(open_client(client), model, journal, options)
-            return asker.look()
+    with ExitStack() as stack:
+        if journal is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            journal = stack.enter_context(Journal(Path(folder) / "probe.sqlite"))
+        return _Asker(open_client(client), model, journal, options).look()
 
 
 @dataclass
@@ -209,8 +215,12 @@ class _Asker:
     old_limit: bool = False
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
-    keys: list[str] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
+    results: dict[str, Answer | Failure] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All answers so far."""
+        return [found for found in self.results.values() if isinstance(found, Answer)]
 
     def look(self) -> Probe:
         """All questions in turn."""
@@ -226,7 +236,7 @@ class _Asker:
             continue_with = self._continues("chat" in working)
             self._reasoning()
             self._sentinel()
-        used = self.journal.usage().sum(numeric_only=True)
+        usage = [answer.usage for answer in self.answers]
         return Probe(
             base_url=plain_url(str(self.client.base_url)),
             model=self.model,
@@ -234,9 +244,9 @@ class _Asker:
             findings=self.findings,
             continue_with=continue_with,
             old_limit=self.old_limit,
-            requests=int(used["answers"] + used["errors"]),
-            prompt_tokens=int(used["prompt_tokens"]),
-            completion_tokens=int(used["completion_tokens"]),
+            requests=len(self.results),
+            prompt_tokens=sum(used.prompt for used in usage),
+            completion_tokens=sum(used.completion for used in usage),
         )
 
     # Asking -------------------------------------------------------------------
@@ -252,8 +262,9 @@ class _Asker:
         results = ask(
             requests, self.client, self.journal, progress=False, **self.options
         )
-        self.keys += [request.key(str(self.client.base_url)) for request in requests]
-        self.answers += [result for result in results if isinstance(result, Answer)]
+        address = str(self.client.base_url)
+        keys = [request.key(address) for request in requests]
+        self.results |= dict(zip(keys, results, strict=True))
         return results
 
     def build(
@@ -480,7 +491,7 @@ class _Asker:
             self.note("reasoning", "no", "No answer counts any.")
 
     def _sentinel(self) -> None:
-        sent = self.journal.responses(list(dict.fromkeys(self.keys))).values()
+        sent = self.journal.responses(list(self.results)).values()
         n = sum(_SENTINEL.search(said) is not None for said in sent)
         self.note("sentinel", "yes" if n else "no", f"In {n} of {len(sent)} answers.")
 

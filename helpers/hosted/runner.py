@@ -287,7 +287,9 @@ async def _call(
         result = failure_of(error, secrets, timeout=timeout, deadline=deadline)
         if name is not None:
             result = replace(result, request_id=name)
-    return Call(key, request.protocol, request.model, result, said, usage)
+    return Call(
+        key, request.protocol, request.model, result, said, usage, request=request
+    )
 
 
 def _cost(call: Call, price: tuple[float, float], most: float) -> float:

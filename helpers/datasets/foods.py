@@ -1,0 +1,154 @@
+"""Two questions about foods, to be answered in JSON: a boolean and an enum.
+
+After a post on log-probabilities in structured output (Jinks, 2025): does a dish hold
+pineapple, and is an ingredient a fruit, a vegetable or a herb, as cooks use the words?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..checks import check_choice
+from .parts import DATA
+
+_REASON = {"type": "string", "maxLength": 80}
+
+
+@dataclass(frozen=True)
+class FoodQuestion:
+    """How one question about foods is put.
+
+    Attributes
+    ----------
+    instruction : str
+        What the model is told first.
+    field : str
+        The field of the answer that is asked for.
+    values : tuple
+        The values that it can have.
+    examples : tuple of (str, object, str)
+        Foods with their values and reasons, to show the model first.
+    """
+
+    instruction: str
+    field: str
+    values: tuple[Any, ...]
+    examples: tuple[tuple[str, Any, str], ...]
+
+    def schema(self, order: Sequence[str] | None = None) -> dict[str, Any]:
+        """The JSON schema of an answer.
+
+        Parameters
+        ----------
+        order : sequence of str, optional
+            The fields in the order in which they are to be written: the question's
+            own, and "reason". The question's own alone otherwise.
+
+        Returns
+        -------
+        dict
+
+        Examples
+        --------
+        >>> FOOD_QUESTIONS["kind"].schema()["required"]
+        ['type']
+        """
+        names = list(order or [self.field])
+        if self.field not in names or not {self.field, "reason"} >= set(names):
+            raise ValueError(
+                f"order must hold {self.field!r} and no more than 'reason' beside it, "
+                f"not {order!r}."
+            )
+        kind: dict[str, Any] = {"type": "boolean"}
+        if self.values != (True, False):
+            kind = {"type": "string", "enum": list(self.values)}
+        known = {self.field: kind, "reason": _REASON}
+        return {
+            "type": "object",
+            "properties": {name: known[name] for name in names},
+            "required": names,
+            "additionalProperties": False,
+        }
+
+    def answer(
+        self, value: Any, reason: str, order: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """An answer as the model is to write it.
+
+        Parameters
+        ----------
+        value : object
+            The field's value.
+        reason : str
+            The reason.
+        order : sequence of str, optional
+            See :meth:`schema`.
+
+        Returns
+        -------
+        dict
+        """
+        known: Mapping[str, Any] = {self.field: value, "reason": reason}
+        return {name: known[name] for name in order or [self.field]}
+
+
+FOOD_QUESTIONS = {
+    "pineapple": FoodQuestion(
+        "You are a chef. You are given a food item and you need to determine if it "
+        "contains pineapple.",
+        "containsPineapple",
+        (True, False),
+        (
+            ("pineapple cheesecake", True, "Pineapple is in its name."),
+            ("chocolate cake", False, "Chocolate, flour and eggs only."),
+        ),
+    ),
+    "kind": FoodQuestion(
+        "You are a chef. You are given an item and you need to classify it as a fruit, "
+        "vegetable, or herb.",
+        "type",
+        ("fruit", "vegetable", "herb"),
+        (
+            ("apple", "fruit", "Sweet, eaten raw."),
+            ("carrot", "vegetable", "A root that is cooked."),
+            ("basil", "herb", "Leaves that season food."),
+        ),
+    ),
+}
+
+
+def load_foods(question: str) -> pd.DataFrame:
+    """Foods to ask about.
+
+    Parameters
+    ----------
+    question : {"pineapple", "kind"}
+        Which of the :data:`FOOD_QUESTIONS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``food``, ``truth`` (a boolean, or one of fruit, vegetable and herb; None where
+        cooks differ) and ``note``.
+
+    Raises
+    ------
+    ValueError
+        An unknown question.
+
+    Examples
+    --------
+    >>> load_foods("kind").loc[0, ["food", "truth"]].tolist()
+    ['lemon', 'fruit']
+    """
+    check_choice("question", question, tuple(FOOD_QUESTIONS))
+    table = pd.read_csv(DATA / "foods.csv", keep_default_na=False)
+    table = table[table["question"] == question].reset_index(drop=True)
+    values = {"true": True, "false": False, "": None}
+    truth = [values.get(word, word) for word in table["truth"]]
+    table["truth"] = pd.Series(truth, index=table.index, dtype=object)
+    return table[["food", "truth", "note"]]

@@ -1,0 +1,146 @@
+"""Servers to ask: three whose answers are recorded, or one of the reader's own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import EMBEDDED
+from ..fetch import cache_dir
+from ..hosted import Journal, play_recording
+from ..hosted.endpoints import open_client, plain_url
+from .parts import DATA
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+URL_VARIABLE = "HOW_SURE_BASE_URL"
+HOSTED_MODEL_VARIABLE = "HOW_SURE_HOSTED_MODEL"
+# Where each of them listened; make serve listens where the first one did.
+RECORDED_SERVERS = {
+    "llama.cpp": "http://127.0.0.1:8000/v1",
+    "vLLM": "http://127.0.0.1:8001/v1",
+    "transformers": "http://127.0.0.1:8002/v1",
+}
+
+
+@dataclass(frozen=True)
+class AnsweringServer:
+    """A server with journals of what it has answered.
+
+    Attributes
+    ----------
+    name : str
+        What to call it.
+    base_url : str
+        Its address.
+    model : str
+        The model, as the server calls it.
+    folder : pathlib.Path or None
+        Where the journals are; None keeps them in memory.
+    recordings : pathlib.Path or None
+        Where recorded answers are; None where the server itself is asked.
+    keep_requests : bool
+        Whether the journals keep what is asked, to be recorded.
+    """
+
+    name: str
+    base_url: str
+    model: str
+    folder: Path | None
+    recordings: Path | None = None
+    keep_requests: bool = False
+
+    def client(self) -> AsyncOpenAI:
+        """A client for the address.
+
+        Returns
+        -------
+        openai.AsyncOpenAI
+            With the key in ``OPENAI_API_KEY``, if there is one and the server is not
+            one whose answers are recorded.
+        """
+        if self.recordings is None:
+            return open_client(self.base_url)
+        from openai import AsyncOpenAI
+
+        # Nothing is on the way but what a recording lacks, and a key is no part of it.
+        return AsyncOpenAI(api_key="-", base_url=self.base_url)
+
+    def journal(self, part: str) -> Journal:
+        """The journal of one part of an analysis, with what is recorded of it.
+
+        Parameters
+        ----------
+        part : str
+            A name.
+
+        Returns
+        -------
+        Journal
+        """
+        path = self.folder and self.folder / self.name / f"{part}.sqlite"
+        journal = Journal(path or ":memory:", keep_requests=self.keep_requests)
+        if self.recordings is not None:
+            recording = self.recordings / self.name / f"{part}.parquet"
+            if recording.exists():
+                play_recording(recording, journal)
+        return journal
+
+
+def answering_servers(
+    base_url: str | None = None,
+    model: str | None = None,
+    *,
+    folder: str | Path | None = None,
+    record: bool = False,
+) -> list[AnsweringServer]:
+    """The servers of the book's recordings, or one that is asked live.
+
+    Parameters
+    ----------
+    base_url : str, optional
+        The address of a server to ask. By default that in the environment variable
+        ``HOW_SURE_BASE_URL``; without one, recorded answers are used.
+    model : str, optional
+        What the server calls the model. By default that in the environment variable
+        ``HOW_SURE_HOSTED_MODEL``, or else the embedded model's name.
+    folder : str or pathlib.Path, optional
+        Where journals are kept. By default those of a server that is asked are in the
+        user's cache, so that nothing is paid for twice, and the others in memory.
+    record : bool, default=False
+        Whether the three servers are asked live, and what was asked is kept in the
+        journals, to make the recordings anew.
+
+    Returns
+    -------
+    list of AnsweringServer
+        "llama.cpp", "vLLM" and "transformers", or the one asked.
+
+    Raises
+    ------
+    ValueError
+        ``record`` with an address, or without a folder.
+
+    Examples
+    --------
+    >>> [server.name for server in answering_servers()]
+    ['llama.cpp', 'vLLM', 'transformers']
+    """
+    address = base_url or os.environ.get(URL_VARIABLE)
+    if record and (address or folder is None):
+        raise ValueError(
+            "record needs a folder and no base_url: the book's servers are asked."
+        )
+    place = None if folder is None else Path(folder)
+    if address:
+        name = model or os.environ.get(HOSTED_MODEL_VARIABLE) or EMBEDDED
+        place = place or cache_dir() / "hosted"
+        return [AnsweringServer("asked", plain_url(address), name, place)]
+    recordings = None if record else DATA / "recorded"
+    return [
+        AnsweringServer(name, url, EMBEDDED, place, recordings, record)
+        for name, url in RECORDED_SERVERS.items()
+    ]
