@@ -78,6 +78,7 @@ class ModelServer:
     mask: str = ""  # log-probabilities "before" or "after" it
     formats: tuple[str, ...] = ("json_object", "json_schema")
     continues: str = "always"  # "flag", "" for never
+    samples: bool = True
     has_seed: bool = True
     bias_works: bool = True
     shows_end: bool = True
@@ -162,7 +163,11 @@ class ModelServer:
             warm = p ** (1 / temperature) if temperature else p == p.max()
             warm = warm / warm.sum()
             token = names[
-                int(rng.choice(len(p), p=warm) if temperature else p.argmax())
+                int(
+                    rng.choice(len(p), p=warm)
+                    if temperature and self.samples
+                    else p.argmax()
+                )
             ]
             token = forced[at] if at < len(forced) else token
             listed = warm if self.after_temperature else p

@@ -420,6 +420,25 @@ def test_sampling_counts_answers(make: Make, hides: str) -> None:
     assert len(server.asked) - sent == (hides == "loudly")
 
 
+@pytest.mark.parametrize("samples", [True, False])
+def test_answers_that_are_all_the_same_are_no_agreement(
+    make: Make, samples: bool
+) -> None:
+    found, _ = make(
+        YES_NO,
+        {"hides": "silently", "samples": samples},
+        labels=["yes", "no"],
+        fallback="sampling",
+        draws=6,
+    )
+    texts = [f"Film {at}." for at in range(5)]
+    if samples:
+        assert (found.predict_proba(texts).max(axis=1) < 1).any()
+    else:
+        with pytest.warns(UserWarning, match="ignores temperature"):
+            assert (found.predict_proba(texts).max(axis=1) == 1).all()
+
+
 def test_draws_do_not_share_a_seed(make: Make) -> None:
     found, server = make(
         YES_NO,

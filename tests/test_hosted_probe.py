@@ -51,6 +51,7 @@ def test_good_server(httpserver: HTTPServer) -> None:
         "bytes": "yes",
         "end of turn listed": "yes",
         "after temperature": "no",
+        "sampling": "yes",
         "seed": "yes",
         "logit_bias": "yes",
         "json_object": "yes",
@@ -64,9 +65,33 @@ def test_good_server(httpserver: HTTPServer) -> None:
     assert found.protocol == "chat" and found.continue_with == {}
     assert not found.old_limit
     # The third protocol is not there, and still a request.
-    assert found.requests == len(server.asked) + 1 <= 22
+    assert found.requests == len(server.asked) + 1 <= 25
     assert found.completion_tokens <= 100
     assert found.prompt_tokens == 10 * len(server.asked)
+
+
+def test_server_that_ignores_temperature_is_found_out(httpserver: HTTPServer) -> None:
+    found, _ = look(httpserver, samples=False)
+    assert found["sampling"].verdict == "no"
+    assert found["seed"].verdict == "unclear"
+
+
+def test_sampling_is_unclear_where_it_cannot_be_asked(httpserver: HTTPServer) -> None:
+    found, _ = look(httpserver, refuses="temperature")
+    assert found["sampling"].verdict == "no" and "temperature" in found["sampling"].seen
+
+
+def test_way_to_ask_for_a_schema_is_the_one_that_works(httpserver: HTTPServer) -> None:
+    schema = {"type": "object"}
+    found, _ = look(httpserver)
+    strict = found.response_format(schema)["json_schema"]
+    assert strict["schema"] == schema and strict["strict"] is True
+    httpserver.clear()
+    found, _ = look(httpserver, formats=("json_object", "inside"))
+    assert found.response_format(schema) == {"type": "json_object", "schema": schema}
+    httpserver.clear()
+    found, _ = look(httpserver, formats=())
+    assert found.response_format(schema) is None
 
 
 def test_result_can_be_read_and_tabulated(httpserver: HTTPServer) -> None:

@@ -6,7 +6,8 @@ pineapple, and is an ingredient a fruit, a vegetable or a herb, as cooks use the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,26 +75,36 @@ class FoodQuestion:
             "additionalProperties": False,
         }
 
-    def answer(
-        self, value: Any, reason: str, order: Sequence[str] | None = None
-    ) -> dict[str, Any]:
-        """An answer as the model is to write it.
+    def messages(
+        self, food: str, order: Sequence[str] | None = None, *, examples: bool = True
+    ) -> list[dict[str, str]]:
+        """The conversation that ends in the question about a food.
 
         Parameters
         ----------
-        value : object
-            The field's value.
-        reason : str
-            The reason.
+        food : str
+            The food.
         order : sequence of str, optional
             See :meth:`schema`.
+        examples : bool, default=True
+            Whether the model is shown examples first.
 
         Returns
         -------
-        dict
+        list of dict
+
+        Examples
+        --------
+        >>> FOOD_QUESTIONS["kind"].messages("lemon")[2]
+        {'role': 'assistant', 'content': '{"type": "fruit"}'}
         """
-        known: Mapping[str, Any] = {self.field: value, "reason": reason}
-        return {name: known[name] for name in order or [self.field]}
+        said = [{"role": "system", "content": self.instruction}]
+        for example, value, reason in self.examples if examples else ():
+            known = {self.field: value, "reason": reason}
+            answer = {name: known[name] for name in order or [self.field]}
+            said.append({"role": "user", "content": example})
+            said.append({"role": "assistant", "content": json.dumps(answer)})
+        return [*said, {"role": "user", "content": food}]
 
 
 FOOD_QUESTIONS = {

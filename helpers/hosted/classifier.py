@@ -579,6 +579,17 @@ class HostedClassifier(PromptedClassifier):
                     stacklevel=4,
                 )
 
+    def _warn_if_same(self, answers: Sequence[Answer | Failure]) -> None:
+        texts = [a.text if isinstance(a, Answer) else None for a in answers]
+        drawn = [texts[at : at + self.draws] for at in range(0, len(texts), self.draws)]
+        if self.draws > 1 and len(drawn) > 4 and all(len(set(d)) == 1 for d in drawn):
+            warnings.warn(
+                "For every text, all answers were the same, word for word. Either the "
+                "model is sure of all, or the server ignores temperature, and then "
+                "agreement means nothing: see probe().",
+                stacklevel=5,
+            )
+
     def _without_logprobs(
         self, desk: Desk, texts: list[str], labels: LabelTexts
     ) -> HostedScores:
@@ -607,6 +618,7 @@ class HostedClassifier(PromptedClassifier):
             for answer in answers
         ]
         if sampling:
+            self._warn_if_same(answers)
             counts = np.zeros((len(texts), len(labels.labels) + 1), dtype=int)
             for at, label in enumerate(given):
                 counts[at // self.draws, -1 if label is None else label] += 1

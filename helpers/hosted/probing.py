@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +120,29 @@ class Probe:
     def __getitem__(self, name: str) -> Finding:
         return self.findings[name]
 
+    def response_format(self, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+        """How this server is asked for an answer that keeps to a JSON schema.
+
+        Parameters
+        ----------
+        schema : mapping
+            A schema.
+
+        Returns
+        -------
+        dict or None
+            What to send as ``response_format``; None if it does not keep to any.
+        """
+        strict = {"name": "answer", "strict": True, "schema": dict(schema)}
+        ways: dict[str, dict[str, Any]] = {
+            "json_schema": {"type": "json_schema", "json_schema": strict},
+            "schema in json_object": {"type": "json_object", "schema": dict(schema)},
+        }
+        for name, way in ways.items():
+            if name in self.findings and self[name].verdict == "yes":
+                return way
+        return None
+
     def table(self) -> pd.DataFrame:
         """One row a finding.
 
@@ -163,11 +186,12 @@ def probe(
     obeys that name of the limit); "logprobs"; "20 alternatives", "5 alternatives" and
     "1 alternative" (whether as many come as were asked for); "bytes" of the tokens;
     "end of turn listed"; "after temperature" (whether the log-probabilities are those
-    after temperature was applied); "seed" and "logit_bias" (whether they have an
-    effect); three ways to ask for JSON: "json_object", "json_schema" and "schema in
-    json_object"; "after the mask" (whether log-probabilities of such an answer are
-    those of the tokens that the schema allows); "continues" (whether "chat" goes on
-    with an unfinished message of the assistant); "reasoning" tokens that are paid for;
+    after temperature was applied); "sampling" (whether answers at temperature 2
+    differ); "seed" and "logit_bias" (whether they have an effect); three ways to ask
+    for JSON: "json_object", "json_schema" and "schema in json_object"; "after the mask"
+    (whether log-probabilities of such an answer are those of the tokens that the schema
+    allows); "continues" (whether "chat" goes on with an unfinished message of the
+    assistant); "reasoning" tokens that are paid for;
     and the "sentinel", -9999 in place of a log-probability.
 
     Parameters
@@ -230,6 +254,7 @@ class _Asker:
             first = self._alternatives()
             self._end_of_turn()
             self._after_temperature()
+            self._sampling()
             self._seed()
             self._logit_bias(first)
             self._formats("chat" in working)
@@ -392,6 +417,23 @@ class _Asker:
         near = abs(np.log(max(slope, 1e-9))), abs(np.log(max(slope * other, 1e-9)))
         verdict = "no" if near[0] < 0.2 else "yes" if near[1] < 0.2 else "unclear"
         self.note(name, verdict, seen)
+
+    def _sampling(self) -> None:
+        """Whether answers at a high temperature differ."""
+        name = "sampling"
+        requests = [
+            self.build(_PROSE, 8, temperature=2.0, draw=draw) for draw in range(3)
+        ]
+        results = self.ask(requests)
+        texts = [result.text for result in results if isinstance(result, Answer)]
+        if len(texts) < len(requests):
+            failed = [r.message for r in results if isinstance(r, Failure)]
+            refused = all(map(_refused, results))
+            self.note(name, "no" if refused else "unclear", failed[0][:200])
+        elif len(set(texts)) > 1:
+            self.note(name, "yes", "Answers at temperature 2 differed.")
+        else:
+            self.note(name, "no", "Three answers at temperature 2 were the same.")
 
     def _seed(self) -> None:
         seeds = (7, 7, 8, 9)
