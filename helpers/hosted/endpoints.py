@@ -110,7 +110,9 @@ class Request:
         str
             64 hexadecimal digits.
         """
-        whole = [plain_url(base_url), self.protocol, dict(self.arguments), self.draw]
+        # As it is sent, where names are texts: sorted, 10 is before 9, not after.
+        sent = json.loads(json.dumps(dict(self.arguments)))
+        whole = [plain_url(base_url), self.protocol, sent, self.draw]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

@@ -120,15 +120,20 @@ class Call:
             self.source,
             status or ("error" if failed else "ok"),
             None if status else self.response,
-            self.result.request_id,
+            _writable(self.result.request_id),
             failed and failed.kind,
-            failed and failed.message,
+            failed and _writable(failed.message),
             failed and failed.status,
             self.usage.prompt,
             self.usage.completion,
             self.usage.reasoning,
             time.time() if self.time is None else self.time,
         )
+
+
+def _writable(text: str | None) -> str | None:
+    """A text with halves of characters spelled out, which SQLite does not take."""
+    return text and text.encode("utf-8", "backslashreplace").decode()
 
 
 class Journal:

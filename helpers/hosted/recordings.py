@@ -20,6 +20,11 @@ from .journal import Call, Journal
 from .reading import decode, read_answer
 
 _ADDRESS = "base_url"
+_COLUMNS = frozenset(
+    ("key", "protocol", "arguments", "draw", "status", "response", "request_id")
+    + ("error_kind", "error_message", "http_status", "prompt_tokens")
+    + ("completion_tokens", "reasoning_tokens", "time")
+)
 
 
 def save_recording(
@@ -70,6 +75,9 @@ def save_recording(
 def play_recording(path: str | Path, journal: Journal) -> dict[str, str]:
     """Put the answers of a recording into a journal, those that it lacks.
 
+    A failure of the recording is put there where the journal knows nothing of the
+    request; an answer, also where it knows a failure only.
+
     Parameters
     ----------
     path : str or pathlib.Path
@@ -84,12 +92,17 @@ def play_recording(path: str | Path, journal: Journal) -> dict[str, str]:
 
     Raises
     ------
+    FileNotFoundError
+        There is no such file.
     ValueError
         The file is no recording, or a request in it is not what its key says.
     """
     path = Path(path)
-    table = pd.read_parquet(path)
-    if _ADDRESS not in table.attrs or "arguments" not in table:
+    try:
+        table = pd.read_parquet(path)
+    except ValueError as error:  # what Arrow says of a file of another kind
+        raise ValueError(f"path must be a recording; {path} is none: {error}") from None
+    if _ADDRESS not in table.attrs or not _COLUMNS <= set(table):
         raise ValueError(f"path must be a recording; {path} is none.")
     requests = _requests(table, str(path))
     known = journal.get(table["key"].tolist())
@@ -97,9 +110,13 @@ def play_recording(path: str | Path, journal: Journal) -> dict[str, str]:
     journal.add(
         _call(row, request)
         for row, request in zip(rows, requests, strict=True)
-        if row["key"] not in known
+        if _is_news(row, known.get(row["key"]))
     )
     return {str(name): str(value) for name, value in table.attrs.items()}
+
+
+def _is_news(row: Mapping[Hashable, Any], known: Answer | Failure | None) -> bool:
+    return known is None or (row["status"] == "ok" and isinstance(known, Failure))
 
 
 def _requests(table: pd.DataFrame, where: str) -> list[Request]:
@@ -107,10 +124,15 @@ def _requests(table: pd.DataFrame, where: str) -> list[Request]:
     columns = (table[name] for name in ("key", "protocol", "arguments", "draw"))
     found = []
     for key, protocol, arguments, draw in zip(*columns, strict=True):
-        request = Request(protocol, json.loads(arguments), int(draw))
-        if request.key(address) != key:
+        try:
+            request = Request(protocol, json.loads(arguments), int(draw))
+            was_asked = request.key(address) == key
+        except (TypeError, ValueError):
+            was_asked = False
+        if not was_asked:
             raise ValueError(
-                f"{where} has a request that {address} was not asked: {arguments[:200]}"
+                f"{where} has a request that {address} was not asked: "
+                f"{str(arguments)[:200]}"
             )
         found.append(request)
     return found

@@ -1,0 +1,465 @@
+"""What was recorded is what was answered, and nobody is asked again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hosted_model import ModelServer, random_model
+from hosted_server import Reply, StubServer, chat_answer, running
+from openai import AsyncOpenAI
+from pytest_httpserver import HTTPServer
+
+from helpers.hosted import (
+    Answer,
+    Call,
+    Failure,
+    Journal,
+    Request,
+    TokenUsage,
+    ask,
+    build_request,
+    play_recording,
+    probe,
+    read_answer,
+    read_batch,
+    save_recording,
+)
+
+KEY = "sk-secret-0123456789abcdef"
+URL = "http://127.0.0.1:9/v1"
+UNICODE = "naïve \ud83d 😀 \x00"
+
+
+def completion(text: str) -> dict[str, Any]:
+    logprobs = {"tokens": [text], "token_logprobs": [-0.5], "top_logprobs": [None]}
+    choice = {"text": text, "logprobs": logprobs, "finish_reason": "length"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    return {"id": "cmpl", "choices": [choice], "usage": usage}
+
+
+def response(text: str) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "logprobs": []}
+    usage = {"input_tokens": 5, "output_tokens": 7}
+    usage["output_tokens_details"] = {"reasoning_tokens": 6}
+    output = [{"type": "message", "content": [part]}]
+    return {"id": "resp", "status": "completed", "output": output, "usage": usage}
+
+
+def behave(prompt: str, nth: int) -> Reply:
+    """Every kind of answer and failure, by what is asked."""
+    if prompt == "drawn":
+        return Reply(chat_answer(f"draw {nth}"))
+    if prompt == "unicode":
+        return Reply(chat_answer(UNICODE) | {"id": "r"})
+    if prompt == "raw":
+        return Reply(completion("a"), headers={"x-request-id": "header"})
+    if prompt == "input":
+        return Reply(response("b"))
+    if prompt == "refused":
+        return Reply({"error": {"message": "too löng"}}, 400)
+    if prompt == "broken":
+        return Reply('{"choices": [')
+    if prompt == "empty":  # and paid for all the same
+        usage = {"prompt_tokens": 4, "completion_tokens": 2}
+        return Reply({"choices": [], "usage": usage})
+    if prompt == "reset":
+        return Reply(how="reset")
+    if prompt == "later" and nth == 1:
+        return Reply("busy", 503)
+    if prompt == "leak":
+        return Reply(chat_answer(f"your key is {KEY}") | {"id": "leak"})
+    if prompt == "leak in error":
+        return Reply({"error": {"message": f"not {KEY}"}}, 400)
+    return Reply()
+
+
+def chat(prompt: str, **options: Any) -> Request:
+    return build_request("chat", "m", prompt, max_tokens=1, **options)
+
+
+ALL = [
+    chat("plain"),
+    chat("reset"),
+    chat("drawn", draw=1),
+    build_request("responses", "other", "input", max_tokens=16),
+    chat("refused"),
+    chat("drawn"),
+    chat("unicode"),
+    build_request("completions", "m", "raw", max_tokens=1),
+    chat("broken"),
+    chat("drawn", draw=2),
+    chat("empty"),
+    chat("biased", logit_bias={50256: -100, 7: 1, 1000: 5}),
+]
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[StubServer, AsyncOpenAI]]:
+    stub = StubServer(behave)
+    with running(stub) as url:
+        yield stub, AsyncOpenAI(api_key=KEY, base_url=url)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "answers.parquet"
+
+
+def inquire(
+    requests: list[Request], client: AsyncOpenAI, journal: Journal, **options: Any
+) -> list[Answer | Failure]:
+    settings = {"retries": 0, "progress": False, "concurrency": 1} | options
+    return ask(requests, client, journal, **settings)
+
+
+def keeping() -> Journal:
+    return Journal(":memory:", keep_requests=True)
+
+
+def answered(request: Request, text: str = "yes", **changes: Any) -> Call:
+    body = chat_answer(text)
+    result, said = read_answer("chat", body), json.dumps(body)
+    call = Call(
+        request.key(URL), "chat", "m", result, said, TokenUsage(10, 1), request=request
+    )
+    return Call(**{**vars(call), **changes})
+
+
+def failed(request: Request, message: str = "ouch") -> Call:
+    failure = Failure("APIError", message, 500, "r")
+    changes = {"result": failure, "response": None, "usage": TokenUsage()}
+    return answered(request, **changes)
+
+
+def small(file: Path) -> pd.DataFrame:
+    """A recording of two answers and a failure, without a server."""
+    with keeping() as journal:
+        journal.add([answered(chat("a")), failed(chat("b")), answered(chat("c"))])
+        return save_recording(journal, file, base_url=URL)
+
+
+# There and back -------------------------------------------------------------------
+
+
+def test_a_recording_answers_as_the_server_did(
+    server: tuple[StubServer, AsyncOpenAI], file: Path
+) -> None:
+    stub, client = server
+    with keeping() as journal, keeping() as played, Journal(":memory:") as plain:
+        there = inquire(ALL, client, journal)
+        # What is compared below is of every kind.
+        kinds = [r.kind if isinstance(r, Failure) else r.text for r in there]
+        assert kinds == [
+            *("plain", "APIConnectionError", "draw 1", "b", "BadRequestError"),
+            *("draw 2", UNICODE, "a", "UnreadableAnswer", "draw 3"),
+            *("UnreadableAnswer", "biased"),
+        ]
+        assert there[7].request_id == "header" and there[3].usage.reasoning == 6
+        asked = stub.asked.copy()
+        written = save_recording(
+            journal, file, base_url=str(client.base_url), server="stub", date="today"
+        )
+        about = play_recording(file, played)
+        url = str(client.base_url).rstrip("/")
+        assert about == {"base_url": url, "server": "stub", "date": "today"}
+        assert inquire(ALL, client, played) == there
+        # Also at once and in another order, and where requests are not kept.
+        play_recording(str(file), plain)
+        assert inquire(ALL[::-1], client, plain, concurrency=8) == there[::-1]
+        assert stub.asked == asked
+
+        address = str(client.base_url)
+        assert written["key"].tolist() == [request.key(address) for request in ALL]
+        # All of it came along, with the time, and can be recorded once more.
+        for same in (played.recorded(), pd.read_parquet(file)):
+            pd.testing.assert_frame_equal(same, written, check_exact=True)
+        assert written["http_status"].dtype == "Int64"
+        keys = written["key"].tolist()
+        assert plain.responses(keys) == journal.responses(keys)
+        direct, recorded = journal.usage(), played.usage()
+        assert set(direct.index.get_level_values("source")) == {"direct"}
+        assert recorded.index.tolist() == [("m", "recorded"), ("other", "recorded")]
+        assert recorded.to_numpy().tolist() == direct.to_numpy().tolist()
+        assert recorded["answers"].tolist() == [7, 1]
+        assert recorded["errors"].tolist() == [4, 0]
+        assert recorded.loc[("other", "recorded"), "reasoning_tokens"] == 6
+
+        # What the recording lacks goes to the server.
+        inquire([chat("new")], client, played)
+        assert stub.asked - asked == {"new": 1}
+
+
+def test_playing_twice_adds_nothing(file: Path, tmp_path: Path) -> None:
+    small(file)
+    path = tmp_path / "a.sqlite"
+    for _ in range(2):
+        with Journal(path, keep_requests=True) as journal:
+            play_recording(file, journal)
+            play_recording(file, journal)
+            usage = journal.usage().loc[("m", "recorded")]
+            assert (usage["answers"], usage["errors"]) == (2, 1)
+            assert usage["prompt_tokens"] == 20
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT COUNT(*) FROM calls").fetchone() == (3,)
+    database.close()
+
+
+def test_what_a_journal_knows_stays(file: Path) -> None:
+    small(file)
+    a, b, c = chat("a"), chat("b"), chat("c")
+    keys = [request.key(URL) for request in (a, b, c)]
+    with Journal(":memory:") as journal:
+        journal.add([answered(a, "no"), answered(b, "well"), failed(c)])
+        play_recording(file, journal)
+        found = journal.get(keys)
+        # An answer for a failure is news; a failure for an answer is not.
+        assert [found[key].text for key in keys] == ["no", "well", "yes"]
+        assert journal.usage()["answers"].to_dict() == {
+            ("m", "direct"): 2,
+            ("m", "recorded"): 1,
+        }
+        assert journal.usage()["errors"].tolist() == [1, 0]
+    with Journal(":memory:") as journal:
+        journal.add([failed(b, "mine")])
+        play_recording(file, journal)
+        assert journal.get(keys)[keys[1]].message == "mine"
+        assert journal.usage().loc[("m", "recorded"), "errors"] == 0
+
+
+def test_an_answer_wins_over_failures_before_and_after(file: Path) -> None:
+    a, b, c = chat("a"), chat("b"), chat("c")
+    with keeping() as journal, Journal(":memory:") as played:
+        journal.add([failed(a, "first"), failed(b, "first"), answered(c)])
+        journal.add([failed(b, "second"), answered(a), failed(a, "later")])
+        journal.add([answered(a, "repeat")])
+        table = save_recording(journal, file, base_url=URL)
+        # One row each, in the order in which what stays had come.
+        assert table["key"].tolist() == [q.key(URL) for q in (c, b, a)]
+        assert table["status"].tolist() == ["ok", "error", "ok"]
+        play_recording(file, played)
+        found = played.get([a.key(URL), b.key(URL)])
+    assert found[a.key(URL)].text == "yes"
+    assert found[b.key(URL)].message == "second"
+
+
+def test_a_failure_asked_again_is_recorded_as_answered(
+    server: tuple[StubServer, AsyncOpenAI], file: Path
+) -> None:
+    stub, client = server
+    later = [chat("later")]
+    with keeping() as journal, Journal(":memory:") as played:
+        (first,) = inquire(later, client, journal)
+        assert isinstance(first, Failure) and first.status == 503
+        (second,) = inquire(later, client, journal, retry_failed=True)
+        save_recording(journal, file, base_url=str(client.base_url))
+        play_recording(file, played)
+        assert inquire(later, client, played) == [second]
+    assert second.text == "later" and stub.asked["later"] == 2
+
+
+def test_half_characters_of_a_server_do_not_stop_the_journal(file: Path) -> None:
+    asked, other = chat("a"), chat("b")
+    body = chat_answer("yes") | {"id": "id-\ud83d"}
+    answer = answered(asked, result=read_answer("chat", body))
+    with keeping() as journal, Journal(":memory:") as played:
+        journal.add([answer, failed(other, "cut \ud83d")])
+        save_recording(journal, file, base_url=URL)
+        play_recording(file, played)
+        keys = [asked.key(URL), other.key(URL)]
+        found = played.get(keys)
+        assert found == journal.get(keys)
+    assert found[keys[0]].request_id == r"id-\ud83d"
+    assert found[keys[1]].message == r"cut \ud83d"
+
+
+def test_answers_of_a_batch_are_recorded_too(tmp_path: Path, file: Path) -> None:
+    asked = chat("a")
+    line = {"custom_id": asked.key(URL), "error": None}
+    line["response"] = {"status_code": 200, "body": chat_answer("yes")}
+    output = tmp_path / "output.jsonl"
+    output.write_text(json.dumps(line))
+    with keeping() as journal:
+        read_batch(output, [asked], journal, base_url=URL)
+        table = save_recording(journal, file, base_url=URL)
+    assert json.loads(table.loc[0, "arguments"]) == asked.arguments
+
+
+def test_no_key_is_in_a_recording(
+    server: tuple[StubServer, AsyncOpenAI], file: Path, tmp_path: Path
+) -> None:
+    _, client = server
+    asked = [chat("leak"), chat("leak in error")]
+    address = str(client.base_url).replace("//", f"//me:{KEY}@") + f"?token={KEY}"
+    path = tmp_path / "a.sqlite"
+    with Journal(path, keep_requests=True) as journal:
+        answer, failure = inquire(asked, client, journal)
+        save_recording(journal, file, base_url=address)
+        wal = path.with_name("a.sqlite-wal")
+        assert KEY.encode() not in path.read_bytes() + wal.read_bytes()
+    assert "[key]" in answer.text and "[key]" in failure.message
+    table = pd.read_parquet(file)
+    assert len(table) == 2 and KEY not in str(table.to_dict()) + str(table.attrs)
+    assert KEY.encode() not in file.read_bytes()
+
+
+# The journal that keeps requests ----------------------------------------------------
+
+
+def test_requests_are_kept_only_where_one_says_so(tmp_path: Path, file: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    prompts = [f"a private text, {at}" for at in range(3)]
+    first, second, third = map(chat, prompts)
+    with Journal(path) as journal:
+        journal.add([answered(first)])
+        assert journal.recorded().empty
+        assert prompts[0].encode() not in path.with_name("a.sqlite-wal").read_bytes()
+        with pytest.raises(ValueError, match="open it with keep_requests=True"):
+            save_recording(journal, file, base_url=URL)
+    with Journal(path, keep_requests=True) as journal:  # an older file gets the table
+        assert journal.recorded().empty
+        journal.add([answered(second), answered(second, "no")])
+        assert journal.recorded()["key"].tolist() == [second.key(URL)]
+    with Journal(path) as journal:
+        journal.add([answered(third)])
+        assert journal.recorded().empty
+        with pytest.raises(ValueError, match="open it with keep_requests=True"):
+            save_recording(journal, file, base_url=URL)
+        assert len(journal.get([q.key(URL) for q in (first, second, third)])) == 3
+    with Journal(path, keep_requests=True) as journal:
+        (arguments,) = journal.recorded()["arguments"]
+        assert json.loads(arguments)["messages"][0]["content"] == prompts[1]
+    assert not file.exists()
+
+
+def test_a_journal_in_memory_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = chat("a").key(URL)
+    with Journal(":memory:") as journal, Journal(":memory:") as other:
+        journal.add([answered(chat("a"))])
+        assert journal.get([key])[key].text == "yes"
+        assert other.get([key]) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_knows_names_as_they_are_sent() -> None:
+    # As texts, "1000" is before "7".
+    numbers = chat("a", logit_bias={7: 1, 1000: 5})
+    texts = chat("a", logit_bias={"1000": 5, "7": 1})
+    assert numbers.key(URL) == texts.key(URL)
+    assert numbers.key(URL) != chat("a", logit_bias={7: 1, 1000: 6}).key(URL)
+
+
+# What is refused --------------------------------------------------------------------
+
+
+def test_a_recording_is_of_one_server(file: Path) -> None:
+    with keeping() as journal:
+        journal.add([answered(chat("a"))])
+        with pytest.raises(ValueError, match=r"http://127.0.0.1:8/v1 was not asked: "):
+            save_recording(journal, file, base_url="http://127.0.0.1:8/v1")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("arguments", json.dumps(dict(chat("another").arguments))),
+        ("arguments", "no JSON"),
+        ("arguments", "[]"),
+        ("arguments", "5"),
+        ("arguments", None),
+        ("draw", 1),
+        ("draw", -1),
+        ("protocol", "responses"),
+        ("protocol", "telepathy"),
+        ("key", "0" * 64),
+    ],
+)
+def test_a_changed_request_is_refused(file: Path, column: str, value: Any) -> None:
+    table = small(file)
+    table.loc[2, column] = value
+    table.to_parquet(file, index=False)
+    with Journal(":memory:") as journal:
+        with pytest.raises(ValueError) as caught:
+            play_recording(file, journal)
+        assert f"{file} has a request that {URL} was not asked" in str(caught.value)
+        assert journal.usage().empty
+
+
+def test_a_changed_address_is_refused(file: Path) -> None:
+    table = small(file)
+    table.attrs["base_url"] = "http://127.0.0.1:8/v1"
+    table.to_parquet(file, index=False)
+    with Journal(":memory:") as journal:
+        with pytest.raises(ValueError, match=r"http://127.0.0.1:8/v1 was not asked"):
+            play_recording(file, journal)
+
+
+def test_a_broken_answer_leaves_the_journal_as_it_was(file: Path) -> None:
+    table = small(file)
+    table.loc[2, "response"] = '{"choices": ['
+    table.to_parquet(file, index=False)
+    with Journal(":memory:") as journal:
+        with pytest.raises(ValueError, match="broken JSON"):
+            play_recording(file, journal)
+        assert journal.usage().empty
+        journal.add([answered(chat("a"))])  # and it goes on
+
+
+@pytest.mark.parametrize("what", ["text", "empty", "no attrs", "no arguments", "few"])
+def test_a_file_that_is_no_recording(file: Path, what: str) -> None:
+    table = small(file)
+    if what == "no attrs":
+        table.attrs.clear()
+    elif what == "no arguments":
+        table = table.drop(columns="arguments")
+    elif what == "few":
+        table = table.drop(columns="time")
+    table.to_parquet(file, index=False)
+    if what in ("text", "empty"):
+        file.write_text("" if what == "empty" else "key,arguments\n" * 30)
+    with Journal(":memory:") as journal:
+        with pytest.raises(ValueError) as caught:
+            play_recording(file, journal)
+        assert journal.usage().empty
+    assert str(caught.value).startswith(f"path must be a recording; {file} is none")
+
+
+def test_a_recording_that_is_not_there(file: Path) -> None:
+    with Journal(":memory:") as journal:
+        with pytest.raises(FileNotFoundError, match=r"answers\.parquet"):
+            play_recording(file, journal)
+
+
+# probe --------------------------------------------------------------------------------
+
+
+def test_a_probe_is_played_back(httpserver: HTTPServer, file: Path) -> None:
+    server = ModelServer(random_model(3), sentinel=True, refuses="seed", most=5)
+    client = AsyncOpenAI(api_key=KEY, base_url=server.serve(httpserver))
+    with keeping() as journal:
+        found = probe(client, "m", retries=0, journal=journal)
+        assert len(journal.recorded()) == found.requests
+        # What a journal holds is not asked, and the journal stays open.
+        n = len(httpserver.log)
+        assert n == found.requests
+        assert probe(client, "m", retries=0, journal=journal) == found
+        save_recording(journal, file, base_url=str(client.base_url))
+    with Journal(":memory:") as played:
+        play_recording(file, played)
+        again = probe(client, "m", retries=0, journal=played)
+    assert again == found and len(httpserver.log) == n
+    # There was something to lose: answers, failures, and what only the text shows.
+    assert found["sentinel"].verdict == "yes" and found["responses"].verdict == "no"
+    assert found.prompt_tokens > 0 and again.table().equals(found.table())
+    # Without a journal, all is asked anew.
+    probe(client, "m", retries=0)
+    assert len(httpserver.log) > n
