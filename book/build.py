@@ -77,9 +77,10 @@ def input_key(root: Path, notebook: Path, parameters: dict[str, Any]) -> str:
     """Hash of all that a chapter's outputs depend on."""
     cells = nbformat.read(notebook, as_version=4).cells
     said = [(cell.cell_type, cell.source, cell.metadata) for cell in cells]
-    model = os.environ.get("HOW_SURE_MODEL")
+    names = ("HOW_SURE_MODEL", "HOW_SURE_BASE_URL", "HOW_SURE_HOSTED_MODEL")
+    chosen = [os.environ.get(name) for name in names]
     digest = hashlib.sha256(
-        json.dumps([said, parameters, model, sys.version_info[:2]]).encode()
+        json.dumps([said, parameters, chosen, sys.version_info[:2]]).encode()
     )
     files = [*root.glob("helpers/**/*.py"), *root.glob("data/**/*")]
     for path in sorted([*files, root / "constraints.txt"]):
