@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import socket
 import struct
 import threading
@@ -148,14 +149,22 @@ def _run_until_cancelled(loop: asyncio.AbstractEventLoop, task: Any) -> None:
         loop.close()
 
 
-def ask_in_process(base_url: str, path: Path, n: int, concurrency: int) -> None:
+def processes() -> Any:
+    """Processes that start at once, since the imports are done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["openai", "helpers.hosted", "hosted_server"])
+    return context
+
+
+def ask_in_process(
+    base_url: str, path: Path, requests: list[Any], concurrency: int
+) -> None:
     """What a process does that is to be killed."""
     from openai import AsyncOpenAI
 
-    from helpers.hosted import Journal, ask, build_request
+    from helpers.hosted import Journal, ask
 
     client = AsyncOpenAI(api_key="sk-killed-12345678", base_url=base_url)
-    requests = [build_request("chat", "m", f"q{at}", max_tokens=1) for at in range(n)]
     with Journal(path) as journal:
         ask(requests, client, journal, concurrency=concurrency, progress=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import sqlite3
@@ -19,6 +18,7 @@ from hosted_server import (
     ask_in_process,
     chat_answer,
     fill_in_process,
+    processes,
     running,
 )
 from openai import AsyncOpenAI
@@ -163,13 +163,6 @@ def test_a_commit_reaches_the_disk(journal: Journal) -> None:
 # Processes -----------------------------------------------------------------------
 
 
-def processes() -> Any:
-    """Processes that start at once, since the imports are done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["openai", "helpers.hosted", "hosted_server"])
-    return context
-
-
 def test_processes_share_a_journal(path: Path) -> None:
     context = processes()
     work = [
@@ -200,7 +193,7 @@ def test_a_killed_run_goes_on_where_it_was(path: Path) -> None:
         for kill in range(kills + 1):
             asked_before = server.asked.copy()
             process = context.Process(
-                target=ask_in_process, args=(url, path, n, concurrency)
+                target=ask_in_process, args=(url, path, requests, concurrency)
             )
             process.start()
             if kill < kills:
