@@ -68,7 +68,7 @@ def save_recording(
         raise ValueError("journal must hold requests; open it with keep_requests=True.")
     table.attrs.update({**about, _ADDRESS: plain_url(base_url)})
     _requests(table, f"journal {journal.path}")
-    table.to_parquet(path, compression="zstd", index=False)
+    table.to_parquet(path, compression="zstd", compression_level=19, index=False)
     return table
 
 
