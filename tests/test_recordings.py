@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from hosted_server import Reply, StubServer, chat_answer, running
 from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
 
+from helpers import EMBEDDED
+from helpers.checkpoints import EMBEDDED_WHEEL
+from helpers.datasets import RECORDED_SERVERS
 from helpers.hosted import (
     Answer,
     Call,
@@ -463,3 +467,26 @@ def test_a_probe_is_played_back(httpserver: HTTPServer, file: Path) -> None:
     # Without a journal, all is asked anew.
     probe(client, "m", retries=0)
     assert len(httpserver.log) > n
+
+
+# The book's own -----------------------------------------------------------------------
+
+
+def test_the_books_recordings_play_and_say_where_they_come_from(root: Path) -> None:
+    folder = root / "data" / "recorded"
+    for name, address in RECORDED_SERVERS.items():
+        files = sorted((folder / name).glob("*.parquet"))
+        assert len(files) >= 4
+        for path in files:
+            with Journal(":memory:") as journal:
+                about = play_recording(path, journal)
+                assert set(journal.usage().index.get_level_values("source")) == {
+                    "recorded"
+                }
+            assert about["base_url"] == address
+            assert re.fullmatch(r"20\d\d-\d\d-\d\d", about["date"])
+            assert (
+                re.search(r"\d+\.\d+", about["server"]) and EMBEDDED in about["model"]
+            )
+            assert about["model_sha256"] == EMBEDDED_WHEEL.member_sha256
+    assert {path.name for path in folder.iterdir()} == {*RECORDED_SERVERS, "README.md"}

@@ -16,7 +16,10 @@ import pandas as pd
 from ..checks import check_choice
 from .parts import DATA
 
-_REASON = {"type": "string", "maxLength": 80}
+_REASON = {
+    "type": "string",
+    "description": "The reason for the classification, in 10 words or less",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class FoodQuestion:
         What the model is told first.
     field : str
         The field of the answer that is asked for.
+    description : str
+        What the schema says of it.
     values : tuple
         The values that it can have.
     examples : tuple of (str, object, str)
@@ -37,6 +42,7 @@ class FoodQuestion:
 
     instruction: str
     field: str
+    description: str
     values: tuple[Any, ...]
     examples: tuple[tuple[str, Any, str], ...]
 
@@ -67,6 +73,7 @@ class FoodQuestion:
         kind: dict[str, Any] = {"type": "boolean"}
         if self.values != (True, False):
             kind = {"type": "string", "enum": list(self.values)}
+        kind["description"] = self.description
         known = {self.field: kind, "reason": _REASON}
         return {
             "type": "object",
@@ -126,6 +133,7 @@ FOOD_QUESTIONS = {
         "You are a chef. You are given a food item and you need to determine if it "
         "contains pineapple.",
         "containsPineapple",
+        "Whether the food contains pineapple",
         (True, False),
         (
             ("pineapple cheesecake", True, "Pineapple is in its name."),
@@ -136,6 +144,7 @@ FOOD_QUESTIONS = {
         "You are a chef. You are given an item and you need to classify it as a fruit, "
         "vegetable, or herb.",
         "type",
+        "The classification of the item, based on culinary usage.",
         ("fruit", "vegetable", "herb"),
         (
             ("apple", "fruit", "Sweet, eaten raw."),

@@ -20,7 +20,7 @@ URL_VARIABLE = "HOW_SURE_BASE_URL"
 HOSTED_MODEL_VARIABLE = "HOW_SURE_HOSTED_MODEL"
 # Where each of them listened; make serve listens where the first one did.
 RECORDED_SERVERS = {
-    "llama.cpp": "http://127.0.0.1:8000/v1",
+    "llama-cpp-python": "http://127.0.0.1:8000/v1",
     "vLLM": "http://127.0.0.1:8001/v1",
     "transformers": "http://127.0.0.1:8002/v1",
 }
@@ -117,7 +117,7 @@ def answering_servers(
     Returns
     -------
     list of AnsweringServer
-        "llama.cpp", "vLLM" and "transformers", or the one asked.
+        "llama-cpp-python", "vLLM" and "transformers", or the one asked.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def answering_servers(
     Examples
     --------
     >>> [server.name for server in answering_servers()]
-    ['llama.cpp', 'vLLM', 'transformers']
+    ['llama-cpp-python', 'vLLM', 'transformers']
     """
     address = base_url or os.environ.get(URL_VARIABLE)
     if record and (address or folder is None):

@@ -382,7 +382,7 @@ class _Asker:
         if tokens:
             self.note("bytes", "yes" if sent else "no", "Of the first token.")
         else:
-            self.note("bytes", "no", "There are no tokens.")
+            self.note("bytes", "unclear", "There are no tokens.")
         return answers[0] if answers else None
 
     def _end_of_turn(self) -> None:
