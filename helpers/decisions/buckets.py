@@ -1,0 +1,223 @@
+"""Ranges of confidence with an action each, and how they did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from statsmodels.stats.proportion import proportion_confint
+
+from ..checks import (
+    check_between,
+    check_choice,
+    check_outcomes,
+    check_probabilities,
+)
+
+INTERVALS = {"wilson": "wilson", "clopper-pearson": "beta"}
+SIDES = ("upper", "lower")
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Ranges of confidence, each with a name.
+
+    Parameters
+    ----------
+    edges : sequence of float
+        Where one range ends and the next begins, rising, inside (0, 1).
+    names : sequence of str
+        One more than edges, from the lowest range to the highest.
+    edge_belongs_to : {"upper", "lower"} or sequence of them, default="upper"
+        Into which range a confidence of exactly an edge falls, for all edges or for
+        each.
+
+    Raises
+    ------
+    ValueError
+        No edges, edges that do not rise, names that repeat or do not fit.
+
+    Examples
+    --------
+    >>> Buckets([0.5, 0.9], ["ask", "warn", "trust"]).assign([0.3, 0.5, 0.9]).tolist()
+    ['ask', 'warn', 'trust']
+    >>> TRUST_BUCKETS.assign([0.9]).tolist(), REVIEW_BUCKETS.assign([0.9]).tolist()
+    (['warn'], ['auto-approve'])
+    """
+
+    edges: Sequence[float]
+    names: Sequence[str]
+    edge_belongs_to: str | Sequence[str] = "upper"
+
+    def __post_init__(self) -> None:
+        edges = [check_between("edges", edge, 0, 1) for edge in self.edges]
+        if not edges or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+            raise ValueError(f"edges must rise and be at least one, not {self.edges}.")
+        names = [str(name) for name in self.names]
+        if len(names) != len(edges) + 1 or len(set(names)) < len(names):
+            raise ValueError(
+                f"names must be {len(edges) + 1} different ones, one more than edges, "
+                f"not {names}."
+            )
+        sides = self.edge_belongs_to
+        sides = [sides] * len(edges) if isinstance(sides, str) else list(sides)
+        for side in sides:
+            check_choice("edge_belongs_to", side, SIDES)
+        if len(sides) != len(edges):
+            raise ValueError(
+                f"edge_belongs_to must be one word or {len(edges)}, not {sides}."
+            )
+        object.__setattr__(self, "edges", tuple(edges))
+        object.__setattr__(self, "names", tuple(names))
+        object.__setattr__(self, "edge_belongs_to", tuple(sides))
+
+    def codes(self, confidence: ArrayLike) -> np.ndarray:
+        """Which range each confidence falls into.
+
+        Parameters
+        ----------
+        confidence : array-like of shape (n,)
+            Probabilities in [0, 1].
+
+        Returns
+        -------
+        numpy.ndarray of int, of shape (n,)
+            0 is the lowest range.
+        """
+        values = check_probabilities(confidence)
+        at = zip(self.edges, self.edge_belongs_to, strict=True)
+        above = [
+            values >= edge if side == "upper" else values > edge for edge, side in at
+        ]
+        return np.sum(above, axis=0)
+
+    def assign(self, confidence: ArrayLike) -> np.ndarray:
+        """The name of the range of each confidence.
+
+        Parameters
+        ----------
+        confidence : array-like of shape (n,)
+            Probabilities in [0, 1].
+
+        Returns
+        -------
+        numpy.ndarray of str, of shape (n,)
+        """
+        return np.array(self.names, dtype=object)[self.codes(confidence)]
+
+    def ranges(self) -> list[str]:
+        """Each range in words, from the lowest to the highest.
+
+        Returns
+        -------
+        list of str
+
+        Examples
+        --------
+        >>> TRUST_BUCKETS.ranges()
+        ['< 0.5', '0.5 to 0.9', '> 0.9']
+        """
+        sides = list(self.edge_belongs_to)
+        first = f"{'<' if sides[0] == 'upper' else '≤'} {self.edges[0]:g}"
+        last = f"{'≥' if sides[-1] == 'upper' else '>'} {self.edges[-1]:g}"
+        between = []
+        for at, (low, high) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
+            left = "" if sides[at] == "upper" else "over "
+            right = "under " if sides[at + 1] == "upper" else ""
+            between.append(f"{left}{low:g} to {right}{high:g}")
+        return [first, *between, last]
+
+
+REVIEW_BUCKETS = Buckets(
+    [0.5, 0.7, 0.9], ["manual", "manual check", "review", "auto-approve"]
+)
+TRUST_BUCKETS = Buckets([0.5, 0.9], ["ask", "warn", "trust"], ["upper", "lower"])
+
+
+def bucket_table(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    buckets: Buckets = REVIEW_BUCKETS,
+    *,
+    interval: str = "wilson",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """How many predictions fall into each bucket, and how many of them are right.
+
+    The accuracy *in* a bucket is not the accuracy *above* its lower edge: what lies
+    above counts every better bucket too. Both are given.
+
+    Parameters
+    ----------
+    confidence : array-like of shape (n,)
+        Probabilities in [0, 1].
+    correct : array-like of shape (n,)
+        1 or True where the prediction was correct, else 0.
+    buckets : Buckets, default=REVIEW_BUCKETS
+        The ranges.
+    interval : {"wilson", "clopper-pearson"}, default="wilson"
+        For the accuracies. Clopper and Pearson's never covers less than its level.
+    level : float, default=0.95
+        Of the interval.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a bucket, the highest first: ``range``, ``n``, ``share``, ``accuracy``
+        with ``low`` and ``high``, ``mean_confidence``, ``gap`` (accuracy minus mean
+        confidence), and ``n_above`` and ``accuracy_above``, of this bucket and all
+        higher ones. NaN where a bucket is empty.
+
+    Raises
+    ------
+    ValueError
+        Bad data, or an unknown interval.
+
+    Examples
+    --------
+    >>> table = bucket_table([0.95, 0.92, 0.8, 0.6], [1, 1, 0, 1])
+    >>> table[["n", "accuracy", "accuracy_above"]].round(2)
+                  n  accuracy  accuracy_above
+    auto-approve  2       1.0            1.00
+    review        1       0.0            0.67
+    manual check  1       1.0            0.75
+    manual        0       NaN            0.75
+    """
+    check_choice("interval", interval, tuple(INTERVALS))
+    check_between("level", level, 0, 1)
+    values = check_probabilities(confidence)
+    outcome = check_outcomes(correct, len(values))
+    code = buckets.codes(values)
+    size = len(buckets.names)
+
+    def sums(weights: Any = None) -> np.ndarray:
+        return np.bincount(code, weights, minlength=size)[::-1].astype(float)
+
+    n, right, total = sums(), sums(outcome), sums(values)
+    low, high = (np.full(size, np.nan) for _ in range(2))
+    some = n > 0
+    low[some], high[some] = proportion_confint(
+        right[some], n[some], alpha=1 - level, method=INTERVALS[interval]
+    )
+    with np.errstate(invalid="ignore"):
+        accuracy, mean = right / n, total / n
+        above = np.cumsum(right) / np.cumsum(n)
+    return pd.DataFrame(
+        {
+            "range": buckets.ranges()[::-1],
+            "n": n.astype(int),
+            "share": n / len(values),
+            "accuracy": accuracy,
+            "low": low,
+            "high": high,
+            "mean_confidence": mean,
+            "gap": accuracy - mean,
+            "n_above": np.cumsum(n).astype(int),
+            "accuracy_above": above,
+        },
+        index=list(buckets.names)[::-1],
+    )
