@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +21,7 @@ from ..checks import (
     check_probabilities,
     check_truth,
 )
+from .files import write_json
 from .marks import Calibrated, row_ids, score_hashes, seen_rows
 
 FORMAT = "helpers.calibration/1"
@@ -97,12 +95,7 @@ class BaseCalibrator(BaseEstimator):
         path : str or pathlib.Path
             The file; an existing one is replaced.
         """
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-        target = Path(path)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            unfinished = Path(folder) / target.name
-            unfinished.write_text(text + "\n", encoding="utf-8")
-            os.replace(unfinished, target)
+        write_json(self.to_dict(), path)
 
     def _check_parameters(self) -> None:
         """Raise ValueError for a parameter that breaks its rule."""

@@ -1,10 +1,11 @@
 """From confidence to decision: what may be acted on without a look.
 
 ``buckets`` are ranges of confidence with an action each, ``thresholds`` are chosen with
-a guarantee and verified on other labels.
+a guarantee and verified on other labels, a ``policy`` puts them to use.
 """
 
 from .buckets import REVIEW_BUCKETS, TRUST_BUCKETS, Buckets, bucket_table
+from .policy import Policy
 from .thresholds import (
     CertifiedThreshold,
     Verification,
@@ -19,6 +20,7 @@ __all__ = [
     "TRUST_BUCKETS",
     "Buckets",
     "CertifiedThreshold",
+    "Policy",
     "Verification",
     "bucket_table",
     "choose_threshold",

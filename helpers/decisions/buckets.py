@@ -29,7 +29,7 @@ class Buckets:
     Parameters
     ----------
     edges : sequence of float
-        Where one range ends and the next begins, rising, inside (0, 1).
+        Where one range ends and the next begins, rising, in [0, 1].
     names : sequence of str
         One more than edges, from the lowest range to the highest.
     edge_belongs_to : {"upper", "lower"} or sequence of them, default="upper"
@@ -54,7 +54,7 @@ class Buckets:
     edge_belongs_to: str | Sequence[str] = "upper"
 
     def __post_init__(self) -> None:
-        edges = [check_between("edges", edge, 0, 1) for edge in self.edges]
+        edges = [check_between("edges", edge, 0, 1, closed=True) for edge in self.edges]
         if not edges or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
             raise ValueError(f"edges must rise and be at least one, not {self.edges}.")
         names = [str(name) for name in self.names]
