@@ -1,0 +1,371 @@
+"""Sets of labels that hold the true one as often as asked."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from mapie.classification import SplitConformalClassifier
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+from statsmodels.stats.proportion import proportion_confint
+
+from ..checks import (
+    check_between,
+    check_choice,
+    check_count,
+    check_distributions,
+    check_truth,
+)
+
+Score = Literal["lac", "top_k", "aps", "raps"]
+SCORES = ("lac", "top_k", "aps", "raps")
+_METHODS = {"wilson": "wilson", "clopper-pearson": "beta"}
+
+
+class ConformalSets(BaseEstimator):
+    """Sets of labels in place of one, by split conformal prediction.
+
+    Labelled rows that took no part in training, prompting or calibration say how far
+    down a row's list of labels the true one tends to be. With a level of 0.9, the sets
+    of new rows then hold the true label with a probability of at least 0.9, whatever
+    the probabilities are worth: bad ones make large sets. MAPIE does the work.
+
+    Parameters
+    ----------
+    level : float, default=0.9
+        Probability with which a set is to hold the true label, between 0 and 1.
+    score : {"lac", "top_k", "aps", "raps"}, default="lac"
+        What makes a label strange. "lac": a low probability; the smallest sets on
+        average, some of which may be empty. "top_k": its rank, so that all sets have
+        the same size but for ties. "aps": the probability of all labels ahead of it,
+        which adapts the size to the row and errs on the large side. "raps": the same
+        with a penalty for long sets, chosen on some of the rows. With two labels only
+        "lac" can be had.
+    seed : int, default=0
+        Seed of the chance in "aps" and "raps".
+
+    Attributes
+    ----------
+    classes_ : list
+        The labels, in the order of the columns.
+    n_ : int
+        Number of rows fitted on.
+
+    Notes
+    -----
+    The guarantee is an average over all rows, and over the rows fitted on. It asks that
+    fitted and new rows come from the same source in any order. It does not hold for
+    each class or each set size by itself: :func:`set_coverage` says what became of
+    these. And one fit differs from another: with n rows the coverage that it has on
+    new rows varies by about √(level (1 − level) / n).
+
+    References
+    ----------
+    Vovk, Gammerman and Shafer, Algorithmic learning in a random world, 2005; Sadinle,
+    Lei and Wasserman, JASA 114, 2019, for "lac"; Romano, Sesia and Candès, NeurIPS
+    2020, for "aps"; Angelopoulos, Bates, Malik and Jordan, ICLR 2021, for "raps".
+
+    Examples
+    --------
+    Nineteen labelled rows, two of which are wrong:
+
+    >>> known = [[0.8, 0.2]] * 17 + [[0.6, 0.4]] * 2
+    >>> sets = ConformalSets(level=0.9).fit(known, [0] * 17 + [1] * 2)
+    >>> sets.predict([[0.9, 0.1], [0.55, 0.45]])
+    array([[ True, False],
+           [ True,  True]])
+    """
+
+    classes_: list[Any]
+    n_: int
+
+    def __init__(
+        self, level: float = 0.9, *, score: Score = "lac", seed: int = 0
+    ) -> None:
+        self.level = level
+        self.score = score
+        self.seed = seed
+
+    def fit(self, probabilities: ArrayLike, truth: ArrayLike) -> Self:
+        """Learn from labelled rows how large sets must be.
+
+        Parameters
+        ----------
+        probabilities : array-like or pandas.DataFrame of shape (n, K)
+            Rows that sum to one; a data frame names the labels by its columns, without
+            the ``p_`` of the tidy table.
+        truth : array-like of shape (n,)
+            The true labels: positions 0, 1, …, or names of a data frame's columns.
+
+        Returns
+        -------
+        ConformalSets
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            Bad data or rules, two labels with another score than "lac", or fewer rows
+            than the level takes: 1 / (1 − level) or 1 / level, if that is more.
+        """
+        level = check_between("level", self.level, 0, 1)
+        score = check_choice("score", self.score, SCORES)
+        seed = check_count("seed", self.seed, 0)
+        values, classes = check_distributions(probabilities)
+        actual = check_truth(truth, len(values), classes)
+        if len(classes) == 2 and score != "lac":
+            raise ValueError(f"score must be 'lac' for two labels, not {score!r}.")
+        share = Fraction(str(level))
+        least = math.ceil(1 / min(share, 1 - share))
+        if len(values) < least:
+            raise ValueError(
+                f"probabilities must have at least {least} rows for a level of "
+                f"{level:g}, not {len(values)}."
+            )
+        known = _scaled(values)
+        model = SplitConformalClassifier(
+            _Given(len(classes)),
+            confidence_level=level,
+            conformity_score=score,
+            random_state=seed,
+        )
+        with warnings.catch_warnings():
+            # The guarantee does not need every label among the rows.
+            warnings.filterwarnings("ignore", ".*conformalization dataset has less")
+            try:
+                model.conformalize(known, actual)
+                model.predict_set(known[:1])
+            except ValueError as error:
+                if score != "raps":
+                    raise
+                raise ValueError(
+                    "probabilities must have more rows of each label for score='raps', "
+                    f"which tunes a penalty on some of the {len(values)}: {error}"
+                ) from error
+        self._model = model
+        self.classes_ = classes
+        self.n_ = len(values)
+        return self
+
+    def predict(self, probabilities: ArrayLike) -> np.ndarray:
+        """Which labels are in the set of each row.
+
+        Parameters
+        ----------
+        probabilities : array-like or pandas.DataFrame of shape (n, K)
+            Rows that sum to one, with the columns of those fitted on.
+
+        Returns
+        -------
+        numpy.ndarray of bool, of shape (n, K)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before ``fit``.
+        ValueError
+            Bad probabilities, or other columns.
+        """
+        return self._read_and_predict(probabilities)[1]
+
+    def table(self, probabilities: ArrayLike) -> pd.DataFrame:
+        """The set of each row, in words.
+
+        Parameters
+        ----------
+        probabilities : array-like or pandas.DataFrame of shape (n, K)
+            Rows that sum to one, with the columns of those fitted on. The index of a
+            data frame is kept.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row each: ``set``, a tuple of labels, the most probable first; ``size``,
+            their number; ``prediction`` and its ``confidence``, as without sets.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before ``fit``.
+        ValueError
+            Bad probabilities, or other columns.
+
+        Examples
+        --------
+        >>> known = pd.DataFrame({"p_no": [0.8] * 17 + [0.6] * 2})
+        >>> known["p_yes"] = 1 - known["p_no"]
+        >>> sets = ConformalSets(level=0.9).fit(known, ["no"] * 17 + ["yes"] * 2)
+        >>> sets.table(known.iloc[[0, 18]])
+                  set  size prediction  confidence
+        0       (no,)     1         no         0.8
+        18  (no, yes)     2         no         0.6
+        """
+        values, sets = self._read_and_predict(probabilities)
+        index: pd.Index = pd.RangeIndex(len(values))
+        if isinstance(probabilities, pd.DataFrame):
+            index = probabilities.index
+        order = np.argsort(-values, axis=1, kind="stable")
+        held = [
+            tuple(self.classes_[at] for at in ranked if row[at])
+            for ranked, row in zip(order.tolist(), sets.tolist(), strict=True)
+        ]
+        return pd.DataFrame(
+            {
+                "set": pd.Series(held, dtype=object),
+                "size": sets.sum(axis=1),
+                "prediction": [self.classes_[at] for at in order[:, 0].tolist()],
+                "confidence": values.max(axis=1),
+            }
+        ).set_axis(index)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "n_")
+
+    def _read_and_predict(
+        self, probabilities: ArrayLike
+    ) -> tuple[np.ndarray, np.ndarray]:
+        check_is_fitted(self)
+        values, classes = check_distributions(probabilities)
+        if classes != self.classes_:
+            raise ValueError(
+                f"probabilities must have the columns fitted on, {self.classes_!r}, "
+                f"not {classes!r}."
+            )
+        return values, self._model.predict_set(_scaled(values))[1][:, :, 0]
+
+
+def set_coverage(
+    sets: ArrayLike,
+    truth: ArrayLike,
+    labels: Sequence[Any] | None = None,
+    *,
+    level: float = 0.95,
+    method: Literal["wilson", "clopper-pearson"] = "wilson",
+) -> pd.DataFrame:
+    """How often sets hold the true label: overall, by class and by size.
+
+    Parameters
+    ----------
+    sets : array-like of bool, of shape (n, K)
+        Which labels are in the set of each row, such as
+        :meth:`ConformalSets.predict` gives for rows that it was not fitted on.
+    truth : array-like of shape (n,)
+        The true labels.
+    labels : sequence, optional
+        What the columns are. Default: 0, 1, ….
+    level : float, default=0.95
+        Level of the intervals, not of the sets.
+    method : {"wilson", "clopper-pearson"}, default="wilson"
+        The interval of each coverage. Wilson's covers its level on average,
+        Clopper–Pearson's always, and is wider.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for ``by`` "all", one for each true class that occurs ("class"), one for
+        each size that occurs ("size"), named by ``value``: its number of rows ``n``;
+        ``coverage``, the share of its sets that hold the true label, with ``low`` and
+        ``high``; ``mean_size``; and ``empty`` and ``singletons``, the shares of its
+        sets with no and with one label.
+
+    Raises
+    ------
+    ValueError
+        Sets that are no table of true and false, labels that are not one for each
+        column, or a truth that is none of them.
+
+    Examples
+    --------
+    >>> sets = [[True, False], [True, False], [True, True], [True, False]]
+    >>> found = set_coverage(sets, ["no", "no", "yes", "yes"], ["no", "yes"])
+    >>> found[["by", "value", "n", "coverage", "mean_size"]]
+          by value  n  coverage  mean_size
+    0    all   all  4  0.750000       1.25
+    1  class    no  2  1.000000       1.00
+    2  class   yes  2  0.500000       1.50
+    3   size     1  3  0.666667       1.00
+    4   size     2  1  1.000000       2.00
+    """
+    check_between("level", level, 0, 1)
+    check_choice("method", method, tuple(_METHODS))
+    held = _check_sets(sets)
+    n, k = held.shape
+    names = list(range(k) if labels is None else labels)
+    if isinstance(labels, str) or len(names) != k or len(set(names)) < k:
+        raise ValueError(
+            f"labels must be one for each of {k} columns, all different, not "
+            f"{labels!r}."
+        )
+    actual = check_truth(truth, n, names)
+    size = held.sum(axis=1)
+    hit = held[np.arange(n), actual]
+    parts = [("all", "all", np.full(n, True))]
+    parts += [("class", names[at], actual == at) for at in np.unique(actual).tolist()]
+    parts += [("size", at, size == at) for at in np.unique(size).tolist()]
+    rows = []
+    for by, value, own in parts:
+        hits, count = int(hit[own].sum()), int(own.sum())
+        low, high = proportion_confint(hits, count, 1 - level, method=_METHODS[method])
+        rows.append(
+            {
+                "by": by,
+                "value": value,
+                "n": count,
+                "coverage": hits / count,
+                "low": float(low),
+                "high": float(high),
+                "mean_size": float(size[own].mean()),
+                "empty": float(np.mean(size[own] == 0)),
+                "singletons": float(np.mean(size[own] == 1)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+class _Given(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose input is its output, as MAPIE wants one."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.n_classes = n_classes
+        self.classes_ = np.arange(n_classes)
+        self.n_features_in_ = n_classes
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return X
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return X.argmax(axis=1)
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Rows that sum to one as closely as MAPIE asks."""
+    exact = values.astype(float)
+    return exact / exact.sum(axis=1, keepdims=True)
+
+
+def _check_sets(sets: ArrayLike) -> np.ndarray:
+    array = np.asarray(sets)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(
+            "sets must have rows, and a column for each label, not shape "
+            f"{array.shape}."
+        )
+    if array.dtype != bool:
+        strange = ~np.isin(array, [0, 1])
+        if strange.any():
+            row, column = np.argwhere(strange)[0].tolist()
+            raise ValueError(
+                f"sets must be true or false; row {row} has "
+                f"{array[row, column].item()!r}."
+            )
+    return array.astype(bool)

@@ -1,0 +1,245 @@
+"""Conformal sets: against the quantile by hand, and the guarantee over drawn data."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from statsmodels.stats.proportion import proportion_confint
+
+from helpers.decisions import ConformalSets, set_coverage
+
+
+def drawn(
+    n: int, rng: np.random.Generator, k: int = 4, sharp: float = 2.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overconfident probabilities of k labels, and true labels."""
+    logits = 1.5 * rng.normal(size=(n, k))
+    truth = (logits + rng.gumbel(size=(n, k))).argmax(axis=1)
+    raised = np.exp(sharp * logits)
+    return raised / raised.sum(axis=1, keepdims=True), truth
+
+
+def lac_by_hand(
+    known: np.ndarray, truth: np.ndarray, new: np.ndarray, level: str
+) -> np.ndarray:
+    strange = np.sort(1 - known[np.arange(len(known)), truth])
+    place = math.ceil((len(known) + 1) * Fraction(level))
+    return 1 - new <= strange[place - 1] + 1e-8
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(2, 5),
+    st.integers(20, 90),
+    st.sampled_from(["0.5", "0.8", "0.9", "0.95"]),
+)
+def test_lac_is_the_quantile_by_hand(seed: int, k: int, n: int, level: str) -> None:
+    rng = np.random.default_rng(seed)
+    known, truth = drawn(n, rng, k)
+    new, _ = drawn(30, rng, k)
+    found = ConformalSets(float(level)).fit(known, truth).predict(new)
+    assert found.dtype == bool
+    assert found.tolist() == lac_by_hand(known, truth, new, level).tolist()
+
+
+def test_nine_of_nine_is_the_most_that_ten_rows_can_say() -> None:
+    known, truth = drawn(10, np.random.default_rng(0))
+    sets = ConformalSets(0.9).fit(known, truth)
+    own = known[np.arange(10), truth]
+    # The 10th smallest of 10: the worst of all must be let in.
+    assert sets.predict(known)[own.argmin(), truth[own.argmin()]]
+    with pytest.raises(ValueError, match="at least 10 rows for a level of 0.9, not 9"):
+        ConformalSets(0.9).fit(known[:9], truth[:9])
+
+
+@pytest.mark.parametrize("score", ["lac", "top_k", "aps", "raps"])
+def test_the_guarantee(score: Any) -> None:
+    rng = np.random.default_rng(1)
+    coverage, size = [], []
+    for seed in range(15 if score == "raps" else 30):
+        sets = ConformalSets(0.8, score=score, seed=seed).fit(*drawn(150, rng))
+        new, truth = drawn(400, rng)
+        found = sets.predict(new)
+        coverage.append(found[np.arange(400), truth].mean())
+        size.append(found.sum(axis=1).mean())
+    error = np.std(coverage) / math.sqrt(len(coverage))
+    assert np.mean(coverage) >= 0.8 - 3 * error
+    assert np.mean(size) < 3.2  # and not by letting in everything
+    if score == "lac":
+        assert np.mean(coverage) <= 0.8 + 1 / 151 + 3 * error
+
+
+def test_bad_probabilities_make_large_sets_not_wrong_ones() -> None:
+    rng = np.random.default_rng(2)
+    sizes = []
+    for sharp in (1.0, -1.0):  # the second ranks labels the wrong way round
+        sets = ConformalSets(0.9).fit(*drawn(500, rng, sharp=sharp))
+        new, truth = drawn(2000, rng, sharp=sharp)
+        found = set_coverage(sets.predict(new), truth)
+        assert found["coverage"][0] == pytest.approx(0.9, abs=0.04)
+        sizes.append(found["mean_size"][0])
+    assert sizes[1] > sizes[0] + 1
+
+
+def test_a_class_can_be_let_down_while_the_average_holds() -> None:
+    """One row in ten is rare, and the model never sees it coming."""
+    common, rare = [0.7, 0.2, 0.1], [0.6, 0.3, 0.1]
+    known = np.array([common] * 90 + [rare] * 10)
+    truth = [0] * 90 + [2] * 10
+    sets = ConformalSets(0.85).fit(known, truth).predict(known)
+    names = np.array(list("abc"))
+    found = set_coverage(sets, names[truth], list(names), level=0.9)
+    found = found.set_index(["by", "value"])
+    assert found.loc[("all", "all"), "coverage"] == 0.9
+    assert found.loc[("class", "a"), "coverage"] == 1
+    assert found.loc[("class", "c"), "coverage"] == 0
+    assert ("class", "b") not in found.index  # never the truth
+    assert found.loc[("class", "c"), "high"] < 0.85
+    assert found.loc[("size", 0), ["n", "coverage"]].tolist() == [10, 0]
+
+
+def test_a_label_that_no_known_row_has_can_still_be_in_a_set() -> None:
+    known = [[0.5, 0.3, 0.2]] * 20
+    sets = ConformalSets(0.9).fit(known, [0] * 15 + [1] * 5)
+    assert sets.predict([[0.3, 0.3, 0.4]]).tolist() == [[True, True, True]]
+
+
+def test_chance_is_seeded() -> None:
+    known, truth = drawn(60, np.random.default_rng(3))
+    new, _ = drawn(400, np.random.default_rng(4))
+
+    def found(seed: int) -> list[list[bool]]:
+        sets = ConformalSets(0.9, score="aps", seed=seed)
+        return sets.fit(known, truth).predict(new).tolist()
+
+    assert found(0) == found(0)
+    assert any(found(0) != found(seed) for seed in range(1, 5))
+
+
+def test_names_single_precision_and_rounded_rows() -> None:
+    known, truth = drawn(80, np.random.default_rng(5))
+    plain = ConformalSets(0.8).fit(known, truth).predict(known)
+    names = np.array(["w", "x", "y", "z"])
+    named = pd.DataFrame(known, columns=[f"p_{name}" for name in names])
+    sets = ConformalSets(0.8).fit(named, names[truth])
+    assert sets.classes_ == names.tolist() and sets.n_ == 80
+    assert (sets.predict(named) == plain).all()
+    single = known.astype(np.float32)
+    assert (ConformalSets(0.8).fit(single, truth).predict(single) == plain).all()
+    rough = known * (1 - 5e-4)  # sums that MAPIE itself does not take
+    assert (ConformalSets(0.8).fit(rough, truth).predict(rough) == plain).all()
+
+
+def test_table_tells_the_sets_in_words() -> None:
+    known, truth = drawn(80, np.random.default_rng(6))
+    names = list("wxyz")
+    named = pd.DataFrame(known, columns=names, index=range(100, 180))
+    sets = ConformalSets(0.9).fit(named, [names[at] for at in truth])
+    table, held = sets.table(named), sets.predict(named)
+    assert table.index.equals(named.index)
+    assert table["size"].tolist() == held.sum(axis=1).tolist()
+    assert table["prediction"].tolist() == named.idxmax(axis=1).tolist()
+    assert table["confidence"].tolist() == known.max(axis=1).tolist()
+    for at, row in enumerate(table["set"]):
+        assert set(row) == set(np.array(names)[held[at]])
+        assert named.iloc[at][list(row)].is_monotonic_decreasing
+    plain = ConformalSets(0.9).fit(known, truth).table(known.tolist())
+    assert plain.index.tolist() == list(range(80))
+    assert plain["prediction"].tolist() == known.argmax(axis=1).tolist()
+
+
+def test_it_is_an_estimator() -> None:
+    sets = ConformalSets(0.8, score="aps", seed=3)
+    assert clone(sets).get_params() == {"level": 0.8, "score": "aps", "seed": 3}
+    with pytest.raises(NotFittedError):
+        sets.predict([[0.5, 0.5]])
+
+
+def test_coverage_by_hand() -> None:
+    sets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1]])
+    found = set_coverage(sets, ["a", "b", "b", "a", "c"], ["a", "b", "c"])
+    assert found["by"].tolist() == ["all"] + ["class"] * 3 + ["size"] * 3
+    assert found["value"].tolist() == ["all", "a", "b", "c", 0, 1, 2]
+    assert found["n"].tolist() == [5, 2, 2, 1, 1, 2, 2]
+    assert found["coverage"].tolist() == [0.6, 0.5, 0.5, 1, 0, 1, 0.5]
+    assert found["mean_size"].tolist() == [1.2, 1.5, 1, 1, 0, 1, 2]
+    assert found["empty"].tolist() == [0.2, 0, 0.5, 0, 1, 0, 0]
+    assert found["singletons"].tolist() == [0.4, 0.5, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("wilson", "wilson"), ("clopper-pearson", "beta")]
+)
+def test_intervals_of_coverage(method: Any, name: str) -> None:
+    sets = np.eye(2)[[0] * 7 + [1] * 3]
+    found = set_coverage(sets, [0] * 10, level=0.9, method=method)
+    expected = proportion_confint(7, 10, alpha=0.1, method=name)
+    assert (found["low"][0], found["high"][0]) == pytest.approx(expected)
+
+
+TWO, THREE = [[0.8, 0.2]] * 20, [[0.7, 0.2, 0.1]] * 20
+
+
+@pytest.mark.parametrize(
+    ("rules", "rows", "truth", "says"),
+    [
+        ({"level": 90}, TWO, [0] * 20, "level must lie between 0 and 1, not 90"),
+        ({"level": 1}, TWO, [0] * 20, "level must lie between 0 and 1, not 1"),
+        ({"score": "best"}, TWO, [0] * 20, "score must be one of 'lac', 'top_k', "),
+        ({"seed": -1}, TWO, [0] * 20, "seed must be a whole number of 0 or more"),
+        ({"score": "aps"}, TWO, [0] * 20, "score must be 'lac' for two labels, not 'a"),
+        ({"level": 0.99}, TWO, [0] * 20, "probabilities must have at least 100 rows"),
+        ({"level": 0.01}, TWO, [0] * 20, "probabilities must have at least 100 rows"),
+        ({"score": "raps"}, THREE, [0] * 19 + [1], "probabilities must have more rows"),
+        ({}, TWO, [0] * 19, "truth must have one class for each of 20 rows"),
+        ({}, TWO, [0] * 19 + [2], r"truth must be one of the classes \[0, 1\]; row 19"),
+        ({}, [[0.8, 0.8]] * 20, [0] * 20, "probabilities must sum to one in each row"),
+        ({}, [0.8] * 20, [0] * 20, "probabilities must have rows, and a column for"),
+    ],
+)
+def test_bad_fit(rules: dict[str, Any], rows: Any, truth: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{says}"):
+        ConformalSets(**rules).fit(rows, truth)
+
+
+def test_bad_columns() -> None:
+    sets = ConformalSets().fit(pd.DataFrame(TWO, columns=["a", "b"]), ["a"] * 20)
+    turned = pd.DataFrame(TWO, columns=["b", "a"])
+    for use in (sets.predict, sets.table):
+        with pytest.raises(ValueError, match="^probabilities must have the columns"):
+            use(turned)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sets": [True, False]}, r"sets must have rows, .* not shape \(2,\)"),
+        ({"sets": np.empty((0, 2))}, r"sets must have rows, .* not shape \(0, 2\)"),
+        ({"sets": [[0.4, 0.6]]}, "sets must be true or false; row 0 has 0.4"),
+        ({"labels": ["a"]}, "labels must be one for each of 2 columns, all different"),
+        ({"labels": ["a", "a"]}, "labels must be one for each of 2 columns"),
+        ({"labels": "ab"}, "labels must be one for each of 2 columns"),
+        ({"truth": ["c"]}, "truth must be one of the classes"),
+        ({"truth": []}, "truth must have one class for each of 1 rows"),
+        ({"level": 95}, "level must lie between 0 and 1, not 95"),
+        ({"method": "exact"}, "method must be one of 'wilson', 'clopper-pearson'"),
+    ],
+)
+def test_bad_sets(change: dict[str, Any], says: str) -> None:
+    arguments: dict[str, Any] = {
+        "sets": [[True, False]],
+        "truth": ["a"],
+        "labels": ["a", "b"],
+    } | change
+    with pytest.raises(ValueError, match=f"^{says}"):
+        set_coverage(**arguments)

@@ -1,0 +1,347 @@
+"""Costs and thresholds: by hand, against a plain search, and over drawn samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
+
+from helpers.decisions import (
+    Costs,
+    best_threshold,
+    break_even,
+    cost_curve,
+    expected_cost,
+)
+from helpers.metrics.resampling import drawn_groups
+
+PLAIN = Costs(10, 2)
+
+
+def test_a_review_costs_its_price_the_wait_and_what_it_misses() -> None:
+    assert PLAIN.reviewed == 2
+    assert Costs(10, 2, delay=0.5, right=1).reviewed == 3.5
+    assert Costs(10, 2, right=1, review_error=0.25).reviewed == 2 + 2.5 + 0.75
+    assert Costs(10, 2, review_error=0.25, missed_review=4).reviewed == 3
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        (PLAIN, 0.8),
+        (Costs(10, 2, delay=1), 0.7),
+        (Costs(10, 2, right=-10), 0.9),  # an error loses the earnings, too
+        (Costs(10, 2, review_error=0.1), 0.7),
+        (Costs(10, 2, review_error=0.1, missed_review=30), 0.5),
+        (Costs(10, 0), 1.0),
+        (Costs(10, 12), 0.0),  # not -0.2
+    ],
+)
+def test_break_even_by_hand(costs: Costs, expected: float) -> None:
+    assert break_even(costs) == pytest.approx(expected)
+
+
+prices = st.builds(
+    Costs,
+    st.floats(5, 100),
+    st.floats(0, 20),
+    delay=st.floats(0, 5),
+    right=st.floats(-4, 4),
+    review_error=st.floats(0, 1),
+    missed_review=st.one_of(st.none(), st.floats(5, 100)),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(prices, st.floats(0, 1))
+def test_no_choice_is_cheaper_than_break_even_s(costs: Costs, p: float) -> None:
+    automated = (1 - p) * costs.error + p * costs.right
+    found = expected_cost([p], costs)[0]
+    assert found == pytest.approx(min(automated, costs.reviewed), abs=1e-9)
+
+
+def test_expected_cost_at_any_threshold() -> None:
+    p = [0.2, 0.8, 0.9]
+    assert expected_cost(p, PLAIN) == pytest.approx([2, 2, 1])
+    assert expected_cost(p, PLAIN, threshold=0) == pytest.approx([8, 2, 1])
+    assert expected_cost(p, PLAIN, threshold=0.9) == pytest.approx([2, 2, 1])
+    assert expected_cost(p, PLAIN, threshold=math.inf).tolist() == [2, 2, 2]
+
+
+def test_curve_by_hand() -> None:
+    costs = Costs(8, 1, right=-0.5, delay=0.5)
+    found = cost_curve([0.6, 0.8, 0.9, 0.8], [0, 1, 1, 0], costs)
+    # Reviewed rows cost 1, wrong ones 8, right ones −0.5.
+    assert found["threshold"].tolist() == [math.inf, 0.9, 0.8, 0.6]
+    assert found["coverage"].tolist() == [0, 0.25, 0.75, 1]
+    assert found["risk"].to_numpy() == pytest.approx(
+        [np.nan, 0, 1 / 3, 1 / 2], nan_ok=1
+    )
+    assert (4 * found["cost"]).tolist() == [4, 2.5, 8, 15]
+
+
+def test_curve_at_thresholds_that_are_no_scores() -> None:
+    asked = [0.85, -math.inf, 0.6, 2]
+    found = cost_curve([0.6, 0.8, 0.9, 0.8], [0, 1, 1, 0], PLAIN, thresholds=asked)
+    assert found["threshold"].tolist() == asked
+    assert found["coverage"].tolist() == [0.25, 1, 1, 0]
+    assert (4 * found["cost"]).tolist() == [6, 20, 20, 8]
+
+
+rows = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows, prices)
+def test_choice_is_that_of_a_plain_search(
+    drawn: list[tuple[int, bool]], costs: Costs
+) -> None:
+    scores, correct = (np.array(column) for column in zip(*drawn, strict=True))
+    found = best_threshold(scores, correct, costs, n_resamples=5)
+    at = cost_curve(scores, correct, costs)
+    every = [
+        np.where(
+            scores >= cut, np.where(correct, costs.right, costs.error), costs.reviewed
+        ).mean()
+        for cut in at["threshold"]
+    ]
+    assert at["cost"].to_numpy() == pytest.approx(np.array(every))
+    assert found.apparent == pytest.approx(min(every))
+    assert found.review_all == pytest.approx(every[0])
+    assert found.automate_all == pytest.approx(every[-1])
+    own = at[at["threshold"] == found.threshold].iloc[0]
+    assert own["cost"] == pytest.approx(found.apparent)
+    assert own["coverage"] == found.coverage
+    assert own["risk"] == pytest.approx(found.risk, nan_ok=True)
+    assert found.cost.value == pytest.approx(found.apparent + found.optimism)
+    for saving, alone in (
+        (found.saving_over_review, found.review_all),
+        (found.saving_over_automation, found.automate_all),
+    ):
+        assert saving.value == pytest.approx(alone - found.cost.value)
+        assert saving.low <= saving.high
+    assert found.cost.low <= found.apparent + 1e-9
+
+
+def sample(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    scores = rng.beta(3, 1, n)
+    return scores, rng.random(n) < scores
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_intervals_are_those_of_a_plain_loop(seed: int) -> None:
+    n, costs = 60, Costs(10, 3, right=-1, delay=0.5)
+    scores, correct = sample(seed, n)
+    order = np.argsort(-scores)
+    scores, correct = scores[order], correct[order]
+    found = best_threshold(scores, correct, costs, n_resamples=40, rng=seed, level=0.8)
+
+    def cost(rows: np.ndarray, threshold: float) -> float:
+        at = cost_curve(scores[rows], correct[rows], costs, thresholds=[threshold])
+        return float(at["cost"][0])
+
+    everything = np.arange(n)
+    loss, gain, unseen = [], [], []
+    for counts in next(drawn_groups(everything, 40, np.random.default_rng(seed))):
+        rows = np.repeat(everything, counts)
+        curve = cost_curve(scores[rows], correct[rows], costs)
+        picked = curve["threshold"][curve["cost"].argmin()]
+        seen, own = cost(rows, picked), cost(everything, picked)
+        loss.append(own - seen)
+        saved = cost(rows, -math.inf) - seen
+        gain.append(cost(everything, -math.inf) - own - saved)
+        unseen.append(cost(everything[counts == 0], picked))
+    optimism = np.mean(unseen) - found.apparent
+    assert found.optimism == pytest.approx(optimism)
+    more = max(optimism - np.mean(loss), 0)
+    # What Clopper and Pearson allow for the rows on either side.
+    reach = []
+    for part in (scores >= found.threshold, scores < found.threshold):
+        wrong, m = np.sum(~correct[part]), part.sum()
+        ends = np.array(proportion_confint(wrong, m, alpha=0.2, method="beta"))
+        reach.append(m / n * 11 * (ends - wrong / m))
+    low, high = np.quantile(loss, [0.1, 0.9])
+    limits = [min(low, reach[0][0]), max(high + more, reach[0][1])]
+    assert found.cost[1:] == pytest.approx(found.apparent + np.array(limits))
+    low, high = np.quantile(gain, [0.1, 0.9])
+    limits = [min(low - more, reach[1][0]), max(high, reach[1][1])]
+    saving = found.automate_all - found.apparent + np.array(limits)
+    assert found.saving_over_automation[1:] == pytest.approx(saving)
+    assert found.saving_over_review == pytest.approx(
+        (3.5 - 1) - np.array(found.cost)[[0, 2, 1]]
+    )
+
+
+def test_scores_may_be_on_any_scale_and_rows_in_any_order() -> None:
+    scores, correct = sample(0)
+    found = best_threshold(scores, correct, PLAIN, n_resamples=50)
+    moved = best_threshold(100 * scores - 400, correct, PLAIN, n_resamples=50)
+    assert moved.threshold == pytest.approx(100 * found.threshold - 400)
+    assert moved.cost == found.cost
+    turned = np.random.default_rng(1).permutation(len(scores))
+    again = best_threshold(scores[turned], correct[turned], PLAIN, n_resamples=50)
+    assert again == found
+
+
+def test_chance_is_the_callers() -> None:
+    scores, correct = sample(1)
+    first, second, other = (
+        best_threshold(scores, correct, PLAIN, n_resamples=20, rng=seed).optimism
+        for seed in (3, np.random.default_rng(3), 4)
+    )
+    assert first == second != other
+
+
+def test_of_equal_costs_the_choice_automates_least() -> None:
+    found = best_threshold([0.9, 0.5], [1, 0], Costs(1, 1, right=0), n_resamples=5)
+    assert found.threshold == 0.9  # to automate the wrong one, too, costs as much
+    none = best_threshold([0.9, 0.5], [0, 0], Costs(1, 1), n_resamples=5)
+    assert none.threshold == math.inf and none.coverage == 0 and math.isnan(none.risk)
+    assert none.apparent == none.review_all == 1 and not none.certain
+
+
+def test_rows_without_an_error_are_no_proof() -> None:
+    """No resample of them has an error, yet one in five may be wrong."""
+    few = best_threshold([0.9] * 12, [1] * 12, PLAIN, n_resamples=20)
+    assert few.cost.value == few.apparent == few.optimism == 0
+    upper = proportion_confint(0, 12, method="beta")[1]
+    assert few.cost.high == pytest.approx(10 * upper) and upper > 0.2
+    assert not few.saving_over_review.low > 0
+    many = best_threshold([0.9] * 60, [1] * 60, PLAIN, n_resamples=20)
+    assert many.saving_over_review.low > 0
+    assert not many.certain  # nor does it save anything over automating all
+
+
+def test_wrong_rows_left_to_review_are_no_proof_either() -> None:
+    found = best_threshold([0.9] * 50 + [0.1] * 2, [1] * 50 + [0] * 2, PLAIN)
+    low = proportion_confint(2, 2, method="beta")[0]
+    # If the two were wrong no more often than that, review would save less.
+    assert found.saving_over_automation.low <= 2 / 52 * (10 * low - 2) + 1e-12
+
+
+def test_copies_count_once_if_they_are_grouped() -> None:
+    scores, correct = sample(2, 60)
+    once = best_threshold(scores, correct, PLAIN, n_resamples=400)
+    copied = (np.repeat(scores, 5), np.repeat(correct, 5))
+    pages = [f"Page {at}" for at in np.repeat(np.arange(60), 5)]
+    grouped = best_threshold(*copied, PLAIN, n_resamples=400, groups=pages)
+    alone = best_threshold(*copied, PLAIN, n_resamples=400)
+    assert grouped.apparent == pytest.approx(once.apparent)
+    assert grouped.optimism == pytest.approx(once.optimism, rel=0.2)
+    width = once.cost.high - once.cost.low
+    assert grouped.cost.high - grouped.cost.low == pytest.approx(width, rel=0.2)
+    assert alone.cost.high - alone.cost.low < 0.7 * width
+
+
+def test_a_single_group_leaves_no_row_out() -> None:
+    found = best_threshold([0.9, 0.2], [1, 0], PLAIN, n_resamples=5, groups=["a", "a"])
+    assert found.optimism == 0 and found.cost.value == found.apparent == 1
+
+
+def test_cost_is_honest_and_break_even_is_cheapest() -> None:
+    """Samples of calibrated scores, where the true cost of any threshold is known."""
+    grid = (np.arange(200_000) + 0.5) / 200_000
+    known = np.cbrt(grid)  # quantiles of Beta(3, 1), in which samples are drawn
+    added = (1 - known) * PLAIN.error - PLAIN.reviewed
+    beyond = np.append(np.cumsum(added[::-1])[::-1], 0) / len(grid) + PLAIN.reviewed
+
+    def true_cost(threshold: float) -> float:
+        return float(beyond[np.searchsorted(known, threshold)])
+
+    best = true_cost(break_even(PLAIN))
+    assert best == pytest.approx(beyond.min(), abs=1e-6)
+    apparent, stated, true, covered = [], [], [], []
+    for seed in range(120):
+        found = best_threshold(*sample(seed, 100), PLAIN, n_resamples=100, rng=seed)
+        actual = true_cost(found.threshold)
+        apparent.append(found.apparent)
+        stated.append(found.cost.value)
+        true.append(actual)
+        covered.append(found.cost.low <= actual <= found.cost.high)
+    error = np.std(np.subtract(stated, true)) / math.sqrt(120)
+    assert np.mean(true) > best
+    assert np.mean(apparent) < np.mean(true) - 5 * error
+    assert abs(np.mean(stated) - np.mean(true)) < 3 * error + 0.03
+    assert np.mean(covered) >= 0.89
+
+
+def test_useless_scores_save_nothing_for_certain() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        scores, correct = rng.random(80), rng.random(80) < 0.5
+        costs = Costs(10, 5)  # a review costs just what it is worth
+        found = best_threshold(scores, correct, costs, n_resamples=100, rng=seed)
+        assert not found.certain
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"error": math.inf}, "error must lie between -inf and inf, not inf"),
+        ({"error": "2"}, "error must lie between -inf and inf, not '2'"),
+        ({"error": 1, "right": 1}, r"error must be above right, .* \(1\), not 1"),
+        ({"review": -1}, "review must be 0 or more, not -1"),
+        ({"review": math.nan}, "review must be 0 or more, not nan"),
+        ({"delay": -0.5}, "delay must be 0 or more, not -0.5"),
+        ({"right": math.nan}, "right must lie between -inf and inf, not nan"),
+        ({"review_error": 5}, "review_error must lie between 0 and 1, not 5"),
+        ({"missed_review": math.inf}, "missed_review must lie between"),
+        ({"missed_review": -1}, r"missed_review must be right, .* or more, not -1"),
+    ],
+)
+def test_bad_prices(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{says}"):
+        Costs(**{"error": 10, "review": 1} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"scores": []}, "scores must be one column with at least one row"),
+        ({"scores": [[1, 2]]}, r"scores must be one column .* shape \(1, 2\)"),
+        ({"scores": [0.5, np.nan]}, "scores must be finite; row 1 is nan"),
+        ({"scores": [np.inf, 0.5]}, "scores must be finite; row 0 is inf"),
+        ({"correct": [1]}, "correct must have one value for each of 2 rows"),
+        ({"correct": [1, 2]}, "correct must be 0 or 1; row 1 is 2"),
+    ],
+)
+def test_bad_rows(change: dict[str, Any], says: str) -> None:
+    data: dict[str, Any] = {"scores": [0.5, 0.7], "correct": [1, 0], "costs": PLAIN}
+    for search in (cost_curve, best_threshold):
+        with pytest.raises(ValueError, match=f"^{says}"):
+            search(**data | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"level": 95}, "level must lie between 0 and 1, not 95"),
+        ({"n_resamples": 0}, "n_resamples must be a whole number of 1 or more"),
+        ({"groups": [1]}, "groups must have one value for each of 2 rows"),
+        ({"groups": [1, None]}, "groups must not be missing; row 1 is None"),
+    ],
+)
+def test_bad_rules(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{says}"):
+        best_threshold([0.5, 0.7], [1, 0], PLAIN, **change)
+
+
+def test_bad_thresholds_and_confidences() -> None:
+    with pytest.raises(ValueError, match="^thresholds must not be missing; number 1"):
+        cost_curve([0.5], [1], PLAIN, thresholds=[0.5, np.nan])
+    with pytest.raises(ValueError, match="^thresholds must be one column"):
+        cost_curve([0.5], [1], PLAIN, thresholds=[])
+    with pytest.raises(ValueError, match="^threshold must be 0 or more, not -0.1"):
+        expected_cost([0.5], PLAIN, threshold=-0.1)
+    with pytest.raises(ValueError, match=r"^confidence must lie in \[0, 1\]; row 0"):
+        expected_cost([1.5], PLAIN)
+    with pytest.raises(TypeError, match="^scores must be numbers"):
+        cost_curve(["high"], [1], PLAIN)
+    with pytest.raises(TypeError, match="^rng must be a Generator"):
+        best_threshold([0.5], [1], PLAIN, rng="chance")  # type: ignore[arg-type]

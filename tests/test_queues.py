@@ -1,0 +1,190 @@
+"""Queues for review: orders by hand, and samples that say what is true of the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.decisions import Costs, review_queue
+from helpers.metrics import weighted_mean
+
+TABLE = pd.DataFrame(
+    {
+        "prediction": ["no", "yes", "yes", "no", "yes"],
+        "confidence": [0.9, 0.6, 0.8, 0.6, 1.0],
+    },
+    index=list("abcde"),
+)
+
+
+def test_least_confident_first_and_ties_by_row() -> None:
+    found = review_queue(TABLE, budget=4)
+    assert found.index.tolist() == ["b", "d", "c", "a"]
+    assert found["reason"].tolist() == [
+        f"confidence {at}" for at in (0.6, 0.6, 0.8, 0.9)
+    ]
+    pd.testing.assert_frame_equal(found[list(TABLE)], TABLE.loc[found.index])
+    assert "reason" not in TABLE
+
+
+def test_near_a_threshold() -> None:
+    found = review_queue(TABLE, budget=3, strategy="near-threshold", threshold=0.875)
+    assert found.index.tolist() == ["a", "c", "e"]
+    assert found["reason"].tolist() == [
+        "0.025 above 0.875",
+        "0.075 below 0.875",
+        "0.125 above 0.875",
+    ]
+
+
+def test_value_leaves_out_what_is_cheaper_to_automate() -> None:
+    found = review_queue(TABLE, budget=5, strategy="value", costs=Costs(10, 1.5))
+    assert found.index.tolist() == ["b", "d", "c"]
+    assert found["reason"].tolist() == ["saves 2.5", "saves 2.5", "saves 0.5"]
+    none = review_queue(TABLE, budget=5, strategy="value", costs=Costs(10, 10))
+    assert len(none) == 0 and "reason" in none
+
+
+def test_value_by_prediction() -> None:
+    """A wrong no is worse than a wrong yes."""
+    costs = {"no": Costs(100, 1.5), "yes": Costs(10, 1.5)}
+    found = review_queue(TABLE, budget=3, strategy="value", costs=costs)
+    assert found.index.tolist() == ["d", "a", "b"]
+    assert found["reason"].tolist() == ["saves 38.5", "saves 8.5", "saves 2.5"]
+
+
+def test_a_random_sample() -> None:
+    found = review_queue(TABLE, budget=2, strategy="random", rng=0)
+    assert len(set(found.index)) == 2 and set(found["reason"]) == {"random"}
+    assert found["weight"].tolist() == [2.5, 2.5]
+    assert "stratum" not in found
+
+
+def test_spot_checks_are_spread_over_the_confidence() -> None:
+    confidence = np.repeat([0.1, 0.3, 0.9, 1.0], [1, 4, 60, 35])
+    table = pd.DataFrame({"confidence": confidence})
+    found = review_queue(table, budget=13, strategy="stratified", rng=1)
+    # One of one; four of four; and eight of 95.
+    by = found.groupby("stratum")["weight"].agg(["size", "first", "nunique"])
+    assert by.index.tolist() == ["[0, 0.2)", "[0.2, 0.4)", "[0.8, 1]"]
+    assert by["size"].tolist() == [1, 4, 8]
+    assert by["first"].tolist() == [1, 1, 95 / 8] and set(by["nunique"]) == {1}
+    assert found.index.is_unique and set(found["reason"]) == {"spot check"}
+    # What is over goes to the largest.
+    found = review_queue(table, budget=8, strategy="stratified", rng=1)
+    counts = found["stratum"].value_counts()
+    assert counts.to_dict() == {"[0.8, 1]": 4, "[0.2, 0.4)": 3, "[0, 0.2)": 1}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=60),
+    st.integers(1, 70),
+    st.integers(1, 8),
+    st.sampled_from(["random", "stratified"]),
+)
+def test_weights_stand_for_the_whole_table(
+    confidence: list[float], budget: int, n_strata: int, strategy: Any
+) -> None:
+    table = pd.DataFrame({"confidence": confidence})
+    budget = max(budget, n_strata)
+    found = review_queue(
+        table, budget=budget, strategy=strategy, rng=0, n_strata=n_strata
+    )
+    assert len(found) == min(budget, len(table)) and found.index.is_unique
+    assert found["weight"].sum() == pytest.approx(len(table))
+    assert (found["weight"] >= 1).all()
+
+
+@pytest.mark.parametrize("strategy", ["random", "stratified"])
+def test_chance_is_the_callers(strategy: Any) -> None:
+    table = pd.DataFrame({"confidence": np.linspace(0, 1, 50)})
+    first, second, other = (
+        review_queue(table, budget=10, strategy=strategy, rng=seed).index.tolist()
+        for seed in (5, np.random.default_rng(5), 6)
+    )
+    assert first == second != other
+
+
+def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"confidence": rng.beta(4, 1, 300)})
+    table["wrong"] = rng.random(300) > table["confidence"]
+    truth = table["wrong"].mean()
+    estimates, plain, covered, drawn = [], [], [], np.zeros(300)
+    chance = np.zeros(300)
+    for seed in range(300):
+        found = review_queue(table, budget=60, strategy="stratified", rng=seed)
+        mean = weighted_mean(found["wrong"], found["weight"], strata=found["stratum"])
+        estimates.append(mean.value)
+        plain.append(found["wrong"].mean())
+        covered.append(mean.low <= truth <= mean.high)
+        drawn[found.index] += 1
+        chance[found.index] = 1 / found["weight"]
+    error = np.std(estimates) / np.sqrt(300)
+    assert abs(np.mean(estimates) - truth) < 3 * error
+    assert np.mean(plain) > truth + 10 * error  # without the weights
+    assert np.mean(covered) > 0.9
+    # Each row is drawn as often as its weight says.
+    assert np.abs(drawn / 300 - chance).max() < 4.5 * np.sqrt(0.25 / 300)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"strategy": "newest"}, "strategy must be one of 'least-confident', "),
+        ({"budget": 0}, "budget must be a whole number of 1 or more, not 0"),
+        ({"budget": 2.5}, "budget must be a whole number of 1 or more, not 2.5"),
+        ({"strategy": "near-threshold"}, "threshold must be given for strategy="),
+        ({"strategy": "value"}, "costs must be given for strategy='value'"),
+        ({"threshold": 0.5}, "threshold must be left out for .*'least-confident'; it"),
+        (
+            {"strategy": "random", "costs": Costs(2, 1)},
+            "costs must be left out for strategy='random'; it is for 'value'",
+        ),
+        (
+            {"strategy": "near-threshold", "threshold": 90},
+            "threshold must lie between 0 and 1, not 90",
+        ),
+        (
+            {"strategy": "value", "costs": {"no": Costs(2, 1)}},
+            "costs must hold those of the prediction 'yes'",
+        ),
+        (
+            {
+                "strategy": "value",
+                "costs": {"no": Costs(2, 1)},
+                "table": TABLE[["confidence"]],
+            },
+            "table must have a column 'prediction'; it has",
+        ),
+        ({"strategy": "stratified", "budget": 1}, "budget must be at least 2, the num"),
+        ({"strategy": "stratified", "n_strata": 0}, "n_strata must be a whole number"),
+        ({"table": TABLE[["prediction"]]}, "table must have a column 'confidence'"),
+        ({"table": TABLE.assign(reason="")}, "table must have no column 'reason' yet"),
+        (
+            {"table": TABLE.assign(weight=1), "strategy": "random"},
+            "table must have no column 'weight' yet",
+        ),
+        (
+            {"table": TABLE.assign(stratum=1), "strategy": "stratified"},
+            "table must have no column 'stratum' yet",
+        ),
+        ({"table": TABLE.assign(confidence=90)}, r"confidence must lie in \[0, 1\]"),
+        ({"table": TABLE[:0]}, "confidence must have at least one row"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], says: str) -> None:
+    arguments: dict[str, Any] = {"table": TABLE, "budget": 3} | change
+    with pytest.raises(ValueError, match=f"^{says}"):
+        review_queue(**arguments)
+
+
+def test_costs_are_no_number() -> None:
+    with pytest.raises(TypeError, match="^costs must be Costs or a mapping"):
+        review_queue(TABLE, budget=3, strategy="value", costs=2)  # type: ignore[arg-type]
