@@ -1,8 +1,8 @@
 """From confidence to decision: what may be acted on without a look.
 
 ``buckets`` are ranges of confidence with an action each, ``thresholds`` are chosen with
-a guarantee and verified on other labels, or by ``costs``; a ``policy`` puts them to use.
-``queues`` say what to look at next, ``conformal`` gives sets of labels. ``monitoring``
+a guarantee and verified on other labels, ``costs`` choose by prices, and a ``policy``
+puts them to use. ``queues`` say what to look at next, ``conformal`` gives sets of labels. ``monitoring``
 watches whether the promise holds, ``drift`` whether scores still are what they were.
 """
 
