@@ -2,8 +2,9 @@
 
 ``buckets`` are ranges of confidence with an action each, ``thresholds`` are chosen with
 a guarantee and verified on other labels, ``costs`` choose by prices, and a ``policy``
-puts them to use. ``queues`` say what to look at next, ``conformal`` gives sets of labels. ``monitoring``
-watches whether the promise holds, ``drift`` whether scores still are what they were.
+puts them to use. ``queues`` say what to look at next, ``conformal`` gives sets of
+labels. ``monitoring`` watches whether the promise holds, ``drift`` whether scores still
+are what they were.
 """
 
 from .buckets import REVIEW_BUCKETS, TRUST_BUCKETS, Buckets, bucket_table
