@@ -15,6 +15,7 @@ from datetime import UTC
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import papermill
 
 from helpers.checkpoints import EMBEDDED_WHEEL
@@ -23,6 +24,15 @@ from helpers.hosted import Journal, save_recording
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = "03_structured_answers.ipynb"
+
+
+def without_paths(path: Path) -> None:
+    """Take out where this machine keeps its files, which a server's error may quote."""
+    table = pd.read_parquet(path)
+    hidden = table["error_message"].str.replace(str(ROOT), "…", regex=False)
+    if not hidden.equals(table["error_message"]):
+        table["error_message"] = hidden
+        table.to_parquet(path, compression="zstd", compression_level=19, index=False)
 
 
 def main() -> None:
@@ -64,6 +74,7 @@ def main() -> None:
                     model_sha256=EMBEDDED_WHEEL.member_sha256,
                     date=day.date().isoformat(),
                 )
+            without_paths(target / f"{path.stem}.parquet")
             print(f"{server.name:13} {path.stem:45} {len(written):4} answers")
 
 
