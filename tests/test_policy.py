@@ -16,6 +16,7 @@ from helpers.decisions import (
     Buckets,
     Policy,
     choose_threshold,
+    choose_thresholds_per_class,
     verify,
 )
 
@@ -70,7 +71,7 @@ def test_labels_have_ranges_of_their_own() -> None:
 
 
 def test_calibrated_confidence_decides(platt: PlattScalingCalibrator) -> None:
-    found = Policy(TRUST_BUCKETS, platt).apply(TABLE.iloc[:3])
+    found = Policy(TRUST_BUCKETS, platt).apply(TABLE.iloc[:3], source=SOURCE)
     expected = np.asarray(platt.predict(TABLE["confidence"].iloc[:3].to_numpy()))
     assert found["decided_on"].tolist() == expected.tolist()
     assert found["action"].tolist() == TRUST_BUCKETS.assign(expected).tolist()
@@ -85,15 +86,62 @@ def test_few_rows(rows: int) -> None:
 
 def test_certified_threshold_becomes_a_policy() -> None:
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
-    assert certified.threshold == 0.0
-    policy = Policy(Buckets([certified.threshold], ["review", "accept"]))
-    assert set(policy.apply(TABLE)["action"].iloc[:3]) == {"accept"}
+    policy = Policy.from_certified(certified)
+    assert policy.apply(TABLE)["action"].tolist() == [*["accept"] * 2, *["review"] * 2]
+    none = choose_threshold([0.9] * 6, [1] * 6, 0.1)
+    whole = TABLE.assign(confidence=1.0)
+    found = Policy.from_certified(none, actions=("look", "go")).apply(whole)
+    assert set(found["action"]) == {"look"}
+
+
+def test_only_certified_labels_are_accepted() -> None:
+    labels = ["a"] * 60 + ["b"] * 6
+    found = choose_thresholds_per_class([0.9] * 66, [1] * 66, labels, 0.1)
+    policy = Policy.from_certified(found)
+    table = pd.DataFrame({"prediction": ["a", "b", "c"], "confidence": 1.0})
+    assert policy.apply(table)["action"].tolist() == ["accept", "review", "review"]
+
+
+def test_rows_without_a_prediction_are_looked_at() -> None:
+    for missing in (None, np.nan, pd.NA):
+        table = pd.DataFrame({"prediction": ["a", missing], "confidence": 0.95})
+        found = Policy(TRUST_BUCKETS).apply(table)
+        assert found["action"].tolist() == ["trust", "ask"]
+        assert found["reason"].iloc[1] == "no prediction is known"
+    nullable = TABLE.assign(confidence=TABLE["confidence"].astype("Float64"))
+    plain = Policy(TRUST_BUCKETS).apply(TABLE)
+    assert Policy(TRUST_BUCKETS).apply(nullable)["action"].equals(plain["action"])
+
+
+def test_labels_that_are_numbers_keep_their_ranges() -> None:
+    strict = Buckets([0.97, 0.99], ["ask", "warn", "trust"])
+    policy = Policy(TRUST_BUCKETS, by_label={71: strict})
+    again = Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
+    table = pd.DataFrame({"prediction": [71, 72], "confidence": 0.95})
+    for one in (policy, again):
+        assert one.apply(table)["action"].tolist() == ["ask", "trust"]
+        with pytest.raises(ValueError, match="of the type of by_label's"):
+            one.apply(table.astype({"prediction": str}))
+    with pytest.raises(TypeError, match="by_label must name labels"):
+        Policy(TRUST_BUCKETS, by_label={0.5: strict})
+
+
+def test_single_precision_is_decided_as_it_was_certified() -> None:
+    scores = np.float32([0.9] * 60 + [0.5] * 60)
+    certified = choose_threshold(scores, [1] * 60 + [0] * 60, 0.1, grid=[0.9])
+    table = pd.DataFrame({"prediction": "a", "confidence": scores})
+    found = Policy.from_certified(certified).apply(table)
+    assert (found["action"] == "accept").sum() == certified.n_accepted == 60
 
 
 def test_scores_of_another_model_are_refused(whole: Policy) -> None:
     table = TABLE.copy()
     table.attrs["source"] = SOURCE
-    assert len(whole.apply(table)) == 4
+    assert len(whole.apply(table)) == len(whole.apply(TABLE, source=SOURCE)) == 4
+    # What says nothing of its source could be anything.
+    for unsaid in (TABLE, pd.concat([table, with_source(TABLE.copy(), {"a": "b"})])):
+        with pytest.raises(ValueError, match="must say what its confidences come from"):
+            whole.apply(unsaid)
     for key in SOURCE:
         table.attrs["source"] = SOURCE | {key: "another"}
         with pytest.raises(ValueError, match=f"source differs.*of {key} .*'another'"):
@@ -115,7 +163,8 @@ def test_stored_and_read_back_it_is_the_same(whole: Policy, tmp_path: Path) -> N
     whole.save(path)
     again = Policy.load(path)
     assert again.card() == whole.card() and again.to_dict() == whole.to_dict()
-    assert again.apply(TABLE).equals(whole.apply(TABLE))
+    found = again.apply(TABLE, source=SOURCE)
+    assert found.equals(whole.apply(TABLE, source=SOURCE))
     assert math.isnan(again.verified[1].risk)
     assert "Für alle Fälle." in path.read_text("utf-8")
     assert [entry.name for entry in tmp_path.iterdir()] == ["policy.json"]

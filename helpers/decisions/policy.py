@@ -16,10 +16,11 @@ from ..calibration import Calibrator
 from ..calibration.files import write_json
 from ..calibration.storage import from_dict as calibrator_from_dict
 from .buckets import Buckets
-from .thresholds import Verification
+from .thresholds import CertifiedThreshold, Verification
 
 FORMAT = "helpers.decisions/1"
 _NO_CONFIDENCE = "no confidence is known"
+_NO_PREDICTION = "no prediction is known"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Policy:
     calibrator : Calibrator, optional
         What makes a confidence that one may act on of the one in a table. Without
         one, the table's is used as it is.
-    by_label : mapping of str to Buckets, optional
+    by_label : mapping of str or int to Buckets, optional
         Other ranges, with the same actions, for some predicted labels.
     source : mapping of str to str, optional
         What the confidences come from, as a score table's ``attrs["source"]`` says. By
@@ -62,7 +63,7 @@ class Policy:
 
     buckets: Buckets
     calibrator: Calibrator | None = None
-    by_label: Mapping[str, Buckets] = field(default_factory=dict)
+    by_label: Mapping[str | int, Buckets] = field(default_factory=dict)
     source: Mapping[str, str] | None = None
     verified: Sequence[Verification] = ()
     name: str = "policy"
@@ -77,6 +78,10 @@ class Policy:
                     f"by_label must have the actions {list(self.buckets.names)}, not "
                     f"{list(what.names)}."
                 )
+        for label in self.by_label:
+            if not isinstance(label, (str, int)):
+                raise TypeError(f"by_label must name labels, not {label!r}.")
+        object.__setattr__(self, "by_label", dict(self.by_label))
         if self.calibrator is not None and not isinstance(self.calibrator, Calibrator):
             raise TypeError(
                 "calibrator must be a calibrator of confidences, not "
@@ -89,38 +94,96 @@ class Policy:
         elif known is not None:
             _check_source(self.source, known, "the calibrator was fitted on")
 
-    def apply(self, table: pd.DataFrame) -> pd.DataFrame:
+    @classmethod
+    def from_certified(
+        cls,
+        certified: CertifiedThreshold | Mapping[Any, CertifiedThreshold],
+        *,
+        actions: tuple[str, str] = ("review", "accept"),
+        **more: Any,
+    ) -> Self:
+        """The policy that accepts what was certified, and nothing else.
+
+        Parameters
+        ----------
+        certified : CertifiedThreshold or mapping of label to CertifiedThreshold
+            What :func:`choose_threshold` or :func:`choose_thresholds_per_class` gave.
+            Where no threshold passed, and for labels that are not in the mapping,
+            nothing is accepted.
+        actions : (str, str), default=("review", "accept")
+            What is done below the threshold, and from it on.
+        **more
+            Other parameters of the policy.
+
+        Returns
+        -------
+        Policy
+
+        Examples
+        --------
+        >>> from helpers.decisions import choose_threshold
+        >>> found = choose_threshold([0.9] * 60 + [0.5] * 40, [1] * 60 + [0] * 40, 0.1)
+        >>> Policy.from_certified(found).buckets.ranges()
+        ['< 0.9', '≥ 0.9']
+        """
+
+        def ranges(threshold: float | None) -> Buckets:
+            if threshold is None:
+                return Buckets([1.0], actions, "lower")
+            return Buckets([threshold], actions)
+
+        if isinstance(certified, CertifiedThreshold):
+            return cls(ranges(certified.threshold), **more)
+        each = {label: ranges(one.threshold) for label, one in certified.items()}
+        return cls(ranges(None), by_label=each, **more)
+
+    def apply(
+        self, table: pd.DataFrame, *, source: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
         """What is done with each row, and why.
 
         Parameters
         ----------
         table : pandas.DataFrame
             ``prediction`` and ``confidence`` of each row, as ``score_table`` gives
-            them. Its ``attrs["source"]``, if there, must be that of the policy.
+            them.
+        source : mapping of str to str, optional
+            What the confidences come from; by default what ``attrs["source"]`` says.
+            It must be what the policy is for, if that is known. pandas forgets it when
+            tables are joined.
 
         Returns
         -------
         pandas.DataFrame
             The table with ``decided_on``, the confidence that was looked at, and with
-            ``action`` and ``reason``. A row without a confidence gets the most
-            cautious action.
+            ``action`` and ``reason``. A row without a confidence or a prediction gets
+            the most cautious action.
 
         Raises
         ------
         ValueError
-            A column is missing, a confidence lies outside [0, 1], or the scores come
-            from another model, prompt or set of labels.
+            A column is missing, a confidence lies outside [0, 1], predictions are of
+            another type than the labels that have ranges of their own, or the scores
+            come from another model, prompt or set of labels, or do not say from which.
         """
         for column in ("prediction", "confidence"):
             if column not in table:
                 raise ValueError(f"table must have the column {column!r}.")
         if self.source is not None:
-            _check_source(
-                table.attrs.get("source") or {}, self.source, "this policy is for"
-            )
-        confidence = pd.to_numeric(table["confidence"]).to_numpy(dtype=float)
-        known = ~np.isnan(confidence)
-        decided_on = np.full(len(table), np.nan)
+            given = table.attrs.get("source") if source is None else source
+            if not isinstance(given, Mapping) or set(self.source) - set(given):
+                raise ValueError(
+                    "table must say what its confidences come from, in attrs['source'] "
+                    f"or as source: this policy is for {dict(self.source)}."
+                )
+            _check_source(given, self.source, "this policy is for")
+        values = pd.to_numeric(table["confidence"])
+        # Single precision has edges of its own, and keeps them.
+        single = values.dtype == np.float32 and self.calibrator is None
+        confidence = values.to_numpy(np.float32 if single else float, na_value=np.nan)
+        labels = table["prediction"].astype(object)
+        known = ~np.isnan(confidence) & labels.notna().to_numpy()
+        decided_on = np.full(len(table), np.nan, dtype=confidence.dtype)
         if known.any():
             decided_on[known] = (
                 confidence[known]
@@ -128,9 +191,9 @@ class Policy:
                 else np.asarray(self.calibrator.predict(confidence[known]))
             )
         code = np.zeros(len(table), dtype=int)
-        reason = np.full(len(table), _NO_CONFIDENCE, dtype=object)
+        reason = np.where(labels.isna(), _NO_PREDICTION, _NO_CONFIDENCE).astype(object)
         word = "confidence" if self.calibrator is None else "calibrated confidence"
-        labels = table["prediction"].astype(object)
+        self._check_types(labels[known])
         special = labels.isin(list(self.by_label))
         groups = [(~special, self.buckets, "")]
         groups += [
@@ -143,13 +206,23 @@ class Policy:
                 code[rows] = buckets.codes(decided_on[rows])
                 ranges = buckets.ranges()
                 for row in rows:
-                    value = f"{word} {decided_on[row]:.3g}"
+                    value = f"{word} {decided_on[row]:.6g}"
                     reason[row] = f"{value} is {ranges[code[row]]}{whose}"
         return table.assign(
             decided_on=decided_on,
             action=np.array(self.buckets.names, dtype=object)[code],
             reason=reason,
         )
+
+    def _check_types(self, labels: pd.Series) -> None:
+        # 71 is not "71": the label's own ranges would not be found, and not missed.
+        ours = {isinstance(label, str) for label in self.by_label}
+        theirs = {isinstance(label, str) for label in labels}
+        if ours and theirs and not ours & theirs:
+            raise ValueError(
+                f"prediction must be of the type of by_label's {list(self.by_label)}; "
+                f"the first is {labels.iloc[0]!r}."
+            )
 
     def card(self) -> str:
         """The policy in words, for those who answer for it.
@@ -196,7 +269,8 @@ class Policy:
             "name": self.name,
             "note": self.note,
             "buckets": asdict(self.buckets),
-            "by_label": {label: asdict(one) for label, one in self.by_label.items()},
+            # Pairs, since names in JSON are text and a label may be a number.
+            "by_label": [[label, asdict(one)] for label, one in self.by_label.items()],
             "calibrator": self.calibrator and self.calibrator.to_dict(),
             "source": None if self.source is None else dict(self.source),
             "verified": [_stored(one) for one in self.verified],
@@ -229,7 +303,7 @@ class Policy:
             return cls(
                 Buckets(**stored["buckets"]),
                 calibrator,
-                {label: Buckets(**one) for label, one in stored["by_label"].items()},
+                {label: Buckets(**one) for label, one in stored["by_label"]},
                 stored["source"],
                 [_verification(one) for one in stored["verified"]],
                 stored["name"],

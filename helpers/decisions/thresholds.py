@@ -32,7 +32,8 @@ class CertifiedThreshold:
     Attributes
     ----------
     threshold : float or None
-        Accept what has at least this confidence; None if no threshold passed.
+        Accept what has at least this confidence; None if no threshold passed. Of
+        several that accept the same labelled items, the highest.
     max_risk, delta : float
         What is certified: the share of errors among accepted items is at most
         ``max_risk``, and this statement is false with a probability of at most
@@ -45,9 +46,10 @@ class CertifiedThreshold:
     coverage : float
         Share of the labelled items that are accepted.
     labels_needed : int or None
-        About how many labels it would take, where no threshold passed: if the risk of
-        the best one is what it seems to be. None if a threshold passed, or if none has
-        a lower risk than ``max_risk``, so that no number of labels would do.
+        About how many labels it would take at least, where no threshold passed: if the
+        risk of the best one is what it seems to be, which is often less than it is.
+        None if a threshold passed, or if none has a lower risk than ``max_risk``, so
+        that no number of labels would do.
     tested : pandas.DataFrame
         Every threshold with rows above it, from the highest: ``threshold``, ``n``,
         ``errors``, ``risk``, ``upper`` (Clopper and Pearson's limit of the risk, at
@@ -74,7 +76,7 @@ class CertifiedThreshold:
         text = f"No threshold can be certified for {aim} with {self.n_labels} labels."
         if self.labels_needed is None:
             return f"{text} No threshold seems to have so low a risk."
-        return f"{text} It may take about {self.labels_needed}."
+        return f"{text} It may take {self.labels_needed} or more."
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,13 @@ def choose_threshold(
     Notes
     -----
     At a threshold that was fixed beforehand, the errors among the rows above it are
-    binomial. That a sequence begins at a row count, and not at a fixed threshold,
-    keeps the guarantee exact where the risk does not fall as the threshold falls; for
-    other shapes it was checked by simulation.
+    binomial. The sequences begin at row counts, not at fixed thresholds. For the first
+    one that changes nothing, whatever shape the risk has: fewer rows than it begins
+    with could not pass. For the others the guarantee is exact where the risk does not
+    fall as the threshold falls; for other shapes it was checked by simulation.
+
+    Rows must be independent: with several rows of one document or person, the
+    guarantee does not hold.
 
     References
     ----------
@@ -203,11 +209,11 @@ def choose_threshold(
     >>> scores = [0.95] * 100 + [0.6] * 100
     >>> correct = [1] * 99 + [0] + [1, 0] * 50
     >>> print(choose_threshold(scores, correct, max_risk=0.1))
-    Accept from 0.61: a risk of at most 0.1 at 0.95 confidence. 100 of 200 labelled \
+    Accept from 0.95: a risk of at most 0.1 at 0.95 confidence. 100 of 200 labelled \
 items are accepted, 1 wrong.
     >>> print(choose_threshold(scores[:20], correct[:20], max_risk=0.1))
     No threshold can be certified for a risk of at most 0.1 at 0.95 confidence with 20 \
-labels. It may take about 29.
+labels. It may take 29 or more.
     """
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
@@ -228,7 +234,11 @@ labels. It may take about 29.
             "passed": passed,
         }
     )[n > 0].reset_index(drop=True)
-    chosen = int(np.flatnonzero(passed)[-1]) if passed.any() else None
+    chosen = None
+    if passed.any():
+        # Of those that accept the same rows the highest: between them nothing was seen.
+        lowest = np.flatnonzero(passed)[-1]
+        chosen = int(np.flatnonzero(passed & (n == n[lowest]))[0])
     needed = None
     if chosen is None:
         needed = _labels_needed(n, errors, len(values), max_risk, level)
@@ -283,7 +293,7 @@ def choose_thresholds_per_class(
     ...     [0.9] * 80, [1] * 80, ["a"] * 40 + ["b"] * 40, max_risk=0.1
     ... )
     >>> {label: one.threshold for label, one in found.items()}
-    {'a': 0.0, 'b': 0.0}
+    {'a': 0.9, 'b': 0.9}
     """
     check_between("delta", delta, 0, 1)
     values = check_probabilities(scores, "scores")
@@ -339,7 +349,7 @@ def verify(
     >>> found.verdict, found.n_errors, round(found.high, 3)
     ('not enough data', 5, 0.052)
     """
-    check_between("threshold", threshold, 0, 1, closed=True)
+    threshold = check_between("threshold", threshold, 0, 1, closed=True)
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
     values = check_probabilities(scores, "scores")
