@@ -18,16 +18,10 @@ from helpers.structured import field_distribution
 
 def request_for(question: str, food: str, max_tokens: int = 32) -> Request:
     put = FOOD_QUESTIONS[question]
-    messages = [{"role": "system", "content": put.instruction}]
-    for shown, value, reason in put.examples:
-        said = json.dumps(put.answer(value, reason))
-        messages.append({"role": "user", "content": shown})
-        messages.append({"role": "assistant", "content": said})
-    messages.append({"role": "user", "content": food})
     return build_request(
         "chat",
         EMBEDDED,
-        messages,
+        put.messages(food),
         max_tokens=max_tokens,
         old_limit=True,
         response_format={"type": "json_object", "schema": put.schema()},
