@@ -111,9 +111,9 @@ def local_server(
     command = [sys.executable, "-m", "llama_cpp.server", "--host", _HOST]
     command += ["--port", str(port), "--model", str(gguf or _embedded())]
     command += ["--model_alias", name, "--n_ctx", str(context)]
-    # With a processor for each thread, and the logits of every position.
     command += ["--n_threads", str(threads or os.cpu_count() or 1)]
     command += ["--n_threads_batch", str(threads or os.cpu_count() or 1)]
+    # Log-probabilities need the logits of every position.
     command += ["--logits_all", "true", "--verbose", "false"]
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         server = subprocess.Popen(
