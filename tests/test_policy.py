@@ -142,6 +142,8 @@ def test_scores_of_another_model_are_refused(whole: Policy) -> None:
     for unsaid in (TABLE, pd.concat([table, with_source(TABLE.copy(), {"a": "b"})])):
         with pytest.raises(ValueError, match="must say what its confidences come from"):
             whole.apply(unsaid)
+    with pytest.raises(ValueError, match="must say what its confidences come from"):
+        whole.apply(TABLE, source={"model": "m"})
     for key in SOURCE:
         table.attrs["source"] = SOURCE | {key: "another"}
         with pytest.raises(ValueError, match=f"source differs.*of {key} .*'another'"):
