@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 _CHUNK = 1 << 16
+_INTERVALS = {"wilson": "wilson", "clopper-pearson": "beta"}
 
 
 def chunks(n: int) -> Iterator[slice]:
@@ -76,6 +77,54 @@ def check_probabilities(values: ArrayLike, name: str = "confidence") -> np.ndarr
             raise ValueError(
                 f"{name} must lie in [0, 1]; row {at} is {float(array[at])!r}."
             )
+    return array
+
+
+def check_numbers(
+    values: ArrayLike, name: str, *, infinite: bool = False
+) -> np.ndarray:
+    """Numbers on any scale as an array of floats.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        Numbers, at least one.
+    name : str
+        What an error calls them.
+    infinite : bool, default=False
+        Whether infinities are allowed.
+
+    Returns
+    -------
+    numpy.ndarray of float, of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        There are none, they have another shape, or one is missing or infinite.
+    TypeError
+        They are no numbers.
+
+    Examples
+    --------
+    >>> check_numbers([-3, 2.5], "scores")
+    array([-3. ,  2.5])
+    >>> check_numbers([0.5, None], "scores")
+    Traceback (most recent call last):
+    ...
+    ValueError: scores must be finite; row 1 is nan.
+    """
+    array = _numbers(values, name).astype(float)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(
+            f"{name} must be one column with at least one row, not of shape "
+            f"{array.shape}."
+        )
+    bad = np.isnan(array) if infinite else ~np.isfinite(array)
+    if bad.any():
+        at = int(np.argmax(bad))
+        rule = "not be missing" if infinite else "be finite"
+        raise ValueError(f"{name} must {rule}; row {at} is {float(array[at])!r}.")
     return array
 
 
@@ -451,6 +500,32 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         words = ", ".join(map(repr, choices))
         raise ValueError(f"{name} must be one of {words}, not {value!r}.")
     return str(value)
+
+
+def check_interval(method: Any) -> str:
+    """Which interval of a share, in the word that statsmodels has for it.
+
+    Parameters
+    ----------
+    method : object
+        "wilson" or "clopper-pearson".
+
+    Returns
+    -------
+    str
+        What ``statsmodels.stats.proportion.proportion_confint`` calls it.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+
+    Examples
+    --------
+    >>> check_interval("clopper-pearson")
+    'beta'
+    """
+    return _INTERVALS[check_choice("method", method, tuple(_INTERVALS))]
 
 
 def _numbers(values: ArrayLike, name: str) -> np.ndarray:

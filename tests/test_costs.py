@@ -333,7 +333,7 @@ def test_bad_rules(change: dict[str, Any], says: str) -> None:
 
 
 def test_bad_thresholds_and_confidences() -> None:
-    with pytest.raises(ValueError, match="^thresholds must not be missing; number 1"):
+    with pytest.raises(ValueError, match="^thresholds must not be missing; row 1"):
         cost_curve([0.5], [1], PLAIN, thresholds=[0.5, np.nan])
     with pytest.raises(ValueError, match="^thresholds must be one column"):
         cost_curve([0.5], [1], PLAIN, thresholds=[])
@@ -341,7 +341,8 @@ def test_bad_thresholds_and_confidences() -> None:
         expected_cost([0.5], PLAIN, threshold=-0.1)
     with pytest.raises(ValueError, match=r"^confidence must lie in \[0, 1\]; row 0"):
         expected_cost([1.5], PLAIN)
-    with pytest.raises(TypeError, match="^scores must be numbers"):
-        cost_curve(["high"], [1], PLAIN)
+    for text in ("high", "0.5"):
+        with pytest.raises(TypeError, match="^scores must be numbers"):
+            cost_curve([text], [1], PLAIN)
     with pytest.raises(TypeError, match="^rng must be a Generator"):
         best_threshold([0.5], [1], PLAIN, rng="chance")  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Monitors that may be looked at after every item, and drift of scores."""
 
+import itertools
 import json
 import math
 from fractions import Fraction
@@ -15,30 +16,35 @@ from scipy.special import expit, logit, logsumexp
 from scipy.stats import binom, ks_2samp, wasserstein_distance
 
 from helpers.decisions import AccuracyMonitor, CalibrationMonitor, score_drift
-from helpers.decisions.drift import _distances
-from helpers.decisions.monitoring import (
+from helpers.decisions.betting import (
     SHARES,
     SHIFTS,
-    _confidence_sequence,
-    _log_wealth,
+    confidence_sequence,
+    log_wealth,
 )
+from helpers.decisions.drift import _distances
 
 N = 600
 OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=60)
 PROBABILITIES = st.floats(0.01, 0.99)
 
 
-def wealth_table(promised, n=N):
-    """log e-value by (items, right items), for quick simulations."""
-    table = np.full((n + 1, n + 1), np.nan)
-    items, right = np.tril_indices(n + 1)
-    table[items, right] = _log_wealth(right, items, promised)
-    return table
+def courses(right, log_wealth_of):
+    """log e-values after every item of each stream, quickly.
+
+    Each is computed once for all streams with so many right ones of so many.
+    """
+    counts = np.cumsum(right, axis=1)
+    found = np.empty(counts.shape)
+    for at, column in enumerate(counts.T):
+        low = column.min()
+        some = np.arange(low, column.max() + 1)
+        found[:, at] = log_wealth_of(some, np.full(len(some), at + 1))[column - low]
+    return found
 
 
-def courses(table, right):
-    """log e-values after every item of each stream."""
-    return table[np.arange(1, right.shape[1] + 1), np.cumsum(right, axis=1)]
+def accuracy_courses(promised, right):
+    return courses(right, lambda some, n: log_wealth(some, n, promised))
 
 
 def by_hand(confidence, correct, shifts, shares):
@@ -92,7 +98,7 @@ def test_the_gamblers_stand_for_an_integral_over_all_shifts(promised, right, wro
 @pytest.mark.parametrize("promised", [0.8, 0.95, 0.99])
 def test_the_mean_wealth_is_one_at_the_boundary_and_less_above_it(promised):
     n = np.full(41, 40)
-    wealth = np.exp(_log_wealth(np.arange(41), n, promised))
+    wealth = np.exp(log_wealth(np.arange(41), n, promised))
     assert binom.pmf(np.arange(41), 40, promised) @ wealth == pytest.approx(1)
     above = (1 + promised) / 2
     assert binom.pmf(np.arange(41), 40, above) @ wealth < 0.99
@@ -228,7 +234,7 @@ def test_one_wrong_item_by_hand():
 def test_false_alarms_at_the_boundary_are_at_most_alpha(promised):
     rng = np.random.default_rng(1)
     right = rng.random((2000, 500)) < promised
-    course = courses(wealth_table(promised, 500), right)
+    course = accuracy_courses(promised, right)
     for alpha in (0.05, 0.2):
         share = (course >= -math.log(alpha)).any(axis=1).mean()
         assert 0 < share <= alpha
@@ -245,7 +251,7 @@ def test_varying_accuracy_raises_no_false_alarm_while_its_average_holds():
     accuracy = np.tile([0.99, 0.99, 0.99, 0.83], 125)
     right = rng.random((2000, 500)) < accuracy
     average = np.cumsum(accuracy) / np.arange(1, 501)
-    course = courses(wealth_table(0.95, 500), right)
+    course = accuracy_courses(0.95, right)
     alarms = (course >= math.log(20)) & (average >= 0.95 - 1e-12)
     assert alarms.any(axis=1).mean() <= 0.05
 
@@ -260,14 +266,14 @@ def test_false_alarms_of_the_calibration_monitor(alternative):
         shifts, shares = np.r_[-SHIFTS, SHIFTS], np.r_[SHARES, SHARES] / 2
     # Given the confidences, the wealth depends on the number of right items alone.
     price = np.log1p(np.outer(confidence, np.expm1(shifts))).cumsum(axis=0)
-    table = np.zeros((501, 501))
-    for at in range(500):
-        won = np.outer(np.arange(at + 2), shifts) - price[at]
-        table[at + 1, : at + 2] = logsumexp(won, b=shares, axis=1)
-    course = courses(table, right)
+
+    def of(some, n):
+        return logsumexp(np.outer(some, shifts) - price[n - 1], b=shares, axis=1)
+
+    course = courses(right, of)
     share = (course >= math.log(20)).any(axis=1).mean()
     assert 0 < share <= 0.05
-    monitor = CalibrationMonitor(alternative=alternative)
+    monitor = CalibrationMonitor(alternative=alternative, clip=0)
     monitor.update(confidence, right[0])
     found = np.log(monitor.table()["e_value"])
     np.testing.assert_allclose(found, course[0], atol=1e-9)
@@ -275,7 +281,7 @@ def test_false_alarms_of_the_calibration_monitor(alternative):
 
 def test_a_fall_of_five_points_is_found_soon():
     rng = np.random.default_rng(4)
-    course = courses(wealth_table(0.95), rng.random((2000, N)) < 0.90)
+    course = accuracy_courses(0.95, rng.random((2000, N)) < 0.90)
     found = course >= math.log(20)
     delay = np.where(found.any(axis=1), found.argmax(axis=1) + 1, N + 1)
     assert found.any(axis=1).mean() >= 0.95
@@ -298,7 +304,7 @@ def test_wrong_confidences_are_found():
 
 
 def test_what_cannot_happen_raises_the_alarm_at_once():
-    monitor = CalibrationMonitor()
+    monitor = CalibrationMonitor(clip=0)
     assert not monitor.update([1.0, 1.0, 0.0, 0.0], [True, True, False, True])
     assert monitor.n == 4 and monitor.log_e_value < 0
     assert monitor.update([0.5, 1.0, 0.5], [True, False, True])
@@ -306,10 +312,94 @@ def test_what_cannot_happen_raises_the_alarm_at_once():
     monitor.update([0.1] * 50, [True] * 50)
     assert monitor.e_value == math.inf and monitor.p_value == 0
     assert np.isinf(monitor.table()["e_value"]).to_numpy().nonzero()[0][0] == 5
-    monitor = CalibrationMonitor(alternative="two-sided")
+    monitor = CalibrationMonitor(alternative="two-sided", clip=0)
     assert not monitor.update([0, 1], [False, True])
     assert monitor.log_e_value == pytest.approx(0, abs=1e-9)
     assert monitor.update(0, True) and monitor.alarm_at == 3
+
+
+def test_certainty_is_bet_against_at_the_clip():
+    # One error at a confidence of 1 is strong evidence, but no proof.
+    confidence, correct = [0.9, 1.0, 0.0, 0.7], [1, 0, 1, 1]
+    for clip in (0.001, 0.05):
+        monitor = CalibrationMonitor(clip=clip)
+        monitor.update(confidence, correct)
+        # Nobody bets on more right ones, so the confidence of 0 stays what it is: its
+        # right outcome costs every gambler a factor of exp(-shift).
+        shares = SHARES * np.exp(-SHIFTS)
+        most = [0.9, 1 - clip, 0.7]
+        expected = by_hand(most, [1, 0, 1], -SHIFTS, shares)
+        assert monitor.e_value == pytest.approx(expected)
+        assert not monitor.alarm
+        both = CalibrationMonitor(alternative="two-sided", clip=clip)
+        both.update(confidence, correct)
+        # For those who bet on more, the wrong outcome at 1 does the same.
+        least = [0.9, clip, 0.7]
+        more = by_hand(least, [1, 1, 1], SHIFTS, shares)
+        assert both.e_value == pytest.approx((expected + more) / 2)
+        stated = both.table()["mean_confidence"].tolist()
+        assert stated == pytest.approx(np.cumsum(confidence) / [1, 2, 3, 4])
+    again = CalibrationMonitor.from_dict(monitor.to_dict())
+    assert again.clip == 0.05 and again.e_value == monitor.e_value
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.05, 0.95), st.booleans()), min_size=1, max_size=20),
+    st.sampled_from(["overconfident", "two-sided"]),
+)
+@settings(deadline=None, max_examples=30)
+def test_the_clip_is_nothing_to_confidences_inside_it(items, alternative):
+    confidence, correct = map(list, zip(*items, strict=True))
+    log_e = []
+    for clip in (0, 0.001, 0.05):
+        monitor = CalibrationMonitor(alternative=alternative, clip=clip)
+        monitor.update(confidence, correct)
+        log_e.append(monitor.log_e_value)
+    assert log_e[0] == log_e[1] == log_e[2]
+
+
+@pytest.mark.parametrize("alternative", ["overconfident", "two-sided"])
+@pytest.mark.parametrize("clip", [0.01, 0.3])
+def test_the_mean_wealth_is_at_most_one_with_any_clip(alternative, clip):
+    # Over all outcomes of items that keep their promise, after each of the items.
+    confidence = np.array([1.0, 0.0, 0.999, 0.002, 0.9, 0.2, 0.5])
+    mean = np.zeros(len(confidence))
+    for correct in itertools.product([False, True], repeat=len(confidence)):
+        chance = np.prod(np.where(correct, confidence, 1 - confidence))
+        if chance:  # not where an item promised with 1 is wrong
+            monitor = CalibrationMonitor(alternative=alternative, clip=clip)
+            for at, item in enumerate(zip(confidence, correct, strict=True)):
+                monitor.update(*item)
+                mean[at] += chance * monitor.e_value
+    assert (np.diff(mean, prepend=1) <= 1e-12).all() and mean[0] < 1
+    if clip == 0.01:
+        # Confidences inside it are bet on as stated.
+        np.testing.assert_allclose(mean[4:], mean[3], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("alternative", "sure"), [("overconfident", 0), ("two-sided", 0), ("two-sided", 1)]
+)
+def test_being_certain_and_right_for_long_raises_no_alarm(alternative, sure):
+    # Confidences moved to 0.001 or 0.999 would: they promise another thing.
+    confidence, correct = np.full(6000, float(sure)), np.full(6000, sure == 1)
+    monitor = CalibrationMonitor(alternative=alternative)
+    assert not monitor.update(confidence, correct) and monitor.p_value > 0.99
+    moved = CalibrationMonitor(alternative=alternative)
+    assert moved.update(np.clip(confidence, 0.001, 0.999), correct)
+
+
+def test_certain_ones_that_are_often_wrong_are_found():
+    right = np.arange(400) % 50 != 49  # 0.98 of them
+    monitor = CalibrationMonitor()
+    assert monitor.update(np.ones(400), right)
+    assert math.isfinite(monitor.log_e_value) and monitor.alarm_at == 150
+
+
+@pytest.mark.parametrize("clip", [0.5, -0.1, 1, math.nan, "0.1", None, True])
+def test_bad_clips(clip):
+    with pytest.raises(ValueError, match="^clip must be 0 or more and below 0.5, not"):
+        CalibrationMonitor(clip=clip)
 
 
 # The confidence sequence
@@ -353,12 +443,12 @@ def test_the_sequence_covers_at_all_times(accuracy):
     # An accuracy is inside exactly if neither wealth against it is large.
     rng = np.random.default_rng(6)
     right = rng.random((1000, 500)) < accuracy
-    too_few = courses(wealth_table(accuracy, 500), right)
-    too_many = courses(wealth_table(1 - accuracy, 500), ~right)
+    too_few = accuracy_courses(accuracy, right)
+    too_many = accuracy_courses(1 - accuracy, ~right)
     outside = np.maximum(too_few, too_many) >= math.log(40)
     assert outside.any(axis=1).mean() <= 0.05
     for at in range(3):
-        low, high = _confidence_sequence(
+        low, high = confidence_sequence(
             np.cumsum(right[at]), np.arange(1, 501), alpha=0.05
         )
         inside = (low < accuracy) & (accuracy < high)
@@ -369,12 +459,13 @@ def test_the_sequence_covers_the_running_average_of_a_drifting_accuracy():
     rng = np.random.default_rng(7)
     accuracy = np.r_[np.linspace(0.98, 0.6, 60), np.full(60, 0.9)]
     average = np.cumsum(accuracy) / np.arange(1, 121)
-    covered = 0
-    for _ in range(200):
-        right = np.cumsum(rng.random(120) < accuracy)
-        low, high = _confidence_sequence(right[9::10], np.arange(10, 121, 10), 0.05)
-        covered += bool(((low <= average[9::10]) & (average[9::10] <= high)).all())
-    assert covered >= 190
+    right = np.cumsum(rng.random((200, 120)) < accuracy, axis=1)[:, 9::10]
+    n = np.tile(np.arange(10, 121, 10), 200)
+    low, high = (
+        end.reshape(200, 12) for end in confidence_sequence(right.ravel(), n, 0.05)
+    )
+    inside = (low <= average[9::10]) & (average[9::10] <= high)
+    assert 190 <= inside.all(axis=1).sum() < 200
 
 
 def test_the_interval_narrows_and_is_wider_than_one_for_a_single_look():
@@ -419,7 +510,7 @@ def test_a_stored_monitor_goes_on_where_it_stood(items, data):
     cut = data.draw(st.integers(0, len(items) - 1))
     for made in (
         AccuracyMonitor(0.9, alpha=0.1),
-        CalibrationMonitor(alternative="two-sided"),
+        CalibrationMonitor(alternative="two-sided", clip=0.01),
     ):
         whole = type(made).from_dict(made.to_dict())
         accuracy = isinstance(made, AccuracyMonitor)
@@ -433,6 +524,52 @@ def test_a_stored_monitor_goes_on_where_it_stood(items, data):
         again.update(*([late] if accuracy else [confidence[cut:], late]))
         assert repr(again) == repr(whole) and again.alpha == made.alpha
         pd.testing.assert_frame_equal(again.table(), whole.table())
+
+
+@pytest.mark.parametrize(
+    ("made", "first", "second"),
+    [
+        (AccuracyMonitor(0.9, alpha=0.1), ([1, 0],), ([0, 0, 0],)),
+        (
+            CalibrationMonitor(alternative="two-sided", clip=0),
+            ([0.1 + 0.2, 1.0], [1, 0]),
+            ([0.9, 0.2], [1, 1]),
+        ),
+    ],
+)
+def test_a_monitor_goes_on_next_week(tmp_path, made, first, second):
+    path = tmp_path / "week.json"
+    made.save(path)  # before the first item
+    again = type(made).load(path)
+    assert again.n == 0 and repr(again) == repr(made)
+    again.update(*first)
+    again.save(str(path))
+    assert [file.name for file in tmp_path.iterdir()] == ["week.json"]
+    again = type(made).load(str(path))
+    made.update(*first)
+    assert made.to_dict() == again.to_dict() == json.loads(path.read_text("utf-8"))
+    assert made.update(*second) and again.update(*second)
+    assert made.alarm_at == again.alarm_at
+    pd.testing.assert_frame_equal(made.table(), again.table())
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (b"no JSON", "week.json is no JSON: Expecting value"),
+        (b"\xff{}", "week.json is no JSON: 'utf-8' codec"),
+        (b"[]", "stored must be a mapping, not list"),
+        (b"{}", "format must be 'helpers.monitoring/1', not None"),
+    ],
+)
+def test_a_file_that_holds_no_monitor(tmp_path, held, message):
+    path = tmp_path / "week.json"
+    path.write_bytes(held)
+    with pytest.raises(ValueError, match=message):
+        CalibrationMonitor.load(path)
+    AccuracyMonitor(0.9).save(path)
+    with pytest.raises(ValueError, match="class must be 'CalibrationMonitor', not 'A"):
+        CalibrationMonitor.load(path)
 
 
 @pytest.mark.parametrize(

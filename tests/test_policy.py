@@ -10,13 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.calibration import PerPredictedClass, PlattScalingCalibrator
+from helpers.calibration import (
+    BetaCalibrator,
+    MulticlassTemperatureScaling,
+    PerPredictedClass,
+    PlattScalingCalibrator,
+    TopVersusAll,
+    VectorScaling,
+)
 from helpers.decisions import (
     TRUST_BUCKETS,
     Buckets,
+    Costs,
     Policy,
+    best_threshold,
     choose_threshold,
     choose_thresholds_per_class,
+    review_queue,
     verify,
 )
 
@@ -37,16 +47,18 @@ def platt() -> PlattScalingCalibrator:
 
 @pytest.fixture
 def whole(platt: PlattScalingCalibrator) -> Policy:
-    checked = verify(0.9, [0.95] * 100 + [0.5] * 20, [1] * 99 + [0] * 21, 0.05)
-    nothing = verify(0.99, [0.5], [1], 0.05)
-    return Policy(
+    policy = Policy(
         Buckets([0.5, 0.9], ["ask", "warn", "trust"], ["upper", "lower"]),
         platt,
         {"b": Buckets([0.6, 0.97], ["ask", "warn", "trust"])},
-        verified=[checked, nothing],
         name="Film reviews",
         note="Für alle Fälle.",
     )
+    scores = [0.99] * 100 + [0.6] * 20
+    labelled = pd.DataFrame({"prediction": "a", "confidence": scores})
+    labelled["correct"] = [1] * 99 + [0] * 21
+    once = policy.verify(labelled, 0.05, source=SOURCE)
+    return once.verify(labelled[100:], 0.01, action="trust", source=SOURCE)
 
 
 def test_actions_and_reasons() -> None:
@@ -185,8 +197,9 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
         "PlattScalingCalibrator",
         "400 labels",
         "model: m",
-        "at 0.9: a risk of at most 0.05 holds; 1 of 100 accepted",
-        "at 0.99: a risk of at most 0.05 not enough data; 0 of 0 accepted",
+        "a risk of at most 0.05 holds",
+        "100 of 120 labelled items",
+        "None of 20 labelled items is accepted",
     ):
         assert words in card
     bare = Policy(TRUST_BUCKETS).card()
@@ -203,10 +216,11 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
             "by_label must have the actions",
         ),
         ({"calibrator": "platt"}, TypeError, "calibrator must be"),
+        ({"verified": [0.9]}, TypeError, "verified must hold Verifications, not float"),
         (
-            {"calibrator": PerPredictedClass(PlattScalingCalibrator())},
-            TypeError,
-            "not PerPredictedClass",
+            {"verified": [verify(0.9, [0.95], [1], 0.05)]},
+            ValueError,
+            "verified must be what this policy's verify gave",
         ),
     ],
 )
@@ -239,3 +253,171 @@ def test_files_that_hold_no_policy(whole: Policy, tmp_path: Path) -> None:
         del stored[name]
         with pytest.raises(ValueError, match="not whole"):
             Policy.from_dict(stored)
+
+
+# What other labels say --------------------------------------------------------------
+
+
+def labelled(n: int, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet([2, 1, 1], n)
+    table = pd.DataFrame(p, columns=["p_a", "p_b", "p_c"])
+    table["prediction"] = np.array(list("abc"))[p.argmax(axis=1)]
+    table["confidence"] = p.max(axis=1)
+    draws = (rng.random(n)[:, None] > p.cumsum(axis=1)).sum(axis=1)
+    table["truth"] = np.array(list("abc"))[np.minimum(draws, 2)]
+    table["correct"] = table["prediction"] == table["truth"]
+    return table
+
+
+def test_what_was_verified_is_the_action_that_the_policy_takes() -> None:
+    table = labelled(400)
+    strict = Buckets([0.5, 0.95], ["ask", "warn", "trust"], "upper")
+    policy = Policy(TRUST_BUCKETS, by_label={"b": strict})
+    acted = policy.apply(table)
+    for action in TRUST_BUCKETS.names:
+        (found,) = policy.verify(table, 0.3, action=action).verified
+        own = acted["action"] == action
+        assert found.n_accepted == own.sum() and found.action == action
+        assert found.n_errors == (~table["correct"])[own].sum()
+        assert found.threshold is None and found.rule == policy.rule
+    (default,) = policy.verify(table, 0.3).verified
+    assert default.action == "trust"
+    with pytest.raises(ValueError, match="action must be"):
+        policy.verify(table, 0.3, action="accept")
+    with pytest.raises(ValueError, match="must have the column 'correct'"):
+        policy.verify(table.drop(columns="correct"), 0.3)
+
+
+def test_rows_of_a_group_count_once() -> None:
+    table = labelled(400)
+    checked = Policy.from_threshold(0.5).verify(
+        table, 0.3, groups=np.repeat(range(20), 20), rng=0
+    )
+    assert checked.verified[0].n_labels == 20
+
+
+def test_a_verification_belongs_to_one_rule() -> None:
+    table = labelled(300)
+    checked = Policy.from_threshold(0.6, name="x", note="y").verify(table, 0.3)
+    kept = Policy.from_threshold(0.6, verified=checked.verified)
+    assert kept.rule == checked.rule and len(kept.verified) == 1
+    for other in (
+        {"buckets": Buckets([0.6], ("no", "yes"))},
+        {"buckets": Buckets([0.61], ("review", "accept"))},
+        {"buckets": Buckets([0.6], ("review", "accept"), "lower")},
+        {"buckets": kept.buckets, "by_label": {"a": kept.buckets}},
+        {"buckets": kept.buckets, "source": SOURCE},
+    ):
+        with pytest.raises(ValueError, match="one is of the rule"):
+            Policy(**other, verified=checked.verified)
+
+
+def test_the_same_rule_fitted_another_day_is_the_same_rule() -> None:
+    table = labelled(300)
+    rules = set()
+    for day in ("2026-01-01", "2026-01-02"):
+        maps = TopVersusAll(PlattScalingCalibrator())
+        maps.fit(table[["p_a", "p_b", "p_c"]], table["truth"])
+        maps.fitted_at_ = maps.calibrator_.fitted_at_ = day
+        rules.add(Policy.from_threshold(0.6, calibrator=maps).rule)
+    assert len(rules) == 1
+
+
+def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
+    table = labelled(300)
+    platt = PlattScalingCalibrator().fit(
+        table["confidence"][:200], table["correct"][:200]
+    )
+    policy = Policy.from_threshold(0.6, calibrator=platt)
+    with pytest.raises(ValueError, match="fitted on 200 of these 300"):
+        policy.verify(table, 0.3)
+    assert policy.verify(table[200:], 0.3).verified[0].n_labels == 100
+    names = table.set_axis([f"row {at}" for at in range(300)])
+    by_name = PlattScalingCalibrator().fit(
+        names["confidence"][:9], names["correct"][:9]
+    )
+    with pytest.raises(ValueError, match="fitted on 1 of these 292"):
+        Policy.from_threshold(0.6, calibrator=by_name).verify(names[8:], 0.3)
+
+
+@pytest.mark.parametrize(
+    "calibrator",
+    [
+        PerPredictedClass(PlattScalingCalibrator()),
+        TopVersusAll(BetaCalibrator()),
+        MulticlassTemperatureScaling(),
+        VectorScaling(),
+    ],
+    ids=lambda calibrator: type(calibrator).__name__,
+)
+def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
+    columns = ["p_a", "p_b", "p_c"]
+    known, table = labelled(600), labelled(100, seed=1)
+    calibrator.fit(known[columns], known["truth"], source=SOURCE)
+    table.loc[7, ["p_a", "p_b", "p_c", "confidence"]] = np.nan
+    policy = Policy(TRUST_BUCKETS, calibrator)
+    acted = policy.apply(table, source=SOURCE)
+    whole = table.drop(index=7)
+    expected = np.asarray(calibrator.predict(whole[columns]))
+    if expected.ndim == 2:
+        at = whole["prediction"].map({"a": 0, "b": 1, "c": 2})
+        expected = expected[np.arange(len(at)), at]
+    assert np.array_equal(acted["decided_on"].drop(index=7), expected)
+    assert acted["action"].drop(index=7).tolist() == [*TRUST_BUCKETS.assign(expected)]
+    assert acted.loc[7, "action"] == "ask"
+    again = Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
+    assert again.apply(table, source=SOURCE).equals(acted) and again.rule == policy.rule
+    with pytest.raises(ValueError, match="must have the column 'p_b'"):
+        policy.apply(table.drop(columns="p_b"), source=SOURCE)
+
+
+def test_confidence_of_a_label_that_is_not_the_most_probable() -> None:
+    known, table = labelled(600), labelled(3, seed=1)
+    columns = ["p_a", "p_b", "p_c"]
+    table["prediction"] = [c[2:] for c in table[columns].idxmin(axis=1)]
+    all_of_them = MulticlassTemperatureScaling().fit(known[columns], known["truth"])
+    found = Policy(TRUST_BUCKETS, all_of_them).apply(table)
+    assert (found["decided_on"] < 0.34).all()
+    top_only = TopVersusAll(PlattScalingCalibrator())
+    top_only.fit(known[columns], known["truth"])
+    with pytest.raises(ValueError, match="prediction must be the most probable label"):
+        Policy(TRUST_BUCKETS, top_only).apply(table)
+
+
+def test_cheapest_threshold_becomes_a_policy() -> None:
+    dear = best_threshold([0.9, 0.8], [0, 0], Costs(error=9, review=1), n_resamples=9)
+    assert dear.threshold == math.inf
+    nothing = Policy.from_threshold(dear.threshold).apply(TABLE.assign(confidence=1.0))
+    assert set(nothing["action"]) == {"review"}
+    everything = Policy.from_threshold(0.0).apply(TABLE[:3])
+    assert set(everything["action"]) == {"accept"}
+    for bad in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="threshold must"):
+            Policy.from_threshold(bad)
+
+
+def test_reasons_never_contradict_themselves() -> None:
+    table = pd.DataFrame({"prediction": "a", "confidence": [0.9 - 1e-9, 0.9]})
+    reasons = Policy.from_threshold(0.9).apply(table)["reason"].tolist()
+    assert reasons == ["confidence 0.899999999 is < 0.9", "confidence 0.9 is ≥ 0.9"]
+
+
+def test_what_was_applied_can_be_queued() -> None:
+    acted = Policy(TRUST_BUCKETS).apply(TABLE)
+    queue = review_queue(acted[:3], budget=2)
+    assert queue.index.tolist() == [5, 3] and "action" in queue
+
+
+def test_column_that_is_there_twice() -> None:
+    twice = pd.concat([TABLE, TABLE["confidence"]], axis=1)
+    with pytest.raises(ValueError, match="the column 'confidence'; it has it twice"):
+        Policy(TRUST_BUCKETS).apply(twice)
+
+
+def test_certificate_is_the_note() -> None:
+    found = choose_threshold([0.9] * 60, [1] * 60, 0.1)
+    assert Policy.from_certified(found).note == str(found)
+    assert Policy.from_certified(found, note="mine").note == "mine"
+    each = choose_thresholds_per_class([0.9] * 6, [1] * 6, ["a"] * 3 + ["b"] * 3, 0.1)
+    assert Policy.from_certified(each).note.startswith("a: No threshold")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.decisions import Costs, review_queue
+from helpers.decisions import TRUST_BUCKETS, Costs, Policy, review_queue
 from helpers.metrics import weighted_mean
 
 TABLE = pd.DataFrame(
@@ -25,17 +25,77 @@ TABLE = pd.DataFrame(
 def test_least_confident_first_and_ties_by_row() -> None:
     found = review_queue(TABLE, budget=4)
     assert found.index.tolist() == ["b", "d", "c", "a"]
-    assert found["reason"].tolist() == [
+    assert found["queue_reason"].tolist() == [
         f"confidence {at}" for at in (0.6, 0.6, 0.8, 0.9)
     ]
     pd.testing.assert_frame_equal(found[list(TABLE)], TABLE.loc[found.index])
-    assert "reason" not in TABLE
+    assert "queue_reason" not in TABLE
+
+
+def test_a_queue_of_what_a_policy_decided() -> None:
+    table = TABLE.assign(confidence=[0.9, np.nan, 0.8, 0.4, 0.95])
+    table.loc["d", "prediction"] = None
+    decided = Policy(TRUST_BUCKETS).apply(table)
+    found = review_queue(decided, budget=4)
+    assert found.index.tolist() == ["b", "d", "c", "a"]
+    assert found["queue_reason"].tolist() == [
+        "no confidence is known",
+        "no prediction is known",
+        "decided_on 0.8",
+        "decided_on 0.9",
+    ]
+    # The policy's own reasons and actions are still there.
+    pd.testing.assert_frame_equal(found[list(decided)], decided.loc[found.index])
+    assert found["reason"].tolist()[:2] == found["queue_reason"].tolist()[:2]
+
+
+def test_what_a_policy_decided_on_is_what_counts_unless_another_is_asked_for() -> None:
+    table = TABLE.assign(decided_on=1 - TABLE["confidence"])
+    index = {
+        by: review_queue(table, budget=2, by=by).index.tolist()
+        for by in (None, "decided_on", "confidence")
+    }
+    assert index[None] == index["decided_on"] == ["e", "a"]
+    assert index["confidence"] == ["b", "d"]
+    for strategy, more in (
+        ("value", {"costs": Costs(10, 1.5)}),
+        ("near-threshold", {"threshold": 0.35}),
+        ("stratified", {"rng": 0}),
+    ):
+        plain = table.drop(columns="decided_on").assign(confidence=table["decided_on"])
+        rules: dict[str, Any] = {"budget": 5, "strategy": strategy} | more
+        found, expected = (review_queue(each, **rules) for each in (table, plain))
+        assert found.index.tolist() == expected.index.tolist()
+        assert found["queue_reason"].tolist() == expected["queue_reason"].tolist()
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
+def test_items_without_a_confidence(missing: Any) -> None:
+    table = TABLE.assign(confidence=[0.9, 0.6, missing, 0.6, missing])
+    found = review_queue(table, budget=3)
+    assert found.index.tolist() == ["c", "e", "b"]
+    assert found["queue_reason"].tolist()[1:] == [
+        "no confidence is known",
+        "confidence 0.6",
+    ]
+    drawn = review_queue(table, budget=5, strategy="random", rng=0)
+    assert sorted(drawn.index) == list("abcde")
+    none = review_queue(table[["confidence"]].loc[["c", "e"]], budget=5)
+    assert none.index.tolist() == ["c", "e"]
+    for strategy, more in (
+        ("value", {"costs": Costs(10, 1.5)}),
+        ("near-threshold", {"threshold": 0.5}),
+        ("stratified", {}),
+    ):
+        rules: dict[str, Any] = {"budget": 5, "strategy": strategy} | more
+        with pytest.raises(ValueError, match="^confidence must be known .* row 2 is m"):
+            review_queue(table, **rules)
 
 
 def test_near_a_threshold() -> None:
     found = review_queue(TABLE, budget=3, strategy="near-threshold", threshold=0.875)
     assert found.index.tolist() == ["a", "c", "e"]
-    assert found["reason"].tolist() == [
+    assert found["queue_reason"].tolist() == [
         "0.025 above 0.875",
         "0.075 below 0.875",
         "0.125 above 0.875",
@@ -45,9 +105,9 @@ def test_near_a_threshold() -> None:
 def test_value_leaves_out_what_is_cheaper_to_automate() -> None:
     found = review_queue(TABLE, budget=5, strategy="value", costs=Costs(10, 1.5))
     assert found.index.tolist() == ["b", "d", "c"]
-    assert found["reason"].tolist() == ["saves 2.5", "saves 2.5", "saves 0.5"]
+    assert found["queue_reason"].tolist() == ["saves 2.5", "saves 2.5", "saves 0.5"]
     none = review_queue(TABLE, budget=5, strategy="value", costs=Costs(10, 10))
-    assert len(none) == 0 and "reason" in none
+    assert len(none) == 0 and "queue_reason" in none
 
 
 def test_value_by_prediction() -> None:
@@ -55,14 +115,14 @@ def test_value_by_prediction() -> None:
     costs = {"no": Costs(100, 1.5), "yes": Costs(10, 1.5)}
     found = review_queue(TABLE, budget=3, strategy="value", costs=costs)
     assert found.index.tolist() == ["d", "a", "b"]
-    assert found["reason"].tolist() == ["saves 38.5", "saves 8.5", "saves 2.5"]
+    assert found["queue_reason"].tolist() == ["saves 38.5", "saves 8.5", "saves 2.5"]
 
 
 def test_a_random_sample() -> None:
     found = review_queue(TABLE, budget=2, strategy="random", rng=0)
-    assert len(set(found.index)) == 2 and set(found["reason"]) == {"random"}
-    assert found["weight"].tolist() == [2.5, 2.5]
-    assert "stratum" not in found
+    assert len(set(found.index)) == 2 and set(found["queue_reason"]) == {"random"}
+    assert found["queue_weight"].tolist() == [2.5, 2.5]
+    assert "queue_stratum" not in found
 
 
 def test_spot_checks_are_spread_over_the_confidence() -> None:
@@ -70,14 +130,16 @@ def test_spot_checks_are_spread_over_the_confidence() -> None:
     table = pd.DataFrame({"confidence": confidence})
     found = review_queue(table, budget=13, strategy="stratified", rng=1)
     # One of one; four of four; and eight of 95.
-    by = found.groupby("stratum")["weight"].agg(["size", "first", "nunique"])
+    by = found.groupby("queue_stratum")["queue_weight"].agg(
+        ["size", "first", "nunique"]
+    )
     assert by.index.tolist() == ["[0, 0.2)", "[0.2, 0.4)", "[0.8, 1]"]
     assert by["size"].tolist() == [1, 4, 8]
     assert by["first"].tolist() == [1, 1, 95 / 8] and set(by["nunique"]) == {1}
-    assert found.index.is_unique and set(found["reason"]) == {"spot check"}
+    assert found.index.is_unique and set(found["queue_reason"]) == {"spot check"}
     # What is over goes to the largest.
     found = review_queue(table, budget=8, strategy="stratified", rng=1)
-    counts = found["stratum"].value_counts()
+    counts = found["queue_stratum"].value_counts()
     assert counts.to_dict() == {"[0.8, 1]": 4, "[0.2, 0.4)": 3, "[0, 0.2)": 1}
 
 
@@ -97,8 +159,8 @@ def test_weights_stand_for_the_whole_table(
         table, budget=budget, strategy=strategy, rng=0, n_strata=n_strata
     )
     assert len(found) == min(budget, len(table)) and found.index.is_unique
-    assert found["weight"].sum() == pytest.approx(len(table))
-    assert (found["weight"] >= 1).all()
+    assert found["queue_weight"].sum() == pytest.approx(len(table))
+    assert (found["queue_weight"] >= 1).all()
 
 
 @pytest.mark.parametrize("strategy", ["random", "stratified"])
@@ -120,12 +182,14 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
     chance = np.zeros(300)
     for seed in range(300):
         found = review_queue(table, budget=60, strategy="stratified", rng=seed)
-        mean = weighted_mean(found["wrong"], found["weight"], strata=found["stratum"])
+        mean = weighted_mean(
+            found["wrong"], found["queue_weight"], strata=found["queue_stratum"]
+        )
         estimates.append(mean.value)
         plain.append(found["wrong"].mean())
         covered.append(mean.low <= truth <= mean.high)
         drawn[found.index] += 1
-        chance[found.index] = 1 / found["weight"]
+        chance[found.index] = 1 / found["queue_weight"]
     error = np.std(estimates) / np.sqrt(300)
     assert abs(np.mean(estimates) - truth) < 3 * error
     assert np.mean(plain) > truth + 10 * error  # without the weights
@@ -166,14 +230,22 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
         ({"strategy": "stratified", "budget": 1}, "budget must be at least 2, the num"),
         ({"strategy": "stratified", "n_strata": 0}, "n_strata must be a whole number"),
         ({"table": TABLE[["prediction"]]}, "table must have a column 'confidence'"),
-        ({"table": TABLE.assign(reason="")}, "table must have no column 'reason' yet"),
         (
-            {"table": TABLE.assign(weight=1), "strategy": "random"},
-            "table must have no column 'weight' yet",
+            {"table": TABLE.assign(queue_reason="")},
+            "table must have no column 'queue_reason' yet",
+        ),
+        ({"by": "decided_on"}, "table must have a column 'decided_on'; it has"),
+        (
+            {"table": TABLE.assign(decided_on=[1, 2, 0, None, 0])},
+            r"decided_on must lie in \[0, 1\]; row 1 is 2.0",
         ),
         (
-            {"table": TABLE.assign(stratum=1), "strategy": "stratified"},
-            "table must have no column 'stratum' yet",
+            {"table": TABLE.assign(queue_weight=1), "strategy": "random"},
+            "table must have no column 'queue_weight' yet",
+        ),
+        (
+            {"table": TABLE.assign(queue_stratum=1), "strategy": "stratified"},
+            "table must have no column 'queue_stratum' yet",
         ),
         ({"table": TABLE.assign(confidence=90)}, r"confidence must lie in \[0, 1\]"),
         ({"table": TABLE[:0]}, "confidence must have at least one row"),

@@ -116,14 +116,8 @@ class BaseCalibrator(BaseEstimator):
         self.source_ = source
         self.fitted_at_ = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def _check_source(self, source: dict[str, str] | None) -> None:
-        ours = self.source_ or {}
-        for key, theirs in (source or {}).items():
-            if ours.get(key, theirs) != theirs:
-                raise ValueError(
-                    f"source differs: this calibrator was fitted on scores of {key} "
-                    f"{ours[key]!r}, these come from {key} {theirs!r}."
-                )
+    def _check_source(self, source: Mapping[str, str] | None) -> None:
+        check_source(source, self.source_, "this calibrator was fitted on")
 
     def _marked(
         self, result: np.ndarray, values: np.ndarray, ids: np.ndarray | None
@@ -492,6 +486,41 @@ def told_source(data: Any, source: Any) -> dict[str, str] | None:
         if not (isinstance(key, str) and isinstance(value, str)):
             raise ValueError(f"source must map words to words; {key!r} is {value!r}.")
     return {str(key): str(value) for key, value in source.items()}
+
+
+def check_source(
+    given: Mapping[str, str] | None, known: Mapping[str, str] | None, what: str
+) -> None:
+    """Check that scores come from where others came from.
+
+    Parameters
+    ----------
+    given, known : mapping of str to str or None
+        What is said of these scores, and of those. What only one says is no reason to
+        complain.
+    what : str
+        What the others have to do with it, for the error.
+
+    Raises
+    ------
+    ValueError
+        They differ.
+
+    Examples
+    --------
+    >>> check_source({"model": "b"}, {"model": "a"}, "this was fitted on")
+    Traceback (most recent call last):
+    ...
+    ValueError: source differs: this was fitted on scores of model 'a', these come \
+from model 'b'.
+    """
+    for key, value in (given or {}).items():
+        ours = (known or {}).get(key, value)
+        if ours != value:
+            raise ValueError(
+                f"source differs: {what} scores of {key} {ours!r}, these come from "
+                f"{key} {value!r}."
+            )
 
 
 def _settings(calibrator: BaseCalibrator) -> dict[str, Any]:

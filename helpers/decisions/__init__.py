@@ -1,10 +1,12 @@
 """From confidence to decision: what may be acted on without a look.
 
 ``buckets`` are ranges of confidence with an action each, ``thresholds`` are chosen with
-a guarantee and verified on other labels, ``costs`` choose by prices, and a ``policy``
-puts them to use. ``queues`` say what to look at next, ``conformal`` gives sets of
-labels. ``monitoring`` watches whether the promise holds, ``drift`` whether scores still
-are what they were.
+a guarantee and verified on other labels, by tests of the ``risk``; ``costs`` choose by
+prices, and a ``policy`` puts them to use. ``queues`` say what to look at next,
+``conformal`` gives sets of labels. ``monitoring`` watches whether the promise holds, by
+``betting`` against it, and ``delay`` says how soon it would notice. ``drift`` tells
+whether scores still are what they were, and ``shift`` draws rows as if there were more
+of some classes.
 """
 
 from .buckets import REVIEW_BUCKETS, TRUST_BUCKETS, Buckets, bucket_table
@@ -17,17 +19,19 @@ from .costs import (
     cost_curve,
     expected_cost,
 )
+from .delay import DetectionDelay, detection_delay
 from .drift import DriftMeasure, ScoreDrift, score_drift
 from .monitoring import AccuracyMonitor, CalibrationMonitor
 from .policy import Policy
 from .queues import review_queue
+from .risk import Verification, error_free_labels, verify_accepted
+from .shift import shifted_rows
 from .thresholds import (
     CertifiedThreshold,
-    Verification,
     choose_threshold,
     choose_thresholds_per_class,
-    error_free_labels,
     verify,
+    verify_per_class,
 )
 
 __all__ = [
@@ -39,6 +43,7 @@ __all__ = [
     "CertifiedThreshold",
     "ConformalSets",
     "Costs",
+    "DetectionDelay",
     "DriftMeasure",
     "Policy",
     "ScoreDrift",
@@ -50,10 +55,14 @@ __all__ = [
     "choose_threshold",
     "choose_thresholds_per_class",
     "cost_curve",
+    "detection_delay",
     "error_free_labels",
     "expected_cost",
     "review_queue",
     "score_drift",
     "set_coverage",
+    "shifted_rows",
     "verify",
+    "verify_accepted",
+    "verify_per_class",
 ]

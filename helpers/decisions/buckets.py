@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,11 @@ from statsmodels.stats.proportion import proportion_confint
 from ..checks import (
     check_between,
     check_choice,
+    check_interval,
     check_outcomes,
     check_probabilities,
 )
 
-INTERVALS = {"wilson": "wilson", "clopper-pearson": "beta"}
 SIDES = ("upper", "lower")
 
 
@@ -143,7 +143,7 @@ def bucket_table(
     correct: ArrayLike,
     buckets: Buckets = REVIEW_BUCKETS,
     *,
-    interval: str = "wilson",
+    method: Literal["wilson", "clopper-pearson"] = "wilson",
     level: float = 0.95,
 ) -> pd.DataFrame:
     """How many predictions fall into each bucket, and how many of them are right.
@@ -159,8 +159,9 @@ def bucket_table(
         1 or True where the prediction was correct, else 0.
     buckets : Buckets, default=REVIEW_BUCKETS
         The ranges.
-    interval : {"wilson", "clopper-pearson"}, default="wilson"
-        For the accuracies. Clopper and Pearson's never covers less than its level.
+    method : {"wilson", "clopper-pearson"}, default="wilson"
+        The interval of each accuracy. Wilson's covers its level on average,
+        Clopper–Pearson's always, and is wider.
     level : float, default=0.95
         Of the interval.
 
@@ -175,7 +176,7 @@ def bucket_table(
     Raises
     ------
     ValueError
-        Bad data, or an unknown interval.
+        Bad data, or an unknown method.
 
     Examples
     --------
@@ -187,7 +188,7 @@ def bucket_table(
     manual check  1       1.0            0.75
     manual        0       NaN            0.75
     """
-    check_choice("interval", interval, tuple(INTERVALS))
+    interval = check_interval(method)
     check_between("level", level, 0, 1)
     values = check_probabilities(confidence)
     outcome = check_outcomes(correct, len(values))
@@ -201,7 +202,7 @@ def bucket_table(
     low, high = (np.full(size, np.nan) for _ in range(2))
     some = n > 0
     low[some], high[some] = proportion_confint(
-        right[some], n[some], alpha=1 - level, method=INTERVALS[interval]
+        right[some], n[some], alpha=1 - level, method=interval
     )
     with np.errstate(invalid="ignore"):
         accuracy, mean = right / n, total / n

@@ -21,12 +21,12 @@ from ..checks import (
     check_choice,
     check_count,
     check_distributions,
+    check_interval,
     check_truth,
 )
 
 Score = Literal["lac", "top_k", "aps", "raps"]
 SCORES = ("lac", "top_k", "aps", "raps")
-_METHODS = {"wilson": "wilson", "clopper-pearson": "beta"}
 
 
 class ConformalSets(BaseEstimator):
@@ -294,7 +294,7 @@ def set_coverage(
     4   size     2  1  1.000000       2.00
     """
     check_between("level", level, 0, 1)
-    check_choice("method", method, tuple(_METHODS))
+    interval = check_interval(method)
     held = _check_sets(sets)
     n, k = held.shape
     names = list(range(k) if labels is None else labels)
@@ -312,7 +312,7 @@ def set_coverage(
     rows = []
     for by, value, own in parts:
         hits, count = int(hit[own].sum()), int(own.sum())
-        low, high = proportion_confint(hits, count, 1 - level, method=_METHODS[method])
+        low, high = proportion_confint(hits, count, 1 - level, method=interval)
         rows.append(
             {
                 "by": by,

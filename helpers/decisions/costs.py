@@ -15,6 +15,7 @@ from ..checks import (
     check_count,
     check_groups,
     check_not_negative,
+    check_numbers,
     check_outcomes,
     check_probabilities,
     check_rng,
@@ -271,10 +272,7 @@ def cost_curve(
     if thresholds is None:
         cuts = np.append(np.inf, np.unique(values)[::-1])
     else:
-        cuts = _numbers(thresholds, "thresholds")
-        if np.isnan(cuts).any():
-            at = int(np.argmax(np.isnan(cuts)))
-            raise ValueError(f"thresholds must not be missing; number {at} is nan.")
+        cuts = check_numbers(thresholds, "thresholds", infinite=True)
     order = np.argsort(values, kind="stable")
     start = np.searchsorted(values[order], cuts, side="left")
     automated = n - start
@@ -463,22 +461,5 @@ def _reach(interval: Interval, low: float, high: float) -> Interval:
 
 
 def _read_rows(scores: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    values = _numbers(scores, "scores")
-    bad = ~np.isfinite(values)
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise ValueError(f"scores must be finite; row {at} is {values[at].item()!r}.")
+    values = check_numbers(scores, "scores")
     return values, check_outcomes(correct, len(values))
-
-
-def _numbers(values: ArrayLike, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers, not {values!r:.60}.") from None
-    if array.ndim != 1 or not len(array):
-        raise ValueError(
-            f"{name} must be one column with at least one row, not of shape "
-            f"{array.shape}."
-        )
-    return array

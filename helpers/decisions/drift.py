@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from ..checks import check_between, check_count, check_rng
+from ..checks import check_between, check_count, check_numbers, check_rng
 from ..metrics import NoiseFloor
 
 
@@ -149,8 +149,8 @@ def score_drift(
     check_count("n_resamples", n_resamples)
     check_between("level", level, 0, 1)
     check_count("n_bins", n_bins, 2)
-    then = _read_scores(reference, "reference")
-    now = _read_scores(current, "current")
+    then = check_numbers(reference, "reference")
+    now = check_numbers(current, "current")
     generator = check_rng(rng)
     pooled = np.concatenate([then, now])
     order = np.argsort(pooled, kind="stable")
@@ -183,25 +183,6 @@ def score_drift(
         len(now),
         float(level),
     )
-
-
-def _read_scores(values: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype == object:
-        array = np.where(pd.isna(array), np.nan, array)
-    if array.dtype.kind not in "iubfO" or any(isinstance(v, str) for v in array.flat):
-        raise TypeError(f"{name} must be numbers, not {array.dtype}.")
-    array = array.astype(float)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(
-            f"{name} must be one column with at least one score, not of shape "
-            f"{array.shape}."
-        )
-    strange = np.flatnonzero(~np.isfinite(array))
-    if len(strange):
-        at = int(strange[0])
-        raise ValueError(f"{name} must be finite; row {at} is {float(array[at])!r}.")
-    return array
 
 
 def _distances(is_then: np.ndarray, pooled: np.ndarray, n_bins: int) -> np.ndarray:

@@ -5,50 +5,45 @@ wrong. A test made for one look at a fixed number of checks raises false alarms 
 is looked at again and again. The monitors here may be looked at after every item, and
 stopped at any time, for as long as one likes.
 
-They bet. A gambler starts with a wealth of 1 and stakes it on each outcome, at odds
-that are fair if the promise holds. On average the wealth, the *e-value*, then does not
-grow, and by Ville's inequality it ever reaches 1 / alpha with a probability of at most
-alpha. A wealth of 20 is evidence against the promise at the level of 0.05, whenever it
-is reached.
-
-Each gambler believes that the log-odds of being right are off by some fixed shift. A
-probability p then becomes q, and the wealth is multiplied by q / p at a right outcome
-and by (1 - q) / (1 - p) at a wrong one. How large the shift will be is not known, so
-64 gamblers share the starting wealth, for shifts from 0.02 to 8: about half of it goes
-to shifts below 1/2, which is what takes an accuracy of 0.95 to 0.92. Nothing has to be
-tuned.
+They bet against the promise (``betting``), and the wealth that they have won by then is
+the evidence against it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ..calibration.files import write_json
 from ..checks import (
     check_between,
     check_choice,
     check_count,
+    check_not_negative,
     check_outcomes,
     check_probabilities,
 )
 from ..metrics import Interval
+from .betting import (
+    ROWS,
+    SHARES,
+    SHIFTS,
+    confidence_sequence,
+    log_factors,
+    log_sum,
+    log_wealth,
+)
 
 Alternative = Literal["overconfident", "two-sided"]
-SHIFTS = np.geomspace(0.02, 8, 64)
-# A half-Cauchy distribution with the median 1/2: heavy tails for want of knowledge.
-# Half for the ends, as in the trapezoidal rule.
-SHARES = SHIFTS / (0.25 + SHIFTS**2)
-SHARES[[0, -1]] /= 2
-SHARES /= SHARES.sum()
 _FORMAT = "helpers.monitoring/1"
-_ROWS = 4096  # so many rows by 64 shifts at a time stay small in memory
-_HALVINGS = 30  # to one in a thousand million, rounded outward
 
 
 class _Monitor:
@@ -116,7 +111,7 @@ class _Monitor:
         if not self.n:
             return Interval(math.nan, 0.0, 1.0)
         right, n = np.array([self.n_right]), np.array([self.n])
-        low, high = _confidence_sequence(right, n, self.alpha)
+        low, high = confidence_sequence(right, n, self.alpha)
         return Interval(self.n_right / self.n, float(low[0]), float(high[0]))
 
     def table(self, *, every: int = 1) -> pd.DataFrame:
@@ -145,7 +140,7 @@ class _Monitor:
             item = np.append(item, self.n)
         right = np.cumsum(np.frombuffer(self._right, dtype=np.uint8), dtype=int)
         right = right[item - 1]
-        lower, upper = _confidence_sequence(right, item, self.alpha)
+        lower, upper = confidence_sequence(right, item, self.alpha)
         columns = {
             "item": item,
             "right": right,
@@ -206,6 +201,41 @@ class _Monitor:
             raise ValueError(f"correct must be text of 0 and 1; it has {strange[0]!r}.")
         return cls._replayed(stored, np.array([digit == "1" for digit in digits]))
 
+    def save(self, path: str | Path) -> None:
+        """Write the monitor to a JSON file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            The file; an existing one is replaced.
+        """
+        write_json(self.to_dict(), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The monitor that ``save`` wrote to a file, to go on where it stood.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            The file.
+
+        Returns
+        -------
+        AccuracyMonitor or CalibrationMonitor
+            With the same wealth, alarm and table.
+
+        Raises
+        ------
+        ValueError
+            The file is no JSON, or holds no such monitor.
+        """
+        try:
+            stored = json.loads(Path(path).read_text("utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no JSON: {error}.") from None
+        return cls.from_dict(stored)
+
     @classmethod
     def _replayed(cls, stored: Mapping[str, Any], correct: np.ndarray) -> Self:
         raise NotImplementedError
@@ -237,8 +267,9 @@ class AccuracyMonitor(_Monitor):
     More is true. Accuracies that vary are no excuse for a false alarm: the chance that
     an alarm is ever raised at a time when the *average* accuracy so far is still
     ``promised`` or more is at most ``alpha`` as well. For the same reason a long good
-    past delays the alarm. Where a fall should be found soon after it, start a new
-    monitor each week or month; each has its own chance of a false alarm.
+    past delays the alarm: :func:`detection_delay` says how much. Where a fall should be
+    found soon after it, start a new monitor each week or month; each has its own chance
+    of a false alarm.
 
     Parameters
     ----------
@@ -312,7 +343,7 @@ class AccuracyMonitor(_Monitor):
         new = _read_outcomes(correct)
         right = self.n_right + np.cumsum(new)
         n = self.n + np.arange(1, len(new) + 1)
-        return self._add(new, _log_wealth(right, n, self.promised))
+        return self._add(new, log_wealth(right, n, self.promised))
 
     @classmethod
     def _replayed(cls, stored: Mapping[str, Any], correct: np.ndarray) -> Self:
@@ -339,23 +370,36 @@ class CalibrationMonitor(_Monitor):
     alternative : {"overconfident", "two-sided"}, default="overconfident"
         Whether to bet on fewer right outcomes than promised, or half of the wealth on
         fewer and half on more.
+    clip : float, default=0.001
+        How near to certainty bets are made, 0 or more and below 1/2: a confidence of 1
+        is taken for a promise of 1 - ``clip``. With 0 it is taken at its word.
 
     Attributes
     ----------
-    alpha, alternative
+    alpha, alternative, clip
         As given.
 
     Raises
     ------
     ValueError
-        ``alpha`` is not between 0 and 1, or the alternative is another.
+        ``alpha`` is not between 0 and 1, the alternative is another, or ``clip`` is
+        negative, or 1/2 or more.
 
     Notes
     -----
-    A confidence of exactly 1 says that the item cannot be wrong. If it is, the promise
-    is broken beyond doubt: the e-value is infinite from then on, and the alarm is
-    raised at once. The same holds for a right item of confidence 0, if two-sided.
-    Confidences that were only rounded to 0 or 1 should be clipped before.
+    A confidence of exactly 1 says that the item cannot be wrong. With ``clip=0``, one
+    that is wrong breaks the promise beyond doubt: the e-value is infinite from then on,
+    and the alarm is raised at once. The same holds for a right item of confidence 0, if
+    two-sided. But isotonic calibration, histograms and rounding give 0 and 1 that
+    nobody meant so.
+
+    Bets on fewer right outcomes are therefore made against min(p, 1 - ``clip``), bets
+    on more against max(p, ``clip``). Who promises at least p promises at least the
+    first, and who promises at most p at most the second. So nothing is bet against that
+    was not promised, and false alarms are as rare as without. To move all confidences
+    into [``clip``, 1 - ``clip``] beforehand would change the promise: thousands of
+    items of confidence 1, all of them right, would break it, if two-sided. The
+    ``mean_confidence`` of the table is that of the confidences as stated.
 
     References
     ----------
@@ -367,20 +411,27 @@ class CalibrationMonitor(_Monitor):
     >>> monitor = CalibrationMonitor()
     >>> monitor.update([0.9, 0.8, 0.95, 0.9], [True, True, False, True])
     False
-    >>> monitor.update(1.0, False), monitor.e_value, monitor.alarm_at
-    (True, inf, 5)
+    >>> monitor.update(1.0, False), round(monitor.e_value, 1), monitor.alarm_at
+    (False, 2.5, None)
+    >>> strict = CalibrationMonitor(clip=0)
+    >>> strict.update(1.0, False), strict.e_value
+    (True, inf)
     """
 
-    _fields = ("alpha", "alternative")
+    _fields = ("alpha", "alternative", "clip")
 
     def __init__(
-        self, *, alpha: float = 0.05, alternative: Alternative = "overconfident"
+        self,
+        *,
+        alpha: float = 0.05,
+        alternative: Alternative = "overconfident",
+        clip: float = 0.001,
     ) -> None:
         super().__init__(alpha=alpha)
         choices = ("overconfident", "two-sided")
         self.alternative = check_choice("alternative", alternative, choices)
+        self.clip = check_not_negative("clip", clip, below=0.5)
         both = self.alternative == "two-sided"
-        self._shifts = np.concatenate([-SHIFTS, SHIFTS]) if both else -SHIFTS
         self._log_wealths = np.log(np.tile(SHARES, 2) / 2 if both else SHARES)
         self._confidence = array("d")
         self._refuted = False
@@ -412,24 +463,31 @@ class CalibrationMonitor(_Monitor):
         stated = check_probabilities(np.atleast_1d(np.asarray(confidence)))
         p = stated.astype(float)
         new = check_outcomes(np.atleast_1d(np.asarray(correct)), len(p))
+        most, least = np.minimum(p, 1 - self.clip), np.maximum(p, self.clip)
         log_e = np.empty(len(p))
         wealths = self._log_wealths
-        for start in range(0, len(p), _ROWS):
-            part = slice(start, start + _ROWS)
-            grown = np.cumsum(
-                np.vstack([wealths, _log_factors(p[part], new[part], self._shifts)]),
-                axis=0,
-            )[1:]
-            log_e[part] = _log_sum(grown)
+        for start in range(0, len(p), ROWS):
+            part = slice(start, start + ROWS)
+            won = self._log_factors(most[part], least[part], new[part])
+            grown = np.cumsum(np.vstack([wealths, won]), axis=0)[1:]
+            log_e[part] = log_sum(grown)
             wealths = grown[-1]
-        impossible = (p == 1) & ~new
+        impossible = (most == 1) & ~new
         if self.alternative == "two-sided":
-            impossible |= (p == 0) & new
+            impossible |= (least == 0) & new
         refuted = self._refuted | np.logical_or.accumulate(impossible)
         log_e[refuted] = math.inf
         self._log_wealths, self._refuted = wealths, bool(refuted[-1])
         self._confidence.extend(p)
         return self._add(new, log_e)
+
+    def _log_factors(
+        self, most: np.ndarray, least: np.ndarray, correct: np.ndarray
+    ) -> np.ndarray:
+        fewer = log_factors(most, correct, -SHIFTS)
+        if self.alternative == "overconfident":
+            return fewer
+        return np.hstack([fewer, log_factors(least, correct, SHIFTS)])
 
     def table(self, *, every: int = 1) -> pd.DataFrame:
         """The course so far, for a figure.
@@ -468,7 +526,7 @@ class CalibrationMonitor(_Monitor):
 
     @classmethod
     def _replayed(cls, stored: Mapping[str, Any], correct: np.ndarray) -> Self:
-        monitor = cls(alpha=stored["alpha"], alternative=stored["alternative"])
+        monitor = cls(**{name: stored[name] for name in cls._fields})
         confidence = stored.get("confidence")
         if not isinstance(confidence, list):
             kind = type(confidence).__name__
@@ -484,53 +542,6 @@ class CalibrationMonitor(_Monitor):
             except TypeError as error:
                 raise ValueError(str(error)) from error
         return monitor
-
-
-def _log_wealth(right: np.ndarray, n: np.ndarray, promised: ArrayLike) -> np.ndarray:
-    """Logarithm of the wealth against an accuracy of at least what was promised.
-
-    The three are arrays of one shape, or ``promised`` is one number.
-    """
-    against = np.broadcast_to(np.asarray(promised, dtype=float), np.shape(right))
-    found = np.empty(len(right))
-    for start in range(0, len(right), _ROWS):
-        part = slice(start, start + _ROWS)
-        price = np.log1p(np.outer(against[part], np.expm1(-SHIFTS)))
-        wealths = -np.outer(right[part], SHIFTS) - n[part, None] * price
-        found[part] = _log_sum(wealths + np.log(SHARES))
-    return found
-
-
-def _log_factors(p: np.ndarray, correct: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Logarithm of what each gambler's wealth is multiplied by, of shape (n, 64)."""
-    return np.outer(correct, shifts) - np.log1p(np.outer(p, np.expm1(shifts)))
-
-
-def _log_sum(wealths: np.ndarray) -> np.ndarray:
-    # Several times as fast as that of SciPy, which one item at a time needs.
-    top = wealths.max(axis=1)
-    return top + np.log(np.exp(wealths - top[:, None]).sum(axis=1))
-
-
-def _confidence_sequence(
-    right: np.ndarray, n: np.ndarray, alpha: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies against which neither the wealth on fewer right outcomes nor that on
-    more has reached 2 / alpha.
-    """
-    low = 1 - _upper(n - right, n, alpha / 2)
-    return low, _upper(right, n, alpha / 2)
-
-
-def _upper(right: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
-    # The wealth grows with the accuracy it bets against, and is at most 1 at s / n.
-    limit = -math.log(alpha)
-    low, high = right / n, np.ones(len(n))
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        over = _log_wealth(right, n, middle) >= limit
-        low, high = np.where(over, low, middle), np.where(over, middle, high)
-    return high
 
 
 def _exp(log_value: Any) -> Any:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from ..calibration import Calibrator
+from ..calibration import Calibrated, Calibrator, MulticlassCalibrator
+from ..calibration.base import check_source
 from ..calibration.files import write_json
 from ..calibration.storage import from_dict as calibrator_from_dict
+from ..checks import check_between, check_choice
 from .buckets import Buckets
-from .thresholds import CertifiedThreshold, Verification
+from .risk import Verification, verify_accepted
+from .thresholds import CertifiedThreshold
 
-FORMAT = "helpers.decisions/1"
+FORMAT = "helpers.decisions/2"
 _NO_CONFIDENCE = "no confidence is known"
 _NO_PREDICTION = "no prediction is known"
+_RULE = ("buckets", "by_label", "calibrator", "source")
 
 
 @dataclass(frozen=True)
@@ -31,23 +37,24 @@ class Policy:
     ----------
     buckets : Buckets
         Ranges of confidence; their names are the actions, the most cautious first.
-    calibrator : Calibrator, optional
-        What makes a confidence that one may act on of the one in a table. Without
-        one, the table's is used as it is.
+    calibrator : Calibrator or MulticlassCalibrator, optional
+        What makes a confidence that one may act on of the one in a table, or of its
+        label probabilities. Without one, the table's confidence is used as it is.
     by_label : mapping of str or int to Buckets, optional
         Other ranges, with the same actions, for some predicted labels.
     source : mapping of str to str, optional
         What the confidences come from, as a score table's ``attrs["source"]`` says. By
         default that of the calibrator.
     verified : sequence of Verification, optional
-        What the thresholds were checked on.
+        What :meth:`verify` found; verifications of another policy are refused.
     name, note : str, optional
         For the card.
 
     Raises
     ------
     ValueError
-        Actions that differ between labels, or a source that is not the calibrator's.
+        Actions that differ between labels, a source that is not the calibrator's, or
+        a verification of another rule.
     TypeError
         Something is of another kind.
 
@@ -62,7 +69,7 @@ class Policy:
     """
 
     buckets: Buckets
-    calibrator: Calibrator | None = None
+    calibrator: Calibrator | MulticlassCalibrator | None = None
     by_label: Mapping[str | int, Buckets] = field(default_factory=dict)
     source: Mapping[str, str] | None = None
     verified: Sequence[Verification] = ()
@@ -82,17 +89,74 @@ class Policy:
             if not isinstance(label, (str, int)):
                 raise TypeError(f"by_label must name labels, not {label!r}.")
         object.__setattr__(self, "by_label", dict(self.by_label))
-        if self.calibrator is not None and not isinstance(self.calibrator, Calibrator):
+        kinds = (Calibrator, MulticlassCalibrator)
+        if self.calibrator is not None and not isinstance(self.calibrator, kinds):
             raise TypeError(
-                "calibrator must be a calibrator of confidences, not "
+                "calibrator must be one of helpers.calibration, not "
                 f"{type(self.calibrator).__name__}."
             )
-        object.__setattr__(self, "verified", tuple(self.verified))
         known = None if self.calibrator is None else self.calibrator.source_
         if self.source is None:
             object.__setattr__(self, "source", known)
         elif known is not None:
-            _check_source(self.source, known, "the calibrator was fitted on")
+            check_source(self.source, known, "the calibrator was fitted on")
+        object.__setattr__(self, "verified", tuple(self.verified))
+        for one in self.verified:
+            if not isinstance(one, Verification):
+                raise TypeError(
+                    f"verified must hold Verifications, not {type(one).__name__}."
+                )
+            if one.rule != self.rule:
+                raise ValueError(
+                    f"verified must be what this policy's verify gave, of the rule "
+                    f"{self.rule}; one is of the rule {one.rule}."
+                )
+
+    @property
+    def rule(self) -> str:
+        """What tells this rule from any other: its ranges, calibrator and source.
+
+        Twelve hexadecimal digits. Name, note and verifications do not count, and
+        neither does when the calibrator was fitted.
+        """
+        parts = {name: self._plain()[name] for name in _RULE}
+        text = json.dumps(_undated(parts), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @classmethod
+    def from_threshold(
+        cls,
+        threshold: float,
+        *,
+        actions: tuple[str, str] = ("review", "accept"),
+        **more: Any,
+    ) -> Self:
+        """The policy that accepts from a threshold on.
+
+        Parameters
+        ----------
+        threshold : float
+            In [0, 1]; or infinite, as :func:`best_threshold` may find: accept nothing.
+        actions : (str, str), default=("review", "accept")
+            What is done below the threshold, and from it on.
+        **more
+            Other parameters of the policy.
+
+        Returns
+        -------
+        Policy
+
+        Raises
+        ------
+        ValueError
+            The threshold is none of these.
+
+        Examples
+        --------
+        >>> Policy.from_threshold(0.9).buckets.ranges()
+        ['< 0.9', '≥ 0.9']
+        """
+        return cls(_ranges(threshold, actions), **more)
 
     @classmethod
     def from_certified(
@@ -113,7 +177,7 @@ class Policy:
         actions : (str, str), default=("review", "accept")
             What is done below the threshold, and from it on.
         **more
-            Other parameters of the policy.
+            Other parameters of the policy. The default note is what was certified.
 
         Returns
         -------
@@ -127,15 +191,16 @@ class Policy:
         ['< 0.9', '≥ 0.9']
         """
 
-        def ranges(threshold: float | None) -> Buckets:
-            if threshold is None:
-                return Buckets([1.0], actions, "lower")
-            return Buckets([threshold], actions)
+        def ranges(one: CertifiedThreshold) -> Buckets:
+            at = one.threshold
+            return _ranges(math.inf if at is None else at, actions)
 
         if isinstance(certified, CertifiedThreshold):
-            return cls(ranges(certified.threshold), **more)
-        each = {label: ranges(one.threshold) for label, one in certified.items()}
-        return cls(ranges(None), by_label=each, **more)
+            return cls(ranges(certified), **{"note": str(certified), **more})
+        each = {label: ranges(one) for label, one in certified.items()}
+        note = "\n".join(f"{label}: {one}" for label, one in certified.items())
+        rest = _ranges(math.inf, actions)
+        return cls(rest, by_label=each, **{"note": note, **more})
 
     def apply(
         self, table: pd.DataFrame, *, source: Mapping[str, str] | None = None
@@ -146,7 +211,8 @@ class Policy:
         ----------
         table : pandas.DataFrame
             ``prediction`` and ``confidence`` of each row, as ``score_table`` gives
-            them.
+            them; and ``p_<label>`` for each label, where the calibrator is one of
+            label probabilities.
         source : mapping of str to str, optional
             What the confidences come from; by default what ``attrs["source"]`` says.
             It must be what the policy is for, if that is known. pandas forgets it when
@@ -162,13 +228,93 @@ class Policy:
         Raises
         ------
         ValueError
-            A column is missing, a confidence lies outside [0, 1], predictions are of
-            another type than the labels that have ranges of their own, or the scores
-            come from another model, prompt or set of labels, or do not say from which.
+            A column is missing or there twice, a confidence lies outside [0, 1],
+            predictions are of another type than the labels that have ranges of their
+            own, or the scores come from another model, prompt or set of labels, or do
+            not say from which.
         """
+        return self._applied(table, source)[0]
+
+    def verify(
+        self,
+        table: pd.DataFrame,
+        max_risk: float,
+        delta: float = 0.05,
+        *,
+        action: str | None = None,
+        source: Mapping[str, str] | None = None,
+        groups: ArrayLike | None = None,
+        rng: np.random.Generator | int | None = 0,
+    ) -> Self:
+        """The same policy, with what other labelled rows say of one of its actions.
+
+        Parameters
+        ----------
+        table : pandas.DataFrame
+            As for :meth:`apply`, with ``correct``. Rows that chose a threshold must
+            not be among it; rows that the calibrator knows from its fit are refused.
+        max_risk : float
+            The most errors among the rows with this action, as a share in (0, 1).
+        delta : float, default=0.05
+            Probability that a verdict of "holds", or one of "fails", is false.
+        action : str, optional
+            Which action. Default: the one at the highest confidence.
+        source : mapping of str to str, optional
+            As for :meth:`apply`.
+        groups : array-like of shape (n,), optional
+            Which rows belong together: see :func:`helpers.decisions.verify`.
+        rng : numpy.random.Generator, int or None, default=0
+            Source or seed of chance, for groups.
+
+        Returns
+        -------
+        Policy
+            With one :class:`Verification` more, the last of ``verified``.
+
+        Raises
+        ------
+        ValueError
+            As for :meth:`apply`; there is no such action, or the calibrator was
+            fitted on some of the rows.
+
+        Examples
+        --------
+        >>> table = pd.DataFrame({"prediction": "a", "confidence": [0.95] * 99 + [0.5]})
+        >>> policy = Policy.from_threshold(0.9)
+        >>> checked = policy.verify(table.assign(correct=1), max_risk=0.05)
+        >>> checked.verified[-1].verdict, checked.verified[-1].n_accepted
+        ('holds', 99)
+        """
+        action = self.buckets.names[-1] if action is None else action
+        check_choice("action", action, tuple(self.buckets.names))
+        if "correct" not in table:
+            raise ValueError("table must have the column 'correct'.")
+        applied, seen = self._applied(table, source)
+        if seen:
+            raise ValueError(
+                f"table must hold rows that the calibrator has not seen; it was fitted "
+                f"on {seen} of these {len(table)}."
+            )
+        found = verify_accepted(
+            (applied["action"] == action).to_numpy(),
+            table["correct"],
+            max_risk,
+            delta,
+            groups=groups,
+            rng=rng,
+        )
+        found = replace(found, action=action, rule=self.rule)
+        return replace(self, verified=(*self.verified, found))
+
+    def _applied(
+        self, table: pd.DataFrame, source: Mapping[str, str] | None
+    ) -> tuple[pd.DataFrame, int]:
+        """The table with its actions, and how many rows the calibrator has seen."""
+        names = list(table.columns)
         for column in ("prediction", "confidence"):
-            if column not in table:
-                raise ValueError(f"table must have the column {column!r}.")
+            if names.count(column) != 1:
+                has = "has it twice" if column in names else "has it not"
+                raise ValueError(f"table must have the column {column!r}; it {has}.")
         if self.source is not None:
             given = table.attrs.get("source") if source is None else source
             if not isinstance(given, Mapping) or set(self.source) - set(given):
@@ -176,24 +322,20 @@ class Policy:
                     "table must say what its confidences come from, in attrs['source'] "
                     f"or as source: this policy is for {dict(self.source)}."
                 )
-            _check_source(given, self.source, "this policy is for")
-        values = pd.to_numeric(table["confidence"])
-        # Single precision has edges of its own, and keeps them.
-        single = values.dtype == np.float32 and self.calibrator is None
-        confidence = values.to_numpy(np.float32 if single else float, na_value=np.nan)
+            check_source(given, self.source, "this policy is for")
+        scores = self._scores(table)
         labels = table["prediction"].astype(object)
-        known = ~np.isnan(confidence) & labels.notna().to_numpy()
-        decided_on = np.full(len(table), np.nan, dtype=confidence.dtype)
+        known = (scores.notna().to_numpy().all(axis=1)) & labels.notna().to_numpy()
+        self._check_types(labels[known])
+        decided_on = np.full(len(table), np.nan, dtype=scores.dtypes.iloc[0])
+        seen = 0
         if known.any():
-            decided_on[known] = (
-                confidence[known]
-                if self.calibrator is None
-                else np.asarray(self.calibrator.predict(confidence[known]))
-            )
+            found = self._calibrated(scores[known], labels[known])
+            decided_on[known] = np.asarray(found)
+            seen = int(found.fitted_on.sum()) if isinstance(found, Calibrated) else 0
         code = np.zeros(len(table), dtype=int)
         reason = np.where(labels.isna(), _NO_PREDICTION, _NO_CONFIDENCE).astype(object)
         word = "confidence" if self.calibrator is None else "calibrated confidence"
-        self._check_types(labels[known])
         special = labels.isin(list(self.by_label))
         groups = [(~special, self.buckets, "")]
         groups += [
@@ -205,14 +347,57 @@ class Policy:
             if len(rows):
                 code[rows] = buckets.codes(decided_on[rows])
                 ranges = buckets.ranges()
-                for row in rows:
-                    value = f"{word} {decided_on[row]:.6g}"
-                    reason[row] = f"{value} is {ranges[code[row]]}{whose}"
-        return table.assign(
+                texts = _in_words(decided_on[rows], buckets)
+                for row, text in zip(rows, texts, strict=True):
+                    reason[row] = f"{word} {text} is {ranges[code[row]]}{whose}"
+        applied = table.assign(
             decided_on=decided_on,
             action=np.array(self.buckets.names, dtype=object)[code],
             reason=reason,
         )
+        return applied, seen
+
+    def _scores(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The columns that the confidence is made of."""
+        if not isinstance(self.calibrator, MulticlassCalibrator):
+            values = pd.to_numeric(table["confidence"])
+            # Single precision has edges of its own, and keeps them.
+            single = values.dtype == np.float32 and self.calibrator is None
+            return values.astype(np.float32 if single else float).to_frame()
+        columns = [f"p_{label}" for label in self.calibrator.classes_]
+        missing = [name for name in columns if name not in table]
+        if missing:
+            raise ValueError(
+                f"table must have the column {missing[0]!r}, which the calibrator of "
+                "this policy needs."
+            )
+        return table[columns].astype(float)
+
+    def _calibrated(self, scores: pd.DataFrame, labels: pd.Series) -> Any:
+        scores.attrs = {}  # the source was checked
+        if not isinstance(self.calibrator, MulticlassCalibrator):
+            column = scores["confidence"]
+            if self.calibrator is None:
+                return column.to_numpy()
+            return self.calibrator.predict(column)
+        found = self.calibrator.predict(scores)
+        classes = self.calibrator.classes_
+        at = pd.Index(classes).get_indexer(labels.to_numpy())
+        # A calibrator of all probabilities may prefer another label by now; what is
+        # acted on is still the prediction in the table.
+        if found.ndim == 2 and (at >= 0).all():
+            values = np.asarray(found)[np.arange(len(at)), at]
+            return Calibrated(values, found.fitted_on, known=found.known)
+        top = scores.to_numpy().argmax(axis=1)
+        wrong = np.flatnonzero(at != top)
+        if len(wrong):
+            row = wrong[0]
+            raise ValueError(
+                "prediction must be the most probable label, the one that the "
+                f"calibrator of this policy is about; the first that is not is "
+                f"{labels.iloc[row]!r} where {classes[top[row]]!r} is."
+            )
+        return found
 
     def _check_types(self, labels: pd.Series) -> None:
         # 71 is not "71": the label's own ranges would not be found, and not missed.
@@ -251,7 +436,7 @@ class Policy:
             )
         lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
         lines += ["", "What it was verified on"]
-        lines += [f"  {_said(one)}" for one in self.verified] or ["  nothing"]
+        lines += [f"  {one}" for one in self.verified] or ["  nothing"]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -264,8 +449,10 @@ class Policy:
         -------
         dict
         """
+        return {"format": FORMAT, **self._plain()}
+
+    def _plain(self) -> dict[str, Any]:
         return {
-            "format": FORMAT,
             "name": self.name,
             "note": self.note,
             "buckets": asdict(self.buckets),
@@ -347,15 +534,26 @@ class Policy:
         return cls.from_dict(stored)
 
 
-def _check_source(
-    given: Mapping[str, str], known: Mapping[str, str], what: str
-) -> None:
-    for key, value in given.items():
-        if known.get(key, value) != value:
-            raise ValueError(
-                f"source differs: {what} scores of {key} {known[key]!r}, these come "
-                f"from {key} {value!r}."
-            )
+def _undated(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _undated(v) for k, v in value.items() if k != "fitted_at"}
+    return [_undated(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _ranges(threshold: float, actions: tuple[str, str]) -> Buckets:
+    if threshold == math.inf:
+        return Buckets([1.0], actions, "lower")
+    check_between("threshold", threshold, 0, 1, closed=True)
+    return Buckets([threshold], actions)
+
+
+def _in_words(values: np.ndarray, buckets: Buckets) -> list[str]:
+    """Each value in six digits, or in all it has where six would change its range."""
+    short = [f"{value:.6g}" for value in values]
+    read = np.clip(np.array(short, dtype=values.dtype), 0, 1)
+    same = buckets.codes(read) == buckets.codes(values)
+    pairs = zip(short, values, same, strict=True)
+    return [text if kept else repr(value.item()) for text, value, kept in pairs]
 
 
 def _rules(buckets: Buckets, indent: str = "") -> list[str]:
@@ -371,11 +569,3 @@ def _stored(one: Verification) -> dict[str, Any]:
 def _verification(stored: Mapping[str, Any]) -> Verification:
     risk = math.nan if stored["risk"] is None else stored["risk"]
     return Verification(**{**stored, "risk": risk})
-
-
-def _said(one: Verification) -> str:
-    return (
-        f"at {one.threshold:g}: a risk of at most {one.max_risk:g} {one.verdict}; "
-        f"{one.n_errors} of {one.n_accepted} accepted items wrong (risk {one.low:.3g} "
-        f"to {one.high:.3g}), {one.coverage:.1%} of {one.n_labels} accepted"
-    )

@@ -27,6 +27,7 @@ def review_queue(
     *,
     budget: int,
     strategy: Strategy = "least-confident",
+    by: str | None = None,
     threshold: float | None = None,
     costs: Costs | Mapping[Any, Costs] | None = None,
     rng: np.random.Generator | int | None = None,
@@ -38,16 +39,22 @@ def review_queue(
     ----------
     table : pandas.DataFrame
         One row an item, with its ``confidence`` in [0, 1] and, where the costs depend
-        on it, its ``prediction``: such as ``score_table`` gives.
+        on it, its ``prediction``: such as ``score_table`` and :meth:`Policy.apply`
+        give.
     budget : int
         How many items can be looked at. All are queued if there are fewer.
     strategy : str, default="least-confident"
-        "least-confident": lowest confidence first. "value": what review saves most on
-        first, by :func:`expected_cost`; items that are cheaper to automate are left
-        out, even if the budget is not used up. "near-threshold": nearest to the
-        threshold first, whose items are the ones to move over it. "random": a simple
-        random sample. "stratified": spot checks, drawn at random in each stratum of
-        the confidence, as equally many from each as its size allows.
+        "least-confident": lowest confidence first, and before these the items whose
+        confidence is not known. "value": what review saves most on first, by
+        :func:`expected_cost`; items that are cheaper to automate are left out, even if
+        the budget is not used up. "near-threshold": nearest to the threshold first,
+        whose items are the ones to move over it. "random": a simple random sample.
+        "stratified": spot checks, drawn at random in each stratum of the confidence,
+        as equally many from each as its size allows.
+    by : str, optional
+        The column that holds the confidence. Default: ``decided_on``, which a policy
+        looked at, where the table has one; else ``confidence``. It may have missing
+        values for "least-confident" and "random" only.
     threshold : float, optional
         For "near-threshold", and only for it: in [0, 1].
     costs : Costs or mapping of label to Costs, optional
@@ -63,17 +70,18 @@ def review_queue(
     -------
     pandas.DataFrame
         The rows of the table that are queued, in order, with their index, and a column
-        ``reason``. Of equally urgent ones the one that stands first in the table comes
-        first. Random samples, whose order is random too, also have ``weight``, the
-        number of items of the table that each stands for (1 / the probability of being
-        drawn), and stratified ones ``stratum``.
+        ``queue_reason``. Of equally urgent ones the one that stands first in the table
+        comes first. Random samples, whose order is random too, also have
+        ``queue_weight``, the number of items of the table that each stands for (1 / the
+        probability of being drawn), and stratified ones ``queue_stratum``.
 
     Raises
     ------
     ValueError
         Bad confidences, a column that is missing or already there, an argument that
-        the strategy needs or does not know, a prediction without costs, or a budget
-        below the number of strata, some of which would then have no chance.
+        the strategy needs or does not know, an item that it cannot place since its
+        confidence is missing, a prediction without costs, or a budget below the number
+        of strata, some of which would then have no chance.
     TypeError
         Costs that are something else.
 
@@ -81,9 +89,9 @@ def review_queue(
     -----
     Only random samples say how often the model is wrong: the rows that any other queue
     selects are wrong more often than the rest. From spot checks,
-    ``weighted_mean(wrong, queue["weight"], strata=queue["stratum"])`` estimates the
-    error rate of the whole table without bias (:func:`helpers.metrics.weighted_mean`).
-    The weights are those of the whole queue; a part of it has others.
+    ``weighted_mean(wrong, queue["queue_weight"], strata=queue["queue_stratum"])``
+    (:func:`helpers.metrics.weighted_mean`) estimates the error rate of the whole table
+    without bias. The weights are those of the whole queue; a part of it has others.
 
     References
     ----------
@@ -94,16 +102,16 @@ def review_queue(
     --------
     >>> table = pd.DataFrame({"confidence": [0.9, 0.55, 0.7, 0.55]})
     >>> review_queue(table, budget=3)
-       confidence           reason
+       confidence     queue_reason
     1        0.55  confidence 0.55
     3        0.55  confidence 0.55
     2        0.70   confidence 0.7
     >>> queue = review_queue(table, budget=3, strategy="stratified", rng=0)
-    >>> queue.sort_index()[["weight", "stratum"]]
-       weight     stratum
-    0     1.0    [0.8, 1]
-    1     2.0  [0.4, 0.6)
-    2     1.0  [0.6, 0.8)
+    >>> queue.sort_index()[["queue_weight", "queue_stratum"]]
+       queue_weight queue_stratum
+    0           1.0      [0.8, 1]
+    1           2.0    [0.4, 0.6)
+    2           1.0    [0.6, 0.8)
     """
     check_choice("strategy", strategy, STRATEGIES)
     check_count("budget", budget)
@@ -115,16 +123,31 @@ def review_queue(
     if costs is not None and not isinstance(costs, (Costs, Mapping)):
         raise TypeError(f"costs must be Costs or a mapping to Costs, not {costs!r}.")
     generator = check_rng(rng)
-    new = ["reason"]
-    new += ["weight"] if strategy in ("random", "stratified") else []
-    new += ["stratum"] if strategy == "stratified" else []
-    needed = ["confidence"] + (["prediction"] if isinstance(costs, Mapping) else [])
+    new = ["queue_reason"]
+    new += ["queue_weight"] if strategy in ("random", "stratified") else []
+    new += ["queue_stratum"] if strategy == "stratified" else []
+    if by is None:
+        by = "decided_on" if "decided_on" in table.columns else "confidence"
+    needed = [by] + (["prediction"] if isinstance(costs, Mapping) else [])
     _check_columns(table, needed, new)
-    values = check_probabilities(table["confidence"]).astype(float)
+    values = _read_confidence(table[by], by)
     n = len(values)
     if strategy == "random":
         rows = generator.permutation(n)[:budget]
-        return _queue(table, rows, reason="random", weight=n / len(rows))
+        return _queue(table, rows, queue_reason="random", queue_weight=n / len(rows))
+    unknown = np.isnan(values)
+    if strategy == "least-confident":
+        rows = np.argsort(np.where(unknown, -1, values), kind="stable")[:budget]
+        reasons = [
+            _unknown(table, row) if unknown[row] else f"{by} {values[row]:.4g}"
+            for row in rows
+        ]
+        return _queue(table, rows, queue_reason=reasons)
+    if unknown.any():
+        raise ValueError(
+            f"{by} must be known of all items for strategy={strategy!r}; row "
+            f"{int(np.argmax(unknown))} is missing."
+        )
     if strategy == "stratified":
         return _spot_checks(table, values, budget, n_strata, generator)
     if costs is not None:  # only "value" has them
@@ -132,21 +155,35 @@ def review_queue(
         rows = np.argsort(-saved, kind="stable")
         rows = rows[saved[rows] > 0][:budget]
         reasons = [f"saves {at:.4g}" for at in saved[rows]]
-    elif strategy == "near-threshold":
+    else:
         away = values - threshold
         rows = np.argsort(np.abs(away), kind="stable")[:budget]
         reasons = [
             f"{abs(at):.4g} {'below' if at < 0 else 'above'} {threshold:g}"
             for at in away[rows]
         ]
-    else:
-        rows = np.argsort(values, kind="stable")[:budget]
-        reasons = [f"confidence {at:.4g}" for at in values[rows]]
-    return _queue(table, rows, reason=reasons)
+    return _queue(table, rows, queue_reason=reasons)
 
 
 def _queue(table: pd.DataFrame, rows: np.ndarray, **columns: Any) -> pd.DataFrame:
     return table.iloc[rows].assign(**columns)
+
+
+def _read_confidence(column: pd.Series, name: str) -> np.ndarray:
+    """Probabilities, NaN where one is missing."""
+    missing = column.isna().to_numpy()
+    if not missing.any():
+        return check_probabilities(column, name).astype(float)
+    known = column.to_numpy(dtype=object, copy=True)
+    known[missing] = 0
+    return np.where(missing, np.nan, check_probabilities(known, name))
+
+
+def _unknown(table: pd.DataFrame, row: int) -> str:
+    # As a policy has it, which decides on nothing without a prediction.
+    if "prediction" in table.columns and pd.isna(table["prediction"].iloc[row]):
+        return "no prediction is known"
+    return "no confidence is known"
 
 
 def _savings(
@@ -198,7 +235,11 @@ def _spot_checks(
     )
     at = stratum[rows]
     return _queue(
-        table, rows, reason="spot check", weight=weight[at], stratum=names[at]
+        table,
+        rows,
+        queue_reason="spot check",
+        queue_weight=weight[at],
+        queue_stratum=names[at],
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
-from ..checks import check_between, check_groups
+from ..checks import check_between, check_groups, check_numbers
 
 
 class WeightedMean(NamedTuple):
@@ -105,9 +105,9 @@ def weighted_mean(
     (0.9, 0.102)
     """
     check_between("level", level, 0, 1)
-    y = _finite(values, "values")
+    y = check_numbers(values, "values")
     n = len(y)
-    w = _finite(weights, "weights")
+    w = check_numbers(weights, "weights")
     if len(w) != n:
         raise ValueError(f"weights must be one for each of {n} rows, not {len(w)}.")
     if (w < 0).any():
@@ -142,20 +142,3 @@ def _variance(score: np.ndarray, stratum: np.ndarray) -> float:
     centre = np.where(count > 1, np.bincount(stratum, score) / count, 0.0)
     scale = np.where(count > 1, count / np.maximum(count - 1, 1), 1.0)
     return float(scale @ np.bincount(stratum, (score - centre[stratum]) ** 2))
-
-
-def _finite(values: ArrayLike, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers, not {values!r:.60}.") from None
-    if array.ndim != 1 or not len(array):
-        raise ValueError(
-            f"{name} must be one column with at least one row, not of shape "
-            f"{array.shape}."
-        )
-    bad = ~np.isfinite(array)
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise ValueError(f"{name} must be finite; row {at} is {array[at].item()!r}.")
-    return array
