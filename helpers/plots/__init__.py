@@ -1,22 +1,33 @@
 """Every figure of the book: each function takes a result and returns its Axes.
 
 ``style`` holds colours and settings, ``tokens`` the figures of probabilities over
-tokens and labels, ``calibration`` those of calibration, ``classes`` those of many
-classes.
+tokens and labels, ``calibration`` those of calibration, ``learning`` those of what
+more labels change, ``classes`` those of many classes, ``decisions`` those of
+thresholds, costs and monitors.
 """
 
 from .calibration import (
     confidence_histogram,
     legend_below,
-    often_filled,
     plot_accuracy_by_threshold,
     plot_before_after,
     plot_calibration_map,
-    plot_learning_curves,
     plot_reliability_diagram,
-    plot_sample_size_progression,
 )
 from .classes import plot_class_gaps, plot_confusion
+from .decisions import (
+    plot_buckets,
+    plot_cost_curve,
+    plot_monitor,
+    plot_risk_coverage,
+    plot_tested_thresholds,
+)
+from .learning import (
+    often_filled,
+    plot_learning_curves,
+    plot_sample_size_progression,
+    plot_threshold_progression,
+)
 from .style import HATCHES, LINES, MARKERS, PALETTE, style
 from .tokens import (
     distribution_bars,
@@ -41,12 +52,18 @@ __all__ = [
     "often_filled",
     "plot_accuracy_by_threshold",
     "plot_before_after",
+    "plot_buckets",
     "plot_calibration_map",
     "plot_class_gaps",
     "plot_confusion",
+    "plot_cost_curve",
     "plot_learning_curves",
+    "plot_monitor",
     "plot_reliability_diagram",
+    "plot_risk_coverage",
     "plot_sample_size_progression",
+    "plot_tested_thresholds",
+    "plot_threshold_progression",
     "probability_bars",
     "score_histogram",
     "style",

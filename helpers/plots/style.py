@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -19,6 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v")
 HATCHES = ("", "///", "...", "xxx", "---")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GREY = PALETTE[3]
+DIAGONAL: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": "--"}
 WIDTH = 7.0
 
 
