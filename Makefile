@@ -29,7 +29,8 @@ neiss: $(READY)  ## run the chapter on NEISS live, on the cases of a file
 	$(BIN)/python book/neiss.py "$(NEISS)" $(if $(N),--n $(N))
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile
 
 test-live: $(VENV)/.ready-server  ## run the tests that ask a real server, which they start
 	$(BIN)/python -m pytest tests/live --override-ini addopts= -ra
