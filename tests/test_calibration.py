@@ -1170,12 +1170,12 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "must be JSON"),
-        ("{", "must be JSON"),
-        ("\x80", "must be JSON|no calibrator"),
+        ("", "is no JSON: Expecting value"),
+        ("{", "is no JSON: Expecting property name"),
+        ("\x80", "is no JSON: 'utf-8' codec"),
         ("[]", "must be a mapping"),
         ("3", "must be a mapping"),
-        ('{"n": NaN}', "NaN is no number"),
+        ('{"n": NaN}', "is no JSON: NaN is no number"),
         ("{}", "format must be"),
     ],
 )

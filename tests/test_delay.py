@@ -1,14 +1,17 @@
-"""How soon a monitor finds a fall: against exact chances, and the monitor itself."""
+"""How soon a monitor finds a fall: by hand, and against the monitor itself."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from helpers.decisions import AccuracyMonitor, DetectionDelay, delay, detection_delay
+from helpers.decisions import AccuracyMonitor, DetectionDelay, detection_delay
 from helpers.decisions.betting import log_wealth
 
 
@@ -25,62 +28,104 @@ def chances(promised: float, accuracy: np.ndarray, alpha: float = 0.05) -> np.nd
     return raised
 
 
-@pytest.mark.parametrize("before", [0, 150])
-def test_delays_are_as_likely_as_they_should_be(before: int) -> None:
-    limit, streams = 450, 8_000
-    found = detection_delay(
-        0.95, 0.88, alpha=0.2, before=before, limit=limit, n_streams=streams
-    )
-    exact = chances(0.95, np.repeat([0.95, 0.88], [before, limit]), 0.2)
-    early = exact[:before].sum()
-    assert (found.false_alarms > 0) == (before > 0) and early <= 0.2
+def test_three_items_by_hand() -> None:
+    # Against 1/2, the wealth after wrong items is 1.33, 1.86; after a right one and
+    # two wrong ones, in any order, it is 1.002.
+    monitor = AccuracyMonitor(0.5)
+    monitor.update([False, False, True])
+    wealth = monitor.table()["e_value"].tolist()
+    assert wealth == pytest.approx([1.335, 1.862, 1.002], abs=0.001)
+    # 1 / 0.6 is 1.67: only two wrong ones at once.
+    found = detection_delay(0.5, 0.4, alpha=0.6, limit=3)
+    assert found.chances == pytest.approx([0, 0.36, 0.36])
+    assert (found.false_alarms, found.found) == (0, pytest.approx(0.36))
+    # 1 / 0.999 is 1.001: one wrong one, or two after a right one.
+    found = detection_delay(0.5, 0.4, alpha=0.999, limit=3)
+    assert found.chances == pytest.approx([0.6, 0.6, 0.6 + 0.4 * 0.36])
+    # An alarm at the last good item is a false one, and is left out.
+    found = detection_delay(0.5, 0.4, was=0.7, before=1, alpha=0.999, limit=2)
+    assert found.false_alarms == pytest.approx(0.3)
+    assert found.chances == pytest.approx([0, 0.36])
+
+
+def test_every_stream_shown_to_a_monitor() -> None:
+    before, limit = 4, 7
+    at = np.zeros(before + limit + 1)
+    for right in itertools.product([True, False], repeat=before + limit):
+        monitor = AccuracyMonitor(0.8, alpha=0.4)
+        monitor.update(right)
+        p = np.where(right, *np.repeat([[0.85, 0.5], [0.15, 0.5]], [before, limit], 1))
+        at[(monitor.alarm_at or 0) - 1] += p.prod()
+    early = at[:before].sum()
+    found = detection_delay(0.8, 0.5, was=0.85, before=before, alpha=0.4, limit=limit)
+    assert found.false_alarms == pytest.approx(early, rel=1e-12) and early > 0
+    after = np.cumsum(at[before:-1]) / (1 - early)
+    assert np.allclose(found.chances, after, rtol=1e-12, atol=0)
+    assert 0.3 < found.found < 1
+
+
+def test_streams_drawn_for_a_monitor() -> None:
+    before, limit, streams = 100, 250, 1500
+    accuracy = np.repeat([0.95, 0.88], [before, limit])
+    delays = []
+    for right in np.random.default_rng(0).random((streams, before + limit)) < accuracy:
+        monitor = AccuracyMonitor(0.95, alpha=0.2)
+        monitor.update(right)
+        delays.append((monitor.alarm_at or math.inf) - before)
+    found = detection_delay(0.95, 0.88, before=before, alpha=0.2, limit=limit)
+    early = np.mean(np.array(delays) <= 0)
     assert found.false_alarms == pytest.approx(early, abs=4 * 0.5 / math.sqrt(streams))
-    later = np.cumsum(exact[before:]) / (1 - early)
-    drawn = np.searchsorted(found.delays, np.arange(1, limit + 1), "right")
+    late = np.sort([delay for delay in delays if delay > 0])
+    drawn = np.searchsorted(late, np.arange(1, limit + 1), "right") / len(late)
     # Kolmogorov's limits: 1.95 at one in a thousand.
-    n = len(found.delays)
-    assert n == round((1 - found.false_alarms) * streams)
-    assert np.abs(drawn / n - later).max() < 1.95 / math.sqrt(n)
-    assert found.found == drawn[-1] / n
+    assert np.abs(drawn - found.chances).max() < 1.95 / math.sqrt(len(late))
+
+
+@pytest.mark.parametrize("promised", [0.2, 0.95])
+def test_nothing_is_lost_on_the_way(promised: float) -> None:
+    before, limit, actual = 200, 500, promised - 0.06
+    found = detection_delay(promised, actual, before=before, limit=limit)
+    exact = chances(promised, np.repeat([promised, actual], [before, limit]))
+    early = exact[:before].sum()
+    assert found.false_alarms == pytest.approx(early, rel=1e-9)
+    after = np.cumsum(exact[before:]) / (1 - early)
+    assert np.allclose(found.chances, after, rtol=1e-9, atol=0)
 
 
 def test_known_delays() -> None:
-    exact = np.cumsum(chances(0.95, np.full(500, 0.9)))
-    half, most = (int(np.argmax(exact >= share)) + 1 for share in (0.5, 0.9))
-    assert (half, most) == (166, 395)
-    found = detection_delay(0.95, 0.9, limit=2000, n_streams=4000)
-    assert found.found == 1
-    assert found.median == pytest.approx(half, rel=0.06)
-    assert found.quantile(0.9) == pytest.approx(most, rel=0.06)
+    found = detection_delay(0.95, 0.9)
+    assert (found.median, found.quantile(0.9)) == (166, 395)
+    assert 1 - 1e-9 < found.found <= 1 and found.false_alarms == 0
+    assert found.chances.shape == (5000,)
 
 
-def test_each_stream_is_what_a_monitor_would_see(
-    monkeypatch: pytest.MonkeyPatch,
+@settings(max_examples=30, deadline=None)
+@given(
+    st.floats(0.02, 0.98),
+    st.floats(0, 1),
+    st.floats(0.01, 0.9),
+    st.integers(0, 40),
+)
+def test_promises_that_are_kept_are_rarely_doubted(
+    promised: float, more: float, alpha: float, before: int
 ) -> None:
-    rules: dict[str, Any] = {"was": 0.81, "before": 60, "limit": 80, "n_streams": 50}
-    found = detection_delay(0.8, 0.4, alpha=0.3, rng=3, **rules)
-    accuracy = np.repeat([0.81, 0.4], [60, 80])
-    expected, early = [], 0
-    for right in np.random.default_rng(3).random((50, 140)) < accuracy:
-        monitor = AccuracyMonitor(0.8, alpha=0.3)
-        monitor.update(right)
-        at = monitor.alarm_at
-        if at is not None and at <= 60:
-            early += 1
-        else:
-            expected.append(math.inf if at is None else at - 60)
-    assert early and found.false_alarms == early / 50
-    assert math.inf not in expected[:5]
-    assert list(found.delays) == sorted(expected)
-    # However many are drawn at a time.
-    for cells in (1, 300, 140 * 50):
-        monkeypatch.setattr(delay, "_CELLS", cells)
-        assert detection_delay(0.8, 0.4, alpha=0.3, rng=3, **rules) == found
+    was = min(1.0, promised + more * (1 - promised))
+    kept = detection_delay(
+        promised, promised, was=was, before=before, alpha=alpha, limit=60
+    )
+    assert kept.false_alarms <= alpha and kept.found <= alpha
+    assert kept.false_alarms + (1 - kept.false_alarms) * kept.found <= alpha + 1e-12
+    fallen = detection_delay(
+        promised, promised / 2, was=was, before=before, alpha=alpha, limit=60
+    )
+    assert fallen.false_alarms == kept.false_alarms
+    assert np.all(fallen.chances >= kept.chances - 1e-12)
+    assert np.all(np.diff(fallen.chances) >= 0) and fallen.found <= 1
 
 
 def test_it_takes_longer_after_a_good_past_and_for_a_small_fall() -> None:
     def median(actual: float, **more: Any) -> float:
-        return detection_delay(0.9, actual, n_streams=200, limit=1500, **more).median
+        return detection_delay(0.9, actual, limit=1500, **more).median
 
     plain = median(0.8)
     assert median(0.7) < plain < median(0.85)
@@ -89,71 +134,57 @@ def test_it_takes_longer_after_a_good_past_and_for_a_small_fall() -> None:
 
 
 def test_what_is_not_found_takes_for_ever() -> None:
-    found = detection_delay(0.95, 0.94, limit=60, n_streams=100)
-    assert 0 < found.found < 0.5 and found.median == math.inf
-    assert found.delays.count(math.inf) == round(100 * (1 - found.found))
-    assert math.isfinite(found.quantile(found.found))
-    assert found.quantile(found.found + 0.001) == math.inf
-    # All wrong ones: as soon as the wealth of nothing but errors is large enough.
+    short, long = (detection_delay(0.95, 0.94, limit=limit) for limit in (60, 90))
+    assert 0 < short.found < 0.5 and short.median == math.inf
+    assert short.quantile(short.found) <= 60
+    assert short.quantile(short.found + 0.001) == math.inf
+    assert np.array_equal(long.chances[:60], short.chances) and long != short
+
+
+def test_without_chance_in_the_items_there_is_none_in_the_delay() -> None:
+    # All wrong: as soon as the wealth of nothing but errors is large enough.
     n = np.arange(1, 10)
     first = int(np.argmax(log_wealth(0 * n, n, 0.9) >= math.log(20))) + 1
-    assert set(detection_delay(0.9, 0, limit=20, n_streams=5).delays) == {first}
-
-
-def test_an_alarm_at_the_last_good_item_is_a_false_one() -> None:
-    # A wrong first item is enough for so large an alpha. After a right one it takes
-    # three wrong ones.
-    rules: dict[str, Any] = {"alpha": 0.9, "before": 1, "n_streams": 400}
-    found = detection_delay(0.5, 0, limit=5, **rules)
-    assert found.false_alarms == pytest.approx(0.5, abs=0.1)
-    assert set(found.delays) == {3}
-
-
-def test_only_false_alarms_leave_no_delay() -> None:
-    rules: dict[str, Any] = {"alpha": 0.99, "before": 400, "n_streams": 1, "limit": 5}
-    found = [detection_delay(0.9, 0.5, rng=seed, **rules) for seed in range(10)]
-    none = next(one for one in found if one.false_alarms == 1)
-    assert none.delays == () and math.isnan(none.found) and math.isnan(none.median)
+    found = detection_delay(0.9, 0, limit=8)
+    assert found.chances.tolist() == [0] * (first - 1) + [1] * (9 - first)
+    assert found.median == found.quantile(0.001) == found.quantile(0.999) == first
+    assert detection_delay(0.9, 0, was=1, before=500, limit=8).false_alarms == 0
 
 
 def test_quantiles_by_hand() -> None:
-    def one(*delays: float) -> DetectionDelay:
-        return DetectionDelay(0.9, 0.9, 0.8, 0, 0.05, 99, 9, 0.0, 1.0, delays)
+    def one(*chances: float) -> DetectionDelay:
+        at = np.array(chances)
+        return DetectionDelay(0.9, 0.9, 0.8, 0, 0.05, len(at), 0.0, chances[-1], at)
 
-    four = one(3, 5, 8, math.inf)
-    quantiles = [four.quantile(q) for q in (0.01, 0.25, 0.26, 0.5, 0.75, 0.76)]
-    assert quantiles == [3, 3, 5, 5, 8, math.inf] and four.median == 5
-    assert one(4).median == one(4).quantile(0.99) == 4
-    hundred = one(*range(1, 101))
-    assert hundred.quantile(0.07) == 7 and hundred.quantile(0.9) == 90
+    five = one(0, 0, 0.25, 0.5, 0.75)
+    quantiles = [five.quantile(q) for q in (0.01, 0.25, 0.26, 0.5, 0.75, 0.76)]
+    assert quantiles == [3, 3, 4, 4, 5, math.inf] and five.median == 4
+    # 0.1 + 0.7 is 0.7999999999999999 in floats, and is 0.8.
+    assert one(0.1, 0.1 + 0.7, 1).quantile(0.8) == 2
     with pytest.raises(ValueError, match="^q must lie between 0 and 1, not 90"):
-        four.quantile(90)
+        five.quantile(90)
 
 
-def test_chance_is_the_callers() -> None:
-    rules: dict[str, Any] = {"limit": 300, "n_streams": 50}
-    first, second, other = (
-        detection_delay(0.9, 0.8, rng=seed, **rules)
-        for seed in (1, np.random.default_rng(1), 2)
-    )
-    assert first == second != other
+def test_results_can_be_compared() -> None:
+    first, second = (detection_delay(0.9, 0.8, limit=30) for _ in range(2))
+    assert first == second != detection_delay(0.9, 0.7, limit=30)
+    assert "chances" not in repr(first)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "says"),
+    ("change", "says"),
     [
-        ({"promised": 1}, ValueError, "promised must lie between 0 and 1, not 1"),
-        ({"actual": 0.9}, ValueError, "actual must be 0 or more and below 0.9, not 0."),
-        ({"actual": 80}, ValueError, "actual must be 0 or more and below 0.9, not 80"),
-        ({"actual": -0.1}, ValueError, "actual must be 0 or more and below 0.9, not -"),
-        ({"was": 0.85}, ValueError, "was must lie between 0.9 and 1, not 0.85"),
-        ({"alpha": 5}, ValueError, "alpha must lie between 0 and 1, not 5"),
-        ({"before": -1}, ValueError, "before must be a whole number of 0 or more"),
-        ({"limit": 0}, ValueError, "limit must be a whole number of 1 or more"),
-        ({"n_streams": 1.5}, ValueError, "n_streams must be a whole number of 1"),
-        ({"rng": "x"}, TypeError, "rng must be a Generator"),
+        ({"promised": 1}, "promised must lie between 0 and 1, not 1"),
+        ({"actual": 0.91}, "actual must lie between 0 and 0.9, not 0.91"),
+        ({"actual": 80}, "actual must lie between 0 and 0.9, not 80"),
+        ({"actual": -0.1}, "actual must lie between 0 and 0.9, not -0.1"),
+        ({"was": 0.85}, "was must lie between 0.9 and 1, not 0.85"),
+        ({"alpha": 5}, "alpha must lie between 0 and 1, not 5"),
+        ({"before": -1}, "before must be a whole number of 0 or more, not -1"),
+        ({"limit": 0}, "limit must be a whole number of 1 or more, not 0"),
+        ({"limit": math.inf}, "limit must be a whole number of 1 or more, not inf"),
     ],
 )
-def test_bad_rules(change: dict[str, Any], error: Any, says: str) -> None:
-    with pytest.raises(error, match=f"^{says}"):
+def test_bad_rules(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{says}"):
         detection_delay(**{"promised": 0.9, "actual": 0.8} | change)

@@ -24,7 +24,7 @@ def run(code: str) -> str:
 
 
 def test_classifier_separates_held_out_reviews() -> None:
-    code, _ = examples()
+    code, _, _ = examples()
     for whole, fewer in (('"test", n=1000', 200), ('"calibration", n=200', 60)):
         assert whole in code
         code = code.replace(whole, f"{whole.split('=')[0]}={fewer}")
@@ -36,7 +36,7 @@ def test_classifier_separates_held_out_reviews() -> None:
 
 
 def test_calibrator_mends_the_confidence_of_other_films() -> None:
-    _, code = examples()
+    _, code, _ = examples()
     before, after = run(code).strip().split("\n\n")
     assert "not stated" in before and "(held out:" in after
     errors = [
@@ -44,3 +44,9 @@ def test_calibrator_mends_the_confidence_of_other_films() -> None:
         for report in (before, after)
     ]
     assert errors[1] <= 0.025 < errors[0]
+
+
+def test_policy_holds_on_other_films() -> None:
+    _, _, code = examples()
+    shown = run(code)
+    assert "a risk of at most 0.1 holds" in shown and "accept" in shown

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..checks import check_count
 from .base import FORMAT, BaseCalibrator, told_source
+from .files import read_json
 
 # Calibrators of later modules, which are imported when a file names one.
 _LATER = {"CombinedConfidence": "helpers.uncertainty"}
@@ -58,10 +58,7 @@ def load_calibrator(path: str | Path) -> BaseCalibrator:
     >>> bool(again.slope_ == platt.slope_)
     True
     """
-    try:
-        stored = json.loads(Path(path).read_bytes(), parse_constant=_refused)
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON: {error}.") from error
+    stored = read_json(path)
     try:
         return from_dict(stored)
     except ValueError as error:
@@ -173,7 +170,3 @@ def _unpacked(name: str, text: Any) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be hashes in base64, not {text!r}.") from error
     return hashes.astype(np.uint64)
-
-
-def _refused(word: str) -> float:
-    raise ValueError(f"{word} is no number")

@@ -3,13 +3,16 @@
 ``buckets`` are ranges of confidence with an action each, ``thresholds`` are chosen with
 a guarantee and verified on other labels, by tests of the ``risk``; ``costs`` choose by
 prices, and a ``policy`` puts them to use. ``queues`` say what to look at next,
-``conformal`` gives sets of labels. ``monitoring`` watches whether the promise holds, by
-``betting`` against it, and ``delay`` says how soon it would notice. ``drift`` tells
-whether scores still are what they were, and ``shift`` draws rows as if there were more
-of some classes.
+``conformal`` gives sets of labels. ``monitoring`` watches whether a promise holds, by
+``betting`` against it: ``accuracy_monitor`` that of an accuracy, and
+``calibration_monitor`` that of each confidence. ``delay`` says how soon a fall would be
+noticed. ``drift`` tells whether scores still are what they were, and ``shift`` draws
+rows as if there were more of some classes.
 """
 
+from .accuracy_monitor import AccuracyMonitor
 from .buckets import REVIEW_BUCKETS, TRUST_BUCKETS, Buckets, bucket_table
+from .calibration_monitor import CalibrationMonitor
 from .conformal import ConformalSets, set_coverage
 from .costs import (
     Costs,
@@ -21,7 +24,6 @@ from .costs import (
 )
 from .delay import DetectionDelay, detection_delay
 from .drift import DriftMeasure, ScoreDrift, score_drift
-from .monitoring import AccuracyMonitor, CalibrationMonitor
 from .policy import Policy
 from .queues import review_queue
 from .risk import Verification, error_free_labels, verify_accepted

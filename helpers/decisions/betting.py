@@ -66,6 +66,29 @@ def log_wealth(
     return found
 
 
+def is_enough(log_e: np.ndarray, alpha: float) -> np.ndarray:
+    """Whether a wealth is evidence enough against the promise.
+
+    Parameters
+    ----------
+    log_e : numpy.ndarray of shape (n,)
+        Logarithms of wealths.
+    alpha : float
+        Largest probability of a false alarm, between 0 and 1.
+
+    Returns
+    -------
+    numpy.ndarray of bool, of shape (n,)
+        Whether each has reached 1 / alpha.
+
+    Examples
+    --------
+    >>> is_enough(np.log([19.9, 20.1]), 0.05)
+    array([False,  True])
+    """
+    return log_e >= -math.log(alpha)
+
+
 def log_factors(p: np.ndarray, correct: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Logarithm of what each gambler's wealth is multiplied by.
 
@@ -150,10 +173,9 @@ def confidence_sequence(
 
 def _upper(right: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
     # The wealth grows with the accuracy it bets against, and is at most 1 at s / n.
-    limit = -math.log(alpha)
     low, high = right / n, np.ones(len(n))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        over = log_wealth(right, n, middle) >= limit
+        over = is_enough(log_wealth(right, n, middle), alpha)
         low, high = np.where(over, low, middle), np.where(over, middle, high)
     return high

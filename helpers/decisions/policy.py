@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..calibration import Calibrated, Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
-from ..calibration.files import write_json
+from ..calibration.files import read_json, write_json
 from ..calibration.storage import from_dict as calibrator_from_dict
 from ..checks import check_between, check_choice
 from .buckets import Buckets
@@ -527,11 +527,7 @@ class Policy:
         ValueError
             The file is no JSON, or holds no policy.
         """
-        try:
-            stored = json.loads(Path(path).read_text("utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no JSON: {error}.") from None
-        return cls.from_dict(stored)
+        return cls.from_dict(read_json(path))
 
 
 def _undated(value: Any) -> Any:

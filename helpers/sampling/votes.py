@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike
 from scipy.stats import poisson
 from statsmodels.stats.proportion import proportion_confint
 
-from ..checks import check_between, check_choice, check_count
+from ..checks import check_between, check_count, check_interval
 
 INVALID = "invalid"  # the column of answers that are no label
 Method = Literal["wilson", "clopper-pearson"]
-_METHODS = {"wilson": "wilson", "clopper-pearson": "beta"}
 
 
 def fewer_votes(votes: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFrame:
@@ -104,7 +103,7 @@ def agreement(
     >>> agreement(votes)[["agreement", "low"]].round(3).to_numpy().tolist()
     [[1.0, 0.566]]
     """
-    check_choice("method", method, tuple(_METHODS))
+    interval = check_interval(method)
     check_between("level", level, 0, 1)
     counts = _checked(votes)
     labels = [column for column in votes.columns if column != INVALID]
@@ -124,7 +123,7 @@ def agreement(
                 )
     place = votes.columns.get_indexer(chosen)
     won, n = counts[np.arange(len(counts)), place], counts.sum(axis=1)
-    low, high = proportion_confint(won, n, alpha=1 - level, method=_METHODS[method])
+    low, high = proportion_confint(won, n, alpha=1 - level, method=interval)
     return pd.DataFrame(
         {
             "prediction": chosen,
@@ -260,13 +259,11 @@ def samples_needed(
     """
     check_between("width", width, 0, 1)
     check_between("share", share, 0, 1, closed=True)
-    check_choice("method", method, tuple(_METHODS))
+    interval = check_interval(method)
     check_between("level", level, 0, 1)
 
     def is_wide(n: int) -> bool:
-        ends = proportion_confint(
-            share * n, n, alpha=1 - level, method=_METHODS[method]
-        )
+        ends = proportion_confint(share * n, n, alpha=1 - level, method=interval)
         return bool(np.clip(ends[1], 0, 1) - np.clip(ends[0], 0, 1) > width)
 
     low, high = 0, 1
