@@ -207,7 +207,8 @@ def test_buckets_say_how_many_rows_they_hold_and_the_highest_is_on_top() -> None
 
 def test_buckets_at_either_end_stay_in_the_figure() -> None:
     for confidence, correct in (([0.0], [0]), ([1.0] * 10**4, [1] * 10**4)):
-        ax = plots.plot_buckets(bucket_table(confidence, correct, Buckets([0.5], "ab")))
+        buckets = Buckets([0.5], ["a", "b"])
+        ax = plots.plot_buckets(bucket_table(confidence, correct, buckets))
         left, right = ax.get_xlim()
         assert left < middle(bars(ax, "acc"))[0, 0] < right
         assert left <= 0.88 and right == 1.02

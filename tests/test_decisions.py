@@ -46,6 +46,45 @@ def test_ranges_say_whose_the_edges_are() -> None:
 
 
 @pytest.mark.parametrize(
+    ("edges", "sides", "possible"),
+    [
+        ([1.0], "upper", [True, True]),
+        ([1.0], "lower", [True, False]),
+        ([0.0], "lower", [True, True]),
+        ([0.0], "upper", [False, True]),
+        ([0.0, 1.0], ["upper", "lower"], [False, True, False]),
+        ([0.0, 1.0], ["lower", "upper"], [True, True, True]),
+    ],
+)
+def test_ranges_that_hold_no_confidence(
+    edges: list[float], sides: str | list[str], possible: list[bool]
+) -> None:
+    buckets = Buckets(edges, ["a", "b", "c"][: len(possible)], sides)
+    assert buckets.possible() == possible
+    # What is assigned at the ends and between bears it out.
+    found = set(buckets.codes([0.0, 1e-300, 0.5, 1 - 1e-16, 1.0]))
+    assert found == set(np.flatnonzero(possible))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.9, ["a", "b"]), "edges must be a sequence of numbers, not 0.9"),
+        (("0.9", ["a", "b"]), "edges must be a sequence of numbers, not '0.9'"),
+        (([0.5], "ab"), "names must be a sequence of words, not 'ab'"),
+        (([0.5], 2), "names must be a sequence of words, not 2"),
+        (
+            ([0.5], ["a", "b"], None),
+            "edge_belongs_to must be a sequence of words, not None",
+        ),
+    ],
+)
+def test_buckets_of_another_kind(arguments: tuple, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{message}"):
+        Buckets(*arguments)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (([], ["a"]), "at least one"),
@@ -88,6 +127,8 @@ def test_interval_is_the_one_asked_for() -> None:
     low, high = proportion_confint(18, 20, method="beta")
     found = exact.loc["auto-approve", ["low", "high"]].tolist()
     assert found == pytest.approx([low, high])
+    row = exact.loc["manual", ["n_above", "low_above", "high_above"]].tolist()
+    assert row == pytest.approx([20, low, high])
     with pytest.raises(ValueError, match="method must be"):
         bucket_table([0.5], [1], method="wald")
 
@@ -103,3 +144,22 @@ def test_buckets_part_the_rows(rows: list[tuple[float, bool]]) -> None:
         right = (table["n"] * table["accuracy"].fillna(0)).sum()
         assert right == pytest.approx(sum(correct))
         assert table["accuracy_above"].iloc[-1] == pytest.approx(np.mean(correct))
+        ends = table[["low_above", "high_above"]].iloc[-1].tolist()
+        assert ends == pytest.approx(
+            proportion_confint(sum(correct), len(rows), method="wilson")
+        )
+
+
+def test_interval_above_is_that_of_all_rows_above() -> None:
+    confidence = [0.8] * 30 + [0.6] * 10
+    correct = [1] * 27 + [0] * 3 + [1] * 4 + [0] * 6
+    table = bucket_table(confidence, correct, level=0.9)
+    both = ["low_above", "high_above"]
+    assert table.loc["auto-approve", both].isna().all()
+    # Of the highest bucket with rows, above and in are the same.
+    first = table.loc["review"]
+    assert first[both].tolist() == first[["low", "high"]].tolist()
+    for name, right, n in [("review", 27, 30), ("manual check", 31, 40)]:
+        expected = proportion_confint(right, n, alpha=0.1, method="wilson")
+        assert table.loc[name, both].tolist() == pytest.approx(expected)
+    assert table.loc["manual", both].equals(table.loc["manual check", both])

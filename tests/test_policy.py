@@ -102,8 +102,9 @@ def test_certified_threshold_becomes_a_policy() -> None:
     assert policy.apply(TABLE)["action"].tolist() == [*["accept"] * 2, *["review"] * 2]
     none = choose_threshold([0.9] * 6, [1] * 6, 0.1)
     whole = TABLE.assign(confidence=1.0)
-    found = Policy.from_certified(none, actions=("look", "go")).apply(whole)
+    found = Policy.from_certified(none, accept="go", otherwise="look").apply(whole)
     assert set(found["action"]) == {"look"}
+    assert set(found["reason"]) == {"nothing is accepted"}
 
 
 def test_only_certified_labels_are_accepted() -> None:
@@ -111,7 +112,74 @@ def test_only_certified_labels_are_accepted() -> None:
     found = choose_thresholds_per_class([0.9] * 66, [1] * 66, labels, 0.1)
     policy = Policy.from_certified(found)
     table = pd.DataFrame({"prediction": ["a", "b", "c"], "confidence": 1.0})
-    assert policy.apply(table)["action"].tolist() == ["accept", "review", "review"]
+    acted = policy.apply(table)
+    assert acted["action"].tolist() == ["accept", "review", "review"]
+    assert acted["reason"].tolist() == [
+        "confidence 1 is ≥ 0.9 for 'a'",
+        "nothing is accepted for 'b'",
+        "nothing is accepted",
+    ]
+    assert (
+        policy.card()
+        .split("What is done\n")[1]
+        .startswith(
+            "  accept: nothing\n"
+            "  anything: review\n"
+            "  if the prediction is 'a':\n"
+            "    confidence ≥ 0.9: accept\n"
+            "    confidence < 0.9: review\n"
+            "  if the prediction is 'b':\n"
+            "    accept: nothing\n"
+            "    anything: review\n"
+            "  no confidence known: review\n"
+        )
+    )
+
+
+def test_actions_that_no_confidence_gets() -> None:
+    def done(policy: Policy) -> list[str]:
+        part = policy.card().split("What is done\n")[1].split("\n\n")[0]
+        return [line.strip() for line in part.splitlines()]
+
+    last = "no confidence known: review"
+    everything = Policy.from_threshold(0)
+    assert done(everything) == ["anything: accept", last]
+    reasons = everything.apply(TABLE)["reason"].tolist()
+    assert reasons == [*["everything is accepted"] * 3, "no confidence is known"]
+    assert done(Policy.from_threshold(math.inf)) == [
+        "accept: nothing",
+        "anything: review",
+        last,
+    ]
+    # One is enough for something else, and ranges are still needed.
+    policy = Policy(Buckets([0.5, 1], ["review", "warn", "trust"], ["upper", "lower"]))
+    assert done(policy) == [
+        "trust: nothing",
+        "confidence 0.5 to 1: warn",
+        "confidence < 0.5: review",
+        last,
+    ]
+    assert policy.apply(TABLE)["reason"].iloc[0] == "confidence 0.95 is 0.5 to 1"
+    # At 1 itself something is accepted.
+    assert "confidence ≥ 1: accept" in done(Policy.from_threshold(1))
+
+
+def test_names_of_actions_cannot_change_places() -> None:
+    named = Policy.from_threshold(0.9, otherwise="look", accept="go")
+    assert named.apply(TABLE)["action"].tolist() == ["go", "go", "look", "look"]
+    checked = named.verify(TABLE.assign(correct=1), 0.5).verified[-1]
+    assert (checked.action, checked.n_accepted) == ("go", 2)
+    certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
+    makers = [(Policy.from_threshold, 0.9), (Policy.from_certified, certified)]
+    for make, what in makers:
+        with pytest.raises(
+            ValueError, match="^accept and otherwise must be .*'review'"
+        ):
+            make(what, accept="review")
+        with pytest.raises(TypeError, match="^accept must be the name of an action"):
+            make(what, accept=("review", "accept"))
+        with pytest.raises(TypeError, match="^otherwise must be .* not None"):
+            make(what, otherwise=None)
 
 
 def test_rows_without_a_prediction_are_looked_at() -> None:
@@ -197,11 +265,20 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
         "PlattScalingCalibrator",
         "400 labels",
         "model: m",
-        "a risk of at most 0.05 holds",
         "100 of 120 labelled items",
         "None of 20 labelled items is accepted",
     ):
         assert words in card
+    # The rule stands there once, and each verification begins with its action.
+    assert card.startswith(f"Film reviews\n============\nrule {whole.rule}\nFür alle")
+    assert card.count(whole.rule) == 1
+    first, second = card.split("What it was verified on\n")[1].splitlines()
+    assert first.startswith("  trust: a risk of at most 0.05 holds at 0.95 confidence.")
+    assert first.endswith(
+        "1 wrong (1.00%; at most 4.66%, and at least 0.05%, each at 0.95 "
+        "confidence)."
+    )
+    assert second.startswith("  trust: not enough data on a risk of at most 0.01")
     bare = Policy(TRUST_BUCKETS).card()
     assert "nothing says that it is true" in bare and bare.endswith("nothing")
 
@@ -209,7 +286,19 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"buckets": [0.5]}, TypeError, "buckets must be Buckets, not list"),
+        ({"buckets": [0.5]}, TypeError, r"buckets must be Buckets, not \[0.5\]"),
+        (
+            {"by_label": [TRUST_BUCKETS]},
+            TypeError,
+            r"by_label must be a mapping of labels to Buckets, not \[Buckets",
+        ),
+        (
+            {"by_label": {"a": 0.9}},
+            TypeError,
+            r"by_label\['a'\] must be Buckets, not 0.9",
+        ),
+        ({"source": "gpt"}, TypeError, "source must be a mapping .* not 'gpt'"),
+        ({"verified": 0.9}, TypeError, "verified must be a sequence .* not 0.9"),
         (
             {"by_label": {"a": Buckets([0.5], ["no", "yes"])}},
             ValueError,
@@ -225,8 +314,41 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
     ],
 )
 def test_bad_policies(change: dict, error: type, message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         Policy(**{"buckets": TRUST_BUCKETS, **change})
+
+
+@pytest.mark.parametrize(
+    ("certified", "message"),
+    [
+        (0.9, "certified must be a CertifiedThreshold or a mapping .* not 0.9"),
+        ([0.9], r"certified must be a CertifiedThreshold or .* not \[0.9\]"),
+        ({"a": 0.9}, r"certified\['a'\] must be a CertifiedThreshold, not 0.9"),
+    ],
+)
+def test_certificates_of_another_kind(certified: object, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{message}"):
+        Policy.from_certified(certified)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("table", [[1, 2], TABLE["confidence"], {"confidence": [1]}])
+def test_tables_of_another_kind(table: object) -> None:
+    message = f"^table must be a DataFrame, not {type(table).__name__}"
+    with pytest.raises(TypeError, match=message):
+        Policy(TRUST_BUCKETS).apply(table)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=message):
+        Policy(TRUST_BUCKETS).verify(table, 0.1)  # type: ignore[arg-type]
+
+
+def test_source_of_another_kind() -> None:
+    with pytest.raises(TypeError, match="^source must be a mapping .* not 'gpt'"):
+        Policy(TRUST_BUCKETS).apply(TABLE, source="gpt")  # type: ignore[arg-type]
+
+
+def test_nothing_verifies_nothing() -> None:
+    table = TABLE.assign(correct=1)[:0]
+    with pytest.raises(ValueError, match="^table must have at least one row"):
+        Policy(TRUST_BUCKETS).verify(table, 0.1)
 
 
 @pytest.mark.parametrize("column", ["prediction", "confidence"])
@@ -238,6 +360,18 @@ def test_table_without_a_column(column: str) -> None:
 def test_confidence_out_of_range() -> None:
     with pytest.raises(ValueError, match="confidence must lie in"):
         Policy(TRUST_BUCKETS).apply(TABLE.assign(confidence=1.5))
+
+
+def test_confidence_in_words() -> None:
+    table = TABLE.astype({"confidence": object})
+    table.iloc[2, 1] = "high"
+    with pytest.raises(
+        ValueError, match="^confidence must be numbers; row 2 is 'high'"
+    ):
+        Policy(TRUST_BUCKETS).apply(table)
+    table.iloc[2, 1] = "0.4"  # as a table from a file may have it
+    found, plain = (Policy(TRUST_BUCKETS).apply(each) for each in (table, TABLE))
+    assert found["action"].equals(plain["action"])
 
 
 def test_files_that_hold_no_policy(whole: Policy, tmp_path: Path) -> None:
@@ -368,8 +502,12 @@ def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
     assert acted.loc[7, "action"] == "ask"
     again = Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
     assert again.apply(table, source=SOURCE).equals(acted) and again.rule == policy.rule
-    with pytest.raises(ValueError, match="must have the column 'p_b'"):
+    with pytest.raises(ValueError, match="must have the column 'p_b'.*, not 0 times"):
         policy.apply(table.drop(columns="p_b"), source=SOURCE)
+    with pytest.raises(ValueError, match="must have the column 'p_b'.*, not 2 times"):
+        policy.apply(pd.concat([table, table["p_b"]], axis=1), source=SOURCE)
+    with pytest.raises(ValueError, match="^p_a must be numbers; row 0 is 'much'"):
+        policy.apply(table.assign(p_a="much"), source=SOURCE)
 
 
 def test_confidence_of_a_label_that_is_not_the_most_probable() -> None:

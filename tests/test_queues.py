@@ -257,6 +257,13 @@ def test_bad_input(change: dict[str, Any], says: str) -> None:
         review_queue(**arguments)
 
 
+@pytest.mark.parametrize("table", [TABLE["confidence"], [0.9, 0.6]])
+def test_a_table_is_a_data_frame(table: Any) -> None:
+    kind = type(table).__name__
+    with pytest.raises(TypeError, match=f"^table must be a DataFrame, not {kind}"):
+        review_queue(table, budget=3)
+
+
 def test_costs_are_no_number() -> None:
     with pytest.raises(TypeError, match="^costs must be Costs or a mapping"):
         review_queue(TABLE, budget=3, strategy="value", costs=2)  # type: ignore[arg-type]

@@ -228,6 +228,21 @@ def test_too_few_labels_say_how_many_it_takes() -> None:
     assert found.labels_needed is None and "no number of labels" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("needed", "said"),
+    [(26677, "27,000"), (572, "580"), (570, "570"), (99_001, "100,000"), (58, "58")],
+)
+def test_numbers_of_labels_that_are_guesses_are_round(needed: int, said: str) -> None:
+    guessed = choose_threshold([0.95] * 20, [1] * 19 + [0], 0.1)
+    assert guessed.labels_needed == 572
+    text = str(replace(guessed, labels_needed=needed))
+    assert text.endswith(f" It may take about {said}, or more.")
+    # Without an error there is nothing to guess.
+    exact = choose_threshold([0.95] * 20, [1] * 20, 0.1)
+    text = str(replace(exact, labels_needed=needed))
+    assert text.endswith(f" It may take about {needed:,}, or more.")
+
+
 def test_number_of_labels_has_the_power_it_names() -> None:
     # One threshold, 14 errors in 200 rows; one in ten more makes 15 in 210.
     found = choose_threshold([0.95] * 200, ([1] * 93 + [0] * 7) * 2, 0.1)
@@ -520,12 +535,40 @@ def test_certificates_bring_their_risk_but_not_their_share() -> None:
     other = verify_per_class(certified, scores, [1] * 120, labels, 0.05, 0.02)
     assert {(one.max_risk, one.delta) for one in other.values()} == {(0.05, 0.01)}
     mixed = certified | {"b": 0.5}
-    with pytest.raises(ValueError, match="max_risk must lie .* not None"):
+    with pytest.raises(
+        ValueError,
+        match="^max_risk must be given where thresholds are plain numbers.* of 'b' is",
+    ):
         verify_per_class(mixed, scores, [1] * 120, labels)
+    for bad in (0.9, [0.9]):
+        with pytest.raises(
+            TypeError, match="^thresholds must be a mapping .* not .*0.9"
+        ):
+            verify_per_class(bad, scores, [1] * 120, labels, 0.1)  # type: ignore
     with pytest.raises(ValueError, match=r"thresholds\['b'\] must lie .* not 1.5"):
         verify_per_class({"a": 0.5, "b": 1.5}, scores, [1] * 120, labels, 0.1)
     with pytest.raises(ValueError, match="thresholds must name"):
         verify_per_class({}, scores, [1] * 120, labels, 0.1)
+
+
+def test_labels_of_another_type_are_no_lack_of_data() -> None:
+    scores, correct, labels = [0.9] * 60, [1] * 60, ["1", "2"] * 30
+    with pytest.raises(
+        ValueError, match="^thresholds must name labels .* of 1 is among '1', '2'"
+    ):
+        verify_per_class({1: 0.9}, scores, correct, labels, 0.1)
+    with pytest.raises(ValueError, match="of 0, 1, 2, 3, 4, … is among '1', '2'"):
+        verify_per_class(dict.fromkeys(range(9), 0.9), scores, correct, labels, 0.1)
+    # One that others stand beside may just be rare.
+    found = verify_per_class({"1": 0.9, "3": 0.9}, scores, correct, labels, 0.2)
+    assert found["1"].verdict == "holds"
+    assert found["3"].verdict == "not enough data"
+    # A label of which no row is drawn is there all the same.
+    groups = ["a"] * 60
+    found = verify_per_class({"1": 0.9}, scores, correct, labels, 0.2, groups=groups)
+    assert found["1"].n_labels == 1
+    other = verify_per_class({"2": 0.9}, scores, correct, labels, 0.2, groups=groups)
+    assert found["1"].n_accepted + other["2"].n_accepted == 1
 
 
 # Verification ----------------------------------------------------------------------
@@ -560,7 +603,7 @@ def test_certificate_is_verified_at_its_own_word() -> None:
     other = verify(certified, *new, 0.2, 0.3)
     assert (other.max_risk, other.delta) == (0.2, 0.3)
     assert verify(0.9, *new, 0.1).delta == 0.05
-    with pytest.raises(ValueError, match="max_risk must lie .* not None"):
+    with pytest.raises(ValueError, match="^max_risk must be given where threshold is"):
         verify(0.9, *new)
     none = choose_threshold([0.9] * 20, [1] * 20, 0.1)
     with pytest.raises(ValueError, match="threshold must be one that passed. No thr"):
@@ -617,9 +660,14 @@ def test_verification_in_words(fields: dict, text: str) -> None:
     said = str(replace(found, **fields))
     assert said.startswith(text)
     assert said.endswith(
-        "60 of 80 labelled items are accepted (75.0%), 1 wrong (a risk between "
-        "0.000855 and 0.0766)."
+        "60 of 80 labelled items are accepted (75.0%), 1 wrong (1.67%; at most 7.66%, "
+        "and at least 0.09%, each at 0.95 confidence)."
     )
+
+
+def test_confidence_of_the_limits_in_words_is_theirs() -> None:
+    said = str(verify_accepted([1] * 60, [1] * 59 + [0], 0.1, 0.002))
+    assert said.count("at 0.998 confidence") == 2
 
 
 def test_nothing_accepted_in_words() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,6 +40,8 @@ class Buckets:
     ------
     ValueError
         No edges, edges that do not rise, names that repeat or do not fit.
+    TypeError
+        Edges or names that are no sequence; a single text is none.
 
     Examples
     --------
@@ -54,17 +56,22 @@ class Buckets:
     edge_belongs_to: str | Sequence[str] = "upper"
 
     def __post_init__(self) -> None:
-        edges = [check_between("edges", edge, 0, 1, closed=True) for edge in self.edges]
+        edges = [
+            check_between("edges", edge, 0, 1, closed=True)
+            for edge in _several("edges", self.edges, "numbers")
+        ]
         if not edges or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
             raise ValueError(f"edges must rise and be at least one, not {self.edges}.")
-        names = [str(name) for name in self.names]
+        names = [str(name) for name in _several("names", self.names, "words")]
         if len(names) != len(edges) + 1 or len(set(names)) < len(names):
             raise ValueError(
                 f"names must be {len(edges) + 1} different ones, one more than edges, "
                 f"not {names}."
             )
         sides = self.edge_belongs_to
-        sides = [sides] * len(edges) if isinstance(sides, str) else list(sides)
+        if isinstance(sides, str):
+            sides = [sides] * len(edges)
+        sides = _several("edge_belongs_to", sides, "words")
         for side in sides:
             check_choice("edge_belongs_to", side, SIDES)
         if len(sides) != len(edges):
@@ -131,6 +138,32 @@ class Buckets:
             between.append(f"{left}{low:g} to {right}{high:g}")
         return [first, *between, last]
 
+    def possible(self) -> list[bool]:
+        """Whether each range holds any confidence, from the lowest to the highest.
+
+        What is above 1 or below 0 holds none: the name of such a range is never given.
+
+        Returns
+        -------
+        list of bool
+
+        Examples
+        --------
+        >>> TRUST_BUCKETS.possible()
+        [True, True, True]
+        >>> Buckets([1], ["review", "accept"], "lower").possible()
+        [True, False]
+        """
+        first = self.edges[0] > 0 or self.edge_belongs_to[0] == "lower"
+        last = self.edges[-1] < 1 or self.edge_belongs_to[-1] == "upper"
+        return [first, *[True] * (len(self.edges) - 1), last]
+
+
+def _several(name: str, value: Any, of: str) -> list[Any]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence of {of}, not {value!r}.")
+    return list(value)
+
 
 REVIEW_BUCKETS = Buckets(
     [0.5, 0.7, 0.9], ["manual", "manual check", "review", "auto-approve"]
@@ -149,7 +182,7 @@ def bucket_table(
     """How many predictions fall into each bucket, and how many of them are right.
 
     The accuracy *in* a bucket is not the accuracy *above* its lower edge: what lies
-    above counts every better bucket too. Both are given.
+    above counts every better bucket too. Both are given, each with its interval.
 
     Parameters
     ----------
@@ -163,15 +196,16 @@ def bucket_table(
         The interval of each accuracy. Wilson's covers its level on average,
         Clopper–Pearson's always, and is wider.
     level : float, default=0.95
-        Of the interval.
+        Of each interval by itself.
 
     Returns
     -------
     pandas.DataFrame
         A row a bucket, the highest first: ``range``, ``n``, ``share``, ``accuracy``
         with ``low`` and ``high``, ``mean_confidence``, ``gap`` (accuracy minus mean
-        confidence), and ``n_above`` and ``accuracy_above``, of this bucket and all
-        higher ones. NaN where a bucket is empty.
+        confidence); and ``n_above``, ``accuracy_above``, ``low_above`` and
+        ``high_above``, the same of this bucket and all higher ones together. NaN where
+        there are no rows.
 
     Raises
     ------
@@ -198,15 +232,21 @@ def bucket_table(
     def sums(weights: Any = None) -> np.ndarray:
         return np.bincount(code, weights, minlength=size)[::-1].astype(float)
 
+    def limits(right: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        low, high = (np.full(size, np.nan) for _ in range(2))
+        some = n > 0
+        low[some], high[some] = proportion_confint(
+            right[some], n[some], alpha=1 - level, method=interval
+        )
+        return low, high
+
     n, right, total = sums(), sums(outcome), sums(values)
-    low, high = (np.full(size, np.nan) for _ in range(2))
-    some = n > 0
-    low[some], high[some] = proportion_confint(
-        right[some], n[some], alpha=1 - level, method=interval
-    )
+    n_above, right_above = np.cumsum(n), np.cumsum(right)
+    low, high = limits(right, n)
+    low_above, high_above = limits(right_above, n_above)
     with np.errstate(invalid="ignore"):
         accuracy, mean = right / n, total / n
-        above = np.cumsum(right) / np.cumsum(n)
+        above = right_above / n_above
     return pd.DataFrame(
         {
             "range": buckets.ranges()[::-1],
@@ -217,8 +257,10 @@ def bucket_table(
             "high": high,
             "mean_confidence": mean,
             "gap": accuracy - mean,
-            "n_above": np.cumsum(n).astype(int),
+            "n_above": n_above.astype(int),
             "accuracy_above": above,
+            "low_above": low_above,
+            "high_above": high_above,
         },
         index=list(buckets.names)[::-1],
     )

@@ -29,6 +29,7 @@ class Costs:
 
     An item is either automated, which costs ``right`` or ``error``, or reviewed, which
     costs ``review`` and ``delay`` and, in the end, ``right`` or ``missed_review``.
+    A reviewer is taken as never wrong unless ``review_error`` says otherwise.
 
     Attributes
     ----------
@@ -147,7 +148,8 @@ def break_even(costs: Costs) -> float:
     With confidence p, automating costs (1 − p) · error + p · right on average, and
     review costs :attr:`Costs.reviewed` whatever p is. They are equal at
     p = (error − reviewed) / (error − right), which is 1 − review / error where nothing
-    else costs anything.
+    else costs anything. A reviewer is taken as never wrong, unless the prices name a
+    ``review_error``: then less is worth a review.
 
     Parameters
     ----------

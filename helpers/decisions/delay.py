@@ -62,7 +62,7 @@ class DetectionDelay:
         -------
         float
             The smallest number of items within which an alarm has at least that
-            probability; infinite if the limit is too small for it.
+            probability, which is exact; infinite if the limit is too small for it.
 
         Raises
         ------

@@ -77,17 +77,19 @@ class Policy:
     note: str = ""
 
     def __post_init__(self) -> None:
-        for what in (self.buckets, *self.by_label.values()):
+        if not isinstance(self.buckets, Buckets):
+            raise TypeError(f"buckets must be Buckets, not {self.buckets!r}.")
+        _check_mapping("by_label", self.by_label, "labels to Buckets")
+        for label, what in self.by_label.items():
+            if not isinstance(label, (str, int)):
+                raise TypeError(f"by_label must name labels, not {label!r}.")
             if not isinstance(what, Buckets):
-                raise TypeError(f"buckets must be Buckets, not {type(what).__name__}.")
+                raise TypeError(f"by_label[{label!r}] must be Buckets, not {what!r}.")
             if what.names != self.buckets.names:
                 raise ValueError(
                     f"by_label must have the actions {list(self.buckets.names)}, not "
                     f"{list(what.names)}."
                 )
-        for label in self.by_label:
-            if not isinstance(label, (str, int)):
-                raise TypeError(f"by_label must name labels, not {label!r}.")
         object.__setattr__(self, "by_label", dict(self.by_label))
         kinds = (Calibrator, MulticlassCalibrator)
         if self.calibrator is not None and not isinstance(self.calibrator, kinds):
@@ -95,11 +97,17 @@ class Policy:
                 "calibrator must be one of helpers.calibration, not "
                 f"{type(self.calibrator).__name__}."
             )
+        if self.source is not None:
+            _check_mapping("source", self.source, "what is said of scores to its value")
         known = None if self.calibrator is None else self.calibrator.source_
         if self.source is None:
             object.__setattr__(self, "source", known)
         elif known is not None:
             check_source(self.source, known, "the calibrator was fitted on")
+        if not isinstance(self.verified, Sequence):
+            raise TypeError(
+                f"verified must be a sequence of Verifications, not {self.verified!r}."
+            )
         object.__setattr__(self, "verified", tuple(self.verified))
         for one in self.verified:
             if not isinstance(one, Verification):
@@ -128,7 +136,8 @@ class Policy:
         cls,
         threshold: float,
         *,
-        actions: tuple[str, str] = ("review", "accept"),
+        accept: str = "accept",
+        otherwise: str = "review",
         **more: Any,
     ) -> Self:
         """The policy that accepts from a threshold on.
@@ -137,8 +146,11 @@ class Policy:
         ----------
         threshold : float
             In [0, 1]; or infinite, as :func:`best_threshold` may find: accept nothing.
-        actions : (str, str), default=("review", "accept")
-            What is done below the threshold, and from it on.
+        accept : str, default="accept"
+            What the action from the threshold on is called.
+        otherwise : str, default="review"
+            What the more cautious one is called: below the threshold, and where no
+            confidence is known.
         **more
             Other parameters of the policy.
 
@@ -149,21 +161,27 @@ class Policy:
         Raises
         ------
         ValueError
-            The threshold is none of these.
+            The threshold is none of these, or both actions are the same.
+        TypeError
+            An action is no text.
 
         Examples
         --------
         >>> Policy.from_threshold(0.9).buckets.ranges()
         ['< 0.9', '≥ 0.9']
+        >>> policy = Policy.from_threshold(0.9, accept="post", otherwise="ask")
+        >>> policy.buckets.assign([0.8, 0.9]).tolist()
+        ['ask', 'post']
         """
-        return cls(_ranges(threshold, actions), **more)
+        return cls(_ranges(threshold, accept, otherwise), **more)
 
     @classmethod
     def from_certified(
         cls,
         certified: CertifiedThreshold | Mapping[Any, CertifiedThreshold],
         *,
-        actions: tuple[str, str] = ("review", "accept"),
+        accept: str = "accept",
+        otherwise: str = "review",
         **more: Any,
     ) -> Self:
         """The policy that accepts what was certified, and nothing else.
@@ -174,14 +192,24 @@ class Policy:
             What :func:`choose_threshold` or :func:`choose_thresholds_per_class` gave.
             Where no threshold passed, and for labels that are not in the mapping,
             nothing is accepted.
-        actions : (str, str), default=("review", "accept")
-            What is done below the threshold, and from it on.
+        accept : str, default="accept"
+            What the action from the threshold on is called.
+        otherwise : str, default="review"
+            What the more cautious one is called: below the threshold, and where no
+            confidence is known.
         **more
             Other parameters of the policy. The default note is what was certified.
 
         Returns
         -------
         Policy
+
+        Raises
+        ------
+        ValueError
+            Both actions are the same.
+        TypeError
+            What was certified is something else, or an action is no text.
 
         Examples
         --------
@@ -193,13 +221,23 @@ class Policy:
 
         def ranges(one: CertifiedThreshold) -> Buckets:
             at = one.threshold
-            return _ranges(math.inf if at is None else at, actions)
+            return _ranges(math.inf if at is None else at, accept, otherwise)
 
         if isinstance(certified, CertifiedThreshold):
             return cls(ranges(certified), **{"note": str(certified), **more})
+        if not isinstance(certified, Mapping):
+            raise TypeError(
+                "certified must be a CertifiedThreshold or a mapping of labels to "
+                f"them, not {certified!r}."
+            )
+        for label, one in certified.items():
+            if not isinstance(one, CertifiedThreshold):
+                raise TypeError(
+                    f"certified[{label!r}] must be a CertifiedThreshold, not {one!r}."
+                )
         each = {label: ranges(one) for label, one in certified.items()}
         note = "\n".join(f"{label}: {one}" for label, one in certified.items())
-        rest = _ranges(math.inf, actions)
+        rest = _ranges(math.inf, accept, otherwise)
         return cls(rest, by_label=each, **{"note": note, **more})
 
     def apply(
@@ -228,10 +266,12 @@ class Policy:
         Raises
         ------
         ValueError
-            A column is missing or there twice, a confidence lies outside [0, 1],
+            A column is missing or there twice, a confidence is no number in [0, 1],
             predictions are of another type than the labels that have ranges of their
             own, or the scores come from another model, prompt or set of labels, or do
             not say from which.
+        TypeError
+            The table is no DataFrame, or the source no mapping.
         """
         return self._applied(table, source)[0]
 
@@ -274,8 +314,10 @@ class Policy:
         Raises
         ------
         ValueError
-            As for :meth:`apply`; there is no such action, or the calibrator was
-            fitted on some of the rows.
+            As for :meth:`apply`; there is no such action or no row, or the calibrator
+            was fitted on some of the rows.
+        TypeError
+            As for :meth:`apply`.
 
         Examples
         --------
@@ -287,8 +329,11 @@ class Policy:
         """
         action = self.buckets.names[-1] if action is None else action
         check_choice("action", action, tuple(self.buckets.names))
+        _check_table(table)
         if "correct" not in table:
             raise ValueError("table must have the column 'correct'.")
+        if not len(table):
+            raise ValueError("table must have at least one row; there is none.")
         applied, seen = self._applied(table, source)
         if seen:
             raise ValueError(
@@ -310,6 +355,9 @@ class Policy:
         self, table: pd.DataFrame, source: Mapping[str, str] | None
     ) -> tuple[pd.DataFrame, int]:
         """The table with its actions, and how many rows the calibrator has seen."""
+        _check_table(table)
+        if source is not None:
+            _check_mapping("source", source, "what is said of scores to its value")
         names = list(table.columns)
         for column in ("prediction", "confidence"):
             if names.count(column) != 1:
@@ -346,6 +394,10 @@ class Policy:
             rows = np.flatnonzero(member.to_numpy() & known)
             if len(rows):
                 code[rows] = buckets.codes(decided_on[rows])
+                if sum(buckets.possible()) == 1:
+                    what = "everything" if buckets.possible()[-1] else "nothing"
+                    reason[rows] = f"{what} is accepted{whose}"
+                    continue
                 ranges = buckets.ranges()
                 texts = _in_words(decided_on[rows], buckets)
                 for row, text in zip(rows, texts, strict=True):
@@ -360,18 +412,20 @@ class Policy:
     def _scores(self, table: pd.DataFrame) -> pd.DataFrame:
         """The columns that the confidence is made of."""
         if not isinstance(self.calibrator, MulticlassCalibrator):
-            values = pd.to_numeric(table["confidence"])
+            values = _numbers(table, "confidence")
             # Single precision has edges of its own, and keeps them.
             single = values.dtype == np.float32 and self.calibrator is None
             return values.astype(np.float32 if single else float).to_frame()
         columns = [f"p_{label}" for label in self.calibrator.classes_]
-        missing = [name for name in columns if name not in table]
-        if missing:
-            raise ValueError(
-                f"table must have the column {missing[0]!r}, which the calibrator of "
-                "this policy needs."
-            )
-        return table[columns].astype(float)
+        names = list(table.columns)
+        for name in columns:
+            if names.count(name) != 1:
+                raise ValueError(
+                    f"table must have the column {name!r}, which the calibrator of "
+                    f"this policy needs, once, not {names.count(name)} times."
+                )
+        numbers = {name: _numbers(table, name).to_numpy(float) for name in columns}
+        return pd.DataFrame(numbers, index=table.index)
 
     def _calibrated(self, scores: pd.DataFrame, labels: pd.Series) -> Any:
         scores.attrs = {}  # the source was checked
@@ -417,7 +471,7 @@ class Policy:
         str
             Several lines.
         """
-        lines = [self.name, "=" * len(self.name)]
+        lines = [self.name, "=" * len(self.name), f"rule {self.rule}"]
         lines += [self.note, ""] if self.note else [""]
         lines.append("What is done")
         lines += _rules(self.buckets)
@@ -436,7 +490,9 @@ class Policy:
             )
         lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
         lines += ["", "What it was verified on"]
-        lines += [f"  {one}" for one in self.verified] or ["  nothing"]
+        # The rule, which is the same of each, is said above.
+        found = [replace(one, rule=None) for one in self.verified]
+        lines += [f"  {one}" for one in found] or ["  nothing"]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -536,7 +592,36 @@ def _undated(value: Any) -> Any:
     return [_undated(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _ranges(threshold: float, actions: tuple[str, str]) -> Buckets:
+def _check_mapping(name: str, value: Any, of: str) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of {of}, not {value!r}.")
+
+
+def _check_table(table: Any) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be a DataFrame, not {type(table).__name__}.")
+
+
+def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column as numbers, NaN only where it has none."""
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    wrong = (numbers.isna() & table[column].notna()).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        value = table[column].iloc[row]
+        raise ValueError(f"{column} must be numbers; row {row} is {value!r}.")
+    return numbers
+
+
+def _ranges(threshold: float, accept: str, otherwise: str) -> Buckets:
+    for name, action in (("accept", accept), ("otherwise", otherwise)):
+        if not isinstance(action, str):
+            raise TypeError(f"{name} must be the name of an action, not {action!r}.")
+    if accept == otherwise:
+        raise ValueError(
+            f"accept and otherwise must be different actions, not both {accept!r}."
+        )
+    actions = (otherwise, accept)
     if threshold == math.inf:
         return Buckets([1.0], actions, "lower")
     check_between("threshold", threshold, 0, 1, closed=True)
@@ -553,8 +638,17 @@ def _in_words(values: np.ndarray, buckets: Buckets) -> list[str]:
 
 
 def _rules(buckets: Buckets, indent: str = "") -> list[str]:
-    pairs = zip(buckets.names, buckets.ranges(), strict=True)
-    return [f"{indent}  confidence {span}: {name}" for name, span in reversed([*pairs])]
+    possible = buckets.possible()
+    lines = []
+    each = zip(buckets.names, buckets.ranges(), possible, strict=True)
+    for name, span, occurs in reversed([*each]):
+        if occurs:
+            what = "anything" if sum(possible) == 1 else f"confidence {span}"
+            lines.append(f"{indent}  {what}: {name}")
+        elif name != buckets.names[0]:
+            # The most cautious action is left: that where no confidence is known.
+            lines.append(f"{indent}  {name}: nothing")
+    return lines
 
 
 def _stored(one: Verification) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def review_queue(
         confidence is missing, a prediction without costs, or a budget below the number
         of strata, some of which would then have no chance.
     TypeError
-        Costs that are something else.
+        A table or costs that are something else.
 
     Notes
     -----
@@ -113,6 +113,8 @@ def review_queue(
     1           2.0    [0.4, 0.6)
     2           1.0    [0.6, 0.8)
     """
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be a DataFrame, not {type(table).__name__}.")
     check_choice("strategy", strategy, STRATEGIES)
     check_count("budget", budget)
     check_count("n_strata", n_strata)

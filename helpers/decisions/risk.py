@@ -82,8 +82,8 @@ class Verification:
             return f"{said} None of {self.n_labels} labelled items is accepted."
         return (
             f"{said} {self.n_accepted} of {self.n_labels} labelled items are accepted "
-            f"({self.coverage:.1%}), {self.n_errors} wrong (a risk between "
-            f"{self.low:.3g} and {self.high:.3g})."
+            f"({self.coverage:.1%}), {self.n_errors} wrong ({self.risk:.2%}; at most "
+            f"{self.high:.2%}, and at least {self.low:.2%}, each {sure})."
         )
 
 
@@ -134,7 +134,8 @@ def verify_accepted(
     --------
     >>> print(verify_accepted([True] * 60 + [False] * 20, [1] * 60 + [0] * 20, 0.05))
     Accept by this rule: a risk of at most 0.05 holds at 0.95 confidence. 60 of 80 \
-labelled items are accepted (75.0%), 0 wrong (a risk between 0 and 0.0487).
+labelled items are accepted (75.0%), 0 wrong (0.00%; at most 4.87%, and at least \
+0.00%, each at 0.95 confidence).
     """
     taken = check_outcomes(accepted, np.size(np.asarray(accepted)), "accepted")
     if not len(taken):

@@ -7,7 +7,7 @@ a test, in an order fixed beforehand, so that all that pass hold together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +55,8 @@ class CertifiedThreshold:
         lowest at the top, often with more than twice the labels it takes, and in 44 %
         where the highest scores are the worst. Where no error was seen at all, it is
         the fewest with which a threshold could pass. None if a threshold passed, or if
-        no number of labels would do.
+        no number of labels would do. In words, it is rounded up to two digits, except
+        where no error was seen.
     tested : pandas.DataFrame
         Every threshold with rows above it, from the highest: ``threshold``, ``n``,
         ``errors``, ``risk``, ``upper`` (Clopper and Pearson's limit of the risk, at
@@ -84,7 +85,12 @@ class CertifiedThreshold:
             return text
         if self.labels_needed is None:
             return f"{text} It seems that no number of labels would do."
-        return f"{text} It may take about {self.labels_needed}, or more."
+        needed = self.labels_needed
+        if self.tested["errors"].any():
+            # Upwards, so that it stays above the number of labels that were too few.
+            unit = 10 ** max(len(str(needed)) - 2, 0)
+            needed = -(-needed // unit) * unit
+        return f"{text} It may take about {needed:,}, or more."
 
 
 def choose_threshold(
@@ -281,7 +287,8 @@ def verify(
     Raises
     ------
     ValueError
-        Bad data, a number out of range, or no threshold was certified.
+        Bad data, a number out of range, no threshold was certified, or a number comes
+        without ``max_risk``.
 
     Examples
     --------
@@ -291,7 +298,8 @@ def verify(
     >>> certified = choose_threshold([0.9] * 60, [1] * 60, max_risk=0.1)
     >>> print(verify(certified, [0.95] * 40 + [0.5] * 10, [1] * 50))
     Accept from 0.9: a risk of at most 0.1 holds at 0.95 confidence. 40 of 50 labelled \
-items are accepted (80.0%), 0 wrong (a risk between 0 and 0.0722).
+items are accepted (80.0%), 0 wrong (0.00%; at most 7.22%, and at least 0.00%, \
+each at 0.95 confidence).
     """
     if isinstance(threshold, CertifiedThreshold):
         if threshold.threshold is None:
@@ -300,6 +308,8 @@ items are accepted (80.0%), 0 wrong (a risk between 0 and 0.0722).
         delta = threshold.delta if delta is None else delta
         threshold = threshold.threshold
     least = check_between("threshold", threshold, 0, 1, closed=True)
+    if max_risk is None:
+        raise ValueError("max_risk must be given where threshold is a plain number.")
     limit = check_between("max_risk", max_risk, 0, 1)
     level = 0.05 if delta is None else delta
     accepted = check_probabilities(scores, "scores") >= least
@@ -350,7 +360,11 @@ def verify_per_class(
     Raises
     ------
     ValueError
-        Bad data, a number out of range, or no label is named.
+        Bad data, a number out of range, plain numbers without ``max_risk``, no label
+        is named, or none of those named is in ``predicted``, as where 1 stands for "1".
+        Where others are there, a label that is not has "not enough data".
+    TypeError
+        The thresholds are no mapping.
 
     Examples
     --------
@@ -365,6 +379,10 @@ def verify_per_class(
     {'a': 'holds', 'b': 'fails'}
     """
     check_between("delta", delta, 0, 1)
+    if not isinstance(thresholds, Mapping):
+        raise TypeError(
+            f"thresholds must be a mapping of labels to thresholds, not {thresholds!r}."
+        )
     if not thresholds:
         raise ValueError("thresholds must name at least one label; there is none.")
     rules = {}
@@ -373,14 +391,23 @@ def verify_per_class(
         if isinstance(one, CertifiedThreshold):
             limit = one.max_risk if max_risk is None else max_risk
             one = one.threshold
-        if one is not None:
-            rules[label] = (
-                check_between(f"thresholds[{label!r}]", one, 0, 1, closed=True),
-                check_between("max_risk", limit, 0, 1),
+        if one is None:
+            continue
+        least = check_between(f"thresholds[{label!r}]", one, 0, 1, closed=True)
+        if limit is None:
+            raise ValueError(
+                "max_risk must be given where thresholds are plain numbers, as that of "
+                f"{label!r} is."
             )
+        rules[label] = least, check_between("max_risk", limit, 0, 1)
     values = check_probabilities(scores, "scores")
     outcome = check_outcomes(correct, len(values))
     labels = _labels(predicted, len(values))
+    if not any((labels == label).any() for label in thresholds):
+        raise ValueError(
+            "thresholds must name labels as predicted has them; none of "
+            f"{_first(thresholds)} is among {_first(labels.unique())}."
+        )
     used = one_row_each(groups, len(values), rng)
     values, outcome, labels = values[used], outcome[used], labels.iloc[used]
     share = delta / len(rules) if together and rules else delta
@@ -443,6 +470,11 @@ def _labels(predicted: Any, n: int) -> pd.Series:
             f"with {int(labels.isna().sum())} missing."
         )
     return labels
+
+
+def _first(labels: Iterable[Any], most: int = 5) -> str:
+    words = [repr(label) for label in labels]
+    return ", ".join(words[:most]) + (", …" if len(words) > most else "")
 
 
 def _grid(grid: ArrayLike | None) -> np.ndarray:
