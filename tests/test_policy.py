@@ -275,8 +275,7 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
     first, second = card.split("What it was verified on\n")[1].splitlines()
     assert first.startswith("  trust: a risk of at most 0.05 holds at 0.95 confidence.")
     assert first.endswith(
-        "1 wrong (1.00%; at most 4.66%, and at least 0.05%, each at 0.95 "
-        "confidence)."
+        "1 wrong (1.00%; at most 4.66%, and at least 0.05%, each at 0.95 confidence)."
     )
     assert second.startswith("  trust: not enough data on a risk of at most 0.01")
     bare = Policy(TRUST_BUCKETS).card()
