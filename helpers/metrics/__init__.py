@@ -7,7 +7,8 @@ the probability of an event) and whether it was correct (or came).
 what they do not see; ``significance`` tests; ``resampling`` the noise floor and
 intervals; ``paired`` what changes from one set of confidences to another; ``labels``
 how many labels a certificate takes; ``report`` all of it at once; ``classes`` each
-predicted class by itself; ``survey`` means by survey weight.
+predicted class by itself; ``survey`` means by survey weight; ``streaming`` sums that
+add up over the shards of a table too large for memory.
 """
 
 from .binning import Bins, BinSums, make_bins
@@ -44,6 +45,7 @@ from .scores import (
     top_label,
 )
 from .significance import CalibrationTest, calibration_test
+from .streaming import CalibrationSums
 from .survey import WeightedMean, weighted_mean
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Bins",
     "BrierDecomposition",
     "CalibrationReport",
+    "CalibrationSums",
     "CalibrationTest",
     "Interval",
     "LabelsNeeded",

@@ -1,0 +1,509 @@
+"""Rules of helpers.metrics.streaming: sums of shards say what all the rows say."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.metrics import (
+    CalibrationSums,
+    auroc,
+    bootstrap_interval,
+    brier_score,
+    calibration_metrics,
+    class_table,
+    debiased_calibration_error,
+    expected_calibration_error,
+    log_loss,
+    maximum_calibration_error,
+    noise_floor,
+    reliability_curve,
+)
+from helpers.metrics.binning import binned
+
+# Bins of 2,560 cells: a power of two of them each, or not.
+NESTED = (5, 10, 20, 40, 640, 2560)
+OTHERS = (1, 2, 4, 8, 16, 64, 512)
+
+
+def rows(n: int, seed: int, dtype: type = float) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences with ties, edges of bins, 0 and 1 among them, and outcomes."""
+    rng = np.random.default_rng(seed)
+    p = np.concatenate(
+        [
+            rng.beta(3, 1, n),
+            rng.integers(0, 21, n) / 20,
+            rng.integers(0, 1001, n) / 1000,
+            1 - rng.exponential(1e-4, n),
+        ]
+    ).astype(dtype)
+    y = rng.random(len(p)) < 0.9 * p
+    y[p == 1], y[p == 0] = True, False  # no infinite loss
+    return p, y
+
+
+def beside_edges(dtype: type) -> np.ndarray:
+    """The floats around k/20, as far as ten of them to each side."""
+    near = [np.arange(21, dtype=dtype) / dtype(20)] * 2
+    found = [near[0]]
+    for _ in range(10):
+        near = [np.nextafter(x, dtype(to)) for x, to in zip(near, (0, 1), strict=True)]
+        found += near
+    return np.concatenate(found)
+
+
+ROW = st.tuples(
+    st.one_of(st.sampled_from([0.0, 0.35, 0.7, 1.0]), st.floats(0, 1)),
+    st.sampled_from([0, 1, None]),
+    st.sampled_from(["hand", "knee", "toe"]),
+)
+
+
+def sums_of(table: list[tuple[float, int | None, str]], **settings: Any) -> Any:
+    confidence, correct, predicted = zip(*table, strict=True) if table else ([],) * 3
+    return CalibrationSums.of(
+        list(confidence), list(correct), list(predicted), **settings
+    )
+
+
+def assert_same(one: CalibrationSums, other: CalibrationSums) -> None:
+    """Whole numbers are equal, others to 1e-9."""
+    first, second = one.to_dict(), other.to_dict()
+    for name in ("count", "correct", "n_impossible", "n_unlabelled", "classes", "clip"):
+        assert first[name] == second[name], name
+    for name in ("confidence", "squared", "loss", "unlabelled_confidence"):
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-9, atol=1e-12)
+    for name, column in first["by_class"].items():
+        np.testing.assert_allclose(column, second["by_class"][name], rtol=1e-9)
+
+
+@given(
+    st.lists(st.tuples(ROW, st.integers(0, 4)), max_size=40), st.permutations(range(5))
+)
+@settings(deadline=None, max_examples=60)
+def test_any_split_in_any_order_gives_the_same_sums(table, order):
+    whole = sums_of([row for row, _ in table])
+    shards = [sums_of([row for row, at in table if at == shard]) for shard in order]
+    a, b, c, d, e = shards
+    assert_same(sum(shards, CalibrationSums.of([])), whole)
+    assert_same((a + (b + c)) + (d + e), whole)
+    assert_same(e + (d + (c + (b + a))), whole)
+
+
+def test_sums_worked_out_by_hand():
+    sums = CalibrationSums.of(
+        [0.0, 0.25, 0.7, 1.0, 0.5, 0.9],
+        [0, 1, 1, 0, None, np.nan],
+        ["a", "b", "b", "b", "b", "c"],
+        n_cells=4,
+    )
+    assert sums.cells.count.tolist() == [1, 1, 1, 1]
+    assert sums.cells.correct.tolist() == [0, 1, 1, 0]
+    assert sums.cells.confidence.tolist() == [0.0, 0.25, 0.7, 1.0]
+    assert sums.squared == pytest.approx(0.75**2 + 0.3**2 + 1)
+    assert sums.loss == pytest.approx(-math.log(0.25) - math.log(0.7))
+    assert (sums.n, sums.n_correct, sums.n_impossible) == (4, 2, 1)
+    assert (sums.n_unlabelled, sums.unlabelled_confidence) == (2, 1.4)
+    assert sums.log_loss == math.inf
+    assert sums.mean_confidence == pytest.approx(1.95 / 4)
+    assert sums.mean_confidence_of_all == pytest.approx(3.35 / 6)
+    assert sums.bins(2).count.tolist() == [2, 2]
+    assert sums.calibration_error(n_bins=2) == pytest.approx(0.5 * 0.375 + 0.5 * 0.35)
+    # Right at 0.25 and 0.7, wrong at 0 and 1: two of the four pairs are in order.
+    assert tuple(sums.auroc()) == (0.5, 0.5, 0.5)
+    table = sums.by_class()
+    assert table.index.tolist() == ["b", "a", "c"]
+    assert table["n"].tolist() == [3, 1, 0]
+    assert table["n_unlabelled"].tolist() == [1, 0, 1]
+    assert table.loc["b", "confidence_gap"] == pytest.approx(1.95 / 3 - 2 / 3)
+    assert table.loc["b", "confidence_of_all"] == pytest.approx(2.45 / 4)
+    assert table.loc["c", ["accuracy", "accuracy_low", "confidence"]].isna().all()
+    assert table.loc["c", "confidence_of_all"] == 0.9
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("seed", range(3))
+def test_measures_are_those_of_the_rows(seed, dtype):
+    p, y = rows(30_000, seed, dtype)
+    parts = np.array_split(np.random.default_rng(seed).permutation(len(p)), 7)
+    shards = [CalibrationSums.of(p[at], y[at]) for at in parts]
+    sums = sum(shards, CalibrationSums.of([]))
+    for n_bins in NESTED:
+        expected = binned(p, y, n_bins=n_bins)
+        found = sums.bins(n_bins)
+        np.testing.assert_array_equal(found.count, expected.count)
+        np.testing.assert_array_equal(found.correct, expected.correct)
+        np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-12)
+    for n_bins in (10, 20):
+        for norm in ("l1", "l2", "max", "signed"):
+            error = expected_calibration_error(p, y, n_bins=n_bins, norm=norm)
+            found = sums.calibration_error(n_bins=n_bins, norm=norm)
+            assert found == pytest.approx(error, abs=1e-12)
+        assert sums.debiased_squared_error(n_bins=n_bins) == pytest.approx(
+            debiased_calibration_error(p, y, n_bins=n_bins, strategy="uniform"),
+            abs=1e-12,
+        )
+    assert sums.calibration_error(norm="max") == pytest.approx(
+        maximum_calibration_error(p, y), abs=1e-12
+    )
+    assert sums.brier == pytest.approx(brier_score(p, y), rel=1e-12)
+    assert sums.log_loss == pytest.approx(log_loss(p, y), rel=1e-12)
+    assert sums.mean_confidence == pytest.approx(float(p.mean(dtype=float)), rel=1e-12)
+    found = sums.auroc()
+    assert found.low <= auroc(p, y) <= found.high
+    assert found.high - found.low < 0.05
+    cell = np.minimum(np.floor(p.astype(float) * 2560 + 1e-9), 2559)
+    if dtype is np.float64:
+        assert found.value == pytest.approx(auroc(cell / 2560, y), abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_floats_beside_an_edge_fall_into_the_same_bin(dtype):
+    p = beside_edges(dtype)
+    y = np.zeros(len(p), dtype=bool)
+    sums = CalibrationSums.of(p, y)
+    for n_bins in NESTED:
+        expected = binned(p, y, n_bins=n_bins).count
+        np.testing.assert_array_equal(sums.bins(n_bins).count, expected)
+    for n_bins in OTHERS:
+        moved = np.abs(
+            np.cumsum(sums.bins(n_bins).count - binned(p, y, n_bins=n_bins).count)
+        )
+        assert moved.max() <= 1  # float by float and edge by edge
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
+@settings(deadline=None, max_examples=80)
+def test_few_rows_of_any_kind(table):
+    p, y = map(np.array, zip(*table, strict=True))
+    sums = CalibrationSums.of(p, y, clip=1e-3)
+    error = expected_calibration_error(p, y)
+    assert sums.calibration_error() == pytest.approx(error, abs=1e-12)
+    assert sums.brier == pytest.approx(brier_score(p, y), abs=1e-12)
+    assert sums.log_loss == pytest.approx(log_loss(p, y, clip=1e-3), rel=1e-9)
+    bare = CalibrationSums.of(p, y).log_loss
+    assert bare == pytest.approx(log_loss(p, y), rel=1e-9)
+    if 0 < y.sum() < len(y):
+        found = sums.auroc()
+        assert found.low - 1e-12 <= auroc(p, y) <= found.high + 1e-12
+        one_cell = CalibrationSums.of(p, y, n_cells=1).auroc()
+        assert tuple(one_cell) == (0.5, 0, 1)
+
+
+def test_the_bounds_of_the_auroc_are_reached():
+    # One cell holds both: in the best order all right ones are above, in the worst
+    # below, and no rows that make these sums lie outside.
+    best = CalibrationSums.of([0.71, 0.70, 0.2], [1, 0, 0], n_cells=10)
+    worst = CalibrationSums.of([0.70, 0.71, 0.2], [1, 0, 0], n_cells=10)
+    assert best.auroc() == worst.auroc()
+    assert best.auroc().high == auroc([0.71, 0.70, 0.2], [1, 0, 0])
+    assert best.auroc().low == auroc([0.70, 0.71, 0.2], [1, 0, 0])
+
+
+def test_intervals_are_those_of_the_report():
+    p, y = rows(2000, 5)
+    sums, report = CalibrationSums.of(p, y), calibration_metrics(p, y)
+    assert sums.accuracy() == pytest.approx(report.accuracy)
+    drawn = bootstrap_interval(p, y, "gap", n_resamples=4000)
+    reach = (drawn.high - drawn.low) / 2
+    assert sums.gap().value == pytest.approx(report.gap.value, abs=1e-12)
+    assert sums.gap().low == pytest.approx(drawn.low, abs=0.1 * reach)
+    assert sums.gap().high == pytest.approx(drawn.high, abs=0.1 * reach)
+    wide, narrow = sums.gap(level=0.99), sums.gap(level=0.8)
+    assert wide.low < narrow.low < narrow.high < wide.high
+    d = p - y
+    error = d.std(ddof=1) / math.sqrt(len(d))
+    assert sums.gap().high - d.mean() == pytest.approx(1.959964 * error, rel=1e-6)
+
+
+def test_the_gap_of_one_row_has_no_interval_and_that_of_equal_rows_no_width():
+    one = CalibrationSums.of([0.9], [1]).gap()
+    assert one.value == pytest.approx(-0.1) and math.isnan(one.low + one.high)
+    many = CalibrationSums.of([0.9] * 3, [1] * 3).gap()
+    assert many.low == pytest.approx(-0.1) and many.high == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max", "signed"])
+def test_the_noise_floor_is_that_of_the_rows_where_cells_hold_equal_ones(norm):
+    p = np.random.default_rng(1).integers(0, 101, 3000) / 100
+    sums = CalibrationSums.of(p, np.ones(3000))
+    found = sums.noise_floor(norm=norm, n_simulations=300, rng=7)
+    expected = noise_floor(p, norm=norm, n_simulations=300, rng=7)
+    assert tuple(found) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_the_noise_floor_of_other_rows_is_close():
+    p, y = rows(10_000, 2)
+    found = CalibrationSums.of(p, y).noise_floor(n_simulations=2000, level=0.9)
+    expected = noise_floor(p, n_simulations=2000, level=0.9, rng=1)
+    assert found.mean == pytest.approx(expected.mean, rel=0.02)
+    assert found.upper == pytest.approx(expected.upper, rel=0.02)
+
+
+@pytest.mark.parametrize("n_bins", [4, 20])
+def test_the_curve_is_that_of_the_rows(n_bins):
+    rng = np.random.default_rng(3)
+    p = rng.integers(30, 101, 4000) / 100
+    y = rng.random(4000) < p
+    found = CalibrationSums.of(p, y).curve(n_bins=n_bins, level=0.9, rng=5)
+    expected = reliability_curve(p, y, n_bins=n_bins, level=0.9, rng=5)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
+    assert found["n"].eq(0).any()  # empty bins are rows, too
+
+
+def test_classes_are_those_of_the_rows():
+    p, y = rows(500, 4)
+    predicted = np.random.default_rng(4).choice(["toe", "hand", "knee"], len(p))
+    expected = class_table(predicted, y, {"confidence": p})
+    shared = ["n", "accuracy", "accuracy_low", "accuracy_high", "confidence"]
+    shared.append("confidence_gap")
+    for given_as in (predicted, list(predicted), pd.Categorical(predicted)):
+        found = CalibrationSums.of(p, y, given_as).by_class()
+        pd.testing.assert_frame_equal(
+            found[shared], expected[shared], check_index_type=False, rtol=1e-9
+        )
+    assert found["n_unlabelled"].eq(0).all()
+    np.testing.assert_allclose(found["confidence_of_all"], found["confidence"])
+
+
+@pytest.mark.parametrize(
+    "correct",
+    [
+        [1, None, 0, None],
+        [1.0, np.nan, 0.0, np.nan],
+        np.array([True, None, False, np.nan], dtype=object),
+        pd.Series([True, None, False, None], dtype="boolean"),
+        pd.Series([1, None, 0, None], dtype="Int64"),
+    ],
+)
+def test_a_missing_outcome_is_one_in_any_form(correct):
+    sums = CalibrationSums.of([0.9, 0.8, 0.7, 0.6], correct)
+    assert_same(
+        sums, CalibrationSums.of([0.9, 0.7], [1, 0]) + CalibrationSums.of([0.8, 0.6])
+    )
+    assert (sums.n, sums.n_unlabelled) == (2, 2)
+    assert sums.mean_confidence == pytest.approx(0.8)
+    assert sums.mean_confidence_of_all == pytest.approx(0.75)
+
+
+def test_rows_without_outcome_change_no_measure():
+    p, y = rows(100, 6)
+    labelled = CalibrationSums.of(p, y)
+    both = labelled + CalibrationSums.of(np.linspace(0, 1, 99))
+    changed = ["rows without outcome", "mean confidence, of all rows"]
+    pd.testing.assert_frame_equal(
+        both.table().drop(index=changed), labelled.table().drop(index=changed)
+    )
+    assert both.table().loc[changed[0], "value"] == 99
+
+
+def test_the_table_has_the_numbers_of_the_report():
+    p, y = rows(1000, 7)
+    found = CalibrationSums.of(p, y).table()
+    report = calibration_metrics(p, y).table
+    exact = ["rows", "accuracy", "mean confidence", "confidence − accuracy", "ECE"]
+    exact += ["debiased squared error", "MCE", "Brier score", "log loss"]
+    shared = found.index.intersection(report.index)
+    assert set(exact) < set(shared) and len(shared) == len(exact) + 3
+    np.testing.assert_allclose(
+        found.loc[exact, "value"], report.loc[exact, "value"], rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        found.loc[shared, "value"], report.loc[shared, "value"], rtol=0.05
+    )
+    assert found.loc["ECE", "note"] == report.loc["ECE", "note"]
+
+
+def test_a_table_says_what_can_be_said():
+    empty = CalibrationSums.of([]).table()["value"]
+    assert empty.index.tolist() == ["rows", "rows without outcome"] + [
+        "mean confidence, of all rows"
+    ]
+    assert empty.iloc[0] == 0 and math.isnan(empty.iloc[2])
+    unknown = CalibrationSums.of([0.5, 0.7]).table()["value"]
+    assert unknown.tolist() == pytest.approx([0, 2, 0.6])
+    right = CalibrationSums.of([0.5, 1.0], [1, 1]).table()["value"]
+    assert math.isnan(right["AUROC"]) and right["accuracy"] == 1
+    wrong = CalibrationSums.of([0.5, 1.0], [1, 0]).table()
+    assert wrong.loc["log loss", "value"] == math.inf
+    assert wrong.loc["log loss", "note"] == "infinite in 1 of the rows"
+
+
+def test_one_certain_error_does_not_hide_the_other_losses():
+    sums = CalibrationSums.of([1.0, 0.9], [0, 1])
+    assert sums.log_loss == math.inf and sums.n_impossible == 1
+    assert sums.loss == pytest.approx(-math.log(0.9))
+    clipped = CalibrationSums.of([1.0, 0.9], [0, 1], clip=0.01)
+    assert clipped.log_loss == pytest.approx((-math.log(0.01) - math.log(0.9)) / 2)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_sums_survive_json_and_pickle(labelled):
+    p, y = rows(200, 8)
+    predicted = np.where(y, "ä", "b") if labelled else None
+    sums = CalibrationSums.of(p, y, predicted, clip=0.01) + CalibrationSums.of(
+        [1.0, 0.1], clip=0.01
+    )
+    text = json.dumps(sums.to_dict(), allow_nan=False)
+    for again in (
+        CalibrationSums.from_dict(json.loads(text)),
+        pickle.loads(pickle.dumps(sums)),
+    ):
+        assert again.to_dict() == sums.to_dict()
+        pd.testing.assert_frame_equal(again.table(), sums.table())
+        pd.testing.assert_frame_equal(again.by_class(), sums.by_class())
+        assert_same(again + sums, sums + again)
+
+
+def test_impossible_rows_survive_json():
+    sums = CalibrationSums.of([1.0], [0])
+    stored = json.loads(json.dumps(sums.to_dict(), allow_nan=False))
+    assert CalibrationSums.from_dict(stored).log_loss == math.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "format must be .*, not 'other'"),
+        ({"clip": 2}, "clip must lie between 0 and 0.5, not 2"),
+        ({"count": [1.5, 0]}, "count must be a whole number of 0 or more, not 1.5"),
+        ({"count": [2]}, "confidence must have 1 numbers, not 2"),
+        ({"count": 3}, "count must be a list, not int"),
+        ({"count": [], "confidence": [], "correct": []}, "number of cells must be"),
+        ({"correct": [0, 3]}, "correct must be at most count; number 1 is 3, of 2"),
+        ({"confidence": [0, 2.5]}, "confidence must be at most count; number 1 is 2.5"),
+        ({"confidence": [0, -1]}, "confidence must be 0 or more, not -1"),
+        ({"squared": float("nan")}, "squared must be 0 or more, not nan"),
+        ({"loss": float("inf")}, "loss must be 0 or more, not inf"),
+        ({"n_impossible": -1}, "n_impossible must be a whole number"),
+        ({"classes": ["a", "a"]}, "classes must be a list of different texts"),
+        ({"classes": [1]}, "classes must be a list of different texts"),
+        ({"classes": []}, "count must have 0 numbers, not 1"),
+        ({"by_class": 1}, "by_class must be a mapping, not 1"),
+        ({"by_class": {}}, "count must be a list, not NoneType"),
+    ],
+)
+def test_broken_sums_are_not_read(change, message):
+    stored = CalibrationSums.of([0.9, 0.8], [1, 0], ["a", "a"], n_cells=2).to_dict()
+    assert CalibrationSums.from_dict(stored).n == 2
+    with pytest.raises(ValueError, match=message):
+        CalibrationSums.from_dict(stored | change)
+
+
+def test_missing_fields_are_named():
+    stored = CalibrationSums.of([0.9], [1]).to_dict()
+    for name in set(stored) - {"format"}:
+        less = {key: value for key, value in stored.items() if key != name}
+        with pytest.raises(ValueError, match=f"stored must have the field '{name}'"):
+            CalibrationSums.from_dict(less)
+    with pytest.raises(ValueError, match="stored must be a mapping, not list"):
+        CalibrationSums.from_dict([])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0.5, 1.5], [1, 0]), r"confidence must lie in \[0, 1\]; row 1 is 1.5"),
+        (([0.5, None], [1, 0]), r"confidence must lie in \[0, 1\]; row 1 is nan"),
+        (([[0.5]], [1]), "confidence must be one column"),
+        (([0.5, 0.6], [None, 2]), "correct must be 0 or 1; row 1 is 2"),
+        (([0.5, 0.6], [None]), "correct must have one value for each of 2 rows"),
+        (([], [1]), "correct must have one value for each of 0 rows"),
+        (([0.5, 0.6], None, ["a"]), "predicted must have one class for each of 2 rows"),
+        (([0.5, 0.6], None, ["a", None]), "predicted must not be missing; row 1 is"),
+        (([0.5, 0.6], None, ["a", 3]), "predicted must be text; row 1 is 3"),
+    ],
+)
+def test_bad_rows(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CalibrationSums.of(*arguments)
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="n_cells must be a whole number of 1 or more"):
+        CalibrationSums.of([0.5], n_cells=0)
+    with pytest.raises(ValueError, match="clip must lie between 0 and 0.5, not 0"):
+        CalibrationSums.of([0.5], clip=0)
+    sums = CalibrationSums.of([0.5], [1])
+    divide = "n_bins must divide the number of cells, 2560; it is 15"
+    for measure in (
+        sums.bins,
+        lambda n_bins: sums.calibration_error(n_bins=n_bins),
+        lambda n_bins: sums.debiased_squared_error(n_bins=n_bins),
+        lambda n_bins: sums.noise_floor(n_bins=n_bins),
+        lambda n_bins: sums.curve(n_bins=n_bins),
+        lambda n_bins: sums.table(n_bins=n_bins),
+        lambda n_bins: CalibrationSums.of([0.5]).table(n_bins=n_bins),
+    ):
+        with pytest.raises(ValueError, match=divide):
+            measure(15)
+    assert CalibrationSums.of([0.5], n_cells=1920).bins(15).count.sum() == 0
+    with pytest.raises(ValueError, match="norm must be one of 'l1', 'l2'"):
+        sums.calibration_error(norm="l3")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="norm must be one of 'l1', 'l2'"):
+        sums.noise_floor(norm="l3")  # type: ignore[arg-type]
+    for measure in (sums.accuracy, sums.gap, sums.noise_floor, sums.curve):
+        with pytest.raises(ValueError, match="level must lie between 0 and 1, not 95"):
+            measure(level=95)  # type: ignore[operator]
+    for measure in (sums.by_class, sums.table):
+        with pytest.raises(ValueError, match="level must lie between 0 and 1, not 95"):
+            measure(level=95)
+    for measure in (sums.noise_floor, sums.curve, sums.table):
+        with pytest.raises(ValueError, match="n_simulations must be a whole number"):
+            measure(n_simulations=0)  # type: ignore[operator]
+        with pytest.raises(TypeError, match="rng must be a Generator, a seed or None"):
+            measure(rng="0")  # type: ignore[operator]
+
+
+def test_measures_of_nothing_are_refused():
+    sums = CalibrationSums.of([0.5, 0.6])
+    message = "correct must be known for at least one row; it is missing in all 2"
+    for measure in (
+        lambda: sums.mean_confidence,
+        lambda: sums.brier,
+        lambda: sums.log_loss,
+        sums.accuracy,
+        sums.gap,
+        sums.calibration_error,
+        sums.debiased_squared_error,
+        sums.noise_floor,
+        sums.curve,
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure()
+    for correct in ([1, 1], [0, 0], [None, None]):
+        with pytest.raises(ValueError, match="correct must hold both outcomes"):
+            CalibrationSums.of([0.5, 0.6], correct).auroc()
+
+
+def test_sums_of_other_settings_do_not_add():
+    sums = CalibrationSums.of([0.5], [1])
+    with pytest.raises(ValueError, match="n_cells must be the same .* 2560 and 20"):
+        sums + CalibrationSums.of([0.5], [1], n_cells=20)
+    with pytest.raises(ValueError, match="clip must be the same .* None and 0.01"):
+        sums + CalibrationSums.of([0.5], [1], clip=0.01)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        sums + 1  # type: ignore[operator]
+
+
+def test_sums_take_the_same_memory_for_any_number_of_rows():
+    p, y = rows(2, 9)
+    few = CalibrationSums.of(p, y)
+    many = few
+    for _ in range(27):
+        many = many + many
+    assert many.n == 8 * 2**27 > 10**9
+    assert len(pickle.dumps(many)) == pytest.approx(len(pickle.dumps(few)), rel=0.01)
+    assert many.calibration_error() == pytest.approx(few.calibration_error(), rel=1e-9)
+    assert many.auroc() == pytest.approx(few.auroc(), abs=1e-12)
+    assert many.noise_floor(n_simulations=10).upper < 1e-4
+    accuracy = many.accuracy()
+    assert accuracy.low < accuracy.value < accuracy.high
