@@ -1,0 +1,732 @@
+"""helpers.scale: each row exactly once, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scale_driver import ByLength, dies, factory, fails, reviews, tiny
+
+from helpers.scale import (
+    classify_dataset,
+    iter_results,
+    read_bad_rows,
+    read_manifest,
+    read_results,
+)
+
+if TYPE_CHECKING:
+    from helpers.models import LanguageModel
+
+DRIVER = Path(__file__).with_name("scale_driver.py")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.parquet"
+    reviews(1000).to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama: LanguageModel
+) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_llama.network.save_pretrained(folder)
+    tiny_llama.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def five_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "reviews.parquet"
+    reviews(5000).to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def expected(
+    five_thousand: Path, tiny_folder: str, tmp_path_factory: pytest.TempPathFactory
+) -> pd.DataFrame:
+    """The table of five thousand reviews by this process."""
+    table = tiny(tiny_folder).score_table(pd.read_parquet(five_thousand)["text"])
+    # The model must tell texts apart, or equality would say nothing.
+    assert table["p_positive"].std() > 0.01
+    return table
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[Any]:
+    """Ray on this machine for several tests, as a user may have started it."""
+    import ray
+
+    quiet = {"include_dashboard": False, "log_to_driver": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        ray.init("local", num_cpus=2, object_store_memory=100 << 20, **quiet)
+    yield ray
+    ray.shutdown()
+
+
+def run_here(source: Any, destination: Path, **options: Any) -> Any:
+    options = {
+        "classifier_factory": ByLength,
+        "workers": 0,
+        "progress": False,
+    } | options
+    return classify_dataset(source, destination, **options)
+
+
+def start_driver(**given: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), json.dumps(given)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def shards(destination: Path) -> list[Path]:
+    return sorted((destination / "table").glob("*.parquet"))
+
+
+# What comes out ------------------------------------------------------------------
+
+
+def test_table_is_the_classifiers_own(source: Path, tmp_path: Path) -> None:
+    done = run_here(source, tmp_path / "out", id="name", rows_per_block=300)
+    table = read_results(tmp_path / "out")
+    given = pd.read_parquet(source)
+    alone = ByLength().score_table(given["text"].tolist())
+    alone.insert(0, "row", np.arange(1000))
+    alone.insert(1, "name", given["name"])
+    pd.testing.assert_frame_equal(table, alone, check_dtype=False)
+    assert table["row"].dtype == np.int64
+    assert table.attrs["source"] == {"model": "by length 1"}
+    assert (done.rows, done.bad_rows, done.rows_now) == (1000, 0, 1000)
+    assert (done.blocks_now, done.blocks_before) == (4, 0)
+    assert done.rows_per_second == pytest.approx(1000 / done.seconds)
+    assert read_bad_rows(tmp_path / "out").columns.tolist() == ["row", "name", "reason"]
+    assert len(shards(tmp_path / "out")) == 4
+
+
+def test_shards_are_plain_parquet(source: Path, tmp_path: Path) -> None:
+    run_here(source, tmp_path / "out", rows_per_block=400)
+    whole = pd.read_parquet(tmp_path / "out" / "table").sort_values("row")
+    pd.testing.assert_frame_equal(
+        whole.reset_index(drop=True), read_results(tmp_path / "out")
+    )
+    third = pd.read_parquet(shards(tmp_path / "out")[2])
+    assert third["row"].tolist() == list(range(800, 1000))
+    assert third.attrs["source"] == {"model": "by length 1"}
+    each = list(iter_results(tmp_path / "out", ["row"]))
+    assert [len(part) for part in each] == [400, 400, 200]
+    assert all(part.attrs["source"] == third.attrs["source"] for part in each)
+    assert read_results(tmp_path / "out", ["confidence"]).columns == ["confidence"]
+    with pytest.raises(ValueError, match="columns must be among .* not 'colour'"):
+        read_results(tmp_path / "out", ["colour"])
+
+
+def test_columns_are_carried_over(tmp_path: Path) -> None:
+    moments = pd.to_datetime(["2020-01-01", None, "2020-01-03"])
+    given = pd.DataFrame(
+        {"n": [1, None, 3], "when": moments, "text": ["a", "b", "c"], "x": "y"}
+    )
+    given.to_parquet(tmp_path / "a.parquet")
+    run_here(tmp_path / "a.parquet", tmp_path / "all")
+    table = read_results(tmp_path / "all")
+    kept = ["n", "when", "x"]
+    assert table.columns[:4].tolist() == ["row", *kept]
+    pd.testing.assert_frame_equal(table[kept], given[kept], check_dtype=False)
+    run_here(tmp_path / "a.parquet", tmp_path / "some", keep=["text"], id="n")
+    table = read_results(tmp_path / "some")
+    assert table.columns[:4].tolist() == ["row", "n", "text", "p_bad"]
+    assert table["text"].tolist() == ["a", "b", "c"]
+
+
+def test_truth_comes_out_with_correct(tmp_path: Path) -> None:
+    given = pd.DataFrame(
+        {
+            "text": ["a", "b", "c" * 30, "d", "e"],
+            "label": ["good", "bad", "bad", None, "fair"],
+        }
+    )
+    given.to_parquet(tmp_path / "a.parquet")
+    run_here(tmp_path / "a.parquet", tmp_path / "out", truth="label")
+    table = read_results(tmp_path / "out")
+    assert table["truth"].fillna("?").tolist() == ["good", "bad", "bad", "?"]
+    assert table["correct"].tolist() == [True, False, True, None]
+    bad = read_bad_rows(tmp_path / "out")
+    assert bad["row"].tolist() == [4]
+    assert bad["reason"].tolist() == ["Its truth 'fair' is no label."]
+
+
+def test_bad_rows_have_their_reason(tmp_path: Path) -> None:
+    texts = [f"text {at}" for at in range(100)]
+    bad = {3: None, 4: "", 5: " \n", 50: "refuse me", 51: "refuse", 99: "refuse"}
+    given = pd.DataFrame(
+        {"id": range(100, 200), "text": [bad.get(at, t) for at, t in enumerate(texts)]}
+    )
+    given.to_parquet(tmp_path / "a.parquet")
+    done = run_here(
+        tmp_path / "a.parquet", tmp_path / "out", id="id", rows_per_block=40
+    )
+    found = read_bad_rows(tmp_path / "out")
+    assert found["row"].tolist() == list(bad)
+    assert found["id"].tolist() == [100 + at for at in bad]
+    refused = "texts must not begin with 'refuse'."
+    missing, empty = "The text is missing.", "The text is empty."
+    assert found["reason"].tolist() == [missing, empty, empty, *[refused] * 3]
+    table = read_results(tmp_path / "out")
+    assert table["row"].tolist() == [at for at in range(100) if at not in bad]
+    fine = [text for at, text in enumerate(texts) if at not in bad]
+    pd.testing.assert_series_equal(
+        table["p_good"], ByLength().score_table(fine)["p_good"]
+    )
+    assert (done.rows, done.bad_rows) == (100, 6)
+
+
+def test_a_block_may_be_all_bad(tmp_path: Path) -> None:
+    given = pd.DataFrame({"text": ["a", "b", None, "refuse", "c"]})
+    given.to_parquet(tmp_path / "a.parquet")
+    run_here(tmp_path / "a.parquet", tmp_path / "out", rows_per_block=2)
+    assert read_results(tmp_path / "out")["row"].tolist() == [0, 1, 4]
+    assert read_bad_rows(tmp_path / "out")["row"].tolist() == [2, 3]
+    again = run_here(tmp_path / "a.parquet", tmp_path / "out", rows_per_block=2)
+    assert (again.blocks_now, again.blocks_before, again.bad_rows) == (0, 3, 2)
+
+
+def test_texts_that_fit_no_window_are_bad(tmp_path: Path, tiny_folder: str) -> None:
+    given = pd.DataFrame({"text": ["a joy", "film " * 400, "a bore"]})
+    given.to_parquet(tmp_path / "a.parquet")
+    make = factory("tiny", tiny_folder)
+    run_here(tmp_path / "a.parquet", tmp_path / "out", classifier_factory=make)
+    table = read_results(tmp_path / "out")
+    assert table["row"].tolist() == [0, 2]
+    alone = make().score_table(["a joy", "a bore"])
+    assert np.allclose(table["p_positive"], alone["p_positive"], rtol=0, atol=1e-6)
+    assert table.attrs["source"] == alone.attrs["source"]
+    assert "tokens" in read_bad_rows(tmp_path / "out")["reason"][0]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_empty_source_and_one_row(tmp_path: Path, suffix: str) -> None:
+    for rows in (0, 1):
+        path = tmp_path / f"{rows}.{suffix}"
+        given = reviews(rows).astype(str)
+        given.to_csv(path, index=False) if suffix == "csv" else given.to_parquet(path)
+        done = run_here(path, tmp_path / f"out{rows}", id="name")
+        assert (done.rows, done.bad_rows) == (rows, 0)
+        table = read_results(tmp_path / f"out{rows}")
+        assert table["row"].tolist() == list(range(rows))
+        assert table["name"].tolist() == ["r0"][:rows]
+        assert read_bad_rows(tmp_path / f"out{rows}").empty
+        assert len(list(iter_results(tmp_path / f"out{rows}"))) == rows
+
+
+# Where texts come from -----------------------------------------------------------
+
+TEXTS = ["plain", 'He said "no"', "two\nlines", "three\r\nlines\n\n", "a,b", "ö 電影"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_csv_rows_may_have_line_breaks(tmp_path: Path, end: str, mark: bytes) -> None:
+    given = pd.DataFrame({"id": range(60), "text": TEXTS * 10})
+    text = given.to_csv(index=False, lineterminator=end)
+    blank = text.replace(f"plain{end}", f"plain{end}{end}")
+    (tmp_path / "a.csv").write_bytes(mark + blank.encode())
+    for size in (1, 7, 100):
+        out = tmp_path / f"out{size}"
+        run_here(tmp_path / "a.csv", out, keep=["text", "id"], rows_per_block=size)
+        table = read_results(out)
+        assert table["row"].tolist() == list(range(60))
+        assert table["text"].tolist() == TEXTS * 10
+        assert table["id"].tolist() == [str(at) for at in range(60)]
+
+
+def test_csv_rows_that_cannot_be_read_are_bad(tmp_path: Path) -> None:
+    rows = [b"id,text", b"1,fine", b"2", b"3,so, so", b"4,caf\xe9", b"5,", b"6,good"]
+    (tmp_path / "a.csv").write_bytes(b"\n".join(rows))
+    run_here(tmp_path / "a.csv", tmp_path / "out", id="id", rows_per_block=4)
+    bad = read_bad_rows(tmp_path / "out")
+    assert bad["id"].tolist() == ["2", "3", "4", "5"]
+    assert bad["reason"].tolist() == [
+        "The row has 1 fields, not 2.",
+        "The row has 3 fields, not 2.",
+        "Its text is not UTF-8.",
+        "The text is empty.",
+    ]
+    assert read_results(tmp_path / "out")["id"].tolist() == ["1", "6"]
+
+
+def test_parquet_texts_may_be_broken_too(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"caf\xe9", None]).cast(pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 3, raw.buffers(), null_count=1)
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    run_here(tmp_path / "a.parquet", tmp_path / "out", keep=[])
+    reasons = read_bad_rows(tmp_path / "out")["reason"].tolist()
+    assert reasons == ["Its text is not UTF-8.", "The text is missing."]
+
+
+def test_files_may_spell_text_types_differently(tmp_path: Path) -> None:
+    kinds = [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+    for at, kind in enumerate(kinds):
+        column = pa.array(["a", "b"]).cast(kind)
+        table = pa.table({"text": column, "label": column})
+        pq.write_table(table, tmp_path / f"{at}.parquet")
+    nothing = pa.nulls(1)
+    pq.write_table(
+        pa.table({"text": nothing, "label": nothing}), tmp_path / "3.parquet"
+    )
+    files = sorted(tmp_path.glob("*.parquet"))
+    run_here(files, tmp_path / "out", keep=["text", "label"])
+    table = read_results(tmp_path / "out")
+    assert table["text"].tolist() == table["label"].tolist() == ["a", "b"] * 3
+    assert read_bad_rows(tmp_path / "out")["row"].tolist() == [6]
+    types = {
+        pq.read_schema(shard).field("label").type for shard in shards(tmp_path / "out")
+    }
+    assert types == {pa.string()}
+
+
+def test_open_quotation_mark_is_found_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\nfine\n"open\nfine\nfine\n')
+    with pytest.raises(ValueError, match="a.csv cannot.* quotation mark"):
+        run_here(tmp_path / "a.csv", tmp_path / "out")
+    assert not shards(tmp_path / "out")
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+    group=st.integers(1, 12),
+    block=st.integers(1, 20),
+    kind=st.sampled_from(["parquet", "csv"]),
+)
+def test_every_row_comes_out_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    group: int,
+    block: int,
+    kind: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "in").mkdir()
+    texts: list[str] = []
+    for at, size in enumerate(sizes):
+        own = [f"{at}.{row}\nof {size}" for row in range(size)]
+        texts += own
+        part, path = (
+            pd.DataFrame({"text": own}).astype(str),
+            folder / "in" / f"{at}.{kind}",
+        )
+        if kind == "csv":
+            part.to_csv(path, index=False)
+        else:
+            part.to_parquet(path, row_group_size=group)
+    done = run_here(folder / "in", folder / "out", keep=["text"], rows_per_block=block)
+    table = read_results(folder / "out")
+    assert table["row"].tolist() == list(range(len(texts)))
+    assert table["text"].tolist() == texts
+    assert done.blocks_now == sum(-(-size // block) for size in sizes)
+
+
+def test_blocks_in_any_order_give_the_same_rows(tmp_path: Path) -> None:
+    from helpers.scale.sources import ParquetBlocks
+
+    pd.DataFrame({"n": range(500)}).to_parquet(
+        tmp_path / "a.parquet", row_group_size=70
+    )
+    reader = ParquetBlocks(tmp_path / "a.parquet", ["n"], 32)
+    order = np.random.default_rng(0).permutation(500 // 25)
+    for first in [0, *(25 * order).tolist(), 0, 475]:
+        found, faults = reader.read(first, 25)
+        assert found["n"].to_pylist() == list(range(first, first + 25))
+        assert faults == {}
+
+
+# What is refused before any work -------------------------------------------------
+
+
+def boom() -> Any:
+    raise AssertionError("called")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"text": "review"},
+            "source must have the column 'review'; .* \\['name', 'text'\\]",
+        ),
+        ({"id": "number"}, "source must have the column 'number'"),
+        ({"keep": ["colour"]}, "source must have the column 'colour'"),
+        ({"keep": "name"}, "keep must be a list of columns, not the one string 'name'"),
+        ({"rows_per_block": 0}, "rows_per_block must be a whole number of 1 or more"),
+        ({"workers": -1}, "workers must be a whole number of 0 or more, not -1"),
+        ({"cpus_per_worker": 0}, "cpus_per_worker must be a whole number of 1 or more"),
+        ({"gpus_per_worker": -1}, "gpus_per_worker must be 0 or more, not -1"),
+        ({"attempts": 0}, "attempts must be a whole number of 1 or more, not 0"),
+    ],
+)
+def test_bad_arguments(
+    source: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_here(source, tmp_path / "out", classifier_factory=boom, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    frames = {
+        "numbers": pd.DataFrame({"text": [1, 2]}),
+        "named": pd.DataFrame({"text": ["a"], "confidence": [0.5]}),
+        "one": pd.DataFrame({"text": ["a"], "n": [1]}),
+        "two": pd.DataFrame({"text": ["a"], "n": ["1"]}),
+        "more": pd.DataFrame({"text": ["a"], "n": [1], "m": [1]}),
+    }
+    for name, frame in frames.items():
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "twice.csv").write_text("text,text\n")
+    (tmp_path / "broken.parquet").write_text("no")
+    (tmp_path / "folder").mkdir()
+    cases = {
+        ("nothing.csv",): "there is no .*nothing.csv",
+        ("folder",): "source must be Parquet or CSV files; .*folder.* has none",
+        ("a.txt",): "source must be Parquet files or CSV files, not '.txt'",
+        ("one.parquet", "twice.csv"): "not 'CSV' and 'Parquet'",
+        ("numbers.parquet",): "text must be a column of strings; 'text' is int64",
+        ("named.parquet",): "keep must leave .* free, not 'confidence'",
+        ("one.parquet", "two.parquet"): "'n' is int64 in .*one.* and .*string in .*two",
+        ("one.parquet", "more.parquet"): "only .*more.parquet has 'm'",
+        ("empty.csv",): "source must have column names; .*empty.csv is empty",
+        ("twice.csv",): "twice.csv has 'text' twice",
+        ("broken.parquet",): "broken.parquet is not",
+    }
+    for names, message in cases.items():
+        with pytest.raises(ValueError, match=message):
+            run_here(
+                [tmp_path / n for n in names], tmp_path / "o", classifier_factory=boom
+            )
+    with pytest.raises(ValueError, match="destination must not lie in the source"):
+        run_here(tmp_path, tmp_path / "o", classifier_factory=boom)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows_per_block": 99}, "holds one with other rows_per_block"),
+        ({"keep": []}, "holds one with other keep"),
+        ({"text": "name", "keep": []}, "holds one with other text, keep"),
+        (
+            {"classifier_factory": lambda: ByLength("2")},
+            "results of .*1'}, .* is .*2'}",
+        ),
+    ],
+)
+def test_other_plan_or_model_is_refused(
+    source: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    out = tmp_path / "out"
+    run_here(source, out, rows_per_block=300)
+    before = read_results(out)
+    if message.startswith("results"):
+        options |= {"rows_per_block": 300}
+    else:
+        options |= {"classifier_factory": boom}
+    with pytest.raises(ValueError, match=message):
+        run_here(source, out, **({"rows_per_block": 300} | options))
+    pd.testing.assert_frame_equal(read_results(out), before)
+
+
+def test_changed_source_is_refused(source: Path, tmp_path: Path) -> None:
+    run_here(source, tmp_path / "out")
+    reviews(999).to_parquet(source)
+    with pytest.raises(ValueError, match="holds one with other files"):
+        run_here(source, tmp_path / "out", classifier_factory=boom)
+
+
+def test_other_folders_are_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    with pytest.raises(ValueError, match="destination must be .* \\['thesis.txt'\\]"):
+        run_here(source, tmp_path / "mine", classifier_factory=boom)
+    for read in (read_results, read_bad_rows, read_manifest):
+        with pytest.raises(ValueError, match="mine has no manifest.json"):
+            read(tmp_path / "mine")
+
+
+def test_two_runs_do_not_share_a_folder(source: Path, tmp_path: Path) -> None:
+    def meanwhile() -> Any:
+        with pytest.raises(RuntimeError, match="Another run writes to .*out"):
+            run_here(source, tmp_path / "out")
+        return ByLength()
+
+    assert run_here(source, tmp_path / "out", classifier_factory=meanwhile).rows == 1000
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: object(), TypeError, "classifier_factory must make something"),
+        (lambda: 1 / 0, ZeroDivisionError, "division"),
+    ],
+)
+def test_broken_classifiers_stop_the_run(
+    source: Path, tmp_path: Path, make: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run_here(source, tmp_path / "out", classifier_factory=make)
+    # Nothing was done, so another plan may have the folder.
+    run_here(source, tmp_path / "out", rows_per_block=17)
+    assert len(read_results(tmp_path / "out")) == 1000
+
+
+def test_what_is_no_texts_fault_makes_no_bad_rows(source: Path, tmp_path: Path) -> None:
+    from helpers.classifier import LLMClassifier
+
+    with pytest.raises(ValueError, match="call fit"):
+        run_here(source, tmp_path / "out", classifier_factory=LLMClassifier)
+    with pytest.raises(TypeError, match="classifier_factory must be called"):
+        run_here(source, tmp_path / "out", classifier_factory=ByLength())
+    assert not list((tmp_path / "out" / "bad").iterdir())
+
+
+# Going on ------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Stands for whatever stops a run."""
+
+
+def test_goes_on_where_it_stopped(source: Path, tmp_path: Path) -> None:
+    out, calls = tmp_path / "out", []
+
+    class Stops(ByLength):
+        def score_table(self, texts: list[str]) -> pd.DataFrame:
+            calls.append(len(texts))
+            if len(calls) == 6:
+                raise Interrupted
+            return super().score_table(texts)
+
+    with pytest.raises(Interrupted):
+        run_here(source, out, classifier_factory=Stops, rows_per_block=100)
+    assert len(shards(out)) == 4
+    for read in (read_results, read_bad_rows, lambda out: next(iter_results(out))):
+        with pytest.raises(ValueError, match="has not: call classify_dataset again"):
+            read(out)
+    # What a dead run may leave: a shard half written, one cut off, bad rows alone.
+    (out / "table" / "part-00000009.parquet.0.unfinished").write_bytes(b"half")
+    shards(out)[1].write_bytes(shards(out)[1].read_bytes()[:-9])
+    alone = pa.table({"row": [200], "reason": ["?"]})
+    pq.write_table(alone, out / "bad" / "part-00000002.parquet")
+    done = run_here(source, out, rows_per_block=100)
+    assert (done.blocks_before, done.blocks_now, done.rows_now) == (2, 8, 800)
+    assert not list(out.rglob("*.unfinished"))
+    run_here(source, tmp_path / "whole", rows_per_block=100)
+    pd.testing.assert_frame_equal(read_results(out), read_results(tmp_path / "whole"))
+    assert read_bad_rows(out).empty
+
+
+def test_csv_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reviews(50).to_csv(tmp_path / "a.csv", index=False)
+    run_here(tmp_path / "a.csv", tmp_path / "out", rows_per_block=10)
+    shards(tmp_path / "out")[3].unlink()
+    monkeypatch.setattr("helpers.scale.plan.measure", boom)
+    assert (
+        run_here(tmp_path / "a.csv", tmp_path / "out", rows_per_block=10).blocks_now
+        == 1
+    )
+    assert read_results(tmp_path / "out")["row"].tolist() == list(range(50))
+
+
+# On Ray --------------------------------------------------------------------------
+
+
+def test_without_ray_one_is_told_what_to_do(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match="how-sure\\[scale\\].*workers=0"):
+        run_here(source, tmp_path / "out", workers=1)
+    assert run_here(source, tmp_path / "out").rows == 1000
+
+
+def test_two_workers_give_what_one_process_gives(
+    local_ray: Any,
+    five_thousand: Path,
+    tiny_folder: str,
+    expected: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    make = factory("tiny", tiny_folder)
+    options = {"classifier_factory": make, "id": "name", "workers": 2}
+    run_here(five_thousand, tmp_path / "out", **options)
+    assert_same(tmp_path / "out", expected)
+    assert local_ray.is_initialized()  # it was not ours to stop
+
+
+def test_killed_worker_loses_no_row(local_ray: Any, tmp_path: Path) -> None:
+    given = reviews(5000)
+    given.loc[2345, "text"] = "kill"
+    given.to_parquet(tmp_path / "a.parquet")
+    marker = tmp_path / "killed"
+    done = run_here(
+        tmp_path / "a.parquet",
+        tmp_path / "out",
+        classifier_factory=factory("Kills", str(marker)),
+        workers=2,
+    )
+    assert marker.exists() and done.rows_now == 5000
+    table = read_results(tmp_path / "out")
+    assert table["row"].tolist() == list(range(5000))
+    alone = ByLength().score_table(given["text"].tolist())
+    assert np.allclose(table["p_good"], alone["p_good"], rtol=0, atol=1e-12)
+
+
+def test_block_that_kills_each_worker_ends_the_run(
+    local_ray: Any, tmp_path: Path
+) -> None:
+    given = reviews(100)
+    given.loc[55, "text"] = "kill"
+    given.to_parquet(tmp_path / "a.parquet")
+    make = factory("Kills", str(tmp_path / "killed"), True)
+    with pytest.raises(
+        RuntimeError, match=r"2 times, .* on block 5 \(rows 50 to 59 of a.parquet\)"
+    ):
+        run_here(
+            tmp_path / "a.parquet",
+            tmp_path / "out",
+            classifier_factory=make,
+            rows_per_block=10,
+            workers=1,
+            attempts=2,
+        )
+    assert len(shards(tmp_path / "out")) == 5
+
+
+def test_errors_in_workers_are_the_classifiers(
+    local_ray: Any, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="There is no such model"):
+        run_here(source, tmp_path / "a", classifier_factory=fails, workers=1)
+    options = {"classifier_factory": dies, "workers": 1, "attempts": 2}
+    with pytest.raises(RuntimeError, match="2 times, .* while it made the classifier"):
+        run_here(source, tmp_path / "a", **options)
+    run_here(source, tmp_path / "b")
+    other = factory("ByLength", "2")
+    with pytest.raises(ValueError, match="results of .*1'}, .* is .*2'}"):
+        run_here(source, tmp_path / "b", classifier_factory=other, workers=1)
+    again = run_here(source, tmp_path / "b", workers=1)
+    assert (again.blocks_now, again.rows_now) == (0, 0)
+
+
+def test_too_large_workers_are_warned_of(
+    local_ray: Any, source: Path, tmp_path: Path
+) -> None:
+    from helpers.scale.cluster import _warn_if_too_small
+
+    with pytest.warns(UserWarning, match="take 2 cores and 64 accelerators"):
+        _warn_if_too_small(local_ray, 2, 64)
+    _warn_if_too_small(local_ray, 2, 0)  # warnings are errors here
+
+
+def test_killed_driver_goes_on(
+    local_ray: Any,
+    five_thousand: Path,
+    tiny_folder: str,
+    expected: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    given = {
+        "source": str(five_thousand),
+        "destination": str(out),
+        "classifier": ["tiny", tiny_folder],
+        "id": "name",
+        "rows_per_block": 50,
+        "workers": 2,
+        "progress": False,
+    }
+    driver = start_driver(**given)
+    waited = time.monotonic() + 120
+    while len(shards(out)) < 5:
+        assert driver.poll() is None and time.monotonic() < waited
+        time.sleep(0.005)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    assert not read_manifest(out)["finished"]
+    left = len(shards(out))
+    assert left < 100
+    # Then on a cluster: the same run, somewhere else.
+    address = local_ray.get_runtime_context().gcs_address
+    again = start_driver(**given, address=address)
+    told, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, told
+    assert_same(out, expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_memory_does_not_grow_with_rows(
+    local_ray: Any, tmp_path: Path, kind: str
+) -> None:
+    address = local_ray.get_runtime_context().gcs_address
+    peaks = {}
+    for rows in (1_000, 20_000):
+        path, notes = tmp_path / f"{rows}.{kind}", tmp_path / f"peaks{rows}"
+        notes.mkdir()
+        given = reviews(rows)
+        given["text"] += " long" * 100
+        given.to_csv(path, index=False) if kind == "csv" else given.to_parquet(path)
+        driver = start_driver(
+            source=str(path),
+            destination=str(tmp_path / f"out{rows}"),
+            classifier=["NotesPeak", str(notes)],
+            peaks=str(notes),
+            workers=1 if kind == "parquet" else 0,
+            address=address,
+            progress=False,
+        )
+        told, _ = driver.communicate(timeout=120)
+        assert driver.returncode == 0, told
+        found = [int(note.read_text()) for note in notes.iterdir()]
+        assert len(found) == (2 if kind == "parquet" else 1)
+        peaks[rows] = sum(found)
+    assert peaks[20_000] < 1.2 * peaks[1_000]
+
+
+def assert_same(out: Path, expected: pd.DataFrame) -> None:
+    table = read_results(out)
+    assert table["row"].tolist() == list(range(len(expected)))
+    assert table["name"].tolist() == [f"r{at}" for at in range(len(expected))]
+    assert table["prediction"].tolist() == expected["prediction"].tolist()
+    for column in ("p_positive", "p_negative", "off_label", "confidence"):
+        assert np.allclose(table[column], expected[column], rtol=0, atol=1e-6), column
+    assert table.attrs["source"] == expected.attrs["source"]
+    assert read_bad_rows(out).empty
