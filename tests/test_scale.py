@@ -481,6 +481,20 @@ def test_other_folders_are_refused(source: Path, tmp_path: Path) -> None:
             read(tmp_path / "mine")
 
 
+def test_results_that_nobody_claims_are_refused(source: Path, tmp_path: Path) -> None:
+    run_here(source, tmp_path / "out")
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text("")
+    for read in (read_results, read_manifest):
+        with pytest.raises(ValueError, match="manifest.json is no JSON"):
+            read(tmp_path / "out")
+    with pytest.raises(ValueError, match="manifest.json is no JSON"):
+        run_here(source, tmp_path / "out", classifier_factory=boom)
+    manifest.unlink()
+    with pytest.raises(ValueError, match="results, but no manifest.json"):
+        run_here(source, tmp_path / "out", classifier_factory=boom)
+
+
 def test_two_runs_do_not_share_a_folder(source: Path, tmp_path: Path) -> None:
     def meanwhile() -> Any:
         with pytest.raises(RuntimeError, match="Another run writes to .*out"):

@@ -88,7 +88,10 @@ class Store:
         self.manifest |= known
         text = json.dumps(self.manifest, indent=1) + "\n"
         unfinished = self.folder / f"{MANIFEST}{_UNFINISHED}"
-        unfinished.write_text(text, "utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave an empty file
         os.replace(unfinished, self.folder / MANIFEST)
 
     def admit(self, source: Any) -> None:
@@ -176,11 +179,14 @@ class Store:
                     f"destination must be a folder that is empty, or holds this run; "
                     f"{self.folder} has {sorted(strange)[:3]!r}."
                 )
+            if self._has_shards():
+                raise ValueError(
+                    f"destination must be empty, or hold this run; {self.folder} has "
+                    f"results, but no {MANIFEST} that tells whose. Name another folder."
+                )
             return None
         found = read_manifest(self.folder)
-        if not found["finished"] and not any(
-            _shard_paths(folder) for folder in (self.table, self.bad)
-        ):
+        if not found["finished"] and not self._has_shards():
             # Nothing was done yet that another plan or classifier could spoil.
             return None
         other = [name for name in parts if found["parts"].get(name) != parts[name]]
@@ -190,6 +196,9 @@ class Store:
                 f"with other {', '.join(other)}. Name another folder."
             )
         return found
+
+    def _has_shards(self) -> bool:
+        return any(_shard_paths(folder) for folder in (self.table, self.bad))
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -207,13 +216,18 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        There is no run in it.
+        There is no run in it, or its file is damaged.
     """
     try:
         found = json.loads((Path(folder) / MANIFEST).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"destination must hold a run; {folder} has no {MANIFEST}."
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"destination must hold a run; {Path(folder) / MANIFEST} is no JSON. "
+            "Whose results these are is not known any more: name another folder."
         ) from error
     return dict(found)
 
