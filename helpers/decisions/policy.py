@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,19 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..calibration import Calibrated, Calibrator, MulticlassCalibrator
+from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
 from ..calibration.files import read_json, write_json
-from ..calibration.storage import from_dict as calibrator_from_dict
 from ..checks import check_between, check_choice
 from .buckets import Buckets
+from .policy_storage import FORMAT, describe_policy, read_policy, rule_of
+from .policy_table import apply_policy, check_mapping, check_table
+from .policy_words import policy_card
 from .risk import Verification, verify_accepted
 from .thresholds import CertifiedThreshold
-
-FORMAT = "helpers.decisions/2"
-_NO_CONFIDENCE = "no confidence is known"
-_NO_PREDICTION = "no prediction is known"
-_RULE = ("buckets", "by_label", "calibrator", "source")
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ class Policy:
     def __post_init__(self) -> None:
         if not isinstance(self.buckets, Buckets):
             raise TypeError(f"buckets must be Buckets, not {self.buckets!r}.")
-        _check_mapping("by_label", self.by_label, "labels to Buckets")
+        check_mapping("by_label", self.by_label, "labels to Buckets")
         for label, what in self.by_label.items():
             if not isinstance(label, (str, int)):
                 raise TypeError(f"by_label must name labels, not {label!r}.")
@@ -98,7 +93,7 @@ class Policy:
                 f"{type(self.calibrator).__name__}."
             )
         if self.source is not None:
-            _check_mapping("source", self.source, "what is said of scores to its value")
+            check_mapping("source", self.source, "what is said of scores to its value")
         known = None if self.calibrator is None else self.calibrator.source_
         if self.source is None:
             object.__setattr__(self, "source", known)
@@ -127,9 +122,7 @@ class Policy:
         Twelve hexadecimal digits. Name, note and verifications do not count, and
         neither does when the calibrator was fitted.
         """
-        parts = {name: self._plain()[name] for name in _RULE}
-        text = json.dumps(_undated(parts), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return rule_of(self)
 
     @classmethod
     def from_threshold(
@@ -273,7 +266,7 @@ class Policy:
         TypeError
             The table is no DataFrame, or the source no mapping.
         """
-        return self._applied(table, source)[0]
+        return apply_policy(self, table, source)[0]
 
     def verify(
         self,
@@ -329,12 +322,12 @@ class Policy:
         """
         action = self.buckets.names[-1] if action is None else action
         check_choice("action", action, tuple(self.buckets.names))
-        _check_table(table)
+        check_table(table)
         if "correct" not in table:
             raise ValueError("table must have the column 'correct'.")
         if not len(table):
             raise ValueError("table must have at least one row; there is none.")
-        applied, seen = self._applied(table, source)
+        applied, seen = apply_policy(self, table, source)
         if seen:
             raise ValueError(
                 f"table must hold rows that the calibrator has not seen; it was fitted "
@@ -351,118 +344,6 @@ class Policy:
         found = replace(found, action=action, rule=self.rule)
         return replace(self, verified=(*self.verified, found))
 
-    def _applied(
-        self, table: pd.DataFrame, source: Mapping[str, str] | None
-    ) -> tuple[pd.DataFrame, int]:
-        """The table with its actions, and how many rows the calibrator has seen."""
-        _check_table(table)
-        if source is not None:
-            _check_mapping("source", source, "what is said of scores to its value")
-        names = list(table.columns)
-        for column in ("prediction", "confidence"):
-            if names.count(column) != 1:
-                has = "has it twice" if column in names else "has it not"
-                raise ValueError(f"table must have the column {column!r}; it {has}.")
-        if self.source is not None:
-            given = table.attrs.get("source") if source is None else source
-            if not isinstance(given, Mapping) or set(self.source) - set(given):
-                raise ValueError(
-                    "table must say what its confidences come from, in attrs['source'] "
-                    f"or as source: this policy is for {dict(self.source)}."
-                )
-            check_source(given, self.source, "this policy is for")
-        scores = self._scores(table)
-        labels = table["prediction"].astype(object)
-        known = (scores.notna().to_numpy().all(axis=1)) & labels.notna().to_numpy()
-        self._check_types(labels[known])
-        decided_on = np.full(len(table), np.nan, dtype=scores.dtypes.iloc[0])
-        seen = 0
-        if known.any():
-            found = self._calibrated(scores[known], labels[known])
-            decided_on[known] = np.asarray(found)
-            seen = int(found.fitted_on.sum()) if isinstance(found, Calibrated) else 0
-        code = np.zeros(len(table), dtype=int)
-        reason = np.where(labels.isna(), _NO_PREDICTION, _NO_CONFIDENCE).astype(object)
-        word = "confidence" if self.calibrator is None else "calibrated confidence"
-        special = labels.isin(list(self.by_label))
-        groups = [(~special, self.buckets, "")]
-        groups += [
-            (labels == label, buckets, f" for {label!r}")
-            for label, buckets in self.by_label.items()
-        ]
-        for member, buckets, whose in groups:
-            rows = np.flatnonzero(member.to_numpy() & known)
-            if len(rows):
-                code[rows] = buckets.codes(decided_on[rows])
-                if sum(buckets.possible()) == 1:
-                    what = "everything" if buckets.possible()[-1] else "nothing"
-                    reason[rows] = f"{what} is accepted{whose}"
-                    continue
-                ranges = buckets.ranges()
-                texts = _in_words(decided_on[rows], buckets)
-                for row, text in zip(rows, texts, strict=True):
-                    reason[row] = f"{word} {text} is {ranges[code[row]]}{whose}"
-        applied = table.assign(
-            decided_on=decided_on,
-            action=np.array(self.buckets.names, dtype=object)[code],
-            reason=reason,
-        )
-        return applied, seen
-
-    def _scores(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The columns that the confidence is made of."""
-        if not isinstance(self.calibrator, MulticlassCalibrator):
-            values = _numbers(table, "confidence")
-            # Single precision has edges of its own, and keeps them.
-            single = values.dtype == np.float32 and self.calibrator is None
-            return values.astype(np.float32 if single else float).to_frame()
-        columns = [f"p_{label}" for label in self.calibrator.classes_]
-        names = list(table.columns)
-        for name in columns:
-            if names.count(name) != 1:
-                raise ValueError(
-                    f"table must have the column {name!r}, which the calibrator of "
-                    f"this policy needs, once, not {names.count(name)} times."
-                )
-        numbers = {name: _numbers(table, name).to_numpy(float) for name in columns}
-        return pd.DataFrame(numbers, index=table.index)
-
-    def _calibrated(self, scores: pd.DataFrame, labels: pd.Series) -> Any:
-        scores.attrs = {}  # the source was checked
-        if not isinstance(self.calibrator, MulticlassCalibrator):
-            column = scores["confidence"]
-            if self.calibrator is None:
-                return column.to_numpy()
-            return self.calibrator.predict(column)
-        found = self.calibrator.predict(scores)
-        classes = self.calibrator.classes_
-        at = pd.Index(classes).get_indexer(labels.to_numpy())
-        # A calibrator of all probabilities may prefer another label by now; what is
-        # acted on is still the prediction in the table.
-        if found.ndim == 2 and (at >= 0).all():
-            values = np.asarray(found)[np.arange(len(at)), at]
-            return Calibrated(values, found.fitted_on, known=found.known)
-        top = scores.to_numpy().argmax(axis=1)
-        wrong = np.flatnonzero(at != top)
-        if len(wrong):
-            row = wrong[0]
-            raise ValueError(
-                "prediction must be the most probable label, the one that the "
-                f"calibrator of this policy is about; the first that is not is "
-                f"{labels.iloc[row]!r} where {classes[top[row]]!r} is."
-            )
-        return found
-
-    def _check_types(self, labels: pd.Series) -> None:
-        # 71 is not "71": the label's own ranges would not be found, and not missed.
-        ours = {isinstance(label, str) for label in self.by_label}
-        theirs = {isinstance(label, str) for label in labels}
-        if ours and theirs and not ours & theirs:
-            raise ValueError(
-                f"prediction must be of the type of by_label's {list(self.by_label)}; "
-                f"the first is {labels.iloc[0]!r}."
-            )
-
     def card(self) -> str:
         """The policy in words, for those who answer for it.
 
@@ -471,29 +352,7 @@ class Policy:
         str
             Several lines.
         """
-        lines = [self.name, "=" * len(self.name), f"rule {self.rule}"]
-        lines += [self.note, ""] if self.note else [""]
-        lines.append("What is done")
-        lines += _rules(self.buckets)
-        for label, buckets in self.by_label.items():
-            lines += [f"  if the prediction is {label!r}:", *_rules(buckets, "  ")]
-        lines.append("  no confidence known: " + self.buckets.names[0])
-        lines += ["", "The confidence"]
-        if self.calibrator is None:
-            lines.append(
-                "  is used as the model gives it: nothing says that it is true"
-            )
-        else:
-            lines.append(
-                f"  is calibrated by {type(self.calibrator).__name__}, fitted on "
-                f"{self.calibrator.fitted_at_[:10]} to {self.calibrator.n_} labels"
-            )
-        lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
-        lines += ["", "What it was verified on"]
-        # The rule, which is the same of each, is said above.
-        found = [replace(one, rule=None) for one in self.verified]
-        lines += [f"  {one}" for one in found] or ["  nothing"]
-        return "\n".join(lines)
+        return policy_card(self)
 
     def __str__(self) -> str:
         return self.card()
@@ -505,19 +364,7 @@ class Policy:
         -------
         dict
         """
-        return {"format": FORMAT, **self._plain()}
-
-    def _plain(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "note": self.note,
-            "buckets": asdict(self.buckets),
-            # Pairs, since names in JSON are text and a label may be a number.
-            "by_label": [[label, asdict(one)] for label, one in self.by_label.items()],
-            "calibrator": self.calibrator and self.calibrator.to_dict(),
-            "source": None if self.source is None else dict(self.source),
-            "verified": [_stored(one) for one in self.verified],
-        }
+        return describe_policy(self)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
@@ -540,18 +387,7 @@ class Policy:
         if not isinstance(stored, Mapping) or stored.get("format") != FORMAT:
             raise ValueError(f"a stored policy must have the format {FORMAT!r}.")
         try:
-            calibrator: Any = None
-            if stored["calibrator"] is not None:
-                calibrator = calibrator_from_dict(stored["calibrator"])
-            return cls(
-                Buckets(**stored["buckets"]),
-                calibrator,
-                {label: Buckets(**one) for label, one in stored["by_label"]},
-                stored["source"],
-                [_verification(one) for one in stored["verified"]],
-                stored["name"],
-                stored["note"],
-            )
+            return cls(**read_policy(stored))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the stored policy is not whole: {error!r}.") from error
 
@@ -586,33 +422,6 @@ class Policy:
         return cls.from_dict(read_json(path))
 
 
-def _undated(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _undated(v) for k, v in value.items() if k != "fitted_at"}
-    return [_undated(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _check_mapping(name: str, value: Any, of: str) -> None:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of {of}, not {value!r}.")
-
-
-def _check_table(table: Any) -> None:
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a DataFrame, not {type(table).__name__}.")
-
-
-def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
-    """A column as numbers, NaN only where it has none."""
-    numbers = pd.to_numeric(table[column], errors="coerce")
-    wrong = (numbers.isna() & table[column].notna()).to_numpy()
-    if wrong.any():
-        row = int(wrong.argmax())
-        value = table[column].iloc[row]
-        raise ValueError(f"{column} must be numbers; row {row} is {value!r}.")
-    return numbers
-
-
 def _ranges(threshold: float, accept: str, otherwise: str) -> Buckets:
     for name, action in (("accept", accept), ("otherwise", otherwise)):
         if not isinstance(action, str):
@@ -626,36 +435,3 @@ def _ranges(threshold: float, accept: str, otherwise: str) -> Buckets:
         return Buckets([1.0], actions, "lower")
     check_between("threshold", threshold, 0, 1, closed=True)
     return Buckets([threshold], actions)
-
-
-def _in_words(values: np.ndarray, buckets: Buckets) -> list[str]:
-    """Each value in six digits, or in all it has where six would change its range."""
-    short = [f"{value:.6g}" for value in values]
-    read = np.clip(np.array(short, dtype=values.dtype), 0, 1)
-    same = buckets.codes(read) == buckets.codes(values)
-    pairs = zip(short, values, same, strict=True)
-    return [text if kept else repr(value.item()) for text, value, kept in pairs]
-
-
-def _rules(buckets: Buckets, indent: str = "") -> list[str]:
-    possible = buckets.possible()
-    lines = []
-    each = zip(buckets.names, buckets.ranges(), possible, strict=True)
-    for name, span, occurs in reversed([*each]):
-        if occurs:
-            what = "anything" if sum(possible) == 1 else f"confidence {span}"
-            lines.append(f"{indent}  {what}: {name}")
-        elif name != buckets.names[0]:
-            # The most cautious action is left: that where no confidence is known.
-            lines.append(f"{indent}  {name}: nothing")
-    return lines
-
-
-def _stored(one: Verification) -> dict[str, Any]:
-    # JSON has no NaN, which is the risk where nothing was accepted.
-    return asdict(one) | {"risk": None if math.isnan(one.risk) else one.risk}
-
-
-def _verification(stored: Mapping[str, Any]) -> Verification:
-    risk = math.nan if stored["risk"] is None else stored["risk"]
-    return Verification(**{**stored, "risk": risk})

@@ -7,8 +7,8 @@ the probability of an event) and whether it was correct (or came).
 what they do not see; ``significance`` tests; ``resampling`` the noise floor and
 intervals; ``paired`` what changes from one set of confidences to another; ``labels``
 how many labels a certificate takes; ``report`` all of it at once; ``classes`` each
-predicted class by itself; ``survey`` means by survey weight; ``streaming`` sums that
-add up over the shards of a table too large for memory.
+predicted class by itself; ``survey`` means by survey weight; ``streaming`` the report
+on a table too large for memory, from ``sums`` that add up over its shards.
 """
 
 from .binning import Bins, BinSums, make_bins

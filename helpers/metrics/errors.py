@@ -23,7 +23,7 @@ from ..checks import (
 from .binning import N_BINS, BinSums, Closed, Strategy, binned
 
 Norm = Literal["l1", "l2", "max", "signed"]
-_NORMS = ("l1", "l2", "max", "signed")
+NORMS = ("l1", "l2", "max", "signed")
 
 
 def expected_calibration_error(
@@ -83,7 +83,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error([0.8] * 10, [1] * 7 + [0] * 3), 3)
     0.1
     """
-    check_choice("norm", norm, _NORMS)
+    check_choice("norm", norm, NORMS)
     sums = binned(confidence, correct, n_bins=n_bins, strategy=strategy, closed=closed)
     return error_of(sums, norm)
 
@@ -325,17 +325,13 @@ def debiased_calibration_error(
     """
     check_choice("norm", norm, ("squared", "l2", "l1"))
     sums = binned(confidence, correct, n_bins=n_bins, strategy=strategy, closed=closed)
-    sums = sums.filled
-    weight, rate = sums.weight, sums.accuracy
-    gap = sums.mean_confidence - rate
-    spread = rate * (1 - rate)
     if norm == "l1":
-        noise = np.sqrt(spread / sums.count)
-        return float(weight @ (2 * np.abs(gap) - _mean_of_folded(gap, noise)))
-    excess = np.where(
-        sums.count > 1, gap**2 - spread / np.maximum(sums.count - 1, 1), 0.0
-    )
-    squared = float(weight @ excess)
+        sums = sums.filled
+        rate = sums.accuracy
+        gap = sums.mean_confidence - rate
+        noise = np.sqrt(rate * (1 - rate) / sums.count)
+        return float(sums.weight @ (2 * np.abs(gap) - _mean_of_folded(gap, noise)))
+    squared = debiased_error_of(sums)
     return squared if norm == "squared" else float(np.sqrt(max(squared, 0.0)))
 
 
@@ -379,7 +375,7 @@ def sweep_calibration_error(
     >>> round(sweep_calibration_error([0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1]), 3)
     0.25
     """
-    check_choice("norm", norm, _NORMS)
+    check_choice("norm", norm, NORMS)
     values = check_probabilities(confidence)
     outcome = check_outcomes(correct, len(values))
     order = np.argsort(values, kind="stable")
@@ -473,6 +469,26 @@ def error_of(sums: BinSums, norm: Norm) -> float:
     if norm == "l2":
         return float(np.sqrt(sums.weight @ gap**2))
     return float(sums.weight @ (gap if norm == "signed" else np.abs(gap)))
+
+
+def debiased_error_of(sums: BinSums) -> float:
+    """The squared calibration error of filled bins without what chance would add.
+
+    Parameters
+    ----------
+    sums : BinSums
+        What the bins hold.
+
+    Returns
+    -------
+    float
+        As :func:`debiased_calibration_error` has it.
+    """
+    sums = sums.filled
+    rate = sums.accuracy
+    chance = rate * (1 - rate) / np.maximum(sums.count - 1, 1)
+    excess = (sums.mean_confidence - rate) ** 2 - chance
+    return float(sums.weight @ np.where(sums.count > 1, excess, 0.0))
 
 
 def _mean_of_folded(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
@@ -29,6 +28,7 @@ from .resampling import (
 )
 from .scores import BrierDecomposition, aurc, brier_decomposition, log_loss
 from .significance import CalibrationTest, calibration_test
+from .tables import Measure, bin_table, measure_table, wilson
 
 Evaluation = Literal["held-out", "in-sample", "unstated"]
 _STAMPS = {
@@ -203,14 +203,7 @@ class CalibrationReport:
     @property
     def table(self) -> pd.DataFrame:
         """The measures: ``value``, ``low`` and ``high`` of its interval, ``note``."""
-        rows = [
-            (name, value.value, value.low, value.high, note)
-            if isinstance(value, Interval)
-            else (name, value, np.nan, np.nan, note)
-            for name, value, note in self._rows()
-        ]
-        columns = ["measure", "value", "low", "high", "note"]
-        return pd.DataFrame(rows, columns=columns).set_index("measure")
+        return measure_table(self._rows())
 
     def __str__(self) -> str:
         lines = [
@@ -235,7 +228,7 @@ class CalibrationReport:
             f"<tbody>{body}</tbody></table>"
         )
 
-    def _rows(self) -> list[tuple[str, float | Interval, str]]:
+    def _rows(self) -> list[Measure]:
         return [
             ("rows", self.n, ""),
             ("accuracy", self.accuracy, ""),
@@ -345,7 +338,9 @@ def calibration_metrics(
     right = int(outcome.sum())
     return CalibrationReport(
         n=len(values),
-        accuracy=Interval(right / len(values), *_wilson(right, len(values), level)),
+        accuracy=Interval(
+            right / len(values), *wilson(right, len(values), level).tolist()
+        ),
         mean_confidence=float(values.mean(dtype=float)),
         gap=intervals["gap"],
         ece=error_of(sums, "l1"),
@@ -394,27 +389,8 @@ def _curve(
     generator: np.random.Generator,
 ) -> pd.DataFrame:
     sums = sum_bins(values, outcome, bins)
-    band_low, band_high = consistency_band(values, bins, level=level, rng=generator)
-    low, high = np.full((2, len(bins)), np.nan)
-    some = sums.count > 0
-    low[some], high[some] = _wilson(sums.correct[some], sums.count[some], level)
-    return pd.DataFrame(
-        {
-            "low": bins.edges[:-1],
-            "high": bins.edges[1:],
-            "n": sums.count,
-            "confidence": sums.mean_confidence,
-            "accuracy": sums.accuracy,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "band_low": band_low,
-            "band_high": band_high,
-        }
-    )
-
-
-def _wilson(right: Any, n: Any, level: float) -> tuple[Any, Any]:
-    return proportion_confint(right, n, alpha=1 - level, method="wilson")
+    band = consistency_band(values, bins, level=level, rng=generator)
+    return bin_table(sums, bins.edges, band, level)
 
 
 def _test(
