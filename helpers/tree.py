@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,7 +21,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .logits import NodeLogits, ProjectedLogits, WholeLogits
 from .models import LanguageModel
+from .packed import Pack, Workspace, packed_states, suits
 from .verbalizer import LabelTokens, LabelTrie
 
 LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
@@ -33,6 +35,7 @@ _GROUPED = "how_sure_grouped"  # under this name transformers finds our attentio
 _prefixes: WeakKeyDictionary[LanguageModel, tuple[tuple[int, ...], DynamicCache]] = (
     WeakKeyDictionary()
 )
+_never_packed: WeakSet[LanguageModel] = WeakSet()
 
 
 def tree_logits(
@@ -42,7 +45,7 @@ def tree_logits(
     *,
     prefix: Sequence[int] = (),
     token_budget: int,
-) -> Iterator[tuple[list[int], torch.Tensor]]:
+) -> Iterator[tuple[list[int], NodeLogits]]:
     """Yield next-token logits at the nodes of the labels' tree, batch by batch.
 
     Only where :func:`helpers.scoring.tree_is_exact` says so. Use it inside
@@ -65,21 +68,54 @@ def tree_logits(
     ------
     rows : list of int
         Which prompts these are; long ones come first.
-    logits : torch.Tensor of shape (len(rows), n_nodes, vocabulary)
-        In float32. The caller may write into it.
+    logits : NodeLogits
+        Theirs.
     """
     shared = _shared_prefix(prompts, prefix)
     cache = _prefix_cache(model, shared)
     start = len(shared)
     read = nodes_to_read(labels)
-    vocabulary = model.network.get_output_embeddings().weight.shape[0]
+    output: Any = model.network.get_output_embeddings()
     widths = [len(ids) - start + len(read) - 1 for ids in prompts]
-    most = max(1, LOGIT_BUDGET // (len(read) * vocabulary))
+    most = max(1, LOGIT_BUDGET // (len(read) * output.weight.shape[0]))
+    packed = is_packed(model)
+    workspace = Workspace()
     for rows in batches(widths, token_budget, most):
         suffixes = [prompts[row][start:] for row in rows]
-        with _grouped_attention(model.network):
-            found = _tree_logits(model, suffixes, labels.trie, read, cache, start)
-        yield rows, found
+        if packed:
+            pack = _pack(suffixes, labels.trie, read, start)
+            states = packed_states(model.network, pack, cache, workspace)
+            yield rows, ProjectedLogits(states, output.weight)
+        else:
+            with _grouped_attention(model.network):
+                found = _tree_logits(model, suffixes, labels.trie, read, cache, start)
+            yield rows, WholeLogits(found)
+
+
+def is_packed(model: LanguageModel) -> bool:
+    """Whether texts are read without padding: see :mod:`helpers.packed`.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+
+    Returns
+    -------
+    bool
+    """
+    return model not in _never_packed and suits(model.network)
+
+
+def never_pack(model: LanguageModel) -> None:
+    """Read this model's texts with padding, by ``transformers``, from now on.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+    """
+    _never_packed.add(model)
 
 
 def batch_logits(
@@ -197,6 +233,17 @@ def batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]
             batch = []
         batch.append(row)
     yield batch
+
+
+def _pack(
+    suffixes: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    read: Sequence[int],
+    start: int,
+) -> Pack:
+    tokens = [trie.tokens[node] for node in read[1:]]
+    depths = [trie.depths[node] - 1 for node in read[1:]]
+    return Pack.of(suffixes, tokens, depths, _ancestry(trie, read[1:]), start)
 
 
 def _tree_logits(

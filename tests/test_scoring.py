@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
+from transformers import DynamicCache
 
+from helpers import tree
+from helpers.adapters import add_lora
 from helpers.models import LanguageModel
 from helpers.scoring import (
     label_logprob_batches,
@@ -19,7 +22,7 @@ from helpers.scoring import (
     sequence_logprobs,
     tree_is_exact,
 )
-from helpers.tree import nodes_to_read
+from helpers.tree import forget_prefix, is_packed, nodes_to_read
 from helpers.verbalizer import LabelTokens, Verbalizer
 
 TOLERANCE = 1e-4
@@ -231,6 +234,104 @@ def test_every_architecture_is_scored_right(
     assert tree_is_exact(model, max(map(len, PROMPTS)) + 4) is quick
 
 
+# Without padding ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {"attention_bias": True}),
+        ("llama", {"num_key_value_heads": 4}),
+        ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+        ("mistral", {"sliding_window": 64}),
+        ("qwen2", {}),
+        ("qwen3", {"head_dim": 16}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("labels", [LABELS, ENDING], ids=["open", "ending"])
+def test_families_are_read_without_padding(
+    make_tiny: Callable[..., LanguageModel],
+    kind: str,
+    settings: dict[str, Any],
+    labels: LabelTokens,
+) -> None:
+    model = make_tiny(kind, **settings)
+    for part in model.network.modules():  # zeros when made, and so never seen
+        if getattr(part, "bias", None) is not None:
+            torch.nn.init.normal_(part.bias, generator=torch.manual_seed(1))
+    found = sequence_logprobs(model, PROMPTS, labels, token_budget=100)
+    assert is_packed(model)
+    np.testing.assert_allclose(found, naive(model, PROMPTS, labels), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma", "granite", "olmo2"])
+def test_other_families_are_padded(
+    make_tiny: Callable[..., LanguageModel], kind: str
+) -> None:
+    settings = {} if kind == "gpt2" else {"head_dim": 8}
+    model = make_tiny(kind, **settings)
+    found = sequence_logprobs(model, PROMPTS, ENDING)
+    assert tree_is_exact(model, 48) and not is_packed(model)
+    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+
+
+def test_network_that_computes_otherwise_is_padded(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("llama")
+
+    class Doubled(type(model.network.model.norm)):  # type: ignore
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(hidden)
+
+    model.network.model.layers[1].input_layernorm.__class__ = Doubled
+    found = sequence_logprobs(model, PROMPTS, ENDING)
+    assert tree_is_exact(model, 48) and not is_packed(model)
+    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("pre", [True, False])
+def test_hooks_are_called(make_tiny: Callable[..., LanguageModel], pre: bool) -> None:
+    model = make_tiny("llama")
+    first = sequence_logprobs(model, PROMPTS, ENDING)
+    assert is_packed(model)
+    layer, called = model.network.model.layers[0], []
+    listen = layer.register_forward_pre_hook if pre else layer.register_forward_hook
+    with listen(lambda *_: called.append(1)):
+        again = sequence_logprobs(model, PROMPTS, ENDING)
+    assert called and is_packed(model)
+    np.testing.assert_allclose(again, first, atol=TOLERANCE)
+
+
+def test_adapters_count_without_padding(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("llama")
+    before = sequence_logprobs(model, PROMPTS, ENDING)
+    add_lora(model.network)
+    for name, weight in model.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, generator=torch.manual_seed(2))
+    forget_prefix(model)
+    found = sequence_logprobs(model, PROMPTS, ENDING)
+    assert is_packed(model)
+    assert np.abs(found - before).max() > 0.1
+    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+
+
+def test_half_precision_is_near_the_whole_one(embedded: LanguageModel) -> None:
+    half = LanguageModel.load(embedded.name, device="cpu", dtype="bfloat16")
+    texts = [f"Review: {word}.\nSentiment:" for word in ("A joy", "A long bore", "So")]
+    tokens = Verbalizer(["positive", "negative"]).tokens(embedded, after=texts[0])
+    scores = [
+        np.exp(label_logprobs(model, [model.encode(t) for t in texts], tokens))
+        for model in (embedded, half)
+    ]
+    assert is_packed(half)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=0.1, atol=0.01)
+
+
 def test_tree_that_a_model_gets_wrong_is_not_used(
     make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,9 +479,27 @@ def test_prefix_is_computed_once_for_many_calls(
     monkeypatch.setattr(any_model.network.base_model, "forward", count)
     for _ in range(2):
         again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
-        np.testing.assert_array_equal(again, first)
+        np.testing.assert_allclose(again, first, atol=TOLERANCE)
     nodes = len(nodes_to_read(ENDING)) - 1
     assert read == [30 + nodes] * 2  # one pass a call: texts and labels, no prefix
+
+
+@tiny_models
+def test_one_cache_is_made_of_a_prefix(
+    any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_prefix(any_model)
+    made: list[DynamicCache] = []
+
+    def make(**settings: Any) -> DynamicCache:
+        made.append(DynamicCache(**settings))
+        return made[-1]
+
+    monkeypatch.setattr(tree, "DynamicCache", make)
+    for _ in range(3):
+        sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX, token_budget=40)
+    assert len(made) == 1
+    assert made[0].get_seq_length() == len(PREFIX)  # texts were not written into it
 
 
 @tiny_models

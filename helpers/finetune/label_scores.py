@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..logits import WholeLogits
 from ..models import LanguageModel
 from ..scoring import check_lengths, rope_changes, sequence_scores, tree_is_exact
 from ..tree import batch_logits, nodes_to_read
@@ -130,7 +131,7 @@ def read_answers(
     if tree_is_exact(model, longest):
         with _seen_by_output(model) as seen:
             logits = batch_logits(model, prompts, labels)
-        sequences = sequence_scores(logits, labels)
+        sequences = sequence_scores(WholeLogits(logits), labels)
         ends = seen[0][:, -len(nodes_to_read(labels))]
     else:
         n = len(labels.sequences)

@@ -22,6 +22,7 @@ from ..adapters import (
     twin,
 )
 from ..checkpoints import load_checkpoint
+from ..int8 import is_int8
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
 from ..models import LanguageModel
 from ..progress import progress_bar
@@ -61,8 +62,14 @@ def copy_of_base(base: LanguageModel) -> PreTrainedModel:
     Raises
     ------
     ValueError
-        The base has an adapter already, or is quantised and in memory only.
+        The base has an adapter already, computes in 8-bit integers, or is quantised
+        and in memory only.
     """
+    if is_int8(base.network):
+        raise ValueError(
+            "classifier's model must be loaded without precision='int8': integers have "
+            "no gradient. What is trained can be loaded with it afterwards."
+        )
     if getattr(base.network, "hf_quantizer", None) is None:
         return twin(base.network)
     if base.source is None:

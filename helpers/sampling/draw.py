@@ -137,7 +137,7 @@ def _node_logits(
             for rows, logits in tree_logits(
                 model, prompts, labels, prefix=prefix, token_budget=budget
             ):
-                for row, values in zip(rows, logits, strict=True):
+                for row, values in zip(rows, logits.whole(), strict=True):
                     yield row, values.double().cpu().numpy()
             return
         paths = [_path(labels, node) for node in nodes_to_read(labels)]

@@ -1,0 +1,268 @@
+"""Linear layers in 8-bit integers, for processors that have instructions for them.
+
+Weights are rounded once, each output by its own scale, and inputs as they come, each
+row by its own scale; the products are summed exactly. A few inputs of a language model
+are far larger than all others and would leave no digits to these. So each input is
+first multiplied, and its weights divided, by a number of its own, which spreads the
+range over both: SmoothQuant (Xiao et al., ICML 2023), with a strength of one half. How
+large inputs get is measured once, on :data:`SAMPLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+# Prose, notes, code, another language: inputs are large at the same places in all.
+SAMPLE = """The film was a joy: warm, funny and never dull.
+34 YOM FELL FROM LADDER, PAIN IN LEFT WRIST. DX: FRACTURE.
+
+Question: What is 2 + 2?
+Answer: 4
+
+La ville est belle. import os; print(os.getcwd())  # <html>
+Text: I want my money back!
+Label: complaint
+"""
+_TINY = 1e-12  # a row of zeros has no scale
+
+
+@cache
+def has_int8() -> bool:
+    """Whether this processor multiplies 8-bit integers, and does it right.
+
+    Without the instructions for it, sums of two products are cut to 16 bits.
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        layer = nn.Linear(64, 64, bias=False)
+        with torch.no_grad():
+            layer.weight.fill_(1.0)
+            found = Int8Linear(layer, torch.ones(64))(torch.ones(1, 64))
+    except (RuntimeError, AttributeError):
+        return False
+    return bool(torch.allclose(found, torch.full_like(found, 64.0), rtol=1e-3))
+
+
+def to_int8(network: PreTrainedModel, sample: list[int]) -> None:
+    """Turn a network's linear layers into layers of 8-bit integers, in place.
+
+    The output projection stays as it is, and what an adapter adds, too.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        A network in float32 on a processor.
+    sample : list of int
+        Tokens to measure on how large inputs get: those of :data:`SAMPLE`.
+    """
+    output = network.get_output_embeddings()
+    network.requires_grad_(False)
+    parts = {
+        name: part
+        for name, part in network.named_modules()
+        if type(part) is nn.Linear and part is not output and "lora_" not in name
+    }
+    largest: dict[str, torch.Tensor] = {}
+    listening = []
+    for name, part in parts.items():
+
+        def listen(_: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+            found = inputs[0].abs().flatten(0, -2).amax(0)
+            largest[name] = torch.maximum(found, largest.get(name, found))
+
+        listening.append(part.register_forward_pre_hook(listen))
+    try:
+        with torch.inference_mode():
+            network(input_ids=torch.tensor([sample]), use_cache=False)
+    finally:
+        for one in listening:
+            one.remove()
+    for name, part in parts.items():
+        if name not in largest:  # an expert that the sample does not ask, for one
+            largest[name] = part.weight.abs().amax(0)
+    for group in _with_equal_inputs(largest):
+        weights = torch.cat([parts[name].weight for name in group])
+        factors = spreading(largest[group[0]], weights)
+        for name in group:
+            network.set_submodule(name, Int8Linear(parts[name], factors))
+
+
+def _with_equal_inputs(largest: dict[str, torch.Tensor]) -> Iterator[list[str]]:
+    """Names of neighbours that got the same inputs, such as queries, keys, values."""
+
+    def parent(name: str) -> str:
+        return name.rpartition(".")[0].removesuffix(".base_layer").rpartition(".")[0]
+
+    group: list[str] = []
+    for name, found in largest.items():
+        if group and not (
+            parent(name) == parent(group[0]) and torch.equal(found, largest[group[0]])
+        ):
+            yield group
+            group = []
+        group.append(name)
+    if group:
+        yield group
+
+
+def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """What each input is multiplied by, and its weights are divided by.
+
+    Parameters
+    ----------
+    largest : torch.Tensor of shape (in_features,)
+        The largest absolute value of each input that is to be expected.
+    weight : torch.Tensor of shape (out_features, in_features)
+        The weights.
+
+    Returns
+    -------
+    torch.Tensor of shape (in_features,)
+        Positive numbers: both ranges become their geometric mean.
+
+    Examples
+    --------
+    >>> spreading(torch.tensor([100.0, 1.0]), torch.tensor([[1.0, 1.0]]))
+    tensor([0.1000, 1.0000])
+    """
+    strongest = weight.abs().amax(0).clamp_min(_TINY)
+    return (strongest / largest.clamp_min(_TINY)).sqrt()
+
+
+def is_int8(network: nn.Module) -> bool:
+    """Whether a network has layers of 8-bit integers.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network.
+
+    Returns
+    -------
+    bool
+    """
+    return any(isinstance(part, Int8Linear) for part in network.modules())
+
+
+@contextmanager
+def unrounded_inputs(network: nn.Module) -> Iterator[None]:
+    """Let inputs meet the rounded weights as they are, which is slow.
+
+    Two ways to compute the same thing can be compared then: else the last bit of a
+    number can move an input by a whole step, and everything behind it.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A network, in 8-bit integers or not.
+    """
+    parts = [part for part in network.modules() if isinstance(part, Int8Linear)]
+    for part in parts:
+        part.rounds = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.rounds = True
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Rows in 8-bit integers.
+
+    Attributes
+    ----------
+    codes : torch.Tensor of shape (n, in_features)
+        Integers from 0 to 255, 128 more than they stand for.
+    scales : torch.Tensor of shape (n, 1)
+        What one is worth in each row.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose products are those of 8-bit integers.
+
+    Parameters
+    ----------
+    linear : torch.nn.Linear
+        The layer to stand for, in float32.
+    factors : torch.Tensor of shape (in_features,)
+        What :func:`spreading` gives. Layers that share it can share rounded inputs.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(64, 2)
+    >>> x = torch.rand(5, 64)
+    >>> small = Int8Linear(layer, spreading(x.amax(0), layer.weight.detach()))
+    >>> torch.allclose(small(x), layer(x), atol=0.05) if has_int8() else True
+    True
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    factors: torch.Tensor
+    rounds = True
+
+    def __init__(self, linear: nn.Linear, factors: torch.Tensor) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach() / factors
+        scales = weight.abs().amax(1).clamp_min(_TINY) / 127
+        self.register_buffer("codes", (weight / scales[:, None]).round().to(torch.int8))
+        self.register_buffer("scales", scales)
+        self.register_buffer("factors", factors)
+        self.bias = linear.bias
+        self._packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
+        self._no_shift = torch.zeros(len(scales), dtype=torch.int64)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """From shape (..., in_features) to (..., out_features)."""
+        rows = inputs.reshape(-1, self.in_features)
+        if self.rounds:
+            found = self.product(self.rounded(rows))
+        else:
+            found = (rows * self.factors) @ (self.codes * self.scales[:, None]).T
+            found = found if self.bias is None else found + self.bias
+        return found.view(*inputs.shape[:-1], self.out_features)
+
+    def rounded(self, rows: torch.Tensor) -> Rounded:
+        """Rows of inputs, shape (n, in_features), in integers."""
+        rows = rows * self.factors
+        top = torch.maximum(rows.amax(1, True), -rows.amin(1, True)).clamp_min_(_TINY)
+        # What is cut off behind the point makes half of one more a rounding.
+        torch.addcmul(torch.tensor(128.5), rows, 127 / top, out=rows)
+        return Rounded(rows.to(torch.uint8), top / 127)
+
+    def product(self, rows: Rounded) -> torch.Tensor:
+        """From rounded inputs to shape (n, out_features)."""
+        found = torch.ops.onednn.qlinear_pointwise(
+            rows.codes,
+            1.0,  # the scale of all inputs, which here each row has by itself
+            128,
+            self._packed,
+            self.scales,
+            self._no_shift,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+        found.mul_(rows.scales)
+        return found if self.bias is None else found.add_(self.bias)

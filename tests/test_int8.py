@@ -1,0 +1,255 @@
+"""Rules of helpers.int8: products of small integers, near those of the weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import checkpoints
+from helpers.adapters import add_lora
+from helpers.finetune.training import copy_of_base
+from helpers.int8 import (
+    Int8Linear,
+    has_int8,
+    is_int8,
+    spreading,
+    to_int8,
+    unrounded_inputs,
+)
+from helpers.models import LanguageModel
+from helpers.scoring import label_logprobs, sequence_logprobs, tree_is_exact
+from helpers.tree import is_packed
+from helpers.verbalizer import LabelTokens, Verbalizer
+
+needs_integers = pytest.mark.skipif(
+    not has_int8(), reason="the processor has no 8-bit products"
+)
+LABELS = LabelTokens(("a", "b"), ((5, 6, 7), (9,)), (0, 1), (17,))
+PROMPTS = [[3, 4, 5, 30, 31], [3, 4, 9, 40], [3, 4, 9, 40, 41, 42, 43]]
+
+
+def linear(inputs: int = 64, outputs: int = 48, *, bias: bool = False) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
+
+
+def rows(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def small_one(layer: nn.Linear, x: torch.Tensor) -> Int8Linear:
+    largest = x.abs().reshape(-1, layer.in_features).amax(0)
+    return Int8Linear(layer, spreading(largest, layer.weight))
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+@needs_integers
+@pytest.mark.parametrize("shape", [(64,), (20, 64), (2, 3, 64), (1, 1, 64)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_result_is_near_the_exact_one(shape: tuple[int, ...], bias: bool) -> None:
+    layer, x = linear(bias=bias), rows(*shape)
+    found = small_one(layer, x)(x)
+    assert found.shape == (*shape[:-1], 48)
+    assert 1e-4 < relative_error(found, layer(x)) < 0.02
+
+
+@needs_integers
+def test_small_integers_are_exact() -> None:
+    layer = linear()
+    weight = torch.randint(-127, 128, (48, 64), generator=torch.manual_seed(2))
+    weight[:, 0], weight[0] = 127, 127  # scales of rows and columns are one
+    layer.weight.copy_(weight)
+    x = torch.randint(-127, 128, (9, 64), generator=torch.manual_seed(3)).float()
+    x[:, 0] = 127
+    found = Int8Linear(layer, torch.ones(64))(x)
+    torch.testing.assert_close(found, layer(x), rtol=1e-6, atol=1e-2)
+
+
+@needs_integers
+def test_each_row_and_each_output_has_a_scale_of_its_own() -> None:
+    layer, x = linear(), rows(20, 64)
+    plain = Int8Linear(layer, torch.ones(64))(x)  # nothing is spread
+    by_row, by_output = 2.0 ** torch.arange(-10, 10), 2.0 ** torch.arange(-24, 24)
+    layer.weight.mul_(by_output[:, None])
+    found = Int8Linear(layer, torch.ones(64))(x * by_row[:, None])
+    torch.testing.assert_close(found, plain * by_row[:, None] * by_output)
+
+
+@needs_integers
+def test_one_large_input_leaves_digits_to_the_others() -> None:
+    layer, x = linear(), rows(50, 64)
+    x[:, 7] *= 300
+    spread = small_one(layer, x)(x)
+    plain = Int8Linear(layer, torch.ones(64))(x)
+    exact = layer(x)
+    assert relative_error(spread, exact) < 0.4 * relative_error(plain, exact)
+
+
+@needs_integers
+def test_zeros_and_inputs_that_are_never_used() -> None:
+    layer = linear(bias=True)
+    layer.weight[:, 3], layer.weight[4] = 0, 0
+    small = Int8Linear(layer, spreading(torch.zeros(64), layer.weight))
+    torch.testing.assert_close(small(torch.zeros(2, 64)), layer(torch.zeros(2, 64)))
+    assert torch.isfinite(small(rows(5, 64))).all()
+
+
+@needs_integers
+def test_unrounded_inputs_leave_the_error_of_the_weights() -> None:
+    layer, x = linear(bias=True), rows(40, 64)
+    small = small_one(layer, x)
+    exact, rounded = layer(x), small(x)
+    with unrounded_inputs(small):
+        found = small(x)
+    assert 1e-5 < (found - exact).norm() < 0.8 * (rounded - exact).norm()
+    with pytest.raises(KeyError), unrounded_inputs(small):
+        raise KeyError
+    torch.testing.assert_close(small(x), rounded)
+
+
+@needs_integers
+def test_layers_with_equal_inputs_share_them_in_integers(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    network: Any = make_tiny("llama").network
+    to_int8(network, [3, 4, 5, 6])
+    layer = network.model.layers[0]
+    part, mlp = layer.self_attn, layer.mlp
+    assert part.q_proj.factors is part.k_proj.factors is part.v_proj.factors
+    assert mlp.gate_proj.factors is mlp.up_proj.factors
+    different = [part.q_proj, part.o_proj, mlp.up_proj, mlp.down_proj]
+    assert len({id(one.factors) for one in different}) == 4
+    x = rows(7, 32)
+    rounded = part.q_proj.rounded(x)
+    assert rounded.codes.dtype == torch.uint8
+    for one in (part.q_proj, part.k_proj, part.v_proj):
+        torch.testing.assert_close(one.product(rounded), one(x))
+
+
+# Networks ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide(make_tiny: Callable[..., LanguageModel]) -> LanguageModel:
+    return make_tiny("llama", hidden_size=64, intermediate_size=128)
+
+
+@needs_integers
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "opt"])
+def test_every_linear_layer_but_the_last_is_turned(
+    make_tiny: Callable[..., LanguageModel], kind: str
+) -> None:
+    settings: dict[str, Any] = {"ffn_dim": 64} if kind == "opt" else {}
+    network: Any = make_tiny(kind, **settings).network
+    before = {n for n, p in network.named_modules() if type(p) is nn.Linear}
+    to_int8(network, [3, 4, 5])
+    left = {n for n, p in network.named_modules() if type(p) is nn.Linear}
+    turned = {n for n, p in network.named_modules() if isinstance(p, Int8Linear)}
+    assert len(left) == 1 and turned == before - left
+    assert network.get_output_embeddings() is network.get_submodule(left.pop())
+    assert not any(part._forward_pre_hooks for part in network.modules())
+
+
+@needs_integers
+def test_labels_are_scored_by_the_tree_and_near(wide: LanguageModel) -> None:
+    exact = sequence_logprobs(wide, PROMPTS, LABELS)
+    network = copy.deepcopy(wide.network)
+    to_int8(network, list(range(2, 40)))
+    model = LanguageModel(network, wide.tokenizer)
+    assert is_int8(network) and not is_int8(wide.network)
+    found = sequence_logprobs(model, PROMPTS, LABELS)
+    assert tree_is_exact(model, 20) and is_packed(model)
+    assert 0 < np.abs(found - exact).max() < 1
+    with unrounded_inputs(network):
+        assert np.abs(sequence_logprobs(model, PROMPTS, LABELS) - exact).max() < 0.5
+    assert model.fingerprint != wide.fingerprint
+
+
+@needs_integers
+def test_adapter_stays_exact(wide: LanguageModel) -> None:
+    add_lora(wide.network)
+    to_int8(wide.network, [3, 4, 5])
+    kinds = {
+        type(part)
+        for name, part in wide.network.named_modules()
+        if "lora_" in name and not list(part.children())
+    }
+    assert kinds <= {nn.Linear, nn.ModuleDict, nn.Identity, nn.ParameterDict}
+    assert is_int8(wide.network)
+    found = sequence_logprobs(wide, PROMPTS, LABELS)
+    assert np.isfinite(found).all() and tree_is_exact(wide, 20)
+
+
+@needs_integers
+def test_embedded_model_is_near_itself(embedded: LanguageModel) -> None:
+    small = LanguageModel.load(embedded.name, device="cpu", precision="int8")
+    assert LanguageModel.load(embedded.name, device="cpu", precision="int8") is small
+    assert small is not embedded and small.fingerprint != embedded.fingerprint
+    assert pickle.loads(pickle.dumps(small)) is small
+    texts = [f"Review: {word}.\nSentiment:" for word in ("A joy", "A long bore", "So")]
+    tokens = Verbalizer(["positive", "negative"]).tokens(embedded, after=texts[0])
+    scores = [
+        np.exp(label_logprobs(model, [model.encode(t) for t in texts], tokens))
+        for model in (embedded, small)
+    ]
+    assert tree_is_exact(small, 100) and is_packed(small)
+    assert (
+        np.abs(
+            scores[1] / scores[1].sum(1, keepdims=True)
+            - scores[0] / scores[0].sum(1, keepdims=True)
+        ).mean()
+        < 0.1
+    )
+
+
+@needs_integers
+def test_integers_are_not_trained(wide: LanguageModel) -> None:
+    network = copy.deepcopy(wide.network)
+    to_int8(network, [3, 4, 5])
+    with pytest.raises(ValueError, match="without precision='int8': integers have no"):
+        copy_of_base(LanguageModel(network, wide.tokenizer))
+
+
+# Bad input ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "int4"}, "precision must be 'int8' or None, not 'int4'"),
+        ({"precision": "int8", "device": "meta"}, "needs a processor, not 'meta'"),
+        ({"precision": "int8", "dtype": "bfloat16"}, "for all else, not 'bfloat16'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LanguageModel.load("any", **{"device": "cpu"} | settings)
+
+
+def test_processor_without_the_instructions_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoints, "has_int8", lambda: False)
+    with pytest.raises(
+        ValueError, match="AVX-512 VNNI or AVX-VNNI.; this one has none"
+    ):
+        LanguageModel.load("any", device="cpu", precision="int8")
+
+
+def test_products_that_are_cut_off_are_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        Int8Linear, "product", lambda self, rows: torch.full((1, 64), 32.8)
+    )
+    assert not has_int8.__wrapped__()
