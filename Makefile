@@ -47,7 +47,7 @@ serve: $(VENV)/.ready-server  ## serve the embedded model as hosted models are s
 	$(BIN)/python -m helpers.local_server $(if $(PORT),--port $(PORT)) \
 		$(if $(GGUF),--model "$(GGUF)")
 
-bench: $(VENV)/.ready-bench  ## time the scoring engine against others
+bench: $(VENV)/.ready-bench  ## time the scoring engine and more against others
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= -s
 
 clean:  ## remove what was built (not .venv, not the downloads in the user's cache)
@@ -69,6 +69,6 @@ $(VENV)/.ready-server: $(READY)
 		$(BIN)/python -m pip install -c constraints.txt -e '.[server]'
 	touch $@
 
-$(VENV)/.ready-bench: $(READY)
+$(VENV)/.ready-bench: $(VENV)/.ready-server
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
 	touch $@

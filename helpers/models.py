@@ -154,7 +154,7 @@ class LanguageModel:
             Let linear layers compute in 8-bit integers, on a processor: see
             :mod:`helpers.int8`. Probabilities change; measure on your own labels
             whether calibration and accuracy do. Where the processor computes in
-            bfloat16, ``dtype="bfloat16"`` is both quicker and more exact.
+            bfloat16, ``dtype="bfloat16"`` is about as quick, and more exact.
 
         Returns
         -------

@@ -5,6 +5,9 @@ cache. Texts of like length share a batch. And the answers ride along: their tre
 appended to each text as extra positions under a tree attention mask, where a position
 sees the prompt and its own ancestors only. So one pass gives the distribution of the
 next token behind the prompt and behind every beginning of an answer.
+
+Networks that :mod:`helpers.packed` knows are run by it, without padding; all others by
+``transformers``.
 """
 
 from __future__ import annotations

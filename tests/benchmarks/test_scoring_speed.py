@@ -1,106 +1,43 @@
 """Label scoring side by side with the ways in common use; run by ``make bench``.
 
-Three ways to score the same prompts with the same model, in one run, since machines
-are noisy: this package; a loop of ``generate`` with one new token a text, which reads
-the first token only; and lm-evaluation-harness, which scores every label as a
-continuation of its own. The last is slow, so it gets fewer texts; all times are per
-text.
+All ways score the same prompts by the same model in one run, since machines are noisy.
+Some give the first token's distribution only, which says nothing about a label of
+several tokens; some are so slow that they get fewer texts. What is compared is texts
+a second. Times are printed, never asserted; results are.
+
+The table is also written as CSV to the path that ``HOW_SURE_BENCH_CSV`` names.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from cases import CASES, N_CHECKED, N_TEXTS, Case, Prepared
+from rivals import ENGINES, Rival, all_rivals
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from helpers.models import LanguageModel
-from helpers.scoring import label_logprobs
-from helpers.verbalizer import Verbalizer
-
-N_TEXTS = 64
-N_HARNESS = 3
-BODY_PARTS = (
-    "internal,shoulder,upper trunk,elbow,lower arm,wrist,knee,lower leg,ankle,"
-    "pubic region,head,face,eyeball,lower trunk,upper arm,upper leg,hand,foot,"
-    "25-50% of body,all parts of body,not recorded,mouth,neck,finger,toe,ear"
-).split(",")
-EXAMPLES = [
-    (
-        "34yom cut his finger on the lid of a tin can while cooking dinner at home "
-        "last night. dx: finger laceration",
-        "finger",
-    ),
-    (
-        "8yof fell off the monkey bars at school, landed on an outstretched arm, with "
-        "deformity. dx: fracture of radius",
-        "lower arm",
-    ),
-    (
-        "61yof tripped over the dog on the stairs, twisted her ankle and cannot bear "
-        "weight. dx: ankle sprain",
-        "ankle",
-    ),
-    (
-        "19yom was hit by a baseball at practice, with swelling under the eye and a "
-        "nose bleed. dx: facial contusion",
-        "face",
-    ),
-    (
-        "2yom swallowed a button battery from a toy car, seen by his mother this "
-        "morning. dx: foreign body ingestion",
-        "internal",
-    ),
-    (
-        "45yom was lifting boxes in the garage and felt a pop, pain worse on bending. "
-        "dx: lumbar strain",
-        "lower trunk",
-    ),
-    (
-        "15yof collided with another player at soccer, no loss of consciousness, "
-        "vomited once. dx: concussion",
-        "head",
-    ),
-    (
-        "27yom dropped a weight on his foot while exercising in the gym, nail torn "
-        "off. dx: crush injury of great toe",
-        "toe",
-    ),
-]
-SCENES = [
-    "slipped on the wet kitchen floor and landed on left {part}, able to walk",
-    "was playing soccer when kicked in the {part}, pain with movement since then",
-    "struck {part} on the corner of a table at home while running after a sibling",
-    "fell from a ladder while cleaning gutters, injured {part} and back of the hand",
-    "riding a bicycle without a helmet, hit a pothole, has abrasions to the {part}",
-    "jumping on a trampoline, came down wrong, now c/o {part} pain and swelling",
-    "burned {part} with hot water from a kettle this morning, blisters seen",
-    "caught {part} in a closing car door, bruised, no deformity, good pulses",
-]
-
-
-def narratives() -> list[str]:
-    """Made-up emergency-room notes of the usual length, about 95 characters."""
-    parts = ["knee", "wrist", "shin", "forearm", "big toe", "jaw", "hip", "shoulder"]
-    ends = ["dx: contusion", "dx: fracture", "dx: sprain", "dx: laceration, sutured"]
-    pairs = itertools.islice(itertools.product(SCENES, parts), N_TEXTS)
-    return [
-        f"{7 + 5 * n % 80}yo{'mf'[n % 2]} {scene.format(part=part)}. {ends[n % 4]}"
-        for n, (scene, part) in enumerate(pairs)
-    ]
-
-
-def prompts(labels: list[str]) -> list[str]:
-    answers = [part if part in labels else labels[0] for _, part in EXAMPLES]
-    shown = "".join(
-        f"Narrative: {text}\nBody part: {answer}\n\n"
-        for (text, _), answer in zip(EXAMPLES, answers, strict=True)
-    )
-    return [f"{shown}Narrative: {text}\nBody part:" for text in narratives()]
+CSV = "HOW_SURE_BENCH_CSV"
+BUDGET = 1.0  # seconds of a run, of which the best of some counts
+REPEATS = 3
+COLUMNS = {
+    "way": "way",
+    "gives": "gives",
+    "texts": "texts",
+    "labels": "labels scored",
+    "per_second": "texts/s",
+    "ratio": "to float32",
+    "share": "of limit",
+    "difference": "difference",
+}
 
 
 def seconds(work: Callable[[], object], repeats: int = 1) -> float:
@@ -113,78 +50,183 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
     return min(times)
 
 
-def matrix_rate() -> float:
-    """Float32 operations per second of a large matrix product, the machine's best."""
-    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
-    torch.mm(a, b)
-    return 2 * 2048**3 / seconds(lambda: torch.mm(a, b), 10)
+def matrix_rate(repeats: int = 4) -> float:
+    """Float32 operations a second of a large matrix product, as it goes just now."""
+    a = torch.rand(2048, 2048)
+    torch.mm(a, a)
+    return 2 * 2048**3 * repeats / seconds(lambda: [a @ a for _ in range(repeats)])
 
 
 def operations(work: Callable[[], object]) -> float:
     """Floating-point operations of the matrix products and attentions in a run."""
-    with FlopCounterMode(display=False) as counter:
+
+    def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    # What torch computes attention with on a processor is not among what it counts.
+    more = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with FlopCounterMode(display=False, custom_mapping=more) as counter:
         work()
     return float(counter.get_total_flops())
 
 
-def first_tokens_by_generate(model: LanguageModel, texts: list[str]) -> None:
-    """The loop of many blog posts: one call a text, one new token, its scores."""
-    for text in texts:
-        model.network.generate(
-            **model.tokenizer(text, return_tensors="pt"),
-            max_new_tokens=1,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
+@dataclass(frozen=True)
+class Timing:
+    """The fastest run of a rival.
+
+    Attributes
+    ----------
+    scores : numpy.ndarray
+        Of its texts.
+    each : float
+        Seconds a text, with all its labels.
+    limit : float
+        Operations a second of a large matrix product just before and after: what a
+        processor can do changes from one second to the next.
+    """
+
+    scores: np.ndarray
+    each: float
+    limit: float
 
 
-def by_harness(
-    model: LanguageModel, texts: list[str], labels: list[str]
-) -> tuple[float, np.ndarray]:
-    """Seconds and log-likelihoods of lm-evaluation-harness."""
-    instance = pytest.importorskip("lm_eval.api.instance")
-    huggingface = pytest.importorskip("lm_eval.models.huggingface")
-    harness = huggingface.HFLM(
-        pretrained=model.network, tokenizer=model.tokenizer, batch_size=8, device="cpu"
+def timed(rival: Rival) -> Timing:
+    """As many texts as take about a second, at least one, or all of them for ours.
+
+    The best of three runs, where one does not take long.
+    """
+
+    def run(n: int) -> Timing:
+        if rival.warm:
+            rival.fresh()
+        before = matrix_rate()
+        start = time.perf_counter()
+        scores = rival.score(range(n))
+        took = time.perf_counter() - start
+        # Where there was no time for all labels, the others would take as long.
+        each = took / np.isfinite(scores).mean() / n
+        return Timing(scores, each, (before + matrix_rate()) / 2)
+
+    if rival.warm:
+        rival.fresh()
+        rival.score([N_TEXTS])
+    n = rival.at_least
+    found = run(n)
+    while found.each * n < BUDGET / 2 and n < N_TEXTS:
+        n = min(N_TEXTS, math.ceil(min(8 * n, BUDGET / found.each)))
+        found = run(n)
+    if found.each * n < 3 * BUDGET or n == rival.at_least == N_TEXTS:
+        runs = [found, *(run(n) for _ in range(REPEATS - 1))]
+        found = min(runs, key=lambda one: one.each)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ways() -> Iterator[tuple[list[Rival], list[str]]]:
+    with all_rivals() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def results(
+    ways: tuple[list[Rival], list[str]],
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of the table, which is summed up when all of them are there."""
+    rows: list[dict[str, Any]] = []
+    yield rows
+    if not rows:
+        return
+    table = pd.DataFrame(rows)
+    wide = table.pivot(
+        index=["way", "gives"], columns=["n_labels", "shots"], values="per_second"
     )
-    requests = [
-        instance.Instance("loglikelihood", {}, (text, f" {label}"), n)
-        for n, (text, label) in enumerate(itertools.product(texts, labels))
+    wide = wide.reindex(list(dict.fromkeys(table["way"])), level="way")
+    wide.columns.names = ["labels", "examples"]
+    print(f"\nTexts a second, {torch.get_num_threads()} threads")
+    print(wide.to_string(float_format="{:.4g}".format))
+    for note in ways[1]:
+        print(note)
+    if path := os.environ.get(CSV):
+        table.to_csv(path, index=False)
+
+
+def reasons(rows: Sequence[dict[str, Any]]) -> str:
+    """Which way was fastest, and what the faster ones than ours leave out."""
+    ours = max((row for row in rows if row["ours"]), key=lambda row: row["per_second"])
+    faster = [row for row in rows if row["per_second"] > ours["per_second"]]
+    if not faster:
+        return f"Fastest: {ours['way']}."
+    said = [
+        f"{row['way']} ({row['per_second'] / ours['per_second']:.2f} times "
+        f"{ours['way']}; gives: {row['gives']}"
+        f"{'' if row['float32'] else ', less than float32'}; log-probabilities "
+        f"differ by up to {row['difference']:.1g})"
+        for row in sorted(faster, key=lambda row: -row["per_second"])
     ]
-    found: list[tuple[float, bool]] = []
-    took = seconds(lambda: found.extend(harness.loglikelihood(requests, True)))
-    scores = np.array([score for score, _ in found]).reshape(len(texts), len(labels))
-    return took, scores
+    return f"Faster than this engine: {'; '.join(said)}."
 
 
-@pytest.mark.parametrize("labels", [BODY_PARTS, ["finger", "head"]], ids=len)
-def test_scoring_speed(labels: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    model = LanguageModel.load(device="cpu")
-    texts = prompts(labels)
-    tokens = Verbalizer(labels).tokens(model, after="\nBody part:")
-    ids = [model.encode(text) for text in texts]
-
-    def ours() -> np.ndarray:
-        return label_logprobs(model, ids, tokens, progress=False)
-
-    ours()  # the prefix and the thread pool are warm for every way
-    rate = matrix_rate()
-    mine = seconds(ours, 3) / len(texts)
-    loop = seconds(lambda: first_tokens_by_generate(model, texts[:16])) / 16
-    took, theirs = by_harness(model, texts[:N_HARNESS], labels)
-    harness = took / N_HARNESS
-    share = operations(ours) / len(texts) / mine / max(rate, matrix_rate())
-    difference = np.abs(ours()[:N_HARNESS] - theirs).max()
-    with capsys.disabled():
-        print(
-            f"\n{len(labels)} labels, prompts of {np.mean([len(i) for i in ids]):.0f}"
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_scoring_speed(
+    case: Case,
+    ways: tuple[list[Rival], list[str]],
+    results: list[dict[str, Any]],
+) -> None:
+    rivals, _ = ways
+    ours: Any = rivals[0]
+    prepared = Prepared.of(case, ours.model)
+    expected = {
+        gives: prepared.reference(ours.model, gives)
+        for gives in ("every label", "first token")
+    }
+    rows = []
+    for rival in rivals:
+        rival.prepare(prepared)
+        timing = timed(rival)
+        scores = timing.scores
+        done = np.isfinite(scores)
+        checked = done[:N_CHECKED]
+        exact = expected[rival.gives][: len(scores)]
+        size = np.abs(exact).max()  # of which a part is lost to rounding
+        off = scores[:N_CHECKED] - exact
+        rows.append(
+            {
+                "n_labels": len(case.labels),
+                "shots": case.shots,
+                "way": rival.name,
+                "gives": rival.gives,
+                "texts": len(scores),
+                "labels": int(done.sum(axis=1).max()),
+                "per_second": 1 / timing.each,
+                "limit": timing.limit,
+                "difference": np.abs(off[checked]).max(),
+                "close": np.allclose(off[checked], 0, atol=1e-4 + 1e-5 * size),
+                "float32": rival.float32,
+                "ours": rival.name in dict(ENGINES),
+            }
         )
-        print(f"  this package      {mine:8.3f} s a text")
-        print(f"  generate loop     {loop:8.3f} s a text  {loop / mine:6.1f} times")
-        print(
-            f"  harness           {harness:8.3f} s a text  {harness / mine:6.1f} times"
-        )
-        print(f"  share of {rate / 1e9:.0f} GFLOP/s (matrix products): {share:.2f}")
-        print(f"  largest difference of a log-likelihood: {difference:.1e}")
-    assert difference < 1e-4
+    some = range(0, N_TEXTS, 4)
+    work = operations(lambda: ours.score(some)) / len(some)
+    for row in rows:
+        row["ratio"] = row["per_second"] / rows[0]["per_second"]
+        useful = row["gives"] == "every label" and row["float32"]
+        share = work * row["per_second"] / row["limit"]
+        row["share"] = share if useful else math.nan
+    results += rows
+    table = pd.DataFrame(rows).sort_values("per_second", ascending=False)
+    table["labels"] = table["labels"].where(table["gives"] == "every label", "-")
+    mean = np.mean([len(ids) for ids in prepared.ids])
+    shown = table[list(COLUMNS)].rename(columns=COLUMNS)
+    shown["of limit"] = shown["of limit"].map("{:.2f}".format).replace("nan", "")
+    formats = {
+        "texts/s": "{:.3g}".format,
+        "to float32": "{:.3f}".format,
+        "difference": "{:.1e}".format,
+    }
+    limit = np.mean([row["limit"] for row in rows]) / 1e9
+    print(f"\n\n{case}, prompts of {mean:.0f} tokens, limit about {limit:.0f} GFLOP/s")
+    print(shown.to_string(index=False, formatters=formats))
+    print(reasons(rows))
+    for row in rows:
+        if row["float32"]:
+            assert row["close"], row["way"]

@@ -1,0 +1,145 @@
+"""Scores labels by vLLM, in the Python environment that vLLM is installed in.
+
+``rivals.py`` starts this script there. It imports nothing but vLLM and what comes with
+Python, reads one JSON object a line from its standard input and answers each with one
+on its standard output: ``load`` takes the model, ``prepare`` prompts and label
+sequences as token ids, ``fresh`` begins with an empty cache but for one prompt, and
+``score`` gives log-probabilities.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+PATIENCE = 20.0  # seconds for the labels of one prompt, the rest is left out
+AT_ONCE = 8  # label sequences between two looks at the clock
+
+
+class Scorer:
+    """The model and the prompts of one case.
+
+    Parameters
+    ----------
+    model : str
+        Folder of a checkpoint.
+    threads : int
+        How many threads compute; the environment variable is for vLLM to read.
+    """
+
+    def __init__(self, model: str, threads: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        from vllm import LLM, SamplingParams
+
+        self.parameters = SamplingParams
+        self.llm = LLM(
+            model=model,
+            dtype="float32",
+            max_model_len=2048,
+            enable_prefix_caching=True,
+            block_size=32,  # what is kept of a prompt is a multiple of it
+            enforce_eager=True,
+            disable_log_stats=True,
+        )
+
+    def prepare(self, prompts: list[list[int]], sequences: list[list[int]]) -> None:
+        """Take the token ids of prompts and of labels."""
+        self.prompts, self.sequences = prompts, sequences
+        # What may follow each beginning of a label, the prompt itself being ().
+        self.next: dict[tuple[int, ...], list[int]] = {}
+        for sequence in sequences:
+            for at, token in enumerate(sequence):
+                found = self.next.setdefault(tuple(sequence[:at]), [])
+                if token not in found:
+                    found.append(token)
+
+    def fresh(self) -> None:
+        """Forget all prompts, then read the last one, so that their prefix is warm."""
+        self.llm.reset_prefix_cache()
+        self.first([len(self.prompts) - 1])
+
+    def first(self, rows: Sequence[int]) -> list[list[float]]:
+        """Log-probability of the first tokens of the labels."""
+        return self._following([(row, ()) for row in rows])
+
+    def tree(self, rows: Sequence[int]) -> list[list[float]]:
+        """Log-probability of every label, a request for each beginning of a label."""
+        asked = [(row, path) for row in rows for path in self.next]
+        found = {
+            (row, path, token): value
+            for (row, path), values in zip(asked, self._following(asked), strict=True)
+            for token, value in zip(self.next[path], values, strict=True)
+        }
+        return [
+            [
+                sum(found[row, tuple(s[:at]), token] for at, token in enumerate(s))
+                for s in self.sequences
+            ]
+            for row in rows
+        ]
+
+    def continuations(self, rows: Sequence[int]) -> list[list[float]]:
+        """Log-probability of every label, each a prompt with ``prompt_logprobs``."""
+        settings = self.parameters(max_tokens=1, temperature=0, prompt_logprobs=0)
+        start, found = time.perf_counter(), []
+        asked = [(row, sequence) for row in rows for sequence in self.sequences]
+        for at in range(0, len(asked), AT_ONCE):
+            if time.perf_counter() - start > PATIENCE * len(rows):
+                break
+            whole = [self.prompts[row] + s for row, s in asked[at : at + AT_ONCE]]
+            for ids, (row, _), answer in zip(
+                whole, asked[at : at + AT_ONCE], self._ask(whole, settings), strict=True
+            ):
+                places = range(len(self.prompts[row]), len(ids))
+                found.append(
+                    sum(answer.prompt_logprobs[p][ids[p]].logprob for p in places)
+                )
+        found += [math.nan] * (len(asked) - len(found))
+        wide = len(self.sequences)
+        return [found[at : at + wide] for at in range(0, len(found), wide)]
+
+    def _following(
+        self, asked: Sequence[tuple[int, tuple[int, ...]]]
+    ) -> list[list[float]]:
+        """Log-probabilities of what may follow beginnings of labels."""
+        whole = [self.prompts[row] + list(path) for row, path in asked]
+        settings = [
+            self.parameters(
+                max_tokens=1, temperature=0, logprob_token_ids=self.next[path]
+            )
+            for _, path in asked
+        ]
+        return [
+            [answer.outputs[0].logprobs[0][token].logprob for token in self.next[path]]
+            for answer, (_, path) in zip(self._ask(whole, settings), asked, strict=True)
+        ]
+
+    def _ask(self, whole: list[list[int]], settings: Any) -> list[Any]:
+        prompts = [{"prompt_token_ids": ids} for ids in whole]
+        return self.llm.generate(prompts, settings, use_tqdm=False)
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    # Whatever vLLM prints goes to standard error, so that answers stay alone.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    scorer: Any = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        do = request.pop("do")
+        answer = None
+        if do == "load":
+            scorer = Scorer(**request)
+        else:
+            answer = getattr(scorer, do)(**request)
+        answers.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()
