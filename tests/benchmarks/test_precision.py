@@ -38,12 +38,13 @@ def test_what_precision_costs() -> None:
     for classifier in classifiers:
         classifier.predict_proba(texts[:8])  # warm up
     times: list[list[float]] = [[] for _ in classifiers]
+    found: list[np.ndarray] = []
     for _ in range(REPEATS):  # in turn, since machines are noisy
+        found = []
         for classifier, took in zip(classifiers, times, strict=True):
             start = time.perf_counter()
-            classifier.predict_proba(texts)
+            found.append(classifier.predict_proba(texts))
             took.append(time.perf_counter() - start)
-    found = [classifier.predict_proba(texts) for classifier in classifiers]
     rows = []
     for (name, _), classifier, took, probabilities in zip(
         ENGINES, classifiers, times, found, strict=True
