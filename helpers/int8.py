@@ -102,7 +102,7 @@ def _with_equal_inputs(largest: dict[str, torch.Tensor]) -> Iterator[list[str]]:
     """Names of neighbours that got the same inputs, such as queries, keys, values."""
 
     def parent(name: str) -> str:
-        return name.rpartition(".")[0].removesuffix(".base_layer").rpartition(".")[0]
+        return name.removesuffix(".base_layer").rpartition(".")[0]
 
     group: list[str] = []
     for name, found in largest.items():

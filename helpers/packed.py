@@ -39,11 +39,13 @@ def suits(network: PreTrainedModel) -> bool:
     -------
     bool
         True for networks of one of the :data:`FAMILIES`, on a processor, whose parts
-        are as they were made: nobody would call hooks and replaced methods here.
+        are as they were made: nobody would call hooks and replaced methods here. Nor
+        would autocast find what it turns into half precision.
     """
     output = network.get_output_embeddings()
     return (
         network.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
         and network.config.model_type in FAMILIES
         and type(output) is nn.Linear
         and output.bias is None

@@ -304,6 +304,20 @@ def test_hooks_are_called(make_tiny: Callable[..., LanguageModel], pre: bool) ->
     np.testing.assert_allclose(again, first, atol=TOLERANCE)
 
 
+def test_autocast_is_left_to_transformers(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("llama")
+    exact = sequence_logprobs(model, PROMPTS, ENDING)
+    forget_prefix(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not is_packed(model)
+        found = sequence_logprobs(model, PROMPTS, ENDING)
+    forget_prefix(model)
+    assert is_packed(model)
+    assert 1e-4 < np.abs(found - exact).max() < 3
+
+
 def test_adapters_count_without_padding(
     make_tiny: Callable[..., LanguageModel],
 ) -> None:
