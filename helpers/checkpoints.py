@@ -278,18 +278,19 @@ def check_precision(precision: str | None, device: str, dtype: str) -> None:
         return
     if precision != "int8":
         raise ValueError(f"precision must be 'int8' or None, not {precision!r}.")
-    if device != "cpu":
+    if torch.device(device).type != "cpu":
         raise ValueError(
             f"precision='int8' needs a processor, not {device!r}; leave precision out."
         )
-    if dtype != "float32":
+    if getattr(torch, dtype) is not torch.float32:
         raise ValueError(
             f"precision='int8' needs dtype='float32' for all else, not {dtype!r}."
         )
     if not has_int8():
         raise ValueError(
             "precision='int8' needs a processor with instructions for 8-bit integers "
-            "(AVX-512 VNNI or AVX-VNNI); this one has none. Leave precision out."
+            "(AVX-512 VNNI or AVX-VNNI) and a torch that uses them; leave precision "
+            "out."
         )
 
 

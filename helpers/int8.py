@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +33,7 @@ Text: I want my money back!
 Label: complaint
 """
 _TINY = 1e-12  # a row of zeros has no scale
+_unrounded: ContextVar[bool] = ContextVar("unrounded", default=False)
 
 
 @cache
@@ -57,7 +59,8 @@ def has_int8() -> bool:
 def to_int8(network: PreTrainedModel, sample: list[int]) -> None:
     """Turn a network's linear layers into layers of 8-bit integers, in place.
 
-    The output projection stays as it is, and what an adapter adds, too.
+    The output projection stays as it is, and what an adapter adds, too. So do layers
+    whose adapter wants to see their weights (DoRA).
 
     Parameters
     ----------
@@ -65,14 +68,28 @@ def to_int8(network: PreTrainedModel, sample: list[int]) -> None:
         A network in float32 on a processor.
     sample : list of int
         Tokens to measure on how large inputs get: those of :data:`SAMPLE`.
+
+    Raises
+    ------
+    ValueError
+        The network has no such layers: those of GPT-2 are of another kind.
     """
-    output = network.get_output_embeddings()
-    network.requires_grad_(False)
+    output: Any = network.get_output_embeddings()
+    kept = set(output.modules())
+    for part in network.modules():
+        if any(getattr(part, "use_dora", {}).values()):
+            kept.update(part.modules())
     parts = {
         name: part
         for name, part in network.named_modules()
-        if type(part) is nn.Linear and part is not output and "lora_" not in name
+        if type(part) is nn.Linear and part not in kept and "lora_" not in name
     }
+    if not parts:
+        raise ValueError(
+            "precision='int8' finds no linear layers in this network; leave it out."
+        )
+    network.requires_grad_(False)
+    window = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     largest: dict[str, torch.Tensor] = {}
     listening = []
     for name, part in parts.items():
@@ -84,7 +101,7 @@ def to_int8(network: PreTrainedModel, sample: list[int]) -> None:
         listening.append(part.register_forward_pre_hook(listen))
     try:
         with torch.inference_mode():
-            network(input_ids=torch.tensor([sample]), use_cache=False)
+            network(input_ids=torch.tensor([sample[:window]]), use_cache=False)
     finally:
         for one in listening:
             one.remove()
@@ -129,15 +146,21 @@ def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     torch.Tensor of shape (in_features,)
-        Positive numbers: both ranges become their geometric mean.
+        Positive numbers: both ranges become their geometric mean. Ranges below a tenth
+        of the average one count as that much.
 
     Examples
     --------
-    >>> spreading(torch.tensor([100.0, 1.0]), torch.tensor([[1.0, 1.0]]))
-    tensor([0.1000, 1.0000])
+    >>> spreading(torch.tensor([100.0, 25.0]), torch.tensor([[1.0, 1.0]]))
+    tensor([0.1000, 0.2000])
     """
-    strongest = weight.abs().amax(0).clamp_min(_TINY)
-    return (strongest / largest.clamp_min(_TINY)).sqrt()
+    return (_lifted(weight.abs().amax(0)) / _lifted(largest)).sqrt()
+
+
+def _lifted(largest: torch.Tensor) -> torch.Tensor:
+    """Small numbers made larger: what was zero so far may not stay so."""
+    some = largest[largest > 0]
+    return largest.clamp_min(0.1 * float(some.mean()) if len(some) else 1.0)
 
 
 def is_int8(network: nn.Module) -> bool:
@@ -156,25 +179,27 @@ def is_int8(network: nn.Module) -> bool:
 
 
 @contextmanager
-def unrounded_inputs(network: nn.Module) -> Iterator[None]:
+def unrounded_inputs() -> Iterator[None]:
     """Let inputs meet the rounded weights as they are, which is slow.
 
     Two ways to compute the same thing can be compared then: else the last bit of a
     number can move an input by a whole step, and everything behind it.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        A network, in 8-bit integers or not.
     """
-    parts = [part for part in network.modules() if isinstance(part, Int8Linear)]
-    for part in parts:
-        part.rounds = False
+    token = _unrounded.set(True)
     try:
         yield
     finally:
-        for part in parts:
-            part.rounds = True
+        _unrounded.reset(token)
+
+
+def rounds_inputs() -> bool:
+    """Whether inputs are rounded, as they are but for :func:`unrounded_inputs`.
+
+    Returns
+    -------
+    bool
+    """
+    return not _unrounded.get()
 
 
 @dataclass(frozen=True)
@@ -215,7 +240,6 @@ class Int8Linear(nn.Module):
     codes: torch.Tensor
     scales: torch.Tensor
     factors: torch.Tensor
-    rounds = True
 
     def __init__(self, linear: nn.Linear, factors: torch.Tensor) -> None:
         super().__init__()
@@ -226,13 +250,13 @@ class Int8Linear(nn.Module):
         self.register_buffer("scales", scales)
         self.register_buffer("factors", factors)
         self.bias = linear.bias
-        self._packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
+        self._packed: torch.Tensor | None = None
         self._no_shift = torch.zeros(len(scales), dtype=torch.int64)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """From shape (..., in_features) to (..., out_features)."""
         rows = inputs.reshape(-1, self.in_features)
-        if self.rounds:
+        if rounds_inputs():
             found = self.product(self.rounded(rows))
         else:
             found = (rows * self.factors) @ (self.codes * self.scales[:, None]).T
@@ -249,6 +273,8 @@ class Int8Linear(nn.Module):
 
     def product(self, rows: Rounded) -> torch.Tensor:
         """From rounded inputs to shape (n, out_features)."""
+        if self._packed is None:
+            self._packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
         found = torch.ops.onednn.qlinear_pointwise(
             rows.codes,
             1.0,  # the scale of all inputs, which here each row has by itself
@@ -266,3 +292,10 @@ class Int8Linear(nn.Module):
         )
         found.mul_(rows.scales)
         return found if self.bias is None else found.add_(self.bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None}  # it cannot be copied
+
+    def _load_from_state_dict(self, *args: Any, **settings: Any) -> None:
+        super()._load_from_state_dict(*args, **settings)
+        self._packed = None

@@ -82,8 +82,13 @@ class ProjectedLogits:
 
     def of(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """One token at each node, shape (n_texts, len(nodes))."""
-        weight = self._weight[list(tokens)].float()
-        return torch.einsum("tnh,nh->tn", self._states[:, nodes], weight)
+        found = self._states.new_empty(len(self._states), len(nodes))
+        wanted, places = torch.tensor(tokens), torch.tensor(nodes)
+        for node in set(nodes):
+            at = (places == node).nonzero()[:, 0]
+            weight = self._weight[wanted[at]].float()
+            found[:, at] = self._states[:, node] @ weight.T
+        return found
 
     def each(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Every token at each node, shape (n_texts, len(nodes), len(tokens))."""

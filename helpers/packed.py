@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import silu
 from transformers import DynamicCache, PreTrainedModel
 
-from .int8 import Int8Linear
+from .int8 import Int8Linear, rounds_inputs
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
 FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
@@ -47,6 +47,7 @@ def suits(network: PreTrainedModel) -> bool:
         network.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
         and network.config.model_type in FAMILIES
+        and network.config.hidden_act == "silu"
         and type(output) is nn.Linear
         and output.bias is None
         and not any(
@@ -303,7 +304,7 @@ def _linears(
 ) -> list[torch.Tensor]:
     """What several layers make of the same inputs."""
     first, *others = layers.values()
-    if isinstance(first, Int8Linear) and first.rounds:
+    if isinstance(first, Int8Linear) and rounds_inputs():
         if all(getattr(one, "factors", None) is first.factors for one in others):
             rows = first.rounded(inputs)
             return [layer.product(rows) for layer in layers.values()]

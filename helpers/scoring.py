@@ -8,6 +8,7 @@ on its own instead; a short trial on the model itself decides.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,8 +27,8 @@ from .progress import progress_bar
 from .tree import (
     CPU_BUDGET,
     LOGIT_BUDGET,
+    arithmetic,
     batches,
-    forget_prefix,
     is_packed,
     never_pack,
     nodes_to_read,
@@ -38,7 +39,8 @@ from .verbalizer import LabelTokens
 
 _TRIAL_TOLERANCE = 1e-4
 
-_trials: WeakKeyDictionary[LanguageModel, bool] = WeakKeyDictionary()
+_log = logging.getLogger(__name__)
+_trials: WeakKeyDictionary[LanguageModel, dict[Any, bool]] = WeakKeyDictionary()
 
 
 def label_logprobs(
@@ -248,9 +250,11 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
         return False
     if any(length > (windows[layer] or math.inf) for layer in layers & set(windows)):
         return False
-    if model not in _trials:
-        _trials[model] = _trial(model)
-    return _trials[model]
+    known = _trials.setdefault(model, {})
+    if (is_packed(model), arithmetic(model)) not in known:
+        exact = _trial(model)  # after which the model may no longer be packed
+        known[is_packed(model), arithmetic(model)] = exact
+    return known[is_packed(model), arithmetic(model)]
 
 
 def rope_changes(config: PreTrainedConfig, length: int) -> bool:
@@ -295,24 +299,27 @@ def _trial(model: LanguageModel) -> bool:
             values[rows] = part
         return values
 
-    precise = model.network.dtype == torch.float32
+    precise = model.network.dtype in (torch.float32, torch.float64)
     tolerance = _TRIAL_TOLERANCE if precise else 1000 * _TRIAL_TOLERANCE
 
     def agrees() -> bool:
         try:
             found = scores(_score_by_tree)
+        except MemoryError:
+            raise
         except Exception:  # each architecture refuses in its own way
+            _log.debug("%s cannot read labels as a tree", model.name, exc_info=True)
             return False
         return np.allclose(expected, found, rtol=tolerance / 10, atol=tolerance)
 
-    with unrounded_inputs(model.network):
+    with unrounded_inputs():
         expected = scores(_score_one_by_one)
-        same = agrees()
-        if not same and is_packed(model):
+        if is_packed(model):
+            if agrees():
+                return True
+            _log.debug("%s is read with padding", model.name)
             never_pack(model)
-            same = agrees()
-    forget_prefix(model)
-    return same
+        return agrees()
 
 
 @torch.inference_mode()  # of a generator: on while it runs, off while it waits

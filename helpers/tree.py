@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .int8 import rounds_inputs
 from .logits import NodeLogits, ProjectedLogits, WholeLogits
 from .models import LanguageModel
 from .packed import Pack, Workspace, packed_states, suits
@@ -35,7 +36,7 @@ LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
 CPU_BUDGET, ACCELERATOR_BUDGET = 1024, 16384
 _GROUPED = "how_sure_grouped"  # under this name transformers finds our attention
 
-_prefixes: WeakKeyDictionary[LanguageModel, tuple[tuple[int, ...], DynamicCache]] = (
+_prefixes: WeakKeyDictionary[LanguageModel, tuple[Any, DynamicCache]] = (
     WeakKeyDictionary()
 )
 _never_packed: WeakSet[LanguageModel] = WeakSet()
@@ -108,6 +109,24 @@ def is_packed(model: LanguageModel) -> bool:
     bool
     """
     return model not in _never_packed and suits(model.network)
+
+
+def arithmetic(model: LanguageModel) -> tuple[Any, ...]:
+    """What a model computes with just now: numbers of another kind are others.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The model.
+
+    Returns
+    -------
+    tuple
+        To be compared.
+    """
+    kind = model.device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+    return kind, model.network.dtype, autocast, rounds_inputs()
 
 
 def never_pack(model: LanguageModel) -> None:
@@ -327,12 +346,13 @@ def _prefix_cache(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache
     if not shared:
         return None
     kept = _prefixes.get(model)
-    if kept is None or kept[0] != shared:
+    key = (shared, arithmetic(model))
+    if kept is None or kept[0] != key:
         ids = torch.tensor([shared], device=model.device)
         cache = DynamicCache(config=model.network.config)
         body = model.network.base_model
         body(input_ids=ids, past_key_values=cache, use_cache=True)
-        _prefixes[model] = kept = (shared, cache)
+        _prefixes[model] = kept = (key, cache)
     return kept[1]
 
 

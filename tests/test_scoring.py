@@ -240,7 +240,7 @@ def test_every_architecture_is_scored_right(
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("llama", {"attention_bias": True}),
+        ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 10}),
         ("llama", {"num_key_value_heads": 4}),
         ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
         ("mistral", {"sliding_window": 64}),
@@ -291,6 +291,22 @@ def test_network_that_computes_otherwise_is_padded(
     np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
 
 
+def test_trial_is_of_the_way_that_is_taken(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    model = make_tiny("llama")
+    body: Any = model.network.base_model
+    with body.register_forward_hook(lambda *_: None):
+        sequence_logprobs(model, PROMPTS, ENDING)  # padded, and so was the trial
+    body.layers[0].mlp.act_fn = torch.nn.GELU()
+    found = sequence_logprobs(model, PROMPTS, ENDING)
+    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+    other = make_tiny("llama", hidden_act="gelu")
+    found = sequence_logprobs(other, PROMPTS, ENDING)
+    assert not is_packed(other)
+    np.testing.assert_allclose(found, naive(other, PROMPTS, ENDING), atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("pre", [True, False])
 def test_hooks_are_called(make_tiny: Callable[..., LanguageModel], pre: bool) -> None:
     model = make_tiny("llama")
@@ -309,12 +325,12 @@ def test_autocast_is_left_to_transformers(
 ) -> None:
     model = make_tiny("llama")
     exact = sequence_logprobs(model, PROMPTS, ENDING)
-    forget_prefix(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not is_packed(model)
         found = sequence_logprobs(model, PROMPTS, ENDING)
-    forget_prefix(model)
     assert is_packed(model)
+    again = sequence_logprobs(model, PROMPTS, ENDING)
+    np.testing.assert_allclose(again, exact, atol=TOLERANCE)
     assert 1e-4 < np.abs(found - exact).max() < 3
 
 
@@ -491,6 +507,8 @@ def test_prefix_is_computed_once_for_many_calls(
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(any_model.network.base_model, "forward", count)
+    sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    read.clear()  # of the trial, and of the prefix
     for _ in range(2):
         again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
         np.testing.assert_allclose(again, first, atol=TOLERANCE)
@@ -548,7 +566,6 @@ def test_kept_prefix_survives_other_work_and_errors(
 def test_batches_are_long_ones_first_and_within_budget(
     tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree_is_exact(tiny_llama, 48)  # its trial is over before anything is counted
     sizes: list[int] = []
     forward = tiny_llama.network.forward
 
@@ -558,6 +575,8 @@ def test_batches_are_long_ones_first_and_within_budget(
 
     count.__signature__ = inspect.signature(forward)  # type: ignore
     monkeypatch.setattr(tiny_llama.network, "forward", count)
+    tree_is_exact(tiny_llama, 48)
+    sizes.clear()  # of its trial
     prompts = random_prompts([5, 30, 8, 20, 3, 11])
     batches = list(label_logprob_batches(tiny_llama, prompts, ENDING, token_budget=60))
     rows = [row for batch, _ in batches for row in batch]
