@@ -27,7 +27,6 @@ from .progress import progress_bar
 from .tree import (
     CPU_BUDGET,
     LOGIT_BUDGET,
-    arithmetic,
     batches,
     is_packed,
     never_pack,
@@ -251,10 +250,11 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
     if any(length > (windows[layer] or math.inf) for layer in layers & set(windows)):
         return False
     known = _trials.setdefault(model, {})
-    if (is_packed(model), arithmetic(model)) not in known:
-        exact = _trial(model)  # after which the model may no longer be packed
-        known[is_packed(model), arithmetic(model)] = exact
-    return known[is_packed(model), arithmetic(model)]
+    kind = (model.device.type, model.network.dtype)
+    if (is_packed(model), *kind) not in known:
+        # All ways at once: later, somebody may be listening to the network's parts.
+        known |= {(packed, *kind): same for packed, same in _trial(model).items()}
+    return known[is_packed(model), *kind]
 
 
 def rope_changes(config: PreTrainedConfig, length: int) -> bool:
@@ -280,31 +280,34 @@ def rope_changes(config: PreTrainedConfig, length: int) -> bool:
     )
 
 
-def _trial(model: LanguageModel) -> bool:
-    """Score a small made-up case both ways; a tree that differs or fails is out."""
+def _trial(model: LanguageModel) -> dict[bool, bool]:
+    """Score a small made-up case; a tree that differs or fails is out.
+
+    Says whether that of texts without padding is right, and that of padded ones.
+    """
     # From all over the vocabulary: at its beginning are special tokens, far from
     # anything a network was trained on, where rounding is at its worst.
     embeddings: Any = model.network.get_input_embeddings()
     last = min(len(embeddings.weight), len(model.tokenizer)) - 1
     ids = [int(token_id) for token_id in np.linspace(3, last, 20)]
     if len(set(ids)) < len(ids):
-        return False
+        return {True: False, False: False}
     prompts = [ids[:4] + ids[5:9], ids[:4] + ids[9:11]]
     sequences = (tuple(ids[1:4]), tuple(ids[1:3]) + (ids[7],), (ids[8],))
     labels = LabelTokens(("a", "b", "c"), sequences, (0, 1, 2), (ids[0],))
 
-    def scores(score: Any) -> np.ndarray:
+    def scores(score: Any, **way: bool) -> np.ndarray:
         values = np.empty((len(prompts), len(sequences)))
-        for rows, part in score(model, prompts, labels, (), CPU_BUDGET):
+        for rows, part in score(model, prompts, labels, (), CPU_BUDGET, **way):
             values[rows] = part
         return values
 
     precise = model.network.dtype in (torch.float32, torch.float64)
     tolerance = _TRIAL_TOLERANCE if precise else 1000 * _TRIAL_TOLERANCE
 
-    def agrees() -> bool:
+    def agrees(packed: bool) -> bool:
         try:
-            found = scores(_score_by_tree)
+            found = scores(_score_by_tree, packed=packed)
         except MemoryError:
             raise
         except Exception:  # each architecture refuses in its own way
@@ -314,12 +317,12 @@ def _trial(model: LanguageModel) -> bool:
 
     with unrounded_inputs():
         expected = scores(_score_one_by_one)
-        if is_packed(model):
-            if agrees():
-                return True
-            _log.debug("%s is read with padding", model.name)
-            never_pack(model)
-        return agrees()
+        ways = [True, False] if is_packed(model) else [False]
+        found = {packed: agrees(packed) for packed in ways}
+    if not found.get(True, True):
+        _log.debug("%s is read with padding", model.name)
+        never_pack(model)
+    return found
 
 
 @torch.inference_mode()  # of a generator: on while it runs, off while it waits
@@ -329,10 +332,11 @@ def _score_by_tree(
     labels: LabelTokens,
     prefix: Sequence[int],
     token_budget: int,
+    packed: bool | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield rows and their scores, batch by batch, longest texts first."""
     for rows, logits in tree_logits(
-        model, prompts, labels, prefix=prefix, token_budget=token_budget
+        model, prompts, labels, prefix=prefix, token_budget=token_budget, packed=packed
     ):
         yield rows, sequence_scores(logits, labels).cpu().numpy()
 

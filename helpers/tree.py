@@ -49,6 +49,7 @@ def tree_logits(
     *,
     prefix: Sequence[int] = (),
     token_budget: int,
+    packed: bool | None = None,
 ) -> Iterator[tuple[list[int], NodeLogits]]:
     """Yield next-token logits at the nodes of the labels' tree, batch by batch.
 
@@ -67,6 +68,8 @@ def tree_logits(
         Tokens that all prompts begin with, to be computed once.
     token_budget : int
         The most positions in one batch.
+    packed : bool, optional
+        Whether to read without padding; by default what :func:`is_packed` says.
 
     Yields
     ------
@@ -82,7 +85,7 @@ def tree_logits(
     output: Any = model.network.get_output_embeddings()
     widths = [len(ids) - start + len(read) - 1 for ids in prompts]
     most = max(1, LOGIT_BUDGET // (len(read) * output.weight.shape[0]))
-    packed = is_packed(model)
+    packed = is_packed(model) if packed is None else packed
     workspace = Workspace()
     for rows in batches(widths, token_budget, most):
         suffixes = [prompts[row][start:] for row in rows]
