@@ -146,8 +146,8 @@ def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     torch.Tensor of shape (in_features,)
-        Positive numbers: both ranges become their geometric mean. Ranges below a tenth
-        of the average one count as that much.
+        Positive numbers: both ranges become their geometric mean. Ranges below one
+        hundredth of the average count as that much.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _lifted(largest: torch.Tensor) -> torch.Tensor:
     """Small numbers made larger: what was zero so far may not stay so."""
     some = largest[largest > 0]
-    return largest.clamp_min(0.1 * float(some.mean()) if len(some) else 1.0)
+    return largest.clamp_min(0.01 * float(some.mean()) if len(some) else 1.0)
 
 
 def is_int8(network: nn.Module) -> bool:
