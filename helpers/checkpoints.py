@@ -142,6 +142,8 @@ def load_checkpoint(
     ------
     ModelError
         Whatever went wrong, with what to do about it.
+    ValueError
+        The network has no layers that ``precision`` is about.
     """
     load = _load_adapted if is_adapter(name) else _load_plain
     network, tokenizer = load(name, device, dtype, quantize)

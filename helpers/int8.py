@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-# Prose, notes, code, another language: inputs are large at the same places in all.
+# Prose, notes, questions, code, another language.
 SAMPLE = """The film was a joy: warm, funny and never dull.
 34 YOM FELL FROM LADDER, PAIN IN LEFT WRIST. DX: FRACTURE.
 
@@ -147,7 +147,7 @@ def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     -------
     torch.Tensor of shape (in_features,)
         Positive numbers: both ranges become their geometric mean. Ranges below one
-        hundredth of the average count as that much.
+        hundredth of their median count as that much.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _lifted(largest: torch.Tensor) -> torch.Tensor:
     """Small numbers made larger: what was zero so far may not stay so."""
     some = largest[largest > 0]
-    return largest.clamp_min(0.01 * float(some.mean()) if len(some) else 1.0)
+    return largest.clamp_min(0.01 * float(some.median()) if len(some) else 1.0)
 
 
 def is_int8(network: nn.Module) -> bool:

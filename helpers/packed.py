@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.functional import silu
 from transformers import DynamicCache, PreTrainedModel
 
+from .branches import Branches
 from .int8 import Int8Linear, rounds_inputs
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
@@ -101,9 +102,7 @@ class Pack:
     def of(
         cls,
         texts: Sequence[Sequence[int]],
-        tokens: Sequence[int],
-        depths: Sequence[int],
-        ancestry: torch.Tensor,
+        branches: Branches,
         start: int,
     ) -> Pack:
         """Lay out texts and the tree behind each.
@@ -112,14 +111,12 @@ class Pack:
         ----------
         texts : sequence of sequence of int
             Tokens of each text, at least one.
-        tokens, depths : sequence of int
-            Tokens of the tree's nodes, and how many of its tokens come before each.
-        ancestry : torch.Tensor of shape (n_nodes, n_nodes)
-            Whether the column's node is the row's node or an ancestor of it.
+        branches : Branches
+            The tree.
         start : int
             Position of each text's first token.
         """
-        n_nodes = len(tokens)
+        n_nodes = len(branches.tokens)
         lengths = torch.tensor([len(text) for text in texts])
         whole = lengths + n_nodes
         longest = int(whole.max())
@@ -131,15 +128,15 @@ class Pack:
         seen = is_text[:, None] & (causal | ~is_text[:, :, None])
         at = torch.where(is_text, place, lengths[:, None])
         if n_nodes:
-            above = ancestry[node[:, :, None], node[:, None, :]]
+            above = branches.ancestry[node[:, :, None], node[:, None, :]]
             is_node = filled & ~is_text
             seen |= is_node[:, None] & ~is_text[:, :, None] & above
-            at = at + torch.where(is_text, 0, torch.tensor(depths)[node])
+            at = at + torch.where(is_text, 0, torch.tensor(branches.depths)[node])
         firsts = whole.cumsum(0) - whole
         sources = firsts[:, None] + torch.minimum(place, whole[:, None] - 1)
         ends = (firsts + lengths - 1)[:, None] + torch.arange(n_nodes + 1)
         return cls(
-            torch.tensor([id_ for text in texts for id_ in (*text, *tokens)]),
+            torch.tensor([id_ for text in texts for id_ in (*text, *branches.tokens)]),
             start + at[filled],
             ends.flatten(),
             filled.flatten().nonzero()[:, 0],

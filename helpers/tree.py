@@ -7,34 +7,30 @@ sees the prompt and its own ancestors only. So one pass gives the distribution o
 next token behind the prompt and behind every beginning of an answer.
 
 Networks that :mod:`helpers.packed` knows are run by it, without padding; all others by
-``transformers``.
+``transformers``, as :mod:`helpers.padded` says.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import DynamicCache
 
+from .branches import Branches
 from .int8 import rounds_inputs
 from .logits import NodeLogits, ProjectedLogits, WholeLogits
 from .models import LanguageModel
 from .packed import Pack, Workspace, packed_states, suits
-from .verbalizer import LabelTokens, LabelTrie
+from .padded import grouped_attention, padded_logits
+from .verbalizer import LabelTokens
 
 LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
 # Positions in a batch. On a processor a batch should stay in its caches; on an
 # accelerator it should be large enough to keep it busy (that number is a guess).
 CPU_BUDGET, ACCELERATOR_BUDGET = 1024, 16384
-_GROUPED = "how_sure_grouped"  # under this name transformers finds our attention
 
 _prefixes: WeakKeyDictionary[LanguageModel, tuple[Any, DynamicCache]] = (
     WeakKeyDictionary()
@@ -86,16 +82,16 @@ def tree_logits(
     widths = [len(ids) - start + len(read) - 1 for ids in prompts]
     most = max(1, LOGIT_BUDGET // (len(read) * output.weight.shape[0]))
     packed = is_packed(model) if packed is None else packed
-    workspace = Workspace()
+    branches, workspace = Branches.of(labels.trie, read[1:]), Workspace()
     for rows in batches(widths, token_budget, most):
         suffixes = [prompts[row][start:] for row in rows]
         if packed:
-            pack = _pack(suffixes, labels.trie, read, start)
+            pack = Pack.of(suffixes, branches, start)
             states = packed_states(model.network, pack, cache, workspace)
             yield rows, ProjectedLogits(states, output.weight)
         else:
-            with _grouped_attention(model.network):
-                found = _tree_logits(model, suffixes, labels.trie, read, cache, start)
+            with grouped_attention(model.network):
+                found = padded_logits(model, suffixes, branches, cache)
             yield rows, WholeLogits(found)
 
 
@@ -164,8 +160,8 @@ def batch_logits(
     torch.Tensor of shape (n_prompts, n_nodes, vocabulary)
         In float32.
     """
-    read = nodes_to_read(labels)
-    return _tree_logits(model, prompts, labels.trie, read, None, 0)
+    branches = Branches.of(labels.trie, nodes_to_read(labels)[1:])
+    return padded_logits(model, prompts, branches, None)
 
 
 def forget_prefix(model: LanguageModel) -> None:
@@ -260,72 +256,6 @@ def batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]
     yield batch
 
 
-def _pack(
-    suffixes: Sequence[Sequence[int]],
-    trie: LabelTrie,
-    read: Sequence[int],
-    start: int,
-) -> Pack:
-    tokens = [trie.tokens[node] for node in read[1:]]
-    depths = [trie.depths[node] - 1 for node in read[1:]]
-    return Pack.of(suffixes, tokens, depths, _ancestry(trie, read[1:]), start)
-
-
-def _tree_logits(
-    model: LanguageModel,
-    suffixes: Sequence[Sequence[int]],
-    trie: LabelTrie,
-    read: Sequence[int],
-    cache: DynamicCache | None,
-    start: int,
-) -> torch.Tensor:
-    """Logits, shape (rows, nodes read, vocabulary), at the root and inner nodes."""
-    device = model.device
-    lengths = torch.tensor([len(suffix) for suffix in suffixes])
-    wide, nodes = int(lengths.max()), len(read) - 1
-    texts = pad_sequence(
-        [torch.tensor(suffix) for suffix in suffixes],
-        batch_first=True,
-        padding_value=model.pad_id,
-        padding_side="left",
-    )
-    added = torch.tensor([trie.tokens[node] for node in read[1:]], dtype=torch.long)
-    ids = torch.cat([texts, added.expand(len(suffixes), nodes)], dim=1)
-    text_positions = torch.arange(wide) - (wide - lengths)[:, None]
-    depths = torch.tensor([trie.depths[node] - 1 for node in read[1:]])
-    positions = (
-        start
-        + torch.cat(
-            [text_positions.clamp(min=0), lengths[:, None] + depths.expand(1, nodes)],
-            dim=1,
-        ).long()
-    )
-
-    # seen[row, query, key]: the prefix always; text keys that are no padding, up to
-    # the query; nodes see the whole text and their ancestors. Padding sees itself,
-    # since a softmax over nothing would be NaN.
-    seen = torch.ones(len(suffixes), wide + nodes, start + wide + nodes).bool()
-    seen[:, :, start:] = torch.eye(wide + nodes).bool()
-    causal = torch.ones(wide, wide).tril().bool() & (text_positions >= 0)[:, None, :]
-    seen[:, :wide, start : start + wide] |= causal
-    seen[:, wide:, start : start + wide] = (text_positions >= 0)[:, None, :]
-    seen[:, wide:, start + wide :] = _ancestry(trie, read[1:])
-    mask = torch.zeros(seen.shape, dtype=model.network.dtype)
-    mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
-
-    wanted = torch.arange(wide - 1, wide + nodes, device=device)
-    inputs = {
-        "input_ids": ids.to(device),
-        "position_ids": positions.to(device),
-        "attention_mask": mask[:, None].to(device),
-        "past_key_values": _expanded(cache, len(suffixes)),
-        "use_cache": cache is not None,
-    }
-    if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
-        return model.network(**inputs, logits_to_keep=wanted).logits.float()
-    return model.network(**inputs).logits[:, wanted].float()
-
-
 def _shared_prefix(
     prompts: Sequence[Sequence[int]], prefix: Sequence[int]
 ) -> tuple[int, ...]:
@@ -357,87 +287,3 @@ def _prefix_cache(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache
         body(input_ids=ids, past_key_values=cache, use_cache=True)
         _prefixes[model] = kept = (key, cache)
     return kept[1]
-
-
-@contextmanager
-def _grouped_attention(network: PreTrainedModel) -> Iterator[None]:
-    """Let heads that share keys read them where they lie, for one forward pass.
-
-    Where a mask is given, transformers copies the keys and values of the prefix to
-    every row and head first, an eighth of the time.
-    """
-    config = network.config.get_text_config()
-    usual = config._attn_implementation
-    if usual == "sdpa":
-        AttentionInterface.register(_GROUPED, _attend_in_groups)
-        config._attn_implementation = _GROUPED
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
-
-
-def _attend_in_groups(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **settings: Any,
-) -> tuple[torch.Tensor, None]:
-    """What "sdpa" computes, with the heads of a group as further queries."""
-    rows, heads, length, width = query.shape
-    groups = heads // key.shape[1]
-    if groups == 1 or attention_mask is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, **settings
-        )
-    found = scaled_dot_product_attention(
-        query.reshape(rows, key.shape[1], groups * length, width),
-        key,
-        value,
-        attn_mask=attention_mask.repeat(1, 1, groups, 1),
-        scale=settings.get("scaling"),
-    )
-    return found.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
-
-
-class _SharedPrefix(DynamicCache):
-    """One prefix read by many rows: joined with their keys, never written to."""
-
-    def __init__(self, prefix: DynamicCache, rows: int) -> None:
-        super().__init__()
-        self._rows = rows
-        self._prefix = prefix
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._prefix.get_seq_length(layer_idx)
-
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        layer: Any = self._prefix.layers[layer_idx]
-        return (
-            torch.cat([layer.keys.expand(self._rows, -1, -1, -1), key_states], dim=2),
-            torch.cat([layer.values.expand(self._rows, -1, -1, -1), value_states], 2),
-        )
-
-
-def _expanded(cache: DynamicCache | None, rows: int) -> _SharedPrefix | None:
-    return None if cache is None else _SharedPrefix(cache, rows)
-
-
-def _ancestry(trie: LabelTrie, nodes: Sequence[int]) -> torch.Tensor:
-    """Square matrix: whether the column's node is the row's node or an ancestor."""
-    place = {node: at for at, node in enumerate(nodes)}
-    matrix = torch.zeros(len(nodes), len(nodes)).bool()
-    for node, at in place.items():
-        while node:
-            matrix[at, place[node]] = True
-            node = trie.parents[node]
-    return matrix

@@ -132,6 +132,7 @@ def test_unrounded_inputs_within_another_time_stay_so() -> None:
 def test_layer_can_be_copied_and_take_other_weights() -> None:
     layer, x = linear(), rows(4, 64)
     one, other = small_one(layer, x), small_one(linear(), x)
+    one(x)
     for copied in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
         torch.testing.assert_close(copied(x), one(x))
     with torch.no_grad():
@@ -200,6 +201,17 @@ def test_every_linear_layer_but_the_last_is_turned(
 
 
 @needs_integers
+def test_layer_that_the_sample_does_not_reach_is_turned(wide: LanguageModel) -> None:
+    network: Any = wide.network
+    idle = network.model.layers[0].idle = linear()
+    to_int8(network, [3, 4, 5])
+    x = rows(9, 64)
+    found = network.model.layers[0].idle
+    assert isinstance(found, Int8Linear)
+    assert relative_error(found(x), idle(x)) < 0.03
+
+
+@needs_integers
 def test_labels_are_scored_by_the_tree_and_near(wide: LanguageModel) -> None:
     exact = sequence_logprobs(wide, PROMPTS, LABELS)
     network = copy.deepcopy(wide.network)
@@ -217,7 +229,7 @@ def test_labels_are_scored_by_the_tree_and_near(wide: LanguageModel) -> None:
 @needs_integers
 @pytest.mark.parametrize("more", ["", "output", "saved output", "dora"])
 def test_adapter_counts_as_before(wide: LanguageModel, more: str) -> None:
-    targets = ["q_proj", "down_proj"] + ["lm_head"] * (more == "output")
+    targets = ["v_proj", "down_proj"] + ["lm_head"] * (more == "output")
     settings = LoraConfig(
         target_modules=targets,
         modules_to_save=["lm_head"] if more == "saved output" else None,

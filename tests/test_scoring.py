@@ -324,14 +324,15 @@ def test_autocast_is_left_to_transformers(
     make_tiny: Callable[..., LanguageModel],
 ) -> None:
     model = make_tiny("llama")
-    exact = sequence_logprobs(model, PROMPTS, ENDING)
+    assert tree_is_exact(model, 48)  # a trial would come between what is compared
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not is_packed(model)
         found = sequence_logprobs(model, PROMPTS, ENDING)
     assert is_packed(model)
+    # Nothing is left of what was computed in half precision, such as the prefix.
     again = sequence_logprobs(model, PROMPTS, ENDING)
-    np.testing.assert_allclose(again, exact, atol=TOLERANCE)
-    assert 1e-4 < np.abs(found - exact).max() < 3
+    np.testing.assert_allclose(again, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+    assert 1e-4 < np.abs(found - again).max() < 3
 
 
 def test_adapters_count_without_padding(

@@ -40,21 +40,14 @@ COLUMNS = {
 }
 
 
-def seconds(work: Callable[[], object], repeats: int = 1) -> float:
-    """Best time of some runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def matrix_rate(repeats: int = 4) -> float:
     """Float32 operations a second of a large matrix product, as it goes just now."""
     a = torch.rand(2048, 2048)
     torch.mm(a, a)
-    return 2 * 2048**3 * repeats / seconds(lambda: [a @ a for _ in range(repeats)])
+    start = time.perf_counter()
+    for _ in range(repeats):
+        torch.mm(a, a)
+    return 2 * 2048**3 * repeats / (time.perf_counter() - start)
 
 
 def operations(work: Callable[[], object]) -> float:
