@@ -10,7 +10,7 @@ large inputs get is measured once, on :data:`SAMPLE`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -209,13 +209,21 @@ class Rounded:
     Attributes
     ----------
     codes : torch.Tensor of shape (n, in_features)
-        Integers from 0 to 255, 128 more than they stand for.
+        Integers from 1 to 255, 128 more than they stand for.
     scales : torch.Tensor of shape (n, 1)
         What one is worth in each row.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: torch.Tensor) -> Rounded:
+        """Round rows, shape (n, in_features), whose memory is used up."""
+        top = torch.maximum(rows.amax(1, True), -rows.amin(1, True)).clamp_min_(_TINY)
+        signed = rows.mul_(127 / top).round_().to(torch.int8)
+        # Adding 128 wraps around. (torch is slow in turning floats into unsigned ones.)
+        return cls(signed.view(torch.uint8).add_(128), top / 127)
 
 
 class Int8Linear(nn.Module):
@@ -265,11 +273,7 @@ class Int8Linear(nn.Module):
 
     def rounded(self, rows: torch.Tensor) -> Rounded:
         """Rows of inputs, shape (n, in_features), in integers."""
-        rows = rows * self.factors
-        top = torch.maximum(rows.amax(1, True), -rows.amin(1, True)).clamp_min_(_TINY)
-        # What is cut off behind the point makes half of one more a rounding.
-        torch.addcmul(torch.tensor(128.5), rows, 127 / top, out=rows)
-        return Rounded(rows.to(torch.uint8), top / 127)
+        return Rounded.of(rows * self.factors)
 
     def product(self, rows: Rounded) -> torch.Tensor:
         """From rounded inputs to shape (n, out_features)."""
@@ -299,3 +303,22 @@ class Int8Linear(nn.Module):
     def _load_from_state_dict(self, *args: Any, **settings: Any) -> None:
         super()._load_from_state_dict(*args, **settings)
         self._packed = None
+
+
+def share_rounding(layers: Sequence[nn.Module]) -> bool:
+    """Whether layers can take the same :class:`Rounded` inputs.
+
+    Parameters
+    ----------
+    layers : sequence of torch.nn.Module
+        At least one.
+
+    Returns
+    -------
+    bool
+    """
+    first = layers[0]
+    return rounds_inputs() and all(
+        isinstance(layer, Int8Linear) and layer.factors is first.factors
+        for layer in layers
+    )

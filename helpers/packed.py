@@ -12,6 +12,7 @@ read so; :mod:`helpers.scoring` tries it out on each model before it relies on i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +23,11 @@ from torch.nn.functional import silu
 from transformers import DynamicCache, PreTrainedModel
 
 from .branches import Branches
-from .int8 import Int8Linear, rounds_inputs
+from .int8 import Rounded, share_rounding
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
 FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
+VECTOR = 16  # keys that a processor's softmax takes at a time, in float32
 
 
 def suits(network: PreTrainedModel) -> bool:
@@ -175,14 +177,15 @@ def packed_states(
     cosine, sine = body.rotary_emb(hidden[None], pack.positions[None])
     turn = (cosine[0, :, None], sine[0, :, None, : cosine.shape[-1] // 2])
     groups = config.num_attention_heads // config.num_key_value_heads
-    attention = _Attention(pack, hidden, config.num_key_value_heads, groups)
+    n_prefix = 0 if prefix is None else prefix.get_seq_length()
+    n_shared = config.num_key_value_heads
+    attention = _Attention(pack, hidden, n_shared, groups, n_prefix)
     for number, layer in enumerate(body.layers):
         part, mlp = layer.self_attn, layer.mlp
-        normed = _norm(layer.input_layernorm, hidden, workspace)
         projections = {"q": part.q_proj, "k": part.k_proj, "v": part.v_proj}
         queries, keys, values = (
             found.unflatten(1, (-1, part.head_dim))
-            for found in _linears(projections, normed, workspace)
+            for found in _normed(layer.input_layernorm, projections, hidden, workspace)
         )
         if hasattr(part, "q_norm"):
             queries, keys = part.q_norm(queries), part.k_norm(keys)
@@ -195,19 +198,26 @@ def packed_states(
             part.scaling,
             workspace,
         )
+        if layer is body.layers[-1]:  # nobody asks what comes out elsewhere
+            mixed, hidden = mixed[pack.read], hidden[pack.read]
         _add_linear(part.o_proj, mixed, hidden)
-        normed = _norm(layer.post_attention_layernorm, hidden, workspace)
         projections = {"gate": mlp.gate_proj, "up": mlp.up_proj}
-        gate, up = _linears(projections, normed, workspace)
+        norm = layer.post_attention_layernorm
+        gate, up = _normed(norm, projections, hidden, workspace)
         _add_linear(mlp.down_proj, silu(gate, inplace=True).mul_(up), hidden)
-    return body.norm(hidden[pack.read]).view(len(pack.seen), -1, hidden.shape[1])
+    return body.norm(hidden).view(len(pack.seen), -1, hidden.shape[1])
 
 
 class _Attention:
-    """Attention within each text of a pack, and from all to the shared prefix."""
+    """Attention within each text of a pack, and from all to the shared prefix.
+
+    A processor takes keys by the vector, and those that are left one by one, which is
+    slow. So what the prefix has too many for whole vectors is put before the keys of
+    each text, whose masked table is filled up to whole vectors as well.
+    """
 
     def __init__(
-        self, pack: Pack, like: torch.Tensor, n_shared: int, groups: int
+        self, pack: Pack, like: torch.Tensor, n_shared: int, groups: int, n_prefix: int
     ) -> None:
         n_texts, longest = pack.seen.shape[:2]
         self._n_shared, self._groups = n_shared, groups
@@ -219,12 +229,22 @@ class _Attention:
         heads, shared = torch.arange(n_shared * groups), torch.arange(n_shared)
         sources = pack.sources.view(n_texts, 1, longest)
         self._queries = (sources * len(heads) + heads[:, None]).flatten()
-        self._keys = (sources * n_shared + shared[:, None]).flatten()
         text, place = pack.slots[:, None] // longest, pack.slots[:, None] % longest
         back = (text * groups + heads % groups) * longest + place
         self._back = (back * n_shared + heads // groups).flatten()
-        mask = torch.zeros(pack.seen.shape, dtype=like.dtype)
-        mask.masked_fill_(~pack.seen, torch.finfo(like.dtype).min)
+        n_left = n_prefix % VECTOR
+        self._n_common = n_prefix - n_left
+        own = slice(n_left, n_left + longest)
+        width = math.ceil(own.stop / VECTOR) * VECTOR
+        keys = torch.zeros(n_texts, 1, width, dtype=torch.long)
+        keys[..., :n_left] = torch.arange(n_left)
+        keys[..., own] = n_left + sources
+        self._keys = (keys * n_shared + shared[:, None]).flatten()
+        seen = torch.zeros(n_texts, longest, width, dtype=torch.bool)
+        seen[..., :n_left] = True
+        seen[..., own] = pack.seen
+        mask = torch.zeros(seen.shape, dtype=like.dtype)
+        mask.masked_fill_(~seen, torch.finfo(like.dtype).min)
         self._mask = mask[:, None].repeat(1, 1, groups, 1)
 
     def __call__(
@@ -245,6 +265,9 @@ class _Attention:
             torch.index_select(what.reshape(-1, width), 0, rows, out=out)
             return out.view(*self._shape, -1, width)
 
+        if prefix is not None:
+            common_keys, keys = self._split(prefix.keys, keys)
+            common_values, values = self._split(prefix.values, values)
         own, weight = attend(
             table(queries, self._queries, "table q"),
             table(keys, self._keys, "table k"),
@@ -256,12 +279,12 @@ class _Attention:
         torch.index_select(
             own.transpose(1, 2).reshape(-1, width), 0, self._back, out=mixed
         )
-        if prefix is not None:
+        if self._n_common:
             grouped = (n_tokens, self._n_shared, self._groups)
             common, common_weight = attend(
                 queries.view(*grouped, width).permute(2, 1, 0, 3),
-                prefix.keys.expand(self._groups, -1, -1, -1),
-                prefix.values.expand(self._groups, -1, -1, -1),
+                common_keys,
+                common_values,
                 scale=scale,
             )
             own_weight = weight.transpose(1, 2).reshape(-1)[self._back].view(grouped)
@@ -271,13 +294,15 @@ class _Attention:
             )
         return mixed.view(n_tokens, heads * width)
 
-
-def _norm(norm: Any, hidden: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-    """Root-mean-square norm."""
-    lengths = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float)
-    scale = lengths.square_().div_(hidden.shape[-1]).add_(norm.variance_epsilon)
-    out = workspace.take("normed", hidden, *hidden.shape)
-    return torch.mul(hidden, scale.rsqrt_(), out=out).mul_(norm.weight)
+    def _split(
+        self, prefix: torch.Tensor, own: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all see, once for each head of a group, and what is left before own."""
+        common, left = prefix.split_with_sizes(
+            [self._n_common, prefix.shape[2] - self._n_common], dim=2
+        )
+        own = torch.cat((left[0].transpose(0, 1), own)) if left.shape[2] else own
+        return common.expand(self._groups, -1, -1, -1), own
 
 
 def _turned(
@@ -296,16 +321,21 @@ def _turned(
     return out
 
 
-def _linears(
-    layers: dict[str, Any], inputs: torch.Tensor, workspace: Workspace
+def _normed(
+    norm: Any, layers: dict[str, Any], hidden: torch.Tensor, workspace: Workspace
 ) -> list[torch.Tensor]:
-    """What several layers make of the same inputs."""
-    first, *others = layers.values()
-    if isinstance(first, Int8Linear) and rounds_inputs():
-        if all(getattr(one, "factors", None) is first.factors for one in others):
-            rows = first.rounded(inputs)
-            return [layer.product(rows) for layer in layers.values()]
-    return [_linear(*layer, inputs, workspace) for layer in layers.items()]
+    """What several layers make of the same states behind a root-mean-square norm."""
+    lengths = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float)
+    scale = lengths.square_().div_(hidden.shape[-1]).add_(norm.variance_epsilon)
+    normed = workspace.take("normed", hidden, *hidden.shape)
+    torch.mul(hidden, scale.rsqrt_(), out=normed)
+    if share_rounding(list(layers.values())):
+        rows = Rounded.of(
+            normed.mul_(norm.weight * next(iter(layers.values())).factors)
+        )
+        return [layer.product(rows) for layer in layers.values()]
+    normed.mul_(norm.weight)
+    return [_linear(*layer, normed, workspace) for layer in layers.items()]
 
 
 def _linear(

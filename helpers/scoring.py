@@ -292,7 +292,8 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
     ids = [int(token_id) for token_id in np.linspace(3, last, 20)]
     if len(set(ids)) < len(ids):
         return {True: False, False: False}
-    prompts = [ids[:4] + ids[5:9], ids[:4] + ids[9:11]]
+    shared = 5 * ids[:4]  # enough that some of it is read apart from the texts
+    prompts = [shared + ids[5:9], shared + ids[9:11]]
     sequences = (tuple(ids[1:4]), tuple(ids[1:3]) + (ids[7],), (ids[8],))
     labels = LabelTokens(("a", "b", "c"), sequences, (0, 1, 2), (ids[0],))
 

@@ -303,8 +303,17 @@ def test_texts_that_are_read_in_different_ways_are_run_whole(
     make_tiny: Callable[..., LanguageModel], tmp_path: Path
 ) -> None:
     # Short texts fit into the window with the tree of all labels, long ones do not.
-    model = make_tiny("mistral", sliding_window=14)
-    found = trainer(model, tmp_path / "f", loss=LabelSmoothing(0.1))
+    model = make_tiny("mistral", sliding_window=30)
+    texts = [*X[:-1], " ".join([X[-1]] * 20)]
+    task = make_task(
+        ask(model),
+        texts,
+        Y,
+        validation=HELD_OUT,
+        settings=SETTINGS,
+        loss=LabelSmoothing(0.1),
+    )
+    found = Trainer(task, trainable_copy(task), Store(tmp_path / "f", {}))
     assert tree_is_exact(model, min(found.task.widths()) // 2)
     assert not tree_is_exact(model, max(found.task.widths()) // 2)
     assert not has_trunk(found)

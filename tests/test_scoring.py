@@ -13,7 +13,7 @@ import torch
 from scipy.special import logsumexp
 from transformers import DynamicCache
 
-from helpers import tree
+from helpers import packed, tree
 from helpers.adapters import add_lora
 from helpers.models import LanguageModel
 from helpers.scoring import (
@@ -263,6 +263,34 @@ def test_families_are_read_without_padding(
     found = sequence_logprobs(model, PROMPTS, labels, token_budget=100)
     assert is_packed(model)
     np.testing.assert_allclose(found, naive(model, PROMPTS, labels), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 31, 32, 45])
+def test_shared_prefix_of_any_length(
+    make_tiny: Callable[..., LanguageModel], length: int
+) -> None:
+    model, (prefix,) = make_tiny("llama"), random_prompts([length])
+    prompts = random_prompts([5, 1, 30, 12, 2], prefix)
+    found = sequence_logprobs(model, prompts, ENDING, token_budget=100)
+    assert is_packed(model)
+    np.testing.assert_allclose(found, naive(model, prompts, ENDING), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["shared keys", "keys left over"])
+def test_trial_sees_a_shared_prefix_that_is_misread(
+    make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    split = packed._Attention._split
+
+    def misread(*args: Any) -> Any:
+        parts = split(*args)
+        return [part * (at != lost) for at, part in enumerate(parts)]
+
+    monkeypatch.setattr(packed._Attention, "_split", misread)
+    model = make_tiny("llama")
+    found = sequence_logprobs(model, PROMPTS, ENDING)
+    assert not is_packed(model)
+    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma", "granite", "olmo2"])
