@@ -6,6 +6,10 @@ are far larger than all others and would leave no digits to these. So each input
 first multiplied, and its weights divided, by a number of its own, which spreads the
 range over both: SmoothQuant (Xiao et al., ICML 2023), with a strength of one half. How
 large inputs get is measured once, on :data:`SAMPLE`.
+
+Rounding errors behave like noise: other texts have others. But those made in what all
+prompts begin with are in all answers, and there they are a shift. :mod:`helpers.tree`
+therefore reads that part with :func:`unrounded_inputs`: slow, but once.
 """
 
 from __future__ import annotations
@@ -182,8 +186,9 @@ def is_int8(network: nn.Module) -> bool:
 def unrounded_inputs() -> Iterator[None]:
     """Let inputs meet the rounded weights as they are, which is slow.
 
-    Two ways to compute the same thing can be compared then: else the last bit of a
-    number can move an input by a whole step, and everything behind it.
+    For what is read once and counts for many texts. And two ways to compute the same
+    thing can be compared then: else the last bit of a number can move an input by a
+    whole step, and everything behind it.
     """
     token = _unrounded.set(True)
     try:

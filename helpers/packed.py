@@ -329,11 +329,10 @@ def _normed(
     scale = lengths.square_().div_(hidden.shape[-1]).add_(norm.variance_epsilon)
     normed = workspace.take("normed", hidden, *hidden.shape)
     torch.mul(hidden, scale.rsqrt_(), out=normed)
-    if share_rounding(list(layers.values())):
-        rows = Rounded.of(
-            normed.mul_(norm.weight * next(iter(layers.values())).factors)
-        )
-        return [layer.product(rows) for layer in layers.values()]
+    parts = list(layers.values())
+    if share_rounding(parts):
+        rows = Rounded.of(normed.mul_(norm.weight * parts[0].factors))
+        return [part.product(rows) for part in parts]
     normed.mul_(norm.weight)
     return [_linear(*layer, normed, workspace) for layer in layers.items()]
 

@@ -20,7 +20,7 @@ import torch
 from transformers import DynamicCache
 
 from .branches import Branches
-from .int8 import rounds_inputs
+from .int8 import rounds_inputs, unrounded_inputs
 from .logits import NodeLogits, ProjectedLogits, WholeLogits
 from .models import LanguageModel
 from .packed import Pack, Workspace, packed_states, suits
@@ -284,6 +284,8 @@ def _prefix_cache(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache
         ids = torch.tensor([shared], device=model.device)
         cache = DynamicCache(config=model.network.config)
         body = model.network.base_model
-        body(input_ids=ids, past_key_values=cache, use_cache=True)
+        # What rounding moves here, it moves for all texts, and the same way.
+        with unrounded_inputs():
+            body(input_ids=ids, past_key_values=cache, use_cache=True)
         _prefixes[model] = kept = (key, cache)
     return kept[1]

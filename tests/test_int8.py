@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from helpers import checkpoints
+from helpers import checkpoints, tree
 from helpers.finetune.training import copy_of_base
 from helpers.int8 import (
     Int8Linear,
@@ -26,7 +26,7 @@ from helpers.int8 import (
 )
 from helpers.models import LanguageModel
 from helpers.scoring import label_logprobs, sequence_logprobs, tree_is_exact
-from helpers.tree import forget_prefix, is_packed
+from helpers.tree import forget_prefix, is_packed, never_pack
 from helpers.verbalizer import LabelTokens, Verbalizer
 
 needs_integers = pytest.mark.skipif(
@@ -224,6 +224,30 @@ def test_labels_are_scored_by_the_tree_and_near(wide: LanguageModel) -> None:
     with unrounded_inputs():
         assert np.abs(sequence_logprobs(model, PROMPTS, LABELS) - exact).max() < 0.5
     assert model.fingerprint != wide.fingerprint
+
+
+@needs_integers
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_texts_share_is_read_with_inputs_as_they_are(
+    wide: LanguageModel, packed: bool
+) -> None:
+    network: Any = copy.deepcopy(wide.network)
+    to_int8(network, list(range(2, 40)))
+    model = LanguageModel(network, wide.tokenizer)
+    if not packed:
+        never_pack(model)
+    shared = list(range(50, 90))
+    sequence_logprobs(model, [shared + ids for ids in PROMPTS], LABELS, prefix=shared)
+    kept = tree._prefixes[model][1].layers[-1].keys
+
+    def read() -> torch.Tensor:
+        with torch.inference_mode():
+            found = network(input_ids=torch.tensor([shared]), use_cache=True)
+        return found.past_key_values.layers[-1].keys
+
+    assert relative_error(read(), kept) > 1e-3
+    with unrounded_inputs():
+        torch.testing.assert_close(read(), kept)
 
 
 @needs_integers
