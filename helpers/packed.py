@@ -23,7 +23,7 @@ from torch.nn.functional import silu
 from transformers import DynamicCache, PreTrainedModel
 
 from .branches import Branches
-from .int8 import Rounded, share_rounding
+from .int8 import Rounded, has_bfloat16, share_rounding
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
 FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
@@ -179,7 +179,9 @@ def packed_states(
     groups = config.num_attention_heads // config.num_key_value_heads
     n_prefix = 0 if prefix is None else prefix.get_seq_length()
     n_shared = config.num_key_value_heads
-    attention = _Attention(pack, hidden, n_shared, groups, n_prefix)
+    in_integers = share_rounding([body.layers[0].self_attn.q_proj])
+    dtype = torch.bfloat16 if in_integers and has_bfloat16() else hidden.dtype
+    attention = _Attention(pack, dtype, n_shared, groups, n_prefix)
     for number, layer in enumerate(body.layers):
         part, mlp = layer.self_attn, layer.mlp
         projections = {"q": part.q_proj, "k": part.k_proj, "v": part.v_proj}
@@ -217,7 +219,7 @@ class _Attention:
     """
 
     def __init__(
-        self, pack: Pack, like: torch.Tensor, n_shared: int, groups: int, n_prefix: int
+        self, pack: Pack, dtype: torch.dtype, n_shared: int, groups: int, n_prefix: int
     ) -> None:
         n_texts, longest = pack.seen.shape[:2]
         self._n_shared, self._groups = n_shared, groups
@@ -243,8 +245,8 @@ class _Attention:
         seen = torch.zeros(n_texts, longest, width, dtype=torch.bool)
         seen[..., :n_left] = True
         seen[..., own] = pack.seen
-        mask = torch.zeros(seen.shape, dtype=like.dtype)
-        mask.masked_fill_(~seen, torch.finfo(like.dtype).min)
+        mask = torch.zeros(seen.shape, dtype=dtype)
+        mask.masked_fill_(~seen, torch.finfo(dtype).min)
         self._mask = mask[:, None].repeat(1, 1, groups, 1)
 
     def __call__(
@@ -257,6 +259,8 @@ class _Attention:
         workspace: Workspace,
     ) -> torch.Tensor:
         """From (tokens, heads, width) to (tokens, heads * width)."""
+        outside, inside = queries.dtype, self._mask.dtype
+        queries, keys, values = (each.to(inside) for each in (queries, keys, values))
         n_tokens, heads, width = queries.shape
         attend: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -292,13 +296,13 @@ class _Attention:
             mixed.view(*grouped, width).lerp_(
                 common.permute(2, 1, 0, 3), share[..., None].to(common.dtype)
             )
-        return mixed.view(n_tokens, heads * width)
+        return mixed.view(n_tokens, heads * width).to(outside)
 
     def _split(
         self, prefix: torch.Tensor, own: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What all see, once for each head of a group, and what is left before own."""
-        common, left = prefix.split_with_sizes(
+        common, left = prefix.to(own.dtype).split_with_sizes(
             [self._n_common, prefix.shape[2] - self._n_common], dim=2
         )
         own = torch.cat((left[0].transpose(0, 1), own)) if left.shape[2] else own

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from peft import LoraConfig
 from torch import nn
 
 from helpers import checkpoints, tree
+from helpers import packed as packed_module
 from helpers.finetune.training import copy_of_base
 from helpers.int8 import (
     Int8Linear,
+    has_bfloat16,
     has_int8,
     is_int8,
     spreading,
@@ -224,6 +227,33 @@ def test_labels_are_scored_by_the_tree_and_near(wide: LanguageModel) -> None:
     with unrounded_inputs():
         assert np.abs(sequence_logprobs(model, PROMPTS, LABELS) - exact).max() < 0.5
     assert model.fingerprint != wide.fingerprint
+
+
+@needs_integers
+def test_attention_is_in_half_precision_where_the_processor_has_it(
+    wide: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = sequence_logprobs(wide, PROMPTS, LABELS)
+    network = copy.deepcopy(wide.network)
+    to_int8(network, list(range(2, 40)))
+    model = LanguageModel(network, wide.tokenizer)
+    found = []
+    for has in (True, False):
+        monkeypatch.setattr(packed_module, "has_bfloat16", lambda has=has: has)
+        found.append(sequence_logprobs(model, PROMPTS, LABELS))
+        assert is_packed(model)
+        with unrounded_inputs():
+            found.append(sequence_logprobs(model, PROMPTS, LABELS))
+        assert sequence_logprobs(wide, PROMPTS, LABELS).tolist() == exact.tolist()
+    half, plain_half, whole, plain = found
+    assert 0 < np.abs(half - whole).mean() < np.abs(whole - exact).mean()
+    np.testing.assert_array_equal(plain_half, plain)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="another system")
+def test_half_precision_is_had_as_the_system_says() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert has_bfloat16() == bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 @needs_integers
