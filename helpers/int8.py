@@ -9,10 +9,11 @@ large inputs get is measured once, on :data:`SAMPLE`.
 
 Rounding errors behave like noise: other texts have others. But those made in what all
 prompts begin with are in all answers, and there they are a shift. :mod:`helpers.tree`
-therefore reads that part with :func:`unrounded_inputs`: slow, but once.
+therefore reads a prefix that it is told of with :func:`unrounded_inputs`: slow, but
+once.
 
 All else stays in float32, but for the attention in :mod:`helpers.packed`: it is in
-bfloat16 where the processor has that, which moves far less than the integers do.
+bfloat16 where the processor has that, which by itself moves less than integers do.
 """
 
 from __future__ import annotations
@@ -61,20 +62,6 @@ def has_int8() -> bool:
     except (RuntimeError, AttributeError):
         return False
     return bool(torch.allclose(found, torch.full_like(found, 64.0), rtol=1e-3))
-
-
-@cache
-def has_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 numbers.
-
-    Without them torch computes such products all the same, and slowly.
-
-    Returns
-    -------
-    bool
-    """
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def to_int8(network: PreTrainedModel, sample: list[int]) -> None:

@@ -4,7 +4,7 @@
 prefix once for each text, and asks for fresh memory at every step. Here the texts of
 a batch lie behind one another; each attends to its own positions and, apart from that,
 all at once to the prefix (two softmaxes are joined by the logarithms of their sums);
-and every layer writes into the memory that the one before it has used.
+and most of what a layer computes goes into memory that the one before it has used.
 
 What comes out is the same but for rounding. Only networks that :func:`suits` names are
 read so; :mod:`helpers.scoring` tries it out on each model before it relies on it.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,11 +24,11 @@ from torch.nn.functional import silu
 from transformers import DynamicCache, PreTrainedModel
 
 from .branches import Branches
-from .int8 import Rounded, has_bfloat16, share_rounding
+from .int8 import Rounded, is_int8, share_rounding
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
 FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
-VECTOR = 16  # keys that a processor's softmax takes at a time, in float32
+VECTOR = 16  # keys that a processor's softmax takes at a time; some take 4 or 8
 
 
 def suits(network: PreTrainedModel) -> bool:
@@ -58,6 +59,39 @@ def suits(network: PreTrainedModel) -> bool:
             for part in network.modules()
         )
     )
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16 numbers.
+
+    Without them torch computes such products all the same, and slowly.
+
+    Returns
+    -------
+    bool
+        False, too, where torch is too old to say.
+    """
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def attention_dtype(network: PreTrainedModel) -> torch.dtype:
+    """What a network that :func:`suits` attends in.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        The network.
+
+    Returns
+    -------
+    torch.dtype
+        The network's own; where its linear layers compute in 8-bit integers, bfloat16
+        if the processor has that, since it rounds less than they do.
+    """
+    quick = is_int8(network) and has_bfloat16()
+    return torch.bfloat16 if quick else network.dtype
 
 
 class Workspace:
@@ -179,8 +213,7 @@ def packed_states(
     groups = config.num_attention_heads // config.num_key_value_heads
     n_prefix = 0 if prefix is None else prefix.get_seq_length()
     n_shared = config.num_key_value_heads
-    in_integers = share_rounding([body.layers[0].self_attn.q_proj])
-    dtype = torch.bfloat16 if in_integers and has_bfloat16() else hidden.dtype
+    dtype = attention_dtype(network)
     attention = _Attention(pack, dtype, n_shared, groups, n_prefix)
     for number, layer in enumerate(body.layers):
         part, mlp = layer.self_attn, layer.mlp
@@ -241,6 +274,7 @@ class _Attention:
         keys = torch.zeros(n_texts, 1, width, dtype=torch.long)
         keys[..., :n_left] = torch.arange(n_left)
         keys[..., own] = n_left + sources
+        keys[..., own.stop :] = n_left + sources[..., -1:]  # not another text's NaN
         self._keys = (keys * n_shared + shared[:, None]).flatten()
         seen = torch.zeros(n_texts, longest, width, dtype=torch.bool)
         seen[..., :n_left] = True
@@ -301,7 +335,7 @@ class _Attention:
     def _split(
         self, prefix: torch.Tensor, own: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What all see, once for each head of a group, and what is left before own."""
+        """What all see, once for each head of a group; own, behind what is left."""
         common, left = prefix.to(own.dtype).split_with_sizes(
             [self._n_common, prefix.shape[2] - self._n_common], dim=2
         )

@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig
 from .int8 import unrounded_inputs
 from .logits import NodeLogits
 from .models import LanguageModel
+from .packed import VECTOR, attention_dtype
 from .progress import progress_bar
 from .tree import (
     CPU_BUDGET,
@@ -292,7 +293,8 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
     ids = [int(token_id) for token_id in np.linspace(3, last, 20)]
     if len(set(ids)) < len(ids):
         return {True: False, False: False}
-    shared = 5 * ids[:4]  # enough that some of it is read apart from the texts
+    # So much that some of it is read apart from the texts, and some of it with them.
+    shared = (VECTOR * ids[:4])[: VECTOR + 3]
     prompts = [shared + ids[5:9], shared + ids[9:11]]
     sequences = (tuple(ids[1:4]), tuple(ids[1:3]) + (ids[7],), (ids[8],))
     labels = LabelTokens(("a", "b", "c"), sequences, (0, 1, 2), (ids[0],))
@@ -303,7 +305,7 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
             values[rows] = part
         return values
 
-    precise = model.network.dtype in (torch.float32, torch.float64)
+    precise = attention_dtype(model.network) in (torch.float32, torch.float64)
     tolerance = _TRIAL_TOLERANCE if precise else 1000 * _TRIAL_TOLERANCE
 
     def agrees(packed: bool) -> bool:

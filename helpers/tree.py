@@ -13,6 +13,7 @@ Networks that :mod:`helpers.packed` knows are run by it, without padding; all ot
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -75,7 +76,7 @@ def tree_logits(
         Theirs.
     """
     shared = _shared_prefix(prompts, prefix)
-    cache = _prefix_cache(model, shared)
+    cache = _prefix_cache(model, shared, is_named=shared == tuple(prefix))
     start = len(shared)
     read = nodes_to_read(labels)
     output: Any = model.network.get_output_embeddings()
@@ -274,18 +275,25 @@ def _shared_prefix(
     return first[: next((at for at, equal in enumerate(same) if not equal), length)]
 
 
-def _prefix_cache(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache | None:
+def _prefix_cache(
+    model: LanguageModel, shared: tuple[int, ...], *, is_named: bool
+) -> DynamicCache | None:
     """Key-value cache of the shared prefix; the model's last one is kept."""
     if not shared:
         return None
+    # What rounding moves here, it moves for all texts, and the same way. A prefix that
+    # somebody names is read once for many; others may change from call to call.
+    with unrounded_inputs() if is_named else nullcontext():
+        return _read_prefix(model, shared)
+
+
+def _read_prefix(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache:
     kept = _prefixes.get(model)
     key = (shared, arithmetic(model))
     if kept is None or kept[0] != key:
         ids = torch.tensor([shared], device=model.device)
         cache = DynamicCache(config=model.network.config)
         body = model.network.base_model
-        # What rounding moves here, it moves for all texts, and the same way.
-        with unrounded_inputs():
-            body(input_ids=ids, past_key_values=cache, use_cache=True)
+        body(input_ids=ids, past_key_values=cache, use_cache=True)
         _prefixes[model] = kept = (key, cache)
     return kept[1]

@@ -276,6 +276,24 @@ def test_shared_prefix_of_any_length(
     np.testing.assert_allclose(found, naive(model, prompts, ENDING), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("length", [0, 5, 16, 20])
+def test_text_that_is_not_a_number_leaves_the_others_alone(
+    make_tiny: Callable[..., LanguageModel], length: int
+) -> None:
+    model = make_tiny("llama", num_hidden_layers=3)
+    prefix = [22] * length
+    good, bad = [3, 4, 5], [7, 8, 9, 250, 11, 12]
+    embeddings = model.network.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings[250] = torch.nan
+    prompts = [[*prefix, *ids] for ids in (bad, good, good[:1])]
+    found = sequence_logprobs(model, prompts, LABELS, prefix=prefix)
+    assert is_packed(model)
+    assert np.isnan(found[0]).all()
+    expected = naive(model, prompts[1:], LABELS)
+    np.testing.assert_allclose(found[1:], expected, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("lost", [0, 1], ids=["shared keys", "keys left over"])
 def test_trial_sees_a_shared_prefix_that_is_misread(
     make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch, lost: int
