@@ -22,6 +22,7 @@ from helpers.int8 import (
     Int8Linear,
     has_int8,
     is_int8,
+    share_rounding,
     spreading,
     to_int8,
     unrounded_inputs,
@@ -179,6 +180,18 @@ def test_layers_with_equal_inputs_share_them_in_integers(
         torch.testing.assert_close(one.product(rounded), one(x))
 
 
+@needs_integers
+def test_only_layers_with_the_same_factors_share_rounded_inputs() -> None:
+    layer, x = linear(), rows(9, 64)
+    one = small_one(layer, x)
+    other, stranger = Int8Linear(layer, one.factors), small_one(layer, x)
+    assert share_rounding([one]) and share_rounding([one, other])
+    assert not share_rounding([one, stranger])
+    assert not share_rounding([one, layer]) and not share_rounding([layer, one])
+    with unrounded_inputs():
+        assert not share_rounding([one, other])
+
+
 # Networks ----------------------------------------------------------------------------
 
 
@@ -269,7 +282,10 @@ def test_trial_sees_an_attention_that_goes_wrong_in_half_precision(
     assert not is_packed(model) and is_packed(wide)
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="another system")
+@pytest.mark.skipif(
+    not (Path("/proc/cpuinfo").exists() and hasattr(torch.cpu, "get_capabilities")),
+    reason="another system, or an older torch",
+)
 def test_half_precision_is_had_as_the_system_says() -> None:
     flags = set(Path("/proc/cpuinfo").read_text().split())
     assert has_bfloat16() == bool(flags & {"avx512_bf16", "amx_bf16"})
