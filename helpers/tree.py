@@ -29,9 +29,10 @@ from .padded import grouped_attention, padded_logits
 from .verbalizer import LabelTokens
 
 LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
-# Positions in a batch. On a processor a batch should stay in its caches; on an
-# accelerator it should be large enough to keep it busy (that number is a guess).
-CPU_BUDGET, ACCELERATOR_BUDGET = 1024, 16384
+# Positions in a batch. Each batch reads all weights from memory, so large ones pay; but
+# padded ones outgrow a processor's caches earlier. An accelerator wants to be kept busy
+# (that number is a guess).
+PADDED_BUDGET, PACKED_BUDGET, ACCELERATOR_BUDGET = 1024, 2048, 16384
 
 _prefixes: WeakKeyDictionary[LanguageModel, tuple[Any, DynamicCache]] = (
     WeakKeyDictionary()
@@ -176,7 +177,9 @@ def forget_prefix(model: LanguageModel) -> None:
     _prefixes.pop(model, None)
 
 
-def positions_in_batch(model: LanguageModel, token_budget: int | None) -> int:
+def positions_in_batch(
+    model: LanguageModel, token_budget: int | None, *, packed: bool = False
+) -> int:
     """The most positions in one batch, where nobody says how many.
 
     Parameters
@@ -185,11 +188,14 @@ def positions_in_batch(model: LanguageModel, token_budget: int | None) -> int:
         The model, whose device decides.
     token_budget : int or None
         What was asked for.
+    packed : bool, default=False
+        Whether texts are read without padding.
 
     Returns
     -------
     int
-        That number; for None, 1,024 on a processor and 16,384 on an accelerator.
+        That number; for None, 1,024 on a processor, twice that without padding, and
+        16,384 on an accelerator.
 
     Raises
     ------
@@ -197,8 +203,9 @@ def positions_in_batch(model: LanguageModel, token_budget: int | None) -> int:
         The number is below 1.
     """
     if token_budget is None:
-        on_cpu = model.device.type == "cpu"
-        return CPU_BUDGET if on_cpu else ACCELERATOR_BUDGET
+        if model.device.type != "cpu":
+            return ACCELERATOR_BUDGET
+        return PACKED_BUDGET if packed else PADDED_BUDGET
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, not {token_budget!r}.")
     return token_budget

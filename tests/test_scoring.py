@@ -412,6 +412,21 @@ def test_half_precision_is_near_the_whole_one(embedded: LanguageModel) -> None:
     np.testing.assert_allclose(scores[1], scores[0], rtol=0.1, atol=0.01)
 
 
+def test_trial_in_half_precision_sees_a_prefix_that_is_misread(
+    embedded: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = packed._Attention._split
+
+    def misread(self: Any, prefix: torch.Tensor, own: torch.Tensor) -> Any:
+        common, rows = split(self, prefix, own)
+        rows[: len(rows) - len(own)] = 0
+        return common, rows
+
+    monkeypatch.setattr(packed._Attention, "_split", misread)
+    half = LanguageModel.load(embedded.name, device="cpu", dtype="bfloat16")
+    assert tree_is_exact(half, 48) and not is_packed(half)
+
+
 def test_tree_that_a_model_gets_wrong_is_not_used(
     make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -633,6 +648,18 @@ def test_batches_are_long_ones_first_and_within_budget(
     assert [len(prompts[row]) for row in rows] == [30, 20, 11, 8, 5, 3]
     assert len(batches) == len(sizes) > 2
     assert max(sizes) <= 60
+
+
+@pytest.mark.parametrize(("kind", "most"), [("llama", 2048), ("gpt2", 1024)])
+def test_batches_without_padding_are_larger(
+    make_tiny: Callable[..., LanguageModel], kind: str, most: int
+) -> None:
+    model = make_tiny(kind)
+    prompts = random_prompts([97] * 30)  # with ENDING about 100 positions
+    batches = label_logprob_batches(model, prompts, ENDING)
+    width = 97 + len(nodes_to_read(ENDING)) - 1
+    assert len(next(batches)[0]) == most // width
+    batches.close()
 
 
 def test_no_prompts_give_no_rows(tiny_llama: LanguageModel) -> None:

@@ -19,7 +19,7 @@ from ..classifier import LLMClassifier
 from ..models import LanguageModel, sampling_probabilities
 from ..progress import progress_bar
 from ..scoring import tree_is_exact
-from ..tree import nodes_to_read, positions_in_batch, tree_logits
+from ..tree import is_packed, nodes_to_read, positions_in_batch, tree_logits
 from ..verbalizer import LabelTokens
 from .votes import INVALID
 
@@ -131,7 +131,7 @@ def _node_logits(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Next-token logits of one prompt after the other, at the nodes to read."""
     longest = max(map(len, prompts), default=0) + max(labels.trie.depths)
-    budget = positions_in_batch(model, token_budget)
+    budget = positions_in_batch(model, token_budget, packed=is_packed(model))
     with torch.inference_mode():
         if prompts and tree_is_exact(model, longest):
             for rows, logits in tree_logits(
