@@ -29,9 +29,8 @@ from .padded import grouped_attention, padded_logits
 from .verbalizer import LabelTokens
 
 LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
-# Positions in a batch. Each batch reads all weights from memory, so large ones pay; but
-# padded ones outgrow a processor's caches earlier. An accelerator wants to be kept busy
-# (that number is a guess).
+# Positions in a batch. On processors they were measured: larger ones are slower where
+# there is padding. That for accelerators, which want to be kept busy, is a guess.
 PADDED_BUDGET, PACKED_BUDGET, ACCELERATOR_BUDGET = 1024, 2048, 16384
 
 _prefixes: WeakKeyDictionary[LanguageModel, tuple[Any, DynamicCache]] = (

@@ -294,24 +294,36 @@ def test_text_that_is_not_a_number_leaves_the_others_alone(
     np.testing.assert_allclose(found[1:], expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("lost", ["in common", "left over"])
-def test_trial_sees_a_shared_prefix_that_is_misread(
-    make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch, lost: str
+@pytest.fixture(params=["in common", "left over"])
+def misread_prefix(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = packed._Attention._split
 
     def misread(self: Any, prefix: torch.Tensor, own: torch.Tensor) -> Any:
         common, rows = split(self, prefix, own)
-        if lost == "in common":
+        if request.param == "in common":
             return 0 * common, rows
         rows[: len(rows) - len(own)] = 0
         return common, rows
 
     monkeypatch.setattr(packed._Attention, "_split", misread)
+
+
+@pytest.mark.usefixtures("misread_prefix")
+def test_trial_sees_a_shared_prefix_that_is_misread(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
     model = make_tiny("llama")
     found = sequence_logprobs(model, PROMPTS, ENDING)
     assert not is_packed(model)
     np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("misread_prefix")
+def test_trial_in_half_precision_sees_it_too(embedded: LanguageModel) -> None:
+    half = LanguageModel.load(embedded.name, device="cpu", dtype="bfloat16")
+    assert tree_is_exact(half, 48) and not is_packed(half)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma", "granite", "olmo2"])
@@ -410,21 +422,6 @@ def test_half_precision_is_near_the_whole_one(embedded: LanguageModel) -> None:
     ]
     assert is_packed(half)
     np.testing.assert_allclose(scores[1], scores[0], rtol=0.1, atol=0.01)
-
-
-def test_trial_in_half_precision_sees_a_prefix_that_is_misread(
-    embedded: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    split = packed._Attention._split
-
-    def misread(self: Any, prefix: torch.Tensor, own: torch.Tensor) -> Any:
-        common, rows = split(self, prefix, own)
-        rows[: len(rows) - len(own)] = 0
-        return common, rows
-
-    monkeypatch.setattr(packed._Attention, "_split", misread)
-    half = LanguageModel.load(embedded.name, device="cpu", dtype="bfloat16")
-    assert tree_is_exact(half, 48) and not is_packed(half)
 
 
 def test_tree_that_a_model_gets_wrong_is_not_used(
