@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike
 from ..checks import (
     check_choice,
     check_count,
-    check_outcomes,
-    check_probabilities,
+    check_rows,
     chunks,
 )
 
@@ -234,8 +233,7 @@ def binned(
     >>> binned([0.2, 0.9, 0.95], [0, 1, 0], n_bins=2).count
     array([1, 2])
     """
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     return sum_bins(values, outcome, bins)
 

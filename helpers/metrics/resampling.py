@@ -13,10 +13,9 @@ from ..checks import (
     check_between,
     check_choice,
     check_count,
-    check_groups,
-    check_outcomes,
     check_probabilities,
     check_rng,
+    check_rows,
 )
 from .binning import N_BINS, Bins, Closed, Strategy, make_bins
 from .cells import BINNED, MEANS, Cells, batches, make_cells, norm_of_gaps, weighted
@@ -263,9 +262,8 @@ def bootstrap_interval(
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    values = check_probabilities(confidence).astype(float)
-    outcome = check_outcomes(correct, len(values))
-    codes = None if groups is None else check_groups(groups, len(values))
+    values, outcome, codes = check_rows(confidence, correct, groups)
+    values = values.astype(float)
     value = float(measure(values, outcome))
     found = _resampled(measure, values, outcome, codes, n_resamples, generator)
     return quantile_interval(value, found, level, value if method == "basic" else None)
@@ -318,9 +316,7 @@ def bootstrap_intervals(
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
-    codes = None if groups is None else check_groups(groups, len(values))
+    values, outcome, codes = check_rows(confidence, correct, groups)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     cells = make_cells(values, outcome, bins, merge=codes is None)
     found: dict[str, list[np.ndarray]] = {measure: [] for measure in measures}

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
+from ..checks import check_rows, check_table
 from .style import GREY, HATCHES, MARKERS, PALETTE, WIDTH
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def label_bars(
     -------
     matplotlib.axes.Axes
     """
+    check_table(table, ("off_label",))
     ax = ax or plt.subplots(figsize=(WIDTH, 1.2 + 0.32 * len(table)))[1]
     labels = [name for name in table.columns if name.startswith("p_")]
     on_label = 1 - table["off_label"].to_numpy()
@@ -153,6 +155,7 @@ def distribution_bars(
     list of matplotlib.axes.Axes
         One for each column.
     """
+    check_table(table)
     n = table.shape[1]
     if axes is None:
         size = (WIDTH, 0.9 + 0.24 * len(table))
@@ -201,6 +204,7 @@ def measure_dots(
     list of matplotlib.axes.Axes
         One for each column.
     """
+    check_table(table)
     n = table.shape[1]
     if axes is None:
         size = (WIDTH, 0.9 + 0.3 * len(table))
@@ -254,7 +258,7 @@ def score_histogram(
     matplotlib.axes.Axes
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
-    scores, truth = np.asarray(scores), np.asarray(truth, dtype=bool)
+    scores, truth, _ = check_rows(scores, truth, name="scores")
     bins = np.linspace(0, 1, 31).tolist()
     for at, value in enumerate((False, True)):
         ax.hist(

@@ -10,6 +10,7 @@ import pandas as pd
 from ..checks import check_choice, check_count
 from ..models import LanguageModel
 from ..progress import progress_bar
+from ..prompted import check_texts
 from ..scoring import label_logprobs
 from ..verbalizer import Verbalizer
 from .reading import Scale, read_report
@@ -174,9 +175,9 @@ def p_true(
 
 
 def _checked_prompts(prompts: Sequence[str] | pd.Series) -> list[str]:
-    asked = list(prompts)
+    asked = check_texts(prompts, "prompts")
     for at, prompt in enumerate(asked):
-        if not isinstance(prompt, str) or not prompt.strip() or prompt.endswith(" "):
+        if prompt.endswith(" "):
             raise ValueError(
                 f"prompts must be texts that do not end in a space; {at} is {prompt!r}."
             )
