@@ -180,7 +180,7 @@ def check_table(
     name: str = "table",
     *,
     empty: bool = False,
-) -> None:
+) -> pd.DataFrame:
     """A table with these columns, none twice, and with rows unless it may be empty."""
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"{name} must be a DataFrame, not {type(table).__name__}.")
@@ -193,6 +193,7 @@ def check_table(
             )
     if not len(table) and not empty:
         raise ValueError(f"{name} must have at least one row; there is none.")
+    return table.infer_objects()
 
 
 def check_different(columns: list[Any], name: str) -> None:
@@ -335,6 +336,6 @@ def _refuse_missing(missing: Any, name: str, what: str = "value") -> None:
     if count := int(np.sum(missing)):
         n = len(missing)
         raise ValueError(
-            f"{name} must not be missing: {count} of {n} rows have no {what}; pass the "
+            f"{name} must not be missing; {count} of {n} rows have no {what}; pass the "
             f"{n - count} that have one."
         )

@@ -250,6 +250,8 @@ def row_ids(data: Any, ids: Any, n: int) -> np.ndarray | None:
         )
         return None if only_counts else _hashes(index)
     refuse_masked(ids, "ids")
+    if getattr(ids, "ndim", 1) != 1:
+        raise ValueError(f"ids must be one column, not of shape {ids.shape}.")
     index = _as_index(in_order_of(data, ids, "ids"))
     if len(index) != n:
         raise ValueError(f"ids must be one for each of {n} rows, not {len(index)}.")

@@ -24,6 +24,7 @@ from ..checks import (
     check_count,
     check_distributions,
     check_interval,
+    check_table,
     check_truth,
 )
 
@@ -355,6 +356,8 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 
 
 def _check_sets(sets: ArrayLike) -> np.ndarray:
+    if isinstance(sets, pd.DataFrame):
+        check_table(sets, name="sets")
     array = as_array(sets, "sets")
     if array.ndim != 2 or not array.size:
         raise ValueError(
@@ -367,6 +370,6 @@ def _check_sets(sets: ArrayLike) -> np.ndarray:
             row, column = np.argwhere(strange)[0].tolist()
             raise ValueError(
                 f"sets must be true or false; row {row} has "
-                f"{array[row, column].item()!r}."
+                f"{array.astype(object)[row, column]!r}."
             )
     return array.astype(bool)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from ..checks import (
     check_choice,
     check_count,
+    check_probabilities,
     check_rows,
     chunks,
 )
@@ -153,6 +154,7 @@ def make_bins(
     >>> make_bins(np.array([0.6, 0.7, 0.8, 0.9]), n_bins=2, strategy="quantile").edges
     array([0.  , 0.75, 1.  ])
     """
+    confidence = check_probabilities(confidence)
     check_count("n_bins", n_bins)
     check_choice("strategy", strategy, STRATEGIES)
     check_choice("closed", closed, ("left", "right"))

@@ -159,7 +159,7 @@ def consistency_band(
     low, high : numpy.ndarray of shape (n_bins,)
         NaN where a bin is empty.
     """
-    cells = make_cells(confidence, None, bins)
+    cells = make_cells(check_probabilities(confidence), None, bins)
     count = cells.by_bin(cells.count)
     mean = cells.by_bin(cells.count * cells.confidence) / count
     gaps = np.concatenate([*_drawn_gaps(cells, n_simulations, check_rng(rng))])

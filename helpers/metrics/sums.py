@@ -101,7 +101,7 @@ class RowSums:
             values, outcome = values[known], outcome[known]
         squared, loss, n_impossible = _scores(values, outcome, clip)
         return cls(
-            cells=sum_bins(values, outcome, make_bins(values, n_bins=n_cells)),
+            cells=sum_bins(values, outcome, make_bins(np.zeros(1), n_bins=n_cells)),
             squared=squared,
             loss=loss,
             n_impossible=n_impossible,

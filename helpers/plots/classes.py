@@ -58,7 +58,9 @@ def plot_class_gaps(
     names = list(names)
     if not 1 <= len(names) <= len(PALETTE):
         raise ValueError(f"names must be 1 to {len(PALETTE)} of them, not {names!r}.")
-    check_table(table, ("n", "accuracy", "accuracy_low", "accuracy_high", *names))
+    table = check_table(
+        table, ("n", "accuracy", "accuracy_low", "accuracy_high", *names)
+    )
     ax = ax or plt.subplots(figsize=(WIDTH, max(1.1 + 0.27 * len(table), 2.4)))[1]
     places = np.arange(len(table))
     accuracy = table["accuracy"].to_numpy()

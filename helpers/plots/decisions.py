@@ -151,7 +151,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     [['trust (> 0.9)', '1 (50.0%)'], ['warn (0.5 to 0.9)', '1 (50.0%)'], \
 ['ask (< 0.5)', 'none']]
     """
-    check_table(
+    table = check_table(
         table,
         ("range", "n", "share", "accuracy", "low", "high", "mean_confidence"),
     )
@@ -249,7 +249,7 @@ def plot_cost_curve(
     ['on these rows', 'review all: 1', 'automate all: 2.67', 'break-even 0.7: 0.333']
     """
     check_choice("x", x, ("coverage", "threshold"))
-    check_table(curve, ("threshold", "coverage", "cost"), "curve")
+    curve = check_table(curve, ("threshold", "coverage", "cost"), "curve")
     if break_even is not None:
         check_between("break_even", break_even, 0, 1, closed=True)
         highest = float(curve["threshold"].max())
@@ -368,7 +368,7 @@ def plot_monitor(
     >>> below.get_yscale(), [text.get_text() for text in below.texts]
     ('log', ['alarm from 20 on'])
     """
-    check_table(table, ("item", "accuracy", "e_value", "lower", "upper"))
+    table = check_table(table, ("item", "accuracy", "e_value", "lower", "upper"))
     check_between("alpha", alpha, 0, 1)
     if promised is not None:
         check_between("promised", promised, 0, 1, closed=True)

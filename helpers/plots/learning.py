@@ -37,7 +37,7 @@ def plot_sample_size_progression(
         The median over draws, at the median of what they state, and a band that holds
         90 % of them, for every bin that at least half of the draws fill.
     """
-    check_table(table, ("n", "draw", "bin", "confidence", "accuracy"))
+    table = check_table(table, ("n", "draw", "bin", "confidence", "accuracy"))
     sizes = sorted(table["n"].unique())
     if axes is None:
         rows = (len(sizes) + 1) // 2
@@ -86,7 +86,7 @@ def often_filled(table: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
     """
-    check_table(table, ("draw", "bin"))
+    table = check_table(table, ("draw", "bin"))
     draws = table.groupby("bin")["draw"].transform("size")
     return table[draws >= table["draw"].nunique() / 2]
 
@@ -116,7 +116,7 @@ def plot_learning_curves(
     matplotlib.axes.Axes
         Means over draws, and thin bands that hold half of them.
     """
-    check_table(table, ("calibrator", "n", measure))
+    table = check_table(table, ("calibrator", "n", measure))
     ax = ax or plt.subplots(figsize=(WIDTH, 4.4))[1]
     for at, name in enumerate(table["calibrator"].unique()):
         found = table[table["calibrator"] == name].groupby("n")[measure]
@@ -178,7 +178,7 @@ def plot_threshold_progression(
         The median over draws, and a band that holds 90 % of them. Under each number
         of labels stands the coverage, from the 5th to the 95th percentile.
     """
-    check_table(table, ("n", "threshold", "coverage", "accuracy"))
+    table = check_table(table, ("n", "threshold", "coverage", "accuracy"))
     cuts = sorted(table["threshold"].unique())
     if axes is None:
         rows = (len(cuts) + 1) // 2
