@@ -25,6 +25,7 @@ import pyarrow as pa
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from helpers import calibration, decisions, finetune, metrics
 from helpers.classifier import LLMClassifier
@@ -284,6 +285,7 @@ UNPAIRED = {
     ("learning_curves", "test_scores"),
     ("held_out_curves", "test_scores"),
 }
+MEANT |= {("set_coverage", "sets", "equal names")}  # reads no names
 MEANT |= {
     ("score_drift", name, kind)
     for name in ("reference", "current")
@@ -539,7 +541,8 @@ def described(result: Any) -> Any:
     """A result in plain numbers, words and lists."""
     if isinstance(result, Axes):
         lines = [line.get_xydata() for line in result.lines]
-        bars = [bar.get_extents().bounds for bar in result.patches]
+        boxes = (bar for bar in result.patches if isinstance(bar, Rectangle))
+        bars = [bar.get_bbox().bounds for bar in boxes]
         points = [dots.get_offsets() for dots in result.collections]
         said = [text.get_text() for text in result.texts]
         return described([lines, bars, points, said])

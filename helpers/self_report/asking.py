@@ -57,7 +57,7 @@ def self_report(
     check_count("max_new_tokens", max_new_tokens)
     check_choice("scale", scale, ("percent", "probability"))
     rows = []
-    for prompt in progress_bar(prompts):
+    for prompt in progress_bar(check_texts(prompts, "prompts")):
         (answer,) = model.generate(prompt, temperature=0, max_new_tokens=max_new_tokens)
         report = read_report(answer.lstrip().split("\n")[0], scale=scale)
         rows.append((answer, report.value, report.status))
