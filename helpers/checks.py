@@ -1,13 +1,14 @@
 """What measures and calibrators accept: probabilities, outcomes, class labels.
 
-Everything is checked before any work, and an error names the argument, the rule and
-the offending value.
+All data come in through ``as_array``: nothing that is masked or missing counts as a
+value, and pandas objects that belong together are paired by their index. An error names
+the argument, the rule and the offending value, before any work.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,62 +17,39 @@ from numpy.typing import ArrayLike
 
 _CHUNK = 1 << 16
 _INTERVALS = {"wilson": "wilson", "clopper-pearson": "beta"}
+_PANDAS = (pd.Series, pd.DataFrame)
 
 
 def chunks(n: int) -> Iterator[slice]:
-    """Slices that cover n rows, each small enough to stay in a processor's cache.
-
-    Parameters
-    ----------
-    n : int
-        Number of rows.
-
-    Yields
-    ------
-    slice
-
-    Examples
-    --------
-    >>> list(chunks(3))
-    [slice(0, 65536, None)]
-    """
+    """Slices that cover n rows, each small enough to stay in a processor's cache."""
     for start in range(0, n, _CHUNK):
         yield slice(start, start + _CHUNK)
 
 
-def check_probabilities(values: ArrayLike, name: str = "confidence") -> np.ndarray:
-    """Probabilities as an array of floats.
+def check_rows(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    name: str = "confidence",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Confidences, outcomes and, where they are given, groups of the same rows."""
+    values = check_probabilities(confidence, name)
+    outcome = check_outcomes(correct, confidence)
+    codes = None if groups is None else check_groups(groups, confidence, correct)
+    return values, outcome, codes
 
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        Numbers in [0, 1], at least one.
-    name : str, default="confidence"
-        What an error calls them.
 
-    Returns
-    -------
-    numpy.ndarray of shape (n,)
-        Single precision stays single; everything else becomes double.
-
-    Raises
-    ------
-    ValueError
-        There are none, they have another shape, or one is missing or outside [0, 1].
-    TypeError
-        They are no numbers.
-
-    Examples
-    --------
-    >>> check_probabilities([0.2, 1.5])
-    Traceback (most recent call last):
-    ...
-    ValueError: confidence must lie in [0, 1]; row 1 is 1.5.
-    """
-    array = _column(_numbers(values, name), name)
+def check_probabilities(
+    values: ArrayLike, name: str = "confidence", *rows: Any
+) -> np.ndarray:
+    """One probability a row, of the rows of other data; single precision stays so."""
+    array = _numbers(values, name, *rows)
+    _check_column(array, name)
     for part in chunks(len(array)):
         low, high = array[part].min(), array[part].max()
         if not (low >= 0 and high <= 1):
+            _refuse_missing(np.isnan(array), name)
             inside = (array[part] >= 0) & (array[part] <= 1)
             at = int(part.start + np.flatnonzero(~inside)[0])
             raise ValueError(
@@ -81,138 +59,56 @@ def check_probabilities(values: ArrayLike, name: str = "confidence") -> np.ndarr
 
 
 def check_numbers(
-    values: ArrayLike, name: str, *, infinite: bool = False
+    values: ArrayLike, name: str, *rows: Any, infinite: bool = False
 ) -> np.ndarray:
-    """Numbers on any scale as an array of floats.
-
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        Numbers, at least one.
-    name : str
-        What an error calls them.
-    infinite : bool, default=False
-        Whether infinities are allowed.
-
-    Returns
-    -------
-    numpy.ndarray of float, of shape (n,)
-
-    Raises
-    ------
-    ValueError
-        There are none, they have another shape, or one is missing or infinite.
-    TypeError
-        They are no numbers.
-
-    Examples
-    --------
-    >>> check_numbers([-3, 2.5], "scores")
-    array([-3. ,  2.5])
-    >>> check_numbers([0.5, None], "scores")
-    Traceback (most recent call last):
-    ...
-    ValueError: scores must be finite; row 1 is nan.
-    """
-    array = _numbers(values, name).astype(float)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(
-            f"{name} must be one column with at least one row, not of shape "
-            f"{array.shape}."
-        )
-    bad = np.isnan(array) if infinite else ~np.isfinite(array)
-    if bad.any():
-        at = int(np.argmax(bad))
-        rule = "not be missing" if infinite else "be finite"
-        raise ValueError(f"{name} must {rule}; row {at} is {float(array[at])!r}.")
+    """One finite number a row, of the rows of other data, on any scale."""
+    array = _numbers(values, name, *rows).astype(float)
+    _check_column(array, name)
+    _refuse_missing(np.isnan(array), name)
+    if not infinite and not np.isfinite(array).all():
+        at = int(np.argmin(np.isfinite(array)))
+        raise ValueError(f"{name} must be finite; row {at} is {float(array[at])!r}.")
     return array
 
 
-def check_outcomes(values: ArrayLike, n: int, name: str = "correct") -> np.ndarray:
-    """Outcomes, right or wrong, as an array of bools.
-
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        True and False, or 1 and 0.
-    n : int
-        How many there must be.
-    name : str, default="correct"
-        What an error calls them.
-
-    Returns
-    -------
-    numpy.ndarray of bool, of shape (n,)
-
-    Raises
-    ------
-    ValueError
-        Their number is another, or one is missing or neither 0 nor 1.
-
-    Examples
-    --------
-    >>> check_outcomes([1, 0], 2)
-    array([ True, False])
-    >>> check_outcomes([1, 2], 2)
-    Traceback (most recent call last):
-    ...
-    ValueError: correct must be 0 or 1; row 1 is 2.
-    """
-    array = np.asarray(values)
-    if array.ndim != 1 or len(array) != n:
-        raise ValueError(
-            f"{name} must have one value for each of {n} rows, not shape {array.shape}."
-        )
+def check_outcomes(
+    values: ArrayLike, *rows: Any, name: str = "correct", missing: bool = False
+) -> np.ndarray:
+    """Right or wrong, one a row of other data; what may be missing is then NaN."""
+    array = as_array(values, name, *rows)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one column, not of shape {array.shape}.")
     if array.dtype == bool:
         return array
+    unknown = np.asarray(pd.isna(array))
+    if not missing:
+        _refuse_missing(unknown, name, "label")
     if array.dtype == object:
-        # NA compares as NA, which is neither true nor false.
-        array = np.where(pd.isna(array), np.nan, array)
-    outcome = np.empty(n, dtype=bool)
-    for part in chunks(n):
+        array = np.where(unknown, np.nan, array)
+    outcome = np.empty(len(array), dtype=float if missing else bool)
+    for part in chunks(len(array)):
         right, wrong = array[part] == 1, array[part] == 0
-        strange = np.asarray(~(right | wrong), dtype=bool)
+        strange = np.asarray(~(right | wrong | unknown[part]), dtype=bool)
         if strange.any():
             at = int(part.start + np.flatnonzero(strange)[0])
             value = array[at].item() if hasattr(array[at], "item") else array[at]
             raise ValueError(f"{name} must be 0 or 1; row {at} is {value!r}.")
-        outcome[part] = right
+        outcome[part] = np.where(unknown[part], np.nan, right) if missing else right
     return outcome
 
 
 def check_distributions(
-    values: ArrayLike, name: str = "probabilities"
+    values: ArrayLike, name: str = "probabilities", *rows: Any
 ) -> tuple[np.ndarray, list[Any]]:
-    """Rows of probabilities over classes, and what the classes are called.
-
-    Parameters
-    ----------
-    values : array-like or pandas.DataFrame of shape (n, n_classes)
-        Numbers in [0, 1]; each row sums to one within 0.001. A data frame names the
-        classes by its columns, without the ``p_`` of the tidy table.
-    name : str, default="probabilities"
-        What an error calls them.
-
-    Returns
-    -------
-    probabilities : numpy.ndarray of shape (n, n_classes)
-    classes : list
-        The names, or 0, 1, …
-
-    Raises
-    ------
-    ValueError
-        Another shape, fewer than two classes, no rows, a value outside [0, 1], or a
-        row that does not sum to one.
-
-    Examples
-    --------
-    >>> check_distributions([[0.2, 0.9]])
-    Traceback (most recent call last):
-    ...
-    ValueError: probabilities must sum to one in each row; row 0 sums to 1.1.
-    """
-    array = _numbers(values, name)
+    """Rows of probabilities over classes, and the classes: columns without ``p_``."""
+    classes = None
+    if isinstance(values, pd.DataFrame):
+        classes = [
+            column.removeprefix("p_") if isinstance(column, str) else column
+            for column in values.columns
+        ]
+        check_different(classes, name)
+    array = _numbers(values, name, *rows)
     if array.ndim != 2 or array.shape[1] < 2 or not len(array):
         raise ValueError(
             f"{name} must have rows, and a column for each of two or more classes; "
@@ -220,6 +116,7 @@ def check_distributions(
         )
     inside = (array >= 0) & (array <= 1)
     if not inside.all():
+        _refuse_missing(np.isnan(array).any(axis=1), name)
         row, column = np.argwhere(~inside)[0]
         value = float(array[row, column])
         raise ValueError(f"{name} must lie in [0, 1]; row {row} has {value!r}.")
@@ -230,129 +127,84 @@ def check_distributions(
         raise ValueError(
             f"{name} must sum to one in each row; row {off[0]} sums to {total!r}."
         )
-    columns = getattr(values, "columns", None)
-    if columns is None:
-        return array, list(range(array.shape[1]))
-    return array, [
-        column.removeprefix("p_") if isinstance(column, str) else column
-        for column in columns
-    ]
+    return array, list(range(array.shape[1])) if classes is None else classes
+
+
+def check_classified(
+    probabilities: ArrayLike, truth: ArrayLike
+) -> tuple[np.ndarray, list[Any], np.ndarray]:
+    """Rows of probabilities, the classes, and the place of each row's true class."""
+    values, classes = check_distributions(probabilities)
+    return values, classes, check_truth(truth, classes, probabilities)
 
 
 def check_truth(
-    values: ArrayLike, n: int, classes: list[Any], name: str = "truth"
+    values: ArrayLike, classes: list[Any], *rows: Any, name: str = "truth"
 ) -> np.ndarray:
-    """True classes as positions among the classes.
-
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        One class a row.
-    n : int
-        How many there must be.
-    classes : list
-        What the classes are called.
-    name : str, default="truth"
-        What an error calls the values.
-
-    Returns
-    -------
-    numpy.ndarray of int, of shape (n,)
-
-    Raises
-    ------
-    ValueError
-        Their number is another, or one is none of the classes.
-
-    Examples
-    --------
-    >>> check_truth(["b", "a"], 2, ["a", "b"])
-    array([1, 0])
-    """
-    array = np.asarray(values)
-    if array.ndim != 1 or len(array) != n:
-        raise ValueError(
-            f"{name} must have one class for each of {n} rows, not shape {array.shape}."
-        )
+    """Places among the classes, one a row of other data."""
+    array = check_labels(values, name, *rows)
     places = {label: at for at, label in enumerate(classes)}
-    truth = [places.get(value, -1) for value in array.tolist()]
-    if -1 in truth:
-        at = truth.index(-1)
+    found = [places.get(value, -1) for value in array.tolist()]
+    if -1 in found:
+        at = found.index(-1)
         raise ValueError(
             f"{name} must be one of the classes {classes!r}; row {at} is "
             f"{array.tolist()[at]!r}."
         )
-    return np.asarray(truth, dtype=np.intp)
+    return np.asarray(found, dtype=np.intp)
 
 
-def check_groups(values: Any, n: int, name: str = "groups") -> np.ndarray:
-    """Rows that belong together, as numbers.
+def check_labels(values: Any, name: str, *rows: Any, what: str = "label") -> np.ndarray:
+    """What each row of other data is called, as Python objects, none missing."""
+    # As objects: NumPy makes the word "nan" of NaN among words.
+    is_list = isinstance(values, (list, tuple))
+    array = as_array(values, name, *rows, dtype=object if is_list else None)
+    if not rows or array.ndim != 1:
+        _check_column(array, name)
+    _refuse_missing(pd.isna(array), name, what)
+    return array.astype(object)
 
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        What each row belongs to: a text, a document, a person. Strings are compared
-        without regard to case and to the amount of white space.
-    n : int
-        How many there must be.
-    name : str, default="groups"
-        What an error calls them.
 
-    Returns
-    -------
-    numpy.ndarray of int, of shape (n,)
-        From 0 on, in the order in which the groups first occur.
-
-    Raises
-    ------
-    ValueError
-        Their number is another, or one is missing.
-
-    Examples
-    --------
-    >>> check_groups(["A joy.", "a  joy.", "A bore."], 3)
-    array([0, 0, 1])
-    """
-    named = values if isinstance(values, (pd.Series, np.ndarray)) else list(values)
-    if np.ndim(named) != 1 or len(named) != n:
-        raise ValueError(
-            f"{name} must have one value for each of {n} rows, not shape "
-            f"{np.shape(named)}."
-        )
+def check_groups(values: Any, *rows: Any, name: str = "groups") -> np.ndarray:
+    """Rows that belong together by number; case and white space do not matter."""
     plain = [
         " ".join(group.casefold().split()) if isinstance(group, str) else group
-        for group in named
+        for group in check_labels(values, name, *rows, what="value")
     ]
-    codes = pd.factorize(pd.Series(plain, dtype=object))[0]
-    missing = np.flatnonzero(codes < 0)
-    if len(missing):
-        at = int(missing[0])
-        raise ValueError(f"{name} must not be missing; row {at} is {plain[at]!r}.")
-    return codes
+    return pd.factorize(pd.Series(plain, dtype=object))[0]
+
+
+def check_table(
+    table: Any,
+    columns: Sequence[str] = (),
+    name: str = "table",
+    *,
+    empty: bool = False,
+) -> pd.DataFrame:
+    """A table with these columns, none twice, and with rows unless it may be empty."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"{name} must be a DataFrame, not {type(table).__name__}.")
+    check_different(list(table.columns), name)
+    for column in columns:
+        if column not in table.columns:
+            raise ValueError(
+                f"{name} must have the column {column!r}; it has "
+                f"{list(table.columns)!r}."
+            )
+    if not len(table) and not empty:
+        raise ValueError(f"{name} must have at least one row; there is none.")
+    return table.infer_objects()
+
+
+def check_different(columns: list[Any], name: str) -> None:
+    """Two columns of one name cannot be told apart."""
+    twice = [column for column in columns if columns.count(column) > 1]
+    if twice:
+        raise ValueError(f"{name} must not have the column {twice[0]!r} twice.")
 
 
 def check_rng(rng: np.random.Generator | int | None) -> np.random.Generator:
-    """A random generator from a seed, or the one given.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator, int or None
-        None draws a seed from the system.
-
-    Returns
-    -------
-    numpy.random.Generator
-
-    Raises
-    ------
-    TypeError
-        Something else.
-
-    Examples
-    --------
-    >>> float(check_rng(0).random())
-    0.6369616873214543
-    """
+    """A random generator from a seed, or the one given."""
     if rng is not None and not isinstance(rng, (int, np.integer, np.random.Generator)):
         raise TypeError(f"rng must be a Generator, a seed or None, not {rng!r}.")
     return np.random.default_rng(rng)
@@ -361,35 +213,8 @@ def check_rng(rng: np.random.Generator | int | None) -> np.random.Generator:
 def check_between(
     name: str, value: Any, low: float, high: float, *, closed: bool = False
 ) -> float:
-    """A number between two others.
-
-    Parameters
-    ----------
-    name : str
-        What an error calls it.
-    value : object
-        The number.
-    low, high : float
-        The limits.
-    closed : bool, default=False
-        Whether the limits themselves are allowed.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        It is no such number.
-
-    Examples
-    --------
-    >>> check_between("level", 95, 0, 1)
-    Traceback (most recent call last):
-    ...
-    ValueError: level must lie between 0 and 1, not 95.
-    """
+    """A number between two others, or with ``closed`` one of them."""
+    # sklearn.utils.check_scalar lets NaN pass, and True as a whole number.
     is_number = isinstance(value, (int, float, np.integer, np.floating))
     if is_number and not isinstance(value, bool):
         if (low <= value <= high) if closed else (low < value < high):
@@ -398,33 +223,7 @@ def check_between(
 
 
 def check_not_negative(name: str, value: Any, *, below: float = math.inf) -> float:
-    """A number of 0 or more.
-
-    Parameters
-    ----------
-    name : str
-        What an error calls it.
-    value : object
-        The number.
-    below : float, default=inf
-        What it must stay below.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        It is no such number.
-
-    Examples
-    --------
-    >>> check_not_negative("dropout", 1, below=1)
-    Traceback (most recent call last):
-    ...
-    ValueError: dropout must be 0 or more and below 1, not 1.
-    """
+    """A number of 0 or more, below another."""
     try:
         return check_between(name, value, 0, below, closed=value != below)
     except ValueError:
@@ -433,33 +232,7 @@ def check_not_negative(name: str, value: Any, *, below: float = math.inf) -> flo
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number that is large enough.
-
-    Parameters
-    ----------
-    name : str
-        What an error calls it.
-    value : object
-        The number.
-    least : int, default=1
-        The smallest allowed.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        It is no such number.
-
-    Examples
-    --------
-    >>> check_count("n_bins", 0)
-    Traceback (most recent call last):
-    ...
-    ValueError: n_bins must be a whole number of 1 or more, not 0.
-    """
+    """A whole number that is large enough."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(
@@ -469,33 +242,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """One of a few words.
-
-    Parameters
-    ----------
-    name : str
-        What an error calls it.
-    value : object
-        The word.
-    choices : tuple of str
-        The words allowed.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        It is none of them.
-
-    Examples
-    --------
-    >>> check_choice("closed", "both", ("left", "right"))
-    Traceback (most recent call last):
-    ...
-    ValueError: closed must be one of 'left', 'right', not 'both'.
-    """
+    """One of a few words."""
     if value not in choices:
         words = ", ".join(map(repr, choices))
         raise ValueError(f"{name} must be one of {words}, not {value!r}.")
@@ -503,33 +250,64 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_interval(method: Any) -> str:
-    """Which interval of a share, in the word that statsmodels has for it.
-
-    Parameters
-    ----------
-    method : object
-        "wilson" or "clopper-pearson".
-
-    Returns
-    -------
-    str
-        What ``statsmodels.stats.proportion.proportion_confint`` calls it.
-
-    Raises
-    ------
-    ValueError
-        It is neither.
-
-    Examples
-    --------
-    >>> check_interval("clopper-pearson")
-    'beta'
-    """
+    """Which interval of a share, in the word that statsmodels has for it."""
     return _INTERVALS[check_choice("method", method, tuple(_INTERVALS))]
 
 
-def _numbers(values: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(values)
+def as_array(values: Any, name: str, *rows: Any, dtype: Any = None) -> np.ndarray:
+    """Data as a plain array, row by row those of other data that it belongs to.
+
+    Of the others, the first gives the number of rows, and the first pandas object the
+    index: a pandas object with the same index in another order is put in order.
+    """
+    refuse_masked(values, name)
+    leads = [part for part in rows if isinstance(part, _PANDAS)]
+    if leads:
+        values = in_order_of(leads[0], values, name)
+    try:
+        array = np.asarray(values, dtype)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array: {error}") from error
+    if rows:
+        n = rows[0] if isinstance(rows[0], int) else len(rows[0])
+        if array.ndim == 0 or len(array) != n:
+            raise ValueError(
+                f"{name} must have one value for each of {n} rows, not shape "
+                f"{array.shape}."
+            )
+    return array
+
+
+def refuse_masked(values: Any, name: str) -> None:
+    """NumPy takes what a mask hides for values."""
+    for part in values if isinstance(values, (list, tuple)) else [values]:
+        if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
+            raise ValueError(
+                f"{name} must not be masked; {np.ma.count_masked(part)} of {part.size} "
+                "values are. Pass .compressed(), of all data alike, or .filled(...)."
+            )
+
+
+def in_order_of(lead: Any, values: Any, name: str) -> Any:
+    """A pandas object in the order of another one's index; other data as they are."""
+    if not (isinstance(lead, _PANDAS) and isinstance(values, _PANDAS)):
+        return values
+    index = lead.index
+    if values.index.equals(index) or len(values) != len(index):
+        return values
+    places = np.array([-1])
+    if values.index.is_unique and index.is_unique:
+        places = values.index.get_indexer(index)
+    if places.min() < 0:
+        raise ValueError(
+            f"{name} must have the index of the other data, in any order, each label "
+            "once; it has another. To pair rows by their places, pass .to_numpy()."
+        )
+    return values.iloc[places]
+
+
+def _numbers(values: ArrayLike, name: str, *rows: Any) -> np.ndarray:
+    array = as_array(values, name, *rows)
     if array.dtype.kind in "iub":
         return array.astype(float)
     if array.dtype == object:
@@ -546,9 +324,18 @@ def _numbers(values: ArrayLike, name: str) -> np.ndarray:
     return array if array.dtype.itemsize in (4, 8) else array.astype(float)
 
 
-def _column(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one column, not of shape {array.shape}.")
-    if not len(array):
-        raise ValueError(f"{name} must have at least one row; there is none.")
-    return array
+def _check_column(array: np.ndarray, name: str) -> None:
+    if array.ndim != 1 or not len(array):
+        raise ValueError(
+            f"{name} must be one column with at least one row, not of shape "
+            f"{array.shape}."
+        )
+
+
+def _refuse_missing(missing: Any, name: str, what: str = "value") -> None:
+    if count := int(np.sum(missing)):
+        n = len(missing)
+        raise ValueError(
+            f"{name} must not be missing; {count} of {n} rows have no {what}; pass the "
+            f"{n - count} that have one."
+        )

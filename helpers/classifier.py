@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from .checks import check_choice
+from .checks import check_choice, check_labels
 from .models import LanguageModel
 from .priors import CONTENT_FREE, balancing_prior, random_words
 from .prompted import PromptedClassifier, check_texts, short_hash
@@ -260,7 +260,7 @@ class LLMClassifier(PromptedClassifier):
         table["prediction"] = self.classes_[probabilities.argmax(axis=1)]
         table["confidence"] = probabilities.max(axis=1)
         if truth is not None:
-            table["truth"] = self._check_truth(truth, len(table))
+            table["truth"] = self._check_truth(truth, "truth", table, X)
             table["correct"] = table["truth"] == table["prediction"]
         table.attrs["source"] = self.source()
         return table
@@ -348,14 +348,10 @@ class LLMClassifier(PromptedClassifier):
         """
         self._ready()
         index = X.index if isinstance(X, pd.Series) else None
-        texts, given = check_texts(X), list(predictions)
+        texts = check_texts(X)
+        given = check_labels(predictions, "predictions", texts, X).tolist()
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question must be a text, not {question!r}.")
-        if len(given) != len(texts):
-            raise ValueError(
-                f"predictions must be one for each of {len(texts)} texts, not "
-                f"{len(given)}."
-            )
         for shown in examples:
             if len(shown) != 3 or not all(isinstance(part, str) for part in shown):
                 raise ValueError(

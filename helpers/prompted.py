@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
+from .checks import as_array, check_labels, in_order_of, refuse_masked
 from .prompts import SLOT, Prompt
 from .verbalizer import Verbalizer
 
@@ -97,7 +98,8 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         """
         self._forget()
         texts = check_texts(X) if X is not None else []
-        truth = self._check_truth(self._decoded(y), len(texts))
+        given = self._decoded(in_order_of(X, y, "y"))
+        truth = self._check_truth(given, "y", texts, X)
         self.labels_ = self._check_parameters(truth)
         try:
             self.examples_, drawn = self._choose_examples(texts, truth)
@@ -147,31 +149,27 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
 
     def _decoded(self, y: Any) -> Any:
         """Labels for their positions in ``classes_``; anything else as it is."""
-        codes = None if y is None else np.asarray(y)
+        codes = None if y is None else as_array(y, "y")
         if self.labels is None or codes is None or codes.dtype.kind not in "iu":
             return y
         if codes.size and not 0 <= codes.min() <= codes.max() < len(self.classes_):
             raise ValueError(
-                "labels must be strings, or whole numbers from 0 to "
+                "y must be strings, or whole numbers from 0 to "
                 f"{len(self.classes_) - 1}, not {codes.min()} to {codes.max()}."
             )
         return self.classes_[codes]
 
-    def _check_truth(self, y: Any, n: int) -> np.ndarray | None:
+    def _check_truth(self, y: Any, name: str, *rows: Any) -> np.ndarray | None:
         if y is None:
             return None
-        truth = np.asarray(y)
-        if truth.shape != (n,):
-            raise ValueError(
-                f"labels must be one for each of {n} texts, not of shape {truth.shape}."
-            )
+        truth = check_labels(y, name, *rows)
         wrong = [v for v in truth.tolist() if not isinstance(v, str)]
         if wrong:
-            raise ValueError(f"labels must be strings, not {wrong[0]!r}.")
+            raise ValueError(f"{name} must be strings, not {wrong[0]!r}.")
         if self.labels is not None:
             strange = sorted(set(truth.tolist()) - set(self.labels))
             if strange:
-                raise ValueError(f"labels of texts must be in labels; not {strange!r}.")
+                raise ValueError(f"{name} must be in labels; not {strange!r}.")
         return truth
 
     def _check_parameters(self, truth: np.ndarray | None) -> tuple[str, ...]:
@@ -221,64 +219,25 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         return [(texts[row], str(truth[row])) for row in chosen], set(chosen)
 
 
-def check_texts(X: Iterable[str]) -> list[str]:
-    """Texts as a list, or an error that names the first one that is none.
-
-    Parameters
-    ----------
-    X : iterable of str
-        Texts.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    TypeError
-        A single string, or something that is no string.
-    ValueError
-        A missing value, or a text without any visible character.
-
-    Examples
-    --------
-    >>> check_texts(["fine", " "])
-    Traceback (most recent call last):
-    ...
-    ValueError: texts must not be empty; text 1 is ' '.
-    """
+def check_texts(X: Iterable[str], name: str = "texts") -> list[str]:
+    """Texts as a list, or an error that names the first one that is none."""
     if isinstance(X, (str, bytes)):
-        raise TypeError(f"texts must be a list of strings, not the one string {X!r}.")
+        raise TypeError(f"{name} must be a list of strings, not the one string {X!r}.")
     if isinstance(X, (pd.DataFrame, np.ndarray)) and X.ndim != 1:
-        raise TypeError(f"texts must be one column of strings, not shape {X.shape}.")
+        raise TypeError(f"{name} must be one column of strings, not shape {X.shape}.")
+    refuse_masked(X, name)
     texts = list(X)
     for at, text in enumerate(texts):
         if isinstance(text, str):
             if not text.strip():
-                raise ValueError(f"texts must not be empty; text {at} is {text!r}.")
+                raise ValueError(f"{name} must not be empty; text {at} is {text!r}.")
         elif text is None or text is pd.NA or text != text:
-            raise ValueError(f"texts must not be missing; text {at} is {text!r}.")
+            raise ValueError(f"{name} must not be missing; text {at} is {text!r}.")
         else:
-            raise TypeError(f"texts must be strings; text {at} is {text!r}.")
+            raise TypeError(f"{name} must be strings; text {at} is {text!r}.")
     return [str(text) for text in texts]
 
 
 def short_hash(value: Any) -> str:
-    """The beginning of a hash of plain data.
-
-    Parameters
-    ----------
-    value : object
-        Anything that JSON can hold.
-
-    Returns
-    -------
-    str
-        12 hexadecimal digits.
-
-    Examples
-    --------
-    >>> short_hash(["a", 1])
-    '2657442bb4a4'
-    """
+    """The beginning of a hash of plain data: 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

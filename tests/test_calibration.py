@@ -758,14 +758,19 @@ def test_wrappers_take_binary_calibrators_only(wrapper: Any) -> None:
     [
         ([0.2, 1.2], [0, 1], ValueError, r"scores must lie in \[0, 1\]; row 1 is 1.2"),
         ([-0.1, 0.2], [0, 1], ValueError, "row 0 is -0.1"),
-        ([0.2, np.nan], [0, 1], ValueError, "row 1 is nan"),
-        ([0.2, None], [0, 1], ValueError, "row 1 is nan"),
+        ([0.2, np.nan], [0, 1], ValueError, "scores must not be missing; 1 of 2"),
+        ([0.2, None], [0, 1], ValueError, "scores must not be missing; 1 of 2"),
         (["a", "b"], [0, 1], TypeError, "scores must be numbers"),
         ([[0.2, 0.8]], [1], ValueError, "one column"),
         ([], [], ValueError, "at least one row"),
         ([0.2, 0.3, 0.4], [0, 1], ValueError, "one value for each of 3 rows"),
         ([0.2, 0.3], [0, 2], ValueError, "correct must be 0 or 1; row 1 is 2"),
-        ([0.2, 0.3], [0, np.nan], ValueError, "correct must be 0 or 1; row 1 is nan"),
+        (
+            [0.2, 0.3],
+            [0, np.nan],
+            ValueError,
+            "correct must not be missing; 1 of 2 rows have no label; pass the 1",
+        ),
         ([0.5], [1], ValueError, "must"),
     ],
 )
@@ -801,11 +806,11 @@ def test_bad_scores_to_predict(made: Calibrator) -> None:
     ("rows", "truth", "says"),
     [
         ([[0.5, 0.6], [0.5, 0.5]], [0, 1], "row 0 sums to 1.1"),
-        ([[np.nan, 1], [0.5, 0.5]], [0, 1], "row 0 has nan"),
+        ([[np.nan, 1], [0.5, 0.5]], [0, 1], "must not be missing; 1 of 2"),
         ([[1.5, -0.5], [0.5, 0.5]], [0, 1], "row 0 has 1.5"),
         ([0.5, 0.5], [0, 1], "not shape"),
         (np.empty((0, 3)), [], "must have rows"),
-        ([[0.4, 0.6], [0.5, 0.5]], [0], "one class for each of 2 rows"),
+        ([[0.4, 0.6], [0.5, 0.5]], [0], "one value for each of 2 rows"),
         ([[0.4, 0.6], [0.5, 0.5]], [0, 7], "row 1 is 7"),
         ([[0.4, 0.6]], [0], "2 or more rows"),
         ([[0.4, 0.6]] * 50, [0] * 50, "must hold"),
@@ -928,7 +933,7 @@ def test_ids_may_repeat_but_not_lack() -> None:
     assert found.predict(scores, ids=["same"] * 20).fitted_on.all()
     with pytest.raises(ValueError, match="ids must be one for each of 20 rows, not 3"):
         found.fit(scores, correct, ids=[1, 2, 3])
-    with pytest.raises(ValueError, match="ids must not be missing; row 1 is"):
+    with pytest.raises(ValueError, match="ids must not be missing; 1 of"):
         found.predict([0.5, 0.5], ids=["a", None])
     holed = pd.Series(scores, index=[np.nan, *range(1, 20)])
     assert found.fit(holed, correct).ids_ is None
@@ -1298,7 +1303,7 @@ def test_tables_are_cross_fitted_like_arrays() -> None:
         ({"groups": [0, 1] * 10}, "at most the number of groups, 2, not 5"),
         ({"groups": ["a", " A "] * 10, "n_splits": 2}, "the number of groups, 1"),
         ({"groups": [0]}, "groups must have one value for each of 20 rows, not shape"),
-        ({"groups": [None, *range(19)]}, "groups must not be missing; row 0 is None"),
+        ({"groups": [None, *range(19)]}, "groups must not be missing; 1 of"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"correct": Y[:19]}, "one value for each of 20 rows"),
         ({"scores": P * 2}, "scores must lie in"),

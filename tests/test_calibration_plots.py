@@ -233,7 +233,7 @@ def test_class_gaps_say_what_was_fitted_on(
 
 def test_class_gaps_refuse_other_names() -> None:
     table = class_gaps(raw=np.full(51, 0.7))
-    with pytest.raises(ValueError, match="^names must be columns .* not 'calibrated'"):
+    with pytest.raises(ValueError, match="^table must have the column 'calibrated'"):
         plots.plot_class_gaps(table)
     with pytest.raises(ValueError, match=r"^names must be 1 to 5 of them, not \[\]"):
         plots.plot_class_gaps(table, names=[])
@@ -290,7 +290,7 @@ def test_confusion_has_its_classes_in_order() -> None:
     ("change", "says"),
     [
         ({"truth": []}, "truth must be one column with at least one row"),
-        ({"predicted": ["a"]}, "predicted must have one class for each of 2 rows"),
+        ({"predicted": ["a"]}, "predicted must have one value for each of 2 rows"),
         ({"labels": ["a"]}, "truth must be one of the classes .* row 1 is 'b'"),
         ({"labels": ["a", "b"]}, "predicted must be one of the .* row 1 is 'c'"),
         ({"labels": ["a", "b", "c", "a"]}, "labels must not have a class twice"),

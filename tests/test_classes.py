@@ -357,7 +357,7 @@ def test_resamples_without_a_class_that_counts_are_left_out() -> None:
     [
         ({"predicted": []}, "predicted must be one column with at least one row"),
         ({"predicted": [["a", "b", "a"]]}, r"predicted must be one column .*\(1, 3\)"),
-        ({"predicted": ["a", None, "b"]}, "predicted must not be missing; row 1 is"),
+        ({"predicted": ["a", None, "b"]}, "predicted must not be missing; 1 of"),
         ({"correct": [1, 0]}, "correct must have one value for each of 3 rows"),
         ({"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
         ({"confidences": {}}, "confidences must have at least one; there is none"),
@@ -388,15 +388,15 @@ def test_bad_table(change: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"predicted": ["a", None, "b"]}, "predicted must not be missing; row 1 is"),
+        ({"predicted": ["a", None, "b"]}, "predicted must not be missing; 1 of"),
         ({"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
         ({"second": [0.5, 2, 0]}, r"second must lie in \[0, 1\]; row 1 is 2"),
-        ({"first": [0.5]}, "first must have one value for each of 3 rows, not 1"),
+        ({"first": [0.5]}, "first must have one value for each of 3 rows"),
         ({"norm": "max"}, "norm must be one of 'l1', 'squared', not 'max'"),
         ({"weighting": "row"}, "weighting must be one of 'class', 'case', not 'row'"),
         ({"min_n": 0}, "min_n must be a whole number of 1 or more, not 0"),
         ({"min_n": 3}, "min_n must be at most 2, the rows of the most frequent"),
-        ({"groups": [1, None, 2]}, "groups must not be missing; row 1"),
+        ({"groups": [1, None, 2]}, "groups must not be missing; 1 of"),
         ({"n_resamples": 0}, "n_resamples must be a whole number"),
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
     ],

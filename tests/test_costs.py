@@ -305,7 +305,7 @@ def test_bad_prices(change: dict[str, Any], says: str) -> None:
     [
         ({"scores": []}, "scores must be one column with at least one row"),
         ({"scores": [[1, 2]]}, r"scores must be one column .* shape \(1, 2\)"),
-        ({"scores": [0.5, np.nan]}, "scores must be finite; row 1 is nan"),
+        ({"scores": [0.5, np.nan]}, "scores must not be missing; 1 of"),
         ({"scores": [np.inf, 0.5]}, "scores must be finite; row 0 is inf"),
         ({"correct": [1]}, "correct must have one value for each of 2 rows"),
         ({"correct": [1, 2]}, "correct must be 0 or 1; row 1 is 2"),
@@ -324,7 +324,7 @@ def test_bad_rows(change: dict[str, Any], says: str) -> None:
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
         ({"n_resamples": 0}, "n_resamples must be a whole number of 1 or more"),
         ({"groups": [1]}, "groups must have one value for each of 2 rows"),
-        ({"groups": [1, None]}, "groups must not be missing; row 1 is None"),
+        ({"groups": [1, None]}, "groups must not be missing; 1 of"),
     ],
 )
 def test_bad_rules(change: dict[str, Any], says: str) -> None:
@@ -333,7 +333,7 @@ def test_bad_rules(change: dict[str, Any], says: str) -> None:
 
 
 def test_bad_thresholds_and_confidences() -> None:
-    with pytest.raises(ValueError, match="^thresholds must not be missing; row 1"):
+    with pytest.raises(ValueError, match="^thresholds must not be missing; 1 of"):
         cost_curve([0.5], [1], PLAIN, thresholds=[0.5, np.nan])
     with pytest.raises(ValueError, match="^thresholds must be one column"):
         cost_curve([0.5], [1], PLAIN, thresholds=[])

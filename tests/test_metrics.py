@@ -1180,16 +1180,26 @@ WITH_OUTCOMES = {k: v for k, v in TAKE_ROWS.items() if k not in ("floor", "label
     [
         ([0.5, 1.5], [0, 1], ValueError, r"must lie in \[0, 1\]; row 1 is 1.5"),
         ([-0.1, 0.5], [0, 1], ValueError, r"must lie in \[0, 1\]; row 0 is -0.1"),
-        ([0.5, np.nan], [0, 1], ValueError, r"must lie in \[0, 1\]; row 1 is nan"),
+        ([0.5, np.nan], [0, 1], ValueError, r"must not be missing; 1 of"),
         ([0.5, np.inf], [0, 1], ValueError, r"must lie in \[0, 1\]; row 1 is inf"),
-        ([None, 0.5], [0, 1], ValueError, r"must lie in \[0, 1\]; row 0 is nan"),
-        ([0.5, pd.NA], [0, 1], ValueError, r"must lie in \[0, 1\]; row 1 is nan"),
+        ([None, 0.5], [0, 1], ValueError, r"must not be missing; 1 of"),
+        ([0.5, pd.NA], [0, 1], ValueError, r"must not be missing; 1 of"),
         (["0.5", "0.6"], [0, 1], TypeError, r"must be numbers, not <U3"),
         (pd.Series(["0.5", "0.6"]), [0, 1], TypeError, r"must be numbers, not text"),
         ([0.5, "high"], [0, 1], TypeError, r"must be numbers"),
         ([0.5 + 0j, 0.5], [0, 1], TypeError, r"must be numbers, not complex128"),
-        (np.array([]), np.array([]), ValueError, "must have at least one row"),
-        (pd.Series([], dtype=float), [], ValueError, "must have at least one row"),
+        (
+            np.array([]),
+            np.array([]),
+            ValueError,
+            "must be one column with at least one row",
+        ),
+        (
+            pd.Series([], dtype=float),
+            [],
+            ValueError,
+            "must be one column with at least one row",
+        ),
     ],
     ids=lambda value: None if isinstance(value, type) else repr(value)[:40],
 )
@@ -1206,7 +1216,9 @@ def test_bad_confidences(
     ids=[name for name in TAKE_ROWS if name not in ("brier", "log loss")],
 )
 def test_confidence_is_one_column(call: Callable[[Any, Any], Any]) -> None:
-    message = r"^confidence must be one column, not of shape \(2, 2\)"
+    message = (
+        r"^confidence must be one column with at least one row, not of shape \(2, 2\)"
+    )
     with pytest.raises(ValueError, match=message):
         call([[0.5, 0.5], [0.2, 0.8]], [0, 1])
 
@@ -1220,10 +1232,13 @@ def test_confidence_is_one_column(call: Callable[[Any, Any], Any]) -> None:
         (1, r"one value for each of 2 rows, not shape \(\)"),
         ([0, 2], r"must be 0 or 1; row 1 is 2"),
         ([0.5, 1], r"must be 0 or 1; row 0 is 0.5"),
-        ([0, np.nan], r"must be 0 or 1; row 1 is nan"),
-        ([0, None], r"must be 0 or 1; row 1 is nan"),
-        ([pd.NA, 1], r"must be 0 or 1; row 0 is nan"),
-        (pd.array([True, None], dtype="boolean"), r"must be 0 or 1; row 1 is nan"),
+        ([0, np.nan], r"must not be missing; 1 of 2 rows have no label; pass the 1"),
+        ([0, None], r"must not be missing; 1 of 2 rows have no label; pass the 1"),
+        ([pd.NA, 1], r"must not be missing; 1 of 2 rows have no label; pass the 1"),
+        (
+            pd.array([True, None], dtype="boolean"),
+            r"must not be missing; 1 of 2 rows have no label; pass the 1",
+        ),
         (["0", "1"], r"must be 0 or 1; row 0 is '0'"),
         (["yes", 1], r"must be 0 or 1; row 0 is 'yes'"),
         ([-1, 1], r"must be 0 or 1; row 0 is -1"),
@@ -1231,7 +1246,7 @@ def test_confidence_is_one_column(call: Callable[[Any, Any], Any]) -> None:
     ids=lambda value: repr(value)[:40],
 )
 def test_bad_outcomes(call: Callable[[Any, Any], Any], y: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"^correct .*{message}"):
+    with pytest.raises(ValueError, match=rf"^(correct|truth) .*{message}"):
         call([0.4, 0.6], y)
 
 
@@ -1380,15 +1395,19 @@ def test_bad_settings(call: Callable[[], Any], message: str) -> None:
     [
         ([[0.5, 0.6]], [0], r"probabilities must sum to one .* row 0 sums to 1.1"),
         ([[0.5, 0.5], [1.2, -0.2]], [0, 1], r"must lie in \[0, 1\]; row 1 has 1.2"),
-        ([[0.5, np.nan]], [0], r"must lie in \[0, 1\]; row 0 has nan"),
-        ([[0.5, None]], [0], r"must lie in \[0, 1\]; row 0 has nan"),
+        ([[0.5, np.nan]], [0], r"must not be missing; 1 of"),
+        ([[0.5, None]], [0], r"must not be missing; 1 of"),
         ([[1.0], [1.0]], [0, 0], r"column for each of two or more classes"),
         (np.empty((0, 3)), [], r"must have rows"),
         ([[[0.5, 0.5]]], [0], r"not shape \(1, 1, 2\)"),
         ([[0.5, 0.5]], [2], r"truth must be one of the classes \[0, 1\]; row 0 is 2"),
-        ([[0.5, 0.5]], [None], r"truth must be one of .* row 0 is None"),
-        ([[0.5, 0.5]], [np.nan], r"truth must be one of .* row 0 is nan"),
-        ([[0.5, 0.5]], [0, 1], r"truth must have one class for each of 1 rows"),
+        ([[0.5, 0.5]], [None], r"truth must not be missing; 1 of 1 rows have no label"),
+        (
+            [[0.5, 0.5]],
+            [np.nan],
+            r"truth must not be missing; 1 of 1 rows have no label",
+        ),
+        ([[0.5, 0.5]], [0, 1], r"truth must have one value for each of 1 rows"),
         (
             pd.DataFrame({"p_yes": [0.5], "p_no": [0.5]}),
             ["maybe"],

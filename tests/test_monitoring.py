@@ -598,7 +598,7 @@ def test_a_stored_monitor_that_is_not_whole(change, message):
     [
         (None, "confidence must be a list of numbers, not NoneType"),
         ([0.5], "confidence must have one number for each of 2 outcomes, not 1"),
-        ([0.5, math.nan], "confidence must lie in .0, 1.; row 1 is nan"),
+        ([0.5, math.nan], "confidence must not be missing; 1 of 2"),
         ([0.5, "x"], "confidence must be numbers"),
     ],
 )
@@ -631,11 +631,14 @@ def test_bad_alphas(alpha):
     ("correct", "message"),
     [
         ([], "correct must have at least one outcome"),
-        ([True, math.nan], "correct must be 0 or 1; row 1 is nan"),
-        (None, "correct must be 0 or 1; row 0 is nan"),
+        (
+            [True, math.nan],
+            "correct must not be missing; 1 of 2 rows have no label; pass the 1",
+        ),
+        (None, "correct must not be missing; 1 of 1 rows have no label"),
         (2, "correct must be 0 or 1; row 0 is 2"),
         ("right", "correct must be 0 or 1; row 0 is 'right'"),
-        ([[True]], "correct must have one value for each of 1 rows, not shape"),
+        ([[True]], "correct must be one column"),
     ],
 )
 def test_bad_outcomes_change_nothing(correct, message):
@@ -650,12 +653,16 @@ def test_bad_outcomes_change_nothing(correct, message):
 @pytest.mark.parametrize(
     ("confidence", "correct", "message"),
     [
-        ([], [], "confidence must have at least one row"),
+        ([], [], "confidence must be one column with at least one row"),
         ([0.5, 0.5], [True], "correct must have one value for each of 2 rows"),
         (0.5, [True, False], "correct must have one value for each of 1 rows"),
-        ([0.5, math.nan], [1, 1], "confidence must lie in .0, 1.; row 1 is nan"),
+        ([0.5, math.nan], [1, 1], "confidence must not be missing; 1 of 2"),
         ([1.5], [1], "confidence must lie in .0, 1.; row 0 is 1.5"),
-        ([0.5], [math.nan], "correct must be 0 or 1; row 0 is nan"),
+        (
+            [0.5],
+            [math.nan],
+            "correct must not be missing; 1 of 1 rows have no label",
+        ),
         ([[0.5]], [1], "confidence must be one column"),
     ],
 )
@@ -765,9 +772,13 @@ def test_equal_scores_have_not_moved():
     [
         ({"reference": []}, ValueError, "reference must be one column with at least"),
         ({"current": [[1]]}, ValueError, "current must be one column"),
-        ({"current": [0.5, math.nan]}, ValueError, "current must be finite; row 1"),
+        (
+            {"current": [0.5, math.nan]},
+            ValueError,
+            "current must not be missing; 1 of 2",
+        ),
         ({"reference": [math.inf]}, ValueError, "reference must be finite; row 0"),
-        ({"current": [1, None]}, ValueError, "current must be finite; row 1 is nan"),
+        ({"current": [1, None]}, ValueError, "current must not be missing; 1 of"),
         ({"current": ["a"]}, TypeError, "current must be numbers"),
         ({"n_resamples": 0}, ValueError, "n_resamples must be a whole number"),
         ({"n_bins": 1}, ValueError, "n_bins must be a whole number of 2 or more"),

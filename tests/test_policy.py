@@ -548,7 +548,7 @@ def test_what_was_applied_can_be_queued() -> None:
 
 def test_column_that_is_there_twice() -> None:
     twice = pd.concat([TABLE, TABLE["confidence"]], axis=1)
-    with pytest.raises(ValueError, match="the column 'confidence'; it has it twice"):
+    with pytest.raises(ValueError, match="the column 'confidence' twice"):
         Policy(TRUST_BUCKETS).apply(twice)
 
 

@@ -225,16 +225,16 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
                 "costs": {"no": Costs(2, 1)},
                 "table": TABLE[["confidence"]],
             },
-            "table must have a column 'prediction'; it has",
+            "table must have the column 'prediction'; it has",
         ),
         ({"strategy": "stratified", "budget": 1}, "budget must be at least 2, the num"),
         ({"strategy": "stratified", "n_strata": 0}, "n_strata must be a whole number"),
-        ({"table": TABLE[["prediction"]]}, "table must have a column 'confidence'"),
+        ({"table": TABLE[["prediction"]]}, "table must have the column 'confidence'"),
         (
             {"table": TABLE.assign(queue_reason="")},
             "table must have no column 'queue_reason' yet",
         ),
-        ({"by": "decided_on"}, "table must have a column 'decided_on'; it has"),
+        ({"by": "decided_on"}, "table must have the column 'decided_on'; it has"),
         (
             {"table": TABLE.assign(decided_on=[1, 2, 0, None, 0])},
             r"decided_on must lie in \[0, 1\]; row 1 is 2.0",
@@ -248,7 +248,7 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
             "table must have no column 'queue_stratum' yet",
         ),
         ({"table": TABLE.assign(confidence=90)}, r"confidence must lie in \[0, 1\]"),
-        ({"table": TABLE[:0]}, "confidence must have at least one row"),
+        ({"table": TABLE[:0]}, "table must have at least one row"),
     ],
 )
 def test_bad_input(change: dict[str, Any], says: str) -> None:

@@ -118,7 +118,7 @@ def test_chance_is_the_callers() -> None:
         (
             {"truth": ["a", None]},
             ValueError,
-            "truth must not be missing; row 1 is None",
+            "truth must not be missing; 1 of",
         ),
         ({"shares": {"d": 0.1}}, ValueError, "shares must be of labels .*; 'd' has no"),
         (

@@ -412,13 +412,13 @@ def test_missing_fields_are_named():
     ("arguments", "message"),
     [
         (([0.5, 1.5], [1, 0]), r"confidence must lie in \[0, 1\]; row 1 is 1.5"),
-        (([0.5, None], [1, 0]), r"confidence must lie in \[0, 1\]; row 1 is nan"),
+        (([0.5, None], [1, 0]), r"confidence must not be missing; 1 of"),
         (([[0.5]], [1]), "confidence must be one column"),
         (([0.5, 0.6], [None, 2]), "correct must be 0 or 1; row 1 is 2"),
         (([0.5, 0.6], [None]), "correct must have one value for each of 2 rows"),
         (([], [1]), "correct must have one value for each of 0 rows"),
-        (([0.5, 0.6], None, ["a"]), "predicted must have one class for each of 2 rows"),
-        (([0.5, 0.6], None, ["a", None]), "predicted must not be missing; row 1 is"),
+        (([0.5, 0.6], None, ["a"]), "predicted must have one value for each of 2 rows"),
+        (([0.5, 0.6], None, ["a", None]), "predicted must not be missing; 1 of"),
         (([0.5, 0.6], None, ["a", 3]), "predicted must be text; row 1 is 3"),
     ],
 )

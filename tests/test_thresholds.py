@@ -469,7 +469,10 @@ def test_label_of_which_no_row_is_drawn() -> None:
 
 def test_bad_groups() -> None:
     rows = ([0.9, 0.9], [1, 1])
-    for bad, message in [(["a"], "groups must have one value"), (["a", None], "row 1")]:
+    for bad, message in [
+        (["a"], "groups must have one value"),
+        (["a", None], "groups must not be"),
+    ]:
         with pytest.raises(ValueError, match=message):
             choose_threshold(*rows, 0.1, groups=bad)
         with pytest.raises(ValueError, match=message):
@@ -628,8 +631,8 @@ def test_any_rule_is_verified_by_what_it_accepts() -> None:
     [
         (([], [], 0.1), "accepted must have at least one row"),
         (([0.5], [1], 0.1), "accepted must be 0 or 1; row 0 is 0.5"),
-        (([[1]], [1], 0.1), "accepted must have one value"),
-        (([1, None], [1, 1], 0.1), "accepted must be 0 or 1; row 1"),
+        (([[1]], [1], 0.1), "accepted must be one column"),
+        (([1, None], [1, 1], 0.1), "accepted must not be missing; 1 of 2"),
         (([1], [1, 1], 0.1), "correct must have one value"),
         (([1], [1], 0), "max_risk must lie between 0 and 1, not 0"),
         (([1], [1], 0.1, 1), "delta must lie between 0 and 1, not 1"),

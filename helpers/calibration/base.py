@@ -16,10 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..checks import (
     check_between,
+    check_classified,
     check_distributions,
-    check_outcomes,
     check_probabilities,
-    check_truth,
+    check_rows,
 )
 from .files import write_json
 from .marks import Calibrated, row_ids, score_hashes, seen_rows
@@ -172,8 +172,8 @@ class Calibrator(BaseCalibrator):
             there are fewer than two rows or there is only one outcome.
         """
         self._check_parameters()
-        values = check_probabilities(scores, "scores").astype(float)
-        right = check_outcomes(correct, len(values))
+        found, right, _ = check_rows(scores, correct, name="scores")
+        values = found.astype(float)
         names = row_ids(scores, ids, len(values))
         told = told_source(scores, source)
         self._check_enough(len(values))
@@ -220,7 +220,7 @@ class Calibrator(BaseCalibrator):
         return self._marked(self._predict(values), values, names)
 
     def _outcomes(self, data: Any, truth: Any) -> np.ndarray:
-        return check_outcomes(truth, len(check_probabilities(data, "scores")))
+        return check_rows(data, truth, name="scores")[1]
 
     def _check_predict(
         self, scores: Any, ids: Any, source: Any
@@ -300,9 +300,8 @@ class MulticlassCalibrator(BaseCalibrator):
             is learned from.
         """
         self._check_parameters()
-        array, classes = check_distributions(probabilities)
+        array, classes, true = check_classified(probabilities, truth)
         values = np.ascontiguousarray(array, dtype=float)
-        true = check_truth(truth, len(values), classes)
         names = row_ids(probabilities, ids, len(values))
         told = told_source(probabilities, source)
         if len(values) < 2:
@@ -362,8 +361,7 @@ class MulticlassCalibrator(BaseCalibrator):
         return self._marked(self._predict(values), values, names)
 
     def _outcomes(self, data: Any, truth: Any) -> np.ndarray:
-        probabilities, classes = check_distributions(data)
-        true = check_truth(truth, len(probabilities), classes)
+        probabilities, _, true = check_classified(data, truth)
         return probabilities.argmax(axis=1) == true
 
     def _check_variety(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from ..checks import check_count, check_groups
+from ..checks import check_count, check_groups, check_labels
 from .base import BaseCalibrator
 from .marks import Calibrated
 
@@ -69,7 +69,7 @@ def cross_fitted(
     check_count("n_splits", n_splits, 2)
     check_count("seed", seed, 0)
     right = calibrator._outcomes(scores, correct)
-    codes = None if groups is None else check_groups(groups, len(right))
+    codes = None if groups is None else check_groups(groups, scores, correct)
     _check_splits(n_splits, right, codes)
     kind = StratifiedKFold if codes is None else StratifiedGroupKFold
     folds = kind(n_splits, shuffle=True, random_state=seed)
@@ -79,7 +79,7 @@ def cross_fitted(
         parts = list(folds.split(right, right, codes))
     in_pandas = isinstance(scores, (pd.DataFrame, pd.Series))
     data: Any = scores if in_pandas else np.asarray(scores)
-    outcomes = np.asarray(correct)
+    outcomes = check_labels(correct, "correct", scores)
     result: np.ndarray | None = None
     for train, test in parts:
         if not len(test):  # StratifiedGroupKFold may leave a fold empty.

@@ -9,7 +9,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
-from ..checks import check_count, check_outcomes, check_probabilities, check_rng
+from ..checks import (
+    check_count,
+    check_outcomes,
+    check_probabilities,
+    check_rng,
+    check_rows,
+)
 from ..metrics import brier_score, expected_calibration_error, log_loss
 from .base import Calibrator
 
@@ -74,7 +80,7 @@ def learning_curves(
     6
     """
     test = check_probabilities(test_scores, "test_scores")
-    truth = check_outcomes(test_correct, len(test), "test_correct")
+    truth = check_outcomes(test_correct, test_scores, name="test_correct")
     rows = []
     for n, draw, part, outcome in _draws(scores, correct, sizes, n_draws, rng):
         for name, calibrator in calibrators.items():
@@ -141,7 +147,7 @@ def held_out_curves(
     """
     check_count("n_bins", n_bins)
     test = check_probabilities(test_scores, "test_scores")
-    truth = check_outcomes(test_correct, len(test), "test_correct")
+    truth = check_outcomes(test_correct, test_scores, name="test_correct")
     rows = []
     for n, draw, part, outcome in _draws(scores, correct, sizes, n_draws, rng):
         predicted = np.asarray(clone(calibrator).fit(part, outcome).predict(test))
@@ -170,8 +176,7 @@ def _draws(
     n_draws: int,
     rng: np.random.Generator | int | None,
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    values = check_probabilities(scores, "scores")
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(scores, correct, name="scores")
     check_count("n_draws", n_draws)
     generator = check_rng(rng)
     for n in sizes:

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ..checks import in_order_of, refuse_masked
+
 # Shares of rows, for scores compared without ids: see ``seen_rows``.
 _DISTINCT = 0.99
 _OVERLAP = 0.5
@@ -247,7 +249,10 @@ def row_ids(data: Any, ids: Any, n: int) -> np.ndarray | None:
             pd.RangeIndex(n)
         )
         return None if only_counts else _hashes(index)
-    index = _as_index(ids)
+    refuse_masked(ids, "ids")
+    if getattr(ids, "ndim", 1) != 1:
+        raise ValueError(f"ids must be one column, not of shape {ids.shape}.")
+    index = _as_index(in_order_of(data, ids, "ids"))
     if len(index) != n:
         raise ValueError(f"ids must be one for each of {n} rows, not {len(index)}.")
     missing = np.flatnonzero(_missing(index))

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import log_softmax, logsumexp
 
 from .. import EMBEDDED
-from ..checks import check_choice
+from ..checks import check_choice, check_table
 from .neiss_codes import body_parts
 from .parts import DATA, SPLITS
 
@@ -196,10 +196,12 @@ def neiss_log_proba(
         that it is to be tested on.
     """
     check_choice("how", how, NEISS_CLASSIFIERS)
+    check_table(cases, ("text",), "cases")
     codes = body_parts().index
     if how == "tf-idf":
         if train is None or not len(train):
             raise ValueError("train must hold cases for 'tf-idf' to learn from.")
+        check_table(train, ("text", "body_part"), "train")
         shared = train.index.intersection(cases.index)
         if len(shared):
             raise ValueError(

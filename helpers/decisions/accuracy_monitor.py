@@ -110,7 +110,7 @@ class AccuracyMonitor(Monitor):
 
 
 def _read_outcomes(correct: ArrayLike) -> np.ndarray:
-    values = np.atleast_1d(np.asarray(correct))
-    if not values.size:
+    outcome = check_outcomes(np.atleast_1d(correct))
+    if not len(outcome):
         raise ValueError("correct must have at least one outcome; there is none.")
-    return check_outcomes(values, len(values))
+    return outcome

@@ -15,8 +15,8 @@ from ..checks import (
     check_between,
     check_choice,
     check_interval,
-    check_outcomes,
     check_probabilities,
+    check_rows,
 )
 
 SIDES = ("upper", "lower")
@@ -224,8 +224,7 @@ def bucket_table(
     """
     interval = check_interval(method)
     check_between("level", level, 0, 1)
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     code = buckets.codes(values)
     size = len(buckets.names)
 

@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike
 from ..checks import (
     check_choice,
     check_not_negative,
-    check_outcomes,
-    check_probabilities,
+    check_rows,
 )
 from .betting import ROWS, SHARES, SHIFTS, log_factors, log_sum
 from .monitoring import Monitor
@@ -130,9 +129,10 @@ class CalibrationMonitor(Monitor):
         TypeError
             The confidences are no numbers.
         """
-        stated = check_probabilities(np.atleast_1d(np.asarray(confidence)))
+        if np.ndim(confidence) == 0:
+            confidence, correct = np.atleast_1d(confidence), np.atleast_1d(correct)
+        stated, new, _ = check_rows(confidence, correct)
         p = stated.astype(float)
-        new = check_outcomes(np.atleast_1d(np.asarray(correct)), len(p))
         most, least = np.minimum(p, 1 - self.clip), np.maximum(p, self.clip)
         log_e = np.empty(len(p))
         wealths = self._log_wealths

@@ -17,11 +17,14 @@ from sklearn.utils.validation import check_is_fitted
 from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
+    as_array,
     check_between,
     check_choice,
+    check_classified,
     check_count,
     check_distributions,
     check_interval,
+    check_table,
     check_truth,
 )
 
@@ -118,8 +121,7 @@ class ConformalSets(BaseEstimator):
         level = check_between("level", self.level, 0, 1)
         score = check_choice("score", self.score, SCORES)
         seed = check_count("seed", self.seed, 0)
-        values, classes = check_distributions(probabilities)
-        actual = check_truth(truth, len(values), classes)
+        values, classes, actual = check_classified(probabilities, truth)
         if len(classes) == 2 and score != "lac":
             raise ValueError(f"score must be 'lac' for two labels, not {score!r}.")
         share = Fraction(str(level))
@@ -303,7 +305,7 @@ def set_coverage(
             f"labels must be one for each of {k} columns, all different, not "
             f"{labels!r}."
         )
-    actual = check_truth(truth, n, names)
+    actual = check_truth(truth, names, sets)
     size = held.sum(axis=1)
     hit = held[np.arange(n), actual]
     parts = [("all", "all", np.full(n, True))]
@@ -354,7 +356,9 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 
 
 def _check_sets(sets: ArrayLike) -> np.ndarray:
-    array = np.asarray(sets)
+    if isinstance(sets, pd.DataFrame):
+        check_table(sets, name="sets")
+    array = as_array(sets, "sets")
     if array.ndim != 2 or not array.size:
         raise ValueError(
             "sets must have rows, and a column for each label, not shape "
@@ -366,6 +370,6 @@ def _check_sets(sets: ArrayLike) -> np.ndarray:
             row, column = np.argwhere(strange)[0].tolist()
             raise ValueError(
                 f"sets must be true or false; row {row} has "
-                f"{array[row, column].item()!r}."
+                f"{array.astype(object)[row, column]!r}."
             )
     return array.astype(bool)

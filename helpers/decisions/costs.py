@@ -378,7 +378,9 @@ def best_threshold(
     values, outcome = _read_rows(scores, correct)
     n = len(values)
     order = np.lexsort((outcome, -values))
-    codes = np.arange(n) if groups is None else check_groups(groups, n)[order]
+    codes = np.arange(n)
+    if groups is not None:
+        codes = check_groups(groups, scores, correct)[order]
     ranked, right = values[order], outcome[order]
     last = np.append(np.flatnonzero(np.diff(ranked)), n - 1)
     # What automating a row adds to the cost of its review.
@@ -464,4 +466,4 @@ def _reach(interval: Interval, low: float, high: float) -> Interval:
 
 def _read_rows(scores: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     values = check_numbers(scores, "scores")
-    return values, check_outcomes(correct, len(values))
+    return values, check_outcomes(correct, scores)

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
 from ..calibration.files import read_json, write_json
-from ..checks import check_between, check_choice
+from ..checks import check_between, check_choice, check_table
 from .buckets import Buckets
 from .policy_storage import FORMAT, describe_policy, read_policy, rule_of
-from .policy_table import apply_policy, check_mapping, check_table
+from .policy_table import apply_policy, check_mapping
 from .policy_words import policy_card
 from .risk import Verification, verify_accepted
 from .thresholds import CertifiedThreshold
@@ -322,11 +322,7 @@ class Policy:
         """
         action = self.buckets.names[-1] if action is None else action
         check_choice("action", action, tuple(self.buckets.names))
-        check_table(table)
-        if "correct" not in table:
-            raise ValueError("table must have the column 'correct'.")
-        if not len(table):
-            raise ValueError("table must have at least one row; there is none.")
+        check_table(table, ("correct",))
         applied, seen = apply_policy(self, table, source)
         if seen:
             raise ValueError(
@@ -334,7 +330,7 @@ class Policy:
                 f"on {seen} of these {len(table)}."
             )
         found = verify_accepted(
-            (applied["action"] == action).to_numpy(),
+            applied["action"] == action,
             table["correct"],
             max_risk,
             delta,

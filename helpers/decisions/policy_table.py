@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..calibration import Calibrated, Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
+from ..checks import check_table
 from .policy_words import reasons
 
 if TYPE_CHECKING:
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 
 _NO_CONFIDENCE = "no confidence is known"
 _NO_PREDICTION = "no prediction is known"
-
-
-def check_table(table: Any) -> None:
-    """Raise an error unless this is a table."""
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a DataFrame, not {type(table).__name__}.")
 
 
 def check_mapping(name: str, value: Any, of: str) -> None:
@@ -55,7 +50,7 @@ def apply_policy(
     ValueError, TypeError
         As :meth:`Policy.apply`.
     """
-    check_table(table)
+    check_table(table, ("prediction", "confidence"), empty=True)
     _check_read(table, policy, source)
     scores = _read_scores(table, policy.calibrator)
     labels = table["prediction"].astype(object)
@@ -95,11 +90,6 @@ def _check_read(
     """Whether the table has what every policy reads, from the source it is for."""
     if source is not None:
         check_mapping("source", source, "what is said of scores to its value")
-    names = list(table.columns)
-    for column in ("prediction", "confidence"):
-        if names.count(column) != 1:
-            has = "has it twice" if column in names else "has it not"
-            raise ValueError(f"table must have the column {column!r}; it {has}.")
     if policy.source is not None:
         given = table.attrs.get("source") if source is None else source
         if not isinstance(given, Mapping) or set(policy.source) - set(given):
@@ -120,13 +110,7 @@ def _read_scores(
         single = values.dtype == np.float32 and calibrator is None
         return values.astype(np.float32 if single else float).to_frame()
     columns = [f"p_{label}" for label in calibrator.classes_]
-    names = list(table.columns)
-    for name in columns:
-        if names.count(name) != 1:
-            raise ValueError(
-                f"table must have the column {name!r}, which the calibrator of "
-                f"this policy needs, once, not {names.count(name)} times."
-            )
+    check_table(table, columns, empty=True)
     numbers = {name: _numbers(table, name).to_numpy(float) for name in columns}
     return pd.DataFrame(numbers, index=table.index)
 

@@ -14,6 +14,7 @@ from ..checks import (
     check_count,
     check_probabilities,
     check_rng,
+    check_table,
 )
 from ..metrics.binning import make_bins
 from .costs import Costs, expected_cost
@@ -113,8 +114,6 @@ def review_queue(
     1           2.0    [0.4, 0.6)
     2           1.0    [0.6, 0.8)
     """
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a DataFrame, not {type(table).__name__}.")
     check_choice("strategy", strategy, STRATEGIES)
     check_count("budget", budget)
     check_count("n_strata", n_strata)
@@ -128,10 +127,16 @@ def review_queue(
     new = ["queue_reason"]
     new += ["queue_weight"] if strategy in ("random", "stratified") else []
     new += ["queue_stratum"] if strategy == "stratified" else []
+    check_table(table)
     if by is None:
         by = "decided_on" if "decided_on" in table.columns else "confidence"
     needed = [by] + (["prediction"] if isinstance(costs, Mapping) else [])
-    _check_columns(table, needed, new)
+    check_table(table, needed)
+    for column in new:
+        if column in table.columns:
+            raise ValueError(
+                f"table must have no column {column!r} yet: rename its own."
+            )
     values = _read_confidence(table[by], by)
     n = len(values)
     if strategy == "random":
@@ -269,16 +274,3 @@ def _check_belongs(name: str, value: Any, strategy: str, owner: str) -> None:
         raise ValueError(
             f"{name} must be left out for strategy={strategy!r}; it is for {owner!r}."
         )
-
-
-def _check_columns(table: pd.DataFrame, needed: list[str], new: list[str]) -> None:
-    for column in needed:
-        if column not in table.columns:
-            raise ValueError(
-                f"table must have a column {column!r}; it has {list(table.columns)!r}."
-            )
-    for column in new:
-        if column in table.columns:
-            raise ValueError(
-                f"table must have no column {column!r} yet: rename its own."
-            )

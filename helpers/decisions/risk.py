@@ -137,13 +137,14 @@ def verify_accepted(
 labelled items are accepted (75.0%), 0 wrong (0.00%; at most 4.87%, and at least \
 0.00%, each at 0.95 confidence).
     """
-    taken = check_outcomes(accepted, np.size(np.asarray(accepted)), "accepted")
+    taken = check_outcomes(accepted, name="accepted")
     if not len(taken):
         raise ValueError("accepted must have at least one row; there is none.")
-    outcome = check_outcomes(correct, len(taken))
+    outcome = check_outcomes(correct, accepted)
+    codes = None if groups is None else check_groups(groups, accepted, correct)
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
-    used = one_row_each(groups, len(taken), rng)
+    used = one_row_each(codes, len(taken), rng)
     taken, outcome = taken[used], outcome[used]
     n = int(taken.sum())
     wrong = int((taken & ~outcome).sum())

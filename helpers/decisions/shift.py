@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..checks import check_between, check_count, check_rng
+from ..checks import check_between, check_count, check_labels, check_rng
 
 
 def shifted_rows(
@@ -67,7 +67,8 @@ def shifted_rows(
     >>> dict(zip(labels.tolist(), counts.tolist(), strict=True))
     {'foot': 1, 'hand': 3, 'head': 6}
     """
-    codes, labels = _read_truth(truth)
+    codes, found = pd.factorize(check_labels(truth, "truth"))
+    labels = list(found)
     counts = np.bincount(codes)
     wanted = _shares(shares, labels, counts / len(codes))
     check_count("n", n)
@@ -84,22 +85,6 @@ def shifted_rows(
         ]
     )
     return generator.permutation(rows)
-
-
-def _read_truth(truth: ArrayLike) -> tuple[np.ndarray, list[Any]]:
-    values = np.asarray(truth, dtype=object)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(
-            "truth must be one column with at least one row, not of shape "
-            f"{values.shape}."
-        )
-    codes, labels = pd.factorize(values)
-    missing = np.flatnonzero(codes < 0)
-    if len(missing):
-        raise ValueError(
-            f"truth must not be missing; row {missing[0]} is {values[missing[0]]!r}."
-        )
-    return codes, list(labels)
 
 
 def _shares(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..checks import check_between, check_outcomes, check_probabilities
+from ..checks import check_between, check_labels, check_probabilities, check_rows
 from .risk import (
     Verification,
     labels_to_certify,
@@ -178,10 +178,9 @@ labels. It may take about 29, or more.
     """
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
-    values = check_probabilities(scores, "scores")
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     points = _grid(grid)
-    used = one_row_each(groups, len(values), rng)
+    used = one_row_each(codes, len(values), rng)
     return _certified(values[used], outcome[used], max_risk, delta, points)
 
 
@@ -233,11 +232,10 @@ def choose_thresholds_per_class(
     """
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
-    values = check_probabilities(scores, "scores")
-    outcome = check_outcomes(correct, len(values))
-    labels = _labels(predicted, len(values))
+    values, outcome, codes = check_rows(scores, correct, groups, name="scores")
+    labels = pd.Series(check_labels(predicted, "predicted", scores, correct))
     points = _grid(grid)
-    used = one_row_each(groups, len(values), rng)
+    used = one_row_each(codes, len(values), rng)
     # Of all labels, also those of which no row is drawn: the share is fixed before.
     kinds = labels.unique()
     share = delta / len(kinds) if together else delta
@@ -312,8 +310,9 @@ each at 0.95 confidence).
         raise ValueError("max_risk must be given where threshold is a plain number.")
     limit = check_between("max_risk", max_risk, 0, 1)
     level = 0.05 if delta is None else delta
-    accepted = check_probabilities(scores, "scores") >= least
-    found = verify_accepted(accepted, correct, limit, level, groups=groups, rng=rng)
+    values, outcome, codes = check_rows(scores, correct, groups, name="scores")
+    accepted = values >= least
+    found = verify_accepted(accepted, outcome, limit, level, groups=codes, rng=rng)
     return replace(found, threshold=least)
 
 
@@ -400,15 +399,14 @@ def verify_per_class(
                 f"{label!r} is."
             )
         rules[label] = least, check_between("max_risk", limit, 0, 1)
-    values = check_probabilities(scores, "scores")
-    outcome = check_outcomes(correct, len(values))
-    labels = _labels(predicted, len(values))
+    values, outcome, codes = check_rows(scores, correct, groups, name="scores")
+    labels = pd.Series(check_labels(predicted, "predicted", scores, correct))
     if not any((labels == label).any() for label in thresholds):
         raise ValueError(
             "thresholds must name labels as predicted has them; none of "
             f"{_first(thresholds)} is among {_first(labels.unique())}."
         )
-    used = one_row_each(groups, len(values), rng)
+    used = one_row_each(codes, len(values), rng)
     values, outcome, labels = values[used], outcome[used], labels.iloc[used]
     share = delta / len(rules) if together and rules else delta
     found = {}
@@ -460,16 +458,6 @@ def _certified(
         labels_needed=needed,
         tested=tested,
     )
-
-
-def _labels(predicted: Any, n: int) -> pd.Series:
-    labels = pd.Series(np.asarray(predicted, dtype=object))
-    if len(labels) != n or labels.isna().any():
-        raise ValueError(
-            f"predicted must have a label for each of the {n} rows, not {len(labels)} "
-            f"with {int(labels.isna().sum())} missing."
-        )
-    return labels
 
 
 def _first(labels: Iterable[Any], most: int = 5) -> str:

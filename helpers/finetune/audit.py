@@ -31,7 +31,7 @@ def near_duplicates(
         The texts.
     groups : array-like of shape (n,), optional
         What each text belongs to, such as a family, or the part of a split: only pairs
-        of different groups are given. See :func:`helpers.checks.check_groups`.
+        of different groups are given.
     threshold : float, default=0.6
         The least similarity of a pair, above 0 and at most 1.
 
@@ -70,7 +70,7 @@ def near_duplicates(
     if not given:
         raise ValueError("texts must hold at least one text; there is none.")
     n = len(given)
-    codes = np.arange(n) if groups is None else check_groups(groups, n)
+    codes = np.arange(n) if groups is None else check_groups(groups, given, texts)
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), lowercase=False)
     vectors = pieces.fit_transform([_normalised(text) for text in given]).tocsr()
     a, b, similarity = (np.concatenate(part) for part in _pairs(vectors, threshold))

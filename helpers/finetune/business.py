@@ -16,6 +16,7 @@ from ..checks import (
     check_count,
     check_outcomes,
     check_probabilities,
+    check_table,
 )
 
 Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
@@ -158,9 +159,13 @@ def business_table(
 
 def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     named = isinstance(confidence, (Mapping, pd.DataFrame))
+    if isinstance(confidence, pd.DataFrame):
+        check_table(confidence, name="confidence")
     values = dict(confidence) if named else {"model": confidence}
     if not values:
         raise ValueError("confidence must be of at least one model; there is none.")
+    if isinstance(correct, pd.DataFrame):
+        check_table(correct, name="correct")
     if isinstance(correct, (Mapping, pd.DataFrame)):
         outcomes = dict(correct)
     else:
@@ -171,16 +176,12 @@ def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.nda
             f"{list(outcomes)!r}."
         )
     models = {}
-    n = None
-    for name, column in values.items():
-        checked = check_probabilities(column, f"confidence of {name!r}")
-        n = len(checked) if n is None else n
-        if len(checked) != n:
-            raise ValueError(
-                f"confidence of {name!r} must have {n} rows, as the first model has, "
-                f"not {len(checked)}."
-            )
-        right = check_outcomes(outcomes[name], n, f"correct of {name!r}")
+    for at, (name, column) in enumerate(values.items()):
+        others = [*values.values()][:at]
+        checked = check_probabilities(column, f"confidence of {name!r}", *others)
+        right = check_outcomes(
+            outcomes[name], *others, column, name=f"correct of {name!r}"
+        )
         models[name] = (checked, right)
     return models
 

@@ -19,7 +19,9 @@ from ..checks import (
     check_groups,
     check_probabilities,
     check_rng,
+    check_table,
     check_truth,
+    in_order_of,
 )
 from ..metrics import Interval, noise_floor, paired_differences
 from ..metrics.binning import N_BINS, make_bins
@@ -223,7 +225,7 @@ def compare(
     seed = int(check_rng(rng).integers(2**32))
     sides = _read(base, tuned, truth)
     n = len(base)
-    codes = np.arange(n) if groups is None else check_groups(groups, n)
+    codes = np.arange(n) if groups is None else check_groups(groups, base)
     found = paired_differences(
         (sides[0].confidence, sides[0].right),
         (sides[1].confidence, sides[1].right),
@@ -306,17 +308,11 @@ def _notes(n_bins: int, threshold: float) -> dict[str, str]:
 
 def _read(base: Any, tuned: Any, truth: Any) -> tuple[_Side, _Side]:
     first, labels = _read_table(base, "base")
-    second, others = _read_table(tuned, "tuned")
-    if not tuned.index.equals(base.index):
-        raise ValueError(
-            f"tuned must have the index of base; it has {len(tuned)} rows, and base "
-            f"has {len(base)}."
-        )
+    second, others = _read_table(tuned, "tuned", base)
+    tuned = in_order_of(base, tuned, "tuned")
     if sorted(others) != sorted(labels):
         raise ValueError(f"tuned must have the labels of base, {labels!r}: {others!r}.")
-    if isinstance(truth, pd.Series) and not truth.index.equals(base.index):
-        raise ValueError("truth must have the index of the tables; it has another.")
-    true = check_truth(truth, len(base), labels)
+    true = check_truth(truth, labels, base)
     order = [others.index(label) for label in labels]
     return (
         _side(base, "base", first, labels, true),
@@ -324,16 +320,11 @@ def _read(base: Any, tuned: Any, truth: Any) -> tuple[_Side, _Side]:
     )
 
 
-def _read_table(table: Any, name: str) -> tuple[np.ndarray, list[str]]:
-    if not isinstance(table, pd.DataFrame):
-        raise ValueError(f"{name} must be a data frame, not {type(table).__name__}.")
-    for column in ("prediction", "confidence"):
-        if list(table.columns).count(column) != 1:
-            raise ValueError(f"{name} must have one column {column!r}.")
+def _read_table(table: Any, name: str, *others: Any) -> tuple[np.ndarray, list[str]]:
+    check_table(table, ("prediction", "confidence"), name)
     stated = [c for c in table.columns if isinstance(c, str) and c.startswith("p_")]
-    rows, labels = check_distributions(table[stated], f"probabilities of {name}")
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"{name} must have different labels, not {labels!r}.")
+    named = f"probabilities of {name}"
+    rows, labels = check_distributions(table[stated], named, *others)
     return rows.astype(float), labels
 
 
@@ -344,8 +335,7 @@ def _side(
     labels: list[str],
     truth: np.ndarray,
 ) -> _Side:
-    predicted = table["prediction"].to_numpy(dtype=object)
-    places = check_truth(predicted, len(table), labels, f"prediction of {name}")
+    places = check_truth(table["prediction"], labels, name=f"prediction of {name}")
     confidence = check_probabilities(table["confidence"], f"confidence of {name}")
     return _Side(rows, truth, confidence.astype(float), places == truth)
 

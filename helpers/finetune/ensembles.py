@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import check_count, check_groups
+from ..checks import check_count, check_distributions, check_groups, check_labels
 from ..classifier import LLMClassifier
 from ..prompted import check_texts
 from .result import FineTuned
@@ -80,15 +80,13 @@ def finetune_ensemble(
     chosen = [check_count("seeds", seed, 0) for seed in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds must be one or more, none twice, not {chosen!r}.")
-    texts, truth = check_texts(X), np.asarray(y)
-    if truth.shape != (len(texts),):
-        raise ValueError(
-            f"y must have one label for each of {len(texts)} texts, not shape "
-            f"{truth.shape}."
-        )
+    texts = check_texts(X)
+    truth = check_labels(y, "y", texts, X)
     settings = TrainingSettings() if settings is None else settings
-    targets = None if sample_targets is None else np.asarray(sample_targets)
-    codes = check_groups(texts if groups is None else groups, len(texts))
+    targets = None
+    if sample_targets is not None:
+        targets, _ = check_distributions(sample_targets, "sample_targets", texts, X)
+    codes = check_groups(texts if groups is None else groups, texts, X)
     found = []
     for seed in chosen:
         rows = resampled(codes, seed) if bootstrap else np.arange(len(texts))

@@ -22,6 +22,8 @@ from ..checks import (
     check_count,
     check_distributions,
     check_not_negative,
+    check_table,
+    in_order_of,
 )
 from ..sampling import INVALID
 
@@ -275,6 +277,8 @@ def agreement_targets(
     """
     check_between("strength", strength, 0, 1, closed=True)
     truth, _ = check_distributions(truth_onehot, "truth_onehot")
+    check_table(votes, name="votes")
+    votes = in_order_of(truth_onehot, votes, "votes")
     counts = votes.drop(columns=INVALID, errors="ignore").to_numpy(float)
     if counts.shape != truth.shape:
         raise ValueError(

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..checks import check_count
+from ..checks import as_array, check_count, check_table
 
 PARTS = ("train", "calibration", "test")
 
@@ -118,7 +118,7 @@ def grouped_split(
     check_count("seed", seed, 0)
     joined = joined_groups(groups)
     n = len(joined)
-    strata = _strata(stratify, n)
+    strata = _strata(stratify, groups)
     n_components = int(joined.max()) + 1
     _check_components(joined, groups, wanted)
     n_strata = int(strata.max()) + 1
@@ -173,28 +173,23 @@ def _check_components(joined: np.ndarray, groups: Any, wanted: np.ndarray) -> No
     )
 
 
-def _strata(stratify: Any, n: int) -> np.ndarray:
+def _strata(stratify: Any, groups: Any) -> np.ndarray:
     if stratify is None:
-        return np.zeros(n, dtype=np.intp)
-    columns = _columns(stratify, "stratify")
-    if len(columns[0]) != n:
-        raise ValueError(
-            f"stratify must have one value for each of {n} rows, not {len(columns[0])}."
-        )
+        return np.zeros(len(groups), dtype=np.intp)
+    columns = _columns(stratify, "stratify", groups)
     table = pd.DataFrame(dict(enumerate(columns)))
     by = list(table.columns)
     return table.groupby(by, dropna=False, sort=False).ngroup().to_numpy()
 
 
-def _columns(values: Any, name: str) -> list[np.ndarray]:
+def _columns(values: Any, name: str, *rows: Any) -> list[np.ndarray]:
     """The columns of a table, or of an array of one or two dimensions."""
     if isinstance(values, pd.DataFrame):
-        columns = [values[c].to_numpy(dtype=object) for c in values.columns]
-    else:
-        array = np.asarray(values, dtype=object)
-        if array.ndim not in (1, 2):
-            raise ValueError(f"{name} must be columns, not of shape {array.shape}.")
-        columns = [array] if array.ndim == 1 else list(array.T)
+        check_table(values, name=name)
+    array = as_array(values, name, *rows, dtype=object)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} must be columns, not of shape {array.shape}.")
+    columns = [array] if array.ndim == 1 else list(array.T)
     if not columns or not len(columns[0]):
         raise ValueError(f"{name} must have at least one row and one column.")
     return columns

@@ -115,7 +115,7 @@ def make_task(
             f"loss must be a dataclass such as CrossEntropy(), not {loss!r}: what it "
             "is has to be written down with the result."
         )
-    texts, held_out = check_texts(X), check_texts(validation[0])
+    texts, held_out = check_texts(X), check_texts(validation[0], "validation")
     for name, found in (("X", texts), ("validation", held_out)):
         if not found:
             raise ValueError(f"{name} must hold at least one text; there is none.")
@@ -126,10 +126,14 @@ def make_task(
             "precision 'float16' needs a CUDA device; take 'float32' or 'bfloat16'."
         )
     names = list(labels.labels)
-    truth = check_truth(y, len(texts), names)
+    truth = check_truth(y, names, texts, X, name="y")
     onehot = np.eye(len(names))[truth]
-    targets = onehot if sample_targets is None else _targets(sample_targets, onehot)
-    held_out_truth = check_truth(validation[1], len(held_out), names)
+    targets = onehot
+    if sample_targets is not None:
+        targets = _targets(sample_targets, onehot, X, y)
+    held_out_truth = check_truth(
+        validation[1], names, held_out, validation[0], name="validation"
+    )
     parts = {
         "model": model.fingerprint,
         "prompt": prompt_hash(classifier),
@@ -226,8 +230,8 @@ def _check_apart(texts: list[str], held_out: list[str]) -> None:
             )
 
 
-def _targets(values: ArrayLike, onehot: np.ndarray) -> np.ndarray:
-    targets, _ = check_distributions(values, "sample_targets")
+def _targets(values: ArrayLike, onehot: np.ndarray, *rows: Any) -> np.ndarray:
+    targets, _ = check_distributions(values, "sample_targets", onehot, *rows)
     if targets.shape != onehot.shape:
         raise ValueError(
             f"sample_targets must have the shape {onehot.shape}, a row a text and a "

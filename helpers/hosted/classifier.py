@@ -393,7 +393,7 @@ class HostedClassifier(PromptedClassifier):
         found = self._scores(X)
         table = found.table(self.classes_.tolist(), index)
         if truth is not None:
-            table["truth"] = self._check_truth(truth, len(table))
+            table["truth"] = self._check_truth(truth, "truth", table, X)
             table["correct"] = table["truth"] == table["prediction"]
         table.attrs["source"] = self.source()
         return table

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from ..checks import (
     check_choice,
     check_count,
-    check_outcomes,
     check_probabilities,
+    check_rows,
     chunks,
 )
 
@@ -154,6 +154,7 @@ def make_bins(
     >>> make_bins(np.array([0.6, 0.7, 0.8, 0.9]), n_bins=2, strategy="quantile").edges
     array([0.  , 0.75, 1.  ])
     """
+    confidence = check_probabilities(confidence)
     check_count("n_bins", n_bins)
     check_choice("strategy", strategy, STRATEGIES)
     check_choice("closed", closed, ("left", "right"))
@@ -234,8 +235,7 @@ def binned(
     >>> binned([0.2, 0.9, 0.95], [0, 1, 0], n_bins=2).count
     array([1, 2])
     """
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     return sum_bins(values, outcome, bins)
 

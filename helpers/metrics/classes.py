@@ -17,6 +17,7 @@ from ..checks import (
     check_choice,
     check_count,
     check_groups,
+    check_labels,
     check_outcomes,
     check_probabilities,
     check_rng,
@@ -118,11 +119,11 @@ def class_table(
     """
     check_between("level", level, 0, 1)
     codes, classes = _read_classes(predicted)
-    n = len(codes)
-    outcome = check_outcomes(correct, n)
+    outcome = check_outcomes(correct, predicted)
     _check_names(list(confidences))
-    stated = _read_confidences(confidences, n)
-    member = None if groups is None else check_groups(groups, n)
+    stated = _read_confidences(confidences, predicted, correct)
+    rows_of = (predicted, correct, *confidences.values())
+    member = None if groups is None else check_groups(groups, *rows_of)
     rows = []
     for at in range(len(classes)):
         own = codes == at
@@ -202,9 +203,9 @@ def class_gap(
     0.23
     """
     codes, sizes = _read_sizes(predicted, norm, weighting, min_n)
-    outcome = check_outcomes(correct, len(codes))
-    values = _read_confidences({"confidence": confidence}, len(codes))["confidence"]
-    gap = values - outcome
+    outcome = check_outcomes(correct, predicted)
+    values = check_probabilities(confidence, "confidence", predicted, correct)
+    gap = values.astype(float) - outcome
     sums = np.stack([sizes, np.bincount(codes, gap), np.bincount(codes, gap**2)])
     return float(_mean_over_classes(sums[:, sizes >= min_n], norm, weighting))
 
@@ -279,10 +280,12 @@ def class_gap_difference(
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
     codes, sizes = _read_sizes(predicted, norm, weighting, min_n)
-    n = len(codes)
-    outcome = check_outcomes(correct, n)
-    stated = _read_confidences({"first": first, "second": second}, n)
-    member = np.arange(n) if groups is None else check_groups(groups, n)
+    n, given = len(codes), {"first": first, "second": second}
+    outcome = check_outcomes(correct, predicted)
+    stated = _read_confidences(given, predicted, correct)
+    member = np.arange(n)
+    if groups is not None:
+        member = check_groups(groups, predicted, correct, first, second)
     order = np.argsort(codes, kind="stable")
     starts = np.append(0, np.cumsum(sizes)[:-1])
     gaps = [(values - outcome)[order] for values in stated.values()]
@@ -377,17 +380,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _read_classes(predicted: ArrayLike) -> tuple[np.ndarray, list[Any]]:
     """The class of each row as a number, and what the classes are called, sorted."""
-    array = np.asarray(predicted)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(
-            "predicted must be one column with at least one row, not of shape "
-            f"{array.shape}."
-        )
-    codes, classes = pd.factorize(array.astype(object), sort=True)
-    missing = np.flatnonzero(codes < 0)
-    if len(missing):
-        at = int(missing[0])
-        raise ValueError(f"predicted must not be missing; row {at} is {array[at]!r}.")
+    codes, classes = pd.factorize(check_labels(predicted, "predicted"), sort=True)
     return codes, list(classes)
 
 
@@ -409,14 +402,10 @@ def _read_sizes(
 
 
 def _read_confidences(
-    confidences: Mapping[str, ArrayLike], n: int
+    confidences: Mapping[str, ArrayLike], *rows: Any
 ) -> dict[str, np.ndarray]:
-    stated = {}
+    stated: dict[str, np.ndarray] = {}
     for name, given in confidences.items():
-        values = check_probabilities(given, name).astype(float)
-        if len(values) != n:
-            raise ValueError(
-                f"{name} must have one value for each of {n} rows, not {len(values)}."
-            )
-        stated[name] = values
+        together = (*rows, *(confidences[known] for known in stated))
+        stated[name] = check_probabilities(given, name, *together).astype(float)
     return stated

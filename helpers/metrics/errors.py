@@ -12,14 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm as normal
 
-from ..checks import (
-    check_between,
-    check_choice,
-    check_distributions,
-    check_outcomes,
-    check_probabilities,
-    check_truth,
-)
+from ..checks import check_between, check_choice, check_classified, check_rows
 from .binning import N_BINS, BinSums, Closed, Strategy, binned
 
 Norm = Literal["l1", "l2", "max", "signed"]
@@ -177,8 +170,7 @@ def classwise_calibration_error(
     0.15
     """
     check_choice("average", "macro" if average is None else average, ("macro",))
-    values, classes = check_distributions(probabilities)
-    actual = check_truth(truth, len(values), classes)
+    values, classes, actual = check_classified(probabilities, truth)
     errors = {
         name: expected_calibration_error(
             np.ascontiguousarray(values[:, at]),
@@ -244,8 +236,7 @@ def top_label_calibration_error(
     """
     words = ("weighted", "macro")
     check_choice("average", words[0] if average is None else average, words)
-    values, classes = check_distributions(probabilities)
-    actual = check_truth(truth, len(values), classes)
+    values, classes, actual = check_classified(probabilities, truth)
     predicted = values.argmax(axis=1)
     confidence = values.max(axis=1)
     found = np.unique(predicted)
@@ -376,8 +367,7 @@ def sweep_calibration_error(
     0.25
     """
     check_choice("norm", norm, NORMS)
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     confidences = np.append(0.0, np.cumsum(ranked, dtype=float))
@@ -435,14 +425,13 @@ def smooth_calibration_error(
     >>> round(smooth_calibration_error([0.8] * 10, [1] * 7 + [0] * 3), 2)
     0.1
     """
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values)).astype(float)
+    values, outcome, _ = check_rows(confidence, correct)
     if bandwidth is not None:
         check_between("bandwidth", bandwidth, 1e-4, 1, closed=True)
     # Here, since it brings plotting libraries along.
     from relplot.metrics import smECE, smECE_sigma
 
-    values = values.astype(float)
+    values, outcome = values.astype(float), outcome.astype(float)
     if bandwidth is None:
         return float(smECE(values, outcome))
     return float(smECE_sigma(values, outcome, float(bandwidth)))

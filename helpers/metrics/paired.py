@@ -165,14 +165,12 @@ def paired_differences(
     generator = check_rng(rng)
     sides = []
     for name, pair in (("a", a), ("b", b)):
-        values, outcome = _read(pair, name)
+        values, outcome = _read(pair, name, *(a if name == "b" else ()))
         bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
         # Rows stay apart: those that are alike in a may differ in b.
         sides.append(make_cells(values, outcome, bins, merge=False))
     n = len(sides[0].rows)
-    if len(sides[1].rows) != n:
-        raise ValueError(f"b must have the {n} rows of a, not {len(sides[1].rows)}.")
-    codes = np.arange(n) if groups is None else check_groups(groups, n)
+    codes = np.arange(n) if groups is None else check_groups(groups, *a, *b)
     found: dict[str, list[np.ndarray]] = {measure: [] for measure in measures}
     for weights in drawn_groups(codes, n_resamples, generator):
         for measure, parts in found.items():
@@ -183,14 +181,15 @@ def paired_differences(
     }
 
 
-def _read(pair: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read(pair: Any, name: str, *rows: Any) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(
             f"{name} must be a pair, (confidence, correct), not {type(pair).__name__}"
             f"{f' of {len(pair)}' if isinstance(pair, (tuple, list)) else ''}."
         )
-    values = check_probabilities(pair[0], f"confidence of {name}").astype(float)
-    return values, check_outcomes(pair[1], len(values), f"correct of {name}")
+    values = check_probabilities(pair[0], f"confidence of {name}", *rows).astype(float)
+    right = check_outcomes(pair[1], *rows, pair[0], name=f"correct of {name}")
+    return values, right
 
 
 def _differences(

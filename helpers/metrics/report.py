@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike
 from ..checks import (
     check_between,
     check_choice,
-    check_outcomes,
-    check_probabilities,
     check_rng,
+    check_rows,
 )
 from .binning import N_BINS, Bins, Closed, Strategy, make_bins, sum_bins
 from .errors import debiased_calibration_error, error_of
@@ -86,8 +85,7 @@ def reliability_curve(
     1  2         0.9       0.5
     """
     check_between("level", level, 0, 1)
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     return _curve(values, outcome, bins, level, check_rng(rng))
 
@@ -319,9 +317,8 @@ def calibration_metrics(
         check_choice("evaluation", evaluation, ("held-out", "in-sample"))
     check_between("level", level, 0, 1)
     generator = check_rng(rng)
-    values = check_probabilities(confidence)
+    values, outcome, codes = check_rows(confidence, correct, groups)
     state, n_fitted_on = _evaluation(confidence, len(values), evaluation)
-    outcome = check_outcomes(correct, len(values))
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     sums = sum_bins(values, outcome, bins)
     rule: dict[str, Any] = {"n_bins": n_bins, "strategy": strategy, "closed": closed}
@@ -329,7 +326,7 @@ def calibration_metrics(
         values,
         outcome,
         ["gap", "squared", "brier", "auroc"],
-        groups=groups,
+        groups=codes,
         level=level,
         n_resamples=n_resamples,
         rng=generator,

@@ -13,10 +13,9 @@ from ..checks import (
     check_between,
     check_choice,
     check_count,
-    check_groups,
-    check_outcomes,
     check_probabilities,
     check_rng,
+    check_rows,
 )
 from .binning import N_BINS, Bins, Closed, Strategy, make_bins
 from .cells import BINNED, MEANS, Cells, batches, make_cells, norm_of_gaps, weighted
@@ -160,7 +159,7 @@ def consistency_band(
     low, high : numpy.ndarray of shape (n_bins,)
         NaN where a bin is empty.
     """
-    cells = make_cells(confidence, None, bins)
+    cells = make_cells(check_probabilities(confidence), None, bins)
     count = cells.by_bin(cells.count)
     mean = cells.by_bin(cells.count * cells.confidence) / count
     gaps = np.concatenate([*_drawn_gaps(cells, n_simulations, check_rng(rng))])
@@ -263,9 +262,8 @@ def bootstrap_interval(
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    values = check_probabilities(confidence).astype(float)
-    outcome = check_outcomes(correct, len(values))
-    codes = None if groups is None else check_groups(groups, len(values))
+    values, outcome, codes = check_rows(confidence, correct, groups)
+    values = values.astype(float)
     value = float(measure(values, outcome))
     found = _resampled(measure, values, outcome, codes, n_resamples, generator)
     return quantile_interval(value, found, level, value if method == "basic" else None)
@@ -318,9 +316,7 @@ def bootstrap_intervals(
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
-    codes = None if groups is None else check_groups(groups, len(values))
+    values, outcome, codes = check_rows(confidence, correct, groups)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     cells = make_cells(values, outcome, bins, merge=codes is None)
     found: dict[str, list[np.ndarray]] = {measure: [] for measure in measures}

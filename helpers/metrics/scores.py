@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 from ..checks import (
     check_between,
     check_choice,
-    check_distributions,
+    check_classified,
     check_outcomes,
     check_probabilities,
-    check_truth,
+    check_rows,
 )
 from .binning import N_BINS, Closed, Strategy, make_bins, sum_bins
 
@@ -50,8 +50,7 @@ def top_label(
     >>> confidence, correct
     (array([0.9, 0.6]), array([ True, False]))
     """
-    values, classes = check_distributions(probabilities)
-    actual = check_truth(truth, len(values), classes)
+    values, _, actual = check_classified(probabilities, truth)
     return values.max(axis=1), values.argmax(axis=1) == actual
 
 
@@ -101,11 +100,9 @@ def brier_score(
     """
     check_choice("scale", scale, ("sum", "half"))
     if np.ndim(probabilities) == 1:
-        values = check_probabilities(probabilities)
-        outcome = check_outcomes(truth, len(values))
+        values, outcome = _read_events(probabilities, truth)
         return float(np.mean((values - outcome) ** 2, dtype=float))
-    values, classes = check_distributions(probabilities)
-    actual = check_truth(truth, len(values), classes)
+    values, classes, actual = check_classified(probabilities, truth)
     distance = values - np.eye(len(classes))[actual]
     total = float(np.mean(np.sum(distance**2, axis=1)))
     return total / 2 if scale == "half" else total
@@ -180,8 +177,7 @@ def brier_decomposition(
     >>> round(parts.reliability, 3), round(parts.resolution, 4), parts.uncertainty
     (0.05, 0.0625, 0.1875)
     """
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     sums = sum_bins(values, outcome, bins)
     base = outcome.mean()
@@ -237,12 +233,10 @@ def log_loss(
     if clip is not None:
         check_between("clip", clip, 0, 0.5)
     if np.ndim(probabilities) == 1:
-        values = check_probabilities(probabilities)
-        outcome = check_outcomes(truth, len(values))
+        values, outcome = _read_events(probabilities, truth)
         happened = np.where(outcome, values, 1.0 - values).astype(float)
     else:
-        values, classes = check_distributions(probabilities)
-        actual = check_truth(truth, len(values), classes)
+        values, _, actual = check_classified(probabilities, truth)
         happened = values[np.arange(len(values)), actual].astype(float)
     if clip is not None:
         happened = np.clip(happened, clip, 1 - clip)
@@ -278,8 +272,7 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     >>> auroc([0.9, 0.8, 0.6], [1, 0, 0])
     1.0
     """
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     if outcome.all() or not outcome.any():
         raise ValueError(
             f"correct must hold both outcomes to rank them; all {len(outcome)} rows "
@@ -339,8 +332,7 @@ def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCovera
     >>> curve.coverage, curve.risk.round(3)
     (array([0.25, 0.75, 1.  ]), array([0.   , 0.333, 0.5  ]))
     """
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     threshold, answered, wrong = _by_threshold(values, outcome)
     return RiskCoverage(threshold, answered / len(values), wrong / answered)
 
@@ -380,13 +372,18 @@ def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     >>> round(1 - aurc([0.6, 0.0, 0.8], [1, 0, 1]), 4)  # mean selective accuracy
     0.8889
     """
-    values = check_probabilities(confidence)
-    outcome = check_outcomes(correct, len(values))
+    values, outcome, _ = check_rows(confidence, correct)
     _, answered, wrong = _by_threshold(values, outcome)
     k = np.arange(1, len(values) + 1)
     # Within a tie, errors are expected to come evenly.
     expected = np.interp(k, np.append(0, answered), np.append(0, wrong))
     return float(np.mean(expected / k))
+
+
+def _read_events(values: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of one event, and whether it came."""
+    stated = check_probabilities(values, "probabilities")
+    return stated, check_outcomes(truth, values, name="truth")
 
 
 def _by_threshold(

@@ -9,7 +9,7 @@ from mapie.metrics import calibration as mapie_calibration
 from numpy.typing import ArrayLike
 from scipy.stats import norm as normal
 
-from ..checks import check_choice, check_outcomes, check_probabilities
+from ..checks import check_choice, check_rows
 
 Method = Literal["kolmogorov-smirnov", "kuiper", "spiegelhalter"]
 _METHODS = ("kolmogorov-smirnov", "kuiper", "spiegelhalter")
@@ -84,8 +84,8 @@ def calibration_test(
     """
     check_choice("method", method, _METHODS)
     check_choice("alternative", alternative, ("two-sided", "greater", "less"))
-    values = check_probabilities(confidence).astype(float)
-    outcome = check_outcomes(correct, len(values)).astype(float)
+    stated, right, _ = check_rows(confidence, correct)
+    values, outcome = stated.astype(float), right.astype(float)
     if method != "spiegelhalter" and alternative != "two-sided":
         raise ValueError(
             f"alternative must be 'two-sided' with {method!r}, not {alternative!r}."

@@ -14,6 +14,7 @@ from scipy.stats import norm as normal
 from ..checks import (
     check_between,
     check_count,
+    check_labels,
     check_outcomes,
     check_probabilities,
     chunks,
@@ -87,14 +88,20 @@ class RowSums:
             check_between("clip", clip, 0, 0.5)
         empty = np.shape(confidence) == (0,)
         values = np.empty(0) if empty else check_probabilities(confidence)
-        known, outcome = _read_outcomes(correct, len(values))
-        classes = _by_class(values, known, outcome, predicted)
+        known, outcome = _read_outcomes(correct, confidence)
+        labels = np.empty(0, dtype=object)
+        if predicted is not None:
+            labels = check_labels(predicted, "predicted", confidence, correct)
+        of_class = slice(len(labels))
+        classes = _by_class(
+            values[of_class], known[of_class], outcome[of_class], labels
+        )
         others = values[~known]
         if len(others):
             values, outcome = values[known], outcome[known]
         squared, loss, n_impossible = _scores(values, outcome, clip)
         return cls(
-            cells=sum_bins(values, outcome, make_bins(values, n_bins=n_cells)),
+            cells=sum_bins(values, outcome, make_bins(np.zeros(1), n_bins=n_cells)),
             squared=squared,
             loss=loss,
             n_impossible=n_impossible,
@@ -278,14 +285,11 @@ class RowSums:
         return self.n
 
 
-def _read_outcomes(correct: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_outcomes(correct: Any, confidence: Any) -> tuple[np.ndarray, np.ndarray]:
     """Whether each outcome is known, and the outcome; False where it is not."""
-    if correct is None:
-        return np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    array = np.asarray(correct)
-    missing = np.asarray(pd.isna(array))
-    filled = np.where(missing, 0, array) if missing.any() else array
-    return ~missing, check_outcomes(filled, n)
+    given = np.full(len(confidence), np.nan) if correct is None else correct
+    found = check_outcomes(given, confidence, missing=True)
+    return ~np.isnan(found), found == 1
 
 
 def _scores(
@@ -306,27 +310,15 @@ def _scores(
 
 
 def _by_class(
-    values: np.ndarray, known: np.ndarray, outcome: np.ndarray, predicted: Any
+    values: np.ndarray, known: np.ndarray, outcome: np.ndarray, predicted: np.ndarray
 ) -> pd.DataFrame:
     """The sums of each predicted class, sorted by its name."""
-    if predicted is None:
-        return _by_class(values[:0], known[:0], outcome[:0], [])
-    if not isinstance(predicted, (pd.Series, pd.Categorical)):
-        predicted = np.asarray(predicted, dtype=object)
-    if predicted.ndim != 1 or len(predicted) != len(values):
-        raise ValueError(
-            f"predicted must have one class for each of {len(values)} rows, not shape "
-            f"{predicted.shape}."
-        )
     codes, found = pd.factorize(predicted)
     names = list(found)
     for at, name in enumerate(names):
         if not isinstance(name, str):
             row = int(np.argmax(codes == at))
             raise ValueError(f"predicted must be text; row {row} is {name!r}.")
-    if (codes < 0).any():
-        row = int(np.argmax(codes < 0))
-        raise ValueError(f"predicted must not be missing; row {row} is.")
     n = len(names)
     key = codes + n * known.astype(np.intp)
     count = np.bincount(key, minlength=2 * n)

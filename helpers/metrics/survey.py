@@ -106,20 +106,18 @@ def weighted_mean(
     """
     check_between("level", level, 0, 1)
     y = check_numbers(values, "values")
-    n = len(y)
-    w = check_numbers(weights, "weights")
-    if len(w) != n:
-        raise ValueError(f"weights must be one for each of {n} rows, not {len(w)}.")
+    w = check_numbers(weights, "weights", values)
     if (w < 0).any():
         at = int(np.argmax(w < 0))
         raise ValueError(f"weights must be 0 or more; row {at} is {w[at].item()!r}.")
     total = float(w.sum())
     if total == 0:
         raise ValueError("weights must not all be 0.")
-    stratum = np.zeros(n, int) if strata is None else check_groups(strata, n, "strata")
-    named = np.arange(n)
+    stratum, named = np.zeros(len(y), int), np.arange(len(y))
+    if strata is not None:
+        stratum = check_groups(strata, values, weights, name="strata")
     if clusters is not None:
-        named = check_groups(clusters, n, "clusters")
+        named = check_groups(clusters, values, weights, strata, name="clusters")
     # The same name in two strata is two clusters.
     pair = stratum * (int(named.max()) + 1) + named
     first, cluster = np.unique(pair, return_index=True, return_inverse=True)[1:]

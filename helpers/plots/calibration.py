@@ -54,7 +54,7 @@ def confidence_histogram(
     label = f"mean confidence {mean:.3f}"
     ax.axvline(mean, color="black", linestyle="-", linewidth=1.5, label=label)
     if correct is not None:
-        accuracy = check_outcomes(correct, len(values)).mean()
+        accuracy = check_outcomes(correct, confidence).mean()
         ax.axvline(
             accuracy,
             color=PALETTE[1],

@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 
-from ..checks import check_choice, check_truth
+from ..checks import check_choice, check_labels, check_table, check_truth
 from .style import LINES, MARKERS, PALETTE, WIDTH
 
 # One hue, so that it reads in grey as well; without the lightest, which pass for blank.
@@ -58,11 +58,9 @@ def plot_class_gaps(
     names = list(names)
     if not 1 <= len(names) <= len(PALETTE):
         raise ValueError(f"names must be 1 to {len(PALETTE)} of them, not {names!r}.")
-    for name in names:
-        if name not in table:
-            raise ValueError(
-                f"names must be columns of the table, {list(table)!r}, not {name!r}."
-            )
+    table = check_table(
+        table, ("n", "accuracy", "accuracy_low", "accuracy_high", *names)
+    )
     ax = ax or plt.subplots(figsize=(WIDTH, max(1.1 + 0.27 * len(table), 2.4)))[1]
     places = np.arange(len(table))
     accuracy = table["accuracy"].to_numpy()
@@ -138,17 +136,13 @@ def plot_confusion(
         that is not in ``labels`` or is there twice, or an unknown way to normalise.
     """
     check_choice("normalise", "truth" if normalise is None else normalise, ("truth",))
-    actual, found = np.asarray(truth), np.asarray(predicted)
-    if actual.ndim != 1 or not len(actual):
-        raise ValueError(
-            "truth must be one column with at least one row, not of shape "
-            f"{actual.shape}."
-        )
+    actual = check_labels(truth, "truth")
+    found = check_labels(predicted, "predicted", truth)
     classes = list(labels) if labels is not None else _by_frequency(actual, found)
     if len(set(classes)) < len(classes):
         raise ValueError(f"labels must not have a class twice: {classes!r}.")
-    rows = check_truth(actual, len(actual), classes)
-    columns = check_truth(found, len(actual), classes, "predicted")
+    rows = check_truth(actual, classes)
+    columns = check_truth(found, classes, name="predicted")
     counts = confusion_matrix(rows, columns, labels=np.arange(len(classes)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     values = shares if normalise else counts.astype(float)

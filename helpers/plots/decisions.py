@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ..checks import check_between, check_choice, check_count
+from ..checks import check_between, check_choice, check_count, check_table
 from .style import LINES, MARKERS, PALETTE, WIDTH
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     [['trust (> 0.9)', '1 (50.0%)'], ['warn (0.5 to 0.9)', '1 (50.0%)'], \
 ['ask (< 0.5)', 'none']]
     """
-    _check_table(
+    table = check_table(
         table,
         ("range", "n", "share", "accuracy", "low", "high", "mean_confidence"),
     )
@@ -249,7 +249,7 @@ def plot_cost_curve(
     ['on these rows', 'review all: 1', 'automate all: 2.67', 'break-even 0.7: 0.333']
     """
     check_choice("x", x, ("coverage", "threshold"))
-    _check_table(curve, ("threshold", "coverage", "cost"), "curve")
+    curve = check_table(curve, ("threshold", "coverage", "cost"), "curve")
     if break_even is not None:
         check_between("break_even", break_even, 0, 1, closed=True)
         highest = float(curve["threshold"].max())
@@ -368,7 +368,7 @@ def plot_monitor(
     >>> below.get_yscale(), [text.get_text() for text in below.texts]
     ('log', ['alarm from 20 on'])
     """
-    _check_table(table, ("item", "accuracy", "e_value", "lower", "upper"))
+    table = check_table(table, ("item", "accuracy", "e_value", "lower", "upper"))
     check_between("alpha", alpha, 0, 1)
     if promised is not None:
         check_between("promised", promised, 0, 1, closed=True)
@@ -631,16 +631,3 @@ def _percent(share: float) -> str:
 
 def _tick(share: float, _: float = 0.0) -> str:
     return f"{100 * share:.4g}%"
-
-
-def _check_table(
-    table: pd.DataFrame, columns: Sequence[str], called: str = "table"
-) -> None:
-    for name in columns:
-        if name not in table:
-            raise ValueError(
-                f"{called} must have the columns {list(columns)!r}; "
-                f"{name!r} is missing."
-            )
-    if not len(table):
-        raise ValueError(f"{called} must have at least one row; there is none.")

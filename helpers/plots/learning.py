@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from ..checks import check_table
 from .style import DIAGONAL, LINES, MARKERS, PALETTE, WIDTH
 
 _NAMES = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
@@ -36,6 +37,7 @@ def plot_sample_size_progression(
         The median over draws, at the median of what they state, and a band that holds
         90 % of them, for every bin that at least half of the draws fill.
     """
+    table = check_table(table, ("n", "draw", "bin", "confidence", "accuracy"))
     sizes = sorted(table["n"].unique())
     if axes is None:
         rows = (len(sizes) + 1) // 2
@@ -84,6 +86,7 @@ def often_filled(table: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
     """
+    table = check_table(table, ("draw", "bin"))
     draws = table.groupby("bin")["draw"].transform("size")
     return table[draws >= table["draw"].nunique() / 2]
 
@@ -113,6 +116,7 @@ def plot_learning_curves(
     matplotlib.axes.Axes
         Means over draws, and thin bands that hold half of them.
     """
+    table = check_table(table, ("calibrator", "n", measure))
     ax = ax or plt.subplots(figsize=(WIDTH, 4.4))[1]
     for at, name in enumerate(table["calibrator"].unique()):
         found = table[table["calibrator"] == name].groupby("n")[measure]
@@ -174,6 +178,7 @@ def plot_threshold_progression(
         The median over draws, and a band that holds 90 % of them. Under each number
         of labels stands the coverage, from the 5th to the 95th percentile.
     """
+    table = check_table(table, ("n", "threshold", "coverage", "accuracy"))
     cuts = sorted(table["threshold"].unique())
     if axes is None:
         rows = (len(cuts) + 1) // 2

@@ -12,6 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
+from ..checks import check_labels, check_outcomes, check_probabilities, check_table
+from ..prompted import check_texts
 from .style import GREY, HATCHES, MARKERS, PALETTE, WIDTH
 
 if TYPE_CHECKING:
@@ -112,6 +114,8 @@ def label_bars(
     -------
     matplotlib.axes.Axes
     """
+    table = check_table(table, ("off_label",))
+    texts = check_texts(check_labels(texts, "texts", table))
     ax = ax or plt.subplots(figsize=(WIDTH, 1.2 + 0.32 * len(table)))[1]
     labels = [name for name in table.columns if name.startswith("p_")]
     on_label = 1 - table["off_label"].to_numpy()
@@ -153,6 +157,7 @@ def distribution_bars(
     list of matplotlib.axes.Axes
         One for each column.
     """
+    table = check_table(table)
     n = table.shape[1]
     if axes is None:
         size = (WIDTH, 0.9 + 0.24 * len(table))
@@ -201,6 +206,7 @@ def measure_dots(
     list of matplotlib.axes.Axes
         One for each column.
     """
+    table = check_table(table)
     n = table.shape[1]
     if axes is None:
         size = (WIDTH, 0.9 + 0.3 * len(table))
@@ -254,7 +260,8 @@ def score_histogram(
     matplotlib.axes.Axes
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
-    scores, truth = np.asarray(scores), np.asarray(truth, dtype=bool)
+    truth = check_outcomes(truth, scores, name="truth")
+    scores = check_probabilities(scores, "scores")
     bins = np.linspace(0, 1, 31).tolist()
     for at, value in enumerate((False, True)):
         ax.hist(

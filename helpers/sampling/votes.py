@@ -10,7 +10,14 @@ from numpy.typing import ArrayLike
 from scipy.stats import poisson
 from statsmodels.stats.proportion import proportion_confint
 
-from ..checks import check_between, check_count, check_interval
+from ..checks import (
+    check_between,
+    check_count,
+    check_interval,
+    check_probabilities,
+    check_table,
+    check_truth,
+)
 
 INVALID = "invalid"  # the column of answers that are no label
 Method = Literal["wilson", "clopper-pearson"]
@@ -110,17 +117,8 @@ def agreement(
     if prediction is None:
         chosen = np.array(labels, dtype=object)[votes[labels].to_numpy().argmax(axis=1)]
     else:
-        chosen = np.asarray(prediction, dtype=object)
-        if chosen.shape != (len(votes),):
-            raise ValueError(
-                f"prediction must have one label for each of {len(votes)} texts, not "
-                f"shape {chosen.shape}."
-            )
-        for at, label in enumerate(chosen):
-            if label not in labels:
-                raise ValueError(
-                    f"prediction must be one of {labels!r}; row {at} is {label!r}."
-                )
+        places = check_truth(prediction, labels, votes, name="prediction")
+        chosen = np.array(labels, dtype=object)[places]
     place = votes.columns.get_indexer(chosen)
     won, n = counts[np.arange(len(counts)), place], counts.sum(axis=1)
     low, high = proportion_confint(won, n, alpha=1 - level, method=interval)
@@ -203,8 +201,8 @@ def winners_share(probabilities: ArrayLike, n: int) -> float:
     0.6875
     """
     check_count("n", n)
-    p = np.asarray(probabilities, dtype=float)
-    if p.ndim != 1 or not len(p) or not np.all(p >= 0) or abs(p.sum() - 1) > 1e-6:
+    p = check_probabilities(probabilities, "probabilities").astype(float)
+    if abs(p.sum() - 1) > 1e-6:
         raise ValueError(f"probabilities must sum to one, not {probabilities!r}.")
     # Counts of n votes are independent Poisson counts, given that they sum to n.
     singly = poisson.pmf(np.arange(n + 1), n * p[:, None])
@@ -317,9 +315,10 @@ def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:
 
 
 def _checked(votes: Any) -> np.ndarray:
+    check_table(votes, name="votes")
     counts = np.asarray(votes)
-    if not isinstance(votes, pd.DataFrame) or counts.shape[1] < 2 or not len(counts):
-        raise ValueError("votes must be a data frame with rows and label columns.")
+    if counts.shape[1] < 2:
+        raise ValueError("votes must have a column for each of two or more labels.")
     if counts.dtype.kind not in "iu" or (counts < 0).any():
         raise ValueError("votes must be whole numbers of 0 or more.")
     if (counts.sum(axis=1) == 0).any():

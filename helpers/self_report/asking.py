@@ -10,6 +10,7 @@ import pandas as pd
 from ..checks import check_choice, check_count
 from ..models import LanguageModel
 from ..progress import progress_bar
+from ..prompted import check_texts
 from ..scoring import label_logprobs
 from ..verbalizer import Verbalizer
 from .reading import Scale, read_report
@@ -56,7 +57,7 @@ def self_report(
     check_count("max_new_tokens", max_new_tokens)
     check_choice("scale", scale, ("percent", "probability"))
     rows = []
-    for prompt in progress_bar(prompts):
+    for prompt in progress_bar(check_texts(prompts, "prompts")):
         (answer,) = model.generate(prompt, temperature=0, max_new_tokens=max_new_tokens)
         report = read_report(answer.lstrip().split("\n")[0], scale=scale)
         rows.append((answer, report.value, report.status))
@@ -174,9 +175,9 @@ def p_true(
 
 
 def _checked_prompts(prompts: Sequence[str] | pd.Series) -> list[str]:
-    asked = list(prompts)
+    asked = check_texts(prompts, "prompts")
     for at, prompt in enumerate(asked):
-        if not isinstance(prompt, str) or not prompt.strip() or prompt.endswith(" "):
+        if prompt.endswith(" "):
             raise ValueError(
                 f"prompts must be texts that do not end in a space; {at} is {prompt!r}."
             )

@@ -21,7 +21,12 @@ from ..calibration.base import (
     told_source,
 )
 from ..calibration.marks import row_ids
-from ..checks import check_between, check_outcomes, check_probabilities
+from ..checks import (
+    check_between,
+    check_outcomes,
+    check_probabilities,
+    check_table,
+)
 
 _ABOUT = "_label"  # columns of this ending name the label that a signal is about
 
@@ -124,7 +129,7 @@ class CombinedConfidence(BaseCalibrator):
             labels, an outcome is neither 0 nor 1, or there is only one outcome.
         """
         names, values = self._read(signals)
-        right = check_outcomes(correct, len(values))
+        right = check_outcomes(correct, signals)
         rows = row_ids(signals, ids, len(values))
         told = told_source(signals, source)
         check_both_outcomes(right)
@@ -182,7 +187,8 @@ class CombinedConfidence(BaseCalibrator):
         return self._marked(expit(odds), values, rows)
 
     def _outcomes(self, data: Any, truth: Any) -> np.ndarray:
-        return check_outcomes(truth, len(self._read(data)[1]))
+        self._read(data)
+        return check_outcomes(truth, data)
 
     def _check_parameters(self) -> None:
         check_between("C", self.C, 0, math.inf)
@@ -257,7 +263,7 @@ def fixed_mix(a: ArrayLike, b: ArrayLike, *, weight: float = 0.6) -> np.ndarray:
     [0.7, 0.5]
     """
     check_between("weight", weight, 0, 1, closed=True)
-    parts = _pair(a, b, "a", "b")
+    parts = check_probabilities(a, "a"), check_probabilities(b, "b", a)
     first, second = (
         given if isinstance(given, Calibrated) else part
         for given, part in zip((a, b), parts, strict=True)
@@ -265,28 +271,12 @@ def fixed_mix(a: ArrayLike, b: ArrayLike, *, weight: float = 0.6) -> np.ndarray:
     return np.clip(weight * first + (1 - weight) * second, 0.0, 1.0)
 
 
-def _pair(a: Any, b: Any, *names: str) -> tuple[np.ndarray, np.ndarray]:
-    first = check_probabilities(a, names[0]).astype(float)
-    second = check_probabilities(b, names[1]).astype(float)
-    if len(first) != len(second):
-        raise ValueError(
-            f"{names[1]} must have the {len(first)} rows of {names[0]}, not "
-            f"{len(second)}."
-        )
-    return first, second
-
-
 def _check_table(signals: Any) -> None:
-    if not isinstance(signals, pd.DataFrame):
-        raise ValueError(f"signals must be a data frame, not {type(signals).__name__}.")
-    if not len(signals):
-        raise ValueError("signals must have at least one row; there is none.")
-    names = list(signals.columns)
-    for name in names:
-        if not isinstance(name, str) or names.count(name) > 1:
-            raise ValueError(
-                f"signals must have different words as column names, not {names!r}."
-            )
+    check_table(signals, name="signals")
+    if not all(isinstance(name, str) for name in signals.columns):
+        raise ValueError(
+            f"signals must have words as column names, not {list(signals.columns)!r}."
+        )
 
 
 def _check_same_label(signals: pd.DataFrame) -> None:

@@ -32,7 +32,7 @@ def entropy(probabilities: ArrayLike, *, normalized: bool = False) -> np.ndarray
     Raises
     ------
     ValueError
-        Bad rows: see :func:`helpers.checks.check_distributions`.
+        Bad rows: numbers in [0, 1] that sum to one are good ones.
 
     Examples
     --------
@@ -100,54 +100,25 @@ def max_probability(probabilities: ArrayLike) -> np.ndarray:
     return rows.max(axis=1)
 
 
-def read_rows(values: Any, name: str) -> tuple[np.ndarray, list[str] | None]:
-    """Rows in double precision, and the names of a data frame's columns.
-
-    Parameters
-    ----------
-    values : array-like or pandas.DataFrame of shape (n, K)
-        Rows that sum to one. Of a frame with ``p_`` columns, only those.
-    name : str
-        What an error calls them.
-
-    Returns
-    -------
-    rows : numpy.ndarray of shape (n, K)
-    classes : list of str, or None
-        None for an array.
-    """
+def read_rows(
+    values: Any, name: str, *others: Any
+) -> tuple[np.ndarray, list[str] | None]:
+    """Rows in double precision, and the names of a data frame's (``p_``) columns."""
     if not isinstance(values, pd.DataFrame):
-        return check_distributions(values, name)[0].astype(float), None
-    stated = [c for c in values.columns if isinstance(c, str) and c.startswith("p_")]
-    rows, classes = check_distributions(values[stated] if stated else values, name)
+        return check_distributions(values, name, *others)[0].astype(float), None
+    stated = [isinstance(c, str) and c.startswith("p_") for c in values.columns]
+    columns = values.loc[:, stated] if any(stated) else values
+    rows, classes = check_distributions(columns, name, *others)
     return rows.astype(float), classes
 
 
 def stack_rows(members: Any, name: str) -> tuple[np.ndarray, list[str] | None]:
-    """Tables of one shape as one array, and the names of their columns.
-
-    Parameters
-    ----------
-    members : sequence of array-like or pandas.DataFrame, each of shape (n, K)
-        Tables that agree in shape and, where they are frames, in columns and index.
-    name : str
-        What an error calls them.
-
-    Returns
-    -------
-    rows : numpy.ndarray of shape (m, n, K)
-    classes : list of str, or None
-        None for arrays.
-
-    Raises
-    ------
-    ValueError
-        They do not agree, or there are none.
-    """
+    """Tables of one shape as one array, and the names of their columns."""
     if isinstance(members, pd.DataFrame) or not len(members):
         raise ValueError(f"{name} must be one or more tables of shape (n, K).")
     tables = list(members)
-    read = [read_rows(part, f"{name}[{at}]") for at, part in enumerate(tables)]
+    first = tables[0]
+    read = [read_rows(part, f"{name}[{at}]", first) for at, part in enumerate(tables)]
     rows, classes = read[0]
     for at, (others, theirs) in enumerate(read):
         if others.shape != rows.shape:
@@ -160,23 +131,10 @@ def stack_rows(members: Any, name: str) -> tuple[np.ndarray, list[str] | None]:
                 f"{name} must have the same columns, {classes!r}; {name}[{at}] has "
                 f"{theirs!r}."
             )
-        if classes is not None and not tables[at].index.equals(tables[0].index):
-            raise ValueError(f"{name} must have the same index; {name}[{at}] differs.")
     return np.stack([others for others, _ in read]), classes
 
 
 def row_entropy(rows: np.ndarray) -> np.ndarray:
-    """Entropy along the last axis, of rows that need not sum to one exactly.
-
-    Parameters
-    ----------
-    rows : numpy.ndarray of shape (..., K)
-        Numbers of 0 or more.
-
-    Returns
-    -------
-    numpy.ndarray of shape (...)
-        Natural units, 0 or more.
-    """
+    """Entropy along the last axis, of rows that need not sum to one exactly."""
     shares = rows / rows.sum(axis=-1, keepdims=True)
     return np.maximum(entr(shares).sum(axis=-1), 0.0)
