@@ -336,7 +336,8 @@ PV_P, PV_Y = [0.8, 0.3, 0.5, 0.5, 0.7, 0.1], [1, 0, 1, 0, 1, 0]
 
 @pytest.mark.parametrize(
     ("method", "expected"),
-    [("kolmogorov-smirnov", 0.978), ("kuiper", 0.857), ("spiegelhalter", -0.757)],
+    # MAPIE's own Kuiper statistic is 0.857: it leaves the start of the walk out.
+    [("kolmogorov-smirnov", 0.978), ("kuiper", 0.978), ("spiegelhalter", -0.757)],
 )
 def test_mapie_statistics(method: Any, expected: float) -> None:
     found = calibration_test(KS_P, KS_Y, method=method).statistic
@@ -365,7 +366,7 @@ def test_mapie_cumulative_differences() -> None:
     ks = calibration_test(p, y)
     assert ks.statistic * scale == pytest.approx(0.3)
     kuiper = calibration_test(p, y, method="kuiper")
-    assert kuiper.statistic * scale == pytest.approx(0.3 - 0.1)
+    assert kuiper.statistic * scale == pytest.approx(0.3)  # from 0 down to −.3
 
 
 def test_mapie_length_scale() -> None:
@@ -391,9 +392,29 @@ def test_mapie_distributions_at_one(
     assert 1 - found.p_value == pytest.approx(at_one, abs=5e-5)
 
 
-def test_one_row_has_no_range() -> None:
-    found = calibration_test([0.25], [0], method="kuiper")
-    assert found.statistic == 0 and found.p_value == 1
+@pytest.mark.parametrize(
+    ("p", "y", "statistic", "p_value"),
+    [
+        ([0.5] * 10, [1] * 10, math.sqrt(10), 0.0063),
+        ([0.9], [0], 3.0, 0.0108),
+        ([0.25, 0.5], [1, 0], 0.75 / math.sqrt(7 / 16), 0.8486),
+        ([0.25, 0.5], [0, 1], 0.5 / math.sqrt(7 / 16), 0.9974),
+    ],
+)
+def test_the_range_of_a_walk_counts_its_start(
+    p: list[float], y: list[int], statistic: float, p_value: float
+) -> None:
+    """Walks 0 → 5, 0 → −.9, 0 → .75 → .25 and 0 → −.25 → .25, over √Σp(1−p)."""
+    found = calibration_test(p, y, method="kuiper")
+    assert found.statistic == pytest.approx(statistic, abs=1e-6)
+    assert found.p_value == pytest.approx(p_value, abs=5e-5)
+
+
+@given(pairs=st.lists(st.tuples(st.floats(0.01, 0.99), st.booleans()), min_size=1))
+def test_a_range_is_at_least_the_largest_distance(pairs: Any) -> None:
+    p, y = zip(*pairs, strict=True)
+    kuiper = calibration_test(p, y, method="kuiper").statistic
+    assert kuiper >= calibration_test(p, y).statistic - 1e-12
 
 
 # The cross-library fixture --------------------------------------------------------
