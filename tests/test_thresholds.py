@@ -323,6 +323,20 @@ def test_single_precision_is_verified_as_it_was_chosen() -> None:
     assert each["a"].n_accepted == 60
 
 
+def test_a_threshold_holds_for_the_same_table_in_single_precision() -> None:
+    shares = np.repeat([0.9, 0.7, 0.3], [60, 40, 50])
+    correct = [1] * 98 + [0] * 52
+    stored = np.float32(shares).astype(float)
+    for grid in (None, [0.3, 0.7, 0.9]):
+        found = choose_threshold(shares, correct, 0.1, grid=grid)
+        again = choose_threshold(stored, correct, 0.1, grid=grid)
+        assert (again.threshold, again.n_accepted) == (found.threshold, 100)
+        assert verify(found, stored, correct).n_accepted == 100
+        each = verify_per_class({"a": found}, stored, correct, ["a"] * 150)
+        assert each["a"].n_accepted == 100
+    assert verify(0.7, stored, correct, 0.1) == verify(0.7, shares, correct, 0.1)
+
+
 def test_own_grid_is_used_and_ties_go_together() -> None:
     scores = [0.9] * 100 + [0.7] * 100
     correct = [1] * 100 + [1, 0] * 50

@@ -34,7 +34,8 @@ class Buckets:
         One more than edges, from the lowest range to the highest.
     edge_belongs_to : {"upper", "lower"} or sequence of them, default="upper"
         Into which range a confidence of exactly an edge falls, for all edges or for
-        each.
+        each. Both are compared in single precision, so that a table is decided alike
+        in whatever precision it was stored.
 
     Raises
     ------
@@ -95,10 +96,12 @@ class Buckets:
         numpy.ndarray of int, of shape (n,)
             0 is the lowest range.
         """
-        values = check_probabilities(confidence)
+        values = np.float32(check_probabilities(confidence))
         at = zip(self.edges, self.edge_belongs_to, strict=True)
         above = [
-            values >= edge if side == "upper" else values > edge for edge, side in at
+            # A Python float takes the precision of the values.
+            values >= edge if side == "upper" else values > edge
+            for edge, side in at
         ]
         return np.sum(above, axis=0)
 

@@ -374,7 +374,7 @@ class _Given(ClassifierMixin, BaseEstimator):
 
 def _scaled(values: np.ndarray) -> np.ndarray:
     """Rows that sum to one as closely as MAPIE asks."""
-    exact = values.astype(float)
+    exact = np.float32(values).astype(float)  # the same sets in either precision
     return exact / exact.sum(axis=1, keepdims=True)
 
 

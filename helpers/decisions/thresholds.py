@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..checks import check_between, check_outcomes, check_probabilities
+from ..metrics.binning import at_least
 from .risk import (
     Verification,
     labels_to_certify,
@@ -34,7 +35,8 @@ class CertifiedThreshold:
     Attributes
     ----------
     threshold : float or None
-        Accept what has at least this confidence; None if no threshold passed. Of
+        Accept what has at least this confidence, in single precision: the same rows
+        in whatever precision a table is stored. None if no threshold passed. Of
         several that accept the same labelled items, the highest.
     max_risk, delta : float
         What is certified: the share of errors among accepted items is at most
@@ -312,7 +314,7 @@ each at 0.95 confidence).
         raise ValueError("max_risk must be given where threshold is a plain number.")
     limit = check_between("max_risk", max_risk, 0, 1)
     level = 0.05 if delta is None else delta
-    accepted = check_probabilities(scores, "scores") >= least
+    accepted = at_least(check_probabilities(scores, "scores"), least)
     found = verify_accepted(accepted, correct, limit, level, groups=groups, rng=rng)
     return replace(found, threshold=least)
 
@@ -413,7 +415,7 @@ def verify_per_class(
     share = delta / len(rules) if together and rules else delta
     found = {}
     for label, (least, limit) in rules.items():
-        accepted = (labels == label).to_numpy() & (values >= least)
+        accepted = (labels == label).to_numpy() & at_least(values, least)
         checked = verify_accepted(accepted, outcome, limit, share)
         found[label] = replace(checked, threshold=least)
     return found
@@ -490,7 +492,8 @@ def _counts(
     scores: np.ndarray, correct: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows at or above each threshold, and errors among them."""
+    scores = np.float32(scores)  # as a policy compares them
     order = np.argsort(scores, kind="stable")
     wrong = np.append(0, np.cumsum(~correct[order]))
-    below = np.searchsorted(scores[order], points.astype(scores.dtype), side="left")
+    below = np.searchsorted(scores[order], np.float32(points), side="left")
     return len(scores) - below, wrong[-1] - wrong[below]

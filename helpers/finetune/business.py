@@ -17,6 +17,7 @@ from ..checks import (
     check_outcomes,
     check_probabilities,
 )
+from ..metrics.binning import at_least
 
 Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
 
@@ -190,7 +191,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, (confidence, correct) in models.items():
-        chosen = correct[confidence >= threshold]
+        chosen = correct[at_least(confidence, threshold)]
         above, right = len(chosen), int(chosen.sum())
         low, high = np.nan, np.nan
         if above:

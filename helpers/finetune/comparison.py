@@ -22,7 +22,7 @@ from ..checks import (
     check_truth,
 )
 from ..metrics import Interval, noise_floor, paired_differences
-from ..metrics.binning import N_BINS, make_bins
+from ..metrics.binning import N_BINS, at_least, make_bins
 from ..metrics.cells import make_cells, weighted
 from ..metrics.report import in_digits
 from ..metrics.resampling import drawn_groups, quantile_interval
@@ -271,7 +271,7 @@ class _Side:
         """Measures that are a sum over the rows divided by another."""
         n, n_labels = self.rows.shape
         each = np.ones(n)
-        above = (self.confidence >= threshold).astype(float)
+        above = at_least(self.confidence, threshold).astype(float)
         squares = (self.rows - np.eye(n_labels)[self.truth]) ** 2
         with np.errstate(divide="ignore"):
             loss = -np.log(self.rows[np.arange(n), self.truth]) + 0.0

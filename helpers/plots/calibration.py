@@ -379,8 +379,9 @@ def _above(
     report: CalibrationReport, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows with at least that confidence, and those of them that are correct."""
-    order = np.argsort(report.confidence)
-    first = np.searchsorted(report.confidence[order], thresholds)
+    stated = np.float32(report.confidence)  # as a policy compares them
+    order = np.argsort(stated)
+    first = np.searchsorted(stated[order], np.float32(thresholds))
     right = np.append(0, np.cumsum(report.correct[order]))
     return report.n - first, right[-1] - right[first]
 
