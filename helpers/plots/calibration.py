@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import check_outcomes, check_probabilities
 from ..metrics import CalibrationReport, calibration_metrics
-from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH
+from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH, plain_texts
 
 _WARNING = "#b00020"
 _MOST_POINTS = 2000
@@ -22,6 +22,7 @@ _LEAST = 50
 ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
 
 
+@plain_texts
 def confidence_histogram(
     confidence: ArrayLike,
     correct: ArrayLike | None = None,
@@ -68,6 +69,7 @@ def confidence_histogram(
     return ax
 
 
+@plain_texts
 def plot_reliability_diagram(
     report: CalibrationReport | ArrayLike,
     correct: ArrayLike | None = None,
@@ -172,6 +174,7 @@ def plot_reliability_diagram(
     return ax
 
 
+@plain_texts
 def plot_before_after(
     before: CalibrationReport,
     after: CalibrationReport,
@@ -205,6 +208,7 @@ def plot_before_after(
     return list(axes)
 
 
+@plain_texts
 def plot_calibration_map(
     maps: Mapping[str, Callable[[np.ndarray], ArrayLike]],
     *,
@@ -249,6 +253,7 @@ def plot_calibration_map(
     return ax
 
 
+@plain_texts
 def plot_accuracy_by_threshold(
     reports: Mapping[str, CalibrationReport],
     *,
@@ -405,6 +410,7 @@ def _zones(ax: Axes, low: float) -> None:
         top = start
 
 
+@plain_texts
 def legend_below(ax: Axes, *, ncols: int = 2) -> Axes:
     """Put the legend of a diagram below it.
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..checks import check_between, check_choice, check_count
-from .style import LINES, MARKERS, PALETTE, WIDTH
+from .style import LINES, MARKERS, PALETTE, WIDTH, plain_texts
 
 if TYPE_CHECKING:
     from ..decisions import CertifiedThreshold, ThresholdChoice, Verification
@@ -27,6 +27,7 @@ _SMALLEST_E = 1e-4
 _BEYOND = 1000  # times the e-value of the alarm are still drawn
 
 
+@plain_texts
 def plot_tested_thresholds(
     certified: CertifiedThreshold, *, ax: Axes | None = None
 ) -> Axes:
@@ -118,6 +119,7 @@ def plot_tested_thresholds(
     return ax
 
 
+@plain_texts
 def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Accuracy and mean confidence in each bucket, and how many rows it holds.
 
@@ -202,6 +204,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@plain_texts
 def plot_cost_curve(
     curve: pd.DataFrame,
     *,
@@ -315,6 +318,7 @@ def plot_cost_curve(
     return ax
 
 
+@plain_texts
 def plot_monitor(
     table: pd.DataFrame,
     *,
@@ -403,6 +407,7 @@ def plot_monitor(
     return [above, below]
 
 
+@plain_texts
 def plot_risk_coverage(
     curves: Mapping[str, RiskCoverage],
     *,

@@ -12,12 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from .style import GREY, HATCHES, MARKERS, PALETTE, WIDTH
+from .style import GREY, HATCHES, MARKERS, PALETTE, WIDTH, plain_texts
 
 if TYPE_CHECKING:
     from ..models import NextTokens
 
 
+@plain_texts
 def next_token_bars(
     tokens: NextTokens,
     *,
@@ -65,6 +66,7 @@ def next_token_bars(
     return ax
 
 
+@plain_texts
 def probability_bars(
     probabilities: Mapping[str, float], *, ax: Axes | None = None
 ) -> Axes:
@@ -94,6 +96,7 @@ def probability_bars(
     return ax
 
 
+@plain_texts
 def label_bars(
     table: pd.DataFrame, texts: Sequence[str], *, ax: Axes | None = None
 ) -> Axes:
@@ -136,6 +139,7 @@ def label_bars(
     return ax
 
 
+@plain_texts
 def distribution_bars(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None
 ) -> list[Axes]:
@@ -176,6 +180,7 @@ def distribution_bars(
     return list(axes)
 
 
+@plain_texts
 def measure_dots(
     table: pd.DataFrame,
     *,
@@ -226,6 +231,7 @@ def measure_dots(
     return list(axes)
 
 
+@plain_texts
 def score_histogram(
     scores: np.ndarray,
     truth: np.ndarray,
