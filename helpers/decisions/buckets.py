@@ -17,6 +17,7 @@ from ..checks import (
     check_interval,
     check_outcomes,
     check_probabilities,
+    evaluation_of,
 )
 
 SIDES = ("upper", "lower")
@@ -250,7 +251,7 @@ def bucket_table(
     with np.errstate(invalid="ignore"):
         accuracy, mean = right / n, total / n
         above = right_above / n_above
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "range": buckets.ranges()[::-1],
             "n": n.astype(int),
@@ -267,3 +268,5 @@ def bucket_table(
         },
         index=list(buckets.names)[::-1],
     )
+    table.attrs["evaluation"] = evaluation_of(confidence)[0]
+    return table

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..checks import (
     check_choice,
+    check_not_fitted_on,
     check_not_negative,
     check_outcomes,
     check_probabilities,
@@ -131,6 +132,7 @@ class CalibrationMonitor(Monitor):
             The confidences are no numbers.
         """
         stated = check_probabilities(np.atleast_1d(np.asarray(confidence)))
+        check_not_fitted_on(confidence, "confidence")
         p = stated.astype(float)
         new = check_outcomes(np.atleast_1d(np.asarray(correct)), len(p))
         most, least = np.minimum(p, 1 - self.clip), np.maximum(p, self.clip)

@@ -25,6 +25,7 @@ from ..checks import (
     check_count,
     check_distributions,
     check_interval,
+    check_not_fitted_on,
     check_truth,
 )
 
@@ -122,6 +123,7 @@ class ConformalSets(BaseEstimator):
         score = check_choice("score", self.score, tuple(_SCORES))
         seed = check_count("seed", self.seed, 0)
         values, classes = check_distributions(probabilities)
+        check_not_fitted_on(probabilities, "probabilities")
         actual = check_truth(truth, len(values), classes)
         if len(classes) == 2 and score != "lac":
             raise ValueError(f"score must be 'lac' for two labels, not {score!r}.")

@@ -14,11 +14,13 @@ from ..checks import (
     check_between,
     check_count,
     check_groups,
+    check_not_fitted_on,
     check_not_negative,
     check_numbers,
     check_outcomes,
     check_probabilities,
     check_rng,
+    evaluation_of,
 )
 from ..metrics.binning import at_least
 from ..metrics.resampling import Interval, drawn_groups, quantile_interval
@@ -289,9 +291,11 @@ def cost_curve(
         + (automated - wrong) * costs.right
         + (n - automated) * costs.reviewed
     )
-    return pd.DataFrame(
+    curve = pd.DataFrame(
         {"threshold": cuts, "coverage": automated / n, "risk": risk, "cost": total / n}
     )
+    curve.attrs["evaluation"] = evaluation_of(scores)[0]
+    return curve
 
 
 def best_threshold(
@@ -379,6 +383,7 @@ def best_threshold(
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
     values, outcome = _read_rows(scores, correct)
+    check_not_fitted_on(scores, "scores")
     n = len(values)
     order = np.lexsort((outcome, -values))
     codes = np.arange(n) if groups is None else check_groups(groups, n)[order]

@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..checks import check_between, check_outcomes, check_probabilities
+from ..checks import (
+    check_between,
+    check_not_fitted_on,
+    check_outcomes,
+    check_probabilities,
+)
 from ..metrics.binning import at_least
 from .risk import (
     Verification,
@@ -119,7 +124,8 @@ def choose_threshold(
     ----------
     scores : array-like of shape (n,)
         Confidences in [0, 1] of items that were labelled, a random sample of those to
-        come. Neither the model nor a calibrator may have been fitted on them.
+        come. Neither the model nor a calibrator may have been fitted on them; what a
+        calibrator marked as such is refused.
     correct : array-like of shape (n,)
         1 or True where the prediction was correct, else 0.
     max_risk : float
@@ -182,6 +188,7 @@ labels. It may take about 29, or more.
     check_between("delta", delta, 0, 1)
     values = check_probabilities(scores, "scores")
     outcome = check_outcomes(correct, len(values))
+    check_not_fitted_on(scores, "scores")
     points = _grid(grid)
     used = one_row_each(groups, len(values), rng)
     return _certified(values[used], outcome[used], max_risk, delta, points)
@@ -238,6 +245,7 @@ def choose_thresholds_per_class(
     values = check_probabilities(scores, "scores")
     outcome = check_outcomes(correct, len(values))
     labels = _labels(predicted, len(values))
+    check_not_fitted_on(scores, "scores")
     points = _grid(grid)
     used = one_row_each(groups, len(values), rng)
     # Of all labels, also those of which no row is drawn: the share is fixed before.
@@ -314,6 +322,7 @@ each at 0.95 confidence).
         raise ValueError("max_risk must be given where threshold is a plain number.")
     limit = check_between("max_risk", max_risk, 0, 1)
     level = 0.05 if delta is None else delta
+    check_not_fitted_on(scores, "scores")
     accepted = at_least(check_probabilities(scores, "scores"), least)
     found = verify_accepted(accepted, correct, limit, level, groups=groups, rng=rng)
     return replace(found, threshold=least)
@@ -404,6 +413,7 @@ def verify_per_class(
         rules[label] = least, check_between("max_risk", limit, 0, 1)
     values = check_probabilities(scores, "scores")
     outcome = check_outcomes(correct, len(values))
+    check_not_fitted_on(scores, "scores")
     labels = _labels(predicted, len(values))
     if not any((labels == label).any() for label in thresholds):
         raise ValueError(

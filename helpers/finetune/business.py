@@ -14,6 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 from ..checks import (
     check_between,
     check_count,
+    check_not_fitted_on,
     check_outcomes,
     check_probabilities,
 )
@@ -175,6 +176,7 @@ def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.nda
     n = None
     for name, column in values.items():
         checked = check_probabilities(column, f"confidence of {name!r}")
+        check_not_fitted_on(column, f"confidence of {name!r}")
         n = len(checked) if n is None else n
         if len(checked) != n:
             raise ValueError(

@@ -17,6 +17,7 @@ from ..checks import (
     check_count,
     check_distributions,
     check_groups,
+    check_not_fitted_on,
     check_probabilities,
     check_rng,
     check_truth,
@@ -347,6 +348,7 @@ def _side(
     predicted = table["prediction"].to_numpy(dtype=object)
     places = check_truth(predicted, len(table), labels, f"prediction of {name}")
     confidence = check_probabilities(table["confidence"], f"confidence of {name}")
+    check_not_fitted_on(table["confidence"], f"confidence of {name}")
     return _Side(rows, truth, confidence.astype(float), places == truth)
 
 

@@ -13,6 +13,7 @@ from ..checks import (
     check_choice,
     check_count,
     check_groups,
+    check_not_fitted_on,
     check_outcomes,
     check_probabilities,
     check_rng,
@@ -190,6 +191,7 @@ def _read(pair: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
             f"{f' of {len(pair)}' if isinstance(pair, (tuple, list)) else ''}."
         )
     values = check_probabilities(pair[0], f"confidence of {name}").astype(float)
+    check_not_fitted_on(pair[0], f"confidence of {name}")
     return values, check_outcomes(pair[1], len(values), f"correct of {name}")
 
 

@@ -16,6 +16,7 @@ from ..checks import (
     check_outcomes,
     check_probabilities,
     check_rng,
+    evaluation_of,
 )
 from .binning import N_BINS, Bins, Closed, Strategy, make_bins, sum_bins
 from .errors import debiased_calibration_error, error_of
@@ -71,6 +72,7 @@ def reliability_curve(
         ``confidence`` and the ``accuracy`` in it; Wilson's interval for the accuracy,
         ``accuracy_low`` and ``accuracy_high``; and the consistency band, ``band_low``
         and ``band_high``: where the accuracy would lie if the confidences were true.
+        ``attrs["evaluation"]`` says whether a calibrator was fitted on the rows.
 
     Raises
     ------
@@ -89,7 +91,9 @@ def reliability_curve(
     values = check_probabilities(confidence)
     outcome = check_outcomes(correct, len(values))
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
-    return _curve(values, outcome, bins, level, check_rng(rng))
+    curve = _curve(values, outcome, bins, level, check_rng(rng))
+    curve.attrs["evaluation"] = evaluation_of(confidence)[0]
+    return curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,11 +371,10 @@ def calibration_metrics(
 
 def _evaluation(
     confidence: ArrayLike, n: int, stated: Literal["held-out", "in-sample"] | None
-) -> tuple[Evaluation, int]:
+) -> tuple[Any, int]:
     """Whether rows were fitted on, and how many of them."""
-    known: Evaluation = getattr(confidence, "evaluation", "unstated")
+    known, n_fitted_on = evaluation_of(confidence)
     if known == "in-sample":
-        n_fitted_on = int(np.sum(getattr(confidence, "fitted_on", n)))
         if stated == "held-out":
             raise ValueError(
                 f"evaluation must not be 'held-out': {n_fitted_on} of the rows were "

@@ -14,9 +14,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import check_outcomes, check_probabilities
 from ..metrics import CalibrationReport, calibration_metrics
-from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH, plain_texts
+from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH, plain_texts, stamp
 
-_WARNING = "#b00020"
 _MOST_POINTS = 2000
 _LEAST = 50
 ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
@@ -168,7 +167,7 @@ def plot_reliability_diagram(
     left = np.floor(10 * report.confidence.min()) / 10 - 0.03
     ax.set(xlim=(left, 1.03), ylim=(-0.05, 1.14 if counts else 1.05))
     ax.set(xlabel="confidence", ylabel="accuracy")
-    _stamp(ax, report.evaluation)
+    stamp(ax, report.evaluation)
     if panel:
         _panel(report, ax)
     return ax
@@ -355,24 +354,6 @@ def _panel(report: CalibrationReport, ax: Axes) -> None:
         va="bottom" if at_bottom else "top",
         fontsize=8,
         bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
-    )
-
-
-def _stamp(ax: Axes, evaluation: str) -> None:
-    if evaluation != "in-sample":
-        return
-    ax.text(
-        0.5,
-        0.5,
-        "IN-SAMPLE",
-        transform=ax.transAxes,
-        ha="center",
-        va="center",
-        rotation=35,
-        fontsize=28,
-        fontweight="bold",
-        color=_WARNING,
-        alpha=0.45,
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..checks import check_between, check_choice, check_count
-from .style import LINES, MARKERS, PALETTE, WIDTH, plain_texts
+from .style import LINES, MARKERS, PALETTE, WIDTH, plain_texts, stamp
 
 if TYPE_CHECKING:
     from ..decisions import CertifiedThreshold, ThresholdChoice, Verification
@@ -201,6 +201,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for place in places[1:] - 0.5:
         ax.axhline(place, color="0.9", linewidth=0.8)
     ax.legend(handles=[kept, stated], **_ABOVE, ncols=2)
+    stamp(ax, table.attrs.get("evaluation"))
     return ax
 
 
@@ -315,6 +316,7 @@ def plot_cost_curve(
     bottom, top = ax.get_ylim()
     ax.set_ylim(0 if curve["cost"].min() >= 0 else bottom, top)
     ax.legend(**_ABOVE, ncols=2)
+    stamp(ax, curve.attrs.get("evaluation"))
     return ax
 
 
@@ -468,7 +470,7 @@ def plot_risk_coverage(
             linestyle=LINES[(at + at // len(PALETTE)) % len(LINES)],
             marker=MARKERS[at % len(MARKERS)] if len(risk) <= _FEW_POINTS else "",
             markersize=4,
-            label=name,
+            label=name + (" (IN-SAMPLE)" if curve.evaluation == "in-sample" else ""),
         )
         top = max(top, 1.1 * risk.max())
     if max_risk is not None:

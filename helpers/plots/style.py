@@ -15,6 +15,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
@@ -87,3 +88,22 @@ def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
         return found
 
     return drawn
+
+
+def stamp(ax: Axes, evaluation: str | None) -> None:
+    """Write across a figure that a calibrator was fitted on its rows, if so."""
+    if evaluation != "in-sample":
+        return
+    ax.text(
+        0.5,
+        0.5,
+        "IN-SAMPLE",
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        rotation=35,
+        fontsize=28,
+        fontweight="bold",
+        color="#b00020",
+        alpha=0.45,
+    )
