@@ -206,7 +206,7 @@ class Calibrator(BaseCalibrator):
             In [0, 1]. Where rows have names, here and in ``fit``, those fitted on are
             marked. Where not, scores are compared: all rows are marked if they are
             the scores fitted on, in any order. Else, where at least 99 % of the scores
-            fitted on are distinct and more than half of these rows have one of them,
+            fitted on are distinct and half of these rows or more have one of them,
             the rows that have one are marked.
 
         Raises

@@ -198,15 +198,15 @@ def seen_rows(hashes: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """Rows whose scores suggest that a calibrator was fitted on them.
 
     All rows, where their scores are those fitted on, in any order. Else, where at
-    least 99 % of the scores fitted on are distinct and more than half of these rows
-    have one of them, the rows that have one. Else none: scores of few different values
+    least 99 % of the scores fitted on are distinct and half of these rows or more have
+    one of them, the rows that have one. Else none: scores of few different values
     agree by chance.
     """
     if np.array_equal(np.sort(hashes), fitted):
         return np.ones(len(hashes), dtype=bool)
     distinct = np.unique(fitted)
     shared = np.isin(hashes, distinct)
-    if len(distinct) >= _DISTINCT * len(fitted) and shared.mean() > _OVERLAP:
+    if len(distinct) >= _DISTINCT * len(fitted) and shared.mean() >= _OVERLAP:
         return shared
     return np.zeros(len(hashes), dtype=bool)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 
 from ..checks import (
     check_between,
@@ -22,6 +23,7 @@ from ..checks import (
     check_probabilities,
 )
 from ..metrics.binning import at_least
+from ..metrics.resampling import Interval
 from .risk import (
     Verification,
     labels_to_certify,
@@ -31,6 +33,8 @@ from .risk import (
     upper_limits,
     verify_accepted,
 )
+
+_RANKS = 0.6  # an AUROC below it is hardly better than chance
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class CertifiedThreshold:
         the fewest with which a threshold could pass. None if a threshold passed, or if
         no number of labels would do. In words, it is rounded up to two digits, except
         where no error was seen.
+    auroc : Interval or None
+        Where no threshold passed: the probability that the confidence of a right item
+        is above that of a wrong one, with DeLong's interval at 95 %. None if a
+        threshold passed, or where all items are right, or all wrong.
     tested : pandas.DataFrame
         Every threshold with rows above it, from the highest: ``threshold``, ``n``,
         ``errors``, ``risk``, ``upper`` (Clopper and Pearson's limit of the risk, at
@@ -79,6 +87,19 @@ class CertifiedThreshold:
     coverage: float
     labels_needed: int | None
     tested: pd.DataFrame
+    auroc: Interval | None = None
+
+    @property
+    def can_rank(self) -> bool:
+        """Whether the confidence parts right from wrong as far as it has to.
+
+        False where accepting everything has too high a risk, and the AUROC is below
+        0.6: then more labels will hardly bring a threshold, another confidence might.
+        """
+        if self.auroc is None or not len(self.tested):
+            return True
+        risk_of_all = self.tested["risk"].iloc[-1]
+        return bool(self.auroc.value >= _RANKS or risk_of_all <= self.max_risk)
 
     def __str__(self) -> str:
         aim = f"a risk of at most {self.max_risk:g} at {1 - self.delta:.4g} confidence"
@@ -87,11 +108,27 @@ class CertifiedThreshold:
                 f"Accept from {self.threshold:g}: {aim}. {self.n_accepted} of "
                 f"{self.n_labels} labelled items are accepted, {self.n_errors} wrong."
             )
-        text = f"No threshold can be certified for {aim} with {self.n_labels} labels."
-        if not self.n_labels:
-            return text
+        text = f"No threshold can be certified for {aim}"
+        if not len(self.tested):
+            return f"{text} with {self.n_labels} labels."
+        best = self.tested.loc[self.tested["upper"].idxmin()]
+        why = "the labels are too few"
+        if not self.can_rank:
+            why = "the confidence hardly ranks errors"
+        elif self.labels_needed is None:
+            why = "the confidence has too many errors where it is highest"
+        ranks = "all wrong" if self.tested["risk"].iloc[-1] else "none of them wrong"
+        if self.auroc is not None:
+            value, low, high = self.auroc
+            ranks = f"AUROC {value:.3f}, {low:.3f} to {high:.3f}; 0.5 is chance"
+        text += (
+            f": {why} ({ranks}), and the tightest bound is {best['upper']:.1%}, at a "
+            f"coverage of {best['n'] / self.n_labels:.1%}, with {self.n_labels} labels."
+        )
         if self.labels_needed is None:
             return f"{text} It seems that no number of labels would do."
+        if not self.can_rank:
+            return f"{text} More labels alone will hardly do."
         needed = self.labels_needed
         if self.tested["errors"].any():
             # Upwards, so that it stays above the number of labels that were too few.
@@ -181,8 +218,9 @@ def choose_threshold(
     Accept from 0.95: a risk of at most 0.1 at 0.95 confidence. 100 of 200 labelled \
 items are accepted, 1 wrong.
     >>> print(choose_threshold(scores[:20], correct[:20], max_risk=0.1))
-    No threshold can be certified for a risk of at most 0.1 at 0.95 confidence with 20 \
-labels. It may take about 29, or more.
+    No threshold can be certified for a risk of at most 0.1 at 0.95 confidence: the \
+labels are too few (none of them wrong), and the tightest bound is 13.9%, at a \
+coverage of 100.0%, with 20 labels. It may take about 29, or more.
     """
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
@@ -471,7 +509,22 @@ def _certified(
         coverage=0.0 if chosen is None else float(n[chosen] / total),
         labels_needed=needed,
         tested=tested,
+        auroc=None if chosen is not None else _auroc(scores, correct),
     )
+
+
+def _auroc(scores: np.ndarray, correct: np.ndarray) -> Interval | None:
+    """AUROC with the interval of DeLong, DeLong and Clarke-Pearson (1988)."""
+    right, wrong = scores[correct], scores[~correct]
+    if not len(right) or not len(wrong):
+        return None
+    everywhere = rankdata(np.append(right, wrong))
+    # The share of the other side that each item is above, a tie for a half.
+    above = (everywhere[: len(right)] - rankdata(right)) / len(wrong)
+    below = 1 - (everywhere[len(right) :] - rankdata(wrong)) / len(right)
+    variance = sum(np.var(x) / max(len(x) - 1, 1) for x in (above, below))
+    value, half = float(above.mean()), 1.96 * float(np.sqrt(variance))
+    return Interval(value, max(value - half, 0.0), min(value + half, 1.0))
 
 
 def _labels(predicted: Any, n: int) -> pd.Series:
