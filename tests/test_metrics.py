@@ -7,6 +7,7 @@ by hand; what chance does to them is in test_resampling.py.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -1554,6 +1555,19 @@ def test_report_values_are_those_of_the_functions(
         vars(brier_decomposition(p, y, **rule))
     )
     assert report.spiegelhalter == calibration_test(p, y, method="spiegelhalter")
+
+
+def test_report_has_an_interval_or_says_why_not(
+    rows: tuple[np.ndarray, np.ndarray],
+) -> None:
+    report = calibration_metrics(*rows, n_resamples=50)
+    table = report.table
+    bare = table["low"].isna()
+    assert (bare == (table["no_interval"] != "")).drop("rows").all()
+    assert table.loc["ECE", "no_interval"] == "biased upwards"
+    for shown in (str(report), report._repr_html_()):
+        assert shown.count("none: ") == bare.sum() - 1
+        assert re.search(r"ECE\W.*none: biased upwards", shown)
 
 
 def test_report_intervals_are_those_of_the_functions(
