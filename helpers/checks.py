@@ -165,6 +165,27 @@ def check_labels(values: Any, name: str, *rows: Any, what: str = "label") -> np.
     return array.astype(object)
 
 
+def evaluation_of(values: Any) -> tuple[str, int]:
+    """What the marks of calibrated values say, and how many rows were fitted on."""
+    # A column of a table may hold marked values. That it holds unmarked ones says
+    # nothing: pandas may make one array of several columns.
+    column = getattr(values, "values", None)
+    marked = column if getattr(column, "evaluation", "") == "in-sample" else values
+    state = getattr(marked, "evaluation", "unstated")
+    return state, int(np.sum(getattr(marked, "fitted_on", 0)))
+
+
+def check_not_fitted_on(values: Any, name: str) -> None:
+    """Raise ValueError if values are marked as of rows that a calibrator has seen."""
+    state, n = evaluation_of(values)
+    if state == "in-sample":
+        raise ValueError(
+            f"{name} must be of rows that no calibrator was fitted on; {n} of these "
+            f"{len(values)} were, which makes them look better than others will. Take "
+            "other rows, or values of cross_fitted."
+        )
+
+
 def check_groups(values: Any, *rows: Any, name: str = "groups") -> np.ndarray:
     """Rows that belong together by number; case and white space do not matter."""
     plain = [

@@ -896,17 +896,46 @@ def test_scores_of_few_values_agree_by_chance() -> None:
     assert found.predict(scores[:150]).fitted_on.all()
 
 
-def test_an_index_that_only_counts_names_nothing() -> None:
+@pytest.mark.parametrize(
+    "index",
+    [
+        range(60),
+        range(100, 160),
+        [*range(60)],
+        [*range(60, 0, -1)],
+        np.arange(60.0),
+        np.arange(60).astype(object),
+        pd.RangeIndex(60, name="row"),
+    ],
+    ids=str,
+)
+def test_row_numbers_name_nothing(index: Any) -> None:
+    """Two tables whose numbers overlap, and two parts of one whose numbers do not."""
     scores, correct = scored(60)
-    fitted = PlattScalingCalibrator().fit(pd.Series(scores), correct)
+    fitted = PlattScalingCalibrator().fit(pd.Series(scores, index=index), correct)
     assert fitted.ids_ is None
-    later = pd.Series(scores, index=range(100, 160))
-    found = PlattScalingCalibrator().fit(later, correct)
-    assert found.ids_ is not None and len(found.ids_) == 60
-    assert found.predict(later[:5]).evaluation == "in-sample"
-    # Named on one side only: scores are compared.
-    assert not fitted.predict(later).known
-    assert fitted.predict(later).evaluation == "in-sample"
+    others = pd.Series(scored(60, seed=1)[0], index=index)
+    assert fitted.predict(others).evaluation == "unstated"
+    assert fitted.predict(others.set_axis(range(900, 960))).evaluation == "unstated"
+    # Equal scores are an identity, wherever they stand and however they were stored.
+    for again in (scores, scores[::-1], np.float32(scores)):
+        assert fitted.predict(again).evaluation == "in-sample"
+    named = pd.Series(scores, index=pd.Index(np.arange(60), name="review"))
+    found = PlattScalingCalibrator().fit(named, correct)
+    assert found.predict(named[:5]).fitted_on.all()
+    assert found.predict(others.set_axis(named.index + 60)).evaluation == "held-out"
+
+
+@pytest.mark.parametrize("digits", [1, 15])
+@pytest.mark.parametrize("index", [None, [*range(1000)]], ids=["range", "numbers"])
+def test_a_table_fitted_on_in_part_is_not_called_held_out(
+    index: Any, digits: int
+) -> None:
+    scores, correct = scored(1000, digits=digits)
+    table = pd.DataFrame({"confidence": scores, "correct": correct}, index=index)
+    for part in (table[:900], table[:400], table.sample(900, random_state=0)):
+        platt = PlattScalingCalibrator().fit(part["confidence"], part["correct"])
+        assert platt.predict(table["confidence"]).evaluation != "held-out"
 
 
 @pytest.mark.parametrize(
@@ -935,7 +964,7 @@ def test_ids_may_repeat_but_not_lack() -> None:
         found.fit(scores, correct, ids=[1, 2, 3])
     with pytest.raises(ValueError, match="ids must not be missing; 1 of"):
         found.predict([0.5, 0.5], ids=["a", None])
-    holed = pd.Series(scores, index=[np.nan, *range(1, 20)])
+    holed = pd.Series(scores, index=[None, *"abcdefghijklmnopqrs"])
     assert found.fit(holed, correct).ids_ is None
 
 
@@ -960,11 +989,6 @@ def marked() -> Calibrated:
         (lambda p: np.float64(1) - p, MARKS),
         (lambda p: np.clip(p, 0.1, 0.4), MARKS),
         (lambda p: p.clip(0.1, 0.4), MARKS),
-        (lambda p: np.round(p, 1), MARKS),
-        (lambda p: p.astype(np.float32), MARKS),
-        (lambda p: p.copy(), MARKS),
-        (copy.copy, MARKS),
-        (copy.deepcopy, MARKS),
         (lambda p: pickle.loads(pickle.dumps(p)), MARKS),
         (lambda p: p[1:4], MARKS[1:4]),
         (lambda p: p[::-1], MARKS[::-1]),
@@ -978,13 +1002,19 @@ def marked() -> Calibrated:
         (lambda p: (p[:, None] * np.ones((6, 3)))[3], [True] * 3),
         (lambda p: (p[:, None] * np.ones((6, 3)))[4], [False] * 3),
         (lambda p: np.concatenate([p[:2], p[4:]]), [True, False, False, False]),
-        # Where rows may be mixed, all are marked.
+        # Where rows may be mixed, all are marked; and in copies.
+        (lambda p: np.round(p, 1), [True] * 6),
+        (lambda p: p.astype(np.float32), [True] * 6),
+        (lambda p: p.copy(), [True] * 6),
+        (copy.copy, [True] * 6),
+        (copy.deepcopy, [True] * 6),
         (np.sort, [True] * 6),
         (lambda p: p.cumsum(), [True] * 6),
         (lambda p: p.reshape(3, 2), [True] * 3),
         (lambda p: p * np.ones((6, 6)), [True] * 6),
         (lambda p: (p[:, None] * np.ones((6, 6))).sum(axis=0), [True] * 6),
         (lambda p: (p[:, None] * np.ones((6, 6))).T, [True] * 6),
+        (lambda p: np.where(np.arange(6) > 2, p, 0.5), [True] * 6),
         (lambda p: p.take([5, 4, 3, 2, 1, 0]), [True] * 6),
     ],
 )
@@ -1013,6 +1043,14 @@ def test_marks_of_two_arrays_add_up(marked: Calibrated) -> None:
     np.testing.assert_array_equal(marked.fitted_on, both.fitted_on)
     target = np.empty(6)
     assert np.multiply(other, 2, out=target) is target
+
+
+def test_marks_come_along_into_another_array(marked: Calibrated) -> None:
+    clean = Calibrated(np.ones(3), [False] * 3, known=True)
+    clean[1:] = marked[1:3]
+    assert clean.evaluation == "held-out"
+    clean[1:] = marked[:2]
+    assert clean.fitted_on.all()
 
 
 def test_sorting_in_place_marks_all(marked: Calibrated) -> None:

@@ -58,7 +58,7 @@ def test_nine_of_nine_is_the_most_that_ten_rows_can_say() -> None:
     own = known[np.arange(10), truth]
     # The 10th smallest of 10: the worst of all must be let in.
     assert sets.predict(known)[own.argmin(), truth[own.argmin()]]
-    with pytest.raises(ValueError, match="at least 10 rows for a level of 0.9, not 9"):
+    with pytest.raises(ValueError, match="at least 10 rows for a level .* not 9"):
         ConformalSets(0.9).fit(known[:9], truth[:9])
 
 
@@ -112,6 +112,24 @@ def test_a_label_that_no_known_row_has_can_still_be_in_a_set() -> None:
     known = [[0.5, 0.3, 0.2]] * 20
     sets = ConformalSets(0.9).fit(known, [0] * 15 + [1] * 5)
     assert sets.predict([[0.3, 0.3, 0.4]]).tolist() == [[True, True, True]]
+
+
+@pytest.mark.parametrize("score", ["lac", "top_k", "aps", "raps"])
+@pytest.mark.parametrize("n_labels", [1, 2, 3])
+def test_rare_labels_change_nothing(score: Any, n_labels: int) -> None:
+    """Four columns, of which one to three occur, the last of them in one row only."""
+    known, _ = drawn(60, np.random.default_rng(11))
+    truth = np.arange(60) % max(n_labels - 1, 1)
+    truth[7] = n_labels - 1
+    sets = ConformalSets(0.8, score=score).fit(known, truth)
+    members = sets.predict(known)
+    assert members.shape == (60, 4)
+    assert members[np.arange(60), truth].mean() >= 0.8
+    if score != "top_k":
+        return
+    # By hand: the 49th of 60 ranks is the size of all sets, for want of ties.
+    ranks = (known > known[np.arange(60), truth][:, None]).sum(axis=1)
+    assert set(members.sum(axis=1)) == {np.sort(ranks)[48] + 1}
 
 
 def test_chance_is_seeded() -> None:
@@ -200,7 +218,7 @@ TWO, THREE = [[0.8, 0.2]] * 20, [[0.7, 0.2, 0.1]] * 20
         ({"score": "aps"}, TWO, [0] * 20, "score must be 'lac' for two labels, not 'a"),
         ({"level": 0.99}, TWO, [0] * 20, "probabilities must have at least 100 rows"),
         ({"level": 0.01}, TWO, [0] * 20, "probabilities must have at least 100 rows"),
-        ({"score": "raps"}, THREE, [0] * 19 + [1], "probabilities must have more rows"),
+        ({"score": "raps"}, THREE, [0] * 20, "probabilities must have at least 46"),
         ({}, TWO, [0] * 19, "truth must have one value for each of 20 rows"),
         ({}, TWO, [0] * 19 + [2], r"truth must be one of the classes \[0, 1\]; row 19"),
         ({}, [[0.8, 0.8]] * 20, [0] * 20, "probabilities must sum to one in each row"),

@@ -7,6 +7,7 @@ by hand; what chance does to them is in test_resampling.py.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -336,7 +337,8 @@ PV_P, PV_Y = [0.8, 0.3, 0.5, 0.5, 0.7, 0.1], [1, 0, 1, 0, 1, 0]
 
 @pytest.mark.parametrize(
     ("method", "expected"),
-    [("kolmogorov-smirnov", 0.978), ("kuiper", 0.857), ("spiegelhalter", -0.757)],
+    # MAPIE's own Kuiper statistic is 0.857: it leaves the start of the walk out.
+    [("kolmogorov-smirnov", 0.978), ("kuiper", 0.978), ("spiegelhalter", -0.757)],
 )
 def test_mapie_statistics(method: Any, expected: float) -> None:
     found = calibration_test(KS_P, KS_Y, method=method).statistic
@@ -365,7 +367,7 @@ def test_mapie_cumulative_differences() -> None:
     ks = calibration_test(p, y)
     assert ks.statistic * scale == pytest.approx(0.3)
     kuiper = calibration_test(p, y, method="kuiper")
-    assert kuiper.statistic * scale == pytest.approx(0.3 - 0.1)
+    assert kuiper.statistic * scale == pytest.approx(0.3)  # from 0 down to −.3
 
 
 def test_mapie_length_scale() -> None:
@@ -391,9 +393,29 @@ def test_mapie_distributions_at_one(
     assert 1 - found.p_value == pytest.approx(at_one, abs=5e-5)
 
 
-def test_one_row_has_no_range() -> None:
-    found = calibration_test([0.25], [0], method="kuiper")
-    assert found.statistic == 0 and found.p_value == 1
+@pytest.mark.parametrize(
+    ("p", "y", "statistic", "p_value"),
+    [
+        ([0.5] * 10, [1] * 10, math.sqrt(10), 0.0063),
+        ([0.9], [0], 3.0, 0.0108),
+        ([0.25, 0.5], [1, 0], 0.75 / math.sqrt(7 / 16), 0.8486),
+        ([0.25, 0.5], [0, 1], 0.5 / math.sqrt(7 / 16), 0.9974),
+    ],
+)
+def test_the_range_of_a_walk_counts_its_start(
+    p: list[float], y: list[int], statistic: float, p_value: float
+) -> None:
+    """Walks 0 → 5, 0 → −.9, 0 → .75 → .25 and 0 → −.25 → .25, over √Σp(1−p)."""
+    found = calibration_test(p, y, method="kuiper")
+    assert found.statistic == pytest.approx(statistic, abs=1e-6)
+    assert found.p_value == pytest.approx(p_value, abs=5e-5)
+
+
+@given(pairs=st.lists(st.tuples(st.floats(0.01, 0.99), st.booleans()), min_size=1))
+def test_a_range_is_at_least_the_largest_distance(pairs: Any) -> None:
+    p, y = zip(*pairs, strict=True)
+    kuiper = calibration_test(p, y, method="kuiper").statistic
+    assert kuiper >= calibration_test(p, y).statistic - 1e-12
 
 
 # The cross-library fixture --------------------------------------------------------
@@ -450,9 +472,9 @@ def test_fixture_value_of_netcal_comes_from_rounded_edges() -> None:
     np.testing.assert_allclose(found, [0.1425, 0.263333], atol=1e-6)
     edges = np.linspace(0, 1, 21)
     assert edges[17] > 0.85 and edges[19] > 0.95
-    moved = np.where((P == 0.85) | (P == 0.95), P - 1e-9, P)
-    assert expected_calibration_error(moved, Y) == pytest.approx(0.1425, abs=1e-6)
-    assert maximum_calibration_error(moved, Y) == pytest.approx(0.263333, abs=1e-6)
+    moved = np.where((P == 0.85) | (P == 0.95), P - 1e-6, P)
+    assert expected_calibration_error(moved, Y) == pytest.approx(0.1425, abs=1e-5)
+    assert maximum_calibration_error(moved, Y) == pytest.approx(0.263333, abs=1e-5)
 
 
 def test_fixture_scores() -> None:
@@ -748,10 +770,34 @@ def test_all_functions_use_the_same_edges(closed: Any, dtype: type) -> None:
 
 
 def test_a_value_just_off_an_edge_is_not_on_it() -> None:
+    near = np.array([0.7 - 3e-7, 0.7 - 1e-12, 0.7 + 1e-12, 0.7 + 3e-7])
     bins = make_bins(np.array([0.5]), n_bins=10)
-    assert list(bins.index(np.array([0.7 - 1e-12, 0.7 + 1e-12]))) == [6, 7]
+    assert list(bins.index(near)) == [6, 7, 7, 7]
     right = make_bins(np.array([0.5]), n_bins=10, closed="right")
-    assert list(right.index(np.array([0.7 - 1e-12, 0.7 + 1e-12]))) == [6, 7]
+    assert list(right.index(near)) == [6, 6, 6, 7]
+
+
+@given(p=st.lists(st.floats(0, 1), min_size=1), n_bins=st.integers(1, 40))
+def test_what_went_through_single_precision_stays_in_its_bin(
+    p: list[float], n_bins: int
+) -> None:
+    double = np.array([*p, *(k / n_bins for k in range(n_bins + 1))])
+    for closed in ("left", "right"):
+        bins = make_bins(double, n_bins=n_bins, closed=closed)  # type: ignore[arg-type]
+        expected = bins.index(double)
+        single = double.astype(np.float32)
+        for stored in (single, single.astype(float), np.array(single.tolist())):
+            np.testing.assert_array_equal(bins.index(stored), expected)
+
+
+@pytest.mark.parametrize("store", [np.float32, lambda p: np.float32(p).tolist()])
+def test_error_of_shares_that_went_through_single_precision(store: Any) -> None:
+    # .3, .6, .7 open bins of ten; |1 − 1.4| in [.7, .8) and 0 − .3, 1 − .6, 0 − .1,
+    # 1 − .9 make (.3 + .4 + .4 + .1 + .1) / 6.
+    p, y = [0.3, 0.6, 0.7, 0.1, 0.7, 0.9], [0, 1, 0, 0, 1, 1]
+    for rows in (p, store(p)):
+        found = expected_calibration_error(rows, y, n_bins=10)
+        assert found == pytest.approx(1.3 / 6, abs=1e-6)
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "quantile", "distinct"])
@@ -1528,6 +1574,19 @@ def test_report_values_are_those_of_the_functions(
         vars(brier_decomposition(p, y, **rule))
     )
     assert report.spiegelhalter == calibration_test(p, y, method="spiegelhalter")
+
+
+def test_report_has_an_interval_or_says_why_not(
+    rows: tuple[np.ndarray, np.ndarray],
+) -> None:
+    report = calibration_metrics(*rows, n_resamples=50)
+    table = report.table
+    bare = table["low"].isna()
+    assert (bare == (table["no_interval"] != "")).drop("rows").all()
+    assert table.loc["ECE", "no_interval"] == "biased upwards"
+    for shown in (str(report), report._repr_html_()):
+        assert shown.count("none: ") == bare.sum() - 1
+        assert re.search(r"ECE\W.*none: biased upwards", shown)
 
 
 def test_report_intervals_are_those_of_the_functions(

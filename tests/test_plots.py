@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers import plots
+from helpers import metrics, plots
 from helpers.models import NextTokens
 
 
@@ -131,3 +131,53 @@ def test_a_given_axes_is_drawn_on(tokens: NextTokens) -> None:
     ax = plt.subplots()[1]
     assert plots.next_token_bars(tokens, ax=ax) is ax
     assert plots.probability_bars({"a": 0.5}, ax=ax) is ax
+
+
+@pytest.mark.parametrize("word", ["$20 to $50", r"$\frac{$"])
+@pytest.mark.parametrize("own", [False, True], ids=["new axes", "own axes"])
+def test_dollar_signs_are_drawn_as_dollar_signs(
+    tokens: NextTokens, word: str, own: bool
+) -> None:
+    """Labels, texts, tokens, titles and legends, on axes made by us or by a user."""
+    ax = plt.subplots()[1] if own else None
+    table = pd.DataFrame(
+        {
+            f"p_{word}": [0.7, 0.2],
+            "p_other": [0.3, 0.8],
+            "off_label": [0.0, 0.0],
+            "prediction": [word, "other"],
+        }
+    )
+    p = np.linspace(0.5, 1, 100)
+    report = metrics.calibration_metrics(p, p > 0.6, n_resamples=20)
+    named = pd.DataFrame({word: [0.7, 0.2]}, index=[word, "b"])
+    tokens.table["token"] = [word, "b"]
+    drawn = [
+        lambda: plots.probability_bars({word: 0.7}, ax=ax),
+        lambda: plots.label_bars(table, [f"A film of {word}.", "A bore."], ax=ax),
+        lambda: plots.next_token_bars(tokens, groups={word: [word]}, ax=ax),
+        lambda: plots.plot_confusion([word, "b"], [word, "b"], ax=ax),
+        lambda: plots.plot_accuracy_by_threshold({word: report}, ax=ax),
+        lambda: plots.legend_below(plots.plot_reliability_diagram(report, ax=ax)),
+        lambda: plots.distribution_bars(named, axes=None if ax is None else [ax])[0],
+        lambda: plots.measure_dots(named, axes=None if ax is None else [ax])[0],
+    ]
+    for draw in drawn:
+        if ax is not None:
+            ax.clear()
+        found = draw()
+        found.figure.draw_without_rendering()
+        for text in found.findobj(mpl.text.Text):
+            if "$" in text.get_text():
+                assert not text.get_parse_math()
+        plt.close("all" if ax is None else None)
+
+
+def test_powers_of_ten_stay_formulas() -> None:
+    ax = plt.subplots()[1]
+    ax.set_xscale("log")
+    ax.set_xlim(1, 1000)
+    plots.legend_below(ax)
+    ax.figure.draw_without_rendering()
+    powers = [text for text in ax.get_xticklabels() if "mathdefault" in text.get_text()]
+    assert powers and all(text.get_parse_math() for text in powers)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 from helpers.calibration import (
     BetaCalibrator,
+    HistogramBinningCalibrator,
+    IsotonicRegressionCalibrator,
     MulticlassTemperatureScaling,
     PerPredictedClass,
     PlattScalingCalibrator,
     TopVersusAll,
     VectorScaling,
+    VennAbersCalibrator,
 )
 from helpers.decisions import (
+    REVIEW_BUCKETS,
     TRUST_BUCKETS,
     Buckets,
     Costs,
@@ -212,6 +218,47 @@ def test_single_precision_is_decided_as_it_was_certified() -> None:
     table = pd.DataFrame({"prediction": "a", "confidence": scores})
     found = Policy.from_certified(certified).apply(table)
     assert (found["action"] == "accept").sum() == certified.n_accepted == 60
+
+
+@pytest.mark.parametrize("store", [np.float32, lambda p: np.float32(p).astype(float)])
+@pytest.mark.parametrize(
+    "calibrator",
+    [
+        None,
+        HistogramBinningCalibrator(n_bins=10, strategy="uniform"),
+        HistogramBinningCalibrator(n_bins=7),
+        IsotonicRegressionCalibrator(),
+        IsotonicRegressionCalibrator(rule="step"),
+        VennAbersCalibrator(),
+        PlattScalingCalibrator(),
+    ],
+    ids=repr,
+)
+def test_a_table_is_decided_alike_in_whatever_precision_it_was_stored(
+    calibrator: Any, store: Any
+) -> None:
+    """Shares of ten votes, of which many lie on edges and thresholds."""
+    rng = np.random.default_rng(0)
+    shares = rng.integers(3, 11, 600) / 10
+    table = pd.DataFrame({"prediction": "a", "confidence": shares})
+    correct = rng.random(600) < shares**0.3
+    stored = table.assign(confidence=store(shares))
+    values = shares
+    if calibrator is not None:
+        calibrator = clone(calibrator).fit(shares[:300], correct[:300])
+        values = np.asarray(calibrator.predict(shares))
+        again = np.asarray(calibrator.predict(stored["confidence"]))
+        np.testing.assert_allclose(again, values, atol=1e-6)
+    for threshold in np.unique(values):
+        policy = Policy.from_threshold(float(threshold), calibrator=calibrator)
+        actions = policy.apply(table)["action"]
+        assert (policy.apply(stored)["action"] == actions).all()
+        assert (actions == "accept").sum() == (values >= threshold).sum()
+    for buckets in (TRUST_BUCKETS, REVIEW_BUCKETS):
+        acted = [
+            Policy(buckets, calibrator).apply(t)["action"] for t in (table, stored)
+        ]
+        assert (acted[0] == acted[1]).all()
 
 
 def test_scores_of_another_model_are_refused(whole: Policy) -> None:
@@ -535,9 +582,9 @@ def test_cheapest_threshold_becomes_a_policy() -> None:
 
 
 def test_reasons_never_contradict_themselves() -> None:
-    table = pd.DataFrame({"prediction": "a", "confidence": [0.9 - 1e-9, 0.9]})
+    table = pd.DataFrame({"prediction": "a", "confidence": [0.8999999, 0.9]})
     reasons = Policy.from_threshold(0.9).apply(table)["reason"].tolist()
-    assert reasons == ["confidence 0.899999999 is < 0.9", "confidence 0.9 is ≥ 0.9"]
+    assert reasons == ["confidence 0.8999999 is < 0.9", "confidence 0.9 is ≥ 0.9"]
 
 
 def test_what_was_applied_can_be_queued() -> None:

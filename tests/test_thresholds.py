@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from scipy.special import ndtr
 from scipy.stats import binom
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
+from helpers import plots
+from helpers.calibration import PlattScalingCalibrator, cross_fitted
 from helpers.decisions import (
+    CalibrationMonitor,
+    ConformalSets,
+    Costs,
+    Policy,
+    best_threshold,
     bucket_table,
     choose_threshold,
     choose_thresholds_per_class,
+    cost_curve,
     error_free_labels,
     verify,
     verify_accepted,
@@ -31,6 +44,12 @@ from helpers.decisions.risk import (
     upper_limits,
 )
 from helpers.decisions.thresholds import _grid
+from helpers.finetune import business_table
+from helpers.metrics import (
+    paired_difference,
+    reliability_curve,
+    risk_coverage_curve,
+)
 
 POINTS = _grid(None)
 
@@ -228,6 +247,45 @@ def test_too_few_labels_say_how_many_it_takes() -> None:
     assert found.labels_needed is None and "no number of labels" in str(found)
 
 
+def test_what_is_wanting_is_named() -> None:
+    """Labels, or a confidence that ranks: with what was reached, and where."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.5, 1, 800)
+    weak = choose_threshold(scores, rng.random(800) < 0.75 + 0.3 * (scores - 0.75), 0.1)
+    assert not weak.can_rank and weak.labels_needed is not None
+    assert weak.auroc is not None and weak.auroc.low < 0.58 < 0.6 < weak.auroc.high
+    best = weak.tested.loc[weak.tested["upper"].idxmin()]
+    for part in (
+        "the confidence hardly ranks errors (AUROC 0.564, 0.519 to 0.608; 0.5 is chan",
+        f"bound is {best['upper']:.1%}, at a coverage of {best['n'] / 800:.1%}",
+        "More labels alone will hardly do.",
+    ):
+        assert part in str(weak)
+    assert "may take" not in str(weak)
+    right = rng.random(800) < scores
+    strong = choose_threshold(scores, right, 0.02)
+    assert strong.can_rank and "the labels are too few (AUROC 0.7" in str(strong)
+    assert strong.auroc is not None
+    assert strong.auroc.value == pytest.approx(roc_auc_score(right, scores))
+    # No ranking is needed where all could be accepted, and none is seen without errors.
+    assert choose_threshold([0.9] * 20, [1] * 19 + [0], 0.1).can_rank
+    assert choose_threshold([0.9] * 20, [1] * 20, 0.1).auroc is None
+    assert choose_threshold([0.9] * 99, [1] * 99, 0.1).auroc is None
+
+
+def test_interval_of_the_ranking_holds_the_truth() -> None:
+    """Scores N(1, 1) of right items and N(0, 1) of wrong ones: Φ(1/√2) = 0.760."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(300):
+        correct = np.arange(60) < 25
+        scores = ndtr(rng.normal(size=60) + correct)
+        found = choose_threshold(scores, correct, 0.01).auroc
+        assert found is not None
+        held += found.low <= ndtr(math.sqrt(0.5)) <= found.high
+    assert 0.91 <= held / 300 <= 0.98
+
+
 @pytest.mark.parametrize(
     ("needed", "said"),
     [(26677, "27,000"), (572, "580"), (570, "570"), (99_001, "100,000"), (58, "58")],
@@ -321,6 +379,20 @@ def test_single_precision_is_verified_as_it_was_chosen() -> None:
         assert verify(threshold, scores, [1] * 120, 0.1).n_accepted == 60
     each = verify_per_class({"a": found}, scores, [1] * 120, ["a"] * 120)
     assert each["a"].n_accepted == 60
+
+
+def test_a_threshold_holds_for_the_same_table_in_single_precision() -> None:
+    shares = np.repeat([0.9, 0.7, 0.3], [60, 40, 50])
+    correct = [1] * 98 + [0] * 52
+    stored = np.float32(shares).astype(float)
+    for grid in (None, [0.3, 0.7, 0.9]):
+        found = choose_threshold(shares, correct, 0.1, grid=grid)
+        again = choose_threshold(stored, correct, 0.1, grid=grid)
+        assert (again.threshold, again.n_accepted) == (found.threshold, 100)
+        assert verify(found, stored, correct).n_accepted == 100
+        each = verify_per_class({"a": found}, stored, correct, ["a"] * 150)
+        assert each["a"].n_accepted == 100
+    assert verify(0.7, stored, correct, 0.1) == verify(0.7, shares, correct, 0.1)
 
 
 def test_own_grid_is_used_and_ties_go_together() -> None:
@@ -679,3 +751,77 @@ def test_nothing_accepted_in_words() -> None:
         "Accept from 0.9: not enough data on a risk of at most 0.1 at 0.95 confidence. "
         "None of 7 labelled items is accepted."
     )
+
+
+# Rows that a calibrator has seen -----------------------------------------------------
+
+
+def _certifiers() -> dict[str, Callable[[Any, Any], Any]]:
+    costs = Costs(error=9, review=1)
+    return {
+        "choose_threshold": lambda p, y: choose_threshold(p, y, 0.2),
+        "per class": lambda p, y: choose_thresholds_per_class(
+            p, y, ["a"] * len(y), 0.2
+        ),
+        "verify": lambda p, y: verify(0.5, p, y, 0.2),
+        "verify per class": lambda p, y: verify_per_class(
+            {"a": 0.5}, p, y, ["a"] * len(y), 0.2
+        ),
+        "cheapest": lambda p, y: best_threshold(p, y, costs, n_resamples=9),
+        "monitor": lambda p, y: CalibrationMonitor().update(p, y),
+        "business": lambda p, y: business_table(p, y),
+        "paired": lambda p, y: paired_difference((p, y), (p, y), "brier"),
+        "sets": lambda p, y: ConformalSets().fit(np.stack([p, 1 - p], axis=1), 1 - y),
+    }
+
+
+@pytest.mark.parametrize("certify", _certifiers().values(), ids=_certifiers())
+def test_rows_that_a_calibrator_has_seen_certify_nothing(certify: Any) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.3, 1, 400)
+    correct = (rng.random(400) < scores).astype(int)
+    platt = PlattScalingCalibrator().fit(scores[:200], correct[:200])
+    seen, new = platt.predict(scores[:200]), platt.predict(scores[200:])
+    certify(new, correct[200:])
+    certify(np.asarray(seen), correct[:200])  # whoever takes the marks off means it
+    certify(cross_fitted(platt, scores, correct), correct)
+    for marked in (seen, 1 - (1 - seen), np.clip(seen, 0.1, 0.9), seen[::-1].copy()):
+        with pytest.raises(ValueError, match="fitted on; 200 of these 200"):
+            certify(marked, correct[:200])
+    with pytest.raises(ValueError, match="fitted on; [24]00 of these 400"):
+        certify(platt.predict(scores), correct)
+
+
+def test_marks_in_a_column_are_seen_and_of_a_column_beside_it_are_not() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"raw": rng.uniform(0.3, 1, 200)})
+    table["correct"] = rng.random(200) < table["raw"]
+    platt = PlattScalingCalibrator().fit(table["raw"], table["correct"])
+    table["mended"] = platt.predict(table["raw"])
+    for whole in (table, table.copy()):
+        choose_threshold(whole["raw"], whole["correct"], 0.2)
+        with pytest.raises(ValueError, match="^scores must be of rows that no calib"):
+            choose_threshold(whole["mended"], whole["correct"], 0.2)
+    policy = Policy.from_threshold(0.5)
+    named = table.assign(prediction="a", confidence=table["mended"])
+    with pytest.raises(ValueError, match=r"table\['confidence'\] must be of rows"):
+        policy.verify(named, 0.2)
+
+
+def test_tables_and_figures_of_seen_rows_say_so() -> None:
+    p = np.linspace(0.3, 1, 100)
+    y = p > 0.6
+    seen = PlattScalingCalibrator().fit(p, y).predict(p)
+    curve = cost_curve(seen, y, Costs(error=9, review=1))
+    risks = risk_coverage_curve(seen, y)
+    for made in (reliability_curve(seen, y), bucket_table(seen, y), curve):
+        assert made.attrs["evaluation"] == "in-sample"
+    assert risks.evaluation == "in-sample"
+    for ax in (
+        plots.plot_cost_curve(curve, ax=Figure().subplots()),
+        plots.plot_buckets(bucket_table(seen, y), ax=Figure().subplots()),
+    ):
+        assert "IN-SAMPLE" in [text.get_text() for text in ax.texts]
+    ax = plots.plot_risk_coverage({"a": risks}, ax=Figure().subplots())
+    assert ax.get_legend_handles_labels()[1] == ["a (IN-SAMPLE)"]
+    assert bucket_table(p, y).attrs["evaluation"] == "unstated"

@@ -154,8 +154,8 @@ class Calibrator(BaseCalibrator):
             Whether each was right: True and False, or 1 and 0.
         ids : array-like of shape (n,), optional
             What the rows are called, so that ``predict`` knows them again. Default:
-            the index of a pandas Series, unless it only counts rows from 0. Indices
-            that number the rows of different tables look alike: then give ids.
+            the index of a pandas Series, if it has a name or holds no numbers: mere
+            row numbers, in whatever order, could be those of another table.
         source : mapping of str to str, optional
             What made the scores, such as ``{"model": ..., "prompt": ...}``. Default:
             ``scores.attrs["source"]`` of a pandas Series.
@@ -206,7 +206,7 @@ class Calibrator(BaseCalibrator):
             In [0, 1]. Where rows have names, here and in ``fit``, those fitted on are
             marked. Where not, scores are compared: all rows are marked if they are
             the scores fitted on, in any order. Else, where at least 99 % of the scores
-            fitted on are distinct and more than half of these rows have one of them,
+            fitted on are distinct and half of these rows or more have one of them,
             the rows that have one are marked.
 
         Raises
@@ -280,8 +280,8 @@ class MulticlassCalibrator(BaseCalibrator):
             The true classes.
         ids : array-like of shape (n,), optional
             What the rows are called, so that ``predict`` knows them again. Default:
-            the index of a data frame, unless it only counts rows from 0. Indices that
-            number the rows of different tables look alike: then give ids.
+            the index of a data frame, if it has a name or holds no numbers: mere row
+            numbers, in whatever order, could be those of another table.
         source : mapping of str to str, optional
             What made the probabilities, such as ``{"model": ..., "prompt": ...}``.
             Default: ``probabilities.attrs["source"]`` of a data frame.
@@ -377,25 +377,7 @@ class MulticlassCalibrator(BaseCalibrator):
 
 
 def check_both_outcomes(correct: np.ndarray) -> None:
-    """Raise an error unless some are right and some are wrong.
-
-    Parameters
-    ----------
-    correct : numpy.ndarray of bool
-        Outcomes, at least one.
-
-    Raises
-    ------
-    ValueError
-        All are the same.
-
-    Examples
-    --------
-    >>> check_both_outcomes(np.array([True, True]))
-    Traceback (most recent call last):
-    ...
-    ValueError: correct must hold both outcomes; all 2 rows are True.
-    """
+    """Raise ValueError unless some are right and some are wrong."""
     if correct.all() or not correct.any():
         raise ValueError(
             f"correct must hold both outcomes; all {len(correct)} rows are "
@@ -404,76 +386,17 @@ def check_both_outcomes(correct: np.ndarray) -> None:
 
 
 def check_floor(floor: Any) -> float:
-    """The least probability that is told from zero.
-
-    Parameters
-    ----------
-    floor : object
-        A number above 0 and below 0.1.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        It is no such number.
-
-    Examples
-    --------
-    >>> check_floor(1e-12)
-    1e-12
-    """
+    """The least probability that is told from zero: above 0 and below 0.1."""
     return check_between("floor", floor, 0, 0.1)
 
 
 def log_odds(scores: np.ndarray, floor: float) -> np.ndarray:
-    """ln(s / (1 − s)) of scores, kept finite.
-
-    Parameters
-    ----------
-    scores : numpy.ndarray
-        Numbers in [0, 1].
-    floor : float
-        Scores count as at least this and at most one minus this.
-
-    Returns
-    -------
-    numpy.ndarray
-
-    Examples
-    --------
-    >>> log_odds(np.array([0.5, 0.0]), 1e-12).round(2)
-    array([  0.  , -27.63])
-    """
+    """ln(s / (1 − s)) of scores, kept finite: from floor to one minus floor."""
     return logit(np.clip(scores, floor, 1 - floor))
 
 
 def told_source(data: Any, source: Any) -> dict[str, str] | None:
-    """What made the scores, as said or as a pandas object carries it.
-
-    Parameters
-    ----------
-    data : object
-        Scores.
-    source : mapping of str to str or None
-        What was said; it comes before what a pandas object carries.
-
-    Returns
-    -------
-    dict or None
-
-    Raises
-    ------
-    ValueError
-        It does not map words to words.
-
-    Examples
-    --------
-    >>> told_source([0.5], {"model": "a"})
-    {'model': 'a'}
-    """
+    """What made the scores, as said or else as a pandas object carries it."""
     if source is None:
         source = getattr(data, "attrs", {}).get("source")
     if source is None:
@@ -489,29 +412,7 @@ def told_source(data: Any, source: Any) -> dict[str, str] | None:
 def check_source(
     given: Mapping[str, str] | None, known: Mapping[str, str] | None, what: str
 ) -> None:
-    """Check that scores come from where others came from.
-
-    Parameters
-    ----------
-    given, known : mapping of str to str or None
-        What is said of these scores, and of those. What only one says is no reason to
-        complain.
-    what : str
-        What the others have to do with it, for the error.
-
-    Raises
-    ------
-    ValueError
-        They differ.
-
-    Examples
-    --------
-    >>> check_source({"model": "b"}, {"model": "a"}, "this was fitted on")
-    Traceback (most recent call last):
-    ...
-    ValueError: source differs: this was fitted on scores of model 'a', these come \
-from model 'b'.
-    """
+    """Raise ValueError if scores come from elsewhere; what only one says may be."""
     for key, value in (given or {}).items():
         ours = (known or {}).get(key, value)
         if ours != value:

@@ -44,10 +44,9 @@ class Calibrated(np.ndarray):
 
     Notes
     -----
-    Arithmetic and other functions of single elements, copies, chosen rows, rows joined
-    by ``numpy.concatenate`` and reductions within rows (``p.max(axis=1)``) keep the
-    mark of each row. Wherever else rows may have been mixed, as by sorting or
-    reshaping, all of them are marked if any was. Comparisons and single values carry
+    Arithmetic, chosen rows, rows joined by ``numpy.concatenate`` and reductions within
+    rows (``p.max(axis=1)``) keep the mark of each row. Wherever else, as in copies or
+    after sorting, all rows are marked if any was. Comparisons and single values carry
     no marks. ``numpy.asarray`` takes the marks off, and so do some functions of numpy
     and most of pandas: take measures before a column of a table is made of the array.
 
@@ -128,7 +127,13 @@ class Calibrated(np.ndarray):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func is np.concatenate:
             return _concatenated(*args, **kwargs)
-        return super().__array_function__(func, types, args, kwargs)
+        found = super().__array_function__(func, types, args, kwargs)
+        if type(found) is not np.ndarray:
+            return found
+        # numpy.where and others forget what they were given.
+        given = [g if isinstance(g, (list, tuple)) else [g] for g in args]
+        parts = [part for some in given for part in some]
+        return _joined(found, None, [p for p in parts if isinstance(p, Calibrated)])
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
@@ -137,66 +142,17 @@ class Calibrated(np.ndarray):
         marks = _marks_at(self.fitted_on, key, len(found))
         return found if marks is None else found._mark(marks, self.known)
 
-    def copy(self, order: Any = "C") -> Calibrated:
-        """A copy with the same marks.
-
-        Parameters
-        ----------
-        order : str, default="C"
-            See :meth:`numpy.ndarray.copy`.
-
-        Returns
-        -------
-        Calibrated
-        """
-        return super().copy(order)._mark(self.fitted_on.copy(), self.known)
-
-    def astype(self, *args: Any, **kwargs: Any) -> Any:
-        """The values in another type, with the same marks.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            See :meth:`numpy.ndarray.astype`.
-
-        Returns
-        -------
-        Calibrated
-        """
-        found = np.asarray(self).astype(*args, **kwargs)
-        return found.view(Calibrated)._mark(self.fitted_on.copy(), self.known)
-
-    def round(self, decimals: Any = 0, out: Any = None) -> Any:
-        """Rounded values with the same marks.
-
-        Parameters
-        ----------
-        decimals : int, default=0
-            See :meth:`numpy.ndarray.round`.
-        out : numpy.ndarray, optional
-            See :meth:`numpy.ndarray.round`.
-
-        Returns
-        -------
-        Calibrated
-        """
-        found = np.asarray(self).round(decimals, out)
-        return found.view(Calibrated)._mark(self.fitted_on.copy(), self.known)
-
-    def __copy__(self) -> Calibrated:
-        return self.copy("K")
-
     def __deepcopy__(self, memo: Any) -> Calibrated:
         return self.copy("K")
 
-    def sort(self, *args: Any, **kwargs: Any) -> None:
-        """Sort in place; afterwards all rows are marked if any was.
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        if isinstance(value, Calibrated):
+            seen = bool(self.fitted_on.any() or value.fitted_on.any())
+            self._mark(np.full(self.shape[:1], seen), self.known and value.known)
 
-        Parameters
-        ----------
-        *args, **kwargs
-            See :meth:`numpy.ndarray.sort`.
-        """
+    def sort(self, *args: Any, **kwargs: Any) -> None:
+        """Sort in place; afterwards all rows are marked if any was."""
         super().sort(*args, **kwargs)
         self.fitted_on = np.full(self.shape[:1], bool(self.fitted_on.any()))
 
@@ -212,43 +168,17 @@ class Calibrated(np.ndarray):
 
 
 def row_ids(data: Any, ids: Any, n: int) -> np.ndarray | None:
-    """What the rows are called, hashed.
+    """What the rows are called, hashed; None where nothing names them.
 
-    Parameters
-    ----------
-    data : object
-        Scores. The index of a pandas object names its rows, unless it only counts
-        them from 0.
-    ids : array-like of shape (n,) or None
-        Names of the rows; they come before those of an index.
-    n : int
-        Number of rows.
-
-    Returns
-    -------
-    numpy.ndarray of uint64, of shape (n,), or None
-        None where nothing names the rows.
-
-    Raises
-    ------
-    ValueError
-        The number of ids is another, or one is missing.
-
-    Examples
-    --------
-    >>> row_ids([0.5], None, 1) is None
-    True
-    >>> row_ids([0.5], ["a"], 1)
-    array([13950350942979735504], dtype=uint64)
+    Given ids come first, then the index of a pandas object. One of numbers without a
+    name is none: such numbers count the rows of some table, and others do too.
     """
     if ids is None:
         index = data.index if isinstance(data, (pd.Series, pd.DataFrame)) else None
-        if index is None or _missing(index).any():
+        if index is None or isinstance(index, pd.RangeIndex) or _missing(index).any():
             return None
-        only_counts = isinstance(index, pd.RangeIndex) and index.equals(
-            pd.RangeIndex(n)
-        )
-        return None if only_counts else _hashes(index)
+        numbers = pd.api.types.is_numeric_dtype(index.infer_objects().dtype)
+        return None if numbers and index.name is None else _hashes(index)
     refuse_masked(ids, "ids")
     if getattr(ids, "ndim", 1) != 1:
         raise ValueError(f"ids must be one column, not of shape {ids.shape}.")
@@ -263,57 +193,25 @@ def row_ids(data: Any, ids: Any, n: int) -> np.ndarray | None:
 
 
 def score_hashes(values: np.ndarray) -> np.ndarray:
-    """One number for each row of scores; equal rows have equal ones.
-
-    Parameters
-    ----------
-    values : numpy.ndarray of shape (n,) or (n, n_classes)
-        Scores.
-
-    Returns
-    -------
-    numpy.ndarray of uint64, of shape (n,)
-
-    Examples
-    --------
-    >>> first, second, third = score_hashes(np.array([0.5, 0.5, 0.25]))
-    >>> bool(first == second), bool(first == third)
-    (True, False)
-    """
+    """One number for each row of scores; rows equal in single precision have one."""
     # Adding zero makes -0.0 the same as 0.0, as not every pandas does.
-    columns = pd.DataFrame(np.asarray(values, dtype=float) + 0.0)
+    columns = pd.DataFrame(np.float32(values) + 0.0)
     return pd.util.hash_pandas_object(columns, index=False).to_numpy()
 
 
 def seen_rows(hashes: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """Rows whose scores suggest that a calibrator was fitted on them.
 
-    Parameters
-    ----------
-    hashes : numpy.ndarray of uint64, of shape (n,)
-        Rows, by ``score_hashes``.
-    fitted : numpy.ndarray of uint64
-        Rows fitted on, sorted.
-
-    Returns
-    -------
-    numpy.ndarray of bool, of shape (n,)
-        All rows, where their scores are those fitted on, in any order. Else, where at
-        least 99 % of the scores fitted on are distinct and more than half of these
-        rows have one of them, the rows that have one. Else none: scores of few
-        different values agree by chance.
-
-    Examples
-    --------
-    >>> fitted = np.array([3, 5, 7], dtype=np.uint64)
-    >>> seen_rows(np.array([5, 7, 9], dtype=np.uint64), fitted)
-    array([ True,  True, False])
+    All rows, where their scores are those fitted on, in any order. Else, where at
+    least 99 % of the scores fitted on are distinct and half of these rows or more have
+    one of them, the rows that have one. Else none: scores of few different values
+    agree by chance.
     """
     if np.array_equal(np.sort(hashes), fitted):
         return np.ones(len(hashes), dtype=bool)
     distinct = np.unique(fitted)
     shared = np.isin(hashes, distinct)
-    if len(distinct) >= _DISTINCT * len(fitted) and shared.mean() > _OVERLAP:
+    if len(distinct) >= _DISTINCT * len(fitted) and shared.mean() >= _OVERLAP:
         return shared
     return np.zeros(len(hashes), dtype=bool)
 
@@ -322,10 +220,12 @@ def _plain(part: Any) -> Any:
     return np.asarray(part) if isinstance(part, Calibrated) else part
 
 
-def _joined(result: Any, target: Any, parts: list[Calibrated], in_rows: bool) -> Any:
+def _joined(
+    result: Any, target: Any, parts: list[Calibrated], in_rows: bool = False
+) -> Any:
     """A result, in its target if it has one, with the marks of what it is made of."""
     is_array = isinstance(result, np.ndarray) and result.ndim > 0
-    if not is_array or result.dtype.kind != "f":
+    if not is_array or result.dtype.kind != "f" or not parts:
         return result if target is None else target
     if target is not None and not isinstance(target, Calibrated):
         return target

@@ -71,7 +71,7 @@ class IsotonicRegressionCalibrator(Calibrator):
     def _predict(self, scores: np.ndarray) -> np.ndarray:
         x, y = self.x_thresholds_, self.y_thresholds_
         if self.rule == "linear":
-            return np.interp(scores, x, y)
+            return np.interp(_on(x, scores), x, y)
         last_of_block = np.append(np.diff(y) != 0, True)
         return _steps(scores, x[last_of_block][:-1], y[last_of_block], "left")
 
@@ -89,7 +89,8 @@ class HistogramBinningCalibrator(Calibrator):
     Attributes
     ----------
     edges_ : numpy.ndarray
-        Where one bin ends and the next begins; a score on an edge is in the upper bin.
+        Where one bin ends and the next begins; a score on an edge, as far as single
+        precision can tell, is in the upper bin.
     values_ : numpy.ndarray
         Share of right rows in each bin.
     counts_ : numpy.ndarray
@@ -152,7 +153,7 @@ class HistogramBinningCalibrator(Calibrator):
     def _bins(self, scores: np.ndarray) -> np.ndarray:
         edges = np.concatenate([[0.0], self.edges_, [1.0]])
         strategy: Any = self.strategy
-        return Bins(edges, "left", strategy).index(scores)
+        return Bins(edges, "left", strategy).index(_on(self.edges_, scores))
 
 
 class VennAbersCalibrator(Calibrator):
@@ -248,7 +249,15 @@ class VennAbersCalibrator(Calibrator):
 
 def _steps(scores: np.ndarray, knots: np.ndarray, values: np.ndarray, at: Any) -> Any:
     """Values of a step function; at a knot that of the "left" or the "right" step."""
-    return values[np.searchsorted(knots, scores, side=at)]
+    return values[np.searchsorted(knots, _on(knots, scores), side=at)]
+
+
+def _on(knots: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores; those that single precision cannot tell from a knot are put on it."""
+    if not len(knots):
+        return scores
+    near = knots[np.searchsorted((knots[1:] + knots[:-1]) / 2, scores)]
+    return np.where(np.float32(near) == np.float32(scores), near, scores)
 
 
 def _changes(knots: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from ..checks import (
     check_interval,
     check_probabilities,
     check_rows,
+    evaluation_of,
 )
 
 SIDES = ("upper", "lower")
@@ -34,7 +35,8 @@ class Buckets:
         One more than edges, from the lowest range to the highest.
     edge_belongs_to : {"upper", "lower"} or sequence of them, default="upper"
         Into which range a confidence of exactly an edge falls, for all edges or for
-        each.
+        each. Both are compared in single precision, so that a table is decided alike
+        in whatever precision it was stored.
 
     Raises
     ------
@@ -95,10 +97,12 @@ class Buckets:
         numpy.ndarray of int, of shape (n,)
             0 is the lowest range.
         """
-        values = check_probabilities(confidence)
+        values = np.float32(check_probabilities(confidence))
         at = zip(self.edges, self.edge_belongs_to, strict=True)
         above = [
-            values >= edge if side == "upper" else values > edge for edge, side in at
+            # A Python float takes the precision of the values.
+            values >= edge if side == "upper" else values > edge
+            for edge, side in at
         ]
         return np.sum(above, axis=0)
 
@@ -246,7 +250,7 @@ def bucket_table(
     with np.errstate(invalid="ignore"):
         accuracy, mean = right / n, total / n
         above = right_above / n_above
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "range": buckets.ranges()[::-1],
             "n": n.astype(int),
@@ -263,3 +267,5 @@ def bucket_table(
         },
         index=list(buckets.names)[::-1],
     )
+    table.attrs["evaluation"] = evaluation_of(confidence)[0]
+    return table

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..checks import (
     check_choice,
+    check_not_fitted_on,
     check_not_negative,
     check_rows,
 )
@@ -132,6 +133,7 @@ class CalibrationMonitor(Monitor):
         if np.ndim(confidence) == 0:
             confidence, correct = np.atleast_1d(confidence), np.atleast_1d(correct)
         stated, new, _ = check_rows(confidence, correct)
+        check_not_fitted_on(confidence, "confidence")
         p = stated.astype(float)
         most, least = np.minimum(p, 1 - self.clip), np.maximum(p, self.clip)
         log_e = np.empty(len(p))

@@ -10,9 +10,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from mapie import conformity_scores
 from mapie.classification import SplitConformalClassifier
+from mapie.conformity_scores import LACConformityScore
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.stats.proportion import proportion_confint
 
@@ -24,12 +27,12 @@ from ..checks import (
     check_count,
     check_distributions,
     check_interval,
+    check_not_fitted_on,
     check_table,
     check_truth,
 )
 
 Score = Literal["lac", "top_k", "aps", "raps"]
-SCORES = ("lac", "top_k", "aps", "raps")
 
 
 class ConformalSets(BaseEstimator):
@@ -49,8 +52,9 @@ class ConformalSets(BaseEstimator):
         average, some of which may be empty. "top_k": its rank, so that all sets have
         the same size but for ties. "aps": the probability of all labels ahead of it,
         which adapts the size to the row and errs on the large side. "raps": the same
-        with a penalty for long sets, chosen on some of the rows. With two labels only
-        "lac" can be had.
+        with a penalty for long sets, chosen on a fifth of the rows, which it takes five
+        times as many of. With two columns only "lac" can be had; with more, it does not
+        matter how many of the labels occur among the rows fitted on.
     seed : int, default=0
         Seed of the chance in "aps" and "raps".
 
@@ -115,42 +119,37 @@ class ConformalSets(BaseEstimator):
         Raises
         ------
         ValueError
-            Bad data or rules, two labels with another score than "lac", or fewer rows
+            Bad data or rules, two columns with another score than "lac", or fewer rows
             than the level takes: 1 / (1 − level) or 1 / level, if that is more.
         """
         level = check_between("level", self.level, 0, 1)
-        score = check_choice("score", self.score, SCORES)
+        score = check_choice("score", self.score, tuple(_SCORES))
         seed = check_count("seed", self.seed, 0)
         values, classes, actual = check_classified(probabilities, truth)
+        check_not_fitted_on(probabilities, "probabilities")
         if len(classes) == 2 and score != "lac":
             raise ValueError(f"score must be 'lac' for two labels, not {score!r}.")
         share = Fraction(str(level))
         least = math.ceil(1 / min(share, 1 - share))
+        if score == "raps":  # a fifth, rounded up, must do
+            least = 5 * least - 4
         if len(values) < least:
             raise ValueError(
                 f"probabilities must have at least {least} rows for a level of "
-                f"{level:g}, not {len(values)}."
+                f"{level:g} with score {score!r}, not {len(values)}."
             )
         known = _scaled(values)
         model = SplitConformalClassifier(
             _Given(len(classes)),
             confidence_level=level,
-            conformity_score=score,
+            conformity_score=_SCORES[score](),
             random_state=seed,
         )
         with warnings.catch_warnings():
             # The guarantee does not need every label among the rows.
             warnings.filterwarnings("ignore", ".*conformalization dataset has less")
-            try:
-                model.conformalize(known, actual)
-                model.predict_set(known[:1])
-            except ValueError as error:
-                if score != "raps":
-                    raise
-                raise ValueError(
-                    "probabilities must have more rows of each label for score='raps', "
-                    f"which tunes a penalty on some of the {len(values)}: {error}"
-                ) from error
+            model.conformalize(known, actual)
+            model.predict_set(known[:1])
         self._model = model
         self.classes_ = classes
         self.n_ = len(values)
@@ -331,6 +330,34 @@ def set_coverage(
     return pd.DataFrame(rows)
 
 
+# MAPIE takes fewer than three labels that occur for two classes, and then refuses all
+# scores that are not of this one kind; whether there are two classes, fit has checked.
+class _TopK(conformity_scores.TopKConformityScore, LACConformityScore):
+    """Ranks, however many labels occur."""
+
+
+class _Aps(conformity_scores.APSConformityScore, LACConformityScore):
+    """Adaptive sets, however many labels occur."""
+
+
+class _Raps(conformity_scores.RAPSConformityScore, LACConformityScore):
+    """Adaptive sets with a penalty, however many labels occur."""
+
+    def split_data(
+        self, X: Any, y: Any, y_enc: Any, sample_weight: Any = None, groups: Any = None
+    ) -> tuple[Any, ...]:
+        # Not by label, as in MAPIE: of a rare one there may be a single row.
+        kept, tuned = train_test_split(
+            np.arange(len(X)), test_size=self.size_raps, random_state=self.random_state
+        )
+        self.X_raps, self.y_raps, self.y_raps_no_enc = X[tuned], y_enc[tuned], y[tuned]
+        self.n_samples_ = len(kept)
+        return X[kept], y[kept], y_enc[kept], sample_weight, groups
+
+
+_SCORES = {"lac": LACConformityScore, "top_k": _TopK, "aps": _Aps, "raps": _Raps}
+
+
 class _Given(ClassifierMixin, BaseEstimator):
     """A fitted classifier whose input is its output, as MAPIE wants one."""
 
@@ -351,7 +378,7 @@ class _Given(ClassifierMixin, BaseEstimator):
 
 def _scaled(values: np.ndarray) -> np.ndarray:
     """Rows that sum to one as closely as MAPIE asks."""
-    exact = values.astype(float)
+    exact = np.float32(values).astype(float)  # the same sets in either precision
     return exact / exact.sum(axis=1, keepdims=True)
 
 

@@ -14,12 +14,15 @@ from ..checks import (
     check_between,
     check_count,
     check_groups,
+    check_not_fitted_on,
     check_not_negative,
     check_numbers,
     check_outcomes,
     check_probabilities,
     check_rng,
+    evaluation_of,
 )
+from ..metrics.binning import at_least
 from ..metrics.resampling import Interval, drawn_groups, quantile_interval
 
 
@@ -222,7 +225,7 @@ def expected_cost(
         check_not_negative("threshold", threshold)
     values = check_probabilities(confidence).astype(float)
     automated = (1 - values) * costs.error + values * costs.right
-    return np.where(values >= threshold, automated, costs.reviewed)
+    return np.where(at_least(values, threshold), automated, costs.reviewed)
 
 
 def cost_curve(
@@ -244,7 +247,8 @@ def cost_curve(
     costs : Costs
         The prices.
     thresholds : array-like of shape (m,), optional
-        Rows with this score or more are automated; may be infinite. Default: infinity,
+        Rows with this score or more, in single precision, are automated; may be
+        infinite. Default: infinity,
         which automates none, and each distinct score, from high to low.
 
     Returns
@@ -272,11 +276,12 @@ def cost_curve(
     values, outcome = _read_rows(scores, correct)
     n = len(values)
     if thresholds is None:
-        cuts = np.append(np.inf, np.unique(values)[::-1])
+        cuts = near = np.append(np.inf, np.unique(values)[::-1])
     else:
         cuts = check_numbers(thresholds, "thresholds", infinite=True)
+        values, near = np.float32(values), np.float32(cuts)
     order = np.argsort(values, kind="stable")
-    start = np.searchsorted(values[order], cuts, side="left")
+    start = np.searchsorted(values[order], near, side="left")
     automated = n - start
     wrong = np.append(np.cumsum(~outcome[order][::-1])[::-1], 0)[start]
     risk = np.full(len(cuts), np.nan)
@@ -286,9 +291,11 @@ def cost_curve(
         + (automated - wrong) * costs.right
         + (n - automated) * costs.reviewed
     )
-    return pd.DataFrame(
+    curve = pd.DataFrame(
         {"threshold": cuts, "coverage": automated / n, "risk": risk, "cost": total / n}
     )
+    curve.attrs["evaluation"] = evaluation_of(scores)[0]
+    return curve
 
 
 def best_threshold(
@@ -376,6 +383,7 @@ def best_threshold(
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
     values, outcome = _read_rows(scores, correct)
+    check_not_fitted_on(scores, "scores")
     n = len(values)
     order = np.lexsort((outcome, -values))
     codes = np.arange(n)

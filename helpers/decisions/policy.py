@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
 from ..calibration.files import read_json, write_json
-from ..checks import check_between, check_choice, check_table
+from ..checks import check_between, check_choice, check_not_fitted_on, check_table
 from .buckets import Buckets
 from .policy_storage import FORMAT, describe_policy, read_policy, rule_of
 from .policy_table import apply_policy, check_mapping
@@ -329,6 +329,9 @@ class Policy:
                 f"table must hold rows that the calibrator has not seen; it was fitted "
                 f"on {seen} of these {len(table)}."
             )
+        for column in table:
+            if column == "confidence" or str(column).startswith("p_"):
+                check_not_fitted_on(table[column], f"table[{column!r}]")
         found = verify_accepted(
             applied["action"] == action,
             table["correct"],

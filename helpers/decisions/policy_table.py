@@ -56,7 +56,7 @@ def apply_policy(
     labels = table["prediction"].astype(object)
     known = scores.notna().to_numpy().all(axis=1) & labels.notna().to_numpy()
     _check_types(labels[known], policy.by_label)
-    decided_on = np.full(len(table), np.nan, dtype=scores.dtypes.iloc[0])
+    decided_on = np.full(len(table), np.nan)
     n_seen = 0
     if known.any():
         found = _calibrated(scores[known], labels[known], policy.calibrator)
@@ -105,10 +105,7 @@ def _read_scores(
 ) -> pd.DataFrame:
     """The columns that the confidence is made of."""
     if not isinstance(calibrator, MulticlassCalibrator):
-        values = _numbers(table, "confidence")
-        # Single precision has edges of its own, and keeps them.
-        single = values.dtype == np.float32 and calibrator is None
-        return values.astype(np.float32 if single else float).to_frame()
+        return _numbers(table, "confidence").astype(float).to_frame()
     columns = [f"p_{label}" for label in calibrator.classes_]
     check_table(table, columns, empty=True)
     numbers = {name: _numbers(table, name).to_numpy(float) for name in columns}

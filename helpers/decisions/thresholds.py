@@ -14,8 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 
-from ..checks import check_between, check_labels, check_probabilities, check_rows
+from ..checks import (
+    check_between,
+    check_labels,
+    check_not_fitted_on,
+    check_probabilities,
+    check_rows,
+)
+from ..metrics.binning import at_least
+from ..metrics.resampling import Interval
 from .risk import (
     Verification,
     labels_to_certify,
@@ -26,6 +35,8 @@ from .risk import (
     verify_accepted,
 )
 
+_RANKS = 0.6  # an AUROC below it is hardly better than chance
+
 
 @dataclass(frozen=True)
 class CertifiedThreshold:
@@ -34,7 +45,8 @@ class CertifiedThreshold:
     Attributes
     ----------
     threshold : float or None
-        Accept what has at least this confidence; None if no threshold passed. Of
+        Accept what has at least this confidence, in single precision: the same rows
+        in whatever precision a table is stored. None if no threshold passed. Of
         several that accept the same labelled items, the highest.
     max_risk, delta : float
         What is certified: the share of errors among accepted items is at most
@@ -57,6 +69,10 @@ class CertifiedThreshold:
         the fewest with which a threshold could pass. None if a threshold passed, or if
         no number of labels would do. In words, it is rounded up to two digits, except
         where no error was seen.
+    auroc : Interval or None
+        Where no threshold passed: the probability that the confidence of a right item
+        is above that of a wrong one, with DeLong's interval at 95 %. None if a
+        threshold passed, or where all items are right, or all wrong.
     tested : pandas.DataFrame
         Every threshold with rows above it, from the highest: ``threshold``, ``n``,
         ``errors``, ``risk``, ``upper`` (Clopper and Pearson's limit of the risk, at
@@ -72,6 +88,19 @@ class CertifiedThreshold:
     coverage: float
     labels_needed: int | None
     tested: pd.DataFrame
+    auroc: Interval | None = None
+
+    @property
+    def can_rank(self) -> bool:
+        """Whether the confidence parts right from wrong as far as it has to.
+
+        False where accepting everything has too high a risk, and the AUROC is below
+        0.6: then more labels will hardly bring a threshold, another confidence might.
+        """
+        if self.auroc is None or not len(self.tested):
+            return True
+        risk_of_all = self.tested["risk"].iloc[-1]
+        return bool(self.auroc.value >= _RANKS or risk_of_all <= self.max_risk)
 
     def __str__(self) -> str:
         aim = f"a risk of at most {self.max_risk:g} at {1 - self.delta:.4g} confidence"
@@ -80,11 +109,27 @@ class CertifiedThreshold:
                 f"Accept from {self.threshold:g}: {aim}. {self.n_accepted} of "
                 f"{self.n_labels} labelled items are accepted, {self.n_errors} wrong."
             )
-        text = f"No threshold can be certified for {aim} with {self.n_labels} labels."
-        if not self.n_labels:
-            return text
+        text = f"No threshold can be certified for {aim}"
+        if not len(self.tested):
+            return f"{text} with {self.n_labels} labels."
+        best = self.tested.loc[self.tested["upper"].idxmin()]
+        why = "the labels are too few"
+        if not self.can_rank:
+            why = "the confidence hardly ranks errors"
+        elif self.labels_needed is None:
+            why = "the confidence has too many errors where it is highest"
+        ranks = "all wrong" if self.tested["risk"].iloc[-1] else "none of them wrong"
+        if self.auroc is not None:
+            value, low, high = self.auroc
+            ranks = f"AUROC {value:.3f}, {low:.3f} to {high:.3f}; 0.5 is chance"
+        text += (
+            f": {why} ({ranks}), and the tightest bound is {best['upper']:.1%}, at a "
+            f"coverage of {best['n'] / self.n_labels:.1%}, with {self.n_labels} labels."
+        )
         if self.labels_needed is None:
             return f"{text} It seems that no number of labels would do."
+        if not self.can_rank:
+            return f"{text} More labels alone will hardly do."
         needed = self.labels_needed
         if self.tested["errors"].any():
             # Upwards, so that it stays above the number of labels that were too few.
@@ -117,7 +162,8 @@ def choose_threshold(
     ----------
     scores : array-like of shape (n,)
         Confidences in [0, 1] of items that were labelled, a random sample of those to
-        come. Neither the model nor a calibrator may have been fitted on them.
+        come. Neither the model nor a calibrator may have been fitted on them; what a
+        calibrator marked as such is refused.
     correct : array-like of shape (n,)
         1 or True where the prediction was correct, else 0.
     max_risk : float
@@ -173,12 +219,14 @@ def choose_threshold(
     Accept from 0.95: a risk of at most 0.1 at 0.95 confidence. 100 of 200 labelled \
 items are accepted, 1 wrong.
     >>> print(choose_threshold(scores[:20], correct[:20], max_risk=0.1))
-    No threshold can be certified for a risk of at most 0.1 at 0.95 confidence with 20 \
-labels. It may take about 29, or more.
+    No threshold can be certified for a risk of at most 0.1 at 0.95 confidence: the \
+labels are too few (none of them wrong), and the tightest bound is 13.9%, at a \
+coverage of 100.0%, with 20 labels. It may take about 29, or more.
     """
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
+    check_not_fitted_on(scores, "scores")
     points = _grid(grid)
     used = one_row_each(codes, len(values), rng)
     return _certified(values[used], outcome[used], max_risk, delta, points)
@@ -234,6 +282,7 @@ def choose_thresholds_per_class(
     check_between("delta", delta, 0, 1)
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     labels = pd.Series(check_labels(predicted, "predicted", scores, correct))
+    check_not_fitted_on(scores, "scores")
     points = _grid(grid)
     used = one_row_each(codes, len(values), rng)
     # Of all labels, also those of which no row is drawn: the share is fixed before.
@@ -311,7 +360,8 @@ each at 0.95 confidence).
     limit = check_between("max_risk", max_risk, 0, 1)
     level = 0.05 if delta is None else delta
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
-    accepted = values >= least
+    check_not_fitted_on(scores, "scores")
+    accepted = at_least(values, least)
     found = verify_accepted(accepted, outcome, limit, level, groups=codes, rng=rng)
     return replace(found, threshold=least)
 
@@ -401,6 +451,7 @@ def verify_per_class(
         rules[label] = least, check_between("max_risk", limit, 0, 1)
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     labels = pd.Series(check_labels(predicted, "predicted", scores, correct))
+    check_not_fitted_on(scores, "scores")
     if not any((labels == label).any() for label in thresholds):
         raise ValueError(
             "thresholds must name labels as predicted has them; none of "
@@ -411,7 +462,7 @@ def verify_per_class(
     share = delta / len(rules) if together and rules else delta
     found = {}
     for label, (least, limit) in rules.items():
-        accepted = (labels == label).to_numpy() & (values >= least)
+        accepted = (labels == label).to_numpy() & at_least(values, least)
         checked = verify_accepted(accepted, outcome, limit, share)
         found[label] = replace(checked, threshold=least)
     return found
@@ -457,7 +508,22 @@ def _certified(
         coverage=0.0 if chosen is None else float(n[chosen] / total),
         labels_needed=needed,
         tested=tested,
+        auroc=None if chosen is not None else _auroc(scores, correct),
     )
+
+
+def _auroc(scores: np.ndarray, correct: np.ndarray) -> Interval | None:
+    """AUROC with the interval of DeLong, DeLong and Clarke-Pearson (1988)."""
+    right, wrong = scores[correct], scores[~correct]
+    if not len(right) or not len(wrong):
+        return None
+    everywhere = rankdata(np.append(right, wrong))
+    # The share of the other side that each item is above, a tie for a half.
+    above = (everywhere[: len(right)] - rankdata(right)) / len(wrong)
+    below = 1 - (everywhere[len(right) :] - rankdata(wrong)) / len(right)
+    variance = sum(np.var(x) / max(len(x) - 1, 1) for x in (above, below))
+    value, half = float(above.mean()), 1.96 * float(np.sqrt(variance))
+    return Interval(value, max(value - half, 0.0), min(value + half, 1.0))
 
 
 def _first(labels: Iterable[Any], most: int = 5) -> str:
@@ -478,7 +544,8 @@ def _counts(
     scores: np.ndarray, correct: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows at or above each threshold, and errors among them."""
+    scores = np.float32(scores)  # as a policy compares them
     order = np.argsort(scores, kind="stable")
     wrong = np.append(0, np.cumsum(~correct[order]))
-    below = np.searchsorted(scores[order], points.astype(scores.dtype), side="left")
+    below = np.searchsorted(scores[order], np.float32(points), side="left")
     return len(scores) - below, wrong[-1] - wrong[below]

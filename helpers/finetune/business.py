@@ -14,10 +14,12 @@ from statsmodels.stats.proportion import proportion_confint
 from ..checks import (
     check_between,
     check_count,
+    check_not_fitted_on,
     check_outcomes,
     check_probabilities,
     check_table,
 )
+from ..metrics.binning import at_least
 
 Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
 
@@ -179,6 +181,7 @@ def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.nda
     for at, (name, column) in enumerate(values.items()):
         others = [*values.values()][:at]
         checked = check_probabilities(column, f"confidence of {name!r}", *others)
+        check_not_fitted_on(column, f"confidence of {name!r}")
         right = check_outcomes(
             outcomes[name], *others, column, name=f"correct of {name!r}"
         )
@@ -191,7 +194,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, (confidence, correct) in models.items():
-        chosen = correct[confidence >= threshold]
+        chosen = correct[at_least(confidence, threshold)]
         above, right = len(chosen), int(chosen.sum())
         low, high = np.nan, np.nan
         if above:

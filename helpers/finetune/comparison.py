@@ -17,6 +17,7 @@ from ..checks import (
     check_count,
     check_distributions,
     check_groups,
+    check_not_fitted_on,
     check_probabilities,
     check_rng,
     check_table,
@@ -24,7 +25,7 @@ from ..checks import (
     in_order_of,
 )
 from ..metrics import Interval, noise_floor, paired_differences
-from ..metrics.binning import N_BINS, make_bins
+from ..metrics.binning import N_BINS, at_least, make_bins
 from ..metrics.cells import make_cells, weighted
 from ..metrics.report import in_digits
 from ..metrics.resampling import drawn_groups, quantile_interval
@@ -273,7 +274,7 @@ class _Side:
         """Measures that are a sum over the rows divided by another."""
         n, n_labels = self.rows.shape
         each = np.ones(n)
-        above = (self.confidence >= threshold).astype(float)
+        above = at_least(self.confidence, threshold).astype(float)
         squares = (self.rows - np.eye(n_labels)[self.truth]) ** 2
         with np.errstate(divide="ignore"):
             loss = -np.log(self.rows[np.arange(n), self.truth]) + 0.0
@@ -337,6 +338,7 @@ def _side(
 ) -> _Side:
     places = check_truth(table["prediction"], labels, name=f"prediction of {name}")
     confidence = check_probabilities(table["confidence"], f"confidence of {name}")
+    check_not_fitted_on(table["confidence"], f"confidence of {name}")
     return _Side(rows, truth, confidence.astype(float), places == truth)
 
 

@@ -47,9 +47,10 @@ class Bins:
     def index(self, confidence: np.ndarray) -> np.ndarray:
         """The bin of each value.
 
-        With equal widths, a value within four rounding errors of an edge counts as
-        on it, so that k/n falls where fractions say: 0.7 is 14/20, though neither is
-        a binary fraction.
+        With equal widths, a value within the rounding error of single precision
+        (1e-7) of an edge counts as on it, so that k/n falls where fractions say, in
+        double and in single precision and after the way from one to the other: 0.7
+        is 14/20, though neither is a binary fraction.
 
         Parameters
         ----------
@@ -65,7 +66,8 @@ class Bins:
             side: Closed = "right" if self.closed == "left" else "left"
             return np.searchsorted(self.edges[1:-1], confidence, side=side)
         n = len(self)
-        slack = 4 * n * np.finfo(confidence.dtype).eps
+        slack = n * np.finfo(np.float32).eps
+        confidence = np.float32(confidence)
         if self.closed == "left":
             place = confidence * n
             place += slack
@@ -116,6 +118,11 @@ class BinSums:
         return BinSums(self.count[some], self.confidence[some], self.correct[some])
 
 
+def at_least(confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether confidences reach a threshold, both in single precision."""
+    return np.float32(confidence) >= np.float32(threshold)
+
+
 def make_bins(
     confidence: np.ndarray,
     *,
@@ -125,34 +132,8 @@ def make_bins(
 ) -> Bins:
     """Bins for some confidences.
 
-    Parameters
-    ----------
-    confidence : numpy.ndarray of float, of shape (n,)
-        Values in [0, 1].
-    n_bins : int, default=20
-        How many bins; "distinct" needs no number.
-    strategy : {"uniform", "quantile", "distinct"}, default="uniform"
-        "uniform" is equal width. "quantile" is equal mass: the sorted values are cut
-        into parts of equal size, and the edge is half way between neighbours; equal
-        values stay together, so there can be fewer bins. "distinct" gives each value
-        a bin of its own.
-    closed : {"left", "right"}, default="left"
-        The bin of a value on an edge: see :class:`Bins`.
-
-    Returns
-    -------
-    Bins
-
-    Raises
-    ------
-    ValueError
-        An unknown rule, no whole positive number of bins, or more bins of equal mass
-        than rows.
-
-    Examples
-    --------
-    >>> make_bins(np.array([0.6, 0.7, 0.8, 0.9]), n_bins=2, strategy="quantile").edges
-    array([0.  , 0.75, 1.  ])
+    "quantile" cuts the sorted values into parts of equal size, half way between
+    neighbours; equal values stay together, so there can be fewer bins.
     """
     confidence = check_probabilities(confidence)
     check_count("n_bins", n_bins)
@@ -210,31 +191,7 @@ def binned(
     strategy: Strategy = "uniform",
     closed: Closed = "left",
 ) -> BinSums:
-    """Check the data, make the bins and fill them.
-
-    Parameters
-    ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct (or the event came), else 0.
-    n_bins, strategy, closed
-        The bins: see :func:`make_bins`.
-
-    Returns
-    -------
-    BinSums
-
-    Raises
-    ------
-    ValueError
-        Bad data or an unknown rule.
-
-    Examples
-    --------
-    >>> binned([0.2, 0.9, 0.95], [0, 1, 0], n_bins=2).count
-    array([1, 2])
-    """
+    """Check the data, make the bins and fill them."""
     values, outcome, _ = check_rows(confidence, correct)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     return sum_bins(values, outcome, bins)

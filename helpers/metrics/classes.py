@@ -21,6 +21,7 @@ from ..checks import (
     check_outcomes,
     check_probabilities,
     check_rng,
+    evaluation_of,
 )
 from .resampling import Interval, drawn_groups, quantile_interval
 from .survey import weighted_mean
@@ -139,7 +140,7 @@ def class_table(
     table.attrs["in_sample"] = [
         name
         for name, values in confidences.items()
-        if getattr(values, "evaluation", None) == "in-sample"
+        if evaluation_of(values)[0] == "in-sample"
     ]
     return table
 

@@ -13,6 +13,7 @@ from ..checks import (
     check_choice,
     check_count,
     check_groups,
+    check_not_fitted_on,
     check_outcomes,
     check_probabilities,
     check_rng,
@@ -188,6 +189,7 @@ def _read(pair: Any, name: str, *rows: Any) -> tuple[np.ndarray, np.ndarray]:
             f"{f' of {len(pair)}' if isinstance(pair, (tuple, list)) else ''}."
         )
     values = check_probabilities(pair[0], f"confidence of {name}", *rows).astype(float)
+    check_not_fitted_on(pair[0], f"confidence of {name}")
     right = check_outcomes(pair[1], *rows, pair[0], name=f"correct of {name}")
     return values, right
 

@@ -15,6 +15,7 @@ from ..checks import (
     check_choice,
     check_rng,
     check_rows,
+    evaluation_of,
 )
 from .binning import N_BINS, Bins, Closed, Strategy, make_bins, sum_bins
 from .errors import debiased_calibration_error, error_of
@@ -29,6 +30,20 @@ from .scores import BrierDecomposition, aurc, brier_decomposition, log_loss
 from .significance import CalibrationTest, calibration_test
 from .tables import Measure, bin_table, measure_table, wilson
 
+# The plain errors lie above an error of zero in every sample, so that no interval made
+# of them covers it.
+_NO_INTERVAL = {
+    "mean confidence": "known of these rows",
+    "ECE": "biased upwards",
+    "noise floor, mean": "simulated",
+    "noise floor, 95 %": "simulated",
+    "debiased L1 error": "biased near zero",
+    "MCE": "biased upwards",
+    "log loss": "may be infinite",
+    "AURC": "see AUROC",
+    "Spiegelhalter's p": "a p-value",
+    "Kolmogorov–Smirnov p": "a p-value",
+}
 Evaluation = Literal["held-out", "in-sample", "unstated"]
 _STAMPS = {
     "held-out": "held out: none of these rows was fitted on",
@@ -70,6 +85,7 @@ def reliability_curve(
         ``confidence`` and the ``accuracy`` in it; Wilson's interval for the accuracy,
         ``accuracy_low`` and ``accuracy_high``; and the consistency band, ``band_low``
         and ``band_high``: where the accuracy would lie if the confidences were true.
+        ``attrs["evaluation"]`` says whether a calibrator was fitted on the rows.
 
     Raises
     ------
@@ -87,7 +103,9 @@ def reliability_curve(
     check_between("level", level, 0, 1)
     values, outcome, _ = check_rows(confidence, correct)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
-    return _curve(values, outcome, bins, level, check_rng(rng))
+    curve = _curve(values, outcome, bins, level, check_rng(rng))
+    curve.attrs["evaluation"] = evaluation_of(confidence)[0]
+    return curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +113,8 @@ class CalibrationReport:
     """Everything about the calibration of one set of confidences.
 
     Shown in a notebook it is a table; printed, the same as text. It says on every
-    occasion whether the rows were held out.
+    occasion whether the rows were held out, and gives an interval for every measure, or
+    why there is none.
 
     Attributes
     ----------
@@ -200,12 +219,17 @@ class CalibrationReport:
 
     @property
     def table(self) -> pd.DataFrame:
-        """The measures: ``value``, ``low`` and ``high`` of its interval, ``note``."""
-        return measure_table(self._rows())
+        """The measures: ``value``, ``low`` and ``high`` of its interval, ``note``.
+
+        ``no_interval`` says why there is none, where one could be asked for.
+        """
+        table = measure_table(self._rows())
+        table["no_interval"] = [_NO_INTERVAL.get(str(name), "") for name in table.index]
+        return table
 
     def __str__(self) -> str:
         lines = [
-            f"{name:<22}  {value:>8}  {interval:<18}  {note}".rstrip()
+            f"{name:<22}  {value:>8}  {interval:<25}  {note}".rstrip()
             for name, value, interval, note in self._shown()
         ]
         return "\n".join([f"Calibration report ({self.stamp})", *lines])
@@ -250,7 +274,8 @@ class CalibrationReport:
         shown = []
         for name, value, note in self._rows():
             digits = 0 if name == "rows" else 5 if "squared" in name else 4
-            interval = ""
+            reason = _NO_INTERVAL.get(name)
+            interval = f"none: {reason}" if reason else ""
             if isinstance(value, Interval):
                 if not np.isnan(value.low):
                     ends = (in_digits(end, digits) for end in value[1:])
@@ -364,11 +389,10 @@ def calibration_metrics(
 
 def _evaluation(
     confidence: ArrayLike, n: int, stated: Literal["held-out", "in-sample"] | None
-) -> tuple[Evaluation, int]:
+) -> tuple[Any, int]:
     """Whether rows were fitted on, and how many of them."""
-    known: Evaluation = getattr(confidence, "evaluation", "unstated")
+    known, n_fitted_on = evaluation_of(confidence)
     if known == "in-sample":
-        n_fitted_on = int(np.sum(getattr(confidence, "fitted_on", n)))
         if stated == "held-out":
             raise ValueError(
                 f"evaluation must not be 'held-out': {n_fitted_on} of the rows were "

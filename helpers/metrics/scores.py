@@ -16,6 +16,7 @@ from ..checks import (
     check_outcomes,
     check_probabilities,
     check_rows,
+    evaluation_of,
 )
 from .binning import N_BINS, Closed, Strategy, make_bins, sum_bins
 
@@ -293,11 +294,14 @@ class RiskCoverage:
         Share of rows answered, in (0, 1].
     risk : numpy.ndarray of float
         Share of the answered rows that are wrong, in [0, 1].
+    evaluation : {"held-out", "in-sample", "unstated"}
+        Whether a calibrator was fitted on rows of them.
     """
 
     threshold: np.ndarray
     coverage: np.ndarray
     risk: np.ndarray
+    evaluation: str = "unstated"
 
 
 def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
@@ -334,7 +338,8 @@ def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCovera
     """
     values, outcome, _ = check_rows(confidence, correct)
     threshold, answered, wrong = _by_threshold(values, outcome)
-    return RiskCoverage(threshold, answered / len(values), wrong / answered)
+    state = evaluation_of(confidence)[0]
+    return RiskCoverage(threshold, answered / len(values), wrong / answered, state)
 
 
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:

@@ -40,7 +40,8 @@ def calibration_test(
 ) -> CalibrationTest:
     """Test whether outcomes could come from these probabilities.
 
-    Statistics and the distributions of the first two are MAPIE's.
+    The walks, and the distributions of the first two statistics, are MAPIE's. A walk
+    starts at 0, and its range counts the start.
 
     Parameters
     ----------
@@ -100,12 +101,14 @@ def calibration_test(
     # MAPIE breaks ties by a jitter that depends on the order; so the order is fixed.
     order = np.lexsort((-outcome, values))
     values, outcome = values[order], outcome[order]
+    walk = np.append(0.0, mapie_calibration.cumulative_differences(outcome, values))
+    scale = mapie_calibration.length_scale(values)
     if method == "kuiper":
-        statistic = mapie_calibration.kuiper_statistic(outcome, values)
-        # One row has no range.
-        below = mapie_calibration.kuiper_cdf(statistic) if statistic > 0 else 0.0
+        # MAPIE's own statistic leaves the start of the walk out of its range.
+        statistic = np.ptp(walk) / scale
+        below = mapie_calibration.kuiper_cdf(statistic)
     else:
-        statistic = mapie_calibration.kolmogorov_smirnov_statistic(outcome, values)
+        statistic = np.abs(walk).max() / scale
         below = mapie_calibration.kolmogorov_smirnov_cdf(statistic)
     return CalibrationTest(float(statistic), float(np.clip(1 - below, 0, 1)))
 

@@ -16,28 +16,7 @@ Measure = tuple[str, float | Interval, str]
 
 
 def wilson(correct: ArrayLike, count: ArrayLike, level: float) -> np.ndarray:
-    """Wilson's interval of shares.
-
-    Parameters
-    ----------
-    correct : int or array-like of int, of shape (n,)
-        Rows that are correct.
-    count : int or array-like of int, of shape (n,)
-        Rows.
-    level : float
-        Confidence level.
-
-    Returns
-    -------
-    numpy.ndarray of shape (2,) or (2, n)
-        Lower and upper ends; NaN where there are no rows.
-
-    Examples
-    --------
-    >>> wilson([0, 5], [0, 10], 0.95).round(3)
-    array([[  nan, 0.237],
-           [  nan, 0.763]])
-    """
+    """Ends of Wilson's interval of shares; NaN where there are no rows."""
     right, n = np.asarray(correct), np.asarray(count)
     some = n > 0
     ends = np.full((2, *n.shape), np.nan)
@@ -122,24 +101,7 @@ def sums_by_class(classes: pd.DataFrame, level: float) -> pd.DataFrame:
 
 
 def measure_table(rows: Sequence[Measure]) -> pd.DataFrame:
-    """Measures, one a row.
-
-    Parameters
-    ----------
-    rows : sequence of (str, float or Interval, str)
-        Name, value and note of each.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``value``, ``low`` and ``high`` of its interval, ``note``.
-
-    Examples
-    --------
-    >>> table = measure_table([("accuracy", Interval(0.5, 0.4, 0.6), "of two")])
-    >>> table["low"].to_dict()
-    {'accuracy': 0.4}
-    """
+    """Measures, one a row: value, low and high of its interval, and note."""
     found = [
         (name, *value, note)
         if isinstance(value, Interval)

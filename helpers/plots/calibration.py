@@ -14,14 +14,14 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import check_outcomes, check_probabilities
 from ..metrics import CalibrationReport, calibration_metrics
-from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH
+from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH, plain_texts, stamp
 
-_WARNING = "#b00020"
 _MOST_POINTS = 2000
 _LEAST = 50
 ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
 
 
+@plain_texts
 def confidence_histogram(
     confidence: ArrayLike,
     correct: ArrayLike | None = None,
@@ -68,6 +68,7 @@ def confidence_histogram(
     return ax
 
 
+@plain_texts
 def plot_reliability_diagram(
     report: CalibrationReport | ArrayLike,
     correct: ArrayLike | None = None,
@@ -166,12 +167,13 @@ def plot_reliability_diagram(
     left = np.floor(10 * report.confidence.min()) / 10 - 0.03
     ax.set(xlim=(left, 1.03), ylim=(-0.05, 1.14 if counts else 1.05))
     ax.set(xlabel="confidence", ylabel="accuracy")
-    _stamp(ax, report.evaluation)
+    stamp(ax, report.evaluation)
     if panel:
         _panel(report, ax)
     return ax
 
 
+@plain_texts
 def plot_before_after(
     before: CalibrationReport,
     after: CalibrationReport,
@@ -205,6 +207,7 @@ def plot_before_after(
     return list(axes)
 
 
+@plain_texts
 def plot_calibration_map(
     maps: Mapping[str, Callable[[np.ndarray], ArrayLike]],
     *,
@@ -249,6 +252,7 @@ def plot_calibration_map(
     return ax
 
 
+@plain_texts
 def plot_accuracy_by_threshold(
     reports: Mapping[str, CalibrationReport],
     *,
@@ -353,24 +357,6 @@ def _panel(report: CalibrationReport, ax: Axes) -> None:
     )
 
 
-def _stamp(ax: Axes, evaluation: str) -> None:
-    if evaluation != "in-sample":
-        return
-    ax.text(
-        0.5,
-        0.5,
-        "IN-SAMPLE",
-        transform=ax.transAxes,
-        ha="center",
-        va="center",
-        rotation=35,
-        fontsize=28,
-        fontweight="bold",
-        color=_WARNING,
-        alpha=0.45,
-    )
-
-
 def _suffix(report: CalibrationReport) -> str:
     return " (IN-SAMPLE)" if report.evaluation == "in-sample" else ""
 
@@ -379,8 +365,9 @@ def _above(
     report: CalibrationReport, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows with at least that confidence, and those of them that are correct."""
-    order = np.argsort(report.confidence)
-    first = np.searchsorted(report.confidence[order], thresholds)
+    stated = np.float32(report.confidence)  # as a policy compares them
+    order = np.argsort(stated)
+    first = np.searchsorted(stated[order], np.float32(thresholds))
     right = np.append(0, np.cumsum(report.correct[order]))
     return report.n - first, right[-1] - right[first]
 
@@ -404,6 +391,7 @@ def _zones(ax: Axes, low: float) -> None:
         top = start
 
 
+@plain_texts
 def legend_below(ax: Axes, *, ncols: int = 2) -> Axes:
     """Put the legend of a diagram below it.
 

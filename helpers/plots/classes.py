@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 
 from ..checks import check_choice, check_labels, check_table, check_truth
-from .style import LINES, MARKERS, PALETTE, WIDTH
+from .style import LINES, MARKERS, PALETTE, WIDTH, plain_texts
 
 # One hue, so that it reads in grey as well; without the lightest, which pass for blank.
 _BLUES = ListedColormap(plt.get_cmap("Blues")(np.linspace(0.08, 1, 256)))
@@ -24,6 +24,7 @@ _SHOWN = 0.005
 _WRITTEN = 0.05
 
 
+@plain_texts
 def plot_class_gaps(
     table: pd.DataFrame,
     *,
@@ -99,6 +100,7 @@ def plot_class_gaps(
     return ax
 
 
+@plain_texts
 def plot_confusion(
     truth: ArrayLike,
     predicted: ArrayLike,

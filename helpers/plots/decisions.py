@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..checks import check_between, check_choice, check_count, check_table
-from .style import LINES, MARKERS, PALETTE, WIDTH
+from .style import LINES, MARKERS, PALETTE, WIDTH, plain_texts, stamp
 
 if TYPE_CHECKING:
     from ..decisions import CertifiedThreshold, ThresholdChoice, Verification
@@ -27,6 +27,7 @@ _SMALLEST_E = 1e-4
 _BEYOND = 1000  # times the e-value of the alarm are still drawn
 
 
+@plain_texts
 def plot_tested_thresholds(
     certified: CertifiedThreshold, *, ax: Axes | None = None
 ) -> Axes:
@@ -118,6 +119,7 @@ def plot_tested_thresholds(
     return ax
 
 
+@plain_texts
 def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Accuracy and mean confidence in each bucket, and how many rows it holds.
 
@@ -199,9 +201,11 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for place in places[1:] - 0.5:
         ax.axhline(place, color="0.9", linewidth=0.8)
     ax.legend(handles=[kept, stated], **_ABOVE, ncols=2)
+    stamp(ax, table.attrs.get("evaluation"))
     return ax
 
 
+@plain_texts
 def plot_cost_curve(
     curve: pd.DataFrame,
     *,
@@ -312,9 +316,11 @@ def plot_cost_curve(
     bottom, top = ax.get_ylim()
     ax.set_ylim(0 if curve["cost"].min() >= 0 else bottom, top)
     ax.legend(**_ABOVE, ncols=2)
+    stamp(ax, curve.attrs.get("evaluation"))
     return ax
 
 
+@plain_texts
 def plot_monitor(
     table: pd.DataFrame,
     *,
@@ -403,6 +409,7 @@ def plot_monitor(
     return [above, below]
 
 
+@plain_texts
 def plot_risk_coverage(
     curves: Mapping[str, RiskCoverage],
     *,
@@ -463,7 +470,7 @@ def plot_risk_coverage(
             linestyle=LINES[(at + at // len(PALETTE)) % len(LINES)],
             marker=MARKERS[at % len(MARKERS)] if len(risk) <= _FEW_POINTS else "",
             markersize=4,
-            label=name,
+            label=name + (" (IN-SAMPLE)" if curve.evaluation == "in-sample" else ""),
         )
         top = max(top, 1.1 * risk.max())
     if max_risk is not None:

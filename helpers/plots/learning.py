@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from ..checks import check_table
-from .style import DIAGONAL, LINES, MARKERS, PALETTE, WIDTH
+from .style import DIAGONAL, LINES, MARKERS, PALETTE, WIDTH, plain_texts
 
 _NAMES = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
 
 
+@plain_texts
 def plot_sample_size_progression(
     table: pd.DataFrame,
     *,
@@ -91,6 +92,7 @@ def often_filled(table: pd.DataFrame) -> pd.DataFrame:
     return table[draws >= table["draw"].nunique() / 2]
 
 
+@plain_texts
 def plot_learning_curves(
     table: pd.DataFrame,
     *,
@@ -158,6 +160,7 @@ def plot_learning_curves(
     return ax
 
 
+@plain_texts
 def plot_threshold_progression(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None
 ) -> list[Axes]:

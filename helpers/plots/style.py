@@ -6,14 +6,19 @@ Colours are those of seaborn's colour-blind palette that stand out on white (con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.rcsetup import cycler
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 PALETTE = tuple(sns.color_palette("colorblind")[at] for at in (0, 3, 2, 7, 4))
 MARKERS = ("o", "s", "^", "D", "v")
@@ -22,6 +27,7 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GREY = PALETTE[3]
 DIAGONAL: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": "--"}
 WIDTH = 7.0
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 @contextmanager
@@ -58,3 +64,46 @@ def style() -> Iterator[None]:
         # to outlast the block, or no later figure is shown.
         interactive = mpl.is_interactive()
     mpl.interactive(interactive)
+
+
+def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
+    """The same figure with its words as they are: dollar signs begin no formula.
+
+    Numbers on an axis stay what they are, since powers of ten are drawn as formulas.
+    """
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        found = draw(*args, **kwargs)
+        for ax in np.ravel(np.array(found, dtype=object)):
+            words = set(ax.findobj(Text))
+            for axis in (ax.xaxis, ax.yaxis):
+                numbers = axis.get_minor_ticks()
+                kinds = (FixedFormatter, FuncFormatter)  # what names of ticks become
+                if not isinstance(axis.get_major_formatter(), kinds):
+                    numbers = [*numbers, *axis.get_major_ticks()]
+                words.difference_update(*(tick.findobj(Text) for tick in numbers))
+            for text in words:
+                text.set_parse_math(False)
+        return found
+
+    return drawn
+
+
+def stamp(ax: Axes, evaluation: str | None) -> None:
+    """Write across a figure that a calibrator was fitted on its rows, if so."""
+    if evaluation != "in-sample":
+        return
+    ax.text(
+        0.5,
+        0.5,
+        "IN-SAMPLE",
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        rotation=35,
+        fontsize=28,
+        fontweight="bold",
+        color="#b00020",
+        alpha=0.45,
+    )

@@ -14,12 +14,13 @@ from matplotlib.colors import to_rgba
 
 from ..checks import check_labels, check_outcomes, check_probabilities, check_table
 from ..prompted import check_texts
-from .style import GREY, HATCHES, MARKERS, PALETTE, WIDTH
+from .style import GREY, HATCHES, MARKERS, PALETTE, WIDTH, plain_texts
 
 if TYPE_CHECKING:
     from ..models import NextTokens
 
 
+@plain_texts
 def next_token_bars(
     tokens: NextTokens,
     *,
@@ -67,6 +68,7 @@ def next_token_bars(
     return ax
 
 
+@plain_texts
 def probability_bars(
     probabilities: Mapping[str, float], *, ax: Axes | None = None
 ) -> Axes:
@@ -96,6 +98,7 @@ def probability_bars(
     return ax
 
 
+@plain_texts
 def label_bars(
     table: pd.DataFrame, texts: Sequence[str], *, ax: Axes | None = None
 ) -> Axes:
@@ -140,6 +143,7 @@ def label_bars(
     return ax
 
 
+@plain_texts
 def distribution_bars(
     table: pd.DataFrame, *, axes: Sequence[Axes] | None = None
 ) -> list[Axes]:
@@ -181,6 +185,7 @@ def distribution_bars(
     return list(axes)
 
 
+@plain_texts
 def measure_dots(
     table: pd.DataFrame,
     *,
@@ -232,6 +237,7 @@ def measure_dots(
     return list(axes)
 
 
+@plain_texts
 def score_histogram(
     scores: np.ndarray,
     truth: np.ndarray,
