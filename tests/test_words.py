@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from test_notebooks import NOTEBOOKS, tree
 
 GLUE = re.compile(r"\{glue:text\}`([^`:]+)(:[^`]*)?`")
@@ -187,3 +188,76 @@ def problems(notebook: Any) -> Iterator[str]:
 def test_sentences_read_well_with_every_word(path: Any) -> None:
     found = problems(nbformat.read(path, as_version=4))
     assert list(dict.fromkeys(found)) == []
+
+
+def chapter(code: str, prose: str) -> Any:
+    return new_notebook(cells=[new_code_cell(code), new_markdown_cell(prose)])
+
+
+W = "{glue:text}`w`"
+
+
+@pytest.mark.parametrize(
+    ("code", "prose", "fault"),
+    [
+        ("record('w', 'holds' if a else 'does not, as happens')", f"It {W}.", "verb"),
+        ("record('w', 'a' if a else 'no')", f"It is {W} error.", "article"),
+        ("record('w', f'{n} rows' if n else '')", f"Of {W} in all.", "double space"),
+        ("record('w', {1: 'one', 2: 'the'}[n])", f"It is the {W} end.", "doubled word"),
+        ("w = 'is right'\nw += '.'\nrecord('w', w)", f"It {W}.", "doubled punct"),
+        (
+            "def f(a, b):\n    return a if n else b\nrecord('w', f('better', 'none'))",
+            f"They are {W} of them. {W} won.",
+            "no capital",
+        ),
+        (
+            "w = 'better' if n else 'a difference'\nrecord('w', w)",
+            f"Its weights are {W}.",
+            "noun for a quality",
+        ),
+        (
+            "w = ' and '.join(x) or 'none of them'\nrecord('w', w)",
+            f"By ECE, {W} cannot be told from it.",
+            "double negation",
+        ),
+        (
+            "w = '1' if n == 1 else f'{n}'\nrecord('w', w)",
+            f"It changed {W} labels.",
+            "one of many",
+        ),
+        (
+            "for k in x:\n    record(f'{k}w', 'it' if n else 'It')",
+            "{glue:text}`xw` is.",
+            "some begin",
+        ),
+        ("record('w', 'It is.' if n else 'It was')", f"{W} Then.", "some end"),
+        ("", "## Summary\n\n- Losses differ. Three were better.", "typed"),
+        ("", f"## Summary\n\n- It was {W}.\n- One had {W}; it took long.", ""),
+    ],
+)
+def test_fault_is_found_in_any_branch(code: str, prose: str, fault: str) -> None:
+    found = list(problems(chapter(code, prose)))
+    assert any(fault in one for one in found) if fault else not found
+
+
+def test_words_are_followed_through_names_tables_and_functions() -> None:
+    words = Words(
+        [
+            new_code_cell("word = 'old'"),
+            new_code_cell(
+                "def told(x, more):\n"
+                "    if x.low > 0:\n        return more\n"
+                "    return f'less, by {x:.1f}'\n"
+                "word = 'a' if n else ('b' if m else 'c')\n"
+                "table = {'x': 'd', 'y': told(x, 'more')}\n"
+                "record('name', word)\n"
+                "record('table', table[key])\n"
+                "record(f'{key}_word', 'e ' + word)\n"
+                "record('exact_word', x or 'none')\n"
+            ),
+        ]
+    )
+    assert words.recorded("name") == ["a", "b", "c"]
+    assert sorted(words.recorded("table")) == ["d", f"less, by {UNKNOWN}", "more"]
+    assert words.recorded("any_word") == ["e a", "e b", "e c"]
+    assert words.recorded("exact_word") == [UNKNOWN, "none"]
