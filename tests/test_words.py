@@ -36,7 +36,7 @@ FAULTS = {
     r"\ban (?!hour|honest|heir|[A-Z]|[fhlmnrsx]\b)[b-df-hj-np-tv-z]",
     "verb left out": r"\b(?:does|do|did) not ?[,.;:)]",
     "noun for a quality": r"\bare (?:a|no) difference\b",
-    "double negation": r"\b(?:none|nobody|nothing)\b[^.;:,]*\b(?:cannot|not|no)\b",
+    "double negation": r"\b(?:none|nobody|nothing)\b[^.;:,)]*\b(?:cannot|not|no)\b",
     "one of many": r"(?<![\d.,])1 (?:labels|texts|answers|reviews|rows|cases|words)\b",
     "no capital": r"(?<!e\.g)[.!?]\)? [(\"“]*[a-z]",
 }
