@@ -1,4 +1,4 @@
-"""A computed value, recorded so that prose can quote it.
+"""What a chapter is told and what it tells: its switch, and values that prose quotes.
 
 ``record("accuracy", value)`` in a notebook leaves the value in the cell's output,
 where the book's text finds it as ``{glue:text}`accuracy:.2f```. No number in the prose
@@ -45,6 +45,36 @@ def record(key: str, value: str | int | float | bool) -> None:
         metadata={"scrapbook": {"name": key, "mime_prefix": _PREFIX}},
         raw=True,
     )
+
+
+def read_flag(value: object) -> bool:
+    """A switch of a notebook, however it was set.
+
+    ``papermill -p fast false`` hands on the text "false", which Python takes for true.
+
+    Parameters
+    ----------
+    value : bool, int or str
+        True or 1, False or 0; as text in any case of its letters.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+
+    Examples
+    --------
+    >>> read_flag("false"), read_flag("True"), read_flag(0)
+    (False, True, False)
+    """
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).casefold() not in words:
+        raise ValueError(f"value must be true or false, 1 or 0, not {value!r}.")
+    return words[str(value).casefold()]
 
 
 def recorded(notebook: str | Path) -> dict[str, Any]:

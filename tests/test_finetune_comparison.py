@@ -413,7 +413,7 @@ def test_mcnemar_by_hand() -> None:
     assert found.mcnemar.p_value == pytest.approx(binomtest(1, 6).pvalue)
     assert found.verdict == (
         "McNemar's exact test: only base was right in 1 rows, only tuned in 5; "
-        "p = 0.2188"
+        "p = 0.219"
     )
 
 

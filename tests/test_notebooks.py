@@ -50,6 +50,22 @@ def parameter_problems(cells: list[Any]) -> Iterator[str]:
         yield f"parameters: no {name}"
 
 
+def flag_problems(code: list[Any]) -> Iterator[str]:
+    """Whether the switch is read strictly before it decides anything.
+
+    ``papermill -p fast false`` sets it to a text, and every text is true.
+    """
+    asked = "fast = read_flag(fast)"
+    for cell in code:
+        for node in tree(cell).body:
+            names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            if "fast" in names and "parameters" not in tags(cell):
+                if ast.unparse(node) != asked:
+                    yield f"uses fast before {asked!r}: {ast.unparse(node)!r}"
+                return
+    yield f"no {asked!r}"
+
+
 def figure_problems(cell: Any) -> Iterator[str]:
     if not DRAWS.search(cell.source) or "remove-cell" in tags(cell):
         return
@@ -117,6 +133,7 @@ def problems(notebook: Any) -> Iterator[str]:
         if not re.search(rf"^#+ {heading}", text, re.M):
             yield f"no heading {heading!r}"
     yield from parameter_problems(code)
+    yield from flag_problems(code)
     yield from exercise_problems(cells)
     for cell in code:
         first = cell.source.splitlines()[0] if cell.source else "(empty)"
@@ -165,7 +182,9 @@ def good() -> Any:
                 "seed = 0\nfast = False\nmodel = None",
                 metadata={"tags": ["parameters"]},
             ),
-            new_code_cell('record("a", 1)\nrecord(f"b_{n}", 2)'),
+            new_code_cell(
+                'fast = read_flag(fast)\nrecord("a", 1)\nrecord(f"b_{n}", 2)'
+            ),
             new_markdown_cell("{glue:text}`a` and {glue:text}`b_3:.2f`"),
             new_code_cell("plots.bars(table)", metadata={"mystnb": figure}),
             new_markdown_cell("```{exercise-start}\n```\n```{exercise-end}\n```"),
@@ -205,6 +224,8 @@ BREACHES: list[tuple[str, Callable[[Any], None]]] = [
     ("not a literal", replace(1, "seed = f()\nfast = False\nmodel = None")),
     ("no fast", replace(1, "seed = 0\nmodel = None")),
     ("no model", replace(1, "seed = 0\nfast = False")),
+    ("uses fast before", replace(2, "n = 1 if fast else 2\nfast = read_flag(fast)")),
+    ("no 'fast = read_flag", replace(2, "record('a', 1)\nrecord(f'b_{n}', 2)")),
     ("no exercise", replace(5, "")),
     ("not folded", replace(6, "```{solution-start} x\n```")),
     ("executed code", lambda n: n.cells.pop(7)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from helpers.record import record, recorded
+from helpers.record import read_flag, record, recorded
 
 
 @pytest.fixture
@@ -106,3 +107,30 @@ def test_key_must_be_a_name_without_a_colon(shown: list, key: Any) -> None:
     with pytest.raises(ValueError, match="key must be a name"):
         record(key, 1)
     assert shown == []
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [
+        *((word, True) for word in (True, 1, np.True_, "true", "True", "TRUE", "1")),
+        *((word, False) for word in (False, 0, np.False_, "false", "False", "0")),
+    ],
+)
+def test_switch_is_read_in_both_spellings(value: Any, flag: bool) -> None:
+    assert read_flag(value) is flag
+
+
+@pytest.mark.parametrize("value", ["yes", "", " true", None, 2, 1.5, float("nan"), []])
+def test_switch_that_is_neither_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"1 or 0, not {value!r}.")):
+        read_flag(value)
+
+
+@pytest.mark.parametrize("word", ["true", "false", "True", "False", "1", "0"])
+def test_switch_as_papermill_hands_it_on(word: str) -> None:
+    from papermill.cli import _resolve_type
+    from papermill.translators import PythonTranslator
+
+    given: dict[str, Any] = {}
+    exec(PythonTranslator.codify({"fast": _resolve_type(word)}), given)
+    assert read_flag(given["fast"]) is (word.casefold() in ("true", "1"))

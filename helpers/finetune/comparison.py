@@ -27,7 +27,7 @@ from ..checks import (
 from ..metrics import Interval, noise_floor, paired_differences
 from ..metrics.binning import N_BINS, at_least, make_bins
 from ..metrics.cells import make_cells, weighted
-from ..metrics.report import in_digits
+from ..metrics.report import in_digits, p_text
 from ..metrics.resampling import drawn_groups, quantile_interval
 
 # What the rows of the table are called in helpers.metrics.
@@ -98,11 +98,9 @@ class Comparison:
     def verdict(self) -> str:
         """What McNemar's test says, in words."""
         test = self.mcnemar
-        p_value = in_digits(test.p_value, 4)
-        p_value = f"< {p_value[1:]}" if p_value.startswith("<") else f"= {p_value}"
         return (
             f"McNemar's exact test: only base was right in {test.only_base:,} rows, "
-            f"only tuned in {test.only_tuned:,}; p {p_value}"
+            f"only tuned in {test.only_tuned:,}; {p_text(test.p_value)}"
         )
 
     def __repr__(self) -> str:

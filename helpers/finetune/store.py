@@ -166,22 +166,7 @@ class Store:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is written down about a training.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The folder of a training.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ValueError
-        There is no training in it.
-    """
+    """What is written down about a training; a ValueError where there is none."""
     try:
         found = json.loads((folder / RECORD).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:

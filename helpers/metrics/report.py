@@ -426,19 +426,21 @@ def _test(
         return CalibrationTest(np.nan, np.nan)
 
 
+def p_text(value: float) -> str:
+    """A p-value in words; none is printed as zero.
+
+    Examples
+    --------
+    >>> p_text(0.0216), p_text(0.0004), p_text(np.nan)
+    ('p = 0.022', 'p < 0.001', '–')
+    """
+    if np.isnan(value):
+        return "–"
+    return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+
+
 def in_digits(value: float, digits: int) -> str:
-    """A number as a table shows it.
-
-    Parameters
-    ----------
-    value : float
-        The number; NaN is a dash.
-    digits : int
-        Digits behind the point.
-
-    Returns
-    -------
-    str
+    """A number as a table shows it: NaN is a dash, and nothing is rounded to zero.
 
     Examples
     --------
