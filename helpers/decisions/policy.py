@@ -333,9 +333,11 @@ class Policy:
                 f"table must hold rows that the calibrator has not seen; it was fitted "
                 f"on {seen} of these {len(table)}."
             )
+        # A text without an answer is neither right nor wrong, and nothing acts on it.
+        lost = (applied["decided_on"].isna() & table["correct"].isna()).to_numpy()
         found = verify_accepted(
-            (applied["action"] == action).to_numpy(),
-            table["correct"],
+            (applied["action"] == action).to_numpy() & ~lost,
+            table["correct"].mask(lost, False),
             max_risk,
             delta,
             groups=groups,
