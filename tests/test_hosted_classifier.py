@@ -492,7 +492,7 @@ def answering(say: Callable[[str], dict[str, Any]], httpserver: HTTPServer) -> s
 
     def handler(request: Any) -> Response:
         said = say(json.loads(request.data)["messages"][-1]["content"])
-        return Response(json.dumps(said), said.pop("status", 200))
+        return Response(json.dumps(said), said.get("status", 200))
 
     httpserver.expect_request("/v1/chat/completions").respond_with_handler(handler)
     return httpserver.url_for("/v1")
@@ -577,7 +577,7 @@ def test_draws_that_failed_are_no_answers(
     def say(text: str) -> dict[str, Any]:
         asked.append(text)
         if "bore" in text or len(asked) % 4 == 0:
-            return {**LOST["failed"]}
+            return LOST["failed"]
         return {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}
 
     found = HostedClassifier(

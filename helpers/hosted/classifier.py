@@ -335,7 +335,7 @@ class HostedClassifier(PromptedClassifier):
         -------
         numpy.ndarray of str, of shape (n_texts,)
         """
-        return self._scores(X).predictions(self.classes_)
+        return self._scores(X).predictions(self.classes_.tolist())
 
     # What a hosted model adds --------------------------------------------------
 
@@ -652,12 +652,13 @@ class HostedClassifier(PromptedClassifier):
             for at, label in enumerate(given):
                 if lost[at] is None:
                     counts[at // self.draws, -1 if label is None else label] += 1
-            each = [
-                lost[at : at + self.draws] for at in range(0, len(lost), self.draws)
+            starts = range(0, len(lost), self.draws)
+            each = [list(filter(None, lost[at : at + self.draws])) for at in starts]
+            problems = [
+                f"{len(why)} of {self.draws} draws failed: {why[0]}" if why else None
+                for why in each
             ]
-            problems = [next(filter(None, whys), None) for whys in each]
-            calls = np.full(len(texts), self.draws)
-            return vote_scores(counts, calls, problems)
+            return vote_scores(counts, np.full(len(texts), self.draws), problems)
         problems = [
             None if label is not None else f"The answer is no label: {_words(answer)}."
             for label, answer in zip(given, answers, strict=True)
