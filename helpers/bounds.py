@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from .verbalizer import FAMILIES, written_forms
 # Servers write -9999.0 where a token is too improbable for them to say how much.
 MISSING_BELOW = -1000.0
 _LEADS = {"exact": ("",), "case": ("", " "), "wide": ("", " ", "\n")}
+# A listed token is at most this many times less probable than all that is not listed.
+_VOCABULARY = 1_000_000
+_LOST = "\ufffd"  # what stands for a part of a character
 _HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _Bytes = bytes  # the name is taken inside the class
 
@@ -132,6 +135,9 @@ class LabelBounds:
         Whether one label is the most probable wherever in the limits the truth lies.
     prediction : str or None
         The label with the highest lower limit; None where two share it.
+    problem : str or None
+        Why the list cannot be one of the most probable tokens, so that nothing is
+        known; None where it can.
     """
 
     labels: tuple[str, ...]
@@ -143,6 +149,7 @@ class LabelBounds:
     off_list: float
     decided: bool
     prediction: str | None
+    problem: str | None = None
 
     def table(self) -> pd.DataFrame:
         """One row a label: its limits, and those of its share.
@@ -215,6 +222,10 @@ def label_bounds(
 
     A spelling is counted as one token. Where the tokenizer has several ids for the
     same text, the limit u p is too low by as many; ``ranked=False`` does without it.
+    A list that cannot be one of the most probable tokens (not in falling order, a token
+    twice, without the chosen one though that is more probable than its last, or with
+    more left over than tokens below its last could hold) bounds nothing: the limits
+    are 0 and 1, and ``problem`` says why.
     The bounds are those of the spellings named: a label that takes several tokens,
     or that begins another word, needs more than one position.
 
@@ -257,36 +268,30 @@ def label_bounds(
     texts = _disjoint(spellings)
     if len(texts) < 2:
         raise ValueError(f"labels must be at least two, not {tuple(texts)!r}.")
-    tokens, own = with_chosen(listed, chosen)
-    if not tokens:
+    if not len(listed) and chosen is None:
         raise ValueError("listed must hold at least one token; it is empty.")
-    rest = unlisted_mass(tokens)
-    known = [token for token in tokens if token.probability is not None]
+    position = read_position(listed, chosen, ranked=ranked)
+    rest = position.rest
     owner = {
         text.encode("utf-8", "surrogatepass"): at
         for at, label in enumerate(texts)
         for text in texts[label]
     }
     lower, off_list = np.zeros(len(texts)), 0.0
-    for token in known:
+    for token in position.tokens:
         at = owner.get(token.data)
         if at is None:
             off_list += token.probability or 0.0
         else:
             lower[at] += token.probability or 0.0
     gain = np.full(len(texts), rest)
-    others_known = [
-        token.probability
-        for at, token in enumerate(tokens)
-        if at != own and token.probability is not None
-    ]
-    if ranked and others_known:
-        seen = {token.data for token in known}
+    if position.least is not None:
+        seen = {token.data for token in position.tokens}
         missing = np.bincount(
             [at for data, at in owner.items() if data not in seen],
             minlength=len(texts),
         )
-        gain = np.minimum(rest, missing * min(others_known))
+        gain = np.minimum(rest, missing * position.least)
     others = np.minimum(rest, gain.sum() - gain)
     low, high = share_bounds(lower, gain, others, np.zeros(len(texts)))
     upper = np.minimum(lower + gain, 1.0)
@@ -302,35 +307,68 @@ def label_bounds(
         off_list=off_list,
         decided=decided,
         prediction=None if best is None else names[best],
+        problem=position.problem,
     )
+
+
+@dataclass(frozen=True)
+class Position:
+    """What a list tells of one position of an answer.
+
+    ``tokens`` are those whose probability is known, ``own``, the answer's, among them;
+    ``rest`` is the probability of all others, none of which is more probable than
+    ``least``, where that is known. A list with a ``problem`` tells nothing.
+    """
+
+    tokens: tuple[ListedToken, ...]
+    own: ListedToken | None
+    rest: float
+    least: float | None
+    problem: str | None
+
+
+def read_position(
+    listed: Sequence[ListedToken], chosen: ListedToken | None, *, ranked: bool = True
+) -> Position:
+    """What a list of tokens tells, or why it cannot be one of the most probable."""
+    tokens, at = with_chosen(listed, chosen)
+    own = None if at is None else tokens[at]
+    known = [token for token in tokens if token.probability is not None]
+    rest = unlisted_mass(known)
+    # The token that was drawn may have been listed out of rank.
+    chances = [token.probability or 0.0 for token in known if token is not own]
+    least = min(chances) if ranked and chances else None
+    if least is not None:
+        # Several tokens have no text, or a broken one; some servers list but one.
+        single = [token for token in known if token.data and _LOST not in token.text]
+        order = [token.probability or 0.0 for token in single if token is not own]
+        written = own.probability if own and at == len(listed) else None
+        problem = None
+        if any(p < q * (1 - 1e-6) for p, q in pairwise(order)):
+            problem = "it is not in falling order"
+        elif len(set(single)) < len(single):
+            problem = "it has a token twice"
+        elif rest > _VOCABULARY * least + 1e-3:
+            problem = (
+                f"{rest:.6f} of the probability is not listed, and tokens no more "
+                f"probable than the last listed, {least:.1e}, cannot make it up"
+            )
+        elif written is not None and written > least * (1 + 1e-3):
+            problem = f"it lacks {tokens[-1].text!r}, which is more probable"
+        if problem:
+            why = f"The list cannot be one of the most probable tokens: {problem}."
+            return Position((), None, 1.0, None, why)
+    return Position(tuple(known), own, rest, least, None)
 
 
 def with_chosen(
     listed: Sequence[ListedToken], chosen: ListedToken | None
 ) -> tuple[list[ListedToken], int | None]:
-    """The list of a position with the token that the answer has there, once.
+    """The list of a position with the answer's token in it once, and where that is.
 
-    Parameters
-    ----------
-    listed : sequence of ListedToken
-        The alternatives.
-    chosen : ListedToken or None
-        The answer's token. It is the listed one with the same bytes and the nearest
-        probability. Where these differ, and the sum leaves room for it, it is another
-        id with the same text and is added, as it is where none is alike.
-
-    Returns
-    -------
-    tokens : list of ListedToken
-    at : int or None
-        Where the chosen one is; None without one.
-
-    Examples
-    --------
-    >>> a, b = ListedToken("a", -0.5), ListedToken("b", -2.0)
-    >>> with_chosen([a], b)
-    ([ListedToken(text='a', logprob=-0.5, bytes=None), \
-ListedToken(text='b', logprob=-2.0, bytes=None)], 1)
+    It is the listed one with the same bytes and the nearest probability. Where these
+    differ, and the sum leaves room for it, it is another id with the same text and is
+    added, as it is where none is alike.
     """
     tokens = list(listed)
     if chosen is None:
@@ -353,28 +391,7 @@ ListedToken(text='b', logprob=-2.0, bytes=None)], 1)
 
 
 def unlisted_mass(tokens: Sequence[ListedToken]) -> float:
-    """Probability of everything that is not in a list.
-
-    Parameters
-    ----------
-    tokens : sequence of ListedToken
-        The list, the chosen token among them.
-
-    Returns
-    -------
-    float
-        In [0, 1].
-
-    Raises
-    ------
-    ValueError
-        The list sums to more than 1.01, and so is not from one distribution.
-
-    Examples
-    --------
-    >>> round(unlisted_mass([ListedToken("a", -0.5), ListedToken("b", None)]), 4)
-    0.3935
-    """
+    """Probability of everything that is not in a list; an error above 1.01 in it."""
     total = math.fsum(token.probability or 0.0 for token in tokens)
     if total > 1.01:
         raise ValueError(
@@ -392,29 +409,10 @@ def share_bounds(
     A share x / (x + y) rises with the label's own x and falls with the others' y, so
     its limits lie where one is as small and the other as large as can be.
 
-    Parameters
-    ----------
-    lower : numpy.ndarray of shape (K,)
-        Probability that each label has in any case.
-    gain : numpy.ndarray of shape (K,)
-        The most that it can have beside.
-    others : numpy.ndarray of shape (K,)
-        The most that all others can have beside, together, when it gains nothing.
-    least : numpy.ndarray of shape (K,)
-        The least that they must have beside when it gains all.
-
-    Returns
-    -------
-    low, high : numpy.ndarray of shape (K,)
-        0 and 1 for all where no label need have any probability, and none can.
-
-    Examples
-    --------
-    >>> low, high = share_bounds(
-    ...     np.array([0.6, 0.2]), np.full(2, 0.2), np.full(2, 0.2), np.zeros(2)
-    ... )
-    >>> low.round(2).tolist(), high.round(2).tolist()
-    ([0.6, 0.2], [0.8, 0.4])
+    ``lower`` is what each label has in any case and ``gain`` the most that it can have
+    beside; ``others`` is the most that all others can have beside when it gains
+    nothing, ``least`` the least that they must have when it gains all. The limits are
+    0 and 1 for all where no label need have any probability, and none can.
     """
     total = lower.sum()
     worst, best = total + others, total + gain + least
@@ -426,25 +424,7 @@ def share_bounds(
 
 
 def leader(lower: np.ndarray, upper: np.ndarray) -> tuple[int | None, bool]:
-    """Which label has the highest lower limit, and whether none can pass it.
-
-    Parameters
-    ----------
-    lower, upper : numpy.ndarray of shape (K,)
-        Limits of each label.
-
-    Returns
-    -------
-    best : int or None
-        None where two share the highest.
-    decided : bool
-        Whether its lower limit is above every other upper limit.
-
-    Examples
-    --------
-    >>> leader(np.array([0.5, 0.3]), np.array([0.7, 0.5]))
-    (0, False)
-    """
+    """The label with the highest lower limit, if one has, and whether none can pass."""
     best = int(lower.argmax())
     if np.count_nonzero(lower == lower[best]) > 1:
         return None, False

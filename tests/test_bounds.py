@@ -244,6 +244,49 @@ def test_close_labels_are_not_decided() -> None:
     assert found.upper_share == pytest.approx([0.7, 0.6])
 
 
+@pytest.mark.parametrize(
+    ("listed", "chosen", "word"),
+    [
+        # Of 1 only 1.5e-8 is listed; 1e11 tokens below the last would have to follow.
+        ({"7": -18.1, "9": -23.3, "8": -25.4}, ("8", -25.4), "cannot make it up"),
+        ({"7": -18.1, "9": -23.3}, None, "cannot make it up"),
+        ({"7": -3.0, "9": -1.0}, None, "falling order"),
+        ({"7": -1.0, "x": -4.0, "9": -2.0}, ("7", -1.0), "falling order"),
+        ({"9": -2.0, "x": -3.0}, ("7", -1.0), "lacks '7'"),
+    ],
+)
+def test_what_is_no_top_k_list_bounds_nothing(
+    listed: dict[str, float], chosen: tuple[str, float] | None, word: str
+) -> None:
+    written = chosen and ListedToken(*chosen)
+    found = label_bounds(tokens(listed), ["7", "8", "9"], chosen=written)
+    assert found.problem is not None and word in found.problem
+    assert found.lower.tolist() == [0] * 3 and found.upper.tolist() == [1] * 3
+    assert found.lower_share.tolist() == [0] * 3
+    assert found.upper_share.tolist() == [1] * 3
+    assert (found.decided, found.prediction) == (False, None)
+    # What was printed for chosen words makes no such claim.
+    assert label_bounds(tokens(listed), ["7", "8"], ranked=False).problem is None
+
+
+def test_a_token_is_listed_once() -> None:
+    twice = tokens({"a": -1.0}) * 2
+    assert "twice" in str(label_bounds(twice, ["a", "b"]).problem)
+    # Special tokens have no text, and parts of characters the same one.
+    for text in ("", "\ufffd"):
+        listed = [*tokens({"a": -1.0}), *[ListedToken(text, -2.0)] * 2]
+        assert label_bounds(listed, ["a", "b"]).problem is None
+
+
+@given(positions(VOCABULARY), st.integers(0, 8))
+def test_a_true_list_is_never_suspected(case: Any, first: int) -> None:
+    texts, truth, k, at = case
+    listed, chosen = listed_of(texts, truth, k, at)
+    shown = [chosen, *listed] if first == 0 and chosen not in listed else listed
+    if shown:
+        assert label_bounds(shown, LABELS, chosen=chosen).problem is None
+
+
 def test_no_label_can_have_anything() -> None:
     found = label_bounds([ListedToken("x", 0.0)], ["a", "b"])
     assert found.upper.tolist() == [0, 0]

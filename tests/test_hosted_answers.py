@@ -104,7 +104,6 @@ def test_what_is_missing_is_none_or_left_out() -> None:
     tops = [
         {"token": "a", "logprob": -9999.0},
         {"token": "b", "logprob": None},
-        {"token": "c", "logprob": float("nan")},
         {"token": "d", "logprob": -math.inf},
         {"token": "e", "logprob": -3, "bytes": "no list", "odd": 1},
         {"token": "f", "logprob": 0.0, "bytes": [256]},
@@ -113,6 +112,10 @@ def test_what_is_missing_is_none_or_left_out() -> None:
     (token,) = chat_tokens({"content": [entry]})
     assert token.logprob is None and token.bytes is None
     assert token.top == (("e", -3.0, None), ("f", 0.0, None))
+    # Nonsense is not missing: it stays, so that nobody adds up without it.
+    for wrong in (math.nan, math.inf, 1e30):
+        (token,) = chat_tokens({"content": [{"token": "a", "logprob": wrong}]})
+        assert token.logprob is not None and math.isnan(token.logprob)
     for nothing in (None, [], {}, {"content": None}, {"content": []}, "odd"):
         assert chat_tokens(nothing) == ()
     assert (

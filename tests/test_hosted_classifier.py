@@ -25,8 +25,11 @@ from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
+from statsmodels.stats.proportion import proportion_confint
+from werkzeug import Response
 
 from helpers.classifier import LLMClassifier
+from helpers.decisions import Policy
 from helpers.hosted import BudgetExceeded, HostedClassifier, Journal, RunStopped
 from helpers.models import LanguageModel
 
@@ -80,6 +83,7 @@ def truth_of(
 # Probabilities -----------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*have no confidence")
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
 @pytest.mark.parametrize("terminator", [None, "auto"])
 def test_truth_lies_in_the_interval(make: Make, k: int, terminator: Any) -> None:
@@ -101,8 +105,11 @@ def test_truth_lies_in_the_interval(make: Make, k: int, terminator: Any) -> None
         assert (interval[row, :, 0] <= share + 1e-9).all()
         assert (share <= interval[row, :, 1] + 1e-9).all()
     shares = found.predict_proba(TEXTS)
-    assert shares.sum(axis=1) == pytest.approx(1)
-    assert (interval[..., 0] <= shares).all() and (shares <= interval[..., 1]).all()
+    known = ~np.isnan(shares).any(axis=1)
+    assert known.tolist() == table["problem"].isna().tolist()
+    assert shares[known].sum(axis=1) == pytest.approx(1)
+    assert (interval[known, :, 0] <= shares[known]).all()
+    assert (shares[known] <= interval[known, :, 1]).all()
     parts = table[["off_list", "unlisted", "unresolved"]].sum(axis=1)
     assert table["off_label"].to_numpy() == pytest.approx(parts.to_numpy())
 
@@ -173,11 +180,15 @@ def test_branch_that_nobody_follows_stays_open(
     assert len(server.asked) == 1
 
 
-def test_prediction_is_given_where_nothing_is_decided(make: Make) -> None:
+def test_what_only_begins_is_no_prediction(make: Make) -> None:
     model = written_model({"": {"pos": 0.4, "neg": 0.6}, "neg": {"ligible": 1.0}})
     found, _ = make(model, max_calls_per_text=1, labels=["positive", "negative"])
-    table = found.score_table(["A film."])
-    assert table.loc[0, "prediction"] in LABELS and not table.loc[0, "decided"]
+    with pytest.warns(UserWarning, match="1 of 1 texts have no confidence.*is a label"):
+        table = found.score_table(["A film."], truth=["positive"])
+    assert pd.isna(table.loc[0, "prediction"]) and not table.loc[0, "decided"]
+    assert table.loc[0, ["p_negative", "p_positive", "confidence"]].isna().all()
+    assert table.loc[0, ["lower_positive", "upper_positive"]].tolist() == [0, 1]
+    assert table["correct"].isna().all()
 
 
 def test_labels_of_one_token_take_one_call_for_one_token(make: Make) -> None:
@@ -463,9 +474,11 @@ def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
     found, _ = make(
         model, {"hides": "silently"}, labels=["yes", "no"], fallback="self-report"
     )
-    table = found.score_table(["A joy.", "A bore.", "A film."])
-    assert table["p_yes"].tolist() == pytest.approx([0.8, 0.5, 0.5])
-    assert table["prediction"].tolist() == ["yes", "no", "yes"]
+    with pytest.warns(UserWarning, match="2 of 3 texts have no confidence"):
+        table = found.score_table(["A joy.", "A bore.", "A film."])
+    assert table["p_yes"].tolist() == pytest.approx([0.8, np.nan, np.nan], nan_ok=True)
+    assert table["prediction"].fillna("none").tolist() == ["yes", "none", "yes"]
+    assert table["confidence"].isna().tolist() == [False, True, True]
     assert table["lower_yes"].tolist() == [0] * 3
     assert table["upper_yes"].tolist() == [1] * 3
     assert table["calls"].tolist() == [2, 1, 2] and not table["decided"].any()
@@ -474,26 +487,126 @@ def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
     assert "no label: 'maybe'" in problems[1] and "unreadable" in problems[2]
 
 
-def test_refusal_leaves_all_open_and_says_why(make: Make) -> None:
-    found, _ = make(YES_NO, {"refusal": "I would rather not."}, labels=["yes", "no"])
-    table = found.score_table(["A film."])
-    assert "rather not" in table.loc[0, "problem"]
-    assert table.loc[0, ["lower_yes", "upper_yes"]].tolist() == [0, 1]
-    assert not table.loc[0, "decided"] and table.loc[0, "unresolved"] == 1
+def answering(say: Callable[[str], dict[str, Any]], httpserver: HTTPServer) -> str:
+    """The address of a server that answers a text with what ``say`` makes of it."""
+
+    def handler(request: Any) -> Response:
+        said = say(json.loads(request.data)["messages"][-1]["content"])
+        return Response(json.dumps(said), said.get("status", 200))
+
+    httpserver.expect_request("/v1/chat/completions").respond_with_handler(handler)
+    return httpserver.url_for("/v1")
+
+
+def listing(chosen: str, finish: str = "stop", **logprobs: float) -> dict[str, Any]:
+    listed = [{"token": text, "logprob": value} for text, value in logprobs.items()]
+    entry = {"token": chosen, "logprob": logprobs[chosen], "top_logprobs": listed}
+    choice = {"message": {"content": chosen}, "logprobs": {"content": [entry]}}
+    return {"choices": [{**choice, "finish_reason": finish}]}
+
+
+GOOD = listing("yes", yes=math.log(0.7), no=math.log(0.2))
+LOST = {
+    "failed": {"status": 400, "error": {"message": "no"}},
+    "refused": {"choices": [{"message": {"content": None, "refusal": "rather not"}}]},
+    "filtered": listing("yes", "content_filter", yes=math.log(0.7)),
+    "percent": listing("yes", yes=0.9, no=0.08),
+    "ten": listing("yes", yes=math.log10(0.6), no=math.log10(0.4)),
+    "nan": listing("yes", yes=math.nan, no=math.nan),
+    "hardly": listing("yes", maybe=-18.0, no=-23.0, yes=-25.0),
+    "elsewhere": listing("maybe", maybe=math.log(0.9)),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_text_without_a_usable_answer_has_no_confidence(
+    httpserver: HTTPServer, tmp_path: Path, how: str
+) -> None:
+    url = answering(lambda text: LOST[how] if "bore" in text else GOOD, httpserver)
+    found = HostedClassifier(
+        url,
+        "m",
+        ["yes", "no"],
+        "{text}",
+        family="exact",
+        failed="open",
+        journal=tmp_path / "j.sqlite",
+        progress=False,
+    )
+    with pytest.warns(UserWarning, match="1 of 3 texts have no confidence"):
+        table = found.score_table(TEXTS, truth=["yes", "no", "yes"])
+    assert table["problem"].notna().tolist() == [False, True, False]
+    assert table["prediction"].fillna("none").tolist() == ["yes", "none", "yes"]
+    lost = table.loc[1, ["p_yes", "p_no", "confidence", "correct"]]
+    assert lost.isna().all() and not table.loc[1, "decided"]
+    assert table.loc[1, ["lower_yes", "upper_yes"]].tolist() == [0, 1]
+    with pytest.warns(UserWarning, match="no confidence"):
+        assert found.predict(TEXTS).tolist() == ["yes", None, "yes"]
+    # Whatever the ranges are: what is not known is not acted on.
+    for threshold in (0.0, 0.5):
+        policy = Policy.from_threshold(threshold)
+        done = policy.apply(table)["action"].tolist()
+        assert done == ["accept", "review", "accept"]
+    verified = policy.verify(table, max_risk=0.5).verified[-1]
+    assert (verified.n_accepted, verified.n_labels) == (2, 3)
+
+
+@pytest.mark.parametrize("how", ["percent", "ten", "nan"])
+def test_nonsense_in_all_texts_is_an_error_where_asked_for(
+    httpserver: HTTPServer, tmp_path: Path, how: str
+) -> None:
+    found = HostedClassifier(
+        answering(lambda _: LOST[how], httpserver),
+        "m",
+        ["yes", "no"],
+        failed="error",
+        journal=tmp_path / "j.sqlite",
+    )
+    for call in (found.predict, found.predict_proba, found.score_table):
+        with pytest.raises(ValueError, match="make no sense.*each of 3 texts"):
+            call(TEXTS)
+    with pytest.warns(UserWarning, match="3 of 3 texts have no confidence"):
+        assert np.isnan(found.set_params(failed=None).predict_proba(TEXTS)).all()
+
+
+def test_draws_that_failed_are_no_answers(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    asked = []
+
+    def say(text: str) -> dict[str, Any]:
+        asked.append(text)
+        if "bore" in text or len(asked) % 4 == 0:
+            return LOST["failed"]
+        return {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}
+
+    found = HostedClassifier(
+        answering(say, httpserver),
+        "m",
+        ["yes", "no"],
+        "{text}",
+        fallback="sampling",
+        draws=8,
+        failed="open",
+        concurrency=1,
+        journal=tmp_path / "j.sqlite",
+    )
+    with pytest.warns(UserWarning, match="1 of 2 texts have no confidence"):
+        table = found.score_table(["A joy.", "A bore."])
+    assert table["off_label"].tolist() == pytest.approx([0, np.nan], nan_ok=True)
+    assert table.loc[0, "problem"].startswith("2 of 8 draws failed")
+    low, _ = proportion_confint(6, 6, method="wilson")
+    assert table.loc[0, "lower_yes"] == pytest.approx(low)
+    assert table.loc[1, ["p_yes", "prediction"]].isna().all()
 
 
 def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
     found, _ = make(YES_NO, {"protocols": ("completions",)}, labels=["yes", "no"])
     with pytest.raises(RunStopped, match="1 of 1 requests failed.*journal"):
         found.predict(TEXTS)
-    table = found.set_params(failed="open").score_table(TEXTS)
+    with pytest.warns(UserWarning, match="3 of 3 texts have no confidence"):
+        table = found.set_params(failed="open").score_table(TEXTS)
     assert table["problem"].notna().all() and not table["decided"].any()
-
-
-def test_senseless_probabilities_are_a_problem_of_their_text(make: Make) -> None:
-    model = written_model({"": {"yes": 0.9, "no": 0.9}})
-    found, _ = make(model, labels=["yes", "no"])
-    assert "make no sense" in found.score_table(["A film."]).loc[0, "problem"]
 
 
 @pytest.mark.parametrize(

@@ -311,36 +311,35 @@ def test_point_is_the_listed_mass_normalised_and_inside() -> None:
     assert found.off_label == pytest.approx([0.2])
 
 
-@pytest.mark.parametrize(
-    ("gain", "share"), [([0.3, 0.1], [0.75, 0.25]), ([0.0, 0.0], [0.5, 0.5])]
-)
-def test_without_listed_mass_the_point_is_what_could_be(
-    gain: list[float], share: list[float]
-) -> None:
+@pytest.mark.parametrize("gain", [[0.3, 0.1], [0.0, 0.0]])
+def test_without_listed_mass_there_is_no_point(gain: list[float]) -> None:
     found = mass_scores([mass_of([0, 0], gain)], 2, [1], [None])
-    assert found.shares[0] == pytest.approx(share)
+    assert np.isnan(found.shares).all() and found.best.tolist() == [-1]
     assert found.low[0].tolist() == [0, 0] and found.high[0].tolist() == [1, 1]
-    assert not found.decided[0]
+    assert not found.decided[0] and found.problems[0] is not None
 
 
 def test_votes_have_wilson_intervals() -> None:
-    found = vote_scores(np.array([[7, 3, 2], [0, 0, 4], [10, 0, 0]]))
+    counts = np.array([[7, 3, 2], [0, 0, 4], [10, 0, 0], [0, 0, 0]])
+    problems = [None, None, None, "no answer"]
+    found = vote_scores(counts, np.full(4, 12), problems)
     assert found.shares[0] == pytest.approx([0.7, 0.3])
     assert found.low[0, 0] == pytest.approx(0.397, abs=5e-4)
     assert found.high[0, 0] == pytest.approx(0.892, abs=5e-4)
-    assert found.decided.tolist() == [False, False, True]
-    assert found.off_label == pytest.approx([2 / 12, 1, 0])
+    assert found.decided.tolist() == [False, False, True, False]
+    assert found.off_label[:3] == pytest.approx([2 / 12, 1, 0])
+    assert np.isnan(found.off_label[3]) and np.isnan(found.shares[[1, 3]]).all()
+    assert found.best.tolist() == [0, -1, 0, -1]
     assert found.low[1].tolist() == [0, 0] and found.high[1].tolist() == [1, 1]
-    assert found.problems == [None, "No answer is a label.", None]
-    assert found.calls.tolist() == [12, 4, 10]
+    assert found.problems == [None, "No answer is a label.", None, "no answer"]
 
 
 def test_reports_bound_nothing() -> None:
     found = report_scores([2, None, 0], [0.8, math.nan, math.nan], ["", "", ""], 3)
     assert found.shares[0] == pytest.approx([0.1, 0.1, 0.8])
-    assert found.shares[1] == pytest.approx(1 / 3)
+    assert np.isnan(found.shares[1:]).all()
     assert not found.low.any() and found.high.all() and not found.decided.any()
-    assert found.best.tolist() == [2, 0, 0]
+    assert found.best.tolist() == [2, -1, 0]
     assert found.calls.tolist() == [2, 1, 2]
 
 
@@ -355,6 +354,15 @@ def test_reports_bound_nothing() -> None:
         ("no", True, 0),
         ("no, never", True, None),
         ("", True, None),
+        ("**Spam**", False, 1),
+        ('"spam."', False, 1),
+        ("No? Spam.", False, None),
+        ("no/spam", False, None),
+        ("no spam", False, None),
+        ("spam, I think", False, None),
+        ("It is not spam", False, None),
+        ("spam\nno", False, None),
+        ("spam?", False, None),
     ],
 )
 def test_label_of_an_answer_in_words(
@@ -365,3 +373,16 @@ def test_label_of_an_answer_in_words(
     texts = LabelTexts.build(names, family="case", ends=ends, turn_ends=has_end)
     words = Answer(said, (), "stop", None, TokenUsage(), "m", None)
     assert read_label(words, texts) == label
+    cut = Answer(said, (), "length", None, TokenUsage(), "m", None)
+    if not has_end:  # it could have gone on
+        assert read_label(cut, texts) is None
+
+
+def test_marks_that_are_part_of_a_label_tell_labels_apart() -> None:
+    texts = LabelTexts.build(["A", "A*"], family="exact", ends=("\n",), turn_ends=True)
+    said = ("A", "A*", "**A**", "`A*`")
+    found = [
+        read_label(Answer(s, (), "stop", None, TokenUsage(), "m", None), texts)
+        for s in said
+    ]
+    assert found == [0, 1, None, None]

@@ -29,26 +29,23 @@ from helpers.verbalizer import Verbalizer
         (" 90\n", 0.9),
         ("85%", 0.85),
         ("85 %.", 0.85),
-        ("I am 72.5 percent sure.", 0.725),
-        ("about 72,5 per cent", 0.725),
+        ("72.5 percent", 0.725),
+        ("72.5 per cent", 0.725),
         ("0.8", 0.8),
-        ("1.0", 1.0),
+        ("0.8.", 0.8),
+        ("0.8%", 0.008),
         ("1", 0.01),
         ("0", 0.0),
-        ("100", 1.0),
+        ("100.", 1.0),
         ("8/10", 0.8),
         ("9 out of 10", 0.9),
-        ("ninety percent", 0.9),
-        ("Ninety-five percent", 0.95),
-        ("one hundred percent", 1.0),
-        ("seventeen", 0.17),
-        ("Answer 2: I am 80% sure", 0.8),
-        ("80%, yes, 80 %", 0.8),
+        ("80/100", 0.8),
+        ("Confidence: 80", 0.8),
+        ("**85%**", 0.85),
+        ('"85"', 0.85),
         ('{"label": "positive", "confidence": 0.85}', 0.85),
-        ('{"confidence": 85}', 0.85),
-        ('{"Confidence level": "85%"}', 0.85),
-        ('Sure! {"probability": 0.85, "label": "positive"} Bye', 0.85),
-        ('{"confidence": 0.85, "label": "pos', 0.85),
+        ('{"Confidence": "85%"}', 0.85),
+        ('```json\n{"confidence": 85}\n```', 0.85),
     ],
 )
 def test_a_stated_confidence_is_read(answer: str, value: float) -> None:
@@ -57,30 +54,45 @@ def test_a_stated_confidence_is_read(answer: str, value: float) -> None:
     assert report.value == pytest.approx(value)
 
 
+UNREADABLE = """
+50/50 | 50-50 | 80/20 | 3/4 | 8/0 | 80 out of 1000 | 8/10/10
+85-90% | 80–90 | 70 or 80 | 0.8 or 0.9 | 80 90 | 70 to 80 percent
+not 80 | no, 80 | I'm not 100% sure. | It isn't 100% clear | 20% unsure
+<80% | >80 | ~80% | ≥ 80% | 80%? | 80+ | 80% negative | 80% (rather 60%) | Answer 2: 80%
+1e2 | 0x50 | 080 | .8 | 80,5 % | 1,0 | 1.2.3 | 80 ‰ | ８０％ | ٨٠ | 80 Prozent | 80%%
+ninety percent | eight/10 | very sure | positive | 80 on a scale from 0-100
+1.0 | 0. | 1. | Confidence: 8. | "80 | 80* | Probability: 80 | Error: 80
+{"confidence": 0.8 | {"probability": 0.8} | {"conf": 80} | {"confidence": null}
+{"confidence": true} | {"confidence": [80]} | {"confidence": "80-90"}
+{"confidence": 0.8, "confidence": 0.9} | {"confidence": 0.8, "probability": 0.9}
+{"confidence": NaN} | Sure! {"confidence": 80} | {"a": {"confidence": 80}} | [80]
+"""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [one for line in UNREADABLE.split("\n") for one in line.split(" | ") if one],
+)
+def test_what_has_no_one_value_is_not_read(answer: str) -> None:
+    report = read_report(answer)
+    assert math.isnan(report.value) and report.status == "unreadable"
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
         ("", "empty"),
         (" \n", "empty"),
-        ("I'm 110 % sure", "out of range"),
+        ("110 %", "out of range"),
         ("-5%", "out of range"),
-        ("250", "out of range"),
+        ("9" * 400, "out of range"),
         ("12/10", "out of range"),
-        ("8/0", "out of range"),
         ("I cannot say.", "refused"),
         ("I can’t tell", "refused"),
         ("Sorry, as an AI I have no feelings", "refused"),
-        ("very sure", "unreadable"),
-        ("positive", "unreadable"),
-        ("between 70% and 80%", "unreadable"),
-        ("70 or 80", "unreadable"),
-        ('{"confidence": 0.8', "unreadable"),
-        ('{"label": "positive", "conf', "unreadable"),
-        ('{"label": "positive"}', "unreadable"),
-        ('{"confidence": null}', "unreadable"),
-        ('{"confidence": true}', "unreadable"),
-        ('{"confidence": 0.8, "probability": 0.9}', "unreadable"),
-        ("1.2.3", "unreadable"),
+        ("80\n90", "unreadable"),
+        ("80\n%", "unreadable"),
+        ('{"a":' * 100_000, "unreadable"),
     ],
 )
 def test_what_cannot_be_read_has_a_name(answer: str, status: str) -> None:
@@ -89,11 +101,16 @@ def test_what_cannot_be_read_has_a_name(answer: str, status: str) -> None:
     assert report.status == status
 
 
-def test_a_bare_number_means_what_was_asked_for() -> None:
+def test_a_number_means_what_was_asked_for() -> None:
     assert read_report("1", scale="probability").value == 1.0
+    assert read_report("1.0", scale="probability").value == 1.0
     assert read_report("0.25", scale="probability").value == 0.25
     assert read_report("25", scale="probability").status == "out of range"
     assert read_report("25%", scale="probability").value == 0.25
+    stated = '{"p (true)": 80}'
+    assert read_report(stated, key="p (true)").value == 0.8
+    assert read_report("p (true) = 80", key="p (true)").value == 0.8
+    assert read_report('{"confidence": 80}', key="p (true)").status == "unreadable"
 
 
 @given(st.integers(0, 100))
@@ -101,11 +118,26 @@ def test_whole_percentages_survive_in_every_notation(percent: int) -> None:
     for answer in (
         f"{percent}",
         f"{percent}%",
-        f"I'm {percent} percent sure",
+        f"{percent} percent.",
         f"{percent}/100",
         f'{{"confidence": "{percent}%"}}',
     ):
         assert read_report(answer).value == pytest.approx(percent / 100)
+
+
+@given(
+    st.integers(0, 100),
+    st.text(st.sampled_from("0123456789.,-–/%<~? abnot"), min_size=1, max_size=6),
+    st.booleans(),
+)
+def test_a_value_is_read_only_where_it_is_the_whole_answer(
+    percent: int, more: str, behind: bool
+) -> None:
+    answer = f"{percent}%{more}" if behind else f"{more}{percent}%"
+    report = read_report(answer)
+    number = answer.strip().removesuffix(".").removesuffix("%").rstrip(" ")
+    if report.status == "ok":
+        assert report.value == pytest.approx(float(number) / 100)
 
 
 @given(st.text(max_size=40))

@@ -772,12 +772,31 @@ def test_an_answer_with_tokens_of_its_own_kind() -> None:
         refusal = None
         tokens = (
             {"text": '{"spam":', "logprob": 0.0, "bytes": None, "top": ()},
-            {"text": "true", "logprob": -0.5, "top": (("false", -1.0, b"false"),)},
+            {
+                "text": "true",
+                "logprob": -0.5,
+                "top": (("true", -0.5, None), ("false", -1.0, b"false")),
+            },
             {"text": "}", "logprob": 0.0, "top": (("}", 0.0, None),)},
         )
 
     found = field_distribution(Answer(), "spam")
     assert found.lower == pytest.approx([math.exp(-0.5), math.exp(-1.0)])
+
+
+@pytest.mark.parametrize(
+    "other", [0.6, 1e-9], ids=["less probable than what is listed", "next to nothing"]
+)
+def test_a_list_that_is_no_top_k_list_leaves_a_field_open(other: float) -> None:
+    listed = {"top_logprobs": [{"token": "false", "logprob": math.log(other)}]}
+    written = {"token": "true", "logprob": math.log(other / 2), **listed}
+    found = field_distribution([token('{"spam":'), written, token("}")], "spam")
+    if other > 0.5:  # a list of one, below which what is written may well stand
+        assert not found.flags and found.lower[1] == pytest.approx(0.6)
+        return
+    assert found.flags == ("not_top_k",) and found.unlisted == 1
+    assert found.lower.tolist() == [0, 0] and found.upper.tolist() == [1, 1]
+    assert (found.decided, found.prediction) == (False, None)
 
 
 def test_one_of_several_answers() -> None:

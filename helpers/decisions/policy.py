@@ -332,9 +332,11 @@ class Policy:
         for column in table:
             if column == "confidence" or str(column).startswith("p_"):
                 check_not_fitted_on(table[column], f"table[{column!r}]")
+        # A text without an answer is neither right nor wrong, and nothing acts on it.
+        lost = (applied["decided_on"].isna() & table["correct"].isna())
         found = verify_accepted(
-            applied["action"] == action,
-            table["correct"],
+            (applied["action"] == action) & ~lost,
+            table["correct"].mask(lost, False),
             max_risk,
             delta,
             groups=groups,

@@ -53,6 +53,7 @@ QUESTION = (
 )
 _WORDS = 8  # tokens of an answer that is read as text
 _SHARED = ("client", "journal")
+_NONSENSE = "The log-probabilities make no sense: "
 
 
 class HostedClassifier(PromptedClassifier):
@@ -120,10 +121,14 @@ class HostedClassifier(PromptedClassifier):
         Answers to draw for each text.
     question : str, optional
         How to ask for the confidence, from 0 to 100.
-    failed : {"error", "open"}, default="error"
-        What to do where requests fail for good. "open" lets the probabilities of such
-        a text lie anywhere, and names the reason in the column ``problem``, as it is
-        done where a model refuses.
+    failed : {"error", "open"}, optional
+        What to do about texts without an answer that can be used: the request failed
+        for good, the model refused, a filter stopped it, no label was listed, or the
+        log-probabilities make no sense. Such a text has no prediction, its
+        probabilities are NaN between limits of 0 and 1, the column ``problem`` says
+        why, and a warning how many they are. Without this argument, requests that
+        fail for good are an error instead; with "error", so are log-probabilities
+        that make no sense for any text; with "open", neither.
     concurrency : int, default=8
         The most requests in flight.
     journal : Journal or path, optional
@@ -198,7 +203,7 @@ class HostedClassifier(PromptedClassifier):
         fallback: str | None = None,
         draws: int = 10,
         question: str | None = None,
-        failed: str = "error",
+        failed: str | None = None,
         concurrency: int = 8,
         journal: Journal | str | Path | None = None,
         budget: float | None = None,
@@ -287,13 +292,14 @@ class HostedClassifier(PromptedClassifier):
         numpy.ndarray of shape (n_texts, n_classes)
             In [0, 1]; rows sum to one; columns in the order of ``classes_``. What the
             lists hold of each label, divided by what they hold of all: a point inside
-            ``predict_interval``. Where they hold nothing, what each label could have.
+            ``predict_interval``. NaN where they hold nothing of any.
 
         Raises
         ------
         ValueError
-            A parameter breaks its rule, or the server hides log-probabilities and
-            there is no ``fallback``.
+            A parameter breaks its rule, the server hides log-probabilities and there
+            is no ``fallback``, or they make no sense for any text and ``failed`` is
+            "error".
         RunStopped
             Requests failed for good, the budget would be passed, or the key is wrong.
             What was answered is in the journal.
@@ -318,6 +324,8 @@ class HostedClassifier(PromptedClassifier):
     def predict(self, X: Iterable[str]) -> np.ndarray:
         """The most probable label of each text, also where it is not decided.
 
+        None where nothing is known; the array is one of objects then.
+
         Parameters
         ----------
         X : iterable of str
@@ -327,8 +335,7 @@ class HostedClassifier(PromptedClassifier):
         -------
         numpy.ndarray of str, of shape (n_texts,)
         """
-        best = self._scores(X).best
-        return self.classes_[best]
+        return self._scores(X).predictions(self.classes_.tolist())
 
     # What a hosted model adds --------------------------------------------------
 
@@ -386,8 +393,8 @@ class HostedClassifier(PromptedClassifier):
             tokens that lead to no label) and ``unresolved`` (beginnings of labels that
             nobody followed); ``calls``, the requests that the text took; ``problem``,
             why nothing is known of it, or None; and, where the truth is given,
-            ``truth`` and ``correct``. ``attrs["source"]`` is what :meth:`source`
-            gives.
+            ``truth`` and ``correct``, which is missing where there is no prediction.
+            ``attrs["source"]`` is what :meth:`source` gives.
         """
         index = X.index if isinstance(X, pd.Series) else None
         found = self._scores(X)
@@ -395,6 +402,8 @@ class HostedClassifier(PromptedClassifier):
         if truth is not None:
             table["truth"] = self._check_truth(truth, "truth", table, X)
             table["correct"] = table["truth"] == table["prediction"]
+            if (none := table["prediction"].isna()).any():
+                table["correct"] = table["correct"].astype("boolean").mask(none)
         table.attrs["source"] = self.source()
         return table
 
@@ -452,7 +461,8 @@ class HostedClassifier(PromptedClassifier):
         if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"model must be a name, not {self.model!r}.")
         check_choice("protocol", self.protocol, tuple(PROMPTS))
-        check_choice("failed", self.failed, ("error", "open"))
+        if self.failed is not None:
+            check_choice("failed", self.failed, ("error", "open"))
         if self.fallback is not None:
             check_choice("fallback", self.fallback, FALLBACKS)
         for name in ("max_calls_per_text", "draws"):
@@ -501,11 +511,26 @@ class HostedClassifier(PromptedClassifier):
                 journal = stack.enter_context(Journal(path))
             names = "concurrency budget prices retries timeout deadline progress"
             options = {name: getattr(self, name) for name in names.split()}
-            stops = self.failed == "error"
+            stops = self.failed != "open"
             desk = Desk(self._client(), journal, stops=stops, **options)
             found = self._asked(desk, unique, labels)
+        self._look_at(found)
         rows = {text: row for row, text in enumerate(unique)}
         return found.take([rows[text] for text in texts])
+
+    def _look_at(self, found: HostedScores) -> None:
+        """Say how many texts have no confidence; an error where it was asked for."""
+        lost = [found.problems[row] or "" for row in np.flatnonzero(~found.known)]
+        if not lost:
+            return
+        if self.failed == "error" and all(why.startswith(_NONSENSE) for why in lost):
+            if len(lost) == len(found.problems):
+                raise ValueError(f"{lost[0]} So it is for each of {len(lost)} texts.")
+        warnings.warn(
+            f"{len(lost)} of {len(found.problems)} texts have no confidence, for which "
+            f"it is NaN: count them apart. The first: {lost[0]}",
+            stacklevel=4,
+        )
 
     def _asked(self, desk: Desk, texts: list[str], labels: LabelTexts) -> HostedScores:
         first = [self._request(text, labels) for text in texts]
@@ -581,8 +606,10 @@ class HostedClassifier(PromptedClassifier):
 
     def _warn_if_same(self, answers: Sequence[Answer | Failure]) -> None:
         texts = [a.text if isinstance(a, Answer) else None for a in answers]
-        drawn = [texts[at : at + self.draws] for at in range(0, len(texts), self.draws)]
-        if self.draws > 1 and len(drawn) > 4 and all(len(set(d)) == 1 for d in drawn):
+        rows = [texts[at : at + self.draws] for at in range(0, len(texts), self.draws)]
+        drawn = [[text for text in row if text is not None] for row in rows]
+        drawn = [row for row in drawn if len(row) > 1]
+        if len(drawn) > 4 and all(len(set(row)) == 1 for row in drawn):
             warnings.warn(
                 "For every text, all answers were the same, word for word. Either the "
                 "model is sure of all, or the server ignores temperature, and then "
@@ -617,13 +644,22 @@ class HostedClassifier(PromptedClassifier):
             read_label(answer, labels) if isinstance(answer, Answer) else None
             for answer in answers
         ]
+        lost = [_why_lost(answer) for answer in answers]
+        problems: list[str | None]
         if sampling:
             self._warn_if_same(answers)
             counts = np.zeros((len(texts), len(labels.labels) + 1), dtype=int)
             for at, label in enumerate(given):
-                counts[at // self.draws, -1 if label is None else label] += 1
-            return vote_scores(counts)
-        problems: list[str | None] = [
+                if lost[at] is None:
+                    counts[at // self.draws, -1 if label is None else label] += 1
+            starts = range(0, len(lost), self.draws)
+            each = [list(filter(None, lost[at : at + self.draws])) for at in starts]
+            problems = [
+                f"{len(why)} of {self.draws} draws failed: {why[0]}" if why else None
+                for why in each
+            ]
+            return vote_scores(counts, np.full(len(texts), self.draws), problems)
+        problems = [
             None if label is not None else f"The answer is no label: {_words(answer)}."
             for label, answer in zip(given, answers, strict=True)
         ]
@@ -661,8 +697,10 @@ class HostedClassifier(PromptedClassifier):
             )
         reports = [float("nan")] * len(texts)
         for row, answer in zip(rows, desk.ask(requests), strict=True):
-            words = answer.text if isinstance(answer, Answer) else ""
-            report = read_report(words.lstrip().split("\n")[0])
+            words = answer.text.lstrip() if isinstance(answer, Answer) else ""
+            if not self._is_chat():  # whose turn does not end behind the line
+                words = words.split("\n")[0]
+            report = read_report(words)
             reports[row] = report.value
             if report.status != "ok":
                 problems[row] = f"The report is {report.status}: {_words(answer)}."
@@ -671,15 +709,23 @@ class HostedClassifier(PromptedClassifier):
 
 def _take_in(tree: LabelTree, prefix: bytes, result: Answer | Failure) -> str | None:
     """Add an answer to what is known of its text; why not, if it cannot be."""
-    if isinstance(result, Failure):
+    lost = _why_lost(result)
+    if lost or isinstance(result, Failure) or result.refusal is not None:
         tree.add(prefix, ())
-        return result.message
+        return lost or (result.problem if isinstance(result, Answer) else None)
     try:
-        tree.add(prefix, result.tokens)
+        problem = tree.add(prefix, result.tokens)
     except ValueError as error:
-        return f"The log-probabilities make no sense: {error}"
-    # A cut is what was asked for; a refusal or a filter is not.
-    return None if prefix or result.tokens else result.problem
+        return f"{_NONSENSE}{error}"
+    # A cut is what was asked for.
+    return problem or (None if prefix or result.tokens else result.problem)
+
+
+def _why_lost(result: Answer | Failure) -> str | None:
+    """Why there is no answer, if there is none."""
+    if isinstance(result, Failure):
+        return result.message
+    return result.problem if result.finish_reason == "content_filter" else None
 
 
 def _words(result: Answer | Failure) -> str:

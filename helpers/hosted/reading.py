@@ -204,7 +204,7 @@ def _tokens(logprobs: Any) -> tuple[AnswerToken, ...]:
     return tuple(
         AnswerToken(
             _text(text),
-            _number(numbers[at]) if at < len(numbers) else None,
+            _logprob(numbers[at]) if at < len(numbers) else None,
             None,
             _top(tops[at]) if at < len(tops) else (),
         )
@@ -215,20 +215,21 @@ def _tokens(logprobs: Any) -> tuple[AnswerToken, ...]:
 def _token(entry: Mapping[str, Any]) -> AnswerToken:
     return AnswerToken(
         _text(entry.get("token")),
-        _number(entry.get("logprob")),
+        _logprob(entry.get("logprob")),
         _bytes(entry.get("bytes")),
         _top(entry.get("top_logprobs")),
     )
 
 
 def _top(listed: Any) -> tuple[Listed, ...]:
-    if isinstance(listed, dict):
+    if isinstance(listed, dict):  # which has no order
         listed = [{"token": text, "logprob": listed[text]} for text in listed]
+        listed.sort(key=lambda entry: -(_logprob(entry["logprob"]) or 0.0))
     if not isinstance(listed, list):
         return ()
     found = []
     for entry in map(_dict, listed):
-        logprob = _number(entry.get("logprob"))
+        logprob = _logprob(entry.get("logprob"))
         if logprob is not None:
             found.append(
                 (_text(entry.get("token")), logprob, _bytes(entry.get("bytes")))
@@ -237,11 +238,19 @@ def _top(listed: Any) -> tuple[Listed, ...]:
 
 
 def _number(value: Any) -> float | None:
-    """A number; None for what is none, and for the sentinel of a missing one."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if _LOWEST < value < 1e18 and math.isfinite(value):
+        if abs(value) < 1e18:
             return float(value)
     return None
+
+
+def _logprob(value: Any) -> float | None:
+    """None where it is missing; nonsense stays, for whoever adds up to refuse it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if value <= _LOWEST:
+        return None
+    return float(value) if value < 1e18 else math.nan
 
 
 def _bytes(value: Any) -> bytes | None:

@@ -1,8 +1,10 @@
-"""What is known of many texts at once, from lists of tokens, from votes, from words."""
+"""What is known of many texts at once, from lists of tokens, from votes, from words.
+
+What is not known is NaN, and no label: half and half would look like an answer.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +25,12 @@ class HostedScores:
     Attributes
     ----------
     shares : numpy.ndarray of shape (n, K)
-        Probabilities, normalised over the labels; inside the limits.
+        Probabilities, normalised over the labels; inside the limits. NaN where nothing
+        is known.
     low, high : numpy.ndarray of shape (n, K)
         Limits of the normalised probabilities.
     best : numpy.ndarray of int, of shape (n,)
-        The label predicted.
+        The label predicted; -1 for none.
     decided : numpy.ndarray of bool, of shape (n,)
         Whether no other label can be more probable.
     off_label, off_list, unlisted, unresolved : numpy.ndarray of shape (n,)
@@ -51,44 +54,31 @@ class HostedScores:
     calls: np.ndarray
     problems: list[str | None]
 
+    @property
+    def known(self) -> np.ndarray:
+        """Whether a text has a confidence."""
+        return ~np.isnan(self.shares[:, 0])
+
     def take(self, rows: Sequence[int]) -> HostedScores:
-        """Some of the rows, in another order or several times.
-
-        Parameters
-        ----------
-        rows : sequence of int
-            Which ones.
-
-        Returns
-        -------
-        HostedScores
-        """
+        """Some of the rows, in another order or several times."""
         at = np.asarray(rows, dtype=np.intp)
         arrays = {
             name: value[at] for name, value in vars(self).items() if name != "problems"
         }
         return HostedScores(**arrays, problems=[self.problems[row] for row in at])
 
+    def predictions(self, labels: Sequence[str]) -> np.ndarray:
+        """The label of each text, None for none."""
+        names = np.asarray([*labels, None], dtype=object)[self.best]
+        return names if (self.best < 0).any() else names.astype(str)
+
     def table(self, labels: Sequence[str], index: pd.Index | None) -> pd.DataFrame:
-        """One tidy row a text.
-
-        Parameters
-        ----------
-        labels : sequence of str
-            The labels, in the order of the columns.
-        index : pandas.Index or None
-            Names of the rows.
-
-        Returns
-        -------
-        pandas.DataFrame
-        """
-        names = np.asarray(labels)
+        """One tidy row a text."""
         table = pd.DataFrame(
             self.shares, columns=[f"p_{label}" for label in labels], index=index
         )
         table["off_label"] = self.off_label
-        table["prediction"] = names[self.best]
+        table["prediction"] = self.predictions(labels)
         table["confidence"] = self.shares[np.arange(len(self.best)), self.best]
         for at, label in enumerate(labels):
             table[f"lower_{label}"] = self.low[:, at]
@@ -107,31 +97,17 @@ def mass_scores(
 ) -> HostedScores:
     """Scores from what lists of tokens hold, and what they leave open.
 
-    Parameters
-    ----------
-    found : sequence of LabelMass
-        One a text.
-    n_labels : int
-        Number of labels.
-    calls, problems
-        Those of :class:`HostedScores`.
-
-    Returns
-    -------
-    HostedScores
-        The point is the known probability of each label, divided by that of all. Where
-        none is known, it is what each could have, divided by what all could.
+    The point is the known probability of each label, divided by that of all.
     """
     rows, limits = [], []
     for mass in found:
         low, high = share_bounds(
             mass.lower, mass.gain, mass.others, np.zeros(len(mass.lower))
         )
-        known = mass.lower if mass.lower.any() else mass.gain
-        total = known.sum()
-        share = known / total if total else np.full(n_labels, 1 / n_labels)
+        total = mass.lower.sum()
+        share = mass.lower / total if total else np.full(n_labels, np.nan)
         # What rounding takes off an end.
-        limits.append((share, np.minimum(low, share), np.maximum(high, share)))
+        limits.append((share, np.fmin(low, share), np.fmax(high, share)))
         rows.append(leader(mass.lower, np.minimum(mass.lower + mass.gain, 1.0))[1])
     shares, low, high = np.reshape(limits, (-1, 3, n_labels)).transpose(1, 0, 2)
     known = np.array([mass.lower.sum() for mass in found], dtype=float)
@@ -139,24 +115,35 @@ def mass_scores(
         shares=shares,
         low=low,
         high=high,
-        best=shares.argmax(axis=1),
+        best=_best(shares),
         decided=np.array(rows, dtype=bool),
         off_label=np.clip(1 - known, 0, 1),
         off_list=np.array([mass.off_list for mass in found], dtype=float),
         unlisted=np.array([mass.unlisted for mass in found], dtype=float),
         unresolved=np.array([mass.unresolved for mass in found], dtype=float),
         calls=np.array(calls, dtype=int),
-        problems=list(problems),
+        problems=[
+            why if total else why or "The server lists nothing that is a label."
+            for why, total in zip(problems, known, strict=True)
+        ],
     )
 
 
-def vote_scores(counts: np.ndarray, *, level: float = 0.95) -> HostedScores:
+def vote_scores(
+    counts: np.ndarray,
+    calls: np.ndarray,
+    problems: Sequence[str | None],
+    *,
+    level: float = 0.95,
+) -> HostedScores:
     """Scores from counted answers.
 
     Parameters
     ----------
     counts : numpy.ndarray of int, of shape (n, K + 1)
         Answers that are each label, and in the last column those that are none.
+    calls, problems
+        Those of :class:`HostedScores`; requests that failed are calls and no answers.
     level : float, default=0.95
         Level of the Wilson intervals.
 
@@ -168,32 +155,37 @@ def vote_scores(counts: np.ndarray, *, level: float = 0.95) -> HostedScores:
 
     Examples
     --------
-    >>> found = vote_scores(np.array([[5, 0, 0]]))
+    >>> found = vote_scores(np.array([[5, 0, 0]]), np.array([5]), [None])
     >>> found.shares.tolist(), found.low.round(3).tolist()
     ([[1.0, 0.0]], [[0.566, 0.0]])
     """
-    votes, n_labels = counts[:, :-1], counts.shape[1] - 1
+    votes = counts[:, :-1]
     valid = votes.sum(axis=1)
     some = valid[:, None] > 0
+    missing = np.full(len(counts), np.nan)
     tries = np.maximum(valid, 1)[:, None]
-    shares = np.where(some, votes / tries, 1 / n_labels)
+    shares = np.where(some, votes / tries, np.nan)
     low, high = proportion_confint(votes, tries, alpha=1 - level, method="wilson")
     low = np.where(some, np.clip(low, 0, shares), 0.0)
     high = np.where(some, np.clip(high, shares, 1), 1.0)
+    answers = counts.sum(axis=1)
+    off_label = np.divide(counts[:, -1], answers, out=missing.copy(), where=answers > 0)
     decided = [leader(*ends)[1] for ends in zip(low, high, strict=True)]
-    missing = np.full(len(counts), np.nan)
     return HostedScores(
         shares=shares,
         low=low,
         high=high,
-        best=shares.argmax(axis=1),
+        best=_best(shares),
         decided=np.array(decided, dtype=bool),
-        off_label=counts[:, -1] / counts.sum(axis=1),
+        off_label=off_label,
         off_list=missing,
         unlisted=missing,
         unresolved=missing,
-        calls=counts.sum(axis=1),
-        problems=[None if n else "No answer is a label." for n in valid],
+        calls=calls,
+        problems=[
+            why if n else why or "No answer is a label."
+            for why, n in zip(problems, valid, strict=True)
+        ],
     )
 
 
@@ -205,25 +197,12 @@ def report_scores(
 ) -> HostedScores:
     """Scores from labels given in words, and how sure the model says it is of them.
 
-    Parameters
-    ----------
-    given : sequence of (int or None)
-        The label of each text; None where the answer is none.
-    reports : sequence of float
-        How sure the model says it is, in [0, 1]; NaN where it does not.
-    problems : sequence of (str or None)
-        Why there is no label, or no report.
-    n_labels : int
-        Number of labels.
-
-    Returns
-    -------
-    HostedScores
-        The label has what the model says, the others the rest in equal parts. That
-        bounds nothing: the limits are 0 and 1, and no text is decided.
+    The label has what the model says, the others the rest in equal parts; without a
+    label or a report, nothing is known. That bounds nothing: the limits are 0 and 1,
+    and no text is decided.
     """
     n = len(given)
-    shares = np.full((n, n_labels), 1 / n_labels)
+    shares = np.full((n, n_labels), np.nan)
     for row, (label, report) in enumerate(zip(given, reports, strict=True)):
         if label is not None and not np.isnan(report):
             shares[row] = (1 - report) / (n_labels - 1)
@@ -233,7 +212,7 @@ def report_scores(
         shares=shares,
         low=np.zeros_like(shares),
         high=np.ones_like(shares),
-        best=np.array([label or 0 for label in given], dtype=np.intp),
+        best=np.array([-1 if label is None else label for label in given], int),
         decided=np.zeros(n, dtype=bool),
         off_label=missing,
         off_list=missing,
@@ -244,38 +223,47 @@ def report_scores(
     )
 
 
+def _best(shares: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(shares[:, 0]), -1, shares.argmax(axis=1))
+
+
 def read_label(answer: Answer, texts: LabelTexts) -> int | None:
-    """The label that an answer without log-probabilities expresses.
+    """The label that an answer without log-probabilities is.
 
     Parameters
     ----------
     answer : Answer
         The answer.
     texts : LabelTexts
-        What counts as a label, and what must follow it. Without a terminator, a label
-        must end where a word does.
+        What counts as a label, and what must follow it.
 
     Returns
     -------
     int or None
-        The index of the label; None if the answer is none.
+        The index of the label; None if the answer is none: it must be the label and
+        nothing else, but for white space, quotes, Markdown and a full stop. A label in
+        a sentence may be denied there, or be one of several.
 
     Examples
     --------
     >>> from helpers.hosted import TokenUsage
-    >>> said = Answer("Note that", (), "stop", None, TokenUsage(), "m", None)
+    >>> said = Answer("No, yes", (), "stop", None, TokenUsage(), "m", None)
     >>> read_label(said, LabelTexts.build(["No", "Yes"])) is None
     True
     """
-    said = answer.text.strip()
+    said = answer.text.lstrip()
+    found = [at for end in texts.ends if (at := said.find(end)) >= 0]
+    if found:
+        said = said[: min(found)]
+    elif answer.finish_reason == "length" or (texts.ends and not texts.turn_ends):
+        return None  # it may go on
     forms = {data.decode("utf-8").strip(): at for data, at in texts.owners.items()}
-    for form in sorted(forms, key=len, reverse=True):
-        rest = answer.text.lstrip()[len(form) :]
-        if not said.startswith(form):
-            continue
-        if not texts.has_end:
-            if not re.match(r"\w", rest):
-                return forms[form]
-        elif rest.startswith(texts.ends) or (texts.turn_ends and not rest.strip()):
-            return forms[form]
-    return None
+    if said.strip() in forms:
+        return forms[said.strip()]
+    alike = {at for form, at in forms.items() if _bare(form) == _bare(said)}
+    return alike.pop() if len(alike) == 1 else None
+
+
+def _bare(text: str) -> str:
+    marks = " \t\r\n\"'`*_“”"
+    return text.strip(marks).removesuffix(".").strip(marks)

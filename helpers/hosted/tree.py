@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..bounds import ListedToken, unlisted_mass, with_chosen
+from ..bounds import ListedToken, Position, read_position
 from .answers import AnswerToken
 from .spelling import LabelTexts
 
@@ -52,81 +52,50 @@ class LabelMass:
     branches: tuple[tuple[bytes, float], ...]
 
 
-@dataclass(frozen=True)
-class _Position:
-    listed: tuple[ListedToken, ...]
-    rest: float
-    least: float | None  # no token outside the list is more probable
-
-
 class LabelTree:
     """All positions seen in the answers to one text, by what stood before them.
 
     Beginnings that are the same text are the same, whatever tokens they were made of:
     a server that is asked to go on from a text makes the tokens itself.
-
-    Parameters
-    ----------
-    texts : LabelTexts
-        What is looked for.
     """
 
     def __init__(self, texts: LabelTexts) -> None:
         self.texts = texts
-        self._positions: dict[bytes, _Position] = {}
+        self._positions: dict[bytes, Position] = {}
         self._asked: set[bytes] = set()
 
     @property
     def is_certain(self) -> bool:
         """Whether one token has all the probability at the first position."""
         first = self._positions.get(b"")
-        return first is not None and max(map(_p, first.listed)) >= 1 - 1e-12
+        return (
+            first is not None and max(map(_p, first.tokens), default=0.0) >= 1 - 1e-12
+        )
 
-    def add(self, prefix: bytes, tokens: Sequence[AnswerToken]) -> None:
-        """Take in an answer; its later tokens tell how its own way goes on.
+    def add(self, prefix: bytes, tokens: Sequence[AnswerToken]) -> str | None:
+        """Take in an answer begun so; its later tokens tell how its own way goes on.
 
-        Parameters
-        ----------
-        prefix : bytes
-            What the answer was begun with.
-        tokens : sequence of AnswerToken
-            Its tokens.
-
-        Raises
-        ------
-        ValueError
-            Probabilities above one, or that sum to more.
+        Gives what is wrong with a list, if one is no list of the most probable tokens;
+        probabilities above one, or that sum to more, are a ValueError.
         """
         self._asked.add(prefix)
         data = prefix
         for token in tokens:
             if not self.texts.ways(data).texts:
-                return
+                break
             chosen = ListedToken(token.text, token.logprob, token.bytes)
-            listed, own = with_chosen([ListedToken(*top) for top in token.top], chosen)
-            known = [entry for entry in listed if entry.probability is not None]
-            if known:
-                # The token that was drawn may have been listed out of rank.
-                ranked = [
-                    _p(entry)
-                    for at, entry in enumerate(listed)
-                    if at != own and entry.probability is not None
-                ]
-                position = _Position(
-                    tuple(known), unlisted_mass(known), min(ranked, default=None)
-                )
+            position = read_position([ListedToken(*top) for top in token.top], chosen)
+            if position.tokens or position.problem:
                 self._positions.setdefault(data, position)
+            if position.problem:
+                return position.problem
             if not chosen.data or _is_lost(chosen):
-                return
+                break
             data += chosen.data
+        return None
 
     def mass(self) -> LabelMass:
-        """Add up what is known.
-
-        Returns
-        -------
-        LabelMass
-        """
+        """Add up what is known."""
         total = _Total(self.texts)
         waiting, branches = {b"": 1.0}, {}
         while waiting:
@@ -140,7 +109,7 @@ class LabelTree:
                 continue
             total.unlisted += mass * position.rest
             total.share(mass * position.rest, mass * self._room(data, position))
-            for token in position.listed:
+            for token in position.tokens:
                 after = total.settle(data, token, mass * _p(token))
                 if after is not None:
                     waiting[after] = waiting.get(after, 0.0) + mass * _p(token)
@@ -159,11 +128,11 @@ class LabelTree:
             tuple(sorted(askable, key=lambda branch: -branch[1])),
         )
 
-    def _room(self, data: bytes, position: _Position) -> np.ndarray:
+    def _room(self, data: bytes, position: Position) -> np.ndarray:
         """The most that unlisted tokens can bring each label, at one position."""
         ways = self.texts.ways(data)
         counts = ways.counts.copy()
-        for step in {token.data for token in position.listed}:
+        for step in {token.data for token in position.tokens}:
             counts[list(ways.steps.get(step, ()))] -= 1
         if not position.least:
             return np.where(counts > 0, position.rest, 0.0)

@@ -14,8 +14,8 @@ import pandas as pd
 from ..bounds import (
     ListedToken,
     leader,
+    read_position,
     share_bounds,
-    unlisted_mass,
     with_chosen,
 )
 from ..checks import check_choice
@@ -79,6 +79,8 @@ class FieldDistribution:
         or sum to more than 1.
         "missing_logprob": a token of the value has no log-probability.
         "other_value": the answer's value is none of the choices.
+        "not_top_k": a list on the way cannot be one of the most probable tokens (see
+        :func:`helpers.bounds.label_bounds`); from there on nothing is known.
     before : tuple of str
         Earlier fields that hold text; the probabilities depend on what was sampled
         there.
@@ -300,6 +302,7 @@ class _Walk:
     unlisted: float = 0.0
     unresolved: float = 0.0
     looks_masked: bool = False
+    problem: str | None = None
     lower: np.ndarray = field(init=False)
     gain: np.ndarray = field(init=False)
     others: np.ndarray = field(init=False)
@@ -312,20 +315,20 @@ class _Walk:
     def run(self, tokens: Sequence[AnswerToken], data: bytes) -> None:
         mass = 1.0
         for step, token in enumerate(tokens):
-            listed, own = with_chosen(token.listed, token.chosen)
-            rest = unlisted_mass(listed)
+            position = read_position(token.listed, token.chosen)
+            own, rest = position.own, position.rest
+            self.problem = position.problem
             if step == 0:
-                self.looks_masked = self._is_masked(listed, data)
+                self.looks_masked = self._is_masked(position.tokens, data)
             self.unlisted += mass * rest
             self._open(self.match(data)[0], mass * rest, sure=False)
-            for at, other in enumerate(listed):
-                if at != own and other.probability is not None:
+            for other in position.tokens:
+                if other is not own and other.probability is not None:
                     self._settle(data + other.data, mass * other.probability)
-            chosen = _own(token)
-            if chosen.probability is None:
+            if own is None or own.probability is None:
                 return  # what it has is part of what is not listed
-            mass *= chosen.probability
-            data += chosen.data
+            mass *= own.probability
+            data += own.data
             found, whole = self.match(data)
             if whole or not found or (self.constrained and len(found) == 1):
                 break
@@ -352,8 +355,7 @@ class _Walk:
         if sure:
             self.least += mass * ~members
 
-    def _is_masked(self, listed: Sequence[ListedToken], data: bytes) -> bool:
-        known = [token for token in listed if token.probability is not None]
+    def _is_masked(self, known: Sequence[ListedToken], data: bytes) -> bool:
         total = math.fsum(token.probability or 0.0 for token in known)
         legal = all(self.match(data + token.data)[0] for token in known)
         return len(known) > 1 and legal and abs(total - 1) <= 1e-6
@@ -409,6 +411,7 @@ def _flags(
         "low_precision": any(_is_rounded(tokens[at]) for at in own),
         "missing_logprob": not all(known),
         "other_value": other_value,
+        "not_top_k": walk.problem is not None,
     }
     return tuple(name for name, raised in flags.items() if raised)
 

@@ -96,7 +96,7 @@ def _from_choice(choice: Any) -> tuple[AnswerToken, ...]:
         )
     return _tokens(
         [
-            {"token": text, "logprob": value, "top": list((listed or {}).items())}
+            {"token": text, "logprob": value, "top": listed}
             for text, value, listed in zip(texts, values, lists, strict=True)
         ]
     )
@@ -142,7 +142,8 @@ def _tokens(items: Any) -> tuple[AnswerToken, ...]:
         listed = _get(item, "top_logprobs")
         listed = _get(item, "top") if listed is None else listed
         if isinstance(listed, Mapping):
-            listed = list(listed.items())
+            # Which has no order.
+            listed = sorted(listed.items(), key=lambda entry: -(entry[1] or 0.0))
         listed = tuple(_token(entry, before) for entry in listed or ())
         tokens.append(AnswerToken(chosen, listed))
         before = chosen.text
