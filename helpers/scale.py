@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -312,7 +313,7 @@ def classify_dataset(
                 run.write(block.number, {"table": good, "bad": bad})
                 bar.update(block.table.num_rows)
         if _contents(_find_files(given)) != parts["files"]:
-            raise _changed("source")
+            raise _changed("it")
         whole = run.whole(sizes)
         if len(whole) < len(sizes):
             raise RuntimeError(
@@ -524,9 +525,9 @@ def _contents(files: Sequence[Path]) -> list[list[str]]:
 
 def _changed(what: Path | str) -> RuntimeError:
     return RuntimeError(
-        f"{what} was changed while the run worked. What it wrote is of the files as "
-        "they were: put them back, or classify those that are there now into another "
-        "folder."
+        f"source must stay as it is while it is classified; {what} has changed. The "
+        "results so far are of the files as they were: put these back, or classify "
+        "those that are there now into another folder."
     )
 
 
@@ -1038,14 +1039,15 @@ class _Folder:
                 (self.folder / kind).mkdir(exist_ok=True)
             for left_over in self.folder.rglob(f"*{_UNFINISHED}"):
                 left_over.unlink(missing_ok=True)
-            planned = {
-                _shard(self.folder, kind, number)
-                for kind in _SHARDS
-                for number in range(blocks)
-            }
-            strange = _shards_in(self.folder) - planned
-            if strange:
-                raise ValueError(_strange(self.folder, strange))
+            _refuse_strange(
+                self.folder,
+                {
+                    path
+                    for path in _shards_in(self.folder)
+                    if not re.fullmatch(r"part-\d{8,}\.parquet", path.name)
+                    or int(path.stem[len("part-") :]) >= blocks
+                },
+            )
             yield
         finally:
             lock.release()
@@ -1113,7 +1115,7 @@ class _Folder:
             strange = [
                 path.name
                 for path in there
-                if path.name not in (_LOCK, *_SHARDS)
+                if path.name not in (_LOCK, _JOURNAL, *_SHARDS)
                 and not path.name.endswith(_UNFINISHED)
             ]
             if strange or self.folder.is_file():
@@ -1161,10 +1163,9 @@ def _finished(
         for each in _SHARDS
     ]
     if written - there or counts != [manifest["rows"], manifest["bad_rows"]]:
-        names = sorted(_names(folder, written - there)) or [_JOURNAL]
-        raise ValueError(f"{folder} has lost results, such as {names[0]}. {_AGAIN}")
-    if there - written:
-        raise ValueError(_strange(folder, there - written))
+        lost = min(written - there, default=folder / _JOURNAL)
+        raise ValueError(f"{lost} is missing, or lines of it are. {_AGAIN}")
+    _refuse_strange(folder, there - written)
 
     def shards() -> Iterator[pa.Table]:
         for number in sorted(journal):
@@ -1201,15 +1202,12 @@ def _shards_in(folder: Path) -> set[Path]:
     }
 
 
-def _names(folder: Path, paths: Iterable[Path]) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in paths]
-
-
-def _strange(folder: Path, paths: Iterable[Path]) -> str:
-    return (
-        "destination must hold nothing among its results that is not of this run; "
-        f"{folder} has {sorted(_names(folder, paths))[:3]!r}."
-    )
+def _refuse_strange(folder: Path, paths: Iterable[Path]) -> None:
+    if strange := sorted(path.relative_to(folder).as_posix() for path in paths):
+        raise ValueError(
+            "destination must hold nothing among its results that is not of this run; "
+            f"{folder} has {strange[:3]!r}."
+        )
 
 
 def _journal(folder: Path) -> _Journal:
