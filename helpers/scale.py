@@ -24,11 +24,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from joblib import cpu_count
 
 from .checks import check_count, check_not_negative
 from .progress import progress_bar
@@ -511,7 +513,7 @@ def _status(path: Path) -> tuple[int, ...]:
         status = path.stat()
     except OSError:
         return ()  # it is gone
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _contents(files: Sequence[Path]) -> list[list[str]]:
@@ -963,37 +965,17 @@ def _ray(address: str | None, workers: int, cpus: int | None) -> Iterator[Any]:
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        cpus = cpus or max(1, _cores() // workers)
+        cpus = cpus or max(1, cpu_count() // workers)
         quiet |= {"num_cpus": workers * cpus, "include_dashboard": False}
         quiet |= {"object_store_memory": _OBJECT_STORE}
     # What this process can import, workers started here are to find, too.
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    with _environment(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=paths):
+    with patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=paths):
         ray.init("local" if address is None else address, **quiet)
     try:
         yield ray, cpus or 1
     finally:
         ray.shutdown()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _warn_if_too_small(ray: Any, cpus: int, gpus: float) -> None:
@@ -1086,8 +1068,6 @@ class _Folder:
             shards[kind] = (table.num_rows, _sha256(buffer.getvalue()))
         with (self.folder / _JOURNAL).open("ab") as file:
             file.write(_line(number, shards))
-            file.flush()
-            os.fsync(file.fileno())
 
     def whole(self, sizes: Sequence[int]) -> _Journal:
         """Of the blocks with these numbers of rows, those whose shards are intact."""
@@ -1239,6 +1219,7 @@ def _write(path: Path, data: bytes) -> None:
     unfinished = path.with_name(path.name + _UNFINISHED)
     with unfinished.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut may leave an empty file
+        if path.name == _MANIFEST:  # what else a power cut takes is done again
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(unfinished, path)
