@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from helpers.scale import (
 if TYPE_CHECKING:
     from helpers.models import LanguageModel
 
+NO_TEXT = "The text is missing or empty."
 DRIVER = Path(__file__).with_name("scale_driver.py")
 
 
@@ -192,8 +195,7 @@ def test_bad_rows_have_their_reason(tmp_path: Path) -> None:
     assert found["row"].tolist() == list(bad)
     assert found["id"].tolist() == [100 + at for at in bad]
     refused = "texts must not begin with 'refuse'."
-    missing, empty = "The text is missing.", "The text is empty."
-    assert found["reason"].tolist() == [missing, empty, empty, *[refused] * 3]
+    assert found["reason"].tolist() == [NO_TEXT] * 3 + [refused] * 3
     table = read_results(tmp_path / "out")
     assert table["row"].tolist() == [at for at in range(100) if at not in bad]
     fine = [text for at, text in enumerate(texts) if at not in bad]
@@ -253,7 +255,7 @@ def test_csv_rows_may_have_line_breaks(tmp_path: Path, end: str, mark: bytes) ->
     text = given.to_csv(index=False, lineterminator=end)
     blank = text.replace(f"plain{end}", f"plain{end}{end}")
     (tmp_path / "a.csv").write_bytes(mark + blank.encode())
-    for size in (1, 7, 100):
+    for size in (7, 100):
         out = tmp_path / f"out{size}"
         run_here(tmp_path / "a.csv", out, keep=["text", "id"], rows_per_block=size)
         table = read_results(out)
@@ -272,18 +274,69 @@ def test_csv_rows_that_cannot_be_read_are_bad(tmp_path: Path) -> None:
         "The row has 1 fields, not 2.",
         "The row has 3 fields, not 2.",
         "Its text is not UTF-8.",
-        "The text is empty.",
+        NO_TEXT,
     ]
     assert read_results(tmp_path / "out")["id"].tolist() == ["1", "6"]
 
 
-def test_parquet_texts_may_be_broken_too(tmp_path: Path) -> None:
-    raw = pa.array([b"fine", b"caf\xe9", None]).cast(pa.binary())
-    texts = pa.Array.from_buffers(pa.string(), 3, raw.buffers(), null_count=1)
-    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
-    run_here(tmp_path / "a.parquet", tmp_path / "out", keep=[])
-    reasons = read_bad_rows(tmp_path / "out")["reason"].tolist()
-    assert reasons == ["Its text is not UTF-8.", "The text is missing."]
+SAME = {
+    None: NO_TEXT,
+    b"": NO_TEXT,
+    b" \n\t": NO_TEXT,
+    "\xa0\u3000".encode(): NO_TEXT,
+    b"caf\xe9": "Its text is not UTF-8.",
+    b"\xed\xa0\x80": "Its text is not UTF-8.",  # half of a pair of surrogates
+    **dict.fromkeys((b"nan", b"NA", b"None", b"12", b"-1.5", b"1e3"), ""),
+    **dict.fromkeys((b"a\0b", b"\0", b"a\rb", b"\r\ra", b"a\r\nb", b"\x1ax"), ""),
+    **dict.fromkeys(
+        (b'"', b'say "a", b', b"\xef\xbb\xbfa", b"a\\", b"w " * 99_999), ""
+    ),
+}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_csv_and_parquet_take_the_same_texts(tmp_path: Path, alone: bool) -> None:
+    rows = [(text, at) for at, text in enumerate(SAME)]
+    raw = pa.array(SAME, pa.large_binary()).view(pa.large_string())
+    table = {"text": raw} if alone else {"text": raw, "n": [f"{n}" for _, n in rows]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    lines = [b"text" if alone else b"text,n"]
+    for text, n in rows:
+        field = text or b""
+        if any(mark in field for mark in (b'"', b",", b"\n")):
+            field = b'"%s"' % field.replace(b'"', b'""')
+        lines.append(field if alone else field + b",%d" % n)
+    (tmp_path / "a.csv").write_bytes(b"\n".join(lines) + b"\n")
+    found = []
+    for kind in ("csv", "parquet"):
+        options = {"keep": ["text"], "rows_per_block": 4}
+        run_here(tmp_path / f"a.{kind}", tmp_path / kind, **options)
+        found.append((read_results(tmp_path / kind), read_bad_rows(tmp_path / kind)))
+    for csv, parquet in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(csv, parquet)
+    table, bad = found[0]
+    assert dict(zip(bad["row"], bad["reason"], strict=True)) == {
+        at: reason for at, reason in enumerate(SAME.values()) if reason
+    }
+    texts = [text.decode() for text, reason in SAME.items() if not reason and text]
+    assert table["text"].tolist() == texts
+
+
+def test_csv_and_parquet_take_the_same_truths(tmp_path: Path) -> None:
+    raw = pa.array([b"good", b"", None, b"\xff", b"fair"]).view(pa.string())
+    table = pa.table({"text": list("abcde"), "label": raw})
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows = b"text,label\na,good\nb,\nc,\nd,\xff\ne,fair\n"
+    (tmp_path / "a.csv").write_bytes(rows)
+    for kind in ("csv", "parquet"):
+        run_here(tmp_path / f"a.{kind}", tmp_path / kind, truth="label")
+        table = read_results(tmp_path / kind)
+        assert table["truth"].fillna("?").tolist() == ["good", "?", "?"]
+        assert table["correct"].tolist() == [True, None, None]
+        assert read_bad_rows(tmp_path / kind)["reason"].tolist() == [
+            "Its label is not UTF-8.",
+            "Its truth 'fair' is no label.",
+        ]
 
 
 def test_files_may_spell_text_types_differently(tmp_path: Path) -> None:
@@ -315,7 +368,7 @@ def test_open_quotation_mark_is_found_before_any_work(tmp_path: Path) -> None:
 
 
 @settings(
-    max_examples=30,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -351,20 +404,6 @@ def test_every_row_comes_out_once(
     assert table["row"].tolist() == list(range(len(texts)))
     assert table["text"].tolist() == texts
     assert done.blocks_now == sum(-(-size // block) for size in sizes)
-
-
-def test_blocks_in_any_order_give_the_same_rows(tmp_path: Path) -> None:
-    from helpers.scale.sources import ParquetBlocks
-
-    pd.DataFrame({"n": range(500)}).to_parquet(
-        tmp_path / "a.parquet", row_group_size=70
-    )
-    reader = ParquetBlocks(tmp_path / "a.parquet", ["n"], 32)
-    order = np.random.default_rng(0).permutation(500 // 25)
-    for first in [0, *(25 * order).tolist(), 0, 475]:
-        found, faults = reader.read(first, 25)
-        assert found["n"].to_pylist() == list(range(first, first + 25))
-        assert faults == {}
 
 
 # What is refused before any work -------------------------------------------------
@@ -466,9 +505,89 @@ def test_other_plan_or_model_is_refused(
 
 def test_changed_source_is_refused(source: Path, tmp_path: Path) -> None:
     run_here(source, tmp_path / "out")
-    reviews(999).to_parquet(source)
+    data, seen = bytearray(source.read_bytes()), source.stat()
+    os.utime(source, (0, 0))  # other bytes count, another time does not
+    assert run_here(source, tmp_path / "out").blocks_now == 0
+    data[data.index(b"pandas")] ^= 1
+    source.write_bytes(data)
+    os.utime(source, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     with pytest.raises(ValueError, match="holds one with other files"):
         run_here(source, tmp_path / "out", classifier_factory=boom)
+
+
+def test_a_file_twice_is_refused(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    os.symlink(source, folder / "link.parquet")
+    os.link(source, folder / "hard.parquet")
+    again = [
+        source,
+        folder / ".." / source.name,
+        os.path.relpath(source),
+        *folder.iterdir(),
+    ]
+    for other in again:
+        with pytest.raises(ValueError, match="must name each file once; .* the same"):
+            run_here([source, other], tmp_path / "o", classifier_factory=boom)
+    with pytest.raises(ValueError, match="must name each file once"):
+        run_here(folder, tmp_path / "o", classifier_factory=boom)
+
+
+@pytest.mark.parametrize("name", ["b.csv.gz", "notes.txt", "link", "gone.csv"])
+def test_what_a_folder_has_besides_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("text\na\n")
+    (tmp_path / "in" / "_SUCCESS").touch()
+    assert run_here(tmp_path / "in", tmp_path / "o").rows == 1
+    if name in ("link", "gone.csv"):
+        os.symlink(tmp_path if name == "link" else "nowhere", tmp_path / "in" / name)
+    else:
+        (tmp_path / "in" / name).touch()
+    with pytest.raises(ValueError, match="source must be .*(not|there is no file)"):
+        run_here(tmp_path / "in", tmp_path / "o", classifier_factory=boom)
+
+
+CHANGES = {
+    "replaced": lambda path: reviews(5).to_csv(path, index=False),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + b"r,more\n"),
+    "shrunk": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+    "joined": lambda path: shutil.copy(path, path.with_name("c.csv")),
+    "same size": lambda path: same_size(path),
+}
+
+
+def same_size(path: Path) -> None:
+    seen = path.stat()
+    with path.open("r+b") as file:  # in place, and as if nobody had been there
+        file.write(file.read().replace(b"warm", b"cold"))
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("name", "call"), [("a.csv", 2), ("b.csv", 2), ("a.csv", 8)])
+def test_a_source_that_changes_meanwhile_ends_the_run(
+    tmp_path: Path, change: str, name: str, call: int
+) -> None:
+    calls, out = [], tmp_path / "out"
+    (tmp_path / "in").mkdir()
+    for at in "ab":
+        reviews(300).to_csv(tmp_path / "in" / f"{at}.csv", index=False)
+
+    class Meanwhile(ByLength):
+        def score_table(self, texts: list[str]) -> pd.DataFrame:
+            calls.append(texts)
+            if len(calls) == call:
+                CHANGES[change](tmp_path / "in" / name)
+            return super().score_table(texts)
+
+    options = {"classifier_factory": Meanwhile, "rows_per_block": 80}
+    with pytest.raises((RuntimeError, ValueError), match="source"):
+        run_here(tmp_path / "in", out, **options)
+    assert not read_manifest(out)["finished"]
+    with pytest.raises(ValueError, match="has not: call classify_dataset again"):
+        read_results(out)
 
 
 def test_other_folders_are_refused(source: Path, tmp_path: Path) -> None:
@@ -486,9 +605,9 @@ def test_results_that_nobody_claims_are_refused(source: Path, tmp_path: Path) ->
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text("")
     for read in (read_results, read_manifest):
-        with pytest.raises(ValueError, match="manifest.json is no JSON"):
+        with pytest.raises(ValueError, match="manifest.json is damaged"):
             read(tmp_path / "out")
-    with pytest.raises(ValueError, match="manifest.json is no JSON"):
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
         run_here(source, tmp_path / "out", classifier_factory=boom)
     manifest.unlink()
     with pytest.raises(ValueError, match="results, but no manifest.json"):
@@ -567,16 +686,108 @@ def test_goes_on_where_it_stopped(source: Path, tmp_path: Path) -> None:
     assert read_bad_rows(out).empty
 
 
-def test_csv_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reviews(50).to_csv(tmp_path / "a.csv", index=False)
+DAMAGES = {
+    "a shard lost": lambda out: shards(out)[1].unlink(),
+    "bad rows lost": lambda out: (out / "bad" / "part-00000002.parquet").unlink(),
+    "cut off": lambda out: shards(out)[1].write_bytes(shards(out)[1].read_bytes()[:-9]),
+    "emptied": lambda out: shards(out)[1].write_bytes(b""),
+    "swapped": lambda out: (
+        shards(out)[0].rename(out / "x"),
+        shards(out)[1].rename(shards(out)[0].with_name("part-00000000.parquet")),
+        (out / "x").rename(out / "table" / "part-00000001.parquet"),
+    ),
+    "journal lost": lambda out: (out / "journal.jsonl").unlink(),
+    "block lost": lambda out: (DAMAGES["line lost"](out), shards(out)[0].unlink()),
+    "line damaged": lambda out: (out / "journal.jsonl").write_bytes(
+        (out / "journal.jsonl").read_bytes().replace(b"[", b"{", 1)
+    ),
+    "line lost": lambda out: (out / "journal.jsonl").write_bytes(
+        b"".join((out / "journal.jsonl").read_bytes().splitlines(True)[1:])
+    ),
+    "shard more": lambda out: shutil.copy(
+        shards(out)[0], shards(out)[2].with_name("part-00000002.parquet")
+    ),
+    "bad more": lambda out: shutil.copy(
+        out / "bad" / "part-00000002.parquet", out / "bad" / "part-00000000.parquet"
+    ),
+}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Path, Path, pd.DataFrame, pd.DataFrame]:
+    given = reviews(50)
+    given.loc[20:29, "text"] = None  # all of a block, so it has no table
+    given.loc[33, "text"] = ""
+    given.to_csv(tmp_path / "a.csv", index=False)
     run_here(tmp_path / "a.csv", tmp_path / "out", rows_per_block=10)
-    shards(tmp_path / "out")[3].unlink()
-    monkeypatch.setattr("helpers.scale.plan.measure", boom)
-    assert (
-        run_here(tmp_path / "a.csv", tmp_path / "out", rows_per_block=10).blocks_now
-        == 1
-    )
-    assert read_results(tmp_path / "out")["row"].tolist() == list(range(50))
+    out = tmp_path / "out"
+    return tmp_path / "a.csv", out, read_results(out), read_bad_rows(out)
+
+
+def assert_refused(out: Path, message: str) -> None:
+    def sums(out: Path) -> None:
+        for _ in iter_results(out, ["confidence"]):
+            pass
+
+    reads = [read_results, sums, read_bad_rows]
+    told = []
+    for read in reads:
+        try:
+            read(out)
+        except ValueError as error:
+            told.append(str(error))
+            assert re.search(message, told[-1])
+    assert len(told) == 3 or (len(told) == 2 and "damaged" in told[0])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_was_finished_and_is_damaged_is_told_and_done_again(
+    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame], damage: str
+) -> None:
+    source, out, table, bad = finished
+    DAMAGES[damage](out)
+    assert_refused(out, "classify_dataset again|nothing among its results")
+    done = run_here(source, out, rows_per_block=10)
+    assert 1 <= done.blocks_now <= (5 if damage == "journal lost" else 3)
+    pd.testing.assert_frame_equal(read_results(out), table)
+    pd.testing.assert_frame_equal(read_bad_rows(out), bad)
+
+
+def test_strange_files_among_the_results_are_refused(
+    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame],
+) -> None:
+    source, out, _, _ = finished
+    for name in ("table/part-00000099.parquet", "bad/mine.parquet", "table/notes.txt"):
+        shutil.copy(shards(out)[0], out / name)
+        assert_refused(out, f"nothing among its results .*{name}")
+        with pytest.raises(ValueError, match=f"nothing among its results .*{name}"):
+            run_here(source, out, rows_per_block=10, classifier_factory=boom)
+        assert (out / name).exists()
+        (out / name).unlink()
+    (out / "table" / "_metadata").touch()
+    assert len(read_results(out)) == 39
+
+
+def test_no_flipped_bit_is_read(
+    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame],
+) -> None:
+    _, out, table, bad = finished
+    draw = np.random.default_rng(0)
+    for path in sorted(path for path in out.rglob("*") if path.stat().st_size):
+        if path.is_dir():
+            continue
+        good = path.read_bytes()
+        for at in draw.integers(8 * len(good), size=12):
+            flipped = bytearray(good)
+            flipped[at // 8] ^= 1 << at % 8
+            path.write_bytes(flipped)
+            try:
+                found = read_results(out), read_bad_rows(out)
+            except ValueError:
+                continue
+            assert found[0].equals(table) and found[1].equals(bad)
+            assert found[0].attrs == table.attrs
+        path.write_bytes(good)
 
 
 # On Ray --------------------------------------------------------------------------
@@ -663,11 +874,11 @@ def test_errors_in_workers_are_the_classifiers(
 def test_too_large_workers_are_warned_of(
     local_ray: Any, source: Path, tmp_path: Path
 ) -> None:
-    from helpers.scale.cluster import _warn_if_too_small
-
-    with pytest.warns(UserWarning, match="take 2 cores and 64 accelerators"):
-        _warn_if_too_small(local_ray, 2, 64)
-    _warn_if_too_small(local_ray, 2, 0)  # warnings are errors here
+    # Warnings are errors here; otherwise Ray would wait for such a machine.
+    with pytest.raises(UserWarning, match="take 2 cores and 64 accelerators"):
+        run_here(
+            source, tmp_path / "a", workers=1, cpus_per_worker=2, gpus_per_worker=64
+        )
 
 
 def test_killed_driver_goes_on(

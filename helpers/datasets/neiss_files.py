@@ -8,8 +8,10 @@ again. Sizes: 360,000 cases a year, some 100 MB.
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8, getincrementaldecoder
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +65,6 @@ _FREE_TEXT = {
 }
 _LINE_BREAK = b"\0"  # stands for a line break inside of a field; no text has one
 _ZIP = b"PK\x03\x04"  # Excel files are zip archives, too
-_CHUNK = 1 << 20
 
 
 class Rule(NamedTuple):
@@ -74,32 +75,7 @@ class Rule(NamedTuple):
 
 
 def read_neiss_file(path: Path, year: int | None = None) -> pd.DataFrame:
-    """Read one file, with everything in it that can be a case.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        An annual file as CPSC publishes it, .tsv or .xlsx, or a .parquet with the
-        columns that :func:`load_neiss` returns; ``text``, ``label`` and ``split`` may
-        be missing.
-    year : int, optional
-        The year that the cases must be of.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns ``case_number``, ``year``, ``treatment_date``, ``age_years``,
-        ``sex``, ``body_part``, ``diagnosis``, ``body_part_2``, ``diagnosis_2``,
-        ``product_1``, ``stratum``, ``psu``, ``weight`` and ``narrative``. ``body_part``
-        is missing where the file has none.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        It is no NEISS file, or something in it is not as documented.
-    """
+    """All cases of a file; ``body_part`` is missing where the file has none."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     readers = dict(zip(SUFFIXES, (_read_tsv, _read_xlsx, _read_parquet), strict=True))
@@ -115,27 +91,7 @@ def read_neiss_file(path: Path, year: int | None = None) -> pd.DataFrame:
 
 
 def check_header(names: Iterable[str], path: Path | str) -> None:
-    """Compare the first row of an annual file with the one documented.
-
-    Parameters
-    ----------
-    names : iterable of str
-        The names found.
-    path : pathlib.Path or str
-        What an error calls the file.
-
-    Raises
-    ------
-    ValueError
-        A column is missing, unknown, or in another place.
-
-    Examples
-    --------
-    >>> check_header(["Year", *HEADER[1:]], "a.tsv")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    ValueError: ...a NEISS file. Missing: CPSC_Case_Number. Unknown: Year.
-    """
+    """Compare the first row of an annual file with the one documented."""
     found = list(names)
     if tuple(found) == HEADER:
         return
@@ -151,22 +107,7 @@ def check_header(names: Iterable[str], path: Path | str) -> None:
 
 
 def check_annual_file(path: Path, year: int, name: str) -> None:
-    """Look at the header, the first case and the end of an annual file (.tsv).
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    year : int
-        The year that it must be of.
-    name : str
-        What an error calls the file.
-
-    Raises
-    ------
-    ValueError
-        The header or the year is another, there is no case, or the file is cut off.
-    """
+    """Look at the header, the first case and the end of an annual file (.tsv)."""
     with path.open("rb") as file:
         header = file.readline(100_000).removeprefix(BOM_UTF8).rstrip(b"\r\n")
         check_header(header.decode(errors="replace").split("\t"), name)
@@ -186,18 +127,27 @@ def check_annual_file(path: Path, year: int, name: str) -> None:
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
-    """Numbers as numbers, else all as text; the index is the line in the file."""
+    """All as text; the index is the line in the file."""
     import pyarrow as pa
+    from pyarrow import csv
 
     rows, numbers = _whole_rows(path)
     if not rows:
         return pd.DataFrame(columns=list(COLUMNS.values()), dtype=str)
     data = b"\n".join(rows)
     del rows
-    try:
-        table = _parsed(data, numeric=True)
-    except pa.ArrowInvalid:  # some number is none; as text it can be named
-        table = _parsed(data, numeric=False)
+    found = csv.read_csv(
+        pa.py_buffer(data),
+        read_options=csv.ReadOptions(column_names=list(HEADER)),
+        parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(HEADER, pa.string()),
+            include_columns=list(COLUMNS),
+            null_values=[""],
+        ),
+    )
+    table = found.to_pandas().rename(columns=COLUMNS)
+    del data, found
     table.index = pd.Index(numbers, name="line")
     mark = _LINE_BREAK.decode()
     broken = table["narrative"].str.contains(mark, regex=False)
@@ -206,39 +156,20 @@ def _read_tsv(path: Path) -> pd.DataFrame:
     return table
 
 
-def _parsed(data: bytes, numeric: bool) -> pd.DataFrame:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    types = dict.fromkeys(HEADER, pa.string())
-    if numeric:
-        types |= {
-            name: pa.float64() for name in HEADER if COLUMNS.get(name) in _NUMBERS
-        }
-    table = csv.read_csv(
-        pa.py_buffer(data),
-        read_options=csv.ReadOptions(column_names=list(HEADER)),
-        parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
-        convert_options=csv.ConvertOptions(
-            column_types=types, include_columns=list(COLUMNS), null_values=[""]
-        ),
-    )
-    return table.to_pandas().rename(columns=COLUMNS)
-
-
 def _whole_rows(path: Path) -> tuple[list[bytes], np.ndarray]:
     """Every case as one line of utf-8, and the line of the file it begins in."""
     data = path.read_bytes()
     _check_is_text(data, path)
-    data, encoding = data.removeprefix(BOM_UTF8), _encoding(data)
-    lines = data.splitlines()
+    lines = data.removeprefix(BOM_UTF8).splitlines()
     del data
-    check_header(lines[0].decode(encoding, errors="replace").split("\t"), path)
+    check_header(lines[0].decode(errors="replace").split("\t"), path)
     rows: list[bytes] = []
     numbers: list[int] = []
     parts: list[bytes] = []  # of a case that goes on in the next line
     n_tabs = start = 0
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(islice(lines, 1, None), start=2):
+        if not line.isascii():
+            line = _as_utf8(line, number, path)
         tabs = line.count(b"\t")
         if not parts:
             if not line or line.isspace():
@@ -255,37 +186,21 @@ def _whole_rows(path: Path) -> tuple[list[bytes], np.ndarray]:
         parts.clear()
     if parts:
         raise _broken(path, start, None, n_tabs + 1)
-    if encoding != "utf-8":
-        rows = _as_utf8(rows, numbers, encoding, path)
     return rows, np.array(numbers, dtype=int)
 
 
-def _encoding(data: bytes) -> str:
-    """utf-8 where all of it is, else cp1252, as the files of some years are."""
-    decoder = getincrementaldecoder("utf-8")()
-    view = memoryview(data)
+def _as_utf8(line: bytes, number: int, path: Path) -> bytes:
+    """A line that is utf-8, or else cp1252, as those of some years are."""
+    with suppress(UnicodeDecodeError):
+        line.decode()
+        return line
     try:
-        for at in range(0, len(data), _CHUNK):
-            decoder.decode(view[at : at + _CHUNK])
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8"
-
-
-def _as_utf8(
-    rows: list[bytes], numbers: list[int], encoding: str, path: Path
-) -> list[bytes]:
-    for at, row in enumerate(rows):
-        if not row.isascii():
-            try:
-                rows[at] = row.decode(encoding).encode()
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} is neither utf-8 nor {encoding} text: line {numbers[at]} "
-                    f"holds the byte 0x{row[error.start]:02x}."
-                ) from None
-    return rows
+        return line.decode("cp1252").encode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is neither utf-8 nor cp1252 text: line {number} holds the byte "
+            f"0x{line[error.start]:02x}."
+        ) from None
 
 
 def _check_is_text(data: bytes, path: Path) -> None:
@@ -304,7 +219,9 @@ def _check_is_text(data: bytes, path: Path) -> None:
             f"{begin[:40].decode(errors='replace')!r}."
         )
     if b"\0" in data:
-        raise ValueError(f"{path} holds a zero byte: it is not utf-8 or cp1252 text.")
+        raise ValueError(
+            f"{path} holds a zero byte, as UTF-16 does: it is not utf-8 or cp1252 text."
+        )
 
 
 def _broken(path: Path, start: int, stop: int | None, fields: int) -> ValueError:
