@@ -195,7 +195,7 @@ def row_ids(data: Any, ids: Any, n: int) -> np.ndarray | None:
 def score_hashes(values: np.ndarray) -> np.ndarray:
     """One number for each row of scores; rows equal in single precision have one."""
     # Adding zero makes -0.0 the same as 0.0, as not every pandas does.
-    columns = pd.DataFrame(np.float32(values) + 0.0)
+    columns = pd.DataFrame(np.asarray(values).astype(np.float32) + 0.0)
     return pd.util.hash_pandas_object(columns, index=False).to_numpy()
 
 

@@ -279,7 +279,7 @@ def cost_curve(
         cuts = near = np.append(np.inf, np.unique(values)[::-1])
     else:
         cuts = check_numbers(thresholds, "thresholds", infinite=True)
-        values, near = np.float32(values), np.float32(cuts)
+        values, near = values.astype(np.float32), cuts.astype(np.float32)
     order = np.argsort(values, kind="stable")
     start = np.searchsorted(values[order], near, side="left")
     automated = n - start

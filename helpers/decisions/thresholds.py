@@ -112,7 +112,7 @@ class CertifiedThreshold:
         text = f"No threshold can be certified for {aim}"
         if not len(self.tested):
             return f"{text} with {self.n_labels} labels."
-        best = self.tested.loc[self.tested["upper"].idxmin()]
+        best = self.tested.iloc[int(self.tested["upper"].argmin())]
         why = "the labels are too few"
         if not self.can_rank:
             why = "the confidence hardly ranks errors"
@@ -544,8 +544,8 @@ def _counts(
     scores: np.ndarray, correct: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows at or above each threshold, and errors among them."""
-    scores = np.float32(scores)  # as a policy compares them
+    scores = scores.astype(np.float32)  # as a policy compares them
     order = np.argsort(scores, kind="stable")
     wrong = np.append(0, np.cumsum(~correct[order]))
-    below = np.searchsorted(scores[order], np.float32(points), side="left")
+    below = np.searchsorted(scores[order], points.astype(np.float32), side="left")
     return len(scores) - below, wrong[-1] - wrong[below]

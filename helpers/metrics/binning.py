@@ -67,7 +67,7 @@ class Bins:
             return np.searchsorted(self.edges[1:-1], confidence, side=side)
         n = len(self)
         slack = n * np.finfo(np.float32).eps
-        confidence = np.float32(confidence)
+        confidence = confidence.astype(np.float32)
         if self.closed == "left":
             place = confidence * n
             place += slack
@@ -120,7 +120,7 @@ class BinSums:
 
 def at_least(confidence: np.ndarray, threshold: float) -> np.ndarray:
     """Whether confidences reach a threshold, both in single precision."""
-    return np.float32(confidence) >= np.float32(threshold)
+    return np.asarray(confidence).astype(np.float32) >= np.float32(threshold)
 
 
 def make_bins(

@@ -365,9 +365,9 @@ def _above(
     report: CalibrationReport, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows with at least that confidence, and those of them that are correct."""
-    stated = np.float32(report.confidence)  # as a policy compares them
+    stated = report.confidence.astype(np.float32)  # as a policy compares them
     order = np.argsort(stated)
-    first = np.searchsorted(stated[order], np.float32(thresholds))
+    first = np.searchsorted(stated[order], thresholds.astype(np.float32))
     right = np.append(0, np.cumsum(report.correct[order]))
     return report.n - first, right[-1] - right[first]
 

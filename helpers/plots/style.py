@@ -27,7 +27,8 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GREY = PALETTE[3]
 DIAGONAL: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": "--"}
 WIDTH = 7.0
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextmanager
