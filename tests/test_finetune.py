@@ -419,7 +419,7 @@ def test_bad_data_are_named(asked: LLMClassifier) -> None:
         ({"validation": (["WARM  film"], Y[:1])}, "other texts than X; text 0"),
         (
             {"sample_targets": np.eye(2)},
-            r"sample_targets must have the shape \(10, 2\)",
+            r"sample_targets must have one value for each of 10 rows",
         ),
         ({"sample_targets": np.ones((10, 2))}, "sample_targets must sum to one"),
         ({"settings": TrainingSettings(precision="float16")}, "needs a CUDA device"),
