@@ -794,8 +794,8 @@ def test_senseless_parameter_is_refused(
 @pytest.mark.parametrize(
     ("settings", "y", "said"),
     [
-        ({}, TRUTH[:-1], "must be one for each of 7 texts"),
-        ({}, TRUTH[:, None], "must be one for each of 7 texts"),
+        ({}, TRUTH[:-1], "y must have one value for each of 7 rows"),
+        ({}, TRUTH[:, None], "y must be one column"),
         ({}, ["fresh", *TRUTH[1:]], "must be in labels; not \\['fresh'\\]"),
         (
             {},
@@ -949,7 +949,7 @@ def test_a_follow_up_in_chat_is_a_turn_of_its_own(embedded: LanguageModel) -> No
     ("predictions", "question", "examples", "message"),
     [
         (["good"], "How sure?", (), "predictions must be labels, .* not 'good'"),
-        ([], "How sure?", (), "predictions must be one for each of 1 texts, not 0"),
+        ([], "How sure?", (), "predictions must have one value for each of 1 rows"),
         (["positive"], "  ", (), "question must be a text, not '  '"),
         (["positive"], "?", [("a", "b", "c")], "predictions must be labels, .* 'b'"),
         (["positive"], "?", [("a", "positive")], "examples must be texts, labels and"),

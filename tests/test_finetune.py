@@ -414,12 +414,12 @@ def test_bad_data_are_named(asked: LLMClassifier) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"X": [], "y": []}, "X must hold at least one text"),
         ({"validation": ([], [])}, "validation must hold at least one text"),
-        ({"y": Y[:3]}, "one class for each of 10 rows"),
+        ({"y": Y[:3]}, "y must have one value for each of 10 rows"),
         ({"y": ["neutral"] * 10}, "must be one of the classes .* row 0 is 'neutral'"),
         ({"validation": (["WARM  film"], Y[:1])}, "other texts than X; text 0"),
         (
             {"sample_targets": np.eye(2)},
-            r"sample_targets must have the shape \(10, 2\)",
+            r"sample_targets must have one value for each of 10 rows",
         ),
         ({"sample_targets": np.ones((10, 2))}, "sample_targets must sum to one"),
         ({"settings": TrainingSettings(precision="float16")}, "needs a CUDA device"),
@@ -1293,7 +1293,7 @@ def test_bad_ensembles_are_refused(asked: LLMClassifier) -> None:
     for seeds in ([], [1, 1], [-1]):
         with pytest.raises(ValueError, match="seeds must be"):
             finetune_ensemble(asked, X, Y, validation=HELD_OUT, seeds=seeds)
-    with pytest.raises(ValueError, match="y must have one label for each of 10"):
+    with pytest.raises(ValueError, match="y must have one value for each of 10"):
         finetune_ensemble(asked, X, Y[:2], validation=HELD_OUT, seeds=[0])
     with pytest.raises(ValueError, match="at least one member"):
         members([], X)

@@ -31,7 +31,7 @@ from helpers import calibration, decisions, finetune, metrics
 from helpers.classifier import LLMClassifier
 from helpers.finetune import run
 
-AXES = Figure()
+FIGURE = Figure()
 MODELS: dict[str, Any] = {}  # a tiny model, once there is one
 PACKAGES = (
     "metrics calibration decisions uncertainty sampling self_report plots finetune "
@@ -313,8 +313,8 @@ class Call:
         plain = {name: copy.deepcopy(data.value) for name, data in self.data.items()}
         arguments = self.settings | plain | changed
         if "ax" in inspect.signature(self.function).parameters:
-            arguments["ax"] = AXES.gca()
-            arguments["ax"].clear()
+            FIGURE.clear()
+            arguments["ax"] = FIGURE.add_subplot()
         arguments |= {name: MODELS[name] for name in arguments if name in MODELS}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -419,17 +419,18 @@ def _method(cls: Any, attribute: Any, method: str) -> Callable[..., Any]:
     return call
 
 
+EXPORTED = dict(exported())
+
+
 def is_abstract(found: Any) -> bool:
     """A base of other exported classes, which does nothing by itself."""
-    others = [other for _, other in exported() if inspect.isclass(other)]
-    return inspect.isclass(found) and any(
-        found in other.__mro__[1:] for other in others
-    )
+    others = [other for other in EXPORTED.values() if inspect.isclass(other)]
+    return any(found in other.__mro__[1:] for other in others)
 
 
 CALLS = {
     call.name: call
-    for name, found in exported()
+    for name, found in EXPORTED.items()
     if not is_abstract(found) and name not in ("FineTuned", "Calibrated")
     for call in calls_of(name, found)
 }

@@ -198,7 +198,7 @@ def test_p_true_is_the_exact_share_of_true(tiny_llama: LanguageModel) -> None:
 
 @pytest.mark.parametrize("prompt", ["", "True or False? ", None])
 def test_bad_prompts_are_refused(tiny_llama: LanguageModel, prompt: Any) -> None:
-    with pytest.raises(ValueError, match="prompts must be texts that do not end in"):
+    with pytest.raises(ValueError, match="^prompts must"):
         p_true(tiny_llama, ["fine?", prompt])
 
 
@@ -240,5 +240,5 @@ def test_a_percent_sign_is_part_of_the_number(embedded: LanguageModel) -> None:
 def test_the_distribution_of_no_prompts_is_empty(tiny_llama: LanguageModel) -> None:
     found = report_distribution(tiny_llama, [])
     assert found.shape == (0, 103)
-    with pytest.raises(ValueError, match="prompts must be texts that do not end in"):
+    with pytest.raises(ValueError, match="^prompts must"):
         report_distribution(tiny_llama, ["How sure? "])

@@ -601,7 +601,7 @@ def test_bad_signals_are_refused() -> None:
         combined.fit(signals, correct).predict(signals[["p"]])
     with pytest.raises(ValueError, match="both outcomes"):
         cross_fitted(combined, signals, np.arange(20) < 1)
-    with pytest.raises(ValueError, match="must be a data frame, not ndarray"):
+    with pytest.raises(TypeError, match="must be a DataFrame, not ndarray"):
         cross_fitted(combined, signals.to_numpy(), correct)
     with pytest.raises(ValueError, match="number of groups, 2"):
         groups = np.arange(20) % 2
