@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from .int8 import unrounded_inputs
 from .logits import NodeLogits
-from .models import LanguageModel
+from .models import LanguageModel, check_logprobs
 from .packed import VECTOR, attention_dtype
 from .progress import progress_bar
 from .tree import (
@@ -87,6 +87,8 @@ def label_logprobs(
     ------
     ValueError
         A prompt has no tokens, or does not fit into the model's window.
+    ModelError
+        The network gives NaN or infinity, or none of the labels any probability.
 
     Examples
     --------
@@ -115,27 +117,31 @@ def label_logprob_batches(
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
     *,
+    rows: Sequence[int] | None = None,
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield the rows of :func:`label_logprobs` batch by batch, as they are done.
 
-    Parameters and errors are those of :func:`label_logprobs`.
+    Parameters and errors are those of :func:`label_logprobs`; ``rows`` are the prompts
+    to score, all by default.
 
     Yields
     ------
-    rows : list of int
+    done : list of int
         Which prompts these are; long ones come first.
-    scores : numpy.ndarray of shape (len(rows), n_labels)
+    scores : numpy.ndarray of shape (len(done), n_labels)
         Natural logarithms.
     """
     owners = np.asarray(labels.owners)
-    for rows, values in _sequence_batches(model, prompts, labels, prefix, token_budget):
+    for done, values in _sequence_batches(
+        model, prompts, labels, prefix, token_budget, rows
+    ):
         columns = [
             logsumexp(values[:, owners == index], axis=1)
             for index in range(len(labels.labels))
         ]
-        yield rows, np.column_stack(columns)
+        yield done, np.column_stack(columns)
 
 
 def sequence_logprobs(
@@ -211,14 +217,20 @@ def _sequence_batches(
     labels: LabelTokens,
     prefix: Sequence[int],
     token_budget: int | None,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     budget = positions_in_batch(model, token_budget, packed=is_packed(model))
     check_lengths(model, prompts, labels)
-    if not prompts:
+    rows = range(len(prompts)) if rows is None else rows
+    asked = [prompts[row] for row in rows]
+    if not asked:
         return
-    longest = max(map(len, prompts)) + max(labels.trie.depths)
+    longest = max(map(len, asked)) + max(labels.trie.depths)
     score = _score_by_tree if tree_is_exact(model, longest) else _score_one_by_one
-    yield from score(model, prompts, labels, prefix, budget)
+    for part, values in score(model, asked, labels, prefix, budget):
+        done = [rows[at] for at in part]
+        check_logprobs(model, values, done)
+        yield done, values
 
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:
@@ -368,6 +380,8 @@ def sequence_scores(logits: NodeLogits, labels: LabelTokens) -> torch.Tensor:
     parents = [place[trie.parents[node]] for node in edges]
     chosen = logits.of(parents, [trie.tokens[node] for node in edges])
     normaliser = logits.normaliser()
+    # A logit that is infinite would count as the certain token, and others as none.
+    normaliser = normaliser.where(normaliser.isfinite(), math.nan)
     wide = torch.float if chosen.device.type == "mps" else torch.double
     gained = (chosen - normaliser[:, parents]).to(wide)
     totals = [torch.zeros_like(gained[:, 0])]

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..logits import WholeLogits
-from ..models import LanguageModel
+from ..models import LanguageModel, check_logprobs
 from ..scoring import check_lengths, rope_changes, sequence_scores, tree_is_exact
 from ..tree import batch_logits, nodes_to_read
 from ..verbalizer import LabelTokens
@@ -43,6 +43,8 @@ def label_logprobs_with_gradient(
     ValueError
         There are no prompts, or one has no tokens or does not fit into the model's
         window.
+    ModelError
+        The network gives NaN or infinity, or none of the labels any probability.
 
     Examples
     --------
@@ -53,7 +55,9 @@ def label_logprobs_with_gradient(
     >>> label_logprobs_with_gradient(model, [model.encode(prompt)], tokens).shape
     torch.Size([1, 2])
     """
-    return read_answers(model, prompts, labels)[0]
+    found = read_answers(model, prompts, labels)[0]
+    check_logprobs(model, found.detach().cpu().numpy(), range(len(prompts)))
+    return found
 
 
 def true_label_logprobs_with_gradient(

@@ -24,7 +24,7 @@ from ..adapters import (
 from ..checkpoints import load_checkpoint
 from ..int8 import is_int8
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
-from ..models import LanguageModel
+from ..models import LanguageModel, check_logprobs
 from ..progress import progress_bar
 from ..scoring import label_logprobs, tree_is_exact
 from ..tree import (
@@ -336,6 +336,7 @@ class Trainer:
         raw = np.empty((len(task.held_out), len(task.labels.labels)))
         for rows in self._held_out_batches:
             raw[rows] = self._read_held_out(rows).cpu().numpy()
+        check_logprobs(model, raw, range(len(raw)))
         return raw
 
     def _is_patience_over(self) -> bool:
