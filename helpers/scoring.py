@@ -168,37 +168,14 @@ def sequence_logprobs(
 
 
 def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
-    """The most tokens a prompt may have so that every label still fits behind it.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    float
-        Infinity where the model names no window.
-    """
+    """The most tokens a prompt may have so that every label still fits behind it."""
     return (model.window or math.inf) - max(labels.trie.depths)
 
 
 def check_lengths(
     model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
 ) -> None:
-    """Raise ValueError, naming its index, if a prompt is empty or too long.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts.
-    labels : LabelTokens
-        The labels, whose longest sequence has to fit too.
-    """
+    """Raise ValueError, naming its index, if a prompt is empty or too long."""
     room = room_for_prompt(model, labels)
     for index, ids in enumerate(prompts):
         if not len(ids):
@@ -234,19 +211,7 @@ def _sequence_batches(
 
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:
-    """Whether scoring by a tree mask gives this model's own probabilities.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    length : int
-        The longest row, in tokens, that is to be scored.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether scoring rows of up to ``length`` tokens by a tree is exact for this model."""
     if getattr(model.network, "_is_stateful", False):
         return False
     config = model.network.config.get_text_config()
@@ -274,19 +239,7 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
 
 
 def rope_changes(config: PreTrainedConfig, length: int) -> bool:
-    """Whether rows of this length get other rotary positions than shorter ones.
-
-    Parameters
-    ----------
-    config : transformers.PreTrainedConfig
-        The configuration of the network's text part.
-    length : int
-        Tokens of the longest row.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether rows of this length get other rotary positions than shorter ones."""
     rope = getattr(config, "rope_parameters", None) or {}
     return any(
         kind.get("rope_type") in ("dynamic", "longrope")
@@ -360,20 +313,7 @@ def _score_by_tree(
 
 
 def sequence_scores(logits: NodeLogits, labels: LabelTokens) -> torch.Tensor:
-    """From the logits at a tree's nodes to the log-probability of every sequence.
-
-    Parameters
-    ----------
-    logits : NodeLogits
-        At the nodes that :func:`helpers.tree.nodes_to_read` names.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_rows, n_sequences)
-        Natural logarithms, stop tokens included; float64 where the device has it.
-    """
+    """From the logits at a tree's nodes to every sequence's log-probability, stops included."""
     trie = labels.trie
     place = {node: at for at, node in enumerate(nodes_to_read(labels))}
     edges = range(1, len(trie.tokens))

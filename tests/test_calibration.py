@@ -1137,19 +1137,23 @@ def test_nothing_is_stored_before_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": "helpers.calibration/2"}, "format must be"),
+        ({"format": "helpers.calibration/2"}, "format is"),
         ({"class": "Popen"}, "class must be one of BetaCalibrator, "),
         ({"class": "Calibrator"}, "class must be one of"),
         ({"fitted": {"slope_": 1.0}}, "must have the field 'intercept_'"),
-        ({"fitted": {"slope_": "1", "intercept_": 0.0}}, "slope_ must be"),
+        ({"fitted": {"slope_": "1", "intercept_": 0.0}}, "slope_ is '1'"),
         ({"parameters": {"scale": "log", "floor": 1e-12}}, "scale must be one of"),
-        ({"parameters": {"colour": "red"}}, "must not have 'colour'"),
+        ({"parameters": {"colour": "red"}}, "parameters of Platt.* must be"),
         ({"fitted": {"slope_": {"a": 1}, "intercept_": 0.0}}, "a field is not"),
-        ({"parameters": 3}, "a field is not"),
-        ({"n": "many"}, "n must be"),
+        ({"parameters": 3}, "parameters is 3"),
+        ({"n": "many"}, "n is 'many'"),
+        ({"n": 0}, "n is 0"),
+        ({"n": 21}, "score_hashes must be 21 hashes"),
+        ({"fitted_at": "today"}, "fitted_at is 'today'"),
+        ({"more": 1}, "must not have the field 'more'"),
         ({"ids": "not base64!"}, "ids must be"),
-        ({"score_hashes": None}, "score_hashes must be"),
-        ({"source": {"model": 3}}, "source must map words to words"),
+        ({"score_hashes": None}, "score_hashes is None"),
+        ({"source": {"model": 3}}, "source.model is 3"),
         *(
             ({field: None}, f"must have the field {field!r}")
             for field in ("class", "fitted", "source", "n", "ids", "fitted_at")
@@ -1176,7 +1180,8 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         ("[]", "must be a mapping"),
         ("3", "must be a mapping"),
         ('{"n": NaN}', "is no JSON: NaN is no number"),
-        ("{}", "format must be"),
+        ("{}", "must have the field 'format'"),
+        ('{"n": 1e999}', "is no JSON: 1e999 is no number"),
     ],
 )
 def test_other_files_are_refused(text: str, says: str, tmp_path: Path) -> None:

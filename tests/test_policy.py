@@ -379,12 +379,12 @@ def test_files_that_hold_no_policy(whole: Policy, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no JSON"):
         Policy.load(path)
     path.write_text('{"format": "helpers.decisions/9"}', "utf-8")
-    with pytest.raises(ValueError, match="must have the format"):
+    with pytest.raises(ValueError, match="must have the field"):
         Policy.load(path)
     for name in set(whole.to_dict()) - {"format"}:
         stored = whole.to_dict()
         del stored[name]
-        with pytest.raises(ValueError, match="not whole"):
+        with pytest.raises(ValueError, match=f"must have the field {name!r}"):
             Policy.from_dict(stored)
 
 

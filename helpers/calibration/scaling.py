@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..checks import check_between, check_choice
 from .base import CalibrationWarning, Calibrator, check_floor, log_odds
+from .files import Finite, NotNegative, Positive
 
 _NEAR = 1e-3
 
@@ -59,7 +60,7 @@ class TemperatureScalingCalibrator(Calibrator):
     [0.5, 0.655]
     """
 
-    _fitted = ("temperature_", "at_bound_")
+    _fitted = {"temperature_": Positive, "at_bound_": bool}
 
     temperature_: float
     at_bound_: bool
@@ -130,7 +131,7 @@ class PlattScalingCalibrator(Calibrator):
     (0.772, -0.832)
     """
 
-    _fitted = ("slope_", "intercept_")
+    _fitted = {"slope_": Finite, "intercept_": Finite}
 
     slope_: float
     intercept_: float
@@ -200,7 +201,7 @@ class BetaCalibrator(Calibrator):
     (1.51, 0.01, 0.86)
     """
 
-    _fitted = ("a_", "b_", "c_")
+    _fitted = {"a_": NotNegative, "b_": NotNegative, "c_": Finite}
 
     a_: float
     b_: float

@@ -92,23 +92,9 @@ class ConfidenceHead:
 def head_loss(
     head: nn.Module, ends: torch.Tensor, raw: torch.Tensor, truth: torch.Tensor
 ) -> torch.Tensor:
-    """Log loss of a head against whether the predictions are right.
+    """Log loss, in nats, of a head against whether the predictions are right.
 
-    Parameters
-    ----------
-    head : torch.nn.Module
-        What :meth:`ConfidenceHead.build` gives.
-    ends : torch.Tensor of shape (n, hidden_size)
-        Hidden states at the ends of the prompts; gradients flow into them.
-    raw : torch.Tensor of shape (n, K)
-        Log-probabilities of the labels; no gradient flows into them.
-    truth : torch.Tensor of int, of shape (n,)
-        The true labels.
-
-    Returns
-    -------
-    torch.Tensor of shape (n,)
-        In nats.
+    Gradients flow into the hidden states ``ends``, none into ``raw``.
     """
     right = raw.detach().argmax(1) == truth
     odds = head(ends.float())[:, 0]
@@ -125,24 +111,7 @@ def head_confidence(
     *,
     token_budget: int,
 ) -> np.ndarray:
-    """The head's probability that the model's prediction is right.
-
-    Parameters
-    ----------
-    head : torch.nn.Module
-        The trained head.
-    model : LanguageModel
-        The model that it was trained with.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts.
-    token_budget : int
-        The most positions in one batch.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_prompts,)
-        In (0, 1).
-    """
+    """The head's probability, for each prompt, that the model's prediction is right."""
     found = np.empty(len(prompts))
     widths = [len(ids) for ids in prompts]
     for rows in batches(widths, token_budget, len(prompts)) if prompts else ():
