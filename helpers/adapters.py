@@ -156,7 +156,7 @@ def set_adapter_weights(
 def save_adapter(
     network: PreTrainedModel, folder: Path, *, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the adapter of a network as ``peft`` does, its weights rounded to ``dtype``."""
+    """Write the adapter of a network as ``peft`` does, rounded to ``dtype``."""
     config = copy.copy(network.peft_config[_NAME])
     config.inference_mode = True
     config.save_pretrained(str(folder))

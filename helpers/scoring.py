@@ -211,7 +211,7 @@ def _sequence_batches(
 
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:
-    """Whether scoring rows of up to ``length`` tokens by a tree is exact for this model."""
+    """Whether a tree gives the model's own probabilities in rows of that length."""
     if getattr(model.network, "_is_stateful", False):
         return False
     config = model.network.config.get_text_config()
@@ -313,7 +313,7 @@ def _score_by_tree(
 
 
 def sequence_scores(logits: NodeLogits, labels: LabelTokens) -> torch.Tensor:
-    """From the logits at a tree's nodes to every sequence's log-probability, stops included."""
+    """Log-probability of each sequence and its stop, from logits at a tree's nodes."""
     trie = labels.trie
     place = {node: at for at, node in enumerate(nodes_to_read(labels))}
     edges = range(1, len(trie.tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -1169,6 +1170,76 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
     (tmp_path / "made.json").write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=says):
         load_calibrator(tmp_path / "made.json")
+
+
+STORED = {
+    "platt": PlattScalingCalibrator(),
+    "beta": BetaCalibrator(),
+    "temperature": TemperatureScalingCalibrator(),
+    "isotonic": IsotonicRegressionCalibrator(),
+    "histogram": HistogramBinningCalibrator(n_bins=4),
+    "venn": VennAbersCalibrator(),
+    "vector": VectorScaling(penalty=1),
+    "many": MulticlassTemperatureScaling(),
+    "top": TopVersusAll(PlattScalingCalibrator()),
+    "each": PerPredictedClass(PlattScalingCalibrator()),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "says"),
+    [
+        ("platt", "slope_", [1, 2], "slope_ is"),
+        ("platt", "slope_", None, "slope_ is None"),
+        ("platt", "slope_", True, "slope_ is True"),
+        ("platt", "intercept_", math.nan, "intercept_ is nan"),
+        ("platt", "intercept_", -math.inf, "intercept_ is -inf"),
+        ("platt", "extra_", 1.0, "must not have the field 'extra_'"),
+        ("beta", "a_", -0.1, "a_ is -0.1"),
+        ("temperature", "temperature_", 0, "temperature_ is 0"),
+        ("temperature", "at_bound_", 1, "at_bound_ is 1"),
+        ("isotonic", "x_thresholds_", slice(None, None, -1), "x_thresholds_ is .*fall"),
+        ("isotonic", "y_thresholds_", slice(None, None, -1), "y_thresholds_ is .*fall"),
+        ("isotonic", "y_thresholds_", slice(1), "y_thresholds_ must have"),
+        ("isotonic", "x_thresholds_", slice(0), "x_thresholds_ is .*1 or more"),
+        ("histogram", "edges_", slice(None, None, -1), "edges_ is .*must not fall"),
+        ("histogram", "edges_", slice(0), "values_ must have 1 values, by edges_, not"),
+        ("histogram", "values_", slice(1), "values_ must have"),
+        ("histogram", "values_", [0.1, 0.2, 0.3, 1.1], "values_ is .*from 0 to 1"),
+        ("histogram", "values_", [0.1, 0.2, 0.3, math.nan], "values_ is .*finite"),
+        ("histogram", "counts_", [5, 5, 5, -5], "counts_ is .*from 0"),
+        ("histogram", "counts_", slice(2), "counts_ must have 4 values"),
+        ("venn", "lower_knots_", slice(1), "lower_values_ must have 2 values"),
+        ("venn", "upper_values_", slice(None, None, -1), "upper_values_ is .*fall"),
+        ("vector", "weights_", slice(2), "weights_ must have 3 values, by classes_"),
+        ("vector", "biases_", [0.0, 0.0, math.inf], "biases_ is"),
+        ("vector", "classes_", ["a", "a", "b"], "classes_ is .*all different"),
+        ("many", "classes_", [], "classes_ is"),
+        ("many", "classes_", [["a"], ["b"]], "classes_"),
+        ("top", "calibrator_", 0.5, "calibrator_ is 0.5"),
+        ("each", "shared_", None, "shared_ is None"),
+        ("each", "by_class_", {"pairs": [[0, 1.5]]}, "by_class_.0"),
+        ("each", "by_class_", {"pairs": [["z", 0.5]]}, "by_class_ must be of classes_"),
+        ("each", "counts_", {"pairs": [[0, 1], [1, 1]]}, "counts_ must have 3"),
+        ("each", "counts_", {"pairs": [[0, 1], [1, -1], [2, 1]]}, "counts_.1 is -1"),
+    ],
+)
+def test_fitted_values_that_cannot_be_are_refused(
+    kind: str, field: str, value: Any, says: str
+) -> None:
+    made = STORED[kind]
+    rows, truth = rowed(60, 12)
+    data = (rows, truth) if kind in ("vector", "many", "top", "each") else (P, Y)
+    stored = json.loads(json.dumps(clone(made).fit(*data).to_dict()))
+    from_dict(stored)
+    fitted = stored["fitted"]
+    if isinstance(value, slice):
+        value = {"array": fitted[field]["array"][value]}
+    elif isinstance(value, list) and isinstance(fitted.get(field), dict):
+        value = {"array": value}
+    fitted[field] = value
+    with pytest.raises(ValueError, match=says):
+        from_dict(stored)
 
 
 @pytest.mark.parametrize(
