@@ -25,24 +25,7 @@ _PREFIX = "base_model.model."  # what peft's files put before a network's own na
 
 
 def twin(network: PreTrainedModel) -> PreTrainedModel:
-    """A second network with the same weights, to which an adapter can be added.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The network; it stays as it is, and as it was in memory.
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-        A network of its own whose weights are frozen and lie where the first one's
-        do, so that several adapters on one base take the room of one base.
-
-    Raises
-    ------
-    ValueError
-        The network has an adapter already.
-    """
+    """A second network with the same weights, to which an adapter can be added."""
     if hasattr(network, "peft_config"):
         raise ValueError(
             "network must be without an adapter; this one has one already. Start from "
@@ -66,38 +49,7 @@ def add_lora(
     base: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Add a fresh low-rank adapter to a network, and freeze everything else.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The network; it is changed in place and stays of its class.
-    rank : int, default=16
-        Rows of A and columns of B.
-    alpha : float, default=32
-        B A is multiplied by alpha / rank.
-    dropout : float, default=0.0
-        Probability with which an input of A is left out in training mode.
-    target_modules : str or tuple of str, default="all-linear"
-        Which linear maps get an adapter: all but the output embedding, or those whose
-        names end so.
-    layers : int, optional
-        Only the last so many decoder layers get one.
-    base : str, optional
-        The name under which the network was loaded; it is written down with the
-        adapter.
-    seed : int, default=0
-        Seed of A. Torch's own random state stays as it was.
-
-    Raises
-    ------
-    ValueError
-        There are not so many layers, or no linear map has such a name.
-
-    References
-    ----------
-    Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022.
-    """
+    """Add a fresh low-rank adapter to a network, and freeze everything else."""
     names = target_modules if isinstance(target_modules, str) else list(target_modules)
     chosen: list[int] | None = None
     if layers is not None:

@@ -380,7 +380,7 @@ def test_files_that_hold_no_policy(whole: Policy, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no JSON"):
         Policy.load(path)
     path.write_text('{"format": "helpers.decisions/9"}', "utf-8")
-    with pytest.raises(ValueError, match="must have the field"):
+    with pytest.raises(ValueError, match="format is 'helpers.decisions/9'"):
         Policy.load(path)
     for name in set(whole.to_dict()) - {"format"}:
         stored = whole.to_dict()

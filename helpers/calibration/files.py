@@ -45,7 +45,8 @@ class Stored(BaseModel):
             else:
                 rule = first["msg"].removeprefix("Value error, ")
                 rule = rule.replace("Input should", "it should", 1)
-                said = f"{name} is {first['input']!r:.80}; {rule}."
+                value = " ".join(repr(first["input"]).split())
+                said = f"{name} is {value:.80}; {rule}."
             raise ValueError(said) from None
 
 

@@ -112,24 +112,7 @@ def true_label_logprobs_with_gradient(
 def read_answers(
     model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The labels' log-probabilities and the hidden state that the answers start from.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts, at least one.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    logprobs : torch.Tensor of shape (n_prompts, n_labels)
-        What :func:`label_logprobs_with_gradient` gives.
-    ends : torch.Tensor of shape (n_prompts, hidden_size)
-        What the output embedding sees at the end of each prompt.
-    """
+    """The labels' log-probabilities, and the hidden states that answers start from."""
     _check(model, prompts, labels)
     longest = max(map(len, prompts)) + max(labels.trie.depths)
     if tree_is_exact(model, longest):
@@ -151,20 +134,7 @@ def read_answers(
 
 
 def prompt_ends(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The hidden state that answers start from, without reading any answer.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts, at least one.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_prompts, hidden_size)
-        What the output embedding sees at the end of each prompt.
-    """
+    """The hidden state that answers start from, without reading any answer."""
     places = torch.tensor([[len(ids) - 1] for ids in prompts])
     return _read_places(model, prompts, places)[1][:, 0]
 

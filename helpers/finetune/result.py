@@ -163,25 +163,7 @@ def finetuned(
     folder: Path,
     head: nn.Module | None,
 ) -> FineTuned:
-    """Put a result together; its weights take no more gradients.
-
-    Parameters
-    ----------
-    classifier : LLMClassifier
-        The classifier on the base.
-    model : LanguageModel
-        The tuned model.
-    history : pandas.DataFrame
-        Its history.
-    folder : pathlib.Path
-        Where it is kept.
-    head : torch.nn.Module or None
-        Its head.
-
-    Returns
-    -------
-    FineTuned
-    """
+    """Put a result together; its weights take no more gradients."""
     base = classifier.inputs([])[0]
     source = None
     if base.source is not None:
@@ -203,22 +185,7 @@ def finetuned(
 
 
 def write_result(task: Task, trainer: Trainer, store: Store) -> pd.DataFrame:
-    """Write the adapter, the head, the card and the record.
-
-    Parameters
-    ----------
-    task : Task
-        What was learned.
-    trainer : Trainer
-        It has run.
-    store : Store
-        The folder.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The history.
-    """
+    """Write the adapter, the head, the card and the record."""
     history = pd.DataFrame(trainer.history)
     at = history[task.settings.monitor].idxmin()
     history["best"] = history.index == at

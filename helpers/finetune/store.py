@@ -26,23 +26,7 @@ _UNFINISHED = ".unfinished"
 
 
 class Store:
-    """The folder of one training.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Where; it need not exist yet.
-    parts : dict of str to str
-        Hashes of what the result depends on.
-    resume : bool, default=True
-        Whether what is there already of this training is to be used; else it is
-        deleted.
-
-    Raises
-    ------
-    ValueError
-        The folder holds another training, or other things.
-    """
+    """The folder of one training."""
 
     def __init__(
         self, folder: Path, parts: dict[str, str], *, resume: bool = True
