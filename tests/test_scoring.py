@@ -15,11 +15,13 @@ from transformers import DynamicCache
 
 from helpers import packed, scoring, tree
 from helpers.adapters import add_lora
+from helpers.logits import WholeLogits
 from helpers.models import LanguageModel
 from helpers.scoring import (
     label_logprob_batches,
     label_logprobs,
     sequence_logprobs,
+    sequence_scores,
     tree_is_exact,
 )
 from helpers.tree import forget_prefix, is_packed, nodes_to_read
@@ -295,6 +297,14 @@ def test_text_that_is_not_a_number_leaves_the_others_alone(
     assert np.isnan(found[0]).all()
     expected = naive(model, prompts[1:], LABELS)
     np.testing.assert_allclose(found[1:], expected, atol=TOLERANCE)
+
+
+def test_an_infinite_logit_leaves_no_label_below_it_a_number() -> None:
+    labels = LabelTokens(("a", "b"), ((3, 4), (5,)), (0, 1), ())
+    logits = torch.zeros(1, len(nodes_to_read(labels)), 9)
+    logits[0, 1, 7] = torch.inf  # of a token that no label has
+    (found,) = sequence_scores(WholeLogits(logits), labels)
+    assert found[0].isnan() and found[1].isfinite()
 
 
 @pytest.fixture(params=["in common", "left over"])
