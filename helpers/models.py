@@ -8,9 +8,11 @@ path of a model on disk, works the same way.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +33,7 @@ from transformers import (
 
 from . import EMBEDDED, MODEL_VARIABLE
 from .checkpoints import (
+    ModelError,
     check_precision,
     check_quantisation,
     is_adapter,
@@ -230,25 +233,23 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the architecture and of every weight tensor, an adapter's, too.
+        """Hash of the architecture, every weight, an adapter's, too, and the tokenizer.
 
-        Two models with the same fingerprint give the same probabilities; a fine-tuned
-        or requantised one has another, be it in a single weight. (Of each tensor it
-        takes a sample and the sum of all bits, which is the same in any order.)
+        Two models with the same fingerprint give the same probabilities behind the
+        same text, on whatever device. A fine-tuned or requantised one has another, be
+        it in a single weight or its place.
         """
         config = self.network.config.to_dict()
         for volatile in ("_name_or_path", "transformers_version", "_commit_hash"):
             config.pop(volatile, None)
         digest = hashlib.sha256(repr(sorted(config.items(), key=str)).encode())
-        for key, tensor in self.network.state_dict().items():
-            flat = tensor.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 1024)].to("cpu", torch.float32)
-            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(sample.numpy().tobytes())
-            raw = flat.view(torch.uint8)
-            eights = raw.numel() // 8 * 8
-            total = int(raw[:eights].view(torch.int64).sum()), int(raw[eights:].sum())
-            digest.update(repr(total).encode())
+        digest.update(_tokenizer_rules(self.tokenizer).encode())
+        weights = self.network.state_dict()
+        with ThreadPoolExecutor() as pool:
+            hashes = pool.map(_tensor_hash, weights.values())
+            for (key, tensor), found in zip(weights.items(), hashes, strict=True):
+                named = f"{key}{tuple(tensor.shape)}{tensor.dtype}{found}"
+                digest.update(named.encode())
         for key, module in self.network.named_modules():
             scaling = getattr(module, "scaling", None)
             if isinstance(scaling, dict):  # how strongly an adapter counts
@@ -391,11 +392,15 @@ class LanguageModel:
         ------
         ValueError
             The prompt has no tokens or more than the model's window.
+        ModelError
+            The network gives NaN or infinity.
         """
         ids = self._checked_ids(prompt)
         row = torch.tensor([ids], device=self.device)
         logits = self.network(input_ids=row, use_cache=False).logits[0, -1]
-        return logits.cpu().double().log_softmax(-1).numpy()
+        logprobs = logits.cpu().double().log_softmax(-1).numpy()
+        check_logprobs(self, logprobs[None], [0])
+        return logprobs
 
     def next_tokens(self, prompt: str, k: int = 10) -> NextTokens:
         """The k most probable next tokens.
@@ -493,6 +498,7 @@ class LanguageModel:
                 attention_mask=torch.ones_like(rows),
                 past_key_values=self._read_once(rows),
                 max_new_tokens=max_new_tokens,
+                logits_processor=[self._checked_logits],
                 **choice,
             )
         texts = self.tokenizer.batch_decode(
@@ -517,6 +523,11 @@ class LanguageModel:
             )
         return ids
 
+    def _checked_logits(self, _: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        top = logits.float().log_softmax(-1).amax(-1, keepdim=True)
+        check_logprobs(self, top.cpu().numpy(), [0] * len(top))
+        return logits
+
     def _read_once(self, rows: torch.Tensor) -> DynamicCache | None:
         """Cache of equal prompts but for their last token, computed once for all."""
         stateful = getattr(self.network, "_is_stateful", False)
@@ -528,6 +539,26 @@ class LanguageModel:
         )
         cache.batch_repeat_interleave(len(rows))
         return cache
+
+
+def check_logprobs(
+    model: LanguageModel, values: np.ndarray, rows: Sequence[int]
+) -> None:
+    """Raise ModelError for the first of these rows whose numbers are no probabilities.
+
+    Where a logit is NaN or infinite, all that comes of it is. A label may have no
+    probability at all (-inf), but not every one.
+    """
+    top = values.max(axis=1)
+    for at in np.flatnonzero(~np.isfinite(top)).tolist():
+        what = "NaN or infinity"
+        if top[at] == -np.inf:
+            what = "none of the labels any probability (-inf for each)"
+        raise ModelError(
+            f"{model.name} gives {what} for text {rows[at]}. Either numbers overflow "
+            f"in {model.network.dtype}: load it with dtype='float32' (or 'bfloat16') "
+            "and without quantisation; or weights are damaged: load it anew."
+        )
 
 
 def sampling_probabilities(
@@ -576,6 +607,22 @@ def sampling_probabilities(
     for step in steps:
         scores = step(torch.empty((1, 0), dtype=torch.long), scores)
     return scores.softmax(-1)[0].numpy()
+
+
+def _tensor_hash(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def _tokenizer_rules(tokenizer: Any) -> str:
+    """All that decides which tokens a text becomes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python
+        return repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
+    rules = json.loads(backend.to_str())
+    for passing in ("truncation", "padding"):  # as the last call had it
+        rules.pop(passing, None)
+    return json.dumps(rules)
 
 
 def _load_from(

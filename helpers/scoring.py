@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from .int8 import unrounded_inputs
 from .logits import NodeLogits
-from .models import LanguageModel
+from .models import LanguageModel, check_logprobs
 from .packed import VECTOR, attention_dtype
 from .progress import progress_bar
 from .tree import (
@@ -87,6 +87,8 @@ def label_logprobs(
     ------
     ValueError
         A prompt has no tokens, or does not fit into the model's window.
+    ModelError
+        The network gives NaN or infinity, or none of the labels any probability.
 
     Examples
     --------
@@ -115,27 +117,31 @@ def label_logprob_batches(
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
     *,
+    rows: Sequence[int] | None = None,
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield the rows of :func:`label_logprobs` batch by batch, as they are done.
 
-    Parameters and errors are those of :func:`label_logprobs`.
+    Parameters and errors are those of :func:`label_logprobs`; ``rows`` are the prompts
+    to score, all by default.
 
     Yields
     ------
-    rows : list of int
+    done : list of int
         Which prompts these are; long ones come first.
-    scores : numpy.ndarray of shape (len(rows), n_labels)
+    scores : numpy.ndarray of shape (len(done), n_labels)
         Natural logarithms.
     """
     owners = np.asarray(labels.owners)
-    for rows, values in _sequence_batches(model, prompts, labels, prefix, token_budget):
+    for done, values in _sequence_batches(
+        model, prompts, labels, prefix, token_budget, rows
+    ):
         columns = [
             logsumexp(values[:, owners == index], axis=1)
             for index in range(len(labels.labels))
         ]
-        yield rows, np.column_stack(columns)
+        yield done, np.column_stack(columns)
 
 
 def sequence_logprobs(
@@ -162,37 +168,14 @@ def sequence_logprobs(
 
 
 def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
-    """The most tokens a prompt may have so that every label still fits behind it.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    float
-        Infinity where the model names no window.
-    """
+    """The most tokens a prompt may have so that every label still fits behind it."""
     return (model.window or math.inf) - max(labels.trie.depths)
 
 
 def check_lengths(
     model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
 ) -> None:
-    """Raise ValueError, naming its index, if a prompt is empty or too long.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts.
-    labels : LabelTokens
-        The labels, whose longest sequence has to fit too.
-    """
+    """Raise ValueError, naming its index, if a prompt is empty or too long."""
     room = room_for_prompt(model, labels)
     for index, ids in enumerate(prompts):
         if not len(ids):
@@ -211,30 +194,24 @@ def _sequence_batches(
     labels: LabelTokens,
     prefix: Sequence[int],
     token_budget: int | None,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     budget = positions_in_batch(model, token_budget, packed=is_packed(model))
     check_lengths(model, prompts, labels)
-    if not prompts:
+    rows = range(len(prompts)) if rows is None else rows
+    asked = [prompts[row] for row in rows]
+    if not asked:
         return
-    longest = max(map(len, prompts)) + max(labels.trie.depths)
+    longest = max(map(len, asked)) + max(labels.trie.depths)
     score = _score_by_tree if tree_is_exact(model, longest) else _score_one_by_one
-    yield from score(model, prompts, labels, prefix, budget)
+    for part, values in score(model, asked, labels, prefix, budget):
+        done = [rows[at] for at in part]
+        check_logprobs(model, values, done)
+        yield done, values
 
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:
-    """Whether scoring by a tree mask gives this model's own probabilities.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    length : int
-        The longest row, in tokens, that is to be scored.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a tree gives the model's own probabilities in rows of that length."""
     if getattr(model.network, "_is_stateful", False):
         return False
     config = model.network.config.get_text_config()
@@ -262,19 +239,7 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
 
 
 def rope_changes(config: PreTrainedConfig, length: int) -> bool:
-    """Whether rows of this length get other rotary positions than shorter ones.
-
-    Parameters
-    ----------
-    config : transformers.PreTrainedConfig
-        The configuration of the network's text part.
-    length : int
-        Tokens of the longest row.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether rows of this length get other rotary positions than shorter ones."""
     rope = getattr(config, "rope_parameters", None) or {}
     return any(
         kind.get("rope_type") in ("dynamic", "longrope")
@@ -348,26 +313,15 @@ def _score_by_tree(
 
 
 def sequence_scores(logits: NodeLogits, labels: LabelTokens) -> torch.Tensor:
-    """From the logits at a tree's nodes to the log-probability of every sequence.
-
-    Parameters
-    ----------
-    logits : NodeLogits
-        At the nodes that :func:`helpers.tree.nodes_to_read` names.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_rows, n_sequences)
-        Natural logarithms, stop tokens included; float64 where the device has it.
-    """
+    """Log-probability of each sequence and its stop, from logits at a tree's nodes."""
     trie = labels.trie
     place = {node: at for at, node in enumerate(nodes_to_read(labels))}
     edges = range(1, len(trie.tokens))
     parents = [place[trie.parents[node]] for node in edges]
     chosen = logits.of(parents, [trie.tokens[node] for node in edges])
     normaliser = logits.normaliser()
+    # A logit that is infinite would count as the certain token, and others as none.
+    normaliser = normaliser.where(normaliser.isfinite(), math.nan)
     wide = torch.float if chosen.device.type == "mps" else torch.double
     gained = (chosen - normaliser[:, parents]).to(wide)
     totals = [torch.zeros_like(gained[:, 0])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -1180,19 +1181,23 @@ def test_nothing_is_stored_before_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": "helpers.calibration/2"}, "format must be"),
+        ({"format": "helpers.calibration/2"}, "format is"),
         ({"class": "Popen"}, "class must be one of BetaCalibrator, "),
         ({"class": "Calibrator"}, "class must be one of"),
         ({"fitted": {"slope_": 1.0}}, "must have the field 'intercept_'"),
-        ({"fitted": {"slope_": "1", "intercept_": 0.0}}, "slope_ must be"),
+        ({"fitted": {"slope_": "1", "intercept_": 0.0}}, "slope_ is '1'"),
         ({"parameters": {"scale": "log", "floor": 1e-12}}, "scale must be one of"),
-        ({"parameters": {"colour": "red"}}, "must not have 'colour'"),
+        ({"parameters": {"colour": "red"}}, "parameters of Platt.* must be"),
         ({"fitted": {"slope_": {"a": 1}, "intercept_": 0.0}}, "a field is not"),
-        ({"parameters": 3}, "a field is not"),
-        ({"n": "many"}, "n must be"),
+        ({"parameters": 3}, "parameters is 3"),
+        ({"n": "many"}, "n is 'many'"),
+        ({"n": 0}, "n is 0"),
+        ({"n": 21}, "score_hashes must be 21 hashes"),
+        ({"fitted_at": "today"}, "fitted_at is 'today'"),
+        ({"more": 1}, "must not have the field 'more'"),
         ({"ids": "not base64!"}, "ids must be"),
-        ({"score_hashes": None}, "score_hashes must be"),
-        ({"source": {"model": 3}}, "source must map words to words"),
+        ({"score_hashes": None}, "score_hashes is None"),
+        ({"source": {"model": 3}}, "source.model is 3"),
         *(
             ({field: None}, f"must have the field {field!r}")
             for field in ("class", "fitted", "source", "n", "ids", "fitted_at")
@@ -1210,6 +1215,76 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         load_calibrator(tmp_path / "made.json")
 
 
+STORED = {
+    "platt": PlattScalingCalibrator(),
+    "beta": BetaCalibrator(),
+    "temperature": TemperatureScalingCalibrator(),
+    "isotonic": IsotonicRegressionCalibrator(),
+    "histogram": HistogramBinningCalibrator(n_bins=4),
+    "venn": VennAbersCalibrator(),
+    "vector": VectorScaling(penalty=1),
+    "many": MulticlassTemperatureScaling(),
+    "top": TopVersusAll(PlattScalingCalibrator()),
+    "each": PerPredictedClass(PlattScalingCalibrator()),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "says"),
+    [
+        ("platt", "slope_", [1, 2], "slope_ is"),
+        ("platt", "slope_", None, "slope_ is None"),
+        ("platt", "slope_", True, "slope_ is True"),
+        ("platt", "intercept_", math.nan, "intercept_ is nan"),
+        ("platt", "intercept_", -math.inf, "intercept_ is -inf"),
+        ("platt", "extra_", 1.0, "must not have the field 'extra_'"),
+        ("beta", "a_", -0.1, "a_ is -0.1"),
+        ("temperature", "temperature_", 0, "temperature_ is 0"),
+        ("temperature", "at_bound_", 1, "at_bound_ is 1"),
+        ("isotonic", "x_thresholds_", slice(None, None, -1), "x_thresholds_ is .*fall"),
+        ("isotonic", "y_thresholds_", slice(None, None, -1), "y_thresholds_ is .*fall"),
+        ("isotonic", "y_thresholds_", slice(1), "y_thresholds_ must have"),
+        ("isotonic", "x_thresholds_", slice(0), "x_thresholds_ is .*1 or more"),
+        ("histogram", "edges_", slice(None, None, -1), "edges_ is .*must not fall"),
+        ("histogram", "edges_", slice(0), "values_ must have 1 values, by edges_, not"),
+        ("histogram", "values_", slice(1), "values_ must have"),
+        ("histogram", "values_", [0.1, 0.2, 0.3, 1.1], "values_ is .*from 0 to 1"),
+        ("histogram", "values_", [0.1, 0.2, 0.3, math.nan], "values_ is .*finite"),
+        ("histogram", "counts_", [5, 5, 5, -5], "counts_ is .*from 0"),
+        ("histogram", "counts_", slice(2), "counts_ must have 4 values"),
+        ("venn", "lower_knots_", slice(1), "lower_values_ must have 2 values"),
+        ("venn", "upper_values_", slice(None, None, -1), "upper_values_ is .*fall"),
+        ("vector", "weights_", slice(2), "weights_ must have 3 values, by classes_"),
+        ("vector", "biases_", [0.0, 0.0, math.inf], "biases_ is"),
+        ("vector", "classes_", ["a", "a", "b"], "classes_ is .*all different"),
+        ("many", "classes_", [], "classes_ is"),
+        ("many", "classes_", [["a"], ["b"]], "classes_"),
+        ("top", "calibrator_", 0.5, "calibrator_ is 0.5"),
+        ("each", "shared_", None, "shared_ is None"),
+        ("each", "by_class_", {"pairs": [[0, 1.5]]}, "by_class_.0"),
+        ("each", "by_class_", {"pairs": [["z", 0.5]]}, "by_class_ must be of classes_"),
+        ("each", "counts_", {"pairs": [[0, 1], [1, 1]]}, "counts_ must have 3"),
+        ("each", "counts_", {"pairs": [[0, 1], [1, -1], [2, 1]]}, "counts_.1 is -1"),
+    ],
+)
+def test_fitted_values_that_cannot_be_are_refused(
+    kind: str, field: str, value: Any, says: str
+) -> None:
+    made = STORED[kind]
+    rows, truth = rowed(60, 12)
+    data = (rows, truth) if kind in ("vector", "many", "top", "each") else (P, Y)
+    stored = json.loads(json.dumps(clone(made).fit(*data).to_dict()))
+    from_dict(stored)
+    fitted = stored["fitted"]
+    if isinstance(value, slice):
+        value = {"array": fitted[field]["array"][value]}
+    elif isinstance(value, list) and isinstance(fitted.get(field), dict):
+        value = {"array": value}
+    fitted[field] = value
+    with pytest.raises(ValueError, match=says):
+        from_dict(stored)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -1219,7 +1294,8 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         ("[]", "must be a mapping"),
         ("3", "must be a mapping"),
         ('{"n": NaN}', "is no JSON: NaN is no number"),
-        ("{}", "format must be"),
+        ("{}", "must have the field 'format'"),
+        ('{"n": 1e999}', "is no JSON: 1e999 is no number"),
     ],
 )
 def test_other_files_are_refused(text: str, says: str, tmp_path: Path) -> None:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+import sqlite3
+import subprocess
+import sys
+import zlib
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +30,13 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from helpers import score_cache
+from helpers import score_cache, scoring, tree
+from helpers.checkpoints import ModelError
 from helpers.classifier import LLMClassifier, check_texts
 from helpers.models import LanguageModel
 from helpers.priors import balancing_prior
+from helpers.sampling import draw, sample_votes
+from helpers.self_report import p_true
 
 LABELS = ["positive", "negative"]
 PROMPT = "Review: {text}\nSentiment:"
@@ -712,13 +722,256 @@ def test_interrupted_run_goes_on_where_it_was(
             found.predict_proba(TEXTS)
     asked: list[int] = []
 
-    def counted(model: Any, prompts: Any, *args: Any, **kwargs: Any) -> Any:
-        asked.append(len(prompts))
-        return batches(model, prompts, *args, **kwargs)
+    def counted(*args: Any, rows: list[int], **kwargs: Any) -> Any:
+        asked.append(len(rows))
+        return batches(*args, rows=rows, **kwargs)
 
     monkeypatch.setattr(score_cache, "label_logprob_batches", counted)
     np.testing.assert_allclose(found.predict_proba(TEXTS), expected, atol=1e-5)
     assert asked == [5]
+
+
+@pytest.mark.parametrize("kind", ["cut", "no database", "a folder", "no folder"])
+def test_a_damaged_cache_costs_one_warning_and_no_answer(
+    tiny: LLMClassifier, own_scores: Path, kind: str
+) -> None:
+    expected = tiny.predict_proba(TEXTS)
+    folder = own_scores / "scores"
+    file = folder / "cache.db"
+    content = file.read_bytes()
+    for path in folder.iterdir():
+        path.unlink()
+    if kind == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif kind == "no database":
+        file.write_bytes(b"not a database, but long enough to be read as one" * 99)
+    elif kind == "a folder":
+        file.mkdir()
+    else:
+        folder.rmdir()
+        folder.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=re.escape(f"scores in {folder} is")) as said:
+        np.testing.assert_allclose(tiny.predict_proba(TEXTS), expected, atol=1e-6)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("change", ["query_only", "max_page_count"])
+def test_a_cache_that_takes_no_more_is_read_all_the_same(
+    tiny: LLMClassifier, passes: list[int], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.predict_proba(TEXTS)
+    monkeypatch.setattr(score_cache, "_TABLE", f"PRAGMA {change} = 1")
+    passes.clear()
+    more = [f"text {at} of many" for at in range(99)]
+    with pytest.warns(UserWarning, match="make room in it") as said:
+        found = tiny.predict_proba([*TEXTS, *more])
+    assert len(said) == 1 and sum(passes) < len(TEXTS) + len(more)
+    expected = clone(tiny).set_params(cache=False).predict_proba([*TEXTS, *more])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_locked_cache_costs_one_warning(
+    tiny: LLMClassifier, own_scores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tiny.predict_proba(TEXTS)
+    connect = sqlite3.connect
+    with closing(connect(own_scores / "scores" / "cache.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        quick = partial(connect, isolation_level=None)
+        monkeypatch.setattr(
+            sqlite3, "connect", lambda path, timeout: quick(path, timeout=0.05)
+        )
+        tiny.predict_proba(TEXTS)  # reading takes no lock
+        with pytest.warns(UserWarning, match="locked") as said:
+            found = tiny.predict_proba([*TEXTS, "one more"])
+    assert len(said) == 1
+    np.testing.assert_array_equal(found[:-1], expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pickle.dumps(-1.5),
+        pickle.dumps([-1.5, -2.5]),
+        zlib.compress(b"[-1.5, -2.5]"),
+        np.array([-1.5, -2.5]).tobytes(),
+        np.log([0.2, 0.3, 0.1, 0.1]).tobytes()[:24],
+        b"",
+        "text",
+        "\ud800".encode("utf-8", "surrogatepass"),
+        -1.5,
+        7,
+        None,
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("mode", [1, 4])  # 4: what diskcache would unpickle
+def test_what_is_no_row_of_scores_is_never_used(
+    tiny: LLMClassifier, own_scores: Path, value: Any, mode: int
+) -> None:
+    expected = tiny.predict_proba(TEXTS[:2])
+    with closing(sqlite3.connect(own_scores / "scores" / "cache.db")) as file, file:
+        file.execute("UPDATE Cache SET mode = ?, value = ?", (mode, value))
+    with pytest.warns(UserWarning, match="2 entries are no scores") as said:
+        np.testing.assert_allclose(tiny.predict_proba(TEXTS[:2]), expected, atol=1e-6)
+    assert len(said) == 1
+    tiny.predict_proba(TEXTS[:2])  # written anew: no warning, which would be an error
+
+
+@pytest.mark.parametrize(
+    "row",
+    [[np.nan, -1], [5, 1], [np.inf, -1], [-np.inf, -np.inf], [-0.1, -0.1], [-1], []],
+    ids=str,
+)
+def test_kept_numbers_that_are_no_log_probabilities_are_computed_again(
+    tiny: LLMClassifier, own_scores: Path, row: list[float]
+) -> None:
+    """Even where they were written by the package itself."""
+    expected = tiny.predict_proba(TEXTS[:1])
+    with closing(sqlite3.connect(own_scores / "scores" / "cache.db")) as file, file:
+        ((key,),) = file.execute("SELECT key FROM Cache")
+        value = score_cache._packed(key, np.array(row, dtype=float))
+        file.execute("UPDATE Cache SET value = ?", (value,))
+    with pytest.warns(UserWarning, match="1 entries are no scores"):
+        np.testing.assert_allclose(tiny.predict_proba(TEXTS[:1]), expected, atol=1e-6)
+
+
+def test_a_flipped_bit_or_a_swapped_row_is_found(
+    tiny: LLMClassifier, own_scores: Path
+) -> None:
+    expected = tiny.predict_proba(TEXTS[:2])
+    with closing(sqlite3.connect(own_scores / "scores" / "cache.db")) as file, file:
+        rows = list(file.execute("SELECT key, value FROM Cache"))
+        flipped = bytes([rows[0][1][0] ^ 1]) + rows[0][1][1:]
+        for (key, _), value in zip(rows, [rows[1][1], flipped], strict=True):
+            file.execute("UPDATE Cache SET value = ? WHERE key = ?", (value, key))
+    with pytest.warns(UserWarning, match="2 entries are no scores"):
+        np.testing.assert_allclose(tiny.predict_proba(TEXTS[:2]), expected, atol=1e-6)
+
+
+def test_a_label_without_any_probability_is_kept_and_none_for_all_is_an_error(
+    make_tiny: Any, tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny("llama", tiny_llama.tokenizer)
+    score = scoring._score_one_by_one
+    nothing = [0]
+
+    def without(*args: Any) -> Any:
+        for rows, values in score(*args):
+            values[:, nothing] = -np.inf
+            yield rows, values
+
+    monkeypatch.setattr(scoring, "tree_is_exact", lambda *_: False)
+    monkeypatch.setattr(scoring, "_score_one_by_one", without)
+    first = make(model).raw_log_proba(TEXTS[:2])
+    assert np.isneginf(first[:, 0]).all() and np.isfinite(first[:, 1]).all()
+    np.testing.assert_array_equal(make(model).raw_log_proba(TEXTS[:2]), first)
+    nothing[:] = [0, 1]
+    with pytest.raises(ModelError, match="none of the labels any .* text 0"):
+        make(model).predict([TEXTS[2]])
+
+
+_WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from helpers.score_cache import _Kept
+folder, own = Path(sys.argv[1]), int(sys.argv[2])
+rows = np.log(np.full((20, 2), 0.25))
+for at in range(own, 10**6 if own < 0 else 40):
+    kept = _Kept(folder)
+    kept.write([f"{own} {at} {row}" for row in range(20)], rows)
+    kept.close()
+    print(at, flush=True)
+"""
+
+
+def test_two_processes_may_write_and_one_be_killed(tmp_path: Path) -> None:
+    def start(own: int) -> Any:
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            _WRITER,
+            str(tmp_path),
+            str(own),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    with start(-1) as killed, start(0) as first, start(1) as second:
+        assert killed.stdout.readline()
+        assert (first.wait(), second.wait()) == (0, 0)
+        killed.kill()
+    keys = [
+        f"{own} {at} {row}"
+        for own in (0, 1)
+        for at in range(own, 40)
+        for row in (0, 19)
+    ]
+    with closing(score_cache._Kept(tmp_path)) as kept:
+        scores = np.full((len(keys), 2), np.nan)
+        assert kept.read(keys, scores) == []
+    np.testing.assert_allclose(scores, np.log(0.25))
+
+
+# Networks that compute no numbers ----------------------------------------------------
+
+
+def _damage(network: Any, kind: str) -> None:
+    weight = network.lm_head.weight
+    with torch.no_grad():
+        if kind == "one weight":
+            network.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+        elif kind == "one row of the output":
+            weight[-1] = torch.nan
+        else:
+            weight[7] *= torch.inf if kind == "infinity" else -torch.inf
+
+
+@pytest.mark.parametrize("kind", ["one weight", "one row of the output", "infinity"])
+@pytest.mark.parametrize("way", ["packed", "padded", "one by one"])
+def test_a_network_that_gives_no_numbers_is_an_error_and_is_not_kept(
+    make_tiny: Any,
+    tiny_llama: LanguageModel,
+    own_scores: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    way: str,
+) -> None:
+    model = make_tiny("llama", tiny_llama.tokenizer)
+    scoring.tree_is_exact(model, 9)  # tried before the damage
+    if way == "padded":
+        tree.never_pack(model)
+    elif way == "one by one":
+        monkeypatch.setattr(scoring, "tree_is_exact", lambda *_: False)
+        monkeypatch.setattr(draw, "tree_is_exact", lambda *_: False)
+    _damage(model.network, kind)
+    found, said = make(model), r"tiny llama gives NaN .* text \d.*dtype='float32'"
+    for ask in (found.predict, found.predict_proba, found.score_table):
+        with pytest.raises(ModelError, match=said):
+            ask(TEXTS[:2])
+    with pytest.raises(ModelError, match=said):
+        sample_votes(found, TEXTS[:1])
+    with pytest.raises(ModelError, match=said):
+        p_true(model, TEXTS[:1])
+    for ask in (model.next_logprobs, model.next_tokens, model.generate):
+        with pytest.raises(ModelError, match=said):
+            ask("a film")
+    with closing(sqlite3.connect(own_scores / "scores" / "cache.db")) as file:
+        assert file.execute("SELECT count(*) FROM Cache").fetchone() == (0,)
+
+
+def test_the_text_that_overflows_is_named_be_others_kept_or_not(
+    make_tiny: Any, tiny_llama: LanguageModel
+) -> None:
+    model = make_tiny("llama", tiny_llama.tokenizer)
+    make(model).predict(TEXTS)
+    token = model.tokenizer("Q", add_special_tokens=False).input_ids[0]
+    with torch.no_grad():
+        model.network.model.embed_tokens.weight[token] = torch.nan
+    with pytest.raises(ModelError, match="for text 3"):
+        make(model).predict([*TEXTS[:3], "Q", *TEXTS[3:]])
 
 
 # Bad input ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -1028,6 +1029,50 @@ def test_loading_onto_the_wrong_thing_is_refused(
         load_finetuned(tuned.folder, ask(other))
     with pytest.raises(ValueError, match="no training.json"):
         load_finetuned(tmp_path, ask(base))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r.pop("base"), "training.json: .* the field 'base'"),
+        (lambda r: r.update(more=1), "must not have the field 'more'"),
+        (lambda r: r.update(n=-1), "n is -1"),
+        (lambda r: r.update(labels=[1, 2]), "labels.0 is 1"),
+        (lambda r: r["history"][0].update(brier="low"), "history.0.brier is 'low'"),
+        (lambda r: r["history"][0].update(accuracy=1.5), "history.0.accuracy is 1.5"),
+        (lambda r: [row.update(best=False) for row in r["history"]], "one best row"),
+        (lambda r: r["settings"].update(rank=0), "rank must be a whole number"),
+        (lambda r: r["settings"].update(speed=1), "settings or head"),
+        (lambda r: r["head"].update(weight=-1), "weight must lie"),
+    ],
+)
+def test_a_record_that_does_not_hold_is_refused(
+    base: LanguageModel, tuned: FineTuned, tmp_path: Path, change: Any, says: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tuned.folder, folder)
+    record = json.loads((folder / "training.json").read_text("utf-8"))
+    change(record)
+    (folder / "training.json").write_text(json.dumps(record), "utf-8")
+    with pytest.raises(ValueError, match=says):
+        load_finetuned(folder, ask(base))
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "head.safetensors"])
+@pytest.mark.parametrize("kind", ["not finite", "cut"])
+def test_damaged_weights_are_refused(
+    base: LanguageModel, tuned: FineTuned, tmp_path: Path, name: str, kind: str
+) -> None:
+    shutil.copytree(tuned.folder, tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        weights = safetensors.torch.load_file(path)
+        next(iter(weights.values())).view(-1)[0] = torch.nan
+        safetensors.torch.save_file(weights, path)
+    with pytest.raises(ValueError, match=f"{name} (is damaged|must hold finite)"):
+        load_finetuned(tmp_path / "copy", ask(base))
 
 
 @theirs_warn

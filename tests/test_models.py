@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from helpers import checkpoints, models
@@ -490,6 +491,63 @@ def test_one_changed_weight_changes_the_fingerprint(
     assert weight.numel() > 2048  # more than any sample takes
     after.network.transformer.h[0].mlp.c_fc.weight.data.view(-1)[at] += 1e-3
     assert after.fingerprint != before.fingerprint
+
+
+def _swap_rows(network: Any) -> None:
+    weight = network.transformer.wte.weight.data
+    weight[[3, 9]] = weight[[9, 3]].clone()
+
+
+def _swap_numbers(network: Any) -> None:
+    weight = network.transformer.h[1].attn.c_attn.weight.data.view(-1)
+    weight[[5, 6]] = weight[[6, 5]].clone()
+
+
+def _swap_layers(network: Any) -> None:
+    network.transformer.h = network.transformer.h[::-1]
+
+
+def _swap_signs(network: Any) -> None:
+    network.transformer.h[0].mlp.c_fc.weight.data.view(-1)[[1, 3]] *= -1
+
+
+@pytest.mark.parametrize(
+    "change", [_swap_rows, _swap_numbers, _swap_layers, _swap_signs]
+)
+def test_the_place_of_every_weight_is_in_the_fingerprint(
+    make_tiny: Callable[..., LanguageModel], change: Callable[[Any], None]
+) -> None:
+    after = make_tiny("gpt2")
+    change(after.network)
+    assert after.fingerprint != make_tiny("gpt2").fingerprint
+
+
+def test_fingerprint_does_not_depend_on_threads_or_strides(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
+    expected, other = make_tiny("gpt2").fingerprint, make_tiny("gpt2")
+    for weight in other.network.parameters():
+        if weight.dim() == 2:
+            weight.data = weight.data.T.contiguous().T
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert other.fingerprint == expected
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_tokenizer_that_gives_other_tokens_has_another_fingerprint(
+    make_tiny: Callable[..., LanguageModel], make_tokenizer: Callable[..., Any]
+) -> None:
+    same, other = make_tokenizer(), make_tokenizer()
+    same(["a longer one"], truncation=True, max_length=4)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    backend = other.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+    expected = make_tiny("gpt2").fingerprint
+    assert make_tiny("gpt2", same).fingerprint == expected
+    assert make_tiny("gpt2", other).fingerprint != expected
 
 
 def test_another_architecture_has_another_fingerprint(

@@ -581,12 +581,15 @@ def test_a_file_that_holds_no_monitor(tmp_path, held, message):
         ({"alpha": "0.05"}, "alpha must lie between 0 and 1, not '0.05'"),
         ({"correct": "0120"}, "correct must be text of 0 and 1; it has '2'"),
         ({"correct": [1, 0]}, "correct must be text, not list"),
+        ({"promised": math.nan}, "promised must lie between 0 and 1, not nan"),
     ],
 )
 def test_a_stored_monitor_that_is_not_whole(change, message):
     stored = AccuracyMonitor(0.9).to_dict()
     with pytest.raises(ValueError, match=message):
         AccuracyMonitor.from_dict(stored | change)
+    with pytest.raises(ValueError, match="must not have the field 'more'"):
+        AccuracyMonitor.from_dict(stored | {"more": 1})
     name = next(iter(change))
     if name not in ("format", "class"):
         with pytest.raises(ValueError, match=f"must have the field '{name}'"):

@@ -426,13 +426,57 @@ def test_files_that_hold_no_policy(whole: Policy, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no JSON"):
         Policy.load(path)
     path.write_text('{"format": "helpers.decisions/9"}', "utf-8")
-    with pytest.raises(ValueError, match="must have the format"):
+    with pytest.raises(ValueError, match="format is 'helpers.decisions/9'"):
         Policy.load(path)
     for name in set(whole.to_dict()) - {"format"}:
         stored = whole.to_dict()
         del stored[name]
-        with pytest.raises(ValueError, match="not whole"):
+        with pytest.raises(ValueError, match=f"must have the field {name!r}"):
             Policy.from_dict(stored)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"risk": 1.5}, "verified.0.risk is 1.5"),
+        ({"risk": math.nan}, "verified.0.risk is nan"),
+        ({"n_errors": -1}, "verified.0.n_errors is -1"),
+        ({"n_errors": 10**6}, "must rise"),
+        ({"n_labels": 4.5}, "verified.0.n_labels is 4.5"),
+        ({"verdict": "surely"}, "verified.0.verdict is 'surely'"),
+        ({"low": 1.0}, "within their limits"),
+        ({"more": 1}, "must not have the field 'verified.0.more'"),
+    ],
+)
+def test_what_a_stored_policy_says_was_verified_is_checked(
+    change: dict[str, Any], says: str
+) -> None:
+    stored = Policy(TRUST_BUCKETS).verify(labelled(400), 0.3).to_dict()
+    assert Policy.from_dict(stored).to_dict() == stored
+    stored["verified"][0] |= change
+    with pytest.raises(ValueError, match=says):
+        Policy.from_dict(stored)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"more": 1}, "must not have the field 'more'"),
+        ({"note": None}, "note is None"),
+        ({"source": {"model": 3}}, "source.model is 3"),
+        ({"by_label": [["a"]]}, "by_label.0 is"),
+        ({"by_label": [["a", {}], 1]}, "by_label.1 is 1"),
+        ({"buckets": 3}, "buckets is 3"),
+        ({"calibrator": {"format": "x"}}, "format"),
+    ],
+)
+def test_a_policy_file_with_wrong_parts_is_named(
+    whole: Policy, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(whole.to_dict() | change), "utf-8")
+    with pytest.raises(ValueError, match=f"policy.json: .*{says}"):
+        Policy.load(path)
 
 
 # What other labels say --------------------------------------------------------------

@@ -13,13 +13,15 @@ import torch
 from scipy.special import logsumexp
 from transformers import DynamicCache
 
-from helpers import packed, tree
+from helpers import packed, scoring, tree
 from helpers.adapters import add_lora
+from helpers.logits import WholeLogits
 from helpers.models import LanguageModel
 from helpers.scoring import (
     label_logprob_batches,
     label_logprobs,
     sequence_logprobs,
+    sequence_scores,
     tree_is_exact,
 )
 from helpers.tree import forget_prefix, is_packed, nodes_to_read
@@ -278,8 +280,11 @@ def test_shared_prefix_of_any_length(
 
 @pytest.mark.parametrize("length", [0, 5, 16, 20])
 def test_text_that_is_not_a_number_leaves_the_others_alone(
-    make_tiny: Callable[..., LanguageModel], length: int
+    make_tiny: Callable[..., LanguageModel],
+    monkeypatch: pytest.MonkeyPatch,
+    length: int,
 ) -> None:
+    monkeypatch.setattr(scoring, "check_logprobs", lambda *_: None)
     model = make_tiny("llama", num_hidden_layers=3)
     prefix = [22] * length
     good, bad = [3, 4, 5], [7, 8, 9, 250, 11, 12]
@@ -292,6 +297,14 @@ def test_text_that_is_not_a_number_leaves_the_others_alone(
     assert np.isnan(found[0]).all()
     expected = naive(model, prompts[1:], LABELS)
     np.testing.assert_allclose(found[1:], expected, atol=TOLERANCE)
+
+
+def test_an_infinite_logit_leaves_no_label_below_it_a_number() -> None:
+    labels = LabelTokens(("a", "b"), ((3, 4), (5,)), (0, 1), ())
+    logits = torch.zeros(1, len(nodes_to_read(labels)), 9)
+    logits[0, 1, 7] = torch.inf  # of a token that no label has
+    (found,) = sequence_scores(WholeLogits(logits), labels)
+    assert found[0].isnan() and found[1].isfinite()
 
 
 @pytest.fixture(params=["in common", "left over"])

@@ -534,7 +534,7 @@ def test_weights_are_stored(columns: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="parameters of CombinedConfidence"):
         from_dict(stored | {"parameters": {"colour": "red"}})
     with pytest.raises(ValueError, match="must have the field 'intercept_'"):
-        from_dict(stored | {"fitted": {"signals_": [], **NO_WEIGHTS}})
+        from_dict(stored | {"fitted": {"signals_": ["p"], **NO_WEIGHTS}})
 
 
 def test_stored_weights_are_read_where_nothing_was_imported(tmp_path: Path) -> None:

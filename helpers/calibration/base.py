@@ -48,8 +48,10 @@ class BaseCalibrator(BaseEstimator):
         When it was fitted: date and time in UTC.
     """
 
-    # Names of what a subclass fits, all that its predictions need.
-    _fitted: ClassVar[tuple[str, ...]] = ()
+    # All that predictions need of a fit, by name: the kind that pydantic checks.
+    _fitted: ClassVar[Mapping[str, Any]] = {}
+    # Which of these are as long as another one, or longer by so many.
+    _lengths: ClassVar[Mapping[str, tuple[str, int]]] = {}
 
     n_: int
     ids_: np.ndarray | None

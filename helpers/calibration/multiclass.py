@@ -18,6 +18,7 @@ from .base import (
     check_both_outcomes,
     check_floor,
 )
+from .files import Classes, Positive, numbers
 from .scaling import (
     check_bounds,
     falling_to_rising,
@@ -110,7 +111,7 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     [[0.631, 0.185, 0.185]]
     """
 
-    _fitted = ("classes_", "temperature_", "at_bound_")
+    _fitted = {"classes_": Classes, "temperature_": Positive, "at_bound_": bool}
 
     temperature_: float
     at_bound_: bool
@@ -200,7 +201,8 @@ class VectorScaling(_ObjectiveCalibrator):
     ([1.22, 0.39, 1.3], [-0.35, 0.04, 0.31])
     """
 
-    _fitted = ("classes_", "weights_", "biases_")
+    _fitted = {"classes_": Classes, "weights_": numbers(), "biases_": numbers()}
+    _lengths = {"weights_": ("classes_", 0), "biases_": ("classes_", 0)}
 
     weights_: np.ndarray
     biases_: np.ndarray

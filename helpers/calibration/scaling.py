@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..checks import check_between, check_choice
 from .base import CalibrationWarning, Calibrator, check_floor, log_odds
+from .files import Finite, NotNegative, Positive
 
 _NEAR = 1e-3
 
@@ -59,7 +60,7 @@ class TemperatureScalingCalibrator(Calibrator):
     [0.5, 0.655]
     """
 
-    _fitted = ("temperature_", "at_bound_")
+    _fitted = {"temperature_": Positive, "at_bound_": bool}
 
     temperature_: float
     at_bound_: bool
@@ -130,7 +131,7 @@ class PlattScalingCalibrator(Calibrator):
     (0.772, -0.832)
     """
 
-    _fitted = ("slope_", "intercept_")
+    _fitted = {"slope_": Finite, "intercept_": Finite}
 
     slope_: float
     intercept_: float
@@ -200,7 +201,7 @@ class BetaCalibrator(Calibrator):
     (1.51, 0.01, 0.86)
     """
 
-    _fitted = ("a_", "b_", "c_")
+    _fitted = {"a_": NotNegative, "b_": NotNegative, "c_": Finite}
 
     a_: float
     b_: float
@@ -250,25 +251,7 @@ class BetaCalibrator(Calibrator):
 
 
 def check_bounds(bounds: tuple[float, float]) -> None:
-    """Raise an error unless there is room between two bounds of ln(1 / T).
-
-    Parameters
-    ----------
-    bounds : (float, float)
-        Least and greatest.
-
-    Raises
-    ------
-    ValueError
-        They are not two numbers from −100 to 100, the smaller one first.
-
-    Examples
-    --------
-    >>> check_bounds((1, -1))
-    Traceback (most recent call last):
-    ...
-    ValueError: bounds must be two numbers, the smaller one first, not (1, -1).
-    """
+    """Raise an error unless there is room between two bounds of ln(1 / T)."""
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise ValueError(
             f"bounds must be two numbers, the smaller one first, not {bounds!r}."
@@ -280,27 +263,7 @@ def check_bounds(bounds: tuple[float, float]) -> None:
 def falling_to_rising(
     slope: Callable[[float], float], low: float, high: float
 ) -> float:
-    """Where a function stops falling, from its slope.
-
-    Parameters
-    ----------
-    slope : callable
-        Slope of a function that first falls, then rises.
-    low, high : float
-        Where to look.
-
-    Returns
-    -------
-    float
-        The root of the slope, or the end that the function falls to.
-
-    Examples
-    --------
-    >>> round(falling_to_rising(lambda x: x - 1, -5, 5), 6)
-    1.0
-    >>> falling_to_rising(lambda x: x - 9, -5, 5)
-    5.0
-    """
+    """Where a function stops falling, from its slope."""
     if slope(low) >= 0:
         return float(low)
     if slope(high) <= 0:
@@ -309,24 +272,7 @@ def falling_to_rising(
 
 
 def warn_at_bound(log_beta: float, bounds: tuple[float, float]) -> bool:
-    """Whether a temperature is at a bound; if so, say what that means.
-
-    Parameters
-    ----------
-    log_beta : float
-        ln(1 / T).
-    bounds : (float, float)
-        Its least and its greatest value.
-
-    Returns
-    -------
-    bool
-
-    Warns
-    -----
-    CalibrationWarning
-        It is.
-    """
+    """Whether a temperature is at a bound; if so, say what that means."""
     temperature = math.exp(-log_beta)
     if log_beta > bounds[1] - _NEAR:
         _warn(
@@ -344,13 +290,7 @@ def warn_at_bound(log_beta: float, bounds: tuple[float, float]) -> bool:
 
 
 def warn_any_temperature() -> None:
-    """Say that any temperature does.
-
-    Warns
-    -----
-    CalibrationWarning
-        Always.
-    """
+    """Say that any temperature does."""
     _warn("all labels are equally probable in all rows: any temperature does.")
 
 

@@ -12,6 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from ..checks import check_choice, check_count
 from ..metrics.binning import Bins, make_bins
 from .base import Calibrator
+from .files import numbers
 
 
 class IsotonicRegressionCalibrator(Calibrator):
@@ -51,7 +52,10 @@ class IsotonicRegressionCalibrator(Calibrator):
     step [0.5, 1.0]
     """
 
-    _fitted = ("x_thresholds_", "y_thresholds_")
+    _fitted = dict.fromkeys(
+        ("x_thresholds_", "y_thresholds_"), numbers(0, 1, least=1, rising=True)
+    )
+    _lengths = {"y_thresholds_": ("x_thresholds_", 0)}
 
     x_thresholds_: np.ndarray
     y_thresholds_: np.ndarray
@@ -109,7 +113,12 @@ class HistogramBinningCalibrator(Calibrator):
     [0.0, 0.5, 1.0]
     """
 
-    _fitted = ("edges_", "values_", "counts_")
+    _fitted = {
+        "edges_": numbers(0, 1, rising=True),
+        "values_": numbers(0, 1),
+        "counts_": numbers(0),
+    }
+    _lengths = {"values_": ("edges_", 1), "counts_": ("edges_", 1)}
 
     edges_: np.ndarray
     values_: np.ndarray
@@ -189,7 +198,14 @@ class VennAbersCalibrator(Calibrator):
     [0.5]
     """
 
-    _fitted = ("lower_knots_", "lower_values_", "upper_knots_", "upper_values_")
+    _fitted = dict.fromkeys(
+        ("lower_knots_", "lower_values_", "upper_knots_", "upper_values_"),
+        numbers(0, 1, rising=True),
+    )
+    _lengths = {
+        "lower_values_": ("lower_knots_", 1),
+        "upper_values_": ("upper_knots_", 1),
+    }
 
     lower_knots_: np.ndarray
     lower_values_: np.ndarray

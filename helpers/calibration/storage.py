@@ -5,27 +5,35 @@ from __future__ import annotations
 import base64
 import importlib
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field, create_model
 
-from ..checks import check_count
-from .base import FORMAT, BaseCalibrator, told_source
-from .files import read_json
+from .base import BaseCalibrator
+from .files import Stored, load
 
 # Calibrators of later modules, which are imported when a file names one.
 _LATER = {"CombinedConfidence": "helpers.uncertainty"}
-_FIELDS = (
-    "class",
-    "parameters",
-    "fitted",
-    "source",
-    "n",
-    "fitted_at",
-    "ids",
-    "score_hashes",
-)
+
+
+def _dated(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+class _Calibrator(Stored):
+    format: Literal["helpers.calibration/1"]
+    kind: str = Field(alias="class")
+    parameters: dict[str, Any]
+    fitted: dict[str, Any]
+    source: dict[str, str] | None
+    n: int = Field(ge=1)
+    fitted_at: Annotated[str, AfterValidator(_dated)]
+    ids: str | None
+    score_hashes: str
 
 
 def load_calibrator(path: str | Path) -> BaseCalibrator:
@@ -58,11 +66,7 @@ def load_calibrator(path: str | Path) -> BaseCalibrator:
     >>> bool(again.slope_ == platt.slope_)
     True
     """
-    stored = read_json(path)
-    try:
-        return from_dict(stored)
-    except ValueError as error:
-        raise ValueError(f"{path} holds no calibrator: {error}") from error
+    return load(path, from_dict)
 
 
 def from_dict(stored: Mapping[str, Any]) -> BaseCalibrator:
@@ -84,44 +88,49 @@ def from_dict(stored: Mapping[str, Any]) -> BaseCalibrator:
 
     Examples
     --------
-    >>> from_dict({"format": "helpers.calibration/9"})
+    >>> from_dict({"n": 9})
     Traceback (most recent call last):
     ...
-    ValueError: format must be 'helpers.calibration/1', not 'helpers.calibration/9'.
+    ValueError: stored must have the field 'format'.
     """
-    if not isinstance(stored, Mapping):
-        raise ValueError(f"it must be a mapping, not {type(stored).__name__}.")
-    if stored.get("format") != FORMAT:
-        raise ValueError(f"format must be {FORMAT!r}, not {stored.get('format')!r}.")
-    missing = [name for name in _FIELDS if name not in stored]
-    if missing:
-        raise ValueError(f"it must have the field {missing[0]!r}.")
+    found = _Calibrator.read(stored)
     try:
-        return _restored(stored)
+        return _restored(found)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"a field is not what it should be: {error!r}.") from error
 
 
-def _restored(stored: Mapping[str, Any]) -> BaseCalibrator:
-    calibrator = _unfitted(stored)
-    for name in calibrator._fitted:
-        if name not in stored["fitted"]:
-            raise ValueError(f"fitted must have the field {name!r}.")
-        value = _decoded(stored["fitted"][name])
-        if value is None or isinstance(value, str):
-            raise ValueError(f"{name} must be numbers, not {value!r}.")
-        setattr(calibrator, name, value)
-    calibrator.n_ = check_count("n", stored["n"])
-    calibrator.fitted_at_ = str(stored["fitted_at"])
-    calibrator.source_ = told_source(None, stored["source"])
-    ids = stored["ids"]
-    calibrator.ids_ = None if ids is None else _unpacked("ids", ids)
-    calibrator.score_hashes_ = _unpacked("score_hashes", stored["score_hashes"])
+def _restored(stored: _Calibrator) -> BaseCalibrator:
+    calibrator = _unfitted(stored.kind, stored.parameters)
+    rules: Any = {name: (kind, ...) for name, kind in calibrator._fitted.items()}
+    fitted = create_model(stored.kind, __base__=Stored, **rules).read(
+        {name: _decoded(value) for name, value in stored.fitted.items()}
+    )
+    for name in rules:
+        setattr(calibrator, name, getattr(fitted, name))
+    _check_together(calibrator)
+    calibrator.n_ = stored.n
+    calibrator.fitted_at_ = stored.fitted_at
+    calibrator.source_ = stored.source
+    calibrator.score_hashes_ = _unpacked("score_hashes", stored.score_hashes, stored.n)
+    ids = stored.ids
+    calibrator.ids_ = None if ids is None else _unpacked("ids", ids, stored.n)
     return calibrator
 
 
-def _unfitted(stored: Mapping[str, Any]) -> BaseCalibrator:
-    name = stored["class"]
+def _check_together(calibrator: BaseCalibrator) -> None:
+    """Raise ValueError for fitted values that do not fit one another."""
+    for name, (other, more) in calibrator._lengths.items():
+        n, due = len(getattr(calibrator, name)), len(getattr(calibrator, other)) + more
+        if n != due:
+            raise ValueError(f"{name} must have {due} values, by {other}, not {n}.")
+    for name in calibrator._fitted:
+        value = getattr(calibrator, name)
+        if isinstance(value, dict) and not set(value) <= set(calibrator.classes_):
+            raise ValueError(f"{name} must be of classes_, not {list(value)!r}.")
+
+
+def _unfitted(name: str, stored: Mapping[str, Any]) -> BaseCalibrator:
     if name in _LATER:
         importlib.import_module(_LATER[name])
     classes = {made.__name__: made for made in _subclasses(BaseCalibrator)}
@@ -131,11 +140,13 @@ def _unfitted(stored: Mapping[str, Any]) -> BaseCalibrator:
     made = classes[name]
     parameters = {
         key: tuple(value) if isinstance(value, list) else _decoded(value)
-        for key, value in stored["parameters"].items()
+        for key, value in stored.items()
     }
-    strange = sorted(set(parameters) - set(made._get_param_names()))
-    if strange:
-        raise ValueError(f"parameters of {name} must not have {strange[0]!r}.")
+    if set(parameters) != set(made._get_param_names()):
+        raise ValueError(
+            f"parameters of {name} must be {made._get_param_names()!r}, not "
+            f"{sorted(parameters)!r}."
+        )
     calibrator: BaseCalibrator = made(**parameters)
     calibrator._check_parameters()
     return calibrator
@@ -155,7 +166,7 @@ def _decoded(value: Any) -> Any:
         if "format" in value:
             return from_dict(value)
         if "class" in value:
-            return _unfitted(value)
+            return _unfitted(value["class"], value["parameters"])
         if "pairs" in value:
             return {_decoded(k): _decoded(v) for k, v in value["pairs"]}
         return np.asarray(value["array"], dtype=float)
@@ -164,9 +175,11 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-def _unpacked(name: str, text: Any) -> np.ndarray:
+def _unpacked(name: str, text: str, n: int) -> np.ndarray:
     try:
         hashes = np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{name} must be hashes in base64, not {text!r}.") from error
+    if len(hashes) != n or (hashes[1:] < hashes[:-1]).any():
+        raise ValueError(f"{name} must be {n} hashes in order, as many as n.")
     return hashes.astype(np.uint64)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, InstanceOf
 from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
 
 from .base import Calibrator, MulticlassCalibrator
+from .files import Classes, Count, Share
+
+
+def _fitted_map(calibrator: Calibrator) -> Calibrator:
+    check_is_fitted(calibrator)
+    return calibrator
+
+
+_Map = Annotated[InstanceOf[Calibrator], AfterValidator(_fitted_map)]
 
 
 class TopVersusAll(MulticlassCalibrator):
@@ -43,7 +54,7 @@ class TopVersusAll(MulticlassCalibrator):
     [0.0, 0.5, 0.5, 1.0]
     """
 
-    _fitted = ("classes_", "calibrator_")
+    _fitted = {"classes_": Classes, "calibrator_": _Map}
 
     calibrator_: Calibrator
 
@@ -105,7 +116,13 @@ class PerPredictedClass(MulticlassCalibrator):
     [0.0, 0.667, 0.292, 0.292]
     """
 
-    _fitted = ("classes_", "shared_", "by_class_", "counts_")
+    _fitted = {
+        "classes_": Classes,
+        "shared_": _Map,
+        "by_class_": dict[Any, _Map | Share],
+        "counts_": dict[Any, Count],
+    }
+    _lengths = {"counts_": ("classes_", 0)}
 
     shared_: Calibrator
     by_class_: dict[Any, Calibrator | float]

@@ -335,9 +335,16 @@ def _table(raw: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """From log-probabilities by code to the tidy table."""
     names = body_parts()["name"].to_numpy()
     values = raw.to_numpy()
+    totals = logsumexp(values, axis=1)
+    bad = np.flatnonzero(~(np.isfinite(totals) & (totals < 1e-3)))
+    if len(bad):
+        raise ValueError(
+            "neiss_predictions.parquet must hold log-probabilities that sum to at most "
+            f"1; those of case {raw.index[bad[0]]} sum to {np.exp(totals[bad[0]]):g}."
+        )
     probabilities = np.exp(log_softmax(values, axis=1))
     table = pd.DataFrame(probabilities, raw.index, [f"p_{name}" for name in names])
-    table["off_label"] = np.clip(1 - np.exp(logsumexp(values, axis=1)), 0, 1)
+    table["off_label"] = np.clip(1 - np.exp(totals), 0, 1)
     table["prediction"] = names[probabilities.argmax(axis=1)]
     table["confidence"] = probabilities.max(axis=1)
     table["truth"] = cases["body_part"].map(body_parts()["name"])

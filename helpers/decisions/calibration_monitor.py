@@ -89,6 +89,7 @@ class CalibrationMonitor(Monitor):
     """
 
     _fields = ("alpha", "alternative", "clip")
+    _columns = ("correct", "confidence")
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from ..calibration.files import read_json, write_json
+from ..calibration.files import load, write_json
 from ..checks import check_between, check_count
 from ..metrics import Interval
 from .betting import confidence_sequence, is_enough
@@ -32,6 +32,7 @@ class Monitor:
     """What both monitors share: outcomes, wealth after each, and what follows."""
 
     _fields: tuple[str, ...] = ()
+    _columns: tuple[str, ...] = ("correct",)
 
     def __init__(self, *, alpha: float) -> None:
         self.alpha = check_between("alpha", alpha, 0, 1)
@@ -169,12 +170,13 @@ class Monitor:
         """
         if not isinstance(stored, Mapping):
             raise ValueError(f"stored must be a mapping, not {type(stored).__name__}.")
-        for name, due in (("format", _FORMAT), ("class", cls.__name__)):
-            if stored.get(name) != due:
-                raise ValueError(f"{name} must be {due!r}, not {stored.get(name)!r}.")
-        missing = [name for name in (*cls._fields, "correct") if name not in stored]
-        if missing:
-            raise ValueError(f"stored must have the field {missing[0]!r}.")
+        for name, word in (("format", _FORMAT), ("class", cls.__name__)):
+            if stored.get(name) != word:
+                raise ValueError(f"{name} must be {word!r}, not {stored.get(name)!r}.")
+        due = {"format", "class", *cls._fields, *cls._columns}
+        for name in sorted(due ^ set(stored)):
+            must = "must" if name in due else "must not"
+            raise ValueError(f"stored {must} have the field {name!r}.")
         digits = stored["correct"]
         if not isinstance(digits, str):
             raise ValueError(f"correct must be text, not {type(digits).__name__}.")
@@ -212,7 +214,7 @@ class Monitor:
         ValueError
             The file is no JSON, or holds no such monitor.
         """
-        return cls.from_dict(read_json(path))
+        return load(path, cls.from_dict)
 
     @classmethod
     def _replayed(cls, stored: Mapping[str, Any], correct: np.ndarray) -> Self:

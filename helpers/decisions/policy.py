@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
-from ..calibration.files import read_json, write_json
+from ..calibration.files import load, write_json
 from ..checks import check_between, check_choice, check_not_fitted_on, check_table
 from .buckets import Buckets
-from .policy_storage import FORMAT, describe_policy, read_policy, rule_of
+from .policy_storage import describe_policy, read_policy, rule_of
 from .policy_table import apply_policy, check_mapping
 from .policy_words import policy_card
 from .risk import Verification, verify_accepted
@@ -333,7 +333,7 @@ class Policy:
             if column == "confidence" or str(column).startswith("p_"):
                 check_not_fitted_on(table[column], f"table[{column!r}]")
         # A text without an answer is neither right nor wrong, and nothing acts on it.
-        lost = (applied["decided_on"].isna() & table["correct"].isna())
+        lost = applied["decided_on"].isna() & table["correct"].isna()
         found = verify_accepted(
             (applied["action"] == action) & ~lost,
             table["correct"].mask(lost, False),
@@ -385,11 +385,9 @@ class Policy:
         ValueError
             It describes no policy, or one that is not whole.
         """
-        if not isinstance(stored, Mapping) or stored.get("format") != FORMAT:
-            raise ValueError(f"a stored policy must have the format {FORMAT!r}.")
         try:
             return cls(**read_policy(stored))
-        except (AttributeError, KeyError, TypeError) as error:
+        except TypeError as error:
             raise ValueError(f"the stored policy is not whole: {error!r}.") from error
 
     def save(self, path: str | Path) -> None:
@@ -420,7 +418,7 @@ class Policy:
         ValueError
             The file is no JSON, or holds no policy.
         """
-        return cls.from_dict(read_json(path))
+        return load(path, cls.from_dict)
 
 
 def _ranges(threshold: float, accept: str, otherwise: str) -> Buckets:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..checks import check_between, check_count
-from ..models import LanguageModel
+from ..models import LanguageModel, check_logprobs
 from ..tree import batches
 from .label_scores import prompt_ends
 
@@ -113,5 +113,7 @@ def head_confidence(
     widths = [len(ids) for ids in prompts]
     for rows in batches(widths, token_budget, len(prompts)) if prompts else ():
         ends = prompt_ends(model, [prompts[row] for row in rows])
-        found[rows] = head(ends.float())[:, 0].double().sigmoid().cpu().numpy()
+        odds = head(ends.float()).double().cpu()
+        check_logprobs(model, odds.numpy(), rows)
+        found[rows] = odds[:, 0].sigmoid().numpy()
     return found

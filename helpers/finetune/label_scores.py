@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..logits import WholeLogits
-from ..models import LanguageModel
+from ..models import LanguageModel, check_logprobs
 from ..scoring import check_lengths, rope_changes, sequence_scores, tree_is_exact
 from ..tree import batch_logits, nodes_to_read
 from ..verbalizer import LabelTokens
@@ -43,6 +43,8 @@ def label_logprobs_with_gradient(
     ValueError
         There are no prompts, or one has no tokens or does not fit into the model's
         window.
+    ModelError
+        The network gives NaN or infinity, or none of the labels any probability.
 
     Examples
     --------
@@ -53,7 +55,9 @@ def label_logprobs_with_gradient(
     >>> label_logprobs_with_gradient(model, [model.encode(prompt)], tokens).shape
     torch.Size([1, 2])
     """
-    return read_answers(model, prompts, labels)[0]
+    found = read_answers(model, prompts, labels)[0]
+    check_logprobs(model, found.detach().cpu().numpy(), range(len(prompts)))
+    return found
 
 
 def true_label_logprobs_with_gradient(
@@ -108,24 +112,7 @@ def true_label_logprobs_with_gradient(
 def read_answers(
     model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The labels' log-probabilities and the hidden state that the answers start from.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts, at least one.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    logprobs : torch.Tensor of shape (n_prompts, n_labels)
-        What :func:`label_logprobs_with_gradient` gives.
-    ends : torch.Tensor of shape (n_prompts, hidden_size)
-        What the output embedding sees at the end of each prompt.
-    """
+    """The labels' log-probabilities, and the hidden states that answers start from."""
     _check(model, prompts, labels)
     longest = max(map(len, prompts)) + max(labels.trie.depths)
     if tree_is_exact(model, longest):
@@ -147,20 +134,7 @@ def read_answers(
 
 
 def prompt_ends(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The hidden state that answers start from, without reading any answer.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts, at least one.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_prompts, hidden_size)
-        What the output embedding sees at the end of each prompt.
-    """
+    """The hidden state that answers start from, without reading any answer."""
     places = torch.tensor([[len(ids) - 1] for ids in prompts])
     return _read_places(model, prompts, places)[1][:, 0]
 

@@ -18,7 +18,7 @@ from sklearn.base import clone
 from torch import nn
 
 from .. import __version__
-from ..adapters import adapter_parameters, load_adapter, save_adapter
+from ..adapters import adapter_parameters, load_adapter, read_weights, save_adapter
 from ..classifier import LLMClassifier
 from ..models import LanguageModel
 from ..tree import positions_in_batch
@@ -149,8 +149,10 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
     head = None
     if record["head"] is not None:
         head = ConfidenceHead(**record["head"]).build(model)
-        head.load_state_dict(safetensors.torch.load_file(folder / HEAD))
-    history = pd.DataFrame(record["history"]).astype({"train_loss": float})
+        head.load_state_dict(read_weights(folder / HEAD))
+    history = pd.DataFrame(record["history"]).astype(
+        {"train_loss": float, "log_loss": float}
+    )
     return finetuned(classifier, model, history, folder, head)
 
 
@@ -224,5 +226,5 @@ def _n_trainable(model: LanguageModel, head: nn.Module | None) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it, which knows no NaN."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    """A value as JSON has it, which knows neither NaN nor infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

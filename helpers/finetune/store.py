@@ -15,6 +15,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from ..calibration.files import Count, Finite, NotNegative, Share, Stored, load
+from .head import ConfidenceHead
+from .settings import TrainingSettings
+
 RECORD = "training.json"
 HEAD = "head.safetensors"
 _POINT = "checkpoint-"
@@ -22,23 +26,7 @@ _UNFINISHED = ".unfinished"
 
 
 class Store:
-    """The folder of one training.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Where; it need not exist yet.
-    parts : dict of str to str
-        Hashes of what the result depends on.
-    resume : bool, default=True
-        Whether what is there already of this training is to be used; else it is
-        deleted.
-
-    Raises
-    ------
-    ValueError
-        The folder holds another training, or other things.
-    """
+    """The folder of one training."""
 
     def __init__(
         self, folder: Path, parts: dict[str, str], *, resume: bool = True
@@ -58,13 +46,7 @@ class Store:
         return bool(read_record(self.folder)["finished"])
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Write what is known of the training.
-
-        Parameters
-        ----------
-        record : dict
-            What JSON can hold; ``parts`` and ``finished`` must be in it.
-        """
+        """Write what is known of the training: ``parts``, ``finished`` and more."""
         unfinished = self.folder / f"{RECORD}{_UNFINISHED}"
         unfinished.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         os.replace(unfinished, self.folder / RECORD)
@@ -77,19 +59,7 @@ class Store:
         optimiser: dict[str, Any],
         state: dict[str, Any],
     ) -> None:
-        """Write a checkpoint, then delete the ones before it.
-
-        Parameters
-        ----------
-        step : int
-            Steps done.
-        weights, best : dict of str to torch.Tensor
-            The weights now, and the best so far.
-        optimiser : dict
-            States of the optimiser and its kin.
-        state : dict
-            What JSON can hold.
-        """
+        """Write a checkpoint, then delete the ones before it."""
         target = self.folder / f"{_POINT}{step:08d}"
         unfinished = target.with_name(target.name + _UNFINISHED)
         for path in (unfinished, target):
@@ -103,13 +73,7 @@ class Store:
         self._forget(keep=target)
 
     def last_point(self) -> dict[str, Any] | None:
-        """The last checkpoint: what :meth:`save_point` was given, by name.
-
-        Returns
-        -------
-        dict or None
-            None where there is none.
-        """
+        """What :meth:`save_point` was last given, by name; None before."""
         points = [p for p in self._points() if not p.name.endswith(_UNFINISHED)]
         if not points:
             return None
@@ -123,13 +87,7 @@ class Store:
         }
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Write the last record and delete the checkpoints: the result is there.
-
-        Parameters
-        ----------
-        record : dict
-            What JSON can hold.
-        """
+        """Write the last record and delete the checkpoints: the result is there."""
         self.write_record({"parts": self.parts, **record, "finished": True})
         self._forget()
 
@@ -166,11 +124,59 @@ class Store:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is written down about a training; a ValueError where there is none."""
-    try:
-        found = json.loads((folder / RECORD).read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(
-            f"folder must hold a training; {folder} has no {RECORD}."
-        ) from error
-    return dict(found)
+    """What is written down about a training; a ValueError where that does not hold."""
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"folder must hold a training; {folder} has no {RECORD}.")
+    return load(folder / RECORD, _checked_record)
+
+
+class _Started(Stored):
+    parts: dict[str, str]
+    finished: bool
+
+
+class _Base(Stored):
+    name: str
+    fingerprint: str
+    dtype: str
+
+
+class _Evaluation(Stored):
+    step: Count
+    epoch: NotNegative
+    train_loss: Finite | None
+    accuracy: Share
+    log_loss: NotNegative | None
+    brier: NotNegative
+    ece: Share
+    best: bool
+
+
+class _Finished(_Started):
+    date: str
+    base: _Base
+    labels: list[str]
+    prompt: str
+    n: Count
+    n_held_out: Count
+    loss: str
+    head: dict[str, Any] | None
+    settings: dict[str, Any]
+    n_trainable: Count
+    history: list[_Evaluation]
+    versions: dict[str, str]
+
+
+def _checked_record(stored: Any) -> dict[str, Any]:
+    is_finished = isinstance(stored, dict) and stored.get("finished") is True
+    found = (_Finished if is_finished else _Started).read(stored)
+    if isinstance(found, _Finished):
+        n_best = sum(row.best for row in found.history)
+        if n_best != 1:
+            raise ValueError(f"history must have one best row, not {n_best}.")
+        try:
+            TrainingSettings(**found.settings)
+            ConfidenceHead(**(found.head or {}))
+        except TypeError as error:
+            raise ValueError(f"settings or head are not whole: {error}.") from error
+    return dict(stored)

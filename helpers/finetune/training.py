@@ -24,7 +24,7 @@ from ..adapters import (
 from ..checkpoints import load_checkpoint
 from ..int8 import is_int8
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
-from ..models import LanguageModel
+from ..models import LanguageModel, check_logprobs
 from ..progress import progress_bar
 from ..scoring import label_logprobs, tree_is_exact
 from ..tree import (
@@ -46,25 +46,7 @@ _HEAD = "head."
 
 
 def copy_of_base(base: LanguageModel) -> PreTrainedModel:
-    """A network with the base's weights, to put an adapter on.
-
-    Parameters
-    ----------
-    base : LanguageModel
-        The base; it stays as it is.
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-        It shares the base's memory, unless the base is quantised: then it is loaded a
-        second time.
-
-    Raises
-    ------
-    ValueError
-        The base has an adapter already, computes in 8-bit integers, or is quantised
-        and in memory only.
-    """
+    """A network with the base's weights, to put an adapter on."""
     if is_int8(base.network):
         raise ValueError(
             "classifier's model must be loaded without precision='int8': integers have "
@@ -117,21 +99,7 @@ def trainable_copy(task: Task) -> LanguageModel:
 
 
 class Trainer:
-    """Runs a task on a model with an adapter, from its last checkpoint to its end.
-
-    Parameters
-    ----------
-    task : Task
-        What is to be learned.
-    model : LanguageModel
-        The model with its adapter, which is trained in place.
-    store : Store
-        Where checkpoints go.
-    progress : bool, default=True
-        Whether a training of more than a few seconds shows a bar.
-    on_evaluation : callable, optional
-        Called with the history's new row after each evaluation, once it is kept.
-    """
+    """Runs a task on a model with an adapter, from its last checkpoint to its end."""
 
     def __init__(
         self,
@@ -176,13 +144,7 @@ class Trainer:
         self.best = self._weights()
 
     def run(self) -> None:
-        """Train; afterwards the model and the head have the best weights found.
-
-        Raises
-        ------
-        FloatingPointError
-            The loss is no longer a number.
-        """
+        """Train; afterwards the model and the head have the best weights found."""
         step = self._restore()
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         losses: list[float] = []
@@ -336,6 +298,7 @@ class Trainer:
         raw = np.empty((len(task.held_out), len(task.labels.labels)))
         for rows in self._held_out_batches:
             raw[rows] = self._read_held_out(rows).cpu().numpy()
+        check_logprobs(model, raw, range(len(raw)))
         return raw
 
     def _is_patience_over(self) -> bool:
@@ -375,21 +338,7 @@ class Trainer:
 
 
 def held_out_measures(task: Task, raw: np.ndarray) -> dict[str, float]:
-    """Accuracy, log loss, Brier score and ECE on the held-out texts.
-
-    Parameters
-    ----------
-    task : Task
-        The held-out prompts with their labels.
-    raw : numpy.ndarray of shape (n_held_out, K)
-        What :func:`helpers.scoring.label_logprobs` gives for them.
-
-    Returns
-    -------
-    dict of str to float
-        Of the label probabilities, normalised over the labels; log loss in nats, the
-        Brier score as a sum over the labels, ECE in 20 bins of equal width.
-    """
+    """Accuracy, log loss, Brier score and ECE on the held-out texts."""
     probabilities = softmax(raw, axis=1)
     confidence, correct = top_label(probabilities, task.held_out_truth)
     ece = expected_calibration_error(confidence, correct, n_bins=N_BINS)

@@ -28,35 +28,12 @@ _AT_MOST = {
 
 
 def class_frame(names: list[str], columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The sums of predicted classes as a table.
-
-    Parameters
-    ----------
-    names : list of str
-        The classes.
-    columns : mapping of str to numpy.ndarray of shape (n_classes,)
-        Their sums.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a class.
-    """
+    """The sums of predicted classes as a table, one row a class."""
     return pd.DataFrame(columns, index=pd.Index(names, dtype=object, name="class"))
 
 
 def write_sums(sums: RowSums) -> dict[str, Any]:
-    """Sums as plain JSON.
-
-    Parameters
-    ----------
-    sums : RowSums
-        The sums.
-
-    Returns
-    -------
-    dict
-    """
+    """Sums as plain JSON."""
     return {
         "format": _FORMAT,
         "clip": sums.clip,
@@ -68,35 +45,28 @@ def write_sums(sums: RowSums) -> dict[str, Any]:
 
 
 def read_sums(stored: Any) -> dict[str, Any]:
-    """The fields of the sums that :func:`write_sums` wrote down.
-
-    Parameters
-    ----------
-    stored : mapping
-        What it gave.
-
-    Returns
-    -------
-    dict
-        What makes a :class:`RowSums`.
-
-    Raises
-    ------
-    ValueError
-        It describes no such sums, or some that are not whole.
-    """
+    """The fields of the sums that :func:`write_sums` wrote down, each checked."""
     if not isinstance(stored, Mapping):
         raise ValueError(f"stored must be a mapping, not {type(stored).__name__}.")
     if stored.get("format") != _FORMAT:
         raise ValueError(f"format must be {_FORMAT!r}, not {stored.get('format')!r}.")
-    for name in ("clip", *CELLS, *SCALARS, "classes", "by_class"):
-        if name not in stored:
-            raise ValueError(f"stored must have the field {name!r}.")
+    due = {"format", "clip", *CELLS, *SCALARS, "classes", "by_class"}
+    for name in sorted(due ^ set(stored)):
+        must = "must" if name in due else "must not"
+        raise ValueError(f"stored {must} have the field {name!r}.")
     if stored["clip"] is not None:
         check_between("clip", stored["clip"], 0, 0.5)
     cells = _read_columns(stored, CELLS, None)
     check_count("the number of cells", len(cells["count"]))
     scalars = {name: _read_number(stored[name], name) for name in SCALARS}
+    n = int(cells["count"].sum())
+    for name, most in zip(
+        ("squared", "n_impossible", "unlabelled_confidence"),
+        (n * (1 + 1e-9), n, scalars["n_unlabelled"] * (1 + 1e-9)),
+        strict=True,
+    ):
+        if scalars[name] > most:
+            raise ValueError(f"{name} must be at most {most:g}, not {scalars[name]!r}.")
     return {
         "cells": BinSums(**cells),
         "classes": _read_classes(stored["classes"], stored["by_class"]),
@@ -114,6 +84,9 @@ def _read_classes(names: Any, by_class: Any) -> pd.DataFrame:
         raise ValueError(f"classes must be a list of different texts, not {names!r}.")
     if not isinstance(by_class, Mapping):
         raise ValueError(f"by_class must be a mapping, not {by_class!r}.")
+    strange = sorted(set(by_class) - set(_CLASSES))
+    if strange:
+        raise ValueError(f"by_class must not have the field {strange[0]!r}.")
     return class_frame(names, _read_columns(by_class, _CLASSES, len(names)))
 
 

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from ..checks import check_count
 from ..classifier import LLMClassifier
-from ..models import LanguageModel, sampling_probabilities
+from ..models import LanguageModel, check_logprobs, sampling_probabilities
 from ..progress import progress_bar
 from ..scoring import tree_is_exact
 from ..tree import is_packed, nodes_to_read, positions_in_batch, tree_logits
@@ -106,6 +106,7 @@ def sample_votes(
         for row, logits in _node_logits(
             model, prompts, labels, prefix, classifier.token_budget
         ):
+            check_logprobs(model, logits, [row] * len(logits))
             logprobs = logits - logsumexp(logits, axis=1, keepdims=True)
             chances = [
                 sampling_probabilities(

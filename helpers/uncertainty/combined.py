@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from pydantic import Field
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
@@ -20,6 +21,7 @@ from ..calibration.base import (
     log_odds,
     told_source,
 )
+from ..calibration.files import Finite, numbers
 from ..calibration.marks import row_ids
 from ..checks import (
     check_between,
@@ -76,7 +78,14 @@ class CombinedConfidence(BaseCalibrator):
     'in-sample'
     """
 
-    _fitted = ("signals_", "mean_", "scale_", "coef_", "intercept_")
+    _fitted = {
+        "signals_": Annotated[list[str], Field(min_length=1)],
+        "mean_": numbers(),
+        "scale_": numbers(np.nextafter(0, 1)),
+        "coef_": numbers(),
+        "intercept_": Finite,
+    }
+    _lengths = dict.fromkeys(("mean_", "scale_", "coef_"), ("signals_", 0))
 
     signals_: list[str]
     mean_: np.ndarray
