@@ -8,6 +8,7 @@ the argument, the rule and the offending value, before any work.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,12 +33,27 @@ def check_rows(
     groups: ArrayLike | None = None,
     *,
     name: str = "confidence",
+    unanswered: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Confidences, outcomes and, where they are given, groups of the same rows."""
-    values = check_probabilities(confidence, name)
-    outcome = check_outcomes(correct, confidence)
+    """Confidences, outcomes and, where they are given, groups of the same rows.
+
+    Where there may be unanswered texts, rows with neither confidence nor outcome are
+    counted in a warning and left out.
+    """
     codes = None if groups is None else check_groups(groups, confidence, correct)
-    return values, outcome, codes
+    stated, right = as_array(confidence, name), as_array(correct, "correct", confidence)
+    if unanswered and stated.ndim == right.ndim == 1:
+        lost = np.asarray(pd.isna(stated) & pd.isna(right))
+        if lost.any() and not lost.all():
+            warnings.warn(
+                f"{int(lost.sum())} of {len(lost)} rows have no {name} and no outcome, "
+                "as texts without a usable answer; they are left out.",
+                stacklevel=3,
+            )
+            confidence, correct = stated[~lost], right[~lost]
+            codes = None if codes is None else codes[~lost]
+    values = check_probabilities(confidence, name)
+    return values, check_outcomes(correct, confidence), codes
 
 
 def check_probabilities(

@@ -192,7 +192,7 @@ def binned(
     closed: Closed = "left",
 ) -> BinSums:
     """Check the data, make the bins and fill them."""
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     return sum_bins(values, outcome, bins)
 

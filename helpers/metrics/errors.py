@@ -367,7 +367,7 @@ def sweep_calibration_error(
     0.25
     """
     check_choice("norm", norm, NORMS)
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     confidences = np.append(0.0, np.cumsum(ranked, dtype=float))
@@ -425,7 +425,7 @@ def smooth_calibration_error(
     >>> round(smooth_calibration_error([0.8] * 10, [1] * 7 + [0] * 3), 2)
     0.1
     """
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     if bandwidth is not None:
         check_between("bandwidth", bandwidth, 1e-4, 1, closed=True)
     # Here, since it brings plotting libraries along.

@@ -101,7 +101,7 @@ def reliability_curve(
     1  2         0.9       0.5
     """
     check_between("level", level, 0, 1)
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     curve = _curve(values, outcome, bins, level, check_rng(rng))
     curve.attrs["evaluation"] = evaluation_of(confidence)[0]
@@ -342,7 +342,7 @@ def calibration_metrics(
         check_choice("evaluation", evaluation, ("held-out", "in-sample"))
     check_between("level", level, 0, 1)
     generator = check_rng(rng)
-    values, outcome, codes = check_rows(confidence, correct, groups)
+    values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
     state, n_fitted_on = _evaluation(confidence, len(values), evaluation)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     sums = sum_bins(values, outcome, bins)

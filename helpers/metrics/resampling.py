@@ -262,7 +262,7 @@ def bootstrap_interval(
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    values, outcome, codes = check_rows(confidence, correct, groups)
+    values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
     values = values.astype(float)
     value = float(measure(values, outcome))
     found = _resampled(measure, values, outcome, codes, n_resamples, generator)
@@ -316,7 +316,7 @@ def bootstrap_intervals(
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    values, outcome, codes = check_rows(confidence, correct, groups)
+    values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     cells = make_cells(values, outcome, bins, merge=codes is None)
     found: dict[str, list[np.ndarray]] = {measure: [] for measure in measures}

@@ -178,7 +178,7 @@ def brier_decomposition(
     >>> round(parts.reliability, 3), round(parts.resolution, 4), parts.uncertainty
     (0.05, 0.0625, 0.1875)
     """
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
     sums = sum_bins(values, outcome, bins)
     base = outcome.mean()
@@ -273,7 +273,7 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     >>> auroc([0.9, 0.8, 0.6], [1, 0, 0])
     1.0
     """
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     if outcome.all() or not outcome.any():
         raise ValueError(
             f"correct must hold both outcomes to rank them; all {len(outcome)} rows "
@@ -336,7 +336,7 @@ def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCovera
     >>> curve.coverage, curve.risk.round(3)
     (array([0.25, 0.75, 1.  ]), array([0.   , 0.333, 0.5  ]))
     """
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     threshold, answered, wrong = _by_threshold(values, outcome)
     state = evaluation_of(confidence)[0]
     return RiskCoverage(threshold, answered / len(values), wrong / answered, state)
@@ -377,7 +377,7 @@ def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     >>> round(1 - aurc([0.6, 0.0, 0.8], [1, 0, 1]), 4)  # mean selective accuracy
     0.8889
     """
-    values, outcome, _ = check_rows(confidence, correct)
+    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     _, answered, wrong = _by_threshold(values, outcome)
     k = np.arange(1, len(values) + 1)
     # Within a tie, errors are expected to come evenly.

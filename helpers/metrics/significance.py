@@ -85,7 +85,7 @@ def calibration_test(
     """
     check_choice("method", method, _METHODS)
     check_choice("alternative", alternative, ("two-sided", "greater", "less"))
-    stated, right, _ = check_rows(confidence, correct)
+    stated, right, _ = check_rows(confidence, correct, unanswered=True)
     values, outcome = stated.astype(float), right.astype(float)
     if method != "spiegelhalter" and alternative != "two-sided":
         raise ValueError(
