@@ -554,7 +554,8 @@ def test_address_alone_will_do(
     url = ModelServer(YES_NO).serve(httpserver)
     found = HostedClassifier(url, "m", ["yes", "no"], journal=tmp_path / "j.sqlite")
     assert found.predict(["A film."]).tolist() == ["yes"]
-    assert httpserver.log[0][0].headers["Authorization"] == f"Bearer {KEY}"
+    # The key is OpenAI's, and this is another server.
+    assert KEY not in str(httpserver.log[0][0].headers)
     assert KEY not in repr(vars(copy.deepcopy(found)))
     assert copy.deepcopy(found).predict(["A film."]).tolist() == ["yes"]
 

@@ -61,8 +61,8 @@ class HostedClassifier(PromptedClassifier):
     Parameters
     ----------
     client : openai.AsyncOpenAI or str
-        Who asks, and with which key; or the server's address, asked with the key in
-        the environment variable ``OPENAI_API_KEY``, or without one.
+        Who asks, and with which key; or the server's address, asked without a key, or
+        with that in the environment variable ``OPENAI_API_KEY`` if it is OpenAI's.
     model : str
         The model, as the server calls it.
     labels : sequence of str, optional
@@ -130,8 +130,9 @@ class HostedClassifier(PromptedClassifier):
         Where answers are kept; a file in the user's cache otherwise. What is in it is
         not asked again, but for requests that failed.
     budget : float, optional
-        The most that all requests for the texts of one call may cost, those already in
-        the journal included; needs prices.
+        The most that all requests for the texts of one call may cost, with all that the
+        journal says was paid for them before; needs prices. See
+        :func:`helpers.hosted.run`.
     prices : mapping, optional
         A pair for each model: the price of a million tokens read, and of a million
         written.
@@ -510,9 +511,10 @@ class HostedClassifier(PromptedClassifier):
     def _asked(self, desk: Desk, texts: list[str], labels: LabelTexts) -> HostedScores:
         first = [self._request(text, labels) for text in texts]
         # The first text shows whether the server hides what all the others need.
-        if any(map(hides, desk.ask(first[:1], may_hide=True))):
+        results = desk.ask(first[:1], may_hide=True, later=first)
+        if any(map(hides, results)):
             return self._without_logprobs(desk, texts, labels)
-        results = desk.ask(first)
+        results += desk.ask(first[1:])
         if any(map(hides, results)) and not any(map(shows, results)):
             return self._without_logprobs(desk, texts, labels)
         trees = [LabelTree(labels) for _ in texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Failure
@@ -15,21 +16,7 @@ if TYPE_CHECKING:
 
 
 class Desk:
-    """Hands requests to the server, with one budget over all rounds.
-
-    Parameters
-    ----------
-    client : openai.AsyncOpenAI
-        Who asks.
-    journal : Journal
-        Where answers are kept.
-    stops : bool
-        Whether a request that fails for good is an error.
-    budget : float or None
-        The most that all requests may cost.
-    **options
-        Others of :func:`run`.
-    """
+    """Hands requests to the server, with one budget over all rounds."""
 
     def __init__(
         self,
@@ -45,45 +32,29 @@ class Desk:
         self._before: list[Request] = []
 
     def ask(
-        self, requests: list[Request], *, may_hide: bool = False
+        self,
+        requests: list[Request],
+        *,
+        may_hide: bool = False,
+        later: Iterable[Request] = (),
     ) -> list[Answer | Failure]:
         """Ask for answers, those that failed before anew.
 
-        Parameters
-        ----------
-        requests : list of Request
-            What to ask.
-        may_hide : bool, default=False
-            Whether it is no failure if the server refuses log-probabilities.
-
-        Returns
-        -------
-        list of Answer or Failure
-            In the order of the requests.
-
-        Raises
-        ------
-        RunStopped
-            Requests failed for good, and that is an error.
+        ``may_hide``: it is no failure if the server refuses log-probabilities.
+        ``later``: what will be asked, whose cost in earlier calls counts already.
         """
         if not requests:
             return []
-        # The budget is that of all rounds; what is answered costs no time.
-        known = self._before if self._budget is not None else []
         results = ask(
-            [*known, *requests],
+            requests,
             self._client,
             self._journal,
             retry_failed=True,
             budget=self._budget,
+            counted=() if self._budget is None else [*self._before, *later],
             **self._options,
-        )[len(known) :]
-        answered = [
-            request
-            for request, result in zip(requests, results, strict=True)
-            if isinstance(result, Answer)
-        ]
-        self._before += answered
+        )
+        self._before += requests
         failed = [
             result
             for result in results
@@ -103,15 +74,7 @@ class Desk:
 def hides(result: Answer | Failure) -> bool:
     """Whether a server answers, but without log-probabilities.
 
-    Parameters
-    ----------
-    result : Answer or Failure
-        What came of a request that wanted them.
-
-    Returns
-    -------
-    bool
-        An empty answer and a refusal say neither.
+    An empty answer and a refusal say neither.
     """
     if isinstance(result, Failure):
         return result.status in (400, 422) and "logprob" in result.message.lower()
@@ -121,17 +84,7 @@ def hides(result: Answer | Failure) -> bool:
 
 
 def shows(result: Answer | Failure) -> bool:
-    """Whether there are log-probabilities.
-
-    Parameters
-    ----------
-    result : Answer or Failure
-        What came of a request that wanted them.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether there are log-probabilities."""
     return isinstance(result, Answer) and any(
         token.logprob is not None or token.top for token in result.tokens
     )
