@@ -31,7 +31,8 @@ BOTH = sorted(FOOD_QUESTIONS)
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOW_SURE_BASE_URL", "HOW_SURE_HOSTED_MODEL", "HOW_SURE_API_KEY"):
+    own = ("HOW_SURE_BASE_URL", "HOW_SURE_HOSTED_MODEL", "HOW_SURE_API_KEY")
+    for name in (*own, "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -558,6 +559,32 @@ def test_address_alone_will_do(
     assert KEY not in str(httpserver.log[0][0].headers)
     assert KEY not in repr(vars(copy.deepcopy(found)))
     assert copy.deepcopy(found).predict(["A film."]).tolist() == ["yes"]
+
+
+@pytest.mark.parametrize(
+    ("names", "warns", "answered"),
+    [
+        (["m"], False, None),
+        (["m-2026-01-02"], False, "m-2026-01-02"),
+        (["/models/M.gguf"], False, "/models/M.gguf"),
+        (["m-mini"], True, "m-mini"),
+        (["m-2026-01-02", "m-2026-03-04"], True, "m-2026-01-02, m-2026-03-04"),
+        ([None], False, None),
+    ],
+)
+def test_another_model_than_the_one_asked_is_said_once(
+    make: Make, names: list[str], warns: bool, answered: str | None
+) -> None:
+    found, server = make(YES_NO, labels=["yes", "no"], concurrency=1)
+    server.names = names
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            table = found.score_table(TEXTS)
+    assert [str(w.message)[:13] for w in said] == ["'m' was asked"] * warns
+    assert table["model"].tolist() == [names[at % len(names)] for at in range(3)]
+    assert table.attrs["source"].get("answered_by") == answered
+    assert "answered_by" not in clone(found).source()
 
 
 def test_address_with_a_password_is_refused_and_not_shown() -> None:

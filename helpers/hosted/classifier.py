@@ -21,7 +21,7 @@ from ..fetch import cache_dir
 from ..prompted import PromptedClassifier, check_texts, short_hash
 from .answers import Answer, Failure
 from .costs import Prices
-from .desk import Desk, hides, shows
+from .desk import Desk, hides, is_same_model, shows
 from .endpoints import (
     LEAST_TOKENS,
     PROMPTS,
@@ -173,7 +173,7 @@ class HostedClassifier(PromptedClassifier):
     'Review: A joy.\\nSentiment:'
     """
 
-    _learned = ("labels_", "examples_", "_opened")
+    _learned = ("labels_", "examples_", "_opened", "_answered")
 
     def __init__(
         self,
@@ -386,13 +386,15 @@ class HostedClassifier(PromptedClassifier):
             ``decided``; the parts of ``off_label``: ``unlisted``, ``off_list`` (listed
             tokens that lead to no label) and ``unresolved`` (beginnings of labels that
             nobody followed); ``calls``, the requests that the text took; ``problem``,
-            why nothing is known of it, or None; and, where the truth is given,
-            ``truth`` and ``correct``. ``attrs["source"]`` is what :meth:`source`
+            why nothing is known of it, or None; ``model``, the model that answered, as
+            the server calls it; and, where the truth is given, ``truth`` and
+            ``correct``. ``attrs["source"]`` is what :meth:`source`
             gives.
         """
         index = X.index if isinstance(X, pd.Series) else None
-        found = self._scores(X)
+        found, by = self._answers(X)
         table = found.table(self.classes_.tolist(), index)
+        table["model"] = np.array(by, dtype=object)
         if truth is not None:
             table["truth"] = self._check_truth(truth, len(table))
             table["correct"] = table["truth"] == table["prediction"]
@@ -405,9 +407,11 @@ class HostedClassifier(PromptedClassifier):
         Returns
         -------
         dict of str to str
-            ``model``, its name, address and protocol; ``prompt``, a hash of the prompt
-            with its examples and of the arguments sent with it; ``labels``, a hash of
-            their names, of the texts that express them and of how they are followed.
+            ``model``, its name, address and protocol; ``answered_by``, what the server
+            has called it so far, where that is another name; ``prompt``, a hash of the
+            prompt with its examples and of the arguments sent with it; ``labels``, a
+            hash of their names, of the texts that express them and of how they are
+            followed.
         """
         self._ready()
         texts = self._label_texts()
@@ -418,8 +422,11 @@ class HostedClassifier(PromptedClassifier):
         reach = None if self.continue_with is None else dict(self.continue_with)
         how = [self.top_logprobs, self.max_calls_per_text, self.tolerance, reach]
         address = plain_url(str(self._client().base_url))
+        answered = sorted(getattr(self, "_answered", ()))
+        other = {"answered_by": ", ".join(answered)} if answered else {}
         return {
             "model": f"{self.model} at {address} by {self.protocol}",
+            **(other if answered != [self.model] else {}),
             "prompt": short_hash(asked),
             "labels": short_hash([labels, how]),
         }
@@ -489,7 +496,10 @@ class HostedClassifier(PromptedClassifier):
         return self._opened
 
     def _scores(self, X: Iterable[str]) -> HostedScores:
-        """Scores of texts as they are, each different one asked about once."""
+        return self._answers(X)[0]
+
+    def _answers(self, X: Iterable[str]) -> tuple[HostedScores, list[str | None]]:
+        """Scores of texts, each different one asked about once, and who answered."""
         self._ready()
         texts = check_texts(X)
         unique = list(dict.fromkeys(texts))
@@ -506,7 +516,23 @@ class HostedClassifier(PromptedClassifier):
             desk = Desk(self._client(), journal, stops=stops, **options)
             found = self._asked(desk, unique, labels)
         rows = {text: row for row, text in enumerate(unique)}
-        return found.take([rows[text] for text in texts])
+        taken = [rows[text] for text in texts]
+        self._note_models(desk)
+        by = [", ".join(sorted(desk.models[row])) or None for row in taken]
+        return found.take(taken), by
+
+    def _note_models(self, desk: Desk) -> None:
+        """Remember which models answered, and say so if they are not the one asked."""
+        before: set[str] = getattr(self, "_answered", set())
+        self._answered = before.union(*desk.models.values())
+        others = [n for n in self._answered if not is_same_model(str(self.model), n)]
+        if self._answered != before and (others or len(self._answered) > 1):
+            warnings.warn(
+                f"{self.model!r} was asked, and {' and '.join(sorted(self._answered))} "
+                "answered: the column model says where. Probabilities of different "
+                "models do not compare, and a calibrator fits one of them.",
+                stacklevel=5,
+            )
 
     def _asked(self, desk: Desk, texts: list[str], labels: LabelTexts) -> HostedScores:
         first = [self._request(text, labels) for text in texts]
@@ -514,7 +540,7 @@ class HostedClassifier(PromptedClassifier):
         results = desk.ask(first[:1], may_hide=True, later=first)
         if any(map(hides, results)):
             return self._without_logprobs(desk, texts, labels)
-        results += desk.ask(first[1:])
+        results += desk.ask(first[1:], rows=range(1, len(first)))
         if any(map(hides, results)) and not any(map(shows, results)):
             return self._without_logprobs(desk, texts, labels)
         trees = [LabelTree(labels) for _ in texts]
@@ -532,7 +558,8 @@ class HostedClassifier(PromptedClassifier):
                 for data in self._branches(trees[row].mass(), calls[row])
             ]
             results = desk.ask(
-                [self._request(texts[row], labels, data) for row, data in asked]
+                [self._request(texts[row], labels, data) for row, data in asked],
+                rows=[row for row, _ in asked],
             )
         self._warn_if_cold(trees)
         masses = [tree.mass() for tree in trees]
@@ -604,17 +631,18 @@ class HostedClassifier(PromptedClassifier):
             )
         length = max(labels.tokens_to_go(b"") + _WORDS, LEAST_TOKENS[self.protocol])
         sampling = self.fallback == "sampling"
+        each = self.draws if sampling else 1
         changes: dict[str, Any] = {"temperature": 1.0} if sampling else {}
         changes["max_tokens"] = length
         seed, requests = (self.options or {}).get("seed"), []
         for text in texts:
-            for draw in range(self.draws if sampling else 1):
+            for draw in range(each):
                 if seed is not None:
                     # With the same seed, all draws would be the same.
                     changes["seed"] = seed + draw
                 request = self._request(text, labels, draw=draw, **changes)
                 requests.append(without_logprobs(request))
-        answers = desk.ask(requests)
+        answers = desk.ask(requests, rows=[at // each for at in range(len(requests))])
         given = [
             read_label(answer, labels) if isinstance(answer, Answer) else None
             for answer in answers
@@ -662,7 +690,7 @@ class HostedClassifier(PromptedClassifier):
                 without_logprobs(self._built(prompt, max_tokens=tokens, **more))
             )
         reports = [float("nan")] * len(texts)
-        for row, answer in zip(rows, desk.ask(requests), strict=True):
+        for row, answer in zip(rows, desk.ask(requests, rows=rows), strict=True):
             words = answer.text if isinstance(answer, Answer) else ""
             report = read_report(words.lstrip().split("\n")[0])
             reports[row] = report.value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,9 @@ from .runner import ask
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+_LATEST = re.compile(r"[-:]latest$")
+_REVISION = re.compile(r"(-\d{4}-\d\d-\d\d|-\d{8}|-\d{3,4}|@[\w.-]+|:latest)$")
 
 
 class Desk:
@@ -30,6 +35,8 @@ class Desk:
         self._client, self._journal = client, journal
         self._stops, self._budget, self._options = stops, budget, options
         self._before: list[Request] = []
+        # The models that answered for each text.
+        self.models: defaultdict[int, set[str]] = defaultdict(set)
 
     def ask(
         self,
@@ -37,11 +44,13 @@ class Desk:
         *,
         may_hide: bool = False,
         later: Iterable[Request] = (),
+        rows: Iterable[int] | None = None,
     ) -> list[Answer | Failure]:
         """Ask for answers, those that failed before anew.
 
         ``may_hide``: it is no failure if the server refuses log-probabilities.
         ``later``: what will be asked, whose cost in earlier calls counts already.
+        ``rows``: the text of each request, where it is not the first, the second, ….
         """
         if not requests:
             return []
@@ -55,6 +64,9 @@ class Desk:
             **self._options,
         )
         self._before += requests
+        for row, result in zip(rows or range(len(results)), results, strict=True):
+            if isinstance(result, Answer) and result.model:
+                self.models[row].add(result.model)
         failed = [
             result
             for result in results
@@ -88,3 +100,20 @@ def shows(result: Answer | Failure) -> bool:
     return isinstance(result, Answer) and any(
         token.logprob is not None or token.top for token in result.tokens
     )
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether an answer's name of a model is another name of the one asked.
+
+    Providers add a date or a revision to a name, and local servers give the file.
+
+    >>> is_same_model("gpt-4o", "gpt-4o-2024-08-06"), is_same_model("m", "/x/M.gguf")
+    (True, True)
+    >>> is_same_model("gpt-4o", "gpt-4o-mini")
+    False
+    """
+    one, other = (
+        re.split(r"[/\\]", name.lower())[-1].removesuffix(".gguf")
+        for name in (asked, answered)
+    )
+    return other == one or _REVISION.sub("", other) == _LATEST.sub("", one)
