@@ -38,7 +38,7 @@ from helpers.hosted import (
     run,
 )
 from helpers.hosted.endpoints import open_client
-from helpers.hosted.writer import GroupWriter
+from helpers.hosted.journal import GroupWriter
 
 KEY = "sk-test-0123456789abcdef"
 PRICES = {"m": (1.0, 100.0)}

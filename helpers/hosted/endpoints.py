@@ -208,45 +208,14 @@ def build_request(
 
 
 def without_logprobs(request: Request) -> Request:
-    """The same request without a wish for log-probabilities.
-
-    Parameters
-    ----------
-    request : Request
-        The request.
-
-    Returns
-    -------
-    Request
-
-    Examples
-    --------
-    >>> asked = build_request("chat", "m", "2 + 2 =", max_tokens=1)
-    >>> sorted(without_logprobs(asked).arguments)
-    ['max_completion_tokens', 'messages', 'model', 'temperature']
-    """
+    """The same request without a wish for log-probabilities."""
     sent = request.arguments
     rest = {name: value for name, value in sent.items() if name not in _WISHES}
     return Request(request.protocol, rest, request.draw)
 
 
 def check_address(client: object) -> None:
-    """Stop if an address holds a secret, without showing it.
-
-    Parameters
-    ----------
-    client : object
-        A client, an address, or anything else, which passes.
-
-    Raises
-    ------
-    ValueError
-        An address with a user or password.
-
-    Examples
-    --------
-    >>> check_address("http://localhost:8000/v1")
-    """
+    """Stop if an address holds a user or password, without showing it."""
     if isinstance(client, str) and "@" in urlsplit(client).netloc:
         raise ValueError(
             "client must not be an address with a user or password, which would be "
@@ -300,17 +269,6 @@ def _is_loopback(host: str) -> bool:
 def plain_url(base_url: str) -> str:
     """The address of a server without user, password, query and last slash.
 
-    Parameters
-    ----------
-    base_url : str
-        The address.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> plain_url("https://me:secret@api.example.com/v1/?token=x")
     'https://api.example.com/v1'
     """

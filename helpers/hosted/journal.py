@@ -17,6 +17,7 @@ private. What the server sent is kept as it was.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sqlite3
@@ -26,7 +27,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
@@ -457,15 +457,59 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _table(self, query: str) -> pd.DataFrame:
         with self._lock, closing(self._file.execute(query)) as cursor:
             names = [column[0] for column in cursor.description]
             return pd.DataFrame(cursor.fetchall(), columns=names)
+
+
+class GroupWriter:
+    """Writes calls in a thread, together with those that come while it writes.
+
+    Whatever was given to it is on disk when its block ends, however it ends.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: list[tuple[Call, asyncio.Future[None]]] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    async def add(self, call: Call) -> None:
+        """Write a call down; when this returns, it is on disk."""
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, written))
+        self._wake.set()
+        await written
+
+    async def __aenter__(self) -> GroupWriter:
+        self._task = asyncio.create_task(self._serve())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        self._wake.set()
+        # A second Ctrl-C must not stop the last write.
+        await asyncio.shield(self._task)
+
+    async def _serve(self) -> None:
+        while self._waiting or not self._closing:
+            await self._wake.wait()
+            self._wake.clear()
+            group, self._waiting = self._waiting, []
+            if not group:
+                continue
+            failed: Exception | None = None
+            try:
+                await asyncio.to_thread(self._journal.add, [call for call, _ in group])
+            except Exception as error:
+                failed = error
+            for _, written in group:
+                if not written.done():
+                    if failed is None:
+                        written.set_result(None)
+                    else:
+                        written.set_exception(failed)

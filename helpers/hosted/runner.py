@@ -33,10 +33,9 @@ from .failures import (
     wait_of,
     wants_again,
 )
-from .journal import Call, Journal
+from .journal import Call, GroupWriter, Journal
 from .reading import decode, read_answer, read_usage
 from .scrub import check_client, scrub, scrub_message, secrets_of
-from .writer import GroupWriter
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -207,12 +206,8 @@ async def run(
             state = await asyncio.to_thread(ledger.take, key)
             if state == "known":
                 results.update(await asyncio.to_thread(journal.get, [key]))
-            elif state == "busy":
-                waiting.append(key)
-                await sleep_until(clock() + _LOOK_AGAIN)
-                continue
-            elif state == "wait":
-                waiting.appendleft(key)
+            elif state in ("busy", "wait"):
+                (waiting.append if state == "busy" else waiting.appendleft)(key)
                 await sleep_until(clock() + _LOOK_AGAIN)
                 continue
             elif state == "full":
