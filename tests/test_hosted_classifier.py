@@ -22,6 +22,7 @@ from hosted_model import (
     true_probability,
     written_model,
 )
+from hosted_server import Reply, StubServer, running
 from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
 from sklearn.base import clone, is_classifier
@@ -385,6 +386,20 @@ def test_budget_holds_over_all_rounds(make: Make) -> None:
     with pytest.raises(BudgetExceeded):
         found.predict([f"film {n}" for n in range(60)])
     assert len(server.asked) == n
+
+
+def test_budget_counts_what_failed_in_earlier_calls(tmp_path: Path) -> None:
+    # Of 2,000, two bills of 900 leave too little for what a third may cost.
+    usage = {"prompt_tokens": 900, "completion_tokens": 0}
+    server = StubServer(lambda text, nth: Reply({"choices": [], "usage": usage}))
+    with running(server) as url:
+        for _ in range(3):
+            found = HostedClassifier(url, "m", ["yes", "no"], failed="open")
+            found.set_params(budget=2000.0, prices={"m": (1e6, 0.0)}, concurrency=1)
+            found.set_params(journal=tmp_path / "j.sqlite", progress=False)
+            with pytest.raises(BudgetExceeded):
+                found.predict_proba([f"film {at}" for at in range(9)])
+    assert server.asked.total() == 2
 
 
 # What goes wrong ---------------------------------------------------------------------
