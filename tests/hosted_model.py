@@ -86,6 +86,7 @@ class ModelServer:
     sentinel: bool = False
     ignores_new_limit: bool = False
     refusal: str | None = None
+    names: Sequence[str | None] = ()  # that the model gives itself, in turn
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def serve(self, server: HTTPServer) -> str:
@@ -125,7 +126,9 @@ class ModelServer:
             limit = body["max_tokens"]
         tokens, finish = self._write(body, prompt, begun, limit)
         shown = not hides and wanted > 0
-        return _json(_body(protocol, tokens, finish, shown, wanted, self))
+        said = _body(protocol, tokens, finish, shown, wanted, self)
+        names = self.names or [body["model"]]
+        return _json(said | {"model": names[(len(self.asked) - 1) % len(names)]})
 
     def _conversation(self, body: dict[str, Any]) -> tuple[str, str]:
         messages = body["messages"]
@@ -228,7 +231,7 @@ def _body(
                 ]
             }
     usage = {"prompt_tokens": 10, "completion_tokens": len(tokens)}
-    return {"id": "x", "model": "stub", "choices": [choice], "usage": usage}
+    return {"id": "x", "choices": [choice], "usage": usage}
 
 
 def _entry(text: str, logprob: float, how: ModelServer) -> dict[str, Any]:

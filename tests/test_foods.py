@@ -31,7 +31,8 @@ BOTH = sorted(FOOD_QUESTIONS)
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOW_SURE_BASE_URL", "HOW_SURE_HOSTED_MODEL", "OPENAI_API_KEY"):
+    own = ("HOW_SURE_BASE_URL", "HOW_SURE_HOSTED_MODEL", "HOW_SURE_API_KEY")
+    for name in (*own, "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -189,7 +190,7 @@ def test_servers_to_be_recorded(
 def test_what_is_recorded_of_a_part_is_played_and_no_key_is_sent(
     httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("HOW_SURE_API_KEY", KEY)
     sent: list[str] = []
 
     def reply(request: Request) -> Response:

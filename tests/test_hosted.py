@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
+import json
 import logging
 import re
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 from hosted_server import Reply, StubServer, chat_answer, running
@@ -33,7 +37,8 @@ from helpers.hosted import (
     read_answer,
     run,
 )
-from helpers.hosted.writer import GroupWriter
+from helpers.hosted.endpoints import open_client
+from helpers.hosted.journal import GroupWriter
 
 KEY = "sk-test-0123456789abcdef"
 PRICES = {"m": (1.0, 100.0)}
@@ -55,7 +60,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("helpers.hosted.runner._FIRST_PAUSE", 0.01)
 
 
 def stored(journal: Journal) -> int:
@@ -158,6 +163,56 @@ def test_the_server_says_how_long_to_wait(
     assert server.times[1] - server.times[0] >= least
 
 
+def in_a_while(seconds: float) -> str:
+    return email.utils.formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("retry-after", "121", 429),
+        ("retry-after", "1e999", 503),
+        ("retry-after-ms", "130000", 529),
+        ("retry-after", in_a_while(3600), 429),
+    ],
+)
+def test_a_long_wait_ends_the_run_and_loses_nothing(
+    journal: Journal, header: str, value: str, status: int
+) -> None:
+    busy = Reply({"error": {"message": "busy"}}, status, {header: value})
+    server = StubServer(lambda text, nth: Reply() if text < "q3" else busy)
+    asked = [question(f"q{at}") for at in range(9)]
+    with running(server) as url:
+        client = make_client(url)
+        found = ask(asked, client, journal, concurrency=2)
+        assert server.asked.total() <= 5
+        assert [isinstance(result, Answer) for result in found] == [True] * 3 + [
+            False
+        ] * 6
+        assert re.search(
+            r"asks to wait .* until 2\d\d\d-\d\d-\d\d \d\d:", found[-1].message
+        )
+        assert journal.failures().empty
+        # Nothing was written down, so that the next run asks them without being told.
+        server.behave = lambda text, nth: Reply()
+        assert [a.text for a in ask(asked, client, journal)] == [
+            f"q{at}" for at in range(9)
+        ]
+
+
+def test_while_one_is_asked_to_wait_all_others_hold(journal: Journal) -> None:
+    busy = Reply({"error": {"message": "busy"}}, 429, {"retry-after-ms": "600"})
+    server = StubServer(
+        lambda text, nth: busy if text == "q0" and nth == 1 else Reply(delay=0.02)
+    )
+    with running(server) as url:
+        found = ask([question(f"q{at}") for at in range(40)], make_client(url), journal)
+    assert all(isinstance(result, Answer) for result in found)
+    gaps = np.diff(sorted(server.times))
+    # What was in flight arrives; then the server has its peace.
+    assert gaps.max() > 0.45 and int(gaps.argmax()) < 15
+
+
 def test_silence_and_dripping_end(journal: Journal) -> None:
     server = StubServer(lambda text, nth: Reply(how=text))
     with running(server) as url:
@@ -203,6 +258,38 @@ def test_what_is_no_answer_is_a_failure(
     assert journal.get([question().key(str(client.base_url))]) == {
         question().key(str(client.base_url)): failure
     }
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
+NESTED = '{"choices": ' + '[{"message": {"content": ' * 300
+HOSTILE: dict[str, Any] = {
+    "types": chat_answer("a") | {"choices": [7], "usage": USAGE},
+    "deep": chat_answer("a") | {"choices": [], "x": json.loads("[" * 900 + "]" * 900)},
+    "very deep": NESTED + "1" + "}}]" * 300 + "}",
+    "numbers": chat_answer("a") | {"usage": {"prompt_tokens": 10**400}},
+    "digits": '{"choices": [], "usage": {"prompt_tokens": ' + "9" * 5000 + "}}",
+    "long": "x" * 5000,
+}
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "zlib", "utf-7", "unicode_escape"])
+def test_a_hostile_answer_concerns_itself_alone(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, charset: str
+) -> None:
+    monkeypatch.setattr("helpers.hosted.endpoints._MOST_BYTES", 4500)
+    kind = {"content-type": f"application/json; charset={charset}"}
+    server = StubServer(
+        lambda text, nth: Reply(HOSTILE.get(text), 500 if nth > 9 else 200, kind)
+    )
+    asked = [question(text) for text in (*HOSTILE, "good")]
+    with running(server) as url:
+        client = make_client(url)
+        found = dict(zip((*HOSTILE, "good"), ask(asked, client, journal), strict=True))
+        again = ask(asked, client, journal)
+    assert isinstance(found["good"], Answer) and found["good"].text == "good"
+    assert "longer than 4,500 bytes" in found["long"].message
+    assert again == list(found.values()) and set(server.asked.values()) == {1}
+    assert journal.usage(PRICES)["prompt_tokens"].item() >= 17  # what was billed stays
 
 
 ODD = {
@@ -300,6 +387,81 @@ def test_failures_without_a_bill_count_in_full(journal: Journal) -> None:
     assert 0 < stop.value.cost <= 0.001
 
 
+def test_a_budget_counts_what_failed_before(journal: Journal) -> None:
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
+    server = StubServer(lambda text, nth: Reply({"choices": [], "usage": usage}))
+    options = {"budget": 3.0, "prices": PRICES, "concurrency": 1, "retry_failed": True}
+    first, second = [[question(f"{n}{at}") for at in range(2)] for n in "ab"]
+    with running(server) as url:
+        client = make_client(url)
+        ask(first, client, journal, **options)
+        with pytest.raises(BudgetExceeded, match="3 is spent"):
+            ask(second, client, journal, counted=first, **options)
+        for requests in (first + second, second + first):
+            with pytest.raises(BudgetExceeded) as stop:
+                ask(requests, client, journal, **options)
+            assert stop.value.cost == 3
+        assert server.asked.total() == 3
+        # Others have a budget of their own.
+        ask([question("c")], client, journal, **options)
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_budget_counts_attempts_that_may_be_billed(journal: Journal) -> None:
+    server = StubServer(lambda text, nth: Reply(how="reset"))
+    most = 0.00035  # about what the request may cost
+    with running(server) as url:
+        with pytest.raises(BudgetExceeded) as stop:
+            ask(
+                [question()],
+                make_client(url),
+                journal,
+                budget=3 * most,
+                prices=PRICES,
+                retries=9,
+            )
+    assert 1 < server.asked.total() < 5 and stop.value.cost <= 3 * most
+
+
+def test_two_runs_share_the_work_and_the_budget(journal: Journal) -> None:
+    server = StubServer(lambda text, nth: Reply(delay=0.01 * (1 + hash(text) % 3)))
+    asked = [question(f"q{at}") for at in range(60)]
+    found: list[Any] = []
+
+    def go(url: str, budget: float) -> None:
+        with Journal(journal.path) as own:
+            found.append(
+                ask(asked, make_client(url), own, budget=budget, prices=PRICES)
+            )
+
+    with running(server) as url:
+        runs = [
+            threading.Thread(target=go, args=(url, 60 * 0.00011 + 0.002))
+            for _ in range(2)
+        ]
+        for thread in runs:
+            thread.start()
+        for thread in runs:
+            thread.join()
+    assert set(server.asked.values()) == {1} and len(server.asked) == 60
+    assert found[0] == found[1] and len(found[0]) == 60
+    with sqlite3.connect(journal.path) as file:
+        assert file.execute("SELECT COUNT(*) FROM claims").fetchone() == (0,)
+
+
+def test_what_a_dead_process_had_claimed_is_asked(journal: Journal) -> None:
+    with running(StubServer()) as url:
+        client = make_client(url)
+        key, until = question().key(str(client.base_url)), time.time() + 600
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        with sqlite3.connect(journal.path) as file:
+            row = (key, f"{gone.pid} x", 1.0, until)
+            file.execute("INSERT INTO claims VALUES (?, ?, ?, ?)", row)
+        (answer,) = ask([question()], client, journal, budget=1, prices=PRICES)
+    assert isinstance(answer, Answer)
+
+
 def test_a_budget_needs_prices_and_limits(journal: Journal) -> None:
     client = make_client("http://127.0.0.1:9/v1")
     with pytest.raises(ValueError, match="budget needs prices"):
@@ -360,6 +522,115 @@ def test_a_key_is_in_nothing_that_stays(
     for path in journal.path.parent.glob("answers.sqlite*"):
         assert KEY.encode() not in path.read_bytes()
     assert found[2].text == "your key is [key]"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_another_server_gets_neither_texts_nor_keys(
+    journal: Journal, status: int
+) -> None:
+    other = StubServer()
+    with running(other) as there:
+        for place in (there, there.replace("http", "https"), there.replace("1:", "2:")):
+            goal = {"location": f"{place}/chat/completions?k={KEY}"}
+            sends_on = StubServer(lambda text, nth, goal=goal: Reply("", status, goal))
+            with running(sends_on) as url:
+                client = AsyncOpenAI(
+                    api_key="-", base_url=url, default_headers={"x-gate": KEY}
+                )
+                (failure,) = ask([question(place)], client, journal)
+            assert failure.status == status and KEY not in failure.message
+            assert f"on to {place}/chat/completions, which got none" in failure.message
+    assert not other.asked
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_to_the_same_server_is_followed(
+    journal: Journal, httpserver: HTTPServer, status: int
+) -> None:
+    goal = {"location": "/v2/chat/completions/"}
+    httpserver.expect_request("/v1/chat/completions").respond_with_response(
+        Response("", status, goal)
+    )
+    httpserver.expect_request(
+        "/v2/chat/completions/", method="POST", json=question().arguments
+    ).respond_with_json(chat_answer("there"))
+    httpserver.expect_request("/v1/loop/chat/completions").respond_with_response(
+        Response("", status, {"location": "/v1/loop/chat/completions"})
+    )
+    (answer,) = ask([question()], make_client(httpserver.url_for("/v1")), journal)
+    assert answer.text == "there"
+    (failure,) = ask([question()], make_client(httpserver.url_for("/v1/loop")), journal)
+    assert failure.status == status
+
+
+ADDRESSES = {
+    "https://api.openai.com/v1": "key",
+    "https://API.OpenAI.com:443/v1": "key",
+    "https://eu.api.openai.com./v1": "key",
+    "https://api.openai.com:8443/v1": "none",
+    "https://api.openai.com.evil.example/v1": "none",
+    "https://evil-api.openai.com.example/v1": "none",
+    "https://myapi.openai.com/v1": "none",
+    "https://evil.example/api.openai.com/v1": "none",
+    "https://openrouter.ai/api/v1": "none",
+    "http://localhost:8000/v1": "none",
+    "http://LOCALHOST.:8000/v1": "none",
+    "http://127.0.0.2/v1": "none",
+    "http://[::1]:8000/v1": "none",
+    "http://api.openai.com/v1": "refused",
+    "http://localhost.evil.example/v1": "refused",
+    "http://127.0.0.1.evil.example/v1": "refused",
+    "http://192.168.1.5:8000/v1": "refused",
+    "http://[2001:db8::1]/v1": "refused",
+    "ftp://localhost/v1": "refused",
+    "localhost:8000/v1": "refused",
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_key_of_the_environment_goes_to_openai_only(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", f"org-{KEY}")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"x-gate: {KEY}\nAuthorization: {KEY}")
+    if ADDRESSES[address] == "refused":
+        with pytest.raises(ValueError, match="client must be an address with https"):
+            open_client(address)
+        return
+    client = open_client(address)
+    sent = client.auth_headers | client.default_headers
+    assert (KEY in str(sent)) == (ADDRESSES[address] == "key")
+    assert open_client(address, "own-key").api_key == "own-key"
+
+
+def test_no_key_comes_back_by_a_name_or_a_header_of_ones_own(journal: Journal) -> None:
+    own = "abc-123-def"
+    body = chat_answer(f"is it {own}?") | {"id": own}
+    replies = {
+        "answer": Reply(body, headers={"x-request-id": KEY}),
+        "error": Reply({"error": {"message": own}}, 400, {"x-request-id": own}),
+        "page": Reply("<p>" + "x" * 70 + KEY, 403),
+        "huge": Reply({"error": {"message": "x" * 10**6 + KEY}}, 400),
+    }
+    with running(StubServer(lambda text, nth: replies[text])) as url:
+        client = AsyncOpenAI(api_key=KEY, base_url=url, default_headers={"x-gate": own})
+        found = ask([question(text) for text in replies], client, journal)
+    raw = b"".join(path.read_bytes() for path in journal.path.parent.iterdir())
+    assert found[0].text == "is it [key]?" and found[0].request_id == "[key]"
+    assert len(found[3].message) < 3000 and "Correct the arguments" in found[3].message
+    for secret in (own, KEY, KEY[:9]):
+        assert secret not in repr(found) and secret.encode() not in raw
+
+
+def test_a_server_that_wants_a_key_is_told_apart_from_openai(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    denied = Reply({"error": {"message": "no key"}}, 401)
+    with running(StubServer(lambda text, nth: denied)) as url:
+        with pytest.raises(AccessDenied, match="OPENAI_API_KEY is OpenAI's: give an"):
+            ask([question()], open_client(url), journal)
 
 
 def test_a_refused_key_stops_the_run_and_blames_no_request(journal: Journal) -> None:

@@ -299,7 +299,7 @@ def test_no_secret_passes(before: str, after: str) -> None:
 
 def test_short_keys_leave_words_alone() -> None:
     assert scrub("no", ["no"]) == "no"
-    assert scrub("EMPTY", ["EMPTY"], at_least=16) == "EMPTY"
+    assert scrub("EMPTY", ["EMPTY"], key_like=True) == "EMPTY"
     assert scrub_message("Bearer of bad news; api_key must be set", []) == (
         "Bearer of bad news; api_key must be set"
     )

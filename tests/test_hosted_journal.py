@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from hosted_server import (
     processes,
     running,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
 from helpers.hosted import (
@@ -149,6 +152,50 @@ def test_other_files_are_not_touched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no journal of version 1"):
         Journal(other)
     assert rows(other, "SELECT COUNT(*) FROM mine") == [(0,)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_a_flipped_bit_is_never_an_answer(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.sqlite"
+        with Journal(path) as journal:
+            journal.add([answered("a", "yes"), answered("b", "yes")])
+        file = sqlite3.connect(path)
+        (said,) = file.execute("SELECT response FROM calls WHERE key = 'a'").fetchone()
+        flipped = bytearray(said.encode())
+        at = data.draw(st.integers(0, len(flipped) - 1))
+        flipped[at] ^= 1 << data.draw(st.integers(0, 7))
+        change = "UPDATE calls SET response = CAST(? AS TEXT) WHERE key = 'a'"
+        file.execute(change, (bytes(flipped),))
+        file.commit()
+        file.close()
+        with Journal(path) as journal:
+            found = journal.get(["a", "b"])
+            assert isinstance(found["a"], Failure) and found["b"].text == "yes"
+            assert "is damaged" in found["a"].message
+            assert "a" not in journal.responses(["a", "b"])
+            assert journal.failures()["error_kind"].tolist() == ["DamagedRow"]
+            # It can be asked again, and both were paid for.
+            journal.add([answered("a", "no")])
+            assert journal.get(["a"])["a"].text == "no"
+            assert journal.usage()["prompt_tokens"].tolist() == [30]
+
+
+def test_a_journal_without_checksums_is_read(path: Path, journal: Journal) -> None:
+    journal.add([answered("a"), answered("b"), failed("c")])
+    journal.close()
+    file = sqlite3.connect(path)
+    file.execute("ALTER TABLE calls DROP COLUMN checksum")
+    file.execute("DROP TABLE claims")
+    file.execute("UPDATE calls SET response = '{' WHERE key = 'b'")
+    file.commit()
+    file.close()
+    for _ in range(2):
+        with Journal(path) as old:
+            found = old.get(["a", "b", "c"])
+            assert found["a"].text == "yes" and found["c"].message == "ouch"
+            assert found["b"].kind == "DamagedRow"
 
 
 def test_a_commit_reaches_the_disk(journal: Journal) -> None:

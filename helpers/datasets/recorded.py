@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 URL_VARIABLE = "HOW_SURE_BASE_URL"
 HOSTED_MODEL_VARIABLE = "HOW_SURE_HOSTED_MODEL"
+KEY_VARIABLE = "HOW_SURE_API_KEY"
 # Where each of them listened; make serve listens where the first one did.
 RECORDED_SERVERS = {
     "llama-cpp-python": "http://127.0.0.1:8000/v1",
@@ -59,15 +60,12 @@ class AnsweringServer:
         Returns
         -------
         openai.AsyncOpenAI
-            With the key in ``OPENAI_API_KEY``, if there is one and the server is not
-            one whose answers are recorded.
+            With the key in ``HOW_SURE_API_KEY`` or, for OpenAI, in
+            ``OPENAI_API_KEY``; none where answers are recorded.
         """
-        if self.recordings is None:
-            return open_client(self.base_url)
-        from openai import AsyncOpenAI
-
-        # Nothing is on the way but what a recording lacks, and a key is no part of it.
-        return AsyncOpenAI(api_key="-", base_url=self.base_url)
+        # What a recording lacks is all that is asked then, and needs no key.
+        key = os.environ.get(KEY_VARIABLE) if self.recordings is None else "-"
+        return open_client(self.base_url, key)
 
     def journal(self, part: str) -> Journal:
         """The journal of one part of an analysis, with what is recorded of it.

@@ -3,8 +3,8 @@
 ``endpoints`` builds requests for the three protocols that give log-probabilities;
 ``answers`` and ``reading`` bring what comes back into one form; ``journal`` keeps it on
 disk; ``runner`` asks many at once; ``batch`` does so through files; ``recordings`` let
-others repeat an analysis without asking. ``costs``, ``failures``, ``scrub`` and
-``writer`` are theirs. ``classifier`` makes probabilities of labels of the answers, with
+others repeat an analysis without asking. ``costs``, ``failures`` and ``scrub`` are
+theirs. ``classifier`` makes probabilities of labels of the answers, with
 ``spelling``, ``tree`` and ``scores``; ``probing`` finds out what a server can do.
 """
 

@@ -21,7 +21,7 @@ from ..fetch import cache_dir
 from ..prompted import PromptedClassifier, check_texts, short_hash
 from .answers import Answer, Failure
 from .costs import Prices
-from .desk import Desk, hides, shows
+from .desk import Desk, hides, is_same_model, shows
 from .endpoints import (
     LEAST_TOKENS,
     PROMPTS,
@@ -62,8 +62,8 @@ class HostedClassifier(PromptedClassifier):
     Parameters
     ----------
     client : openai.AsyncOpenAI or str
-        Who asks, and with which key; or the server's address, asked with the key in
-        the environment variable ``OPENAI_API_KEY``, or without one.
+        Who asks, and with which key; or the server's address, asked without a key, or
+        with that in the environment variable ``OPENAI_API_KEY`` if it is OpenAI's.
     model : str
         The model, as the server calls it.
     labels : sequence of str, optional
@@ -135,8 +135,9 @@ class HostedClassifier(PromptedClassifier):
         Where answers are kept; a file in the user's cache otherwise. What is in it is
         not asked again, but for requests that failed.
     budget : float, optional
-        The most that all requests for the texts of one call may cost, those already in
-        the journal included; needs prices.
+        The most that all requests for the texts of one call may cost, with all that the
+        journal says was paid for them before; needs prices. See
+        :func:`helpers.hosted.run`.
     prices : mapping, optional
         A pair for each model: the price of a million tokens read, and of a million
         written.
@@ -177,7 +178,7 @@ class HostedClassifier(PromptedClassifier):
     'Review: A joy.\\nSentiment:'
     """
 
-    _learned = ("labels_", "examples_", "_opened")
+    _learned = ("labels_", "examples_", "_opened", "_answered")
 
     def __init__(
         self,
@@ -392,13 +393,15 @@ class HostedClassifier(PromptedClassifier):
             ``decided``; the parts of ``off_label``: ``unlisted``, ``off_list`` (listed
             tokens that lead to no label) and ``unresolved`` (beginnings of labels that
             nobody followed); ``calls``, the requests that the text took; ``problem``,
-            why nothing is known of it, or None; and, where the truth is given,
-            ``truth`` and ``correct``, which is missing where there is no prediction.
+            why nothing is known of it, or None; ``model``, the model that answered, as
+            the server calls it; and, where the truth is given, ``truth`` and
+            ``correct``, which is missing where there is no prediction.
             ``attrs["source"]`` is what :meth:`source` gives.
         """
         index = X.index if isinstance(X, pd.Series) else None
-        found = self._scores(X)
+        found, by = self._answers(X)
         table = found.table(self.classes_.tolist(), index)
+        table["model"] = np.array(by, dtype=object)
         if truth is not None:
             table["truth"] = self._check_truth(truth, "truth", table, X)
             table["correct"] = table["truth"] == table["prediction"]
@@ -413,9 +416,11 @@ class HostedClassifier(PromptedClassifier):
         Returns
         -------
         dict of str to str
-            ``model``, its name, address and protocol; ``prompt``, a hash of the prompt
-            with its examples and of the arguments sent with it; ``labels``, a hash of
-            their names, of the texts that express them and of how they are followed.
+            ``model``, its name, address and protocol; ``answered_by``, what the server
+            has called it so far, where that is another name; ``prompt``, a hash of the
+            prompt with its examples and of the arguments sent with it; ``labels``, a
+            hash of their names, of the texts that express them and of how they are
+            followed.
         """
         self._ready()
         texts = self._label_texts()
@@ -426,8 +431,11 @@ class HostedClassifier(PromptedClassifier):
         reach = None if self.continue_with is None else dict(self.continue_with)
         how = [self.top_logprobs, self.max_calls_per_text, self.tolerance, reach]
         address = plain_url(str(self._client().base_url))
+        answered = sorted(getattr(self, "_answered", ()))
+        other = {"answered_by": ", ".join(answered)} if answered else {}
         return {
             "model": f"{self.model} at {address} by {self.protocol}",
+            **(other if answered != [self.model] else {}),
             "prompt": short_hash(asked),
             "labels": short_hash([labels, how]),
         }
@@ -498,7 +506,10 @@ class HostedClassifier(PromptedClassifier):
         return self._opened
 
     def _scores(self, X: Iterable[str]) -> HostedScores:
-        """Scores of texts as they are, each different one asked about once."""
+        return self._answers(X)[0]
+
+    def _answers(self, X: Iterable[str]) -> tuple[HostedScores, list[str | None]]:
+        """Scores of texts, each different one asked about once, and who answered."""
         self._ready()
         texts = check_texts(X)
         unique = list(dict.fromkeys(texts))
@@ -516,7 +527,23 @@ class HostedClassifier(PromptedClassifier):
             found = self._asked(desk, unique, labels)
         self._look_at(found)
         rows = {text: row for row, text in enumerate(unique)}
-        return found.take([rows[text] for text in texts])
+        taken = [rows[text] for text in texts]
+        self._note_models(desk)
+        by = [", ".join(sorted(desk.models[row])) or None for row in taken]
+        return found.take(taken), by
+
+    def _note_models(self, desk: Desk) -> None:
+        """Remember which models answered, and say so if they are not the one asked."""
+        before: set[str] = getattr(self, "_answered", set())
+        self._answered = before.union(*desk.models.values())
+        others = [n for n in self._answered if not is_same_model(str(self.model), n)]
+        if self._answered != before and (others or len(self._answered) > 1):
+            warnings.warn(
+                f"{self.model!r} was asked, and {' and '.join(sorted(self._answered))} "
+                "answered: the column model says where. Probabilities of different "
+                "models do not compare, and a calibrator fits one of them.",
+                stacklevel=5,
+            )
 
     def _look_at(self, found: HostedScores) -> None:
         """Say how many texts have no confidence; an error where it was asked for."""
@@ -535,9 +562,10 @@ class HostedClassifier(PromptedClassifier):
     def _asked(self, desk: Desk, texts: list[str], labels: LabelTexts) -> HostedScores:
         first = [self._request(text, labels) for text in texts]
         # The first text shows whether the server hides what all the others need.
-        if any(map(hides, desk.ask(first[:1], may_hide=True))):
+        results = desk.ask(first[:1], may_hide=True, later=first)
+        if any(map(hides, results)):
             return self._without_logprobs(desk, texts, labels)
-        results = desk.ask(first)
+        results += desk.ask(first[1:], rows=range(1, len(first)))
         if any(map(hides, results)) and not any(map(shows, results)):
             return self._without_logprobs(desk, texts, labels)
         trees = [LabelTree(labels) for _ in texts]
@@ -555,7 +583,8 @@ class HostedClassifier(PromptedClassifier):
                 for data in self._branches(trees[row].mass(), calls[row])
             ]
             results = desk.ask(
-                [self._request(texts[row], labels, data) for row, data in asked]
+                [self._request(texts[row], labels, data) for row, data in asked],
+                rows=[row for row, _ in asked],
             )
         self._warn_if_cold(trees)
         masses = [tree.mass() for tree in trees]
@@ -629,17 +658,18 @@ class HostedClassifier(PromptedClassifier):
             )
         length = max(labels.tokens_to_go(b"") + _WORDS, LEAST_TOKENS[self.protocol])
         sampling = self.fallback == "sampling"
+        each = self.draws if sampling else 1
         changes: dict[str, Any] = {"temperature": 1.0} if sampling else {}
         changes["max_tokens"] = length
         seed, requests = (self.options or {}).get("seed"), []
         for text in texts:
-            for draw in range(self.draws if sampling else 1):
+            for draw in range(each):
                 if seed is not None:
                     # With the same seed, all draws would be the same.
                     changes["seed"] = seed + draw
                 request = self._request(text, labels, draw=draw, **changes)
                 requests.append(without_logprobs(request))
-        answers = desk.ask(requests)
+        answers = desk.ask(requests, rows=[at // each for at in range(len(requests))])
         given = [
             read_label(answer, labels) if isinstance(answer, Answer) else None
             for answer in answers
@@ -696,7 +726,7 @@ class HostedClassifier(PromptedClassifier):
                 without_logprobs(self._built(prompt, max_tokens=tokens, **more))
             )
         reports = [float("nan")] * len(texts)
-        for row, answer in zip(rows, desk.ask(requests), strict=True):
+        for row, answer in zip(rows, desk.ask(requests, rows=rows), strict=True):
             words = answer.text.lstrip() if isinstance(answer, Answer) else ""
             if not self._is_chat():  # whose turn does not end behind the line
                 words = words.split("\n")[0]

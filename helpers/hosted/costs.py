@@ -5,13 +5,20 @@ Prices are the user's: they change too often to be written down here.
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
+import sqlite3
+import time
+import uuid
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..checks import check_not_negative
 from .answers import TokenUsage
 from .endpoints import PROMPTS, Request
+
+if TYPE_CHECKING:
+    from .journal import Journal
 
 Prices = Mapping[str, tuple[float, float]]
 
@@ -21,23 +28,8 @@ _PER_MESSAGE = 16
 
 
 def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
-    """Stop if a price is missing or none.
+    """Stop if one of the models has no price, or one that is none.
 
-    Parameters
-    ----------
-    prices : mapping or None
-        A pair for each model: the price of a million tokens read, and of a million
-        written, in any currency. None passes.
-    models : iterable of str
-        The models that must have one.
-
-    Raises
-    ------
-    ValueError
-        One has none, or it is no pair of numbers of 0 or more.
-
-    Examples
-    --------
     >>> check_prices({"m": (0.1, 0.4)}, ["n"])
     Traceback (most recent call last):
     ...
@@ -59,19 +51,6 @@ def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
 def cost_of(usage: TokenUsage, price: tuple[float, float]) -> float:
     """What an answer cost, without discounts for cached prompts.
 
-    Parameters
-    ----------
-    usage : TokenUsage
-        Its tokens.
-    price : (float, float)
-        Of a million tokens read, and of a million written.
-
-    Returns
-    -------
-    float
-
-    Examples
-    --------
     >>> cost_of(TokenUsage(prompt=1_000_000, completion=500_000), (0.5, 2.0))
     1.5
     """
@@ -83,26 +62,8 @@ def most_it_costs(request: Request, price: tuple[float, float]) -> float:
 
     A token stands for at least one byte, so that the bytes of the request bound the
     tokens of its prompt, usually fourfold. Images and files behind an address are not
-    seen; nor are attempts that a server bills though they failed.
+    seen.
 
-    Parameters
-    ----------
-    request : Request
-        It must limit the length of its answer.
-    price : (float, float)
-        Of a million tokens read, and of a million written.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        The request has no limit.
-
-    Examples
-    --------
     >>> hi = Request("chat", {"model": "m", "messages": [], "max_tokens": 10})
     >>> most_it_costs(hi, (0.0, 1.0))
     1e-05
@@ -118,59 +79,119 @@ def most_it_costs(request: Request, price: tuple[float, float]) -> float:
     return cost_of(most, price)
 
 
-class Budget:
-    """Money spent, money that requests in flight may still cost, and their limit.
+class Ledger:
+    """What requests have cost so far, whoever asked, and who is asking which of them.
 
-    Parameters
-    ----------
-    limit : float or None
-        What must not be passed; None sets no limit.
-    spent : float, default=0.0
-        What was spent before.
+    All is in the journal, so that runs at the same time share one budget and ask
+    nothing twice. What was paid for attempts that no row tells of is ``lost``.
     """
 
-    def __init__(self, limit: float | None, spent: float = 0.0) -> None:
-        self.limit, self.spent = limit, spent
-        self._held = 0.0
-        self._in_flight = 0
-        self._changed = asyncio.Event()
+    def __init__(
+        self,
+        journal: Journal,
+        requests: Mapping[str, Request],
+        *,
+        limit: float | None,
+        prices: Prices | None,
+        seconds: float,
+    ) -> None:
+        self.limit, self.spent, self.lost = limit, 0.0, 0.0
+        self._journal, self._seconds = journal, seconds
+        self._price = {
+            k: (prices or {}).get(r.model, (0, 0)) for k, r in requests.items()
+        }
+        self.most = {
+            key: 0.0 if limit is None else most_it_costs(request, self._price[key])
+            for key, request in requests.items()
+        }
+        self._owner, self._closed = f"{os.getpid()} {uuid.uuid4().hex}", False
+        self._news: set[str] = set()
+        self._seen, rows = journal.paid(list(requests))
+        for row in rows:
+            self._count(row)
 
-    async def hold(self, most: float) -> bool:
-        """Set money aside for a request, waiting for others where that may help.
+    @property
+    def cost(self) -> float:
+        """All that was paid, as far as anybody knows."""
+        return self.spent + self.lost
 
-        Parameters
-        ----------
-        most : float
-            What the request may cost.
+    def cost_of(self, key: str, usage: TokenUsage, *, may_be_billed: bool) -> float:
+        """What a call came to; all that it could, where no bill came and one may."""
+        if usage == TokenUsage():
+            return self.most[key] if may_be_billed else 0.0
+        return cost_of(usage, self._price[key])
 
-        Returns
-        -------
-        bool
-            False if it could pass the limit whatever those in flight come to.
-        """
-        while self.limit is not None:
-            if self.spent + self._held + most <= self.limit:
-                break
-            if not self._in_flight or self.spent + most > self.limit:
-                return False
-            self._changed.clear()
-            await self._changed.wait()
-        self._held += most
-        self._in_flight += 1
-        return True
+    def take(self, key: str) -> str:
+        """Claim a request: "free", "known", "busy" elsewhere, "wait" or "full"."""
+        with self._journal.writing(durable=False) as file:
+            self._catch_up(file)
+            if key in self._news:
+                return "known"
+            claims = self._claims(file)
+            if key in claims or self._closed:
+                return "busy"
+            held, most = sum(claims.values()), self.most[key]
+            if self._is_over(held + most):
+                return "full" if self._is_over(most) or not claims else "wait"
+            until = time.time() + self._seconds
+            file.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
+                (key, self._owner, most, until),
+            )
+        return "free"
 
-    def settle(self, most: float, cost: float) -> None:
-        """Take back what was set aside for a request, and count what it cost.
+    def lose(self, cost: float) -> bool:
+        """Count an attempt without an answer; whether there is money for another."""
+        with self._journal.writing(durable=False) as file:
+            self.lost += cost
+            self._catch_up(file)
+            return not self._is_over(sum(self._claims(file).values()))
 
-        Parameters
-        ----------
-        most : float
-            What was set aside.
-        cost : float
-            What it came to.
-        """
-        self._in_flight -= 1
-        # Sums of floats drift; with nothing in flight nothing is held.
-        self._held = self._held - most if self._in_flight else 0.0
-        self.spent += cost
-        self._changed.set()
+    def close(self) -> None:
+        """Let go of all that was claimed, and count what came last."""
+        with self._journal.writing(durable=False) as file:
+            self._closed = True
+            self._catch_up(file)
+            file.execute(
+                "DELETE FROM claims WHERE owner = ? OR until < ?",
+                (self._owner, time.time()),
+            )
+
+    def _is_over(self, more: float) -> bool:
+        return self.limit is not None and self.cost + more > self.limit
+
+    def _catch_up(self, file: sqlite3.Connection) -> None:
+        for row in self._journal.paid_since(file, self._seen):
+            self._seen = row[0]
+            if row[1] in self.most:
+                self._news.add(row[1])
+                self._count(row)
+
+    def _count(self, row: tuple[Any, ...]) -> None:
+        _, key, source, status, prompt, completion = row
+        usage = TokenUsage(prompt, completion)
+        open_bill = source == "direct" and status is None
+        self.spent += self.cost_of(key, usage, may_be_billed=open_bill)
+
+    def _claims(self, file: sqlite3.Connection) -> dict[str, float]:
+        """Requests in flight in any run that is alive, with what they may cost."""
+        found = file.execute(
+            "SELECT key, owner, most FROM claims WHERE until > ?", (time.time(),)
+        )
+        return {
+            key: most
+            for key, owner, most in found
+            if key in self.most and _is_alive(int(owner.split()[0]))
+        }
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine goes on, as far as can be known."""
+    if process != os.getpid() and os.name == "posix":
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # another user's
+            pass
+    return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Failure
@@ -13,23 +16,12 @@ from .runner import ask
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+_LATEST = re.compile(r"[-:]latest$")
+_REVISION = re.compile(r"(-\d{4}-\d\d-\d\d|-\d{8}|-\d{3,4}|@[\w.-]+|:latest)$")
+
 
 class Desk:
-    """Hands requests to the server, with one budget over all rounds.
-
-    Parameters
-    ----------
-    client : openai.AsyncOpenAI
-        Who asks.
-    journal : Journal
-        Where answers are kept.
-    stops : bool
-        Whether a request that fails for good is an error.
-    budget : float or None
-        The most that all requests may cost.
-    **options
-        Others of :func:`run`.
-    """
+    """Hands requests to the server, with one budget over all rounds."""
 
     def __init__(
         self,
@@ -43,47 +35,38 @@ class Desk:
         self._client, self._journal = client, journal
         self._stops, self._budget, self._options = stops, budget, options
         self._before: list[Request] = []
+        # The models that answered for each text.
+        self.models: defaultdict[int, set[str]] = defaultdict(set)
 
     def ask(
-        self, requests: list[Request], *, may_hide: bool = False
+        self,
+        requests: list[Request],
+        *,
+        may_hide: bool = False,
+        later: Iterable[Request] = (),
+        rows: Iterable[int] | None = None,
     ) -> list[Answer | Failure]:
         """Ask for answers, those that failed before anew.
 
-        Parameters
-        ----------
-        requests : list of Request
-            What to ask.
-        may_hide : bool, default=False
-            Whether it is no failure if the server refuses log-probabilities.
-
-        Returns
-        -------
-        list of Answer or Failure
-            In the order of the requests.
-
-        Raises
-        ------
-        RunStopped
-            Requests failed for good, and that is an error.
+        ``may_hide``: it is no failure if the server refuses log-probabilities.
+        ``later``: what will be asked, whose cost in earlier calls counts already.
+        ``rows``: the text of each request, where it is not the first, the second, ….
         """
         if not requests:
             return []
-        # The budget is that of all rounds; what is answered costs no time.
-        known = self._before if self._budget is not None else []
         results = ask(
-            [*known, *requests],
+            requests,
             self._client,
             self._journal,
             retry_failed=True,
             budget=self._budget,
+            counted=() if self._budget is None else [*self._before, *later],
             **self._options,
-        )[len(known) :]
-        answered = [
-            request
-            for request, result in zip(requests, results, strict=True)
-            if isinstance(result, Answer)
-        ]
-        self._before += answered
+        )
+        self._before += requests
+        for row, result in zip(rows or range(len(results)), results, strict=True):
+            if isinstance(result, Answer) and result.model:
+                self.models[row].add(result.model)
         failed = [
             result
             for result in results
@@ -103,15 +86,7 @@ class Desk:
 def hides(result: Answer | Failure) -> bool:
     """Whether a server answers, but without log-probabilities.
 
-    Parameters
-    ----------
-    result : Answer or Failure
-        What came of a request that wanted them.
-
-    Returns
-    -------
-    bool
-        An empty answer and a refusal say neither.
+    An empty answer and a refusal say neither.
     """
     if isinstance(result, Failure):
         return result.status in (400, 422) and "logprob" in result.message.lower()
@@ -121,17 +96,24 @@ def hides(result: Answer | Failure) -> bool:
 
 
 def shows(result: Answer | Failure) -> bool:
-    """Whether there are log-probabilities.
-
-    Parameters
-    ----------
-    result : Answer or Failure
-        What came of a request that wanted them.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether there are log-probabilities."""
     return isinstance(result, Answer) and any(
         token.logprob is not None or token.top for token in result.tokens
     )
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether an answer's name of a model is another name of the one asked.
+
+    Providers add a date or a revision to a name, and local servers give the file.
+
+    >>> is_same_model("gpt-4o", "gpt-4o-2024-08-06"), is_same_model("m", "/x/M.gguf")
+    (True, True)
+    >>> is_same_model("gpt-4o", "gpt-4o-mini")
+    False
+    """
+    one, other = (
+        re.split(r"[/\\]", name.lower())[-1].removesuffix(".gguf")
+        for name in (asked, answered)
+    )
+    return other == one or _REVISION.sub("", other) == _LATEST.sub("", one)

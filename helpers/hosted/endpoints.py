@@ -7,14 +7,16 @@ paid for is that, so that no argument can change without the key changing too.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from ..checks import check_between, check_choice, check_count
+from .reading import UnreadableAnswer
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -30,6 +32,9 @@ LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 # The fewest tokens that a protocol lets one ask for.
 LEAST_TOKENS = {"chat": 1, "responses": 16, "completions": 1}
 _WISHES = ("logprobs", "top_logprobs", "include")
+_MOST_REDIRECTS = 5
+_MOST_BYTES = 32 * 2**20  # lists of 20 for 4,096 tokens take 8
+_STREAMED = {"X-Stainless-Raw-Response": "stream"}
 
 
 @dataclass(frozen=True)
@@ -203,45 +208,14 @@ def build_request(
 
 
 def without_logprobs(request: Request) -> Request:
-    """The same request without a wish for log-probabilities.
-
-    Parameters
-    ----------
-    request : Request
-        The request.
-
-    Returns
-    -------
-    Request
-
-    Examples
-    --------
-    >>> asked = build_request("chat", "m", "2 + 2 =", max_tokens=1)
-    >>> sorted(without_logprobs(asked).arguments)
-    ['max_completion_tokens', 'messages', 'model', 'temperature']
-    """
+    """The same request without a wish for log-probabilities."""
     sent = request.arguments
     rest = {name: value for name, value in sent.items() if name not in _WISHES}
     return Request(request.protocol, rest, request.draw)
 
 
 def check_address(client: object) -> None:
-    """Stop if an address holds a secret, without showing it.
-
-    Parameters
-    ----------
-    client : object
-        A client, an address, or anything else, which passes.
-
-    Raises
-    ------
-    ValueError
-        An address with a user or password.
-
-    Examples
-    --------
-    >>> check_address("http://localhost:8000/v1")
-    """
+    """Stop if an address holds a user or password, without showing it."""
     if isinstance(client, str) and "@" in urlsplit(client).netloc:
         raise ValueError(
             "client must not be an address with a user or password, which would be "
@@ -249,47 +223,52 @@ def check_address(client: object) -> None:
         )
 
 
-def open_client(client: AsyncOpenAI | str) -> AsyncOpenAI:
+def open_client(client: AsyncOpenAI | str, key: str | None = None) -> AsyncOpenAI:
     """A client for an address, or the one given.
 
-    Parameters
-    ----------
-    client : openai.AsyncOpenAI or str
-        With an address, the key is the one in the environment variable
-        ``OPENAI_API_KEY``, or none.
-
-    Returns
-    -------
-    openai.AsyncOpenAI
-
-    Raises
-    ------
-    ValueError
-        The address has a user or password in it.
+    Without a key, that in ``OPENAI_API_KEY`` is sent to OpenAI, whose it is; other
+    servers get none, and nothing else that the library takes from the environment.
     """
     if not isinstance(client, str):
         return client
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, Omit
 
     check_address(client)
-    key = os.environ.get("OPENAI_API_KEY") or "-"
-    return AsyncOpenAI(api_key=key, base_url=client)
+    said = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+    names = {line.partition(":")[0].strip() for line in said} - {""}
+    names |= {"OpenAI-Organization", "OpenAI-Project"}
+    opened = AsyncOpenAI(
+        api_key=key or "-",
+        base_url=client,
+        default_headers=cast(Any, {name: Omit() for name in names}),
+    )
+    # As the library reads the address, which is where it will send to.
+    url = opened.base_url
+    host = url.host.rstrip(".").lower()
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(host)):
+        raise ValueError(
+            "client must be an address with https, or one of this machine, not "
+            f"{plain_url(client)!r}: others could read all that is sent. Where that "
+            "is meant, give an openai.AsyncOpenAI with this base_url."
+        )
+    is_openai = host == "api.openai.com" or host.endswith(".api.openai.com")
+    if key is None and is_openai and url.scheme == "https" and url.port is None:
+        return AsyncOpenAI(
+            api_key=os.environ.get("OPENAI_API_KEY") or "-", base_url=client
+        )
+    return opened
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def plain_url(base_url: str) -> str:
     """The address of a server without user, password, query and last slash.
 
-    Parameters
-    ----------
-    base_url : str
-        The address.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> plain_url("https://me:secret@api.example.com/v1/?token=x")
     'https://api.example.com/v1'
     """
@@ -299,36 +278,59 @@ def plain_url(base_url: str) -> str:
 
 
 async def send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]:
-    """Ask, and give back what the server said, unread.
+    """Ask, and give back what the server said, unread, with its name of the request.
 
-    Parameters
-    ----------
-    client : openai.AsyncOpenAI
-        Its retries, time-outs and headers apply.
-    request : Request
-        What to ask.
-
-    Returns
-    -------
-    text : str
-        The body of the answer.
-    request_id : str or None
-        What the server calls the request.
+    A redirect is followed to the same server only, since the texts go along, and keys.
     """
-    rest = dict(request.arguments)
-    prompt: Any = rest.pop(PROMPTS[request.protocol])
-    said: Any
-    # The rest goes as extra_body, since servers take more than OpenAI's types allow.
-    if request.protocol == "chat":
-        said = await client.chat.completions.with_raw_response.create(
-            model=rest.pop("model"), messages=prompt, extra_body=rest
+    from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+    url = PATHS[request.protocol].removeprefix("/v1")
+    for left in reversed(range(_MOST_REDIRECTS + 1)):
+        try:
+            said: Any = await client.post(
+                url,
+                cast_to=object,
+                body=dict(request.arguments),
+                # The body is read below, as far as it is of a size to read.
+                options={"headers": _STREAMED, "follow_redirects": False},
+            )
+            break
+        except APIStatusError as error:
+            goal = redirected(error.response)
+            # After 303, what to send would be something else.
+            if goal is None or error.status_code == 303 or not left:
+                raise
+            if not _is_same_server(goal, client.base_url):
+                raise
+            url = str(goal)
+    response = said.http_response
+    text = bytearray()
+    try:
+        async for part in response.aiter_bytes():
+            text += part
+            if len(text) > _MOST_BYTES:
+                break
+    except Exception as error:
+        cut = "Timeout" in type(error).__name__
+        kind = APITimeoutError if cut else APIConnectionError
+        raise kind(request=response.request) from error
+    finally:
+        await response.aclose()
+    if len(text) > _MOST_BYTES:
+        raise UnreadableAnswer(
+            f"The answer is longer than {_MOST_BYTES:,} bytes, which no answer is: "
+            "check base_url."
         )
-    elif request.protocol == "responses":
-        said = await client.responses.with_raw_response.create(
-            model=rest.pop("model"), input=prompt, extra_body=rest
-        )
-    else:
-        said = await client.completions.with_raw_response.create(
-            model=rest.pop("model"), prompt=prompt, extra_body=rest
-        )
-    return said.text, said.request_id
+    return text.decode("utf-8", "replace"), response.headers.get("x-request-id")
+
+
+def redirected(response: Any) -> Any:
+    """Where an answer sends a request on to; None where it does not."""
+    goal = response.headers.get("location")
+    if not goal or not 300 <= response.status_code < 400:
+        return None
+    return response.url.join(goal)
+
+
+def _is_same_server(one: Any, other: Any) -> bool:
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)

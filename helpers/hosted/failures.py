@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 from .answers import Failure
+from .endpoints import plain_url, redirected
 from .scrub import scrub_message
-
-if TYPE_CHECKING:
-    from openai import OpenAIError
 
 AGAIN = "Ask again with retry_failed=True"
 _ADVICE = {
@@ -47,43 +47,51 @@ class AccessDenied(RunStopped):
     """The server takes no request at all: a wrong key, or an empty account."""
 
 
-def is_denied(error: OpenAIError) -> bool:
-    """Whether an error says that every other request would fail as well.
-
-    Parameters
-    ----------
-    error : openai.OpenAIError
-        The error.
-
-    Returns
-    -------
-    bool
-        Such an error is not the request's, and is not written down as its failure.
-    """
+def is_denied(error: Exception) -> bool:
+    """Whether every other request would fail as well; no request is to blame then."""
     status = getattr(error, "status_code", None)
     empty = getattr(error, "code", None) == "insufficient_quota"
     return status in (401, 402) or (status == 429 and empty)
 
 
+def wants_again(error: Exception) -> bool:
+    """Whether the same request may do better later."""
+    import openai
+
+    if not isinstance(error, openai.APIStatusError):
+        return isinstance(error, openai.APIConnectionError)
+    said = error.response.headers.get("x-should-retry")
+    status = error.status_code
+    lasts = status not in (408, 409, 429) and status < 500
+    return said == "true" or (said != "false" and not lasts)
+
+
+def wait_of(error: Exception) -> float:
+    """Seconds that a server asks to wait before anything else is sent; 0 for none."""
+    import openai
+
+    if not isinstance(error, openai.APIStatusError) or is_denied(error):
+        return 0.0
+    if error.status_code < 500 and error.status_code not in (408, 409, 429):
+        return 0.0
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        said = error.response.headers.get(name, "")
+        try:
+            seconds = float(said) / unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(said).timestamp() - time.time()
+            except (ValueError, OverflowError):
+                continue
+        if seconds > 0:
+            return min(seconds, 1e9)
+    return 0.0
+
+
 def failure_of(
     error: Exception, secrets: Sequence[str], *, timeout: float, deadline: float
 ) -> Failure:
-    """An error as something to write down.
-
-    Parameters
-    ----------
-    error : Exception
-        What the client raised, :class:`UnreadableAnswer`, or TimeoutError for the
-        deadline.
-    secrets : sequence of str
-        What must not be in the message.
-    timeout, deadline : float
-        The limits in seconds, to be named.
-
-    Returns
-    -------
-    Failure
-    """
+    """An error as something to write down, without secrets."""
     import openai
 
     status, name = getattr(error, "status_code", None), None
@@ -98,9 +106,14 @@ def failure_of(
             "longer timeout or a lower concurrency."
         )
     elif isinstance(error, openai.APIStatusError):
-        name = error.request_id
+        name = error.request_id and scrub_message(error.request_id, secrets)
         advice = _ADVICE.get(error.status_code, f"{AGAIN} later.")
-        text = f"The server said {_said(error)} {advice}"
+        if goal := redirected(error.response):
+            advice = (
+                f"It sends requests on to {plain_url(goal)}, which got none. If that "
+                "is the server to ask, name it as base_url."
+            )
+        text = f"The server said {_said(error, secrets)} {advice}"
     elif isinstance(error, openai.APIConnectionError):
         cause = error.__cause__
         text = (
@@ -109,13 +122,14 @@ def failure_of(
         )
     else:
         text = str(error)
-    return Failure(type(error).__name__, scrub_message(text, secrets), status, name)
+    message = scrub_message(text, secrets)
+    return Failure(type(error).__name__, message, status, name)
 
 
-def _said(error: Any) -> str:
+def _said(error: Any, secrets: Sequence[str]) -> str:
     """Status and words of an answer that is an error, without a page of HTML."""
-    message = str(error.message)
+    message = scrub_message(str(error.message), secrets)[:1000]
     if not isinstance(error.body, dict):
-        body = " ".join(str(error.body or "").split())
+        body = " ".join(scrub_message(str(error.body or ""), secrets).split())
         message += f" - {body[:80]!r}" if body else ""
     return message if message.endswith(".") else f"{message}."

@@ -6,9 +6,10 @@ write-ahead log and ``synchronous=FULL`` a written answer outlives both the proc
 (kill -9) and the machine (power loss). ``NORMAL`` would outlive the process only, since
 the last commits may then not have left the operating system's memory; it is faster, but
 what waits here costs money. Several processes may use a journal at once: they wait for
-each other's writes. It must lie on a local disk, since a write-ahead log needs memory
-that the processes share. There are no claims: two runs of the same requests at the same
-time may both pay for some, and the first answer stays. What both cost is counted.
+each other's writes, and claim what they ask, so that nothing is paid for twice; only
+what was in flight when a process was killed is asked again. It must lie on a local
+disk, since a write-ahead log needs memory that the processes share. Every row carries a
+checksum: one that no longer fits it, or cannot be read, is a failure from then on.
 
 Keys to servers are not kept, and what was asked only where one says so: texts may be
 private. What the server sent is kept as it was.
@@ -16,15 +17,17 @@ private. What the server sent is kept as it was.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import pandas as pd
 
@@ -58,6 +61,15 @@ CREATE TABLE calls (
     "CREATE INDEX calls_by_key ON calls (key)",
     "CREATE UNIQUE INDEX one_answer ON calls (key) WHERE status = 'ok'",
 )
+# What is asked by whom at this moment: a process, and a name for its run.
+_CLAIMS = """
+CREATE TABLE IF NOT EXISTS claims (
+    key TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    most REAL NOT NULL,    -- what it may cost
+    until REAL NOT NULL    -- seconds since 1970
+)
+"""
 _REQUESTS = """
 CREATE TABLE IF NOT EXISTS requests (
     key TEXT PRIMARY KEY,
@@ -66,6 +78,8 @@ CREATE TABLE IF NOT EXISTS requests (
     draw INTEGER NOT NULL
 )
 """
+_ABOUT = "PRAGMA table_info(calls)"
+_DAMAGED = "The row in the journal is damaged ({}). Ask again with retry_failed=True."
 _CHUNK = 500
 _COLUMNS = (
     "key, protocol, model, source, status, response, request_id, error_kind, "
@@ -73,8 +87,11 @@ _COLUMNS = (
     "time"
 )
 _INSERT = (
-    f"INSERT INTO calls ({_COLUMNS}) VALUES ({', '.join('?' * 14)}) "
+    f"INSERT INTO calls ({_COLUMNS}, checksum) VALUES ({', '.join('?' * 15)}) "
     "ON CONFLICT DO NOTHING"
+)
+_PAID = (
+    "SELECT id, key, source, http_status, prompt_tokens, completion_tokens FROM calls"
 )
 
 
@@ -113,7 +130,7 @@ class Call:
     def row(self, status: str | None = None) -> tuple[object, ...]:
         """The columns of the table, with another status if one is given."""
         failed = self.result if isinstance(self.result, Failure) else None
-        return (
+        row = (
             self.key,
             self.protocol,
             self.model,
@@ -129,6 +146,12 @@ class Call:
             self.usage.reasoning,
             time.time() if self.time is None else self.time,
         )
+        return (*row, _checksum(row))
+
+
+def _checksum(row: Sequence[object]) -> str:
+    text = json.dumps([*row], default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _writable(text: str | None) -> str | None:
@@ -176,6 +199,7 @@ class Journal:
         self._file = sqlite3.connect(
             self.path, timeout=patience, isolation_level=None, check_same_thread=False
         )
+        self._file.text_factory = lambda data: data.decode("utf-8", "replace")
         try:
             self._open(patience)
         except sqlite3.DatabaseError as error:
@@ -199,12 +223,9 @@ class Journal:
                     raise
                 time.sleep(0.01)
         self._file.execute("PRAGMA synchronous = FULL")
-        self._file.execute("BEGIN IMMEDIATE")
-        try:
-            (version,) = self._file.execute("PRAGMA user_version").fetchone()
-            (tables,) = self._file.execute(
-                "SELECT COUNT(*) FROM sqlite_master"
-            ).fetchone()
+        with self.writing() as file:
+            (version,) = file.execute("PRAGMA user_version").fetchone()
+            (tables,) = file.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
             if version != _VERSION:
                 if version or tables:
                     raise ValueError(
@@ -212,19 +233,32 @@ class Journal:
                         f"{_VERSION}; name another file."
                     )
                 for statement in _SCHEMA:
-                    self._file.execute(statement)
-                self._file.execute(f"PRAGMA user_version = {_VERSION}")
+                    file.execute(statement)
+                file.execute(f"PRAGMA user_version = {_VERSION}")
+            if "checksum" not in {row[1] for row in file.execute(_ABOUT)}:
+                file.execute("ALTER TABLE calls ADD COLUMN checksum TEXT")
+            file.execute(_CLAIMS)
             if self._keeps_requests:
-                self._file.execute(_REQUESTS)
-            self._file.execute("COMMIT")
-        except BaseException:
-            self._undo()
-            raise
+                file.execute(_REQUESTS)
 
-    def _undo(self) -> None:
-        # SQLite has done it by itself where the disk is full.
-        if self._file.in_transaction:
-            self._file.execute("ROLLBACK")
+    @contextmanager
+    def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction; one that is not durable may be lost with the power."""
+        with self._lock:
+            if not durable:
+                self._file.execute("PRAGMA synchronous = NORMAL")
+            try:
+                self._file.execute("BEGIN IMMEDIATE")
+                yield self._file
+                self._file.execute("COMMIT")
+            except BaseException:
+                # SQLite has done it by itself where the disk is full.
+                if self._file.in_transaction:
+                    self._file.execute("ROLLBACK")
+                raise
+            finally:
+                if not durable:
+                    self._file.execute("PRAGMA synchronous = FULL")
 
     def add(self, calls: Iterable[Call]) -> None:
         """Write calls down in one transaction; when this returns, they are on disk.
@@ -234,26 +268,21 @@ class Journal:
         calls : iterable of Call
             The first answer to a request stays; what a second one cost is counted.
         """
-        with self._lock:
-            self._file.execute("BEGIN IMMEDIATE")
-            try:
-                for call in calls:
-                    if not self._file.execute(_INSERT, call.row()).rowcount:
-                        self._file.execute(_INSERT, call.row("repeat"))
-                    if self._keeps_requests and call.request is not None:
-                        self._file.execute(
-                            "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)",
-                            (
-                                call.key,
-                                call.protocol,
-                                json.dumps(dict(call.request.arguments)),
-                                call.request.draw,
-                            ),
-                        )
-                self._file.execute("COMMIT")
-            except BaseException:
-                self._undo()
-                raise
+        with self.writing() as file:
+            for call in calls:
+                if not file.execute(_INSERT, call.row()).rowcount:
+                    file.execute(_INSERT, call.row("repeat"))
+                file.execute("DELETE FROM claims WHERE key = ?", (call.key,))
+                if self._keeps_requests and call.request is not None:
+                    file.execute(
+                        "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)",
+                        (
+                            call.key,
+                            call.protocol,
+                            json.dumps(dict(call.request.arguments)),
+                            call.request.draw,
+                        ),
+                    )
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer | Failure]:
         """What is known of some requests.
@@ -270,21 +299,51 @@ class Journal:
             Requests never asked are not in it.
         """
         found: dict[str, Answer | Failure] = {}
-        for start in range(0, len(keys), _CHUNK):
-            part = list(keys[start : start + _CHUNK])
-            query = (
-                "SELECT key, protocol, status, response, request_id, error_kind, "
-                "error_message, http_status FROM calls WHERE status != 'repeat' AND "
-                f"key IN ({', '.join('?' * len(part))}) ORDER BY status = 'ok', id"
-            )
-            with self._lock:
-                rows = self._file.execute(query, part).fetchall()
-            for key, protocol, status, response, name, kind, message, code in rows:
+        query = (
+            f"SELECT id, checksum, {_COLUMNS} FROM calls WHERE status != 'repeat' AND "
+            "key IN ({}) ORDER BY status = 'ok', id"
+        )
+        for number, checksum, *row in self._rows(query, keys):
+            key, protocol, _, _, status, response, name, kind, message, code = row[:10]
+            try:
+                if checksum not in (None, _checksum(row)):
+                    raise ValueError("its checksum does not fit")
                 if status == "ok":
                     found[key] = read_answer(protocol, decode(response), name)
                 else:
                     found[key] = Failure(kind, message, code, name)
+            # Whatever is wrong with a row concerns that row alone.
+            except Exception as error:
+                failure = Failure("DamagedRow", _DAMAGED.format(error))
+                if not isinstance(found.get(key), Answer):
+                    found[key] = failure
+                with self.writing() as file:
+                    file.execute(
+                        "UPDATE calls SET status = 'error', error_kind = ?, "
+                        "error_message = ?, checksum = NULL WHERE id = ?",
+                        (failure.kind, failure.message, number),
+                    )
         return found
+
+    def _rows(self, query: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(keys), _CHUNK):
+            part = list(keys[start : start + _CHUNK])
+            with self._lock:
+                found = self._file.execute(
+                    query.format(", ".join("?" * len(part))), part
+                ).fetchall()
+            yield from found
+
+    def paid(self, keys: Sequence[str]) -> tuple[int, list[tuple[Any, ...]]]:
+        """The number of the last row, and what calls up to it cost."""
+        with self._lock:
+            (last,) = self._file.execute("SELECT MAX(id) FROM calls").fetchone()
+        query = f"{_PAID} WHERE key IN ({{}}) AND id <= {last or 0}"
+        return last or 0, list(self._rows(query, keys))
+
+    def paid_since(self, file: sqlite3.Connection, last: int) -> list[tuple[Any, ...]]:
+        """What later calls cost."""
+        return file.execute(f"{_PAID} WHERE id > ? ORDER BY id", (last,)).fetchall()
 
     def responses(self, keys: Sequence[str]) -> dict[str, str]:
         """What the server sent for some requests, as it was.
@@ -299,16 +358,12 @@ class Journal:
         dict of str to str
             The last one under each key; those without any are not in it.
         """
-        found: dict[str, str] = {}
-        for start in range(0, len(keys), _CHUNK):
-            part = list(keys[start : start + _CHUNK])
-            query = (
-                "SELECT key, response FROM calls WHERE response IS NOT NULL AND "
-                f"key IN ({', '.join('?' * len(part))}) ORDER BY id"
-            )
-            with self._lock:
-                found |= dict(self._file.execute(query, part).fetchall())
-        return found
+        self.get(keys)  # which finds what is damaged
+        query = (
+            "SELECT key, response FROM calls WHERE response IS NOT NULL AND "
+            "error_kind IS NOT 'DamagedRow' AND key IN ({}) ORDER BY id"
+        )
+        return dict(self._rows(query, keys))
 
     def usage(
         self, prices: Prices | None = None, *, batch_share: float = 1.0
@@ -338,10 +393,13 @@ class Journal:
         check_not_negative("batch_share", batch_share)
         query = (
             "SELECT model, source, SUM(status = 'ok') AS answers, "
-            "SUM(status = 'error') AS errors, SUM(prompt_tokens) AS prompt_tokens, "
-            "SUM(completion_tokens) AS completion_tokens, "
-            "SUM(reasoning_tokens) AS reasoning_tokens "
-            "FROM calls GROUP BY model, source ORDER BY model, source"
+            "SUM(status = 'error') AS errors, "
+            + ", ".join(
+                # Not by SUM, which stops where a server has named huge numbers.
+                f"CAST(TOTAL({name}_tokens) AS INTEGER) AS {name}_tokens"
+                for name in ("prompt", "completion", "reasoning")
+            )
+            + " FROM calls GROUP BY model, source ORDER BY model, source"
         )
         table = self._table(query)
         if prices is not None:
@@ -381,6 +439,7 @@ class Journal:
         """
         if not self._keeps_requests:
             return pd.DataFrame(columns=["key"])
+        self.get(self._table("SELECT key FROM requests")["key"].tolist())
         table = self._table(
             "SELECT r.key, r.protocol, r.arguments, r.draw, status, response, "
             "request_id, error_kind, error_message, http_status, prompt_tokens, "
@@ -398,15 +457,59 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _table(self, query: str) -> pd.DataFrame:
         with self._lock, closing(self._file.execute(query)) as cursor:
             names = [column[0] for column in cursor.description]
             return pd.DataFrame(cursor.fetchall(), columns=names)
+
+
+class GroupWriter:
+    """Writes calls in a thread, together with those that come while it writes.
+
+    Whatever was given to it is on disk when its block ends, however it ends.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: list[tuple[Call, asyncio.Future[None]]] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    async def add(self, call: Call) -> None:
+        """Write a call down; when this returns, it is on disk."""
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, written))
+        self._wake.set()
+        await written
+
+    async def __aenter__(self) -> GroupWriter:
+        self._task = asyncio.create_task(self._serve())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        self._wake.set()
+        # A second Ctrl-C must not stop the last write.
+        await asyncio.shield(self._task)
+
+    async def _serve(self) -> None:
+        while self._waiting or not self._closing:
+            await self._wake.wait()
+            self._wake.clear()
+            group, self._waiting = self._waiting, []
+            if not group:
+                continue
+            failed: Exception | None = None
+            try:
+                await asyncio.to_thread(self._journal.add, [call for call, _ in group])
+            except Exception as error:
+                failed = error
+            for _, written in group:
+                if not written.done():
+                    if failed is None:
+                        written.set_result(None)
+                    else:
+                        written.set_exception(failed)

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 HIDDEN = "[key]"
-_SECRET_NAMES = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+_SECRET_NAMES = re.compile(r"auth|key|token|secret|cookie|pass|cred", re.IGNORECASE)
+# As a local server's key, "none" or "EMPTY" may also be a word of an answer.
+_KEY_LIKE = re.compile(r"(?=.*\d)\S{8,}|\S{16,}")
+_HARMLESS = re.compile(r"accept|content-type|user-agent|x-stainless-.*", re.IGNORECASE)
+_LONGEST = 2000
 _HEADERS = re.compile(
     r"(authorization|api[-_]?key)(\W{0,3}[:=]\W{0,3})"
     r"(?:(?:bearer|basic)\s+)?[^\s'\",;]+"
@@ -22,45 +26,22 @@ _HEADERS = re.compile(
 
 
 def secrets_of(client: AsyncOpenAI) -> tuple[str, ...]:
-    """The keys that a client sends, and the values of its headers that may hold one.
-
-    Parameters
-    ----------
-    client : openai.AsyncOpenAI
-        The client.
-
-    Returns
-    -------
-    tuple of str
-        The longest first. Keep it as short a time as the client.
-    """
-    headers = {**client.auth_headers, **client.default_headers}
+    """The keys that a client sends: in whatever header or query, the longest first."""
+    sent = {**client.auth_headers, **client.default_headers, **client.default_query}
     names = ("api_key", "admin_api_key", "_azure_ad_token")
     found = [getattr(client, name, None) for name in names]
-    for name, value in headers.items():
-        if _SECRET_NAMES.search(name) and isinstance(value, str):
-            found += [value, *value.split(" ")[1:]]
+    for name, value in sent.items():
+        if isinstance(value, str) and not _HARMLESS.fullmatch(name):
+            parts = [value, *value.split(" ")[1:]]
+            named = _SECRET_NAMES.search(name)
+            found += [p for p in parts if named or _KEY_LIKE.fullmatch(p)]
     known = {part.strip() for part in found if isinstance(part, str)}
     known |= {json.dumps(secret)[1:-1] for secret in known}
     return tuple(sorted(known - {""}, key=len, reverse=True))
 
 
 def check_client(client: AsyncOpenAI) -> None:
-    """Stop if the HTTP library would write a key of this client into its log.
-
-    Parameters
-    ----------
-    client : openai.AsyncOpenAI
-        The client.
-
-    Raises
-    ------
-    ValueError
-        Its address holds a password, which is logged with every request, or its key
-        holds what no header may, which is quoted in an error.
-    TypeError
-        It is another kind of client.
-    """
+    """Stop if the HTTP library would write a key of this client into its log."""
     from openai import AsyncOpenAI
 
     if not isinstance(client, AsyncOpenAI):
@@ -79,50 +60,21 @@ def check_client(client: AsyncOpenAI) -> None:
         )
 
 
-def scrub(text: str, secrets: Iterable[str], *, at_least: int = 4) -> str:
-    """A text without keys.
+def scrub(text: str, secrets: Iterable[str], *, key_like: bool = False) -> str:
+    """A text without keys; ``key_like`` leaves those that may be words of an answer.
 
-    Parameters
-    ----------
-    text : str
-        An error message, or what a server sent.
-    secrets : iterable of str
-        What must not be in it.
-    at_least : int, default=4
-        Shorter ones are let be: as a local server's key, ``x`` is no secret, and
-        taking it out would spoil every word with an x.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> scrub("Incorrect key sk-12345.", ["sk-12345"])
     'Incorrect key [key].'
     """
     for secret in secrets:
-        if len(secret) >= at_least:
+        if _KEY_LIKE.fullmatch(secret) if key_like else len(secret) > 3:
             text = text.replace(secret, HIDDEN)
     return text
 
 
 def scrub_message(text: str, secrets: Iterable[str]) -> str:
-    """An error message without keys and without headers that could hold another's.
+    """A message, cut, without keys and headers that could hold another's.
 
-    Parameters
-    ----------
-    text : str
-        The message.
-    secrets : iterable of str
-        What must not be in it.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> scrub_message("sent {'Authorization': 'Bearer abc'}", [])
     "sent {'Authorization': '[key]'}"
     """
@@ -131,4 +83,5 @@ def scrub_message(text: str, secrets: Iterable[str]) -> str:
         name, between = found[1] or found[3], found[2] or found[4]
         return f"{name}{between}{HIDDEN}"
 
-    return _HEADERS.sub(hide, scrub(text, secrets))
+    # Cut twice: the first cut may go through a key.
+    return _HEADERS.sub(hide, scrub(text[: 2 * _LONGEST], secrets))[:_LONGEST]
