@@ -683,10 +683,10 @@ class HostedClassifier(PromptedClassifier):
                 if lost[at] is None:
                     counts[at // self.draws, -1 if label is None else label] += 1
             starts = range(0, len(lost), self.draws)
-            each = [list(filter(None, lost[at : at + self.draws])) for at in starts]
+            whys = [list(filter(None, lost[at : at + self.draws])) for at in starts]
             problems = [
                 f"{len(why)} of {self.draws} draws failed: {why[0]}" if why else None
-                for why in each
+                for why in whys
             ]
             return vote_scores(counts, np.full(len(texts), self.draws), problems)
         problems = [
