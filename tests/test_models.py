@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from gguf import GGUFWriter
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from helpers import checkpoints, models
 from helpers.checkpoints import (
@@ -341,6 +342,99 @@ def test_embedded_model_is_fetched_once(
 
     monkeypatch.setattr(checkpoints, "file_from_wheel", refuse)
     assert (fetch_embedded() / "model.safetensors").exists()
+
+
+def write_gguf(path: Path, pre: str | None, tokenizer: Any) -> None:
+    """A GGUF file of one small layer, whose pre-tokenizer is declared as ``pre``."""
+    width, inner = 8, 16
+    file = GGUFWriter(path, "llama")
+    file.add_context_length(32)
+    file.add_embedding_length(width)
+    file.add_feed_forward_length(inner)
+    file.add_block_count(1)
+    file.add_head_count(2)
+    file.add_head_count_kv(2)
+    file.add_layer_norm_rms_eps(1e-5)
+    file.add_rope_dimension_count(4)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    file.add_tokenizer_model("gpt2")
+    if pre is not None:
+        file.add_tokenizer_pre(pre)
+    file.add_token_list([token for token, _ in vocabulary])
+    file.add_token_types(
+        [3 if token in ("<s>", "</s>") else 1 for token, _ in vocabulary]
+    )
+    file.add_token_merges(["Ġ f", "i l"])
+    file.add_bos_token_id(0)
+    file.add_eos_token_id(1)
+    shapes = {f"attn_{part}": (width, width) for part in ("q", "k", "v", "output")}
+    shapes |= {"ffn_gate": (inner, width), "ffn_up": (inner, width)}
+    shapes |= {"ffn_down": (width, inner), "attn_norm": (width,), "ffn_norm": (width,)}
+    shapes = {f"blk.0.{part}": shape for part, shape in shapes.items()}
+    shapes |= {part: (len(vocabulary), width) for part in ("token_embd", "output")}
+    for part, shape in {**shapes, "output_norm": (width,)}.items():
+        file.add_tensor(f"{part}.weight", np.ones(shape, dtype=np.float32))
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+
+
+@pytest.fixture
+def convert(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_tokenizer: Callable[..., Any]
+) -> Callable[[str | None], Any]:
+    """The tokenizer of the embedded model, if its file declared that splitting."""
+    monkeypatch.setenv("HOW_SURE_CACHE", str(tmp_path))
+
+    def convert(pre: str | None) -> Any:
+        def fetch(source: Any, target: Path) -> Path:
+            write_gguf(target, pre, make_tokenizer())
+            return target
+
+        monkeypatch.setattr(checkpoints, "file_from_wheel", fetch)
+        return AutoTokenizer.from_pretrained(fetch_embedded())
+
+    return convert
+
+
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", "a|\n|\n|25| it|'s| | 5|/|1000"),
+        ("smollm", "a|\n\n|2|5| it|'s|  |5|/|1|0|0|0"),
+        ("llama-bpe", "a|\n\n|25| it|'s| | |5|/|100|0"),
+        ("qwen2", "a|\n\n|2|5| it|'s| | |5|/|1|0|0|0"),
+        ("default", "a|\n|\n|25| it|'|s| | |5|/|100|0"),
+    ],
+)
+def test_a_gguf_file_is_split_as_it_declares(
+    convert: Callable[..., Any], pre: str, pieces: str
+) -> None:
+    tokenizer = convert(pre)
+    found = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(
+        "a\n\n25 it's  5/1000"
+    )
+    expected = pieces.replace(" ", "Ġ").replace("\n", "Ċ").split("|")
+    assert [piece for piece, _ in found] == expected
+    # Llama 3's files leave out that a start token goes first, and are read so.
+    starts = [0] if pre == "llama-bpe" else []
+    assert tokenizer("a").input_ids == [*starts, tokenizer.convert_tokens_to_ids("a")]
+
+
+@pytest.mark.parametrize("pre", [None, "somebody-elses"])
+def test_a_gguf_file_of_unknown_splitting_is_refused(
+    convert: Callable[..., Any], pre: str | None
+) -> None:
+    with pytest.raises(ModelError, match=f"declares the pre-tokenizer {pre!r}"):
+        convert(pre)
+
+
+def test_the_embedded_model_reads_digits_one_by_one(embedded: LanguageModel) -> None:
+    # Its file declares "smollm": an empty line before a number stays one token.
+    ids = embedded.encode("Text:\n\n25 cm²")
+    texts = ["Text", ":", "\n\n", "2", "5", " cm", "²"]
+    assert embedded.token_texts(ids) == texts
 
 
 def test_dtype_can_be_chosen(saved: Path) -> None:
