@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -17,6 +18,9 @@ from sklearn.exceptions import NotFittedError
 
 from .prompts import SLOT, Prompt
 from .verbalizer import Verbalizer
+
+
+_NUMBER = re.compile(r"\s*[+-]?\d[\d.,]*\s*")
 
 
 class PromptedClassifier(ClassifierMixin, BaseEstimator):
@@ -122,7 +126,8 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         item = f"Text: {SLOT}\nLabel:" if self.prompt is None else self.prompt
         instruction = self.instruction
         if self.prompt is None and instruction is None:
-            instruction = f"Classify the text as one of: {', '.join(self.classes_)}."
+            named = ", ".join(map(self._spelled, self.classes_))
+            instruction = f"Classify the text as one of: {named}."
         # A trailing space belongs to the label: tokenizers join the two.
         return Prompt(
             item.rstrip(" "),
@@ -134,6 +139,10 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
 
     def _is_chat(self) -> bool:
         return False
+
+    def _spelled(self, label: str) -> str:
+        """A label as it is written into a prompt."""
+        return label
 
     def _ready(self) -> None:
         if hasattr(self, "examples_"):
@@ -150,6 +159,15 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         codes = None if y is None else np.asarray(y)
         if self.labels is None or codes is None or codes.dtype.kind not in "iu":
             return y
+        names = self.classes_.tolist()
+        numbers = [name for name in names if _NUMBER.fullmatch(name)]
+        if numbers and names != [str(at) for at in range(len(names))]:
+            raise ValueError(
+                "labels must be strings where some of them are numbers, such as "
+                f"{numbers[0]!r}: whole numbers would be positions in {names!r}. Pass "
+                "np.asarray(y).astype(str). For scikit-learn's cross_val_predict, which "
+                "always passes positions, name labels by words and give spellings."
+            )
         if codes.size and not 0 <= codes.min() <= codes.max() < len(self.classes_):
             raise ValueError(
                 "labels must be strings, or whole numbers from 0 to "

@@ -15,10 +15,13 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
+from .prompts import seam
+
 if TYPE_CHECKING:
     from .models import LanguageModel
 
 FAMILIES = ("exact", "case", "wide")
+_LEADS = {"exact": 1, "case": 2, "wide": 3}  # the fitting one, the other, a line break
 _VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 _QUOTES = "\"'`“”‘’"
 
@@ -299,17 +302,14 @@ class Verbalizer:
                 f"after must not end in a space, as {after[-20:]!r} does: tokenizers "
                 "join that space with the label."
             )
-        natural = "" if _starts_afresh(model, after) else " "
-        leads = {
-            "exact": (natural,),
-            "case": (natural, "" if natural else " "),
-            "wide": (natural, "" if natural else " ", "\n"),
-        }[self.family]
         owned: dict[tuple[int, ...], int] = {}
         for index, label in enumerate(self.labels):
+            texts = self.texts(label)
+            natural = seam(after, texts[0], model.control_tokens)
+            leads = (natural, "" if natural else " ", "\n")[: _LEADS[self.family]]
             found = [
                 _tokens_behind(model, after, lead + text)
-                for lead, text in product(leads, self.texts(label))
+                for lead, text in product(leads, texts)
             ]
             if self.family != "exact":
                 found += self._from_vocabulary(model, label)
@@ -337,6 +337,7 @@ class Verbalizer:
             (token_id,)
             for token_id, text in enumerate(model.vocabulary)
             if text.strip(strip).casefold() in wanted
+            and text not in model.control_tokens
         ]
 
     def _stop_ids(self, model: LanguageModel) -> tuple[int, ...]:
@@ -356,21 +357,13 @@ class Verbalizer:
         return found
 
 
-def _starts_afresh(model: LanguageModel, before: str) -> bool:
-    """Whether an answer after this text begins without a space."""
-    if not before or before[-1].isspace():
-        return True
-    return model.encode(before)[-1] in model.tokenizer.all_special_ids
-
-
 def _tokens_behind(model: LanguageModel, before: str, text: str) -> tuple[int, ...]:
     """Tokens of ``text`` as it follows ``before``, without splitting a merge."""
     start = tuple(model.encode(before)) if before else ()
-    whole = tuple(model.encode(before + text))
+    whole = tuple(model.encode(model.fill(text, before)))
     if whole[: len(start)] == start and len(whole) > len(start):
         return whole[len(start) :]
-    alone = model.tokenizer(text, add_special_tokens=False).input_ids
-    return tuple(alone)
+    return tuple(model.text_ids(text))
 
 
 def _prefix_free(

@@ -168,7 +168,7 @@ def prompt_hash(classifier: LLMClassifier) -> str:
     -------
     str
     """
-    _, labels, _, _ = classifier.inputs([])
+    model, labels, _, _ = classifier.inputs([])
     spelled = [labels.labels, labels.sequences, labels.owners, labels.stop_ids]
     return _hash([classifier.render("A"), classifier.too_long, *spelled])
 
