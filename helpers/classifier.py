@@ -240,11 +240,12 @@ class LLMClassifier(PromptedClassifier):
         if off > 0.5:
             end = self.render("A")[-20:]
             warnings.warn(
-                f"Most of the probability is on no label: {off:.0%} of it in the median "
-                f"text. The prompt ends in {end!r}, and the labels are read as "
-                f"{self._tokens().describe(self._model())[0][1]!r} and so on. Look at "
-                "model.next_tokens(classifier.render(text)): examples, an instruction, "
-                "family='case' or another terminator may help.",
+                f"Most probability is on no label: {off:.0%} in the median text. "
+                f"The prompt ends in {end!r}, and the first label is read as "
+                f"{self._tokens().describe(self._model())[0][1]}. See what the model "
+                "would write instead, model.next_tokens(classifier.render(text)), and "
+                "try examples, an instruction, chat=True, family='case' or another "
+                "terminator.",
                 OffLabelWarning,
                 stacklevel=2,
             )

@@ -19,7 +19,6 @@ from sklearn.exceptions import NotFittedError
 from .prompts import SLOT, Prompt
 from .verbalizer import Verbalizer
 
-
 _NUMBER = re.compile(r"\s*[+-]?\d[\d.,]*\s*")
 
 
@@ -163,10 +162,10 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         numbers = [name for name in names if _NUMBER.fullmatch(name)]
         if numbers and names != [str(at) for at in range(len(names))]:
             raise ValueError(
-                "labels must be strings where some of them are numbers, such as "
-                f"{numbers[0]!r}: whole numbers would be positions in {names!r}. Pass "
-                "np.asarray(y).astype(str). For scikit-learn's cross_val_predict, which "
-                "always passes positions, name labels by words and give spellings."
+                "y must be strings where labels are numbers, such as "
+                f"{numbers[0]!r}: whole numbers are positions in {names!r}. Pass "
+                "np.asarray(y).astype(str); for cross_val_predict, which always passes "
+                "positions, name labels by words and spell them as numbers (spellings)."
             )
         if codes.size and not 0 <= codes.min() <= codes.max() < len(self.classes_):
             raise ValueError(
@@ -282,21 +281,5 @@ def check_texts(X: Iterable[str]) -> list[str]:
 
 
 def short_hash(value: Any) -> str:
-    """The beginning of a hash of plain data.
-
-    Parameters
-    ----------
-    value : object
-        Anything that JSON can hold.
-
-    Returns
-    -------
-    str
-        12 hexadecimal digits.
-
-    Examples
-    --------
-    >>> short_hash(["a", 1])
-    '2657442bb4a4'
-    """
+    """The first 12 hexadecimal digits of a hash of what JSON can hold."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

@@ -54,7 +54,7 @@ def seam(before: str, answer: str, control: Sequence[str] = ()) -> str:
     kind = unicodedata.category(end)
     if kind == "Ps" or _TAG.search(line) or (end in "#@$\\" and run == 1):
         return ""
-    if (end in "=/" or kind == "Pd") and left.strip():
+    if (end in "=/" or kind == "Pd") and re.search(r"\w[^\w\s]*$", line):
         return ""
     # A mark opens where no word or sentence ends before it and, where the same one also
     # closes, it is not the second of a pair. A star that begins a line begins a list.
@@ -64,7 +64,7 @@ def seam(before: str, answer: str, control: Sequence[str] = ()) -> str:
     odd = len("".join(seen)) // run % 2 == 1
     if end == "_" and odd or kind == "Pi" and not ended:
         return ""
-    opens = end in "\"'`*~" and odd and not ended and (line != "*")
+    opens = end in "\"'`*~" and odd and not ended and line != "*"
     return "" if opens else " "
 
 

@@ -47,25 +47,7 @@ def visible(text: str) -> str:
 
 
 def written_forms(texts: Sequence[str], family: str) -> tuple[str, ...]:
-    """Texts that a spelling family takes for the same, before any leading space.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        Ways to write one label.
-    family : {"exact", "case", "wide"}
-        As in :class:`Verbalizer`.
-
-    Returns
-    -------
-    tuple of str
-        Each once.
-
-    Examples
-    --------
-    >>> written_forms(["yes"], "wide")
-    ('yes', 'Yes', 'YES', '"yes"', '"Yes"', '"YES"', "'yes'", "'Yes'", "'YES'")
-    """
+    """Texts that a spelling family takes for the same, each once, without a space."""
     forms = list(texts)
     if family != "exact":
         cased = (
@@ -100,22 +82,7 @@ class LabelTrie:
 
     @classmethod
     def build(cls, sequences: Sequence[Sequence[int]]) -> LabelTrie:
-        """Merge token sequences into a trie.
-
-        Parameters
-        ----------
-        sequences : sequence of sequence of int
-            Token ids, each sequence at least one long.
-
-        Returns
-        -------
-        LabelTrie
-
-        Examples
-        --------
-        >>> LabelTrie.build([(5, 7), (5, 8), (6,)]).tokens
-        (-1, 5, 7, 8, 6)
-        """
+        """Merge token sequences, each at least one long, into a trie."""
         tokens, parents, leaves = [-1], [-1], []
         children: dict[tuple[int, int], int] = {}
         for sequence in sequences:
@@ -166,17 +133,7 @@ class LabelTokens:
         return LabelTrie.build(self.sequences)
 
     def describe(self, model: LanguageModel) -> list[tuple[str, list[str]]]:
-        """Pairs of label and tokens, one a sequence, spaces made visible.
-
-        Parameters
-        ----------
-        model : LanguageModel
-            The model whose tokens these are.
-
-        Returns
-        -------
-        list of tuple of (str, list of str)
-        """
+        """Pairs of label and tokens, one a sequence, spaces made visible."""
         return [
             (self.labels[owner], [visible(t) for t in model.token_texts(sequence)])
             for owner, sequence in zip(self.owners, self.sequences, strict=True)
