@@ -238,14 +238,13 @@ class LLMClassifier(PromptedClassifier):
         scores = self._text_scores(check_texts(X))
         off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
         if off > 0.5:
-            end = self.render("A")[-20:]
+            first = self._tokens().describe(self._model())[0][1]
             warnings.warn(
-                f"Most probability is on no label: {off:.0%} in the median text. "
-                f"The prompt ends in {end!r}, and the first label is read as "
-                f"{self._tokens().describe(self._model())[0][1]}. See what the model "
-                "would write instead, model.next_tokens(classifier.render(text)), and "
-                "try examples, an instruction, chat=True, family='case' or another "
-                "terminator.",
+                "Most probability is on no label, in the median text more than half. "
+                f"The prompt ends in {self.render('A')[-20:]!r}; the first label is "
+                f"read as {first}. See what the model would write instead, by "
+                "model.next_tokens(classifier.render(text)), and try examples, an "
+                "instruction, chat=True, family='case' or another terminator.",
                 OffLabelWarning,
                 stacklevel=2,
             )

@@ -148,22 +148,7 @@ class Prompt:
         return self._joined(model, self._shown(model.fill), [], asked)
 
     def plain(self, text: str) -> str:
-        """The prompt that asks for the label of a text, without any template.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> Prompt("Review: {text}\\nSentiment:").plain("A bore.")
-        'Review: A bore.\\nSentiment:'
-        """
+        """The prompt that asks for the label of a text, without any template."""
         return self._plain(self._shown(_between), [], self.ask(text))
 
     def messages(self, text: str) -> list[dict[str, str]]:

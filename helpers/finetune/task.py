@@ -25,30 +25,9 @@ from .settings import TrainingSettings
 
 @dataclass(frozen=True)
 class Task:
-    """A training, ready to be run.
+    """A training, ready to be run: prompts as tokens, truth as positions of labels.
 
-    Attributes
-    ----------
-    classifier : LLMClassifier
-        How the model is asked; its model is the base.
-    model : LanguageModel
-        The base.
-    labels : LabelTokens
-        The labels.
-    prompts, held_out : list of list of int
-        Token ids of the prompts to learn from, and of those to evaluate on.
-    truth, held_out_truth : numpy.ndarray of int
-        Positions of their labels.
-    targets : numpy.ndarray of shape (n, K)
-        The distributions to learn.
-    loss : Loss
-        What is minimised.
-    settings : TrainingSettings
-        How.
-    head : ConfidenceHead or None
-        A second output.
-    parts : dict of str to str
-        A hash of each thing that the result depends on.
+    ``parts`` holds a hash of each thing that the result depends on.
     """
 
     classifier: LLMClassifier
