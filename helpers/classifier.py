@@ -6,6 +6,7 @@ labels, normalised over the labels, with the mass that fell on no label kept in 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,11 +18,16 @@ from .checks import check_choice, check_labels
 from .models import LanguageModel
 from .priors import CONTENT_FREE, balancing_prior, random_words
 from .prompted import PromptedClassifier, check_texts, short_hash
+from .prompts import MARK
 from .score_cache import cached_label_logprobs
 from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
 PRIORS = ("contextual", "domain", "unlabelled")
+
+
+class OffLabelWarning(UserWarning):
+    """Most of the probability is on no label: the probabilities are of a small rest."""
 
 
 class LLMClassifier(PromptedClassifier):
@@ -229,8 +235,20 @@ class LLMClassifier(PromptedClassifier):
             What a row's probabilities lack to one is the off-label mass.
         """
         self._ready()
-        texts = check_texts(X)
-        return self._text_scores(texts)
+        scores = self._text_scores(check_texts(X))
+        off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
+        if off > 0.5:
+            first = self._tokens().describe(self._model())[0][1]
+            warnings.warn(
+                "Most probability is on no label, in the median text more than half. "
+                f"The prompt ends in {self.render('A')[-20:]!r}; the first label is "
+                f"read as {first}. See what the model would write instead, by "
+                "model.next_tokens(classifier.render(text)), and try examples, an "
+                "instruction, chat=True, family='case' or another terminator.",
+                OffLabelWarning,
+                stacklevel=2,
+            )
+        return scores
 
     def score_table(self, X: Iterable[str], truth: Any = None) -> pd.DataFrame:
         """Everything about each text in one tidy table.
@@ -277,7 +295,7 @@ class LLMClassifier(PromptedClassifier):
         """
         self._ready()
         model, tokens = self._model(), self._tokens()
-        asked = [self.render("A"), self.prior_.tolist()]
+        asked = [self._rendered("A"), self.prior_.tolist()]
         labels = [tokens.labels, tokens.sequences, tokens.owners, tokens.stop_ids]
         return {
             "model": f"{model.name} {model.fingerprint[:12]}",
@@ -286,7 +304,10 @@ class LLMClassifier(PromptedClassifier):
         }
 
     def render(self, text: str) -> str:
-        """The prompt for one text, exactly as the model gets it.
+        """The prompt for one text, as the model gets it.
+
+        Control tokens that the text spells are text to the model; how to tell them
+        from the template's own cannot be seen here: see :meth:`LanguageModel.fill`.
 
         Parameters
         ----------
@@ -297,8 +318,7 @@ class LLMClassifier(PromptedClassifier):
         -------
         str
         """
-        self._ready()
-        return self._prompt().render(self._model(), text)
+        return self._rendered(text).replace(MARK, "")
 
     def follow_up(
         self,
@@ -329,6 +349,8 @@ class LLMClassifier(PromptedClassifier):
         Returns
         -------
         pandas.Series of str
+            Where texts or labels spell control tokens, marked as text by
+            :meth:`LanguageModel.fill`.
 
         Raises
         ------
@@ -396,6 +418,14 @@ class LLMClassifier(PromptedClassifier):
         return model, *self._inputs(model, check_texts(X))
 
     # The rest is nobody else's business ----------------------------------------
+
+    def _rendered(self, text: str) -> str:
+        """The prompt for one text, what texts and labels spell marked as text."""
+        self._ready()
+        return self._prompt().render(self._model(), text)
+
+    def _spelled(self, label: str) -> str:
+        return self._model().fill(label)
 
     def _model(self) -> LanguageModel:
         if isinstance(self.model, LanguageModel):
@@ -491,7 +521,7 @@ class LLMClassifier(PromptedClassifier):
             spellings=self.spellings or {},
             terminator=terminator,
         )
-        return verbalizer.tokens(model, after=self.render("A"))
+        return verbalizer.tokens(model, after=self._rendered("A"))
 
     def _prompt_tokens(self, text: str, tokens: LabelTokens) -> list[int]:
         """Tokens of the prompt as they are with a label behind it.
@@ -499,12 +529,12 @@ class LLMClassifier(PromptedClassifier):
         By itself, white space at the end may be one token where a label behind it
         makes it two.
         """
-        model, prompt = self._model(), self.render(text)
+        model, prompt = self._model(), self._rendered(text)
         if prompt[-1:].isspace():
             answer = tokens.sequences[0]
             label = tokens.labels[0]
             spelling = (self.spellings or {}).get(label, (label,))[0].strip()
-            whole = model.encode(prompt + spelling)
+            whole = model.encode(model.fill(spelling, prompt))
             if tuple(whole[-len(answer) :]) == answer:
                 return whole[: -len(answer)]
         return model.encode(prompt)
@@ -512,7 +542,7 @@ class LLMClassifier(PromptedClassifier):
     def _cut(self, text: str, tokens: LabelTokens, room: float) -> list[int]:
         """Tokens of the prompt for as much of the text's beginning as fits."""
         model = self._model()
-        kept = list(model.tokenizer(text, add_special_tokens=False).input_ids)
+        kept = model.text_ids(text)
         ids = self._prompt_tokens(text, tokens)
         while len(ids) > room and kept:
             kept = kept[: -(len(ids) - int(room))]

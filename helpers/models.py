@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ import pandas as pd
 import torch
 import transformers
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -40,6 +42,7 @@ from .checkpoints import (
     load_checkpoint,
     resolve_device,
 )
+from .prompts import MARK
 from .verbalizer import visible
 
 # Longer windows than any real one are how tokenizers say "not known".
@@ -270,16 +273,103 @@ class LanguageModel:
         ----------
         text : str
             A plain prompt, or one made by :meth:`chat`, which has its start token.
+            Control tokens that it spells are control tokens, but for those that
+            :meth:`fill` has marked.
 
         Returns
         -------
         list of int
         """
         start = self.tokenizer.bos_token
-        if start and text.startswith(str(start)):
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-        ids = list(self.tokenizer(text).input_ids)
-        return ids[: len(ids) - self._added_behind]
+        whole = bool(start) and text.startswith(str(start))
+        if MARK in text:
+            ids = self._unmarking.encode(text, add_special_tokens=not whole).ids
+        else:
+            ids = list(self.tokenizer(text, add_special_tokens=not whole).input_ids)
+        return ids if whole else ids[: len(ids) - self._added_behind]
+
+    def fill(self, text: str, before: str = "", after: str = "") -> str:
+        """A text between two parts of a prompt, where all that it spells stays text.
+
+        Parameters
+        ----------
+        text : str
+            A text, a label, or anything else that is not a part of the question.
+        before, after : str, default=""
+            The parts of the prompt around it; control tokens in them stay such.
+
+        Returns
+        -------
+        str
+            For :meth:`encode`. The noncharacter U+FDD0 stands behind the first
+            character of each control token that the text spells.
+
+        Raises
+        ------
+        ValueError
+            The text contains that noncharacter itself, or spells a control token that
+            the tokenizer cannot read as text.
+
+        Examples
+        --------
+        >>> model = LanguageModel.load()
+        >>> model.token_texts(model.encode(model.fill("<|im_end|>", "Text: ")))
+        ['Text', ':', ' <', '|', 'im', '_', 'end', '|', '>']
+        """
+        if MARK in text:
+            raise ValueError(
+                f"texts must not contain the noncharacter U+FDD0; {text[:60]!r} does."
+            )
+        whole, start, stop = before + text + after, len(before), len(before + text)
+        found = self._control.finditer(whole)
+        cuts = [m.start() + 1 for m in found if m.start() < stop and m.end(1) > start]
+        if cuts and not hasattr(self.tokenizer, "backend_tokenizer"):
+            raise ValueError(
+                f"{self.name}'s tokenizer cannot read control tokens as text, and "
+                f"{text[:60]!r} spells one."
+            )
+        pieces = zip([0, *cuts], [*cuts, len(whole)], strict=True)
+        return MARK.join(whole[a:b] for a, b in pieces)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text by itself, all that it spells read as text."""
+        found = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
+        return list(found.input_ids)
+
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """What spells a control token, longest first.
+
+        One of a single character is left out: as text, it is the same.
+        """
+        known = self.tokenizer.added_tokens_decoder.values()
+        special = {*self.tokenizer.all_special_tokens}
+        special |= {token.content for token in known if token.special}
+        longer = [token for token in special if len(token) > 1]
+        return tuple(sorted(longer, key=lambda token: (-len(token), token)))
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Every place where a control token begins, overlapping ones too."""
+        if not self.control_tokens:
+            return re.compile("(?!)")
+        first = "".join({re.escape(token[0]) for token in self.control_tokens})
+        every = "|".join(map(re.escape, self.control_tokens))
+        return re.compile(f"(?=[{first}])(?=({every}))")
+
+    @cached_property
+    def _unmarking(self) -> Tokenizer:
+        """A tokenizer that finds no control token where a mark is and drops marks."""
+        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for token in told["added_tokens"]:
+            token["normalized"] &= not token["special"]  # looked for before marks go
+        drop = {"type": "Replace", "pattern": {"String": MARK}, "content": ""}
+        steps = [drop, told["normalizer"]] if told["normalizer"] else [drop]
+        told |= {"truncation": None, "padding": None}
+        told["normalizer"] = {"type": "Sequence", "normalizers": steps}
+        return Tokenizer.from_str(json.dumps(told))
 
     @cached_property
     def _added_behind(self) -> int:
@@ -320,6 +410,7 @@ class LanguageModel:
         *,
         system: str | None = None,
         examples: Sequence[tuple[str, str]] = (),
+        literal: bool = True,
     ) -> str:
         """Put a message into the model's own chat template, ready for its answer.
 
@@ -332,11 +423,13 @@ class LanguageModel:
             the template knows none, it begins the first message.
         examples : sequence of (str, str), optional
             Earlier turns: what the user said and what the model is to have answered.
+        literal : bool, default=True
+            Whether control tokens that all these spell are text: see :meth:`fill`.
 
         Returns
         -------
         str
-            The prompt, special tokens spelled out.
+            The prompt, the template's control tokens spelled out.
 
         Raises
         ------
@@ -354,17 +447,22 @@ class LanguageModel:
                 f"{self.name} has no chat template: it is a base model. Use a plain "
                 "prompt instead, best with a few examples."
             )
-        turns = []
-        for question, answer in examples:
-            turns.append({"role": "user", "content": question})
-            turns.append({"role": "assistant", "content": answer})
-        turns.append({"role": "user", "content": message})
-        if system is None:
-            return self._templated(turns)
+        said = [part for turn in examples for part in turn] + [message]
+        first = [] if system is None else [system]
+        if literal:
+            said, first = list(map(self.fill, said)), list(map(self.fill, first))
+        turns = [
+            {"role": "assistant" if at % 2 else "user", "content": part}
+            for at, part in enumerate(said)
+        ]
         try:
-            return self._templated([{"role": "system", "content": system}, *turns])
+            return self._templated(
+                [{"role": "system", "content": part} for part in first] + turns
+            )
         except TemplateError:
-            turns[0]["content"] = f"{system}\n\n{turns[0]['content']}"
+            if not first:
+                raise
+            turns[0]["content"] = f"{first[0]}\n\n{turns[0]['content']}"
             return self._templated(turns)
 
     def _templated(self, turns: list[dict[str, str]]) -> str:

@@ -16,29 +16,7 @@ _DRAWS = 20
 
 
 def random_words(texts: Sequence[str], *, seed: int = 0) -> list[str]:
-    """Texts of random words of a domain, as long as its texts are on average.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        Texts of the domain.
-    seed : int, default=0
-        Seed of the draw.
-
-    Returns
-    -------
-    list of str
-        Twenty texts.
-
-    References
-    ----------
-    Fei et al., Mitigating label biases for in-context learning, ACL 2023.
-
-    Examples
-    --------
-    >>> len(random_words(["a fine film", "a dull one"])[0].split())
-    3
-    """
+    """Twenty texts of random words of a domain, as long as its texts on average."""
     words = [text.split() for text in texts]
     pool = np.array([word for text in words for word in text])
     length = round(float(np.mean([len(text) for text in words])))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -18,6 +19,8 @@ from sklearn.exceptions import NotFittedError
 from .checks import as_array, check_labels, in_order_of, refuse_masked
 from .prompts import SLOT, Prompt
 from .verbalizer import Verbalizer
+
+_NUMBER = re.compile(r"\s*[+-]?\d[\d.,]*\s*")
 
 
 class PromptedClassifier(ClassifierMixin, BaseEstimator):
@@ -124,7 +127,8 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         item = f"Text: {SLOT}\nLabel:" if self.prompt is None else self.prompt
         instruction = self.instruction
         if self.prompt is None and instruction is None:
-            instruction = f"Classify the text as one of: {', '.join(self.classes_)}."
+            named = ", ".join(map(self._spelled, self.classes_))
+            instruction = f"Classify the text as one of: {named}."
         # A trailing space belongs to the label: tokenizers join the two.
         return Prompt(
             item.rstrip(" "),
@@ -136,6 +140,10 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
 
     def _is_chat(self) -> bool:
         return False
+
+    def _spelled(self, label: str) -> str:
+        """A label as it is written into a prompt."""
+        return label
 
     def _ready(self) -> None:
         if hasattr(self, "examples_"):
@@ -152,6 +160,15 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         codes = None if y is None else as_array(y, "y")
         if self.labels is None or codes is None or codes.dtype.kind not in "iu":
             return y
+        names = self.classes_.tolist()
+        numbers = [name for name in names if _NUMBER.fullmatch(name)]
+        if numbers and names != [str(at) for at in range(len(names))]:
+            raise ValueError(
+                "y must be strings where labels are numbers, such as "
+                f"{numbers[0]!r}: whole numbers are positions in {names!r}. Pass "
+                "np.asarray(y).astype(str); for cross_val_predict, which always passes "
+                "positions, name labels by words and spell them as numbers (spellings)."
+            )
         if codes.size and not 0 <= codes.min() <= codes.max() < len(self.classes_):
             raise ValueError(
                 "y must be strings, or whole numbers from 0 to "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,76 @@ if TYPE_CHECKING:
     from .models import LanguageModel
 
 SLOT = "{text}"  # where the text goes
+# Keeps what a text spells from being read as a control token; no text has use for it.
+MARK = "\ufdd0"
 Turn = tuple[str, str]  # what is asked, and what is answered
+_SCRIPTS = ("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
+_TAG = re.compile(r"<[^<>\s][^<>]*>$")
+
+
+def seam(before: str, answer: str, control: Sequence[str] = ()) -> str:
+    """The space that belongs between the end of a prompt and an answer, if one does.
+
+    Parameters
+    ----------
+    before : str
+        The prompt, or its last line.
+    answer : str
+        What follows.
+    control : sequence of str, optional
+        What spells the model's control tokens.
+
+    Returns
+    -------
+    {"", " "}
+        None behind white space, a control token, a tag, an opening bracket, an open
+        quote or emphasis, what joins words (``key=``, ``path/``), ``#`` and the like,
+        and in scripts that are written without spaces.
+
+    Examples
+    --------
+    >>> [seam(end, "A") for end in ("Answer:", "Answer: (", 'Answer: "', "answer=")]
+    [' ', '', '', '']
+    """
+    end, line = before[-1:], before.rpartition("\n")[2]
+    if not end.strip() or before.endswith(tuple(control)) or _is_unspaced(end):
+        return ""
+    words = re.findall(r"\w", line)
+    if words and _is_wide(words[-1]) and _is_wide(answer[:1]):
+        return ""
+    run = len(line) - len(line.rstrip(end))
+    left = line[:-run][-1:]
+    kind = unicodedata.category(end)
+    if kind == "Ps" or _TAG.search(line) or (end in "#@$\\" and run == 1):
+        return ""
+    if (end in "=/" or kind == "Pd") and re.search(r"\w[^\w\s]*$", line):
+        return ""
+    # A mark opens where no word or sentence ends before it and, where the same one also
+    # closes, it is not the second of a pair. A star that begins a line begins a list.
+    ended = left.isalnum() or left in tuple(".!?…)]}”’")
+    mark = re.escape(end)
+    seen = re.findall(rf"(?<!\w){mark}+|{mark}+(?!\w)", line)  # not those within words
+    odd = len("".join(seen)) // run % 2 == 1
+    if end == "_" and odd or kind == "Pi" and not ended:
+        return ""
+    opens = end in "\"'`*~" and odd and not ended and line != "*"
+    return "" if opens else " "
+
+
+def _is_wide(character: str) -> bool:
+    """Whether it is set without spaces in Chinese or Japanese."""
+    if not character or unicodedata.east_asian_width(character) not in "WF":
+        return False
+    name = unicodedata.name(character, "")
+    return unicodedata.category(character) != "So" and "HANGUL" not in name
+
+
+def _is_unspaced(character: str) -> bool:
+    return _is_wide(character) or unicodedata.name(character, "").startswith(_SCRIPTS)
+
+
+def _between(text: str, before: str = "", after: str = "") -> str:
+    return before + text + after
 
 
 @dataclass(frozen=True)
@@ -48,21 +119,14 @@ class Prompt:
     separator: str = "\n\n"
     chat: bool = False
 
-    def ask(self, text: str) -> str:
-        """One text in its slot.
+    def ask(self, text: str, fill: Callable[..., str] = _between) -> str:
+        """One text in its slot, by :meth:`LanguageModel.fill` where a model is known.
 
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Returns
-        -------
-        str
-            Where the slot is at the very end, white space there gives way to a label.
+        White space at the very end gives way to a label where the slot is there.
         """
-        filled = self.item.replace(SLOT, text)
-        return filled.rstrip() if self.item.endswith(SLOT) else filled
+        before, after = self.item.split(SLOT)
+        filled = fill(text, before, after)
+        return filled if after else filled.rstrip()
 
     def render(self, model: LanguageModel, text: str) -> str:
         """The prompt that asks for the label of a text.
@@ -77,29 +141,15 @@ class Prompt:
         Returns
         -------
         str
+            For :meth:`LanguageModel.encode`: control tokens that texts and labels
+            spell are marked as text.
         """
-        if self.chat:
-            return self._joined(model, self._shown(), [], self.ask(text))
-        return self.plain(text)
+        asked = self.ask(text, model.fill)
+        return self._joined(model, self._shown(model.fill), [], asked)
 
     def plain(self, text: str) -> str:
-        """The prompt that asks for the label of a text, without any template.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> Prompt("Review: {text}\\nSentiment:").plain("A bore.")
-        'Review: A bore.\\nSentiment:'
-        """
-        return self._plain(self._shown(), [], self.ask(text))
+        """The prompt that asks for the label of a text, without any template."""
+        return self._plain(self._shown(_between), [], self.ask(text))
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """The turns of a conversation that ask for the label of a text.
@@ -126,8 +176,8 @@ class Prompt:
         turns.append(("user", self.ask(text)))
         return [{"role": role, "content": content} for role, content in turns]
 
-    def _shown(self) -> list[list[Turn]]:
-        return [[(self.ask(example), label)] for example, label in self.examples]
+    def _shown(self, fill: Callable[..., str]) -> list[list[Turn]]:
+        return [[(self.ask(text, fill), fill(label))] for text, label in self.examples]
 
     def follow_up(
         self,
@@ -139,29 +189,17 @@ class Prompt:
     ) -> str:
         """The prompt that asks something about a label that was given to a text.
 
-        Parameters
-        ----------
-        model : LanguageModel
-            Whose chat template is used, if any.
-        text : str
-            The text.
-        label : str
-            The answer it got.
-        question : str
-            What is asked about that answer.
-        examples : sequence of (str, str, str)
-            Texts, labels, and answers to the question: they take the place of the
-            prompt's own examples.
-
-        Returns
-        -------
-        str
+        Examples are texts, labels, and answers to the question: they take the place of
+        the prompt's own.
         """
+        fill = model.fill
         shown = [
-            [(self.ask(example), given), (question, answer)]
+            [(self.ask(example, fill), fill(given)), (question, fill(answer))]
             for example, given, answer in examples
         ]
-        return self._joined(model, shown, [(self.ask(text), label)], question)
+        return self._joined(
+            model, shown, [(self.ask(text, fill), fill(label))], question
+        )
 
     def _joined(
         self,
@@ -173,18 +211,27 @@ class Prompt:
         """Conversations one after the other; the last one waits for an answer."""
         if self.chat:
             turns = [turn for part in (*shown, so_far) for turn in part]
-            return model.chat(asked, system=self.instruction, examples=turns)
-        return self._plain(shown, so_far, asked)
+            return model.chat(
+                asked, system=self.instruction, examples=turns, literal=False
+            )
+        return self._plain(shown, so_far, asked, model.control_tokens)
 
     def _plain(
-        self, shown: Sequence[Sequence[Turn]], so_far: Sequence[Turn], asked: str
+        self,
+        shown: Sequence[Sequence[Turn]],
+        so_far: Sequence[Turn],
+        asked: str,
+        control: Sequence[str] = (),
     ) -> str:
+        def answered(turns: Sequence[Turn]) -> list[str]:
+            # By the frame alone: the space must not depend on a text.
+            ends = [self.ask("A"), *(question for question, _ in turns[1:])]
+            return [
+                f"{question}{seam(end, answer, control)}{answer}"
+                for end, (question, answer) in zip(ends, turns, strict=False)
+            ]
+
         first = [self.instruction] if self.instruction else []
-        done = ["\n".join(map(_answered, turns)) for turns in shown]
-        last = "\n".join([*map(_answered, so_far), asked])
+        done = ["\n".join(answered(turns)) for turns in shown]
+        last = "\n".join([*answered(so_far), asked])
         return self.separator.join([*first, *done, last])
-
-
-def _answered(turn: Turn) -> str:
-    question, answer = turn
-    return f"{question}{'' if question[-1].isspace() else ' '}{answer}"

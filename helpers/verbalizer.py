@@ -15,10 +15,13 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
+from .prompts import seam
+
 if TYPE_CHECKING:
     from .models import LanguageModel
 
 FAMILIES = ("exact", "case", "wide")
+_LEADS = {"exact": 1, "case": 2, "wide": 3}  # the fitting one, the other, a line break
 _VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 _QUOTES = "\"'`“”‘’"
 
@@ -44,25 +47,7 @@ def visible(text: str) -> str:
 
 
 def written_forms(texts: Sequence[str], family: str) -> tuple[str, ...]:
-    """Texts that a spelling family takes for the same, before any leading space.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        Ways to write one label.
-    family : {"exact", "case", "wide"}
-        As in :class:`Verbalizer`.
-
-    Returns
-    -------
-    tuple of str
-        Each once.
-
-    Examples
-    --------
-    >>> written_forms(["yes"], "wide")
-    ('yes', 'Yes', 'YES', '"yes"', '"Yes"', '"YES"', "'yes'", "'Yes'", "'YES'")
-    """
+    """Texts that a spelling family takes for the same, each once, without a space."""
     forms = list(texts)
     if family != "exact":
         cased = (
@@ -97,22 +82,7 @@ class LabelTrie:
 
     @classmethod
     def build(cls, sequences: Sequence[Sequence[int]]) -> LabelTrie:
-        """Merge token sequences into a trie.
-
-        Parameters
-        ----------
-        sequences : sequence of sequence of int
-            Token ids, each sequence at least one long.
-
-        Returns
-        -------
-        LabelTrie
-
-        Examples
-        --------
-        >>> LabelTrie.build([(5, 7), (5, 8), (6,)]).tokens
-        (-1, 5, 7, 8, 6)
-        """
+        """Merge token sequences, each at least one long, into a trie."""
         tokens, parents, leaves = [-1], [-1], []
         children: dict[tuple[int, int], int] = {}
         for sequence in sequences:
@@ -163,17 +133,7 @@ class LabelTokens:
         return LabelTrie.build(self.sequences)
 
     def describe(self, model: LanguageModel) -> list[tuple[str, list[str]]]:
-        """Pairs of label and tokens, one a sequence, spaces made visible.
-
-        Parameters
-        ----------
-        model : LanguageModel
-            The model whose tokens these are.
-
-        Returns
-        -------
-        list of tuple of (str, list of str)
-        """
+        """Pairs of label and tokens, one a sequence, spaces made visible."""
         return [
             (self.labels[owner], [visible(t) for t in model.token_texts(sequence)])
             for owner, sequence in zip(self.owners, self.sequences, strict=True)
@@ -299,17 +259,14 @@ class Verbalizer:
                 f"after must not end in a space, as {after[-20:]!r} does: tokenizers "
                 "join that space with the label."
             )
-        natural = "" if _starts_afresh(model, after) else " "
-        leads = {
-            "exact": (natural,),
-            "case": (natural, "" if natural else " "),
-            "wide": (natural, "" if natural else " ", "\n"),
-        }[self.family]
         owned: dict[tuple[int, ...], int] = {}
         for index, label in enumerate(self.labels):
+            texts = self.texts(label)
+            natural = seam(after, texts[0], model.control_tokens)
+            leads = (natural, "" if natural else " ", "\n")[: _LEADS[self.family]]
             found = [
                 _tokens_behind(model, after, lead + text)
-                for lead, text in product(leads, self.texts(label))
+                for lead, text in product(leads, texts)
             ]
             if self.family != "exact":
                 found += self._from_vocabulary(model, label)
@@ -337,6 +294,7 @@ class Verbalizer:
             (token_id,)
             for token_id, text in enumerate(model.vocabulary)
             if text.strip(strip).casefold() in wanted
+            and text not in model.control_tokens
         ]
 
     def _stop_ids(self, model: LanguageModel) -> tuple[int, ...]:
@@ -356,21 +314,13 @@ class Verbalizer:
         return found
 
 
-def _starts_afresh(model: LanguageModel, before: str) -> bool:
-    """Whether an answer after this text begins without a space."""
-    if not before or before[-1].isspace():
-        return True
-    return model.encode(before)[-1] in model.tokenizer.all_special_ids
-
-
 def _tokens_behind(model: LanguageModel, before: str, text: str) -> tuple[int, ...]:
     """Tokens of ``text`` as it follows ``before``, without splitting a merge."""
     start = tuple(model.encode(before)) if before else ()
-    whole = tuple(model.encode(before + text))
+    whole = tuple(model.encode(model.fill(text, before)))
     if whole[: len(start)] == start and len(whole) > len(start):
         return whole[len(start) :]
-    alone = model.tokenizer(text, add_special_tokens=False).input_ids
-    return tuple(alone)
+    return tuple(model.text_ids(text))
 
 
 def _prefix_free(

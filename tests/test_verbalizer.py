@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.models import LanguageModel
-from helpers.verbalizer import LabelTrie, Verbalizer
+from helpers.prompts import seam
+from helpers.scoring import sequence_logprobs
+from helpers.verbalizer import LabelTokens, LabelTrie, Verbalizer
 
 
 def texts_of(
@@ -104,6 +108,88 @@ def test_exact_label_follows_a_line_break_or_special_token_at_once(
 ) -> None:
     found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
     assert found == {"yes": ["yes"], "no": ["no"]}
+
+
+# Two spaces or a line break stand between them.
+ENDS = """Sentiment:  Sentiment: (  Sentiment: [  Sentiment (  {"sentiment": "
+{"id": "", "sentiment":"  {'sentiment': '  sentiment="  sentiment('  Sentiment: `
+Sentiment: **  Sentiment: *  **Sentiment:**  *Sentiment:*  Sentiment: _
+Sentiment: “  Sentiment: ‘  Sentiment: «  Sentiment: „  Sentiment:"
+The sentiment of "this film"  It is 'good' or 'bad'  `x` and `  the reviewers'
+sentiment =  sentiment=  sentiment==  sentiment :=  sentiment/  reviews/labels/
+sentiment_  my_label_  Sentiment: #  Tags: @  <label class="sentiment">  <b>
+Sentiment >  -  *  •  1.  (A)  Sentiment →  Sentiment ->  | sentiment |
+Sentiment -  Sentiment-  Sentiment –  Sentiment—  Is it good or bad?  The review is
+It is 100%  [Sentiment]:  [INST] Classify. [/INST]  Sentiment,  \\textbf{"""
+
+
+def test_the_space_before_a_label_is_where_the_model_sees_it(
+    embedded: LanguageModel,
+) -> None:
+    words = ("positive", "negative", "Positive", "Negative")
+    chinese = ("好", "坏", "正面", "负面")
+    korean = ("긍정", "부정", "좋음", "나쁨")
+    ends = re.split(r"  |\n", ENDS)
+    asked = [(f"Review: The plot is thin.\n{end}", words) for end in ends]
+    asked += [
+        (f"评论：无聊。\n{end}", chinese) for end in ("情感：", "情感:", "情感「")
+    ]
+    asked += [("Review: A bore.\nSentiment in Chinese:", chinese)]
+    asked += [(f"리뷰: 지루한 영화.\n감정{end}", korean) for end in (":", "은")]
+    sides = 0
+    for answers in (words, chinese, korean):
+        prompts = [prompt for prompt, given in asked if given is answers]
+        tokens = [
+            tuple(embedded.tokenizer(f"{lead}{answer}").input_ids)
+            for lead in ("", " ")
+            for answer in answers
+        ]
+        labels = LabelTokens(tuple(map(str, range(8))), tuple(tokens), tuple(range(8)))
+        encoded = [embedded.encode(prompt) for prompt in prompts]
+        mass = np.exp(sequence_logprobs(embedded, encoded, labels))
+        for prompt, none, space in zip(
+            prompts, mass[:, :4].sum(1), mass[:, 4:].sum(1), strict=True
+        ):
+            if max(none, space) > 5 * min(none, space):
+                expected = "" if none > space else " "
+                assert seam(prompt, answers[0]) == expected, (prompt, none, space)
+                sides += 1
+    assert sides > 50  # where it is clear which one the model sees
+
+
+@pytest.mark.parametrize(
+    ("before", "answer", "expected"),
+    [
+        ("", "yes", ""),
+        ("A:\n", "yes", ""),
+        ("A:\u3000", "是", ""),
+        ("答え：", "yes", ""),
+        ("답：", "예", ""),
+        ("ตอบ", "ใช่", ""),
+        ("ตอบ:", "ใช่", " "),
+        ("Face 😀", "yes", " "),
+        ("<answer>", "yes", ""),
+        ("a < b >", "yes", " "),
+        ("„Ja“", "ja", " "),
+        ("He said: 'No.'", "yes", " "),
+        ('It is 12"', "yes", " "),
+        ("```", "yes", ""),
+        ("## ##", "yes", " "),
+        ("[/ASK]", "yes", " "),
+    ],
+)
+def test_the_space_before_a_label(before: str, answer: str, expected: str) -> None:
+    assert seam(before, answer) == expected
+    assert seam(f"{before}[/ASK]", answer, ("[/ASK]",)) == ""
+
+
+def test_a_label_that_spells_a_control_token_is_text(embedded: LanguageModel) -> None:
+    verbalizer = Verbalizer(["<|im_end|>", "no"], family="case")
+    (end,) = embedded.tokenizer.convert_tokens_to_ids(["<|im_end|>"])
+    found = verbalizer.tokens(embedded, after="A:")
+    assert not any(end in sequence for sequence in found.sequences)
+    text = embedded.text_ids(" <|im_end|>")
+    assert tuple(text) in found.sequences
 
 
 def test_case_family_takes_in_every_single_token_that_reads_so(

@@ -25,30 +25,9 @@ from .settings import TrainingSettings
 
 @dataclass(frozen=True)
 class Task:
-    """A training, ready to be run.
+    """A training, ready to be run: prompts as tokens, truth as positions of labels.
 
-    Attributes
-    ----------
-    classifier : LLMClassifier
-        How the model is asked; its model is the base.
-    model : LanguageModel
-        The base.
-    labels : LabelTokens
-        The labels.
-    prompts, held_out : list of list of int
-        Token ids of the prompts to learn from, and of those to evaluate on.
-    truth, held_out_truth : numpy.ndarray of int
-        Positions of their labels.
-    targets : numpy.ndarray of shape (n, K)
-        The distributions to learn.
-    loss : Loss
-        What is minimised.
-    settings : TrainingSettings
-        How.
-    head : ConfidenceHead or None
-        A second output.
-    parts : dict of str to str
-        A hash of each thing that the result depends on.
+    ``parts`` holds a hash of each thing that the result depends on.
     """
 
     classifier: LLMClassifier
@@ -161,17 +140,7 @@ def make_task(
 
 
 def prompt_hash(classifier: LLMClassifier) -> str:
-    """A hash of how a model is asked: its prompt, examples, labels and their tokens.
-
-    Parameters
-    ----------
-    classifier : LLMClassifier
-        The classifier; its prior is no part of this.
-
-    Returns
-    -------
-    str
-    """
+    """A hash of how a model is asked, its prior left out."""
     _, labels, _, _ = classifier.inputs([])
     spelled = [labels.labels, labels.sequences, labels.owners, labels.stop_ids]
     return _hash([classifier.render("A"), classifier.too_long, *spelled])
@@ -180,28 +149,10 @@ def prompt_hash(classifier: LLMClassifier) -> str:
 def plan_batches(
     widths: list[int], settings: TrainingSettings
 ) -> list[list[list[int]]]:
-    """Which rows make each batch of each epoch.
+    """Rows of each batch of each epoch, by its number and the seed alone.
 
     Rows of like length share a batch, since padding is work for nothing; a little
     chance in the lengths brings other rows together in each epoch.
-
-    Parameters
-    ----------
-    widths : list of int
-        Positions that each row takes.
-    settings : TrainingSettings
-        Epochs, token budget and seed.
-
-    Returns
-    -------
-    list of list of list of int
-        By epoch and batch: rows, each once an epoch. An epoch's order depends on the
-        seed and the number of the epoch alone.
-
-    Examples
-    --------
-    >>> plan_batches([3, 9, 4], TrainingSettings(epochs=1, token_budget=10))
-    [[[0, 2], [1]]]
     """
     plan = []
     for epoch in range(settings.epochs):

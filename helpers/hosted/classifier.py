@@ -19,6 +19,7 @@ from sklearn.base import clone
 from ..checks import check_between, check_choice, check_count, check_not_negative
 from ..fetch import cache_dir
 from ..prompted import PromptedClassifier, check_texts, short_hash
+from ..prompts import seam
 from .answers import Answer, Failure
 from .costs import Prices
 from .desk import Desk, hides, is_same_model, shows
@@ -489,12 +490,12 @@ class HostedClassifier(PromptedClassifier):
             ends = "\n" if turn_ends else None
         ends = (ends,) if isinstance(ends, str) else tuple(ends or ())
         start = self.render("A")
-        follows_word = isinstance(start, str) and not start[-1:].isspace()
+        lead = seam(start, self.classes_[0]) if isinstance(start, str) else ""
         return LabelTexts.build(
             self.classes_.tolist(),
             family=self.family,
             spellings=self.spellings,
-            lead=" " if follows_word else "",
+            lead=lead,
             ends=ends,
             turn_ends=turn_ends,
         )
@@ -712,7 +713,7 @@ class HostedClassifier(PromptedClassifier):
             name = labels.labels[given[row] or 0]
             prompt: Any = self.render(texts[row])
             if isinstance(prompt, str):
-                lead = "" if prompt[-1:].isspace() else " "
+                lead = seam(self._prompt().plain("A"), name)
                 prompt = f"{prompt}{lead}{name}\n{question}"
             else:
                 prompt = [

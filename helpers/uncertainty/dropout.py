@@ -133,7 +133,7 @@ def _check_one_pass(
     """Labels read one by one would each be read by another network."""
     from ..scoring import room_for_prompt, tree_is_exact
 
-    prompts = [len(model.encode(classifier.render(text))) for text in texts]
+    prompts = [len(ids) for ids in classifier.inputs(texts)[2]]
     longest = min(max(prompts, default=0), room_for_prompt(model, tokens))
     if not tree_is_exact(model, int(longest) + max(tokens.trie.depths)):
         raise ValueError(
