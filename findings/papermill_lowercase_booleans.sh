@@ -5,7 +5,8 @@
 # Seen: -p fast false -> fast = "false", which Python takes for true; -p name nan ->
 # name = float('nan'); -p n 1_000 -> n = 1000.
 # Natural guess: as in YAML (papermill's -f and -y read YAML), false is false. The run goes
-# the opposite way without a word, though the parameters cell says fast = False.
+# the opposite way without a word, though the parameters cell says fast: bool = False:
+# neither the default nor the annotation is looked at.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"
@@ -15,7 +16,7 @@ import sys
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-source = "fast = False\nname = 'a'\nn = 1"
+source = "fast: bool = False\nname = 'a'\nn = 1"
 cell = new_code_cell(source, metadata={"tags": ["parameters"]})
 metadata = {"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}}
 nbformat.write(new_notebook(cells=[cell], metadata=metadata), sys.argv[1])
