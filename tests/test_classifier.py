@@ -621,8 +621,11 @@ def test_a_prompt_is_shown_as_its_texts_are(embedded: LanguageModel) -> None:
 
 def test_a_text_that_is_cut_stays_text(embedded: LanguageModel) -> None:
     found = make(embedded, too_long="cut")
-    (ids,) = found.inputs([EVIL * 400])[2]
+    _, labels, (ids,), _ = found.inputs([EVIL * 400])
     assert not set(ids) & set(embedded.tokenizer.all_special_ids)
+    # And no more of it goes than has to.
+    assert embedded.window is not None
+    assert embedded.window - max(labels.trie.depths) - len(ids) < 20
 
 
 def test_examples_and_texts_are_asked_about_in_the_same_way(
@@ -632,6 +635,9 @@ def test_examples_and_texts_are_asked_about_in_the_same_way(
     assert found.render("x").startswith('a warm film\n{"sentiment": "positive\n')
     labels = found.inputs([])[1]
     assert embedded.tokenizer.decode(labels.sequences[0]) == "negative"
+    # What a text ends in has no say: labels are read in one way for all texts.
+    found = make(embedded, prompt="{text}", examples=[("A film (", "positive")])
+    assert found.render("x").startswith("A film ( positive\n")
 
 
 def test_most_of_the_probability_on_no_label_is_said(embedded: LanguageModel) -> None:

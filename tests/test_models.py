@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -527,6 +528,11 @@ def test_a_gguf_file_is_split_as_it_declares(
     # Llama 3's files leave out that a start token goes first, and are read so.
     starts = [0] if pre == "llama-bpe" else []
     assert tokenizer("a").input_ids == [*starts, tokenizer.convert_tokens_to_ids("a")]
+    # They also take a word that is a token whole, whatever the merges say.
+    whole = max(
+        (t for t in tokenizer.get_vocab() if re.fullmatch("[a-z]+", t)), key=len
+    )
+    assert (len(tokenizer.tokenize(whole)) == 1) == (pre == "llama-bpe")
 
 
 @pytest.mark.parametrize("pre", [None, "somebody-elses"])
