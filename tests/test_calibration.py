@@ -1403,7 +1403,7 @@ def test_tables_are_cross_fitted_like_arrays() -> None:
     rows, truth = rowed(100, 15)
     names = np.array(["a", "b", "c"])
     table = pd.DataFrame(rows, columns=["p_a", "p_b", "p_c"], index=range(50, 150))
-    found = cross_fitted(VectorScaling(penalty=0.1), table, pd.Series(names[truth]))
+    found = cross_fitted(VectorScaling(penalty=0.1), table, names[truth])
     plain = cross_fitted(VectorScaling(penalty=0.1), rows, truth)
     np.testing.assert_array_equal(np.asarray(found), np.asarray(plain))
 

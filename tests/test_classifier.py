@@ -851,7 +851,7 @@ def test_a_damaged_cache_costs_one_warning_and_no_answer(
         folder.write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match=re.escape(f"scores in {folder} is")) as said:
         np.testing.assert_allclose(tiny.predict_proba(TEXTS), expected, atol=1e-6)
-    assert len(said) == 1
+    assert sum(one.category is UserWarning for one in said) == 1
 
 
 @pytest.mark.parametrize("change", ["query_only", "max_page_count"])
@@ -864,7 +864,8 @@ def test_a_cache_that_takes_no_more_is_read_all_the_same(
     more = [f"text {at} of many" for at in range(99)]
     with pytest.warns(UserWarning, match="make room in it") as said:
         found = tiny.predict_proba([*TEXTS, *more])
-    assert len(said) == 1 and sum(passes) < len(TEXTS) + len(more)
+    assert sum(one.category is UserWarning for one in said) == 1
+    assert sum(passes) < len(TEXTS) + len(more)
     expected = clone(tiny).set_params(cache=False).predict_proba([*TEXTS, *more])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -883,7 +884,7 @@ def test_a_locked_cache_costs_one_warning(
         tiny.predict_proba(TEXTS)  # reading takes no lock
         with pytest.warns(UserWarning, match="locked") as said:
             found = tiny.predict_proba([*TEXTS, "one more"])
-    assert len(said) == 1
+    assert sum(one.category is UserWarning for one in said) == 1
     np.testing.assert_array_equal(found[:-1], expected)
 
 
@@ -913,7 +914,7 @@ def test_what_is_no_row_of_scores_is_never_used(
         file.execute("UPDATE Cache SET mode = ?, value = ?", (mode, value))
     with pytest.warns(UserWarning, match="2 entries are no scores") as said:
         np.testing.assert_allclose(tiny.predict_proba(TEXTS[:2]), expected, atol=1e-6)
-    assert len(said) == 1
+    assert sum(one.category is UserWarning for one in said) == 1
     tiny.predict_proba(TEXTS[:2])  # written anew: no warning, which would be an error
 
 

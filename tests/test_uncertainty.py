@@ -624,7 +624,7 @@ def test_the_fixed_mix() -> None:
     mixed = fixed_mix([0.5, 0.5], seen)
     assert isinstance(mixed, Calibrated)
     assert mixed.fitted_on.tolist() == [True, False]
-    with pytest.raises(ValueError, match="b must have the 2 rows of a, not 1"):
+    with pytest.raises(ValueError, match="b must have one value for each of 2 rows"):
         fixed_mix([0.1, 0.2], [0.1])
     with pytest.raises(ValueError, match="weight"):
         fixed_mix([0.1], [0.1], weight=60)

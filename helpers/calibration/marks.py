@@ -185,10 +185,8 @@ def row_ids(data: Any, ids: Any, n: int) -> np.ndarray | None:
     index = _as_index(in_order_of(data, ids, "ids"))
     if len(index) != n:
         raise ValueError(f"ids must be one for each of {n} rows, not {len(index)}.")
-    missing = np.flatnonzero(_missing(index))
-    if len(missing):
-        at = missing[0]
-        raise ValueError(f"ids must not be missing; row {at} is {index[at]!r}.")
+    if missing := int(_missing(index).sum()):
+        raise ValueError(f"ids must not be missing; {missing} of {n} rows have none.")
     return _hashes(index)
 
 
