@@ -44,6 +44,7 @@ class LLMClassifier(PromptedClassifier):
     prompt : str, optional
         How one text is put to the model, with ``{text}`` once; the label follows it.
         Without one: ``"Text: {text}\\nLabel:"`` behind a line that names the labels.
+        Control tokens are such where the prompt spells them, and text in all else.
     examples : sequence of (str, str) or int, optional
         Texts with their labels to show the model first; a number lets ``fit`` draw
         as many from its data, the labels in turn.
@@ -306,8 +307,8 @@ class LLMClassifier(PromptedClassifier):
     def render(self, text: str) -> str:
         """The prompt for one text, as the model gets it.
 
-        Control tokens that the text spells are text to the model; how to tell them
-        from the template's own cannot be seen here: see :meth:`LanguageModel.fill`.
+        Control tokens that texts or labels spell look like the template's own here, but
+        are text to the model: see :meth:`LanguageModel.fill`.
 
         Parameters
         ----------

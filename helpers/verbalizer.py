@@ -248,7 +248,6 @@ class Verbalizer:
         Examples
         --------
         >>> from helpers.models import LanguageModel
-        >>> from helpers.models import LanguageModel
         >>> model = LanguageModel.load()
         >>> found = Verbalizer(["yes", "no"], family="case").tokens(model, after="A:")
         >>> [tokens for label, tokens in found.describe(model) if label == "no"][:2]

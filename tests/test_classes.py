@@ -126,7 +126,9 @@ def test_groups_undo_duplicates() -> None:
 
 
 def test_one_hospital_tells_nothing_of_others() -> None:
-    table = class_table(["toe"] * 3, [1, 0, 1], {"raw": [0.5, 0.6, 0.7]}, groups=list("aaa"))
+    table = class_table(
+        ["toe"] * 3, [1, 0, 1], {"raw": [0.5, 0.6, 0.7]}, groups=["a"] * 3
+    )
     ends = [name for name in table if name.endswith(("_low", "_high"))]
     assert table[ends].isna().all(axis=None)
     assert table["raw_gap"].item() == pytest.approx(0.6 - 2 / 3)

@@ -573,9 +573,10 @@ def test_thresholds_per_class_share_the_error() -> None:
     few = choose_thresholds_per_class(scores, [1] * 70, ["a"] * 60 + ["b"] * 10, 0.1)
     assert few["a"].threshold == 0.9 and few["b"].threshold is None
     for bad in (["a"], [None] * 70):
-        with pytest.raises(ValueError, match="predicted must (have one value for each|not be missing)"):
+        says = "predicted must (have one value for each|not be missing)"
+        with pytest.raises(ValueError, match=says):
             choose_thresholds_per_class(scores, [1] * 70, bad, 0.1)
-        with pytest.raises(ValueError, match="predicted must (have one value for each|not be missing)"):
+        with pytest.raises(ValueError, match=says):
             verify_per_class(few, scores, [1] * 70, bad)
 
 
