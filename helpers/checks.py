@@ -35,11 +35,7 @@ def check_rows(
     name: str = "confidence",
     unanswered: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Confidences, outcomes and, where they are given, groups of the same rows.
-
-    Where there may be unanswered texts, rows with neither confidence nor outcome are
-    counted in a warning and left out.
-    """
+    """Confidences, outcomes and, where they are given, groups of the same rows."""
     codes = None if groups is None else check_groups(groups, confidence, correct)
     stated, right = as_array(confidence, name), as_array(correct, "correct", confidence)
     if unanswered and stated.ndim == right.ndim == 1:
@@ -292,11 +288,7 @@ def check_interval(method: Any) -> str:
 
 
 def as_array(values: Any, name: str, *rows: Any, dtype: Any = None) -> np.ndarray:
-    """Data as a plain array, row by row those of other data that it belongs to.
-
-    Of the others, the first gives the number of rows, and the first pandas object the
-    index: a pandas object with the same index in another order is put in order.
-    """
+    """Data as a plain array, row by row those of other data that it belongs to."""
     refuse_masked(values, name)
     leads = [part for part in rows if isinstance(part, _PANDAS)]
     if leads:

@@ -525,11 +525,7 @@ class LLMClassifier(PromptedClassifier):
         return verbalizer.tokens(model, after=self._rendered("A"))
 
     def _prompt_tokens(self, text: str, tokens: LabelTokens) -> list[int]:
-        """Tokens of the prompt as they are with a label behind it.
-
-        By itself, white space at the end may be one token where a label behind it
-        makes it two.
-        """
+        """Tokens of the prompt as they are with a label behind it."""
         model, prompt = self._model(), self._rendered(text)
         if prompt[-1:].isspace():
             answer = tokens.sequences[0]

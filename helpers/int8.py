@@ -65,23 +65,7 @@ def has_int8() -> bool:
 
 
 def to_int8(network: PreTrainedModel, sample: list[int]) -> None:
-    """Turn a network's linear layers into layers of 8-bit integers, in place.
-
-    The output projection stays as it is, and what an adapter adds, too. So do layers
-    whose adapter wants to see their weights (DoRA).
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        A network in float32 on a processor.
-    sample : list of int
-        Tokens to measure on how large inputs get: those of :data:`SAMPLE`.
-
-    Raises
-    ------
-    ValueError
-        The network has no such layers: those of GPT-2 are of another kind.
-    """
+    """Turn a network's linear layers into layers of 8-bit integers, in place."""
     output: Any = network.get_output_embeddings()
     kept = set(output.modules())
     for part in network.modules():
@@ -142,26 +126,7 @@ def _with_equal_inputs(largest: dict[str, torch.Tensor]) -> Iterator[list[str]]:
 
 
 def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """What each input is multiplied by, and its weights are divided by.
-
-    Parameters
-    ----------
-    largest : torch.Tensor of shape (in_features,)
-        The largest absolute value of each input that is to be expected.
-    weight : torch.Tensor of shape (out_features, in_features)
-        The weights.
-
-    Returns
-    -------
-    torch.Tensor of shape (in_features,)
-        Positive numbers: both ranges become their geometric mean. Ranges below one
-        hundredth of their median count as that much.
-
-    Examples
-    --------
-    >>> spreading(torch.tensor([100.0, 25.0]), torch.tensor([[1.0, 1.0]]))
-    tensor([0.1000, 0.2000])
-    """
+    """What each input is multiplied by, and its weights are divided by."""
     return (_lifted(weight.abs().amax(0)) / _lifted(largest)).sqrt()
 
 
@@ -172,28 +137,13 @@ def _lifted(largest: torch.Tensor) -> torch.Tensor:
 
 
 def is_int8(network: nn.Module) -> bool:
-    """Whether a network has layers of 8-bit integers.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        The network.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a network has layers of 8-bit integers."""
     return any(isinstance(part, Int8Linear) for part in network.modules())
 
 
 @contextmanager
 def unrounded_inputs() -> Iterator[None]:
-    """Let inputs meet the rounded weights as they are, which is slow.
-
-    For what is read once and counts for many texts. And two ways to compute the same
-    thing can be compared then: else the last bit of a number can move an input by a
-    whole step, and everything behind it.
-    """
+    """Let inputs meet the rounded weights as they are, which is slow."""
     token = _unrounded.set(True)
     try:
         yield
@@ -202,26 +152,13 @@ def unrounded_inputs() -> Iterator[None]:
 
 
 def rounds_inputs() -> bool:
-    """Whether inputs are rounded, as they are but for :func:`unrounded_inputs`.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether inputs are rounded, as they are but for :func:`unrounded_inputs`."""
     return not _unrounded.get()
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Rows in 8-bit integers.
-
-    Attributes
-    ----------
-    codes : torch.Tensor of shape (n, in_features)
-        Integers from 1 to 255, 128 more than they stand for.
-    scales : torch.Tensor of shape (n, 1)
-        What one is worth in each row.
-    """
+    """Rows in 8-bit integers."""
 
     codes: torch.Tensor
     scales: torch.Tensor
@@ -236,23 +173,7 @@ class Rounded:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose products are those of 8-bit integers.
-
-    Parameters
-    ----------
-    linear : torch.nn.Linear
-        The layer to stand for, in float32.
-    factors : torch.Tensor of shape (in_features,)
-        What :func:`spreading` gives. Layers that share it can share rounded inputs.
-
-    Examples
-    --------
-    >>> layer = nn.Linear(64, 2)
-    >>> x = torch.rand(5, 64)
-    >>> small = Int8Linear(layer, spreading(x.amax(0), layer.weight.detach()))
-    >>> torch.allclose(small(x), layer(x), atol=0.05) if has_int8() else True
-    True
-    """
+    """A linear layer whose products are those of 8-bit integers."""
 
     codes: torch.Tensor
     scales: torch.Tensor
@@ -315,17 +236,7 @@ class Int8Linear(nn.Module):
 
 
 def share_rounding(layers: Sequence[nn.Module]) -> bool:
-    """Whether layers can take the same :class:`Rounded` inputs.
-
-    Parameters
-    ----------
-    layers : sequence of torch.nn.Module
-        At least one.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether layers can take the same :class:`Rounded` inputs."""
     first = layers[0]
     return rounds_inputs() and all(
         isinstance(layer, Int8Linear) and layer.factors is first.factors

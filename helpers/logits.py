@@ -32,13 +32,7 @@ class NodeLogits(Protocol):
 
 
 class WholeLogits:
-    """Logits that are there already.
-
-    Parameters
-    ----------
-    logits : torch.Tensor of shape (n_texts, n_nodes, vocabulary)
-        The logits.
-    """
+    """Logits that are there already."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits.float()
@@ -62,15 +56,7 @@ class WholeLogits:
 
 
 class ProjectedLogits:
-    """Logits that are computed when they are asked for.
-
-    Parameters
-    ----------
-    states : torch.Tensor of shape (n_texts, n_nodes, hidden_size)
-        What the output projection sees.
-    weight : torch.Tensor of shape (vocabulary, hidden_size)
-        The output projection, which has no bias.
-    """
+    """Logits that are computed when they are asked for."""
 
     def __init__(self, states: torch.Tensor, weight: torch.Tensor) -> None:
         self._states = states.float()

@@ -32,20 +32,7 @@ VECTOR = 16  # keys that a processor's softmax takes at a time; some take 4 or 8
 
 
 def suits(network: PreTrainedModel) -> bool:
-    """Whether this module knows how to run a network.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The network.
-
-    Returns
-    -------
-    bool
-        True for networks of one of the :data:`FAMILIES`, on a processor, whose parts
-        are as they were made: nobody would call hooks and replaced methods here. Nor
-        would autocast find what it turns into half precision.
-    """
+    """Whether this module knows how to run a network."""
     output = network.get_output_embeddings()
     return (
         network.device.type == "cpu"
@@ -63,33 +50,13 @@ def suits(network: PreTrainedModel) -> bool:
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 numbers.
-
-    Without them torch computes such products all the same, and slowly.
-
-    Returns
-    -------
-    bool
-        False, too, where torch is too old to say.
-    """
+    """Whether this processor has instructions for products of bfloat16 numbers."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def attention_dtype(network: PreTrainedModel) -> torch.dtype:
-    """What a network that :func:`suits` attends in.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The network.
-
-    Returns
-    -------
-    torch.dtype
-        The network's own; where its linear layers compute in 8-bit integers, bfloat16
-        if the processor has that, since it rounds less than they do.
-    """
+    """What a network that :func:`suits` attends in."""
     quick = is_int8(network) and has_bfloat16()
     return torch.bfloat16 if quick else network.dtype
 
@@ -111,21 +78,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Pack:
-    """Texts that lie behind one another, each with the same tree behind it.
-
-    Attributes
-    ----------
-    ids, positions : torch.Tensor of shape (n_tokens,)
-        Tokens, and where each stands in its own text.
-    read : torch.Tensor of shape (n_texts * n_read,)
-        Which of them are read.
-    slots : torch.Tensor of shape (n_tokens,)
-        Where each lies in a table of texts, all as long as the longest.
-    sources : torch.Tensor of shape (n_texts * longest,)
-        Which token lies in each place of that table; some token where it is empty.
-    seen : torch.Tensor of shape (n_texts, longest, longest)
-        Whether the query (second axis) sees the key (third axis).
-    """
+    """Texts that lie behind one another, each with the same tree behind it."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -141,17 +94,7 @@ class Pack:
         branches: Branches,
         start: int,
     ) -> Pack:
-        """Lay out texts and the tree behind each.
-
-        Parameters
-        ----------
-        texts : sequence of sequence of int
-            Tokens of each text, at least one.
-        branches : Branches
-            The tree.
-        start : int
-            Position of each text's first token.
-        """
+        """Lay out texts and the tree behind each."""
         n_nodes = len(branches.tokens)
         lengths = torch.tensor([len(text) for text in texts])
         whole = lengths + n_nodes
@@ -187,24 +130,7 @@ def packed_states(
     prefix: DynamicCache | None,
     workspace: Workspace,
 ) -> torch.Tensor:
-    """What the output projection sees where it is read, behind a prefix of all texts.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        A network of one of the :data:`FAMILIES`, on a processor.
-    pack : Pack
-        The texts.
-    prefix : transformers.DynamicCache or None
-        Keys and values of the prefix.
-    workspace : Workspace
-        Where to compute.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_texts, n_read, hidden_size)
-        In the network's own dtype.
-    """
+    """What the output projection sees where it is read, behind a shared prefix."""
     body: Any = network.base_model
     config = network.config
     hidden = body.embed_tokens(pack.ids)
@@ -244,12 +170,7 @@ def packed_states(
 
 
 class _Attention:
-    """Attention within each text of a pack, and from all to the shared prefix.
-
-    A processor takes keys by the vector, and those that are left one by one, which is
-    slow. So what the prefix has too many for whole vectors is put before the keys of
-    each text, whose masked table is filled up to whole vectors as well.
-    """
+    """Attention within each text of a pack, and from all to the shared prefix."""
 
     def __init__(
         self, pack: Pack, dtype: torch.dtype, n_shared: int, groups: int, n_prefix: int

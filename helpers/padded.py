@@ -29,24 +29,7 @@ def padded_logits(
     branches: Branches,
     prefix: DynamicCache | None,
 ) -> torch.Tensor:
-    """Logits at the end of each text and at the nodes of the tree behind it.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    texts : sequence of sequence of int
-        Tokens of each text, at least one.
-    branches : Branches
-        The tree.
-    prefix : transformers.DynamicCache or None
-        Keys and values of what stands before all texts.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_texts, 1 + n_nodes, vocabulary)
-        In float32.
-    """
+    """Logits at the end of each text and at the nodes of the tree behind it."""
     device = model.device
     start = 0 if prefix is None else prefix.get_seq_length()
     lengths = torch.tensor([len(text) for text in texts])
@@ -97,16 +80,7 @@ def padded_logits(
 
 @contextmanager
 def grouped_attention(network: PreTrainedModel) -> Iterator[None]:
-    """Let heads that share keys read them where they lie, for one forward pass.
-
-    Where a mask is given, transformers copies the keys and values of the prefix to
-    every row and head first, an eighth of the time.
-
-    Parameters
-    ----------
-    network : transformers.PreTrainedModel
-        The network.
-    """
+    """Let heads that share keys read them where they lie, for one forward pass."""
     config = network.config.get_text_config()
     usual = config._attn_implementation
     if usual == "sdpa":

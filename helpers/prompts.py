@@ -20,29 +20,7 @@ _TAG = re.compile(r"<[^<>\s][^<>]*>$")
 
 
 def seam(before: str, answer: str, control: Sequence[str] = ()) -> str:
-    """The space that belongs between the end of a prompt and an answer, if one does.
-
-    Parameters
-    ----------
-    before : str
-        The prompt, or its last line.
-    answer : str
-        What follows.
-    control : sequence of str, optional
-        What spells the model's control tokens.
-
-    Returns
-    -------
-    {"", " "}
-        None behind white space, a control token, a tag, an opening bracket, an open
-        quote or emphasis, what joins words (``key=``, ``path/``), ``#`` and the like,
-        and in scripts that are written without spaces.
-
-    Examples
-    --------
-    >>> [seam(end, "A") for end in ("Answer:", "Answer: (", 'Answer: "', "answer=")]
-    [' ', '', '', '']
-    """
+    """The space that belongs between the end of a prompt and an answer, if one does."""
     end, line = before[-1:], before.rpartition("\n")[2]
     if not end.strip() or before.endswith(tuple(control)) or _is_unspaced(end):
         return ""

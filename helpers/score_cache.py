@@ -42,21 +42,7 @@ def cached_label_logprobs(
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
 ) -> np.ndarray:
-    """What :func:`label_logprobs` gives, computing only what is not kept yet.
-
-    Parameters and errors are those of :func:`label_logprobs`. Each batch is kept as
-    soon as it is done, so that a run that was killed goes on where it stopped.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_prompts, n_labels)
-        Natural logarithms.
-
-    Warns
-    -----
-    UserWarning
-        The cache cannot be read or written, or holds what is no row of scores.
-    """
+    """What :func:`label_logprobs` gives, computing only what is not kept yet."""
     scores = np.empty((len(prompts), len(labels.labels)))
     keys = [_score_key(model, labels, ids) for ids in prompts]
     with closing(_Kept(cache_dir() / "scores")) as kept:

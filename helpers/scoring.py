@@ -121,18 +121,7 @@ def label_logprob_batches(
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield the rows of :func:`label_logprobs` batch by batch, as they are done.
-
-    Parameters and errors are those of :func:`label_logprobs`; ``rows`` are the prompts
-    to score, all by default.
-
-    Yields
-    ------
-    done : list of int
-        Which prompts these are; long ones come first.
-    scores : numpy.ndarray of shape (len(done), n_labels)
-        Natural logarithms.
-    """
+    """Yield the rows of :func:`label_logprobs` batch by batch, as they are done."""
     owners = np.asarray(labels.owners)
     for done, values in _sequence_batches(
         model, prompts, labels, prefix, token_budget, rows
@@ -152,15 +141,7 @@ def sequence_logprobs(
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
 ) -> np.ndarray:
-    """Log-probability of every token sequence of every label after each prompt.
-
-    Parameters and errors are those of :func:`label_logprobs`.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_prompts, n_sequences)
-        Natural logarithms, stop tokens included.
-    """
+    """Log-probability of every token sequence of every label after each prompt."""
     scores = np.empty((len(prompts), len(labels.sequences)))
     for rows, values in _sequence_batches(model, prompts, labels, prefix, token_budget):
         scores[rows] = values
@@ -250,10 +231,7 @@ def rope_changes(config: PreTrainedConfig, length: int) -> bool:
 
 
 def _trial(model: LanguageModel) -> dict[bool, bool]:
-    """Score a small made-up case; a tree that differs or fails is out.
-
-    Says whether that of texts without padding is right, and that of padded ones.
-    """
+    """Score a small made-up case; a tree that differs or fails is out."""
     # From all over the vocabulary: at its beginning are special tokens, far from
     # anything a network was trained on, where rounding is at its worst.
     embeddings: Any = model.network.get_input_embeddings()

@@ -48,33 +48,7 @@ def tree_logits(
     token_budget: int,
     packed: bool | None = None,
 ) -> Iterator[tuple[list[int], NodeLogits]]:
-    """Yield next-token logits at the nodes of the labels' tree, batch by batch.
-
-    Only where :func:`helpers.scoring.tree_is_exact` says so. Use it inside
-    ``torch.inference_mode``.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts.
-    labels : LabelTokens
-        The labels; which nodes are read, :func:`nodes_to_read` says.
-    prefix : sequence of int, optional
-        Tokens that all prompts begin with, to be computed once.
-    token_budget : int
-        The most positions in one batch.
-    packed : bool, optional
-        Whether to read without padding; by default what :func:`is_packed` says.
-
-    Yields
-    ------
-    rows : list of int
-        Which prompts these are; long ones come first.
-    logits : NodeLogits
-        Theirs.
-    """
+    """Yield next-token logits at the nodes of the labels' tree, batch by batch."""
     shared = _shared_prefix(prompts, prefix)
     cache = _prefix_cache(model, shared, is_named=shared == tuple(prefix))
     start = len(shared)
@@ -97,110 +71,39 @@ def tree_logits(
 
 
 def is_packed(model: LanguageModel) -> bool:
-    """Whether texts are read without padding: see :mod:`helpers.packed`.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether texts are read without padding: see :mod:`helpers.packed`."""
     return model not in _never_packed and suits(model.network)
 
 
 def arithmetic(model: LanguageModel) -> tuple[Any, ...]:
-    """What a model computes with just now: numbers of another kind are others.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-
-    Returns
-    -------
-    tuple
-        To be compared.
-    """
+    """What a model computes with just now: numbers of another kind are others."""
     kind = model.device.type
     autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
     return kind, model.network.dtype, autocast, rounds_inputs()
 
 
 def never_pack(model: LanguageModel) -> None:
-    """Read this model's texts with padding, by ``transformers``, from now on.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    """
+    """Read this model's texts with padding, by ``transformers``, from now on."""
     _never_packed.add(model)
 
 
 def batch_logits(
     model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
 ) -> torch.Tensor:
-    """What :func:`tree_logits` gives, of one batch, so that gradients can flow back.
-
-    Nothing is kept of what prompts share: it changes with every step of a training.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_prompts, n_nodes, vocabulary)
-        In float32.
-    """
+    """What :func:`tree_logits` gives, of one batch, so that gradients can flow back."""
     branches = Branches.of(labels.trie, nodes_to_read(labels)[1:])
     return padded_logits(model, prompts, branches, None)
 
 
 def forget_prefix(model: LanguageModel) -> None:
-    """Drop what is kept of a shared prefix: the model's weights have changed.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    """
+    """Drop what is kept of a shared prefix: the model's weights have changed."""
     _prefixes.pop(model, None)
 
 
 def positions_in_batch(
     model: LanguageModel, token_budget: int | None, *, packed: bool = False
 ) -> int:
-    """The most positions in one batch, where nobody says how many.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model, whose device decides.
-    token_budget : int or None
-        What was asked for.
-    packed : bool, default=False
-        Whether texts are read without padding.
-
-    Returns
-    -------
-    int
-        That number; for None, 1,024 on a processor, twice that without padding, and
-        16,384 on an accelerator.
-
-    Raises
-    ------
-    ValueError
-        The number is below 1.
-    """
+    """The most positions in one batch, where nobody says how many."""
     if token_budget is None:
         if model.device.type != "cpu":
             return ACCELERATOR_BUDGET
@@ -230,27 +133,7 @@ def nodes_to_read(labels: LabelTokens) -> list[int]:
 
 
 def batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]]:
-    """Group rows, longest first, so that rows times widest stays within budget.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        Positions of each row.
-    budget : int
-        The most positions in one batch, unless it has a single row.
-    most : int
-        The most rows in one batch.
-
-    Yields
-    ------
-    list of int
-        Rows of one batch.
-
-    Examples
-    --------
-    >>> list(batches([3, 9, 4], 10, 5))
-    [[1], [2, 0]]
-    """
+    """Group rows, longest first, so that rows times widest stays within budget."""
     order = sorted(range(len(widths)), key=lambda row: -widths[row])
     batch: list[int] = []
     for row in order:

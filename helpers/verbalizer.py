@@ -61,20 +61,7 @@ def written_forms(texts: Sequence[str], family: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LabelTrie:
-    """The token sequences of a set of labels, merged where they begin alike.
-
-    Node 0 is the root, the end of the prompt; every other node is one token. A node
-    stands behind its parent.
-
-    Attributes
-    ----------
-    tokens : tuple of int
-        Token id of each node; -1 for the root.
-    parents : tuple of int
-        Index of each node's parent; -1 for the root.
-    leaves : tuple of int
-        For each sequence, the node it ends at.
-    """
+    """The token sequences of a set of labels, merged where they begin alike."""
 
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
@@ -108,19 +95,7 @@ class LabelTrie:
 
 @dataclass(frozen=True)
 class LabelTokens:
-    """What a verbalizer became for one model and one prompt.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        The labels.
-    sequences : tuple of tuple of int
-        All token sequences, none twice.
-    owners : tuple of int
-        For each sequence, the index of its label.
-    stop_ids : tuple of int
-        Tokens of which one must follow a sequence; empty where nothing need follow.
-    """
+    """What a verbalizer became for one model and one prompt."""
 
     labels: tuple[str, ...]
     sequences: tuple[tuple[int, ...], ...]

@@ -93,10 +93,7 @@ def write_json(stored: Mapping[str, Any], path: str | Path) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds, of whatever kind; a ValueError where it is none.
-
-    NaN and infinities are no JSON, be they spelled as 1e999.
-    """
+    """What a JSON file holds, of whatever kind; a ValueError where it is none."""
     try:
         return json.loads(
             Path(path).read_bytes(), parse_constant=_refused, parse_float=_finite

@@ -168,11 +168,7 @@ class Calibrated(np.ndarray):
 
 
 def row_ids(data: Any, ids: Any, n: int) -> np.ndarray | None:
-    """What the rows are called, hashed; None where nothing names them.
-
-    Given ids come first, then the index of a pandas object. One of numbers without a
-    name is none: such numbers count the rows of some table, and others do too.
-    """
+    """What the rows are called, hashed; None where nothing names them."""
     if ids is None:
         index = data.index if isinstance(data, (pd.Series, pd.DataFrame)) else None
         if index is None or isinstance(index, pd.RangeIndex) or _missing(index).any():
@@ -198,13 +194,7 @@ def score_hashes(values: np.ndarray) -> np.ndarray:
 
 
 def seen_rows(hashes: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """Rows whose scores suggest that a calibrator was fitted on them.
-
-    All rows, where their scores are those fitted on, in any order. Else, where at
-    least 99 % of the scores fitted on are distinct and half of these rows or more have
-    one of them, the rows that have one. Else none: scores of few different values
-    agree by chance.
-    """
+    """Rows whose scores suggest that a calibrator was fitted on them."""
     if np.array_equal(np.sort(hashes), fitted):
         return np.ones(len(hashes), dtype=bool)
     distinct = np.unique(fitted)

@@ -185,10 +185,7 @@ def _read(source: Path | int) -> pd.DataFrame:
 
 
 def _cleaned(tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Add what is computed, leave out what cannot be used, and count it.
-
-    The list is emptied: narratives take much memory, so none stay twice.
-    """
+    """Add what is computed, leave out what cannot be used, and count it."""
     cases = pd.concat(tables) if len(tables) > 1 else tables[0]
     tables.clear()
     dropped = {}

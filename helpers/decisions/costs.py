@@ -444,10 +444,7 @@ def best_threshold(
 def _costs_by_cut(
     added: np.ndarray, counts: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
-    """Cost per row beyond that of reviewing all, if the first rows are automated.
-
-    The first column automates none, each other one the rows up to one of ``last``.
-    """
+    """Cost per row beyond that of reviewing all, if the first rows are automated."""
     total = np.cumsum(counts * added, axis=1)[:, last]
     none = np.zeros((len(counts), 1))
     return np.hstack([none, total]) / counts.sum(axis=1, keepdims=True)

@@ -157,11 +157,7 @@ def detection_delay(
 def _alarms(
     calm: np.ndarray, accuracy: float, most: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The probability of an alarm at each of the next items.
-
-    ``calm`` has the probability of each number of wrong items, from 0 on, without an
-    alarm so far; it is returned as it is after these items.
-    """
+    """The probability of an alarm at each of the next items."""
     raised = np.empty(len(most))
     for at, allowed in enumerate(most):
         calm = np.append(calm * accuracy, 0) + np.append(0, calm * (1 - accuracy))
@@ -171,10 +167,7 @@ def _alarms(
 
 
 def _most_wrong(promised: float, n: int, alpha: float) -> np.ndarray:
-    """How many of 1, 2, …, n items can be wrong without an alarm.
-
-    The wealth depends on the number of wrong ones only, and grows with it.
-    """
+    """How many of 1, 2, …, n items can be wrong without an alarm."""
     items = np.arange(1, n + 1)
     low, high = np.zeros(n, dtype=int), items
     while (low < high).any():

@@ -186,11 +186,7 @@ def score_drift(
 
 
 def _distances(is_then: np.ndarray, pooled: np.ndarray, n_bins: int) -> np.ndarray:
-    """Stability index, Kolmogorov-Smirnov and Wasserstein distance.
-
-    SciPy has the last two, but for one pair of samples at a time; here all scores stay
-    sorted, and only who owns them changes.
-    """
+    """Stability index, Kolmogorov-Smirnov and Wasserstein distance."""
     seen = np.cumsum(is_then)
     others = np.arange(1, len(seen) + 1) - seen
     gaps = np.abs(seen / seen[-1] - others / others[-1])[:-1]

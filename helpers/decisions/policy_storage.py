@@ -75,10 +75,7 @@ def describe_policy(policy: Policy) -> dict[str, Any]:
 
 
 def read_policy(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the policy that :func:`describe_policy` described.
-
-    Raises ValueError, or TypeError where a part is of another kind.
-    """
+    """The parameters of the policy that :func:`describe_policy` described."""
     found = _Policy.read(stored)
     by_label = {label: Buckets(**one) for label, one in found.by_label}
     if len(by_label) < len(found.by_label):

@@ -29,27 +29,7 @@ def check_mapping(name: str, value: Any, of: str) -> None:
 def apply_policy(
     policy: Policy, table: pd.DataFrame, source: Mapping[str, str] | None
 ) -> tuple[pd.DataFrame, int]:
-    """The table with its actions, and how many rows the calibrator has seen.
-
-    Parameters
-    ----------
-    policy : Policy
-        The policy.
-    table, source
-        As :meth:`Policy.apply` has them.
-
-    Returns
-    -------
-    applied : pandas.DataFrame
-        What :meth:`Policy.apply` gives.
-    n_seen : int
-        How many of the rows the calibrator was fitted on.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :meth:`Policy.apply`.
-    """
+    """The table with its actions, and how many rows the calibrator has seen."""
     check_table(table, ("prediction", "confidence"), empty=True)
     _check_read(table, policy, source)
     scores = _read_scores(table, policy.calibrator)

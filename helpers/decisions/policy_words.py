@@ -14,18 +14,7 @@ if TYPE_CHECKING:
 
 
 def policy_card(policy: Policy) -> str:
-    """What :meth:`Policy.card` says.
-
-    Parameters
-    ----------
-    policy : Policy
-        The policy.
-
-    Returns
-    -------
-    str
-        Several lines.
-    """
+    """What :meth:`Policy.card` says."""
     lines = [policy.name, "=" * len(policy.name), f"rule {policy.rule}"]
     lines += [policy.note, ""] if policy.note else [""]
     lines += ["What is done", *_actions(policy.buckets)]
@@ -51,31 +40,7 @@ def policy_card(policy: Policy) -> str:
 def reasons(
     values: np.ndarray, codes: np.ndarray, buckets: Buckets, what: str, whose: str
 ) -> list[str]:
-    """Why each row gets its action.
-
-    Parameters
-    ----------
-    values : numpy.ndarray of float, of shape (n,)
-        Confidences in [0, 1].
-    codes : numpy.ndarray of int, of shape (n,)
-        Their ranges.
-    buckets : Buckets
-        The ranges.
-    what : str
-        What the values are called.
-    whose : str
-        For which rows these ranges are; follows the reason.
-
-    Returns
-    -------
-    list of str, of length n
-
-    Examples
-    --------
-    >>> buckets = Buckets([0.9], ["ask", "trust"])
-    >>> reasons(np.array([0.95]), np.array([1]), buckets, "confidence", " for 'knee'")
-    ["confidence 0.95 is ≥ 0.9 for 'knee'"]
-    """
+    """Why each row gets its action."""
     possible = buckets.possible()
     if sum(possible) == 1:
         amount = "everything" if possible[-1] else "nothing"

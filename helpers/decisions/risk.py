@@ -205,36 +205,7 @@ def error_free_labels(max_risk: float, delta: float = 0.05) -> int:
 def one_row_each(
     groups: ArrayLike | None, n: int, rng: np.random.Generator | int | None = 0
 ) -> np.ndarray:
-    """One row of each group, any of its rows with the same probability.
-
-    The draw looks at nothing but places and groups, so that it cannot favour rows by
-    their scores or outcomes. The same rows in another order give another draw, which
-    is as good; to try several and keep the best would void what is tested on them.
-
-    Parameters
-    ----------
-    groups : array-like of shape (n,) or None
-        What each row belongs to; None if rows are independent, and all are used.
-    n : int
-        Number of rows.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance. Without groups nothing is drawn from it.
-
-    Returns
-    -------
-    numpy.ndarray of int
-        Places of the rows, rising.
-
-    Raises
-    ------
-    ValueError
-        The number of groups is another, or one is missing.
-
-    Examples
-    --------
-    >>> one_row_each(["a", "a", "b", "a"], 4, rng=1)
-    array([0, 2])
-    """
+    """One row of each group, any of its rows with the same probability."""
     generator = check_rng(rng)
     if groups is None:
         return np.arange(n)
@@ -245,53 +216,14 @@ def one_row_each(
 
 
 def upper_limits(errors: np.ndarray, n: np.ndarray, level: float) -> np.ndarray:
-    """Clopper and Pearson's upper limits of risks.
-
-    Parameters
-    ----------
-    errors, n : numpy.ndarray of int, of the same shape
-        Errors, and the rows they are among.
-    level : float
-        Probability with which the limit is below the risk, at most.
-
-    Returns
-    -------
-    numpy.ndarray
-        In [0, 1]; 1 where all are errors, or no rows are there.
-
-    Examples
-    --------
-    >>> upper_limits(np.array([0, 1, 0]), np.array([29, 29, 0]), 0.05).round(4)
-    array([0.0981, 0.1534, 1.    ])
-    """
+    """Clopper and Pearson's upper limits of risks."""
     open_ended = errors >= n
     limit = beta.ppf(1 - level, errors + 1, np.where(open_ended, 1, n - errors))
     return np.where(open_ended, 1.0, limit)
 
 
 def sequence_starts(n: int, max_risk: float, delta: float) -> list[int]:
-    """Row counts at which sequences of tests begin, by the number of labels only.
-
-    Each is four times the one before; the first is the fewest rows with which a test
-    can pass at all, where the sequences share ``delta``.
-
-    Parameters
-    ----------
-    n : int
-        Number of labels.
-    max_risk, delta : float
-        In (0, 1).
-
-    Returns
-    -------
-    list of int
-        One to four.
-
-    Examples
-    --------
-    >>> sequence_starts(200, 0.1, 0.05), sequence_starts(2000, 0.1, 0.05)
-    ([29], [39, 156, 624])
-    """
+    """Row counts at which sequences of tests begin, by the number of labels only."""
     found = [error_free_labels(max_risk, delta)]
     for count in range(2, _MOST_STARTS + 1):
         least = error_free_labels(max_risk, delta / count)
@@ -305,32 +237,7 @@ def sequence_starts(n: int, max_risk: float, delta: float) -> list[int]:
 def passed_tests(
     n: np.ndarray, errors: np.ndarray, starts: list[int], max_risk: float, level: float
 ) -> np.ndarray:
-    """Thresholds that some sequence of tests came past.
-
-    A sequence begins at the highest threshold with as many rows as its start, and goes
-    on to lower ones until a test fails.
-
-    Parameters
-    ----------
-    n, errors : numpy.ndarray of int, of shape (..., n_thresholds)
-        Rows at or above each threshold, from the highest, and errors among them.
-    starts : list of int
-        What :func:`sequence_starts` gave.
-    max_risk : float
-        In (0, 1).
-    level : float
-        Level of each test.
-
-    Returns
-    -------
-    numpy.ndarray of bool, of shape (..., n_thresholds)
-
-    Examples
-    --------
-    >>> n, errors = np.array([10, 30, 60, 90]), np.array([0, 0, 1, 20])
-    >>> passed_tests(n, errors, [29], 0.1, 0.05)
-    array([False,  True,  True, False])
-    """
+    """Thresholds that some sequence of tests came past."""
     passes = binom.cdf(errors, n, max_risk) <= level
     passed = np.zeros(np.shape(n), dtype=bool)
     for start in starts:
@@ -342,36 +249,7 @@ def passed_tests(
 def labels_to_certify(
     n: np.ndarray, errors: np.ndarray, n_labels: int, max_risk: float, delta: float
 ) -> int | None:
-    """With how many labels a threshold passes with a probability of 0.8, or about.
-
-    Of all sequences the one counts whose first test is most likely to pass, at the
-    level that its tests have with so many labels. Risks are taken for what the labels
-    say, but with one error more among ``1 / max_risk`` more rows: else the threshold
-    that luck made look best would be taken at its word. Only where there was no error
-    at all nothing is added, and it is the fewest labels with which a test can pass.
-
-    Parameters
-    ----------
-    n, errors : numpy.ndarray of int, of shape (n_thresholds,)
-        Rows at or above each threshold, from the highest, and errors among them.
-    n_labels : int
-        Number of labels that they were counted on.
-    max_risk, delta : float
-        In (0, 1).
-
-    Returns
-    -------
-    int or None
-        More than ``n_labels``. None if no threshold has a risk below ``max_risk``, or
-        if no number of labels was found.
-
-    Examples
-    --------
-    >>> labels_to_certify(np.array([20]), np.array([0]), 20, 0.1, 0.05)
-    29
-    >>> labels_to_certify(np.array([20]), np.array([1]), 20, 0.1, 0.05)
-    572
-    """
+    """With how many labels a threshold passes with a probability of 0.8, or about."""
     seen = n > 0
     n, errors = n[seen], errors[seen]
     if not (errors < max_risk * n).any():

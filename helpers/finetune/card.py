@@ -8,17 +8,7 @@ import pandas as pd
 
 
 def model_card(record: dict[str, Any]) -> str:
-    """Write down in Markdown what a reader of the folder needs to know.
-
-    Parameters
-    ----------
-    record : dict
-        What is written to ``training.json``.
-
-    Returns
-    -------
-    str
-    """
+    """Write down in Markdown what a reader of the folder needs to know."""
     base, settings = record["base"], record["settings"]
     history = pd.DataFrame(record["history"])
     best = history[history["best"]].iloc[0]

@@ -132,25 +132,7 @@ def members(ensemble: Sequence[FineTuned], X: Iterable[str]) -> np.ndarray:
 
 
 def resampled(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Rows of as many groups as there are, drawn with replacement.
-
-    Parameters
-    ----------
-    groups : numpy.ndarray of int, of shape (n,)
-        The group of each row, from 0 on.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    numpy.ndarray of int
-        Rows of drawn groups come together, as often as their group was drawn.
-
-    Examples
-    --------
-    >>> resampled(np.array([0, 0, 1]), 3).tolist()
-    [2, 0, 1]
-    """
+    """Rows of as many groups as there are, drawn with replacement."""
     rng = np.random.default_rng(seed)
     n = int(groups.max()) + 1
     order = np.argsort(groups, kind="stable")

@@ -153,11 +153,7 @@ def _read_pairs(
     labels: LabelTokens,
     pairs: Sequence[tuple[int, int]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of one sequence behind one prompt, each pair a row of its own.
-
-    Also the hidden state at the end of the prompt. This is right for any causal
-    network, without a tree.
-    """
+    """Log-probability of one sequence behind one prompt, each pair a row of its own."""
     answers = [labels.sequences[at] for _, at in pairs]
     lengths = torch.tensor([len(answer) for answer in answers])
     # Without a stop token to follow, nothing is asked of the last token's successors.
@@ -190,10 +186,7 @@ def _read_pairs(
 def _read_places(
     model: LanguageModel, rows: Sequence[Sequence[int]], places: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and hidden states at some places of each row, and nowhere else.
-
-    Rows are padded behind, where a causal network does not look.
-    """
+    """Logits and hidden states at some places of each row, and nowhere else."""
     config = model.network.config.get_text_config()
     if len(rows) > 1 and rope_changes(config, max(map(len, rows))):
         # A longer neighbour would change a row's positions.

@@ -25,10 +25,7 @@ from .settings import TrainingSettings
 
 @dataclass(frozen=True)
 class Task:
-    """A training, ready to be run: prompts as tokens, truth as positions of labels.
-
-    ``parts`` holds a hash of each thing that the result depends on.
-    """
+    """A training, ready to be run: prompts as tokens, truth as positions of labels."""
 
     classifier: LLMClassifier
     model: LanguageModel
@@ -79,14 +76,7 @@ def make_task(
     sample_targets: ArrayLike | None = None,
     head: ConfidenceHead | None = None,
 ) -> Task:
-    """Check the data of a training and write them as tokens.
-
-    Parameters and errors are those of :func:`finetune`.
-
-    Returns
-    -------
-    Task
-    """
+    """Check the data of a training and write them as tokens."""
     loss = CrossEntropy() if loss is None else loss
     settings = TrainingSettings() if settings is None else settings
     if not (is_dataclass(loss) and callable(loss) and hasattr(loss, "truth_suffices")):
@@ -149,11 +139,7 @@ def prompt_hash(classifier: LLMClassifier) -> str:
 def plan_batches(
     widths: list[int], settings: TrainingSettings
 ) -> list[list[list[int]]]:
-    """Rows of each batch of each epoch, by its number and the seed alone.
-
-    Rows of like length share a batch, since padding is work for nothing; a little
-    chance in the lengths brings other rows together in each epoch.
-    """
+    """Rows of each batch of each epoch, by its number and the seed alone."""
     plan = []
     for epoch in range(settings.epochs):
         rng = np.random.default_rng([settings.seed, epoch])

@@ -63,22 +63,7 @@ def copy_of_base(base: LanguageModel) -> PreTrainedModel:
 
 
 def trainable_copy(task: Task) -> LanguageModel:
-    """A model with the base's weights, frozen, and a fresh adapter.
-
-    Parameters
-    ----------
-    task : Task
-        The training.
-
-    Returns
-    -------
-    LanguageModel
-
-    Raises
-    ------
-    ValueError
-        As in :func:`copy_of_base`.
-    """
+    """A model with the base's weights, frozen, and a fresh adapter."""
     base, settings = task.model, task.settings
     network = copy_of_base(base)
     if getattr(network, "hf_quantizer", None) is not None:

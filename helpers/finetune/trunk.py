@@ -28,48 +28,7 @@ Read = Callable[[list[int]], Any]
 
 
 def read_once(model: LanguageModel, read: Read, widths: Sequence[int]) -> Read | None:
-    """The same reading, but its frozen lower layers are run once for each text.
-
-    A short trial on the longest and the shortest text decides: the logits must be those
-    of the whole network, and its lower layers must draw nothing at random in training.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        A model with an adapter, its network in evaluation mode.
-    read : callable
-        Takes the numbers of some texts and runs the network once, without a cache. Each
-        text has as many rows in that batch as any other, and rows are padded all at
-        their beginning or all at their end.
-    widths : sequence of int
-        The most positions that reading each text takes, all its rows together.
-
-    Returns
-    -------
-    callable or None
-        What gives the same as ``read``, up to rounding. None where that cannot be or is
-        not worth it: nothing frozen lies below the adapter, the states would take more
-        than :data:`LIMIT` bytes, weights are quantised or in half precision, or the
-        trial says no.
-
-    Notes
-    -----
-    Which texts go through the lower layers together depends on ``widths`` alone, so
-    that a training which was interrupted computes the same numbers again.
-
-    Examples
-    --------
-    >>> from helpers.adapters import add_lora, twin
-    >>> base = LanguageModel.load()
-    >>> model = LanguageModel(twin(base.network), base.tokenizer)
-    >>> add_lora(model.network, layers=2)
-    >>> texts = torch.tensor([model.encode("Up and"), model.encode("To and")])
-    >>> def read(rows):
-    ...     return model.network(texts[rows], use_cache=False).logits
-    >>> quick = read_once(model, read, [2, 2])
-    >>> torch.allclose(quick([1]), read([1]), atol=1e-3)
-    True
-    """
+    """The same reading, but its frozen lower layers are run once for each text."""
     network = model.network
     quantised = getattr(network, "hf_quantizer", None) is not None
     if quantised or network.dtype != torch.float32:
@@ -161,11 +120,7 @@ class _Trunk:
 
     @contextmanager
     def _replayed(self, kept: list[torch.Tensor]) -> Iterator[None]:
-        """Skip the lower layers, and let these states enter the first trained one.
-
-        Embeddings, positions, masks and the kind of each layer's attention stay the
-        network's own affair.
-        """
+        """Skip the lower layers, and let these states enter the first trained one."""
 
         def give(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             shape = inputs[0].shape

@@ -28,13 +28,7 @@ _PER_MESSAGE = 16
 
 
 def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
-    """Stop if one of the models has no price, or one that is none.
-
-    >>> check_prices({"m": (0.1, 0.4)}, ["n"])
-    Traceback (most recent call last):
-    ...
-    ValueError: prices must hold 'n': a pair, for a million tokens read and written.
-    """
+    """Stop if one of the models has no price, or one that is none."""
     if prices is None:
         return
     for model in models:
@@ -49,25 +43,12 @@ def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
 
 
 def cost_of(usage: TokenUsage, price: tuple[float, float]) -> float:
-    """What an answer cost, without discounts for cached prompts.
-
-    >>> cost_of(TokenUsage(prompt=1_000_000, completion=500_000), (0.5, 2.0))
-    1.5
-    """
+    """What an answer cost, without discounts for cached prompts."""
     return (usage.prompt * price[0] + usage.completion * price[1]) / 1e6
 
 
 def most_it_costs(request: Request, price: tuple[float, float]) -> float:
-    """The most that one answer to a request of text can cost.
-
-    A token stands for at least one byte, so that the bytes of the request bound the
-    tokens of its prompt, usually fourfold. Images and files behind an address are not
-    seen.
-
-    >>> hi = Request("chat", {"model": "m", "messages": [], "max_tokens": 10})
-    >>> most_it_costs(hi, (0.0, 1.0))
-    1e-05
-    """
+    """The most that one answer to a request of text can cost."""
     if request.limit is None:
         raise ValueError(
             "budget needs requests that limit their answers: give max_tokens."
@@ -80,11 +61,7 @@ def most_it_costs(request: Request, price: tuple[float, float]) -> float:
 
 
 class Ledger:
-    """What requests have cost so far, whoever asked, and who is asking which of them.
-
-    All is in the journal, so that runs at the same time share one budget and ask
-    nothing twice. What was paid for attempts that no row tells of is ``lost``.
-    """
+    """What requests have cost so far, whoever asked, and who asks which of them."""
 
     def __init__(
         self,

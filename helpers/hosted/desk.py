@@ -46,12 +46,7 @@ class Desk:
         later: Iterable[Request] = (),
         rows: Iterable[int] | None = None,
     ) -> list[Answer | Failure]:
-        """Ask for answers, those that failed before anew.
-
-        ``may_hide``: it is no failure if the server refuses log-probabilities.
-        ``later``: what will be asked, whose cost in earlier calls counts already.
-        ``rows``: the text of each request, where it is not the first, the second, ….
-        """
+        """Ask for answers, those that failed before anew."""
         if not requests:
             return []
         results = ask(
@@ -84,10 +79,7 @@ class Desk:
 
 
 def hides(result: Answer | Failure) -> bool:
-    """Whether a server answers, but without log-probabilities.
-
-    An empty answer and a refusal say neither.
-    """
+    """Whether a server answers, but without log-probabilities."""
     if isinstance(result, Failure):
         return result.status in (400, 422) and "logprob" in result.message.lower()
     if result.refusal is not None or result.finish_reason == "content_filter":
@@ -103,15 +95,7 @@ def shows(result: Answer | Failure) -> bool:
 
 
 def is_same_model(asked: str, answered: str) -> bool:
-    """Whether an answer's name of a model is another name of the one asked.
-
-    Providers add a date or a revision to a name, and local servers give the file.
-
-    >>> is_same_model("gpt-4o", "gpt-4o-2024-08-06"), is_same_model("m", "/x/M.gguf")
-    (True, True)
-    >>> is_same_model("gpt-4o", "gpt-4o-mini")
-    False
-    """
+    """Whether an answer's name of a model is another name of the one asked."""
     one, other = (
         re.split(r"[/\\]", name.lower())[-1].removesuffix(".gguf")
         for name in (asked, answered)

@@ -224,11 +224,7 @@ def check_address(client: object) -> None:
 
 
 def open_client(client: AsyncOpenAI | str, key: str | None = None) -> AsyncOpenAI:
-    """A client for an address, or the one given.
-
-    Without a key, that in ``OPENAI_API_KEY`` is sent to OpenAI, whose it is; other
-    servers get none, and nothing else that the library takes from the environment.
-    """
+    """A client for an address, or the one given."""
     if not isinstance(client, str):
         return client
     from openai import AsyncOpenAI, Omit
@@ -267,21 +263,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def plain_url(base_url: str) -> str:
-    """The address of a server without user, password, query and last slash.
-
-    >>> plain_url("https://me:secret@api.example.com/v1/?token=x")
-    'https://api.example.com/v1'
-    """
+    """The address of a server without user, password, query and last slash."""
     parts = urlsplit(str(base_url))
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
 
 async def send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]:
-    """Ask, and give back what the server said, unread, with its name of the request.
-
-    A redirect is followed to the same server only, since the texts go along, and keys.
-    """
+    """Ask, and give back what the server said, unread, with its name of the request."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
     url = PATHS[request.protocol].removeprefix("/v1")

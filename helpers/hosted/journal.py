@@ -467,10 +467,7 @@ class Journal:
 
 
 class GroupWriter:
-    """Writes calls in a thread, together with those that come while it writes.
-
-    Whatever was given to it is on disk when its block ends, however it ends.
-    """
+    """Writes calls in a thread, together with those that come while it writes."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal

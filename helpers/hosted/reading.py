@@ -22,31 +22,7 @@ class UnreadableAnswer(ValueError):
 
 
 def decode(text: str) -> dict[str, Any]:
-    """The JSON object that a server sent.
-
-    Parameters
-    ----------
-    text : str
-        The body of its answer.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    UnreadableAnswer
-        It is a web page, broken, or something else than an object.
-
-    Examples
-    --------
-    >>> decode('{"choices": [')
-    Traceback (most recent call last):
-    ...
-    helpers.hosted.reading.UnreadableAnswer: The answer is broken JSON at character \
-13 of 13: the connection or a proxy cut it, or it is none. Ask again with \
-retry_failed=True. It begins: '{"choices": ['
-    """
+    """The JSON object that a server sent."""
     begins = f"It begins: {text[:80]!r}"
     try:
         found = json.loads(text)
@@ -131,22 +107,7 @@ def read_answer(
 
 
 def read_usage(response: Mapping[str, Any]) -> TokenUsage:
-    """Tokens that an answer cost, 0 where the server does not say.
-
-    Parameters
-    ----------
-    response : mapping
-        What the server sent.
-
-    Returns
-    -------
-    TokenUsage
-
-    Examples
-    --------
-    >>> read_usage({"usage": {"prompt_tokens": 9, "completion_tokens": 1}})
-    TokenUsage(prompt=9, completion=1, reasoning=0)
-    """
+    """Tokens that an answer cost, 0 where the server does not say."""
     usage = _dict(response.get("usage"))
     details = _dict(
         usage.get("completion_tokens_details") or usage.get("output_tokens_details")

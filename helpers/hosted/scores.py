@@ -20,27 +20,7 @@ from .tree import LabelMass
 
 @dataclass(frozen=True)
 class HostedScores:
-    """Label probabilities of texts, and between which limits they lie.
-
-    Attributes
-    ----------
-    shares : numpy.ndarray of shape (n, K)
-        Probabilities, normalised over the labels; inside the limits. NaN where nothing
-        is known.
-    low, high : numpy.ndarray of shape (n, K)
-        Limits of the normalised probabilities.
-    best : numpy.ndarray of int, of shape (n,)
-        The label predicted; -1 for none.
-    decided : numpy.ndarray of bool, of shape (n,)
-        Whether no other label can be more probable.
-    off_label, off_list, unlisted, unresolved : numpy.ndarray of shape (n,)
-        Probability outside the labels: all that is not known to be a label's, and its
-        parts; NaN where there is no such thing.
-    calls : numpy.ndarray of int, of shape (n,)
-        How many requests each text took.
-    problems : list of (str or None)
-        Why nothing is known, where that is so.
-    """
+    """Label probabilities of texts, and between which limits they lie."""
 
     shares: np.ndarray
     low: np.ndarray
@@ -95,10 +75,7 @@ def mass_scores(
     calls: Sequence[int],
     problems: Sequence[str | None],
 ) -> HostedScores:
-    """Scores from what lists of tokens hold, and what they leave open.
-
-    The point is the known probability of each label, divided by that of all.
-    """
+    """Scores from what lists of tokens hold, and what they leave open."""
     rows, limits = [], []
     for mass in found:
         low, high = share_bounds(
@@ -136,29 +113,7 @@ def vote_scores(
     *,
     level: float = 0.95,
 ) -> HostedScores:
-    """Scores from counted answers.
-
-    Parameters
-    ----------
-    counts : numpy.ndarray of int, of shape (n, K + 1)
-        Answers that are each label, and in the last column those that are none.
-    calls, problems
-        Those of :class:`HostedScores`; requests that failed are calls and no answers.
-    level : float, default=0.95
-        Level of the Wilson intervals.
-
-    Returns
-    -------
-    HostedScores
-        Of the answers that are labels, each label's part, with its interval. "Decided"
-        is a text where the interval of one label lies above all others.
-
-    Examples
-    --------
-    >>> found = vote_scores(np.array([[5, 0, 0]]), np.array([5]), [None])
-    >>> found.shares.tolist(), found.low.round(3).tolist()
-    ([[1.0, 0.0]], [[0.566, 0.0]])
-    """
+    """Scores from counted answers."""
     votes = counts[:, :-1]
     valid = votes.sum(axis=1)
     some = valid[:, None] > 0
@@ -195,12 +150,7 @@ def report_scores(
     problems: Sequence[str | None],
     n_labels: int,
 ) -> HostedScores:
-    """Scores from labels given in words, and how sure the model says it is of them.
-
-    The label has what the model says, the others the rest in equal parts; without a
-    label or a report, nothing is known. That bounds nothing: the limits are 0 and 1,
-    and no text is decided.
-    """
+    """Scores from labels given in words, and how sure the model says it is of them."""
     n = len(given)
     shares = np.full((n, n_labels), np.nan)
     for row, (label, report) in enumerate(zip(given, reports, strict=True)):
@@ -228,29 +178,7 @@ def _best(shares: np.ndarray) -> np.ndarray:
 
 
 def read_label(answer: Answer, texts: LabelTexts) -> int | None:
-    """The label that an answer without log-probabilities is.
-
-    Parameters
-    ----------
-    answer : Answer
-        The answer.
-    texts : LabelTexts
-        What counts as a label, and what must follow it.
-
-    Returns
-    -------
-    int or None
-        The index of the label; None if the answer is none: it must be the label and
-        nothing else, but for white space, quotes, Markdown and a full stop. A label in
-        a sentence may be denied there, or be one of several.
-
-    Examples
-    --------
-    >>> from helpers.hosted import TokenUsage
-    >>> said = Answer("No, yes", (), "stop", None, TokenUsage(), "m", None)
-    >>> read_label(said, LabelTexts.build(["No", "Yes"])) is None
-    True
-    """
+    """The label that an answer without log-probabilities is."""
     said = answer.text.lstrip()
     found = [at for end in texts.ends if (at := said.find(end)) >= 0]
     if found:

@@ -18,39 +18,13 @@ _BYTES_A_TOKEN = 4  # tokens of common words are longer
 
 
 def ends_turn(text: str) -> bool:
-    """Whether a token is one by which a model ends its turn.
-
-    Parameters
-    ----------
-    text : str
-        The token, as the server writes it.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> ends_turn("<|im_end|>"), ends_turn("end")
-    (True, False)
-    """
+    """Whether a token is one by which a model ends its turn."""
     return _TURN_END.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How the beginning of an answer can go on towards labels.
-
-    Attributes
-    ----------
-    texts : tuple of bytes
-        What it may come to.
-    steps : mapping of bytes to frozenset of int
-        The tokens that could come next, and the labels that each leads to.
-    counts : numpy.ndarray of shape (K,)
-        How many of them lead to each label; infinity where the label is whole and only
-        its end is to come.
-    """
+    """How the beginning of an answer can go on towards labels."""
 
     texts: tuple[bytes, ...]
     steps: Mapping[bytes, frozenset[int]]
@@ -59,20 +33,7 @@ class Ways:
 
 @dataclass(frozen=True)
 class LabelTexts:
-    """Which texts express which label, and what must follow them.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        The labels.
-    owners : mapping of bytes to int
-        Every text, in UTF-8, with the index of its label.
-    ends : tuple of str
-        One of these must begin the token behind the label; empty where nothing need
-        follow.
-    turn_ends : bool
-        Whether the end of the model's turn will do as well.
-    """
+    """Which texts express which label, and what must follow them."""
 
     labels: tuple[str, ...]
     owners: Mapping[bytes, int]
@@ -91,33 +52,7 @@ class LabelTexts:
         ends: Sequence[str] = (),
         turn_ends: bool = False,
     ) -> LabelTexts:
-        """The texts of a spelling family, or an error where they overlap.
-
-        Parameters
-        ----------
-        labels, family, spellings
-            Those of :class:`helpers.verbalizer.Verbalizer`.
-        lead : {"", " "}
-            What an answer begins with: a space after a plain prompt that ends in a
-            word. "case" and "wide" allow the other as well, "wide" also a line break.
-        ends, turn_ends
-            The attributes.
-
-        Returns
-        -------
-        LabelTexts
-
-        Raises
-        ------
-        ValueError
-            Two labels share a text, or one begins another's without anything that
-            tells them apart.
-
-        Examples
-        --------
-        >>> LabelTexts.build(["no", "yes"], lead=" ").owners
-        {b' no': 0, b' yes': 1}
-        """
+        """The texts of a spelling family, or an error where they overlap."""
         given = Verbalizer(labels, family=family, spellings=spellings or {})
         for end in ends:
             if not isinstance(end, str) or not end:
@@ -143,61 +78,18 @@ class LabelTexts:
         return bool(self.ends) or self.turn_ends
 
     def is_end(self, token: ListedToken) -> bool:
-        """Whether a token is one that may follow a label.
-
-        Parameters
-        ----------
-        token : ListedToken
-            The token.
-
-        Returns
-        -------
-        bool
-        """
+        """Whether a token is one that may follow a label."""
         begins = token.text.startswith(self.ends)
         return begins or (self.turn_ends and ends_turn(token.text))
 
     def ways(self, data: bytes) -> Ways:
-        """How an answer that begins so can go on towards labels.
-
-        Parameters
-        ----------
-        data : bytes
-            Beginning of an answer, up to the end of a token.
-
-        Returns
-        -------
-        Ways
-            Without a terminator there are none where it is a label already.
-
-        Examples
-        --------
-        >>> sorted(LabelTexts.build(["no", "yes"]).ways(b"y").steps)
-        [b'e', b'es']
-        """
+        """How an answer that begins so can go on towards labels."""
         if data not in self._seen:
             self._seen[data] = self._ways(data)
         return self._seen[data]
 
     def tokens_to_go(self, data: bytes) -> int:
-        """How many tokens it is worth to ask for behind the beginning of an answer.
-
-        Parameters
-        ----------
-        data : bytes
-            Beginning of an answer.
-
-        Returns
-        -------
-        int
-            A guess by the length of the longest text; further calls make up for a
-            wrong one.
-
-        Examples
-        --------
-        >>> LabelTexts.build(["no", "negative"]).tokens_to_go(b"")
-        2
-        """
+        """How many tokens it is worth to ask for behind the beginning of an answer."""
         longest = max(map(len, self.ways(data).texts), default=len(data))
         return max(1, -(-(longest - len(data)) // _BYTES_A_TOKEN) + self.has_end)
 

@@ -21,27 +21,7 @@ _LOST = "\ufffd"  # a part of a character, from a server that sends no bytes
 
 @dataclass(frozen=True)
 class LabelMass:
-    """What is known of the labels' probabilities, and what is open.
-
-    Attributes
-    ----------
-    lower : numpy.ndarray of shape (K,)
-        Probability that each label has in any case.
-    gain : numpy.ndarray of shape (K,)
-        The most that it can have beside.
-    others : numpy.ndarray of shape (K,)
-        The most that all others can have beside, together.
-    off_list : float
-        Probability of listed tokens that lead to no label.
-    unlisted : float
-        Probability of tokens that are not listed, at all positions seen.
-    unresolved : float
-        Probability of listed beginnings of labels that nobody followed. These three
-        and ``lower`` sum to one.
-    branches : tuple of (bytes, float)
-        Those beginnings that can be asked about, the most probable first, with their
-        probabilities.
-    """
+    """What is known of the labels' probabilities, and what is open."""
 
     lower: np.ndarray
     gain: np.ndarray
@@ -53,11 +33,7 @@ class LabelMass:
 
 
 class LabelTree:
-    """All positions seen in the answers to one text, by what stood before them.
-
-    Beginnings that are the same text are the same, whatever tokens they were made of:
-    a server that is asked to go on from a text makes the tokens itself.
-    """
+    """All positions seen in the answers to one text, by what stood before them."""
 
     def __init__(self, texts: LabelTexts) -> None:
         self.texts = texts
@@ -73,11 +49,7 @@ class LabelTree:
         )
 
     def add(self, prefix: bytes, tokens: Sequence[AnswerToken]) -> str | None:
-        """Take in an answer begun so; its later tokens tell how its own way goes on.
-
-        Gives what is wrong with a list, if one is no list of the most probable tokens;
-        probabilities above one, or that sum to more, are a ValueError.
-        """
+        """Take in an answer begun so; its later tokens tell how its own way goes on."""
         self._asked.add(prefix)
         data = prefix
         for token in tokens:

@@ -25,27 +25,7 @@ _NUMBERS = 1 << 18
 
 @dataclass(frozen=True)
 class Cells:
-    """Merged rows, sorted by bin and, inside it, by confidence.
-
-    Attributes
-    ----------
-    count : numpy.ndarray of int, of shape (n_cells,)
-        Rows in each cell.
-    confidence : numpy.ndarray of float, of shape (n_cells,)
-        Their mean confidence.
-    correct : numpy.ndarray of float, of shape (n_cells,)
-        Their outcome: 1 or 0, or 0 everywhere where outcomes are still to be drawn.
-    means : dict of str to numpy.ndarray
-        The mean over each cell's rows of the measures that are means.
-    starts : numpy.ndarray of int
-        The first cell of each bin that is not empty.
-    bins : numpy.ndarray of int
-        Which bins these are.
-    ties : numpy.ndarray of int
-        The first cell of each run that differs in the outcome only.
-    rows : numpy.ndarray of int, of shape (n_rows,)
-        The rows in the order of the cells.
-    """
+    """Merged rows, sorted by bin and, inside it, by confidence."""
 
     count: np.ndarray
     confidence: np.ndarray
@@ -69,27 +49,7 @@ def make_cells(
     merge: bool = True,
     levels: int | None = None,
 ) -> Cells:
-    """Sort and merge rows.
-
-    Parameters
-    ----------
-    confidence : numpy.ndarray of float, of shape (n,)
-        Probabilities in [0, 1].
-    correct : numpy.ndarray of bool, of shape (n,), or None
-        Outcomes, if they are known.
-    bins : Bins
-        The bins.
-    merge : bool, default=True
-        Whether to merge at all.
-    levels : int, optional
-        Merge rows within 1/levels of the scale, and where outcomes are known only if
-        their ranks are within 1/levels of all rows, too. By default equal
-        confidences only, and beyond 20,000 rows 2,048 levels.
-
-    Returns
-    -------
-    Cells
-    """
+    """Sort and merge rows."""
     values = confidence.astype(float)
     outcome = np.zeros(len(values), dtype=bool) if correct is None else correct
     if levels is None and merge and len(values) > _MANY:
@@ -128,45 +88,14 @@ def make_cells(
 
 
 def batches(n: int, width: int) -> Iterator[tuple[int, int]]:
-    """Shapes of tables that have n rows in all and each fit into little memory.
-
-    Parameters
-    ----------
-    n : int
-        Rows in all.
-    width : int
-        Columns.
-
-    Yields
-    ------
-    tuple of (int, int)
-
-    Examples
-    --------
-    >>> list(batches(3, 200_000))
-    [(1, 200000), (1, 200000), (1, 200000)]
-    """
+    """Shapes of tables that have n rows in all and each fit into little memory."""
     height = max(1, _NUMBERS // width)
     for start in range(0, n, height):
         yield min(height, n - start), width
 
 
 def norm_of_gaps(gap: np.ndarray, count: np.ndarray, norm: Norm) -> np.ndarray:
-    """Calibration errors from gaps that are summed over the rows of each bin.
-
-    Parameters
-    ----------
-    gap : numpy.ndarray of shape (..., n_bins)
-        Sum of confidence − correct.
-    count : numpy.ndarray of shape (..., n_bins)
-        Rows.
-    norm : {"l1", "l2", "max", "signed"}
-        See :func:`expected_calibration_error`.
-
-    Returns
-    -------
-    numpy.ndarray of shape (...)
-    """
+    """Calibration errors from gaps that are summed over the rows of each bin."""
     total = count.sum(axis=-1)
     if norm == "l1":
         return np.abs(gap).sum(axis=-1) / total
@@ -179,22 +108,7 @@ def norm_of_gaps(gap: np.ndarray, count: np.ndarray, norm: Norm) -> np.ndarray:
 
 
 def weighted(cells: Cells, weights: np.ndarray, measure: str) -> np.ndarray:
-    """A measure for each of many weightings of the cells.
-
-    Parameters
-    ----------
-    cells : Cells
-        The data.
-    weights : numpy.ndarray of int, of shape (n_weightings, n_cells)
-        How often each cell counts.
-    measure : str
-        See :func:`bootstrap_interval`.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_weightings,)
-        NaN where the measure is not defined.
-    """
+    """A measure for each of many weightings of the cells."""
     if measure in MEANS:
         # Not a matrix product: an infinite loss that was not drawn does not count.
         parts = np.zeros(weights.shape)

@@ -438,19 +438,7 @@ def smooth_calibration_error(
 
 
 def error_of(sums: BinSums, norm: Norm) -> float:
-    """The calibration error of filled bins.
-
-    Parameters
-    ----------
-    sums : BinSums
-        What the bins hold.
-    norm : {"l1", "l2", "max", "signed"}
-        See :func:`expected_calibration_error`.
-
-    Returns
-    -------
-    float
-    """
+    """The calibration error of filled bins."""
     sums = sums.filled
     gap = sums.mean_confidence - sums.accuracy
     if norm == "max":
@@ -461,18 +449,7 @@ def error_of(sums: BinSums, norm: Norm) -> float:
 
 
 def debiased_error_of(sums: BinSums) -> float:
-    """The squared calibration error of filled bins without what chance would add.
-
-    Parameters
-    ----------
-    sums : BinSums
-        What the bins hold.
-
-    Returns
-    -------
-    float
-        As :func:`debiased_calibration_error` has it.
-    """
+    """The squared calibration error of filled bins without what chance would add."""
     sums = sums.filled
     rate = sums.accuracy
     chance = rate * (1 - rate) / np.maximum(sums.count - 1, 1)

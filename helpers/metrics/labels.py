@@ -142,10 +142,7 @@ def _drawn_errors(
 
 
 def _too_high_by(cells: Cells, target: float) -> np.ndarray:
-    """True probabilities such that every confidence is too high, by target on average.
-
-    None can be below zero, so the shift is larger than the target where some would.
-    """
+    """True probabilities by which every confidence is too high, by target on average."""
     share = cells.count / cells.count.sum()
 
     def missing(shift: float) -> float:

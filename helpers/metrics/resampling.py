@@ -344,31 +344,7 @@ def bootstrap_intervals(
 def quantile_interval(
     value: float, found: np.ndarray, level: float, pivot: float | None = None
 ) -> Interval:
-    """The interval that resampled values give.
-
-    Parameters
-    ----------
-    value : float
-        The measure on the data.
-    found : numpy.ndarray of shape (n_resamples,)
-        The measure on the resamples. Those that are not finite are left out.
-    level : float
-        Confidence level.
-    pivot : float, optional
-        What the resampled values spread around. The interval then has their distances
-        from it, reflected about the value; else it has their quantiles.
-
-    Returns
-    -------
-    Interval
-
-    Examples
-    --------
-    >>> quantile_interval(2.5, np.arange(5.0), 0.5)
-    Interval(value=2.5, low=1.0, high=3.0)
-    >>> quantile_interval(2.5, np.arange(5.0), 0.5, pivot=2.0)
-    Interval(value=2.5, low=1.5, high=3.5)
-    """
+    """The interval that resampled values give."""
     found = found[np.isfinite(found)]
     if not len(found):
         return Interval(value, np.nan, np.nan)
@@ -381,28 +357,7 @@ def quantile_interval(
 def drawn_groups(
     groups: np.ndarray, n_resamples: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """How often each row counts where whole groups are drawn.
-
-    Parameters
-    ----------
-    groups : numpy.ndarray of int, of shape (n,)
-        The group of each row, from 0 on.
-    n_resamples : int
-        How many resamples.
-    generator : numpy.random.Generator
-        Source of chance.
-
-    Yields
-    ------
-    numpy.ndarray of int, of shape (n_drawn, n)
-        Some of the resamples, one a row: so many that they fit into little memory.
-
-    Examples
-    --------
-    >>> next(drawn_groups(np.array([0, 1, 1]), 2, np.random.default_rng(1)))
-    array([[1, 1, 1],
-           [2, 0, 0]])
-    """
+    """How often each row counts where whole groups are drawn."""
     n_groups = int(groups.max()) + 1
     even = np.full(n_groups, 1 / n_groups)
     for height, _ in batches(n_resamples, len(groups)):

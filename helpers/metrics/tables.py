@@ -30,23 +30,7 @@ def wilson(correct: ArrayLike, count: ArrayLike, level: float) -> np.ndarray:
 def bin_table(
     sums: BinSums, edges: np.ndarray, band: tuple[np.ndarray, np.ndarray], level: float
 ) -> pd.DataFrame:
-    """What :func:`reliability_curve` says of each bin.
-
-    Parameters
-    ----------
-    sums : BinSums
-        What the bins hold.
-    edges : numpy.ndarray of shape (n_bins + 1,)
-        Where they begin and end.
-    band : pair of numpy.ndarray of shape (n_bins,)
-        From where to where the accuracy would lie if the confidences were true.
-    level : float
-        Confidence level of the intervals.
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
+    """What :func:`reliability_curve` says of each bin."""
     low, high = wilson(sums.correct, sums.count, level)
     return pd.DataFrame(
         {
@@ -64,19 +48,7 @@ def bin_table(
 
 
 def sums_by_class(classes: pd.DataFrame, level: float) -> pd.DataFrame:
-    """What :meth:`CalibrationSums.by_class` says of each predicted class.
-
-    Parameters
-    ----------
-    classes : pandas.DataFrame
-        The sums of each class, as ``CalibrationSums.classes`` has them.
-    level : float
-        Confidence level of the intervals.
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
+    """What :meth:`CalibrationSums.by_class` says of each predicted class."""
     n_all = classes["count"] + classes["n_unlabelled"]
     order = np.argsort(-n_all.to_numpy(), kind="stable")
     classes, n_all = classes.iloc[order], n_all.iloc[order]

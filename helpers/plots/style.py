@@ -68,10 +68,7 @@ def style() -> Iterator[None]:
 
 
 def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
-    """The same figure with its words as they are: dollar signs begin no formula.
-
-    Numbers on an axis stay what they are, since powers of ten are drawn as formulas.
-    """
+    """The same figure with its words as they are: dollar signs begin no formula."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -92,22 +92,7 @@ class ValueMatcher:
         ]
 
     def __call__(self, data: bytes) -> tuple[list[int], bool]:
-        """Choices that some bytes can lead to.
-
-        Parameters
-        ----------
-        data : bytes
-            What follows the point.
-
-        Returns
-        -------
-        found : list of int
-            Indices of the choices that the bytes begin or write in full.
-        whole : bool
-            Whether the value is written in full, its end included: the closing quote
-            of a string, what follows a number, the last letter of true, false and
-            null, since nothing else in JSON begins so. Then there is one choice.
-        """
+        """Choices that some bytes can lead to."""
         at = 0
         for byte, loose in self._structure:
             while loose and at < len(data) and data[at] in _SPACE:
@@ -161,30 +146,7 @@ class ValueMatcher:
 
 
 def check_choices(choices: Sequence[Any]) -> list[Any]:
-    """Values that a field can have, as a list.
-
-    Parameters
-    ----------
-    choices : sequence of str, bool, int, float or None
-        At least one.
-
-    Returns
-    -------
-    list
-
-    Raises
-    ------
-    ValueError
-        There is none, one is there twice (1 and 1.0 are the same, 1 and True are not),
-        an empty string or no finite number.
-    TypeError
-        One is of another type.
-
-    Examples
-    --------
-    >>> check_choices([True, 1])
-    [True, 1]
-    """
+    """Values that a field can have, as a list."""
     if isinstance(choices, (str, bytes)) or not len(choices):
         raise ValueError(f"choices must be several values, not {choices!r}.")
     seen: set[tuple[bool, Any]] = set()
