@@ -142,7 +142,7 @@ def _drawn_errors(
 
 
 def _too_high_by(cells: Cells, target: float) -> np.ndarray:
-    """True probabilities by which every confidence is too high, by target on average."""
+    """True probabilities that make every confidence too high, by target on average."""
     share = cells.count / cells.count.sum()
 
     def missing(shift: float) -> float:
