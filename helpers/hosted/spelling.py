@@ -87,7 +87,7 @@ class LabelTexts:
         *,
         family: str = "exact",
         spellings: Mapping[str, Sequence[str]] | None = None,
-        lead: str = "",
+        after: str = "",
         ends: Sequence[str] = (),
         turn_ends: bool = False,
     ) -> LabelTexts:
@@ -97,9 +97,9 @@ class LabelTexts:
         ----------
         labels, family, spellings
             Those of :class:`helpers.verbalizer.Verbalizer`.
-        lead : {"", " "}
-            What an answer begins with: a space after a plain prompt that ends in a
-            word. "case" and "wide" allow the other as well, "wide" also a line break.
+        after : str, default=""
+            The end of a plain prompt: whether a space belongs behind it. "case" and
+            "wide" allow the other as well, "wide" also a line break.
         ends, turn_ends
             The attributes.
 
@@ -115,18 +115,16 @@ class LabelTexts:
 
         Examples
         --------
-        >>> LabelTexts.build(["no", "yes"], lead=" ").owners
+        >>> LabelTexts.build(["no", "yes"], after="A:").owners
         {b' no': 0, b' yes': 1}
         """
         given = Verbalizer(labels, family=family, spellings=spellings or {})
         for end in ends:
             if not isinstance(end, str) or not end:
                 raise ValueError(f"terminator must not be empty, as in {ends!r}.")
-        other = "" if lead else " "
-        leads = {"exact": [lead], "case": [lead, other], "wide": [lead, other, "\n"]}
         owners: dict[bytes, int] = {}
         for index, label in enumerate(given.labels):
-            for before, form in product(leads[family], given.texts(label)):
+            for before, form in product(given.leads(label, after), given.texts(label)):
                 owner = owners.setdefault((before + form).encode("utf-8"), index)
                 if owner != index:
                     raise ValueError(
