@@ -338,7 +338,8 @@ def read_position(
     # The token that was drawn may have been listed out of rank.
     chances = [token.probability or 0.0 for token in known if token is not own]
     least = min(chances) if ranked and chances else None
-    if least is not None:
+    last = own.probability if ranked and own and least is None else least
+    if last is not None:
         # Several tokens have no text, or a broken one; some servers list but one.
         single = [token for token in known if token.data and _LOST not in token.text]
         order = [token.probability or 0.0 for token in single if token is not own]
@@ -348,12 +349,12 @@ def read_position(
             problem = "it is not in falling order"
         elif len(set(single)) < len(single):
             problem = "it has a token twice"
-        elif rest > _VOCABULARY * least + 1e-3:
+        elif rest > _VOCABULARY * last + 1e-3:
             problem = (
                 f"{rest:.6f} of the probability is not listed, and tokens no more "
-                f"probable than the last listed, {least:.1e}, cannot make it up"
+                f"probable than the last listed, {last:.1e}, cannot make it up"
             )
-        elif written is not None and written > least * (1 + 1e-3):
+        elif written is not None and written > last * (1 + 1e-3):
             problem = f"it lacks {tokens[-1].text!r}, which is more probable"
         if problem:
             why = f"The list cannot be one of the most probable tokens: {problem}."

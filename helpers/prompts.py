@@ -30,19 +30,24 @@ def seam(before: str, answer: str, control: Sequence[str] = ()) -> str:
     run = len(line) - len(line.rstrip(end))
     left = line[:-run][-1:]
     kind = unicodedata.category(end)
-    if kind == "Ps" or _TAG.search(line) or (end in "#@$\\" and run == 1):
+    if (
+        kind == "Ps"
+        or end in "<¿¡"
+        or _TAG.search(line)
+        or (end in "#@$\\" and run == 1)
+    ):
         return ""
     if (end in "=/" or kind == "Pd") and re.search(r"\w[^\w\s]*$", line):
         return ""
     # A mark opens where no word or sentence ends before it and, where the same one also
     # closes, it is not the second of a pair. A star that begins a line begins a list.
     ended = left.isalnum() or left in tuple(".!?…)]}”’")
-    mark = re.escape(end)
+    mark = "[«»]" if end == "»" else re.escape(end)
     seen = re.findall(rf"(?<!\w){mark}+|{mark}+(?!\w)", line)  # not those within words
     odd = len("".join(seen)) // run % 2 == 1
     if end == "_" and odd or kind == "Pi" and not ended:
         return ""
-    opens = end in "\"'`*~" and odd and not ended and line != "*"
+    opens = end in "\"'`*~”»" and odd and not ended and line != "*"
     return "" if opens else " "
 
 

@@ -199,6 +199,13 @@ class Verbalizer:
         texts = [text.strip() for text in self.spellings.get(label, (label,))]
         return written_forms(texts, self.family)
 
+    def leads(
+        self, label: str, after: str, control: Sequence[str] = ()
+    ) -> tuple[str, ...]:
+        """What may stand between the end of a prompt and a label."""
+        natural = seam(after, self.texts(label)[0], control)
+        return (natural, "" if natural else " ", "\n")[: _LEADS[self.family]]
+
     def tokens(self, model: LanguageModel, *, after: str) -> LabelTokens:
         """Token sequences of every label as they follow a prompt.
 
@@ -235,12 +242,10 @@ class Verbalizer:
             )
         owned: dict[tuple[int, ...], int] = {}
         for index, label in enumerate(self.labels):
-            texts = self.texts(label)
-            natural = seam(after, texts[0], model.control_tokens)
-            leads = (natural, "" if natural else " ", "\n")[: _LEADS[self.family]]
+            leads = self.leads(label, after, model.control_tokens)
             found = [
                 _tokens_behind(model, after, lead + text)
-                for lead, text in product(leads, texts)
+                for lead, text in product(leads, self.texts(label))
             ]
             if self.family != "exact":
                 found += self._from_vocabulary(model, label)

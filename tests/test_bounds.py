@@ -253,6 +253,7 @@ def test_close_labels_are_not_decided() -> None:
         ({"7": -3.0, "9": -1.0}, None, "falling order"),
         ({"7": -1.0, "x": -4.0, "9": -2.0}, ("7", -1.0), "falling order"),
         ({"9": -2.0, "x": -3.0}, ("7", -1.0), "lacks '7'"),
+        ({"8": -20.0}, ("8", -20.0), "cannot make it up"),
     ],
 )
 def test_what_is_no_top_k_list_bounds_nothing(

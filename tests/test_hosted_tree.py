@@ -184,7 +184,7 @@ def test_label_in_pieces_that_meet_is_asked_about_once() -> None:
 
 
 def test_no_is_not_the_beginning_of_not_sure() -> None:
-    texts = LabelTexts.build(["no", "yes"], lead=" ", ends=("\n",), turn_ends=True)
+    texts = LabelTexts.build(["no", "yes"], after="A:", ends=("\n",), turn_ends=True)
     tree = LabelTree(texts)
     tree.add(b"", [token(" no", 0.6, **{" yes": 0.3, " not": 0.1})])
     assert tree.mass().off_list == pytest.approx(0.1)
@@ -262,10 +262,12 @@ def test_probabilities_that_sum_to_more_than_one_are_refused() -> None:
 
 
 def test_texts_after_a_word_begin_with_a_space() -> None:
-    exact = LabelTexts.build(["no", "yes"], lead=" ")
+    exact = LabelTexts.build(["no", "yes"], after="A:")
     assert list(exact.owners) == [b" no", b" yes"]
-    wide = LabelTexts.build(["no", "yes"], family="wide", lead=" ")
+    wide = LabelTexts.build(["no", "yes"], family="wide", after="A:")
     assert {b" no", b"no", b"\nNO", b' "No"'} <= set(wide.owners)
+    both = LabelTexts.build(["good", "好"], after="Sentiment, 情感:")
+    assert list(both.owners) == [b" good", "好".encode()]
 
 
 @pytest.mark.parametrize(

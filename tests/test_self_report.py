@@ -65,6 +65,7 @@ ninety percent | eight/10 | very sure | positive | 80 on a scale from 0-100
 {"confidence": 0.8 | {"probability": 0.8} | {"conf": 80} | {"confidence": null}
 {"confidence": true} | {"confidence": [80]} | {"confidence": "80-90"}
 {"confidence": 0.8, "confidence": 0.9} | {"confidence": 0.8, "probability": 0.9}
+{"confidence": 80, "doubt": "20%"} | {"confidence": 80, "a": {"confidence": 1e-9}}
 {"confidence": NaN} | Sure! {"confidence": 80} | {"a": {"confidence": 80}} | [80]
 """
 
@@ -177,6 +178,9 @@ def test_reports_are_what_the_model_writes(embedded: LanguageModel) -> None:
         written = embedded.generate(prompt, temperature=0, max_new_tokens=4)[0]
         assert row.answer == written
         assert row.report == pytest.approx(int(written.split("\n")[0]) / 100)
+    cut = self_report(embedded, asked, max_new_tokens=2)
+    assert (cut["status"] == "unreadable").all() and cut["report"].isna().all()
+    assert (found.attrs["unread"], cut.attrs["unread"]) == (0, 1)
 
 
 def test_p_true_is_the_exact_share_of_true(tiny_llama: LanguageModel) -> None:

@@ -490,12 +490,11 @@ class HostedClassifier(PromptedClassifier):
             ends = "\n" if turn_ends else None
         ends = (ends,) if isinstance(ends, str) else tuple(ends or ())
         start = self.render("A")
-        lead = seam(start, self.classes_[0]) if isinstance(start, str) else ""
         return LabelTexts.build(
             self.classes_.tolist(),
             family=self.family,
             spellings=self.spellings,
-            lead=lead,
+            after=start if isinstance(start, str) else "",
             ends=ends,
             turn_ends=turn_ends,
         )
@@ -729,12 +728,16 @@ class HostedClassifier(PromptedClassifier):
         reports = [float("nan")] * len(texts)
         for row, answer in zip(rows, desk.ask(requests, rows=rows), strict=True):
             words = answer.text.lstrip() if isinstance(answer, Answer) else ""
+            cut = isinstance(answer, Answer) and answer.finish_reason == "length"
             if not self._is_chat():  # whose turn does not end behind the line
-                words = words.split("\n")[0]
+                words, *more = words.split("\n")
+                cut = cut and not more
             report = read_report(words)
-            reports[row] = report.value
-            if report.status != "ok":
-                problems[row] = f"The report is {report.status}: {_words(answer)}."
+            status = "cut" if cut and report.status == "ok" else report.status
+            if status == "ok":
+                reports[row] = report.value
+            else:
+                problems[row] = f"The report is {status}: {_words(answer)}."
         return report_scores(given, reports, problems, len(labels.labels))
 
 

@@ -48,7 +48,7 @@ class LabelTexts:
         *,
         family: str = "exact",
         spellings: Mapping[str, Sequence[str]] | None = None,
-        lead: str = "",
+        after: str = "",
         ends: Sequence[str] = (),
         turn_ends: bool = False,
     ) -> LabelTexts:
@@ -57,11 +57,9 @@ class LabelTexts:
         for end in ends:
             if not isinstance(end, str) or not end:
                 raise ValueError(f"terminator must not be empty, as in {ends!r}.")
-        other = "" if lead else " "
-        leads = {"exact": [lead], "case": [lead, other], "wide": [lead, other, "\n"]}
         owners: dict[bytes, int] = {}
         for index, label in enumerate(given.labels):
-            for before, form in product(leads[family], given.texts(label)):
+            for before, form in product(given.leads(label, after), given.texts(label)):
                 owner = owners.setdefault((before + form).encode("utf-8"), index)
                 if owner != index:
                     raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..progress import progress_bar
 from ..prompted import check_texts
 from ..scoring import label_logprobs
 from ..verbalizer import Verbalizer
-from .reading import Scale, read_report
+from .reading import Report, Scale, read_report
 
 
 def self_report(
@@ -34,14 +35,16 @@ def self_report(
     scale : {"percent", "probability"}, default="percent"
         What the prompts ask for: see :func:`read_report`.
     max_new_tokens : int, default=8
-        The most tokens an answer may have. It is read up to its first line break.
+        The most tokens an answer may have. It is read up to its first line break;
+        without one, an answer that is cut there is unreadable.
 
     Returns
     -------
     pandas.DataFrame
         One row a prompt: ``answer``, as the model wrote it at temperature 0,
-        ``report`` in [0, 1] or NaN, and ``status``. Count the statuses, and the
-        different values, before you trust it.
+        ``report`` in [0, 1] or NaN, and ``status``. ``attrs["unread"]`` is the share
+        of reports that are NaN. Look at it, and at how many different values there
+        are, before you trust the others.
 
     Raises
     ------
@@ -59,10 +62,16 @@ def self_report(
     rows = []
     for prompt in progress_bar(check_texts(prompts, "prompts")):
         (answer,) = model.generate(prompt, temperature=0, max_new_tokens=max_new_tokens)
-        report = read_report(answer.lstrip().split("\n")[0], scale=scale)
+        line, *more = answer.lstrip().split("\n")
+        report = read_report(line, scale=scale)
+        is_whole = more or len(model.text_ids(answer)) < max_new_tokens
+        if report.status == "ok" and not is_whole:  # "10", of what was to be "100"
+            report = Report(math.nan, "unreadable")
         rows.append((answer, report.value, report.status))
     index = prompts.index if isinstance(prompts, pd.Series) else None
-    return pd.DataFrame(rows, columns=["answer", "report", "status"], index=index)
+    table = pd.DataFrame(rows, columns=["answer", "report", "status"], index=index)
+    table.attrs["unread"] = float(table["report"].isna().mean())
+    return table
 
 
 def report_distribution(

@@ -118,5 +118,10 @@ def _json_field(text: str, key: str) -> str:
     except (ValueError, RecursionError):
         return ""
     stated = [value for name, value in fields if name.casefold() == key.casefold()]
-    numbers = [value for _, value in fields if type(value) in (int, float)]
-    return str(stated[0]) if len(stated) == 1 and numbers in ([], stated) else ""
+    others = [value for name, value in fields if name.casefold() != key.casefold()]
+    # Nested fields may have the same key, or another number.
+    clear = not any(
+        type(value) in (int, float, list) or _STATED.fullmatch(str(value))
+        for value in others
+    )
+    return str(stated[0]) if len(stated) == 1 and clear else ""
