@@ -33,11 +33,12 @@ def check_rows(
     groups: ArrayLike | None = None,
     *,
     name: str = "confidence",
+    outcome: str = "correct",
     unanswered: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Confidences, outcomes and, where they are given, groups of the same rows."""
     codes = None if groups is None else check_groups(groups, confidence, correct)
-    stated, right = as_array(confidence, name), as_array(correct, "correct", confidence)
+    stated, right = as_array(confidence, name), as_array(correct, outcome, confidence)
     if unanswered and stated.ndim == right.ndim == 1:
         lost = np.asarray(pd.isna(stated) & pd.isna(right))
         if lost.any() and not lost.all():
@@ -47,9 +48,10 @@ def check_rows(
                 stacklevel=3,
             )
             confidence, correct = stated[~lost], right[~lost]
-            codes = None if codes is None else codes[~lost]
+            if codes is not None:  # numbers without gaps: each is drawn
+                codes = np.unique(codes[~lost], return_inverse=True)[1]
     values = check_probabilities(confidence, name)
-    return values, check_outcomes(correct, confidence), codes
+    return values, check_outcomes(correct, confidence, name=outcome), codes
 
 
 def check_probabilities(

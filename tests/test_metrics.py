@@ -6,6 +6,7 @@ by hand; what chance does to them is in test_resampling.py.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import warnings
@@ -1798,3 +1799,46 @@ def test_every_public_name_exists_and_is_sorted() -> None:
     assert metrics.__all__ == sorted(metrics.__all__)
     for name in metrics.__all__:
         assert getattr(metrics, name).__doc__
+
+
+OF_OUTCOMES = {
+    name: found
+    for name in metrics.__all__
+    if inspect.isfunction(found := getattr(metrics, name))
+    and [*inspect.signature(found).parameters][:2] == ["confidence", "correct"]
+} | {"brier_score": brier_score, "log_loss": log_loss}
+
+
+@pytest.mark.parametrize("name", OF_OUTCOMES)
+def test_texts_without_an_answer_are_left_out(name: str) -> None:
+    measure, parameters = OF_OUTCOMES[name], str(inspect.signature(OF_OUTCOMES[name]))
+    more = {"measures": ["gap"]} if "measures" in parameters else {}
+    rng = np.random.default_rng(0)
+    stated, right = rng.uniform(0.3, 1, 40), rng.random(40) < 0.6
+    groups = np.arange(40) // 2
+    lost = np.isin(np.arange(40), [3, 10, 11])  # the last two are a whole group
+    gaps = pd.Series(right, dtype="boolean").mask(lost)
+
+    def given(rows: np.ndarray) -> dict[str, Any]:
+        return more | ({"groups": groups[rows]} if "groups" in parameters else {})
+
+    with pytest.warns(UserWarning, match="^3 of 40 rows have no .* left out"):
+        found = measure(np.where(lost, np.nan, stated), gaps, **given(lost | ~lost))
+    expected = measure(stated[~lost], right[~lost], **given(~lost))
+    assert repr(found) == repr(expected)
+    for bad in [
+        (np.where(lost, np.nan, stated), right),
+        (stated, gaps),
+        (np.full(40, np.nan), gaps.mask(~lost)),
+    ]:
+        with pytest.raises(ValueError, match="must not be missing"):
+            measure(*bad, **given(lost | ~lost))
+
+
+@pytest.mark.parametrize("pair", [0, 1])
+def test_pairs_of_measures_need_answers(pair: int) -> None:
+    # Left out on one side, a row would have no partner on the other.
+    sides = [([0.5, 0.75], [0, 1]), ([0.5, 0.75], [0, 1])]
+    sides[pair] = ([0.5, np.nan], [0, None])
+    with pytest.raises(ValueError, match="confidence of [ab] must not be missing; 1"):
+        metrics.paired_difference(*sides, "gap", n_resamples=9)

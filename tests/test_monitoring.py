@@ -749,13 +749,30 @@ def test_drift_is_found():
     expected = ks_2samp(then, now, method="exact")
     assert drift.ks.value == expected.statistic
     assert drift.ks.p_value == expected.pvalue and drift.ks.method == "exact"
-    assert drift.wasserstein.value == wasserstein_distance(then, now)
+    assert drift.wasserstein.value == pytest.approx(wasserstein_distance(then, now))
     table = drift.table()
     assert table.index.tolist() == ["psi", "ks", "wasserstein"]
     assert table["above"].all() and (table["p_value"] < 0.01).all()
     assert (drift.n_reference, drift.n_current, drift.level) == (400, 300, 0.95)
     again = score_drift(then, now, rng=np.random.default_rng(0), n_resamples=199)
     assert again == drift
+
+
+def test_precision_is_no_drift():
+    then, now = np.arange(400) % 20 / 20, np.arange(300) % 15 / 20
+    double, single = then, now.astype(np.float32)
+    expected = score_drift(then, now, rng=0, n_resamples=99).table()
+    for reference, current in [
+        (double, single),
+        (double, single.astype(float)),
+        (double.astype(np.float32), now),
+    ]:
+        found = score_drift(reference, current, rng=0, n_resamples=99).table()
+        pd.testing.assert_frame_equal(found, expected)
+    found = score_drift(then, then.astype(np.float32), rng=0, n_resamples=99).table()
+    assert (found["p_value"] == 1).all()
+    huge = score_drift(then * 1e300, now * 1e300, rng=0, n_resamples=99).table()
+    assert huge["p_value"].tolist() == expected["p_value"].tolist()
 
 
 def test_equal_scores_have_not_moved():

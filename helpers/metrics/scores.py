@@ -13,8 +13,6 @@ from ..checks import (
     check_between,
     check_choice,
     check_classified,
-    check_outcomes,
-    check_probabilities,
     check_rows,
     evaluation_of,
 )
@@ -101,7 +99,9 @@ def brier_score(
     """
     check_choice("scale", scale, ("sum", "half"))
     if np.ndim(probabilities) == 1:
-        values, outcome = _read_events(probabilities, truth)
+        values, outcome, _ = check_rows(
+            probabilities, truth, name="probabilities", outcome="truth", unanswered=True
+        )
         return float(np.mean((values - outcome) ** 2, dtype=float))
     values, classes, actual = check_classified(probabilities, truth)
     distance = values - np.eye(len(classes))[actual]
@@ -234,7 +234,9 @@ def log_loss(
     if clip is not None:
         check_between("clip", clip, 0, 0.5)
     if np.ndim(probabilities) == 1:
-        values, outcome = _read_events(probabilities, truth)
+        values, outcome, _ = check_rows(
+            probabilities, truth, name="probabilities", outcome="truth", unanswered=True
+        )
         happened = np.where(outcome, values, 1.0 - values).astype(float)
     else:
         values, _, actual = check_classified(probabilities, truth)
@@ -383,12 +385,6 @@ def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     # Within a tie, errors are expected to come evenly.
     expected = np.interp(k, np.append(0, answered), np.append(0, wrong))
     return float(np.mean(expected / k))
-
-
-def _read_events(values: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of one event, and whether it came."""
-    stated = check_probabilities(values, "probabilities")
-    return stated, check_outcomes(truth, values, name="truth")
 
 
 def _by_threshold(
