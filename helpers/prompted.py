@@ -23,6 +23,10 @@ from .verbalizer import Verbalizer
 _NUMBER = re.compile(r"\s*[+-]?\d[\d.,]*\s*")
 
 
+class OffLabelWarning(UserWarning):
+    """Most of the probability is on no label: the probabilities are of a small rest."""
+
+
 class PromptedClassifier(ClassifierMixin, BaseEstimator):
     """Labels, prompt and examples of a classifier that asks a language model.
 
