@@ -136,28 +136,10 @@ def vote_scores(
     *,
     level: float = 0.95,
 ) -> HostedScores:
-    """Scores from counted answers.
+    """Scores from counted answers, each label's and in the last column no label's.
 
-    Parameters
-    ----------
-    counts : numpy.ndarray of int, of shape (n, K + 1)
-        Answers that are each label, and in the last column those that are none.
-    calls, problems
-        Those of :class:`HostedScores`; requests that failed are calls and no answers.
-    level : float, default=0.95
-        Level of the Wilson intervals.
-
-    Returns
-    -------
-    HostedScores
-        Of the answers that are labels, each label's part, with its interval. "Decided"
-        is a text where the interval of one label lies above all others.
-
-    Examples
-    --------
-    >>> found = vote_scores(np.array([[5, 0, 0]]), np.array([5]), [None])
-    >>> found.shares.tolist(), found.low.round(3).tolist()
-    ([[1.0, 0.0]], [[0.566, 0.0]])
+    Shares are of the answers that are labels, with Wilson intervals; a text is decided
+    where the interval of one label lies above all others.
     """
     votes = counts[:, :-1]
     valid = votes.sum(axis=1)
@@ -228,28 +210,10 @@ def _best(shares: np.ndarray) -> np.ndarray:
 
 
 def read_label(answer: Answer, texts: LabelTexts) -> int | None:
-    """The label that an answer without log-probabilities is.
+    """The label that an answer without log-probabilities is; None if it is none.
 
-    Parameters
-    ----------
-    answer : Answer
-        The answer.
-    texts : LabelTexts
-        What counts as a label, and what must follow it.
-
-    Returns
-    -------
-    int or None
-        The index of the label; None if the answer is none: it must be the label and
-        nothing else, but for white space, quotes, Markdown and a full stop. A label in
-        a sentence may be denied there, or be one of several.
-
-    Examples
-    --------
-    >>> from helpers.hosted import TokenUsage
-    >>> said = Answer("No, yes", (), "stop", None, TokenUsage(), "m", None)
-    >>> read_label(said, LabelTexts.build(["No", "Yes"])) is None
-    True
+    It must be the label and nothing else, but for white space, quotes, Markdown and a
+    full stop. A label in a sentence may be denied there, or be one of several.
     """
     said = answer.text.lstrip()
     found = [at for end in texts.ends if (at := said.find(end)) >= 0]

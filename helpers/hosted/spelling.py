@@ -18,22 +18,7 @@ _BYTES_A_TOKEN = 4  # tokens of common words are longer
 
 
 def ends_turn(text: str) -> bool:
-    """Whether a token is one by which a model ends its turn.
-
-    Parameters
-    ----------
-    text : str
-        The token, as the server writes it.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> ends_turn("<|im_end|>"), ends_turn("end")
-    (True, False)
-    """
+    """Whether a token is one by which a model ends its turn, as servers write it."""
     return _TURN_END.fullmatch(text) is not None
 
 
@@ -141,61 +126,18 @@ class LabelTexts:
         return bool(self.ends) or self.turn_ends
 
     def is_end(self, token: ListedToken) -> bool:
-        """Whether a token is one that may follow a label.
-
-        Parameters
-        ----------
-        token : ListedToken
-            The token.
-
-        Returns
-        -------
-        bool
-        """
+        """Whether a token is one that may follow a label."""
         begins = token.text.startswith(self.ends)
         return begins or (self.turn_ends and ends_turn(token.text))
 
     def ways(self, data: bytes) -> Ways:
-        """How an answer that begins so can go on towards labels.
-
-        Parameters
-        ----------
-        data : bytes
-            Beginning of an answer, up to the end of a token.
-
-        Returns
-        -------
-        Ways
-            Without a terminator there are none where it is a label already.
-
-        Examples
-        --------
-        >>> sorted(LabelTexts.build(["no", "yes"]).ways(b"y").steps)
-        [b'e', b'es']
-        """
+        """How an answer that begins so, up to a token's end, can go on to labels."""
         if data not in self._seen:
             self._seen[data] = self._ways(data)
         return self._seen[data]
 
     def tokens_to_go(self, data: bytes) -> int:
-        """How many tokens it is worth to ask for behind the beginning of an answer.
-
-        Parameters
-        ----------
-        data : bytes
-            Beginning of an answer.
-
-        Returns
-        -------
-        int
-            A guess by the length of the longest text; further calls make up for a
-            wrong one.
-
-        Examples
-        --------
-        >>> LabelTexts.build(["no", "negative"]).tokens_to_go(b"")
-        2
-        """
+        """How many tokens to ask for behind the beginning of an answer, a guess."""
         longest = max(map(len, self.ways(data).texts), default=len(data))
         return max(1, -(-(longest - len(data)) // _BYTES_A_TOKEN) + self.has_end)
 
