@@ -17,6 +17,7 @@ from scipy.special import logsumexp
 from .checks import check_choice, check_labels
 from .models import LanguageModel
 from .priors import CONTENT_FREE, balancing_prior, random_words
+from .prompted import OffLabelWarning as OffLabelWarning
 from .prompted import PromptedClassifier, check_texts, short_hash
 from .prompts import MARK
 from .score_cache import cached_label_logprobs
@@ -24,10 +25,6 @@ from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
 PRIORS = ("contextual", "domain", "unlabelled")
-
-
-class OffLabelWarning(UserWarning):
-    """Most of the probability is on no label: the probabilities are of a small rest."""
 
 
 class LLMClassifier(PromptedClassifier):

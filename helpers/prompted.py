@@ -20,7 +20,11 @@ from .checks import as_array, check_labels, in_order_of, refuse_masked
 from .prompts import SLOT, Prompt
 from .verbalizer import Verbalizer
 
-_NUMBER = re.compile(r"\s*[+-]?\d[\d.,]*\s*")
+_NUMBER = re.compile(r"[\W\d_]*\d[\W\d_]*")  # of whatever: "2", "2/5", "$2"
+
+
+class OffLabelWarning(UserWarning):
+    """Most of the probability is on no label: the probabilities are of a small rest."""
 
 
 class PromptedClassifier(ClassifierMixin, BaseEstimator):
@@ -248,6 +252,11 @@ def check_texts(X: Iterable[str], name: str = "texts") -> list[str]:
         if isinstance(text, str):
             if not text.strip():
                 raise ValueError(f"{name} must not be empty; text {at} is {text!r}.")
+            if re.search("[\ud800-\udfff]", text):
+                raise ValueError(
+                    f"{name} must not have halves of characters (surrogates), which no "
+                    f"model reads; text {at} is {text!r}."
+                )
         elif text is None or text is pd.NA or text != text:
             raise ValueError(f"{name} must not be missing; text {at} is {text!r}.")
         else:

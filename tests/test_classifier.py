@@ -562,6 +562,8 @@ def test_numbers_for_labels_are_positions_in_classes(tiny_llama: LanguageModel) 
     ("labels", "y"),
     [
         (["0", "1", "10", "2"], [2, 10, 0]),
+        (["$1", "$2"], [1, 1]),
+        (["1/5", "2/5"], [1, 0]),
         (["1", "2", "3"], [1, 2, 1]),
         (["-1", "1"], [1, 0, 1]),
         (["none", "1"], [1, 0, 1]),
@@ -1081,6 +1083,7 @@ def test_the_text_that_overflows_is_named_be_others_kept_or_not(
     ("texts", "error", "said"),
     [
         (["a", ""], ValueError, "must not be empty; text 1 is ''"),
+        (["a", "b\ud83d"], ValueError, "halves of characters .*; text 1 is"),
         (["a", "b", "  \n "], ValueError, "must not be empty; text 2 is"),
         (["a", None], ValueError, "must not be missing; text 1 is None"),
         (["a", float("nan")], ValueError, "must not be missing; text 1 is nan"),

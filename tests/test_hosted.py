@@ -606,21 +606,24 @@ def test_the_key_of_the_environment_goes_to_openai_only(
 
 
 def test_no_key_comes_back_by_a_name_or_a_header_of_ones_own(journal: Journal) -> None:
-    own = "abc-123-def"
+    own, query = "abc-123-def", "a+12345/6="  # which an address has as …
+    written = "a%2B12345%2F6%3D"
     body = chat_answer(f"is it {own}?") | {"id": own}
     replies = {
         "answer": Reply(body, headers={"x-request-id": KEY}),
         "error": Reply({"error": {"message": own}}, 400, {"x-request-id": own}),
+        "address": Reply({"error": {"message": f"?k={written}&x"}}, 400),
         "page": Reply("<p>" + "x" * 70 + KEY, 403),
         "huge": Reply({"error": {"message": "x" * 10**6 + KEY}}, 400),
     }
     with running(StubServer(lambda text, nth: replies[text])) as url:
         client = AsyncOpenAI(api_key=KEY, base_url=url, default_headers={"x-gate": own})
+        client = client.with_options(default_query={"k": query})
         found = ask([question(text) for text in replies], client, journal)
     raw = b"".join(path.read_bytes() for path in journal.path.parent.iterdir())
     assert found[0].text == "is it [key]?" and found[0].request_id == "[key]"
-    assert len(found[3].message) < 3000 and "Correct the arguments" in found[3].message
-    for secret in (own, KEY, KEY[:9]):
+    assert len(found[4].message) < 3000 and "Correct the arguments" in found[4].message
+    for secret in (own, KEY, KEY[:9], query, written):
         assert secret not in repr(found) and secret.encode() not in raw
 
 

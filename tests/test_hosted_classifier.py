@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from sklearn.exceptions import NotFittedError
 from statsmodels.stats.proportion import proportion_confint
 from werkzeug import Response
 
-from helpers.classifier import LLMClassifier
+from helpers.classifier import LLMClassifier, OffLabelWarning
 from helpers.decisions import Policy
 from helpers.hosted import BudgetExceeded, HostedClassifier, Journal, RunStopped
 from helpers.models import LanguageModel
@@ -411,6 +412,39 @@ def test_budget_counts_what_failed_in_earlier_calls(tmp_path: Path) -> None:
             with pytest.raises(BudgetExceeded):
                 found.predict_proba([f"film {at}" for at in range(9)])
     assert server.asked.total() == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*have no confidence")
+def test_budget_counts_later_rounds_of_earlier_calls(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    # Of 3,000, a film takes 600 in two rounds, a lost one 300 each time it is asked.
+    usage = {"usage": {"prompt_tokens": 300, "completion_tokens": 0}}
+    asked = []
+
+    def say(text: str) -> dict[str, Any]:
+        asked.append(text)
+        if "lost" in text:
+            return {"choices": [], **usage}
+        if text == "ye":
+            return listing("s", s=-0.01) | usage
+        return listing("ye", ye=math.log(0.6), no=math.log(0.39)) | usage
+
+    for _ in range(4):
+        found = HostedClassifier(answering(say, httpserver), "m", ["yes", "no"])
+        found.set_params(journal=tmp_path / "j.sqlite", progress=False, failed="open")
+        found.set_params(prices={"m": (1e6, 0.0)}, budget=3000.0, continue_with={})
+        found.set_params(family="exact", concurrency=1, retries=0)
+        with suppress(BudgetExceeded):
+            found.predict_proba([*TEXTS, "lost 1", "lost 2"])
+    assert 6 < len(asked) <= 10
+
+
+def test_most_probability_on_no_label_is_said(make: Make) -> None:
+    loose = written_model({"": {"yes": 0.2, "no": 0.1, "well": 0.7}})
+    found, _ = make(loose, labels=["yes", "no"], prompt="{text}\nIs it good (yes/no)?")
+    with pytest.warns(OffLabelWarning, match=r"good \(yes/no\)"):
+        found.predict(TEXTS)
 
 
 # What goes wrong ---------------------------------------------------------------------

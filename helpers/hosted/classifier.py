@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +18,7 @@ from sklearn.base import clone
 
 from ..checks import check_between, check_choice, check_count, check_not_negative
 from ..fetch import cache_dir
-from ..prompted import PromptedClassifier, check_texts, short_hash
+from ..prompted import OffLabelWarning, PromptedClassifier, check_texts, short_hash
 from ..prompts import seam
 from .answers import Answer, Failure
 from .costs import Prices
@@ -524,6 +524,10 @@ class HostedClassifier(PromptedClassifier):
             options = {name: getattr(self, name) for name in names.split()}
             stops = self.failed != "open"
             desk = Desk(self._client(), journal, stops=stops, **options)
+            if self.budget is not None:
+                # What earlier calls paid for later rounds counts from the start, too.
+                with suppress(ValueError), warnings.catch_warnings(action="ignore"):
+                    self._asked(desk.remembering(), unique, labels)
             found = self._asked(desk, unique, labels)
         self._look_at(found)
         rows = {text: row for row, text in enumerate(unique)}
@@ -562,7 +566,7 @@ class HostedClassifier(PromptedClassifier):
     def _asked(self, desk: Desk, texts: list[str], labels: LabelTexts) -> HostedScores:
         first = [self._request(text, labels) for text in texts]
         # The first text shows whether the server hides what all the others need.
-        results = desk.ask(first[:1], may_hide=True, later=first)
+        results = desk.ask(first[:1], may_hide=True)
         if any(map(hides, results)):
             return self._without_logprobs(desk, texts, labels)
         results += desk.ask(first[1:], rows=range(1, len(first)))
@@ -588,6 +592,16 @@ class HostedClassifier(PromptedClassifier):
             )
         self._warn_if_cold(trees)
         masses = [tree.mass() for tree in trees]
+        most = [(mass.lower + mass.gain).sum() for mass in masses]
+        if most and np.median(most) < 0.5:
+            end = self._prompt().plain("A")[-20:]
+            warnings.warn(
+                "Most probability is on no label, in the median text more than half. "
+                f"The prompt ends in {end!r}. Try examples, an instruction, or another "
+                "protocol or terminator.",
+                OffLabelWarning,
+                stacklevel=5,
+            )
         return mass_scores(masses, len(labels.labels), calls, problems)
 
     def _branches(self, mass: LabelMass, calls: int) -> list[bytes]:
@@ -730,8 +744,8 @@ class HostedClassifier(PromptedClassifier):
             words = answer.text.lstrip() if isinstance(answer, Answer) else ""
             cut = isinstance(answer, Answer) and answer.finish_reason == "length"
             if not self._is_chat():  # whose turn does not end behind the line
-                words, *more = words.split("\n")
-                cut = cut and not more
+                cut = cut and "\n" not in words
+                words = words.split("\n")[0]
             report = read_report(words)
             status = "cut" if cut and report.status == "ok" else report.status
             if status == "ok":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Failure
@@ -16,6 +17,7 @@ from .runner import ask
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+_UNKNOWN = Failure("NotAsked", "This was not asked yet.")
 _LATEST = re.compile(r"[-:]latest$")
 _REVISION = re.compile(r"(-\d{4}-\d\d-\d\d|-\d{8}|-\d{3,4}|@[\w.-]+|:latest)$")
 
@@ -35,27 +37,42 @@ class Desk:
         self._client, self._journal = client, journal
         self._stops, self._budget, self._options = stops, budget, options
         self._before: list[Request] = []
+        self._recalls = False
         # The models that answered for each text.
         self.models: defaultdict[int, set[str]] = defaultdict(set)
+
+    def remembering(self) -> Desk:
+        """A desk that asks nobody: it knows the journal, and what is asked counts."""
+        other = copy(self)
+        other._recalls, other.models = True, defaultdict(set)
+        return other
 
     def ask(
         self,
         requests: list[Request],
         *,
         may_hide: bool = False,
-        later: Iterable[Request] = (),
         rows: Iterable[int] | None = None,
     ) -> list[Answer | Failure]:
-        """Ask for answers, those that failed before anew."""
+        """Ask for answers, those that failed before anew.
+
+        ``may_hide``: it is no failure if the server refuses log-probabilities.
+        ``rows``: the text of each request, where it is not the first, the second, ….
+        """
         if not requests:
             return []
+        if self._recalls:
+            self._before += requests
+            keys = [request.key(str(self._client.base_url)) for request in requests]
+            known = self._journal.get(keys)
+            return [known.get(key, _UNKNOWN) for key in keys]
         results = ask(
             requests,
             self._client,
             self._journal,
             retry_failed=True,
             budget=self._budget,
-            counted=() if self._budget is None else [*self._before, *later],
+            counted=self._before if self._budget is not None else (),
             **self._options,
         )
         self._before += requests

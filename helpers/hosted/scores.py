@@ -113,7 +113,11 @@ def vote_scores(
     *,
     level: float = 0.95,
 ) -> HostedScores:
-    """Scores from counted answers."""
+    """Scores from counted answers, each label's and in the last column no label's.
+
+    Shares are of the answers that are labels, with Wilson intervals; a text is decided
+    where the interval of one label lies above all others.
+    """
     votes = counts[:, :-1]
     valid = votes.sum(axis=1)
     some = valid[:, None] > 0
@@ -178,7 +182,11 @@ def _best(shares: np.ndarray) -> np.ndarray:
 
 
 def read_label(answer: Answer, texts: LabelTexts) -> int | None:
-    """The label that an answer without log-probabilities is."""
+    """The label that an answer without log-probabilities is; None if it is none.
+
+    It must be the label and nothing else, but for white space, quotes, Markdown and a
+    full stop. A label in a sentence may be denied there, or be one of several.
+    """
     said = answer.text.lstrip()
     found = [at for end in texts.ends if (at := said.find(end)) >= 0]
     if found:

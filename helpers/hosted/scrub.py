@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -37,6 +37,7 @@ def secrets_of(client: AsyncOpenAI) -> tuple[str, ...]:
             found += [p for p in parts if named or _KEY_LIKE.fullmatch(p)]
     known = {part.strip() for part in found if isinstance(part, str)}
     known |= {json.dumps(secret)[1:-1] for secret in known}
+    known |= {quote_plus(secret) for secret in known}
     return tuple(sorted(known - {""}, key=len, reverse=True))
 
 

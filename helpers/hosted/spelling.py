@@ -18,7 +18,7 @@ _BYTES_A_TOKEN = 4  # tokens of common words are longer
 
 
 def ends_turn(text: str) -> bool:
-    """Whether a token is one by which a model ends its turn."""
+    """Whether a token is one by which a model ends its turn, as servers write it."""
     return _TURN_END.fullmatch(text) is not None
 
 
@@ -81,13 +81,13 @@ class LabelTexts:
         return begins or (self.turn_ends and ends_turn(token.text))
 
     def ways(self, data: bytes) -> Ways:
-        """How an answer that begins so can go on towards labels."""
+        """How an answer that begins so, up to a token's end, can go on to labels."""
         if data not in self._seen:
             self._seen[data] = self._ways(data)
         return self._seen[data]
 
     def tokens_to_go(self, data: bytes) -> int:
-        """How many tokens it is worth to ask for behind the beginning of an answer."""
+        """How many tokens to ask for behind the beginning of an answer, a guess."""
         longest = max(map(len, self.ways(data).texts), default=len(data))
         return max(1, -(-(longest - len(data)) // _BYTES_A_TOKEN) + self.has_end)
 
