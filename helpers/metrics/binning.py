@@ -155,21 +155,7 @@ def make_bins(
 
 
 def sum_bins(confidence: np.ndarray, correct: np.ndarray, bins: Bins) -> BinSums:
-    """Counts, confidences and correct rows of each bin, in one pass.
-
-    Parameters
-    ----------
-    confidence : numpy.ndarray of float, of shape (n,)
-        Values in [0, 1].
-    correct : numpy.ndarray of bool, of shape (n,)
-        Whether each row is correct.
-    bins : Bins
-        The bins.
-
-    Returns
-    -------
-    BinSums
-    """
+    """Counts, confidences and correct rows of each bin, in one pass."""
     n = len(bins)
     cells = np.zeros(2 * n, dtype=np.intp)
     sums = np.zeros(n)

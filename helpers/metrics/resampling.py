@@ -346,21 +346,8 @@ def quantile_interval(
 ) -> Interval:
     """The interval that resampled values give.
 
-    Parameters
-    ----------
-    value : float
-        The measure on the data.
-    found : numpy.ndarray of shape (n_resamples,)
-        The measure on the resamples. Those that are not finite are left out.
-    level : float
-        Confidence level.
-    pivot : float, optional
-        What the resampled values spread around. The interval then has their distances
-        from it, reflected about the value; else it has their quantiles.
-
-    Returns
-    -------
-    Interval
+    With a pivot, what the resampled values spread around, it has their distances from
+    it, reflected about the value; else it has their quantiles.
 
     Examples
     --------
