@@ -38,8 +38,10 @@ def check_rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Confidences, outcomes and, where they are given, groups of the same rows."""
     codes = None if groups is None else check_groups(groups, confidence, correct)
-    stated, right = as_array(confidence, name), as_array(correct, outcome, confidence)
-    if unanswered and stated.ndim == right.ndim == 1:
+    stated = as_array(confidence, name)
+    _check_column(stated, name)
+    right = as_array(correct, outcome, confidence)
+    if unanswered and right.ndim == 1:
         lost = np.asarray(pd.isna(stated) & pd.isna(right))
         if lost.any() and not lost.all():
             warnings.warn(
@@ -297,7 +299,7 @@ def as_array(values: Any, name: str, *rows: Any, dtype: Any = None) -> np.ndarra
         values = in_order_of(leads[0], values, name)
     try:
         array = np.asarray(values, dtype)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # as of tensors with a gradient
         raise ValueError(f"{name} must be an array: {error}") from error
     if rows:
         n = rows[0] if isinstance(rows[0], int) else len(rows[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Self
 
 import numpy as np
@@ -244,6 +244,8 @@ def check_texts(X: Iterable[str], name: str = "texts") -> list[str]:
     """Texts as a list, or an error that names the first one that is none."""
     if isinstance(X, (str, bytes)):
         raise TypeError(f"{name} must be a list of strings, not the one string {X!r}.")
+    if isinstance(X, (Mapping, Set)):
+        raise TypeError(f"{name} must be a list of strings, not a {type(X).__name__}.")
     if isinstance(X, (pd.DataFrame, np.ndarray)) and X.ndim != 1:
         raise TypeError(f"{name} must be one column of strings, not shape {X.shape}.")
     refuse_masked(X, name)

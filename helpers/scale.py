@@ -545,6 +545,8 @@ def _column_types(path: Path) -> dict[str, pa.DataType]:
         types = [pa.string() for _ in names]
         if not names:
             raise ValueError(f"source must have column names; {path} is empty.")
+        if any("\r" in name for name in names):
+            raise ValueError(f"source must have lines that end in \\n; {path} has \\r.")
     else:
         try:
             schema = pq.read_schema(path)
@@ -1077,8 +1079,8 @@ class _Folder:
             if number < len(sizes)
             and sum(rows for rows, _ in shards.values()) == sizes[number]
             and all(
-                _digest(_shard(self.folder, kind, number))
-                == shards.get(kind, [0, ""])[1]
+                _sha256(_bytes(_shard(self.folder, kind, number)))
+                == shards.get(kind, (0, _sha256(b"")))[1]
                 for kind in _SHARDS
             )
         }
@@ -1152,7 +1154,7 @@ def _finished(
             if kind not in journal[number]:
                 continue
             path = _shard(folder, kind, number)
-            data = path.read_bytes()
+            data = _bytes(path)
             if _sha256(data) != journal[number][kind][1]:
                 raise ValueError(f"{path} is damaged. {_AGAIN}")
             names = pq.read_schema(io.BytesIO(data)).names
@@ -1194,7 +1196,7 @@ def _journal(folder: Path) -> _Journal:
     """What is written of blocks; a line that is damaged says nothing."""
     found: _Journal = {}
     path = folder / _JOURNAL
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    for line in _bytes(path).splitlines():
         text, _, seal = line.rpartition(b"\t")
         if _sha256(text).encode() == seal:
             number, shards = json.loads(text)
@@ -1207,8 +1209,8 @@ def _line(number: int, shards: dict[str, tuple[int, str]]) -> bytes:
     return f"{text}\t{_sha256(text.encode())}\n".encode()
 
 
-def _digest(path: Path) -> str:
-    return _sha256(path.read_bytes()) if path.exists() else ""
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _sha256(data: bytes) -> str:

@@ -1094,6 +1094,8 @@ def test_the_text_that_overflows_is_named_be_others_kept_or_not(
         (["a", b"b"], TypeError, "must be strings; text 1 is b'b'"),
         (["a", ["b"]], TypeError, "must be strings; text 1"),
         ("one text", TypeError, "must be a list of strings, not the one string"),
+        ({"b", "a"}, TypeError, "must be a list of strings, not a set"),
+        ({"a": "b"}, TypeError, "must be a list of strings, not a dict"),
         (b"bytes", TypeError, "must be a list of strings"),
         (np.array([["a"], ["b"]]), TypeError, "one column of strings, not shape"),
         (np.array("a"), TypeError, "one column of strings, not shape"),

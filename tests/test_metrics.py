@@ -1842,3 +1842,11 @@ def test_pairs_of_measures_need_answers(pair: int) -> None:
     sides[pair] = ([0.5, np.nan], [0, None])
     with pytest.raises(ValueError, match="confidence of [ab] must not be missing; 1"):
         metrics.paired_difference(*sides, "gap", n_resamples=9)
+
+
+@pytest.mark.parametrize("confidence", [0.5, iter([0.5]), {0.5}, np.ones((2, 1)) / 2])
+def test_what_is_no_column_is_named(confidence: Any) -> None:
+    with pytest.raises(ValueError, match="confidence must be one column"):
+        expected_calibration_error(confidence, [1])
+    with pytest.raises(ValueError, match="probabilities must be one column"):
+        brier_score(pd.Series([], dtype=float), [])

@@ -451,6 +451,7 @@ def test_bad_sources(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "twice.csv").write_text("text,text\n")
+    (tmp_path / "returns.csv").write_bytes(b"text,name\ra,b\r")
     (tmp_path / "broken.parquet").write_text("no")
     (tmp_path / "folder").mkdir()
     cases = {
@@ -463,6 +464,7 @@ def test_bad_sources(tmp_path: Path) -> None:
         ("one.parquet", "two.parquet"): "'n' is int64 in .*one.* and .*string in .*two",
         ("one.parquet", "more.parquet"): "only .*more.parquet has 'm'",
         ("empty.csv",): "source must have column names; .*empty.csv is empty",
+        ("returns.csv",): r"lines that end in \\n; .*returns.csv has \\r",
         ("twice.csv",): "twice.csv has 'text' twice",
         ("broken.parquet",): "broken.parquet is not",
     }
@@ -751,6 +753,21 @@ def test_what_was_finished_and_is_damaged_is_told_and_done_again(
     assert 1 <= done.blocks_now <= (5 if damage == "journal lost" else 3)
     pd.testing.assert_frame_equal(read_results(out), table)
     pd.testing.assert_frame_equal(read_bad_rows(out), bad)
+
+
+def test_results_that_are_lost_while_they_are_read(
+    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame],
+) -> None:
+    out = finished[1]
+    some = iter_results(out)
+    next(some)
+    shards(out)[1].unlink()
+    with pytest.raises(ValueError, match="is damaged"):
+        list(some)
+    shards(out)[0].unlink()
+    shards(out)[0].with_name("part-00000000.parquet").mkdir()
+    with pytest.raises(ValueError, match="damaged|missing"):
+        read_results(out)
 
 
 def test_strange_files_among_the_results_are_refused(

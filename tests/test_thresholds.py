@@ -271,6 +271,16 @@ def test_what_is_wanting_is_named() -> None:
     assert choose_threshold([0.9] * 20, [1] * 19 + [0], 0.1).can_rank
     assert choose_threshold([0.9] * 20, [1] * 20, 0.1).auroc is None
     assert choose_threshold([0.9] * 99, [1] * 99, 0.1).auroc is None
+    # From two errors nobody knows how a confidence ranks.
+    few = choose_threshold(np.arange(10) / 10, [1, 1, 0, 1, 1, 1, 1, 0, 1, 1], 0.1)
+    assert few.auroc is not None and few.auroc.value < 0.6 and few.can_rank
+    assert "the labels are too few" in str(few) or few.labels_needed is None
+    for scores, right, value in [
+        ([0.9] * 9 + [0.5] * 9, [1] * 9 + [0] * 9, "1.000"),
+        ([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1], "0.333"),
+    ]:
+        unknown = choose_threshold(scores, right, 0.1)
+        assert f"(AUROC {value}, no interval; 0.5 is chance)" in str(unknown)
 
 
 def test_interval_of_the_ranking_holds_the_truth() -> None:

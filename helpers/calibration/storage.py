@@ -168,8 +168,14 @@ def _decoded(value: Any) -> Any:
         if "class" in value:
             return _unfitted(value["class"], value["parameters"])
         if "pairs" in value:
-            return {_decoded(k): _decoded(v) for k, v in value["pairs"]}
-        return np.asarray(value["array"], dtype=float)
+            pairs = {_decoded(k): _decoded(v) for k, v in value["pairs"]}
+            if len(pairs) < len(value["pairs"]):
+                raise ValueError(f"pairs must name each class once, not {[*pairs]!r}.")
+            return pairs
+        array = np.asarray(value["array"], dtype=object)
+        if not {type(number) for number in array.flat} <= {int, float}:
+            raise ValueError("array must hold numbers alone.")
+        return array.astype(float)
     if isinstance(value, list):
         return [_decoded(part) for part in value]
     return value

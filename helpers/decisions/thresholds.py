@@ -35,7 +35,7 @@ from .risk import (
     verify_accepted,
 )
 
-_RANKS = 0.6  # an AUROC below it is hardly better than chance
+_RANKS, _RANKS_WELL = 0.6, 0.75  # an AUROC below the first is hardly above chance
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ class CertifiedThreshold:
         where no error was seen.
     auroc : Interval or None
         Where no threshold passed: the probability that the confidence of a right item
-        is above that of a wrong one, with DeLong's interval at 95 %. None if a
-        threshold passed, or where all items are right, or all wrong.
+        is above that of a wrong one, with DeLong's interval at 95 %, which is NaN where
+        one side has one item, or all are told apart. None if a threshold passed, or
+        where all items are right, or all wrong.
     tested : pandas.DataFrame
         Every threshold with rows above it, from the highest: ``threshold``, ``n``,
         ``errors``, ``risk``, ``upper`` (Clopper and Pearson's limit of the risk, at
@@ -95,12 +96,14 @@ class CertifiedThreshold:
         """Whether the confidence parts right from wrong as far as it has to.
 
         False where accepting everything has too high a risk, and the AUROC is below
-        0.6: then more labels will hardly bring a threshold, another confidence might.
+        0.6 and its interval below 0.75: then more labels will hardly bring a threshold,
+        another confidence might.
         """
         if self.auroc is None or not len(self.tested):
             return True
         risk_of_all = self.tested["risk"].iloc[-1]
-        return bool(self.auroc.value >= _RANKS or risk_of_all <= self.max_risk)
+        poor = self.auroc.value < _RANKS and self.auroc.high < _RANKS_WELL
+        return bool(not poor or risk_of_all <= self.max_risk)
 
     def __str__(self) -> str:
         aim = f"a risk of at most {self.max_risk:g} at {1 - self.delta:.4g} confidence"
@@ -121,7 +124,8 @@ class CertifiedThreshold:
         ranks = "all wrong" if self.tested["risk"].iloc[-1] else "none of them wrong"
         if self.auroc is not None:
             value, low, high = self.auroc
-            ranks = f"AUROC {value:.3f}, {low:.3f} to {high:.3f}; 0.5 is chance"
+            interval = f"{low:.3f} to {high:.3f}" if low <= high else "no interval"
+            ranks = f"AUROC {value:.3f}, {interval}; 0.5 is chance"
         text += (
             f": {why} ({ranks}), and the tightest bound is {best['upper']:.1%}, at a "
             f"coverage of {best['n'] / self.n_labels:.1%}, with {self.n_labels} labels."
@@ -521,8 +525,10 @@ def _auroc(scores: np.ndarray, correct: np.ndarray) -> Interval | None:
     # The share of the other side that each item is above, a tie for a half.
     above = (everywhere[: len(right)] - rankdata(right)) / len(wrong)
     below = 1 - (everywhere[len(right) :] - rankdata(wrong)) / len(right)
-    variance = sum(np.var(x) / max(len(x) - 1, 1) for x in (above, below))
-    value, half = float(above.mean()), 1.96 * float(np.sqrt(variance))
+    value, half = float(above.mean()), np.nan
+    if min(len(right), len(wrong)) > 1 and 0 < value < 1:
+        variance = sum(np.var(x) / (len(x) - 1) for x in (above, below))
+        half = 1.96 * float(np.sqrt(variance))
     return Interval(value, max(value - half, 0.0), min(value + half, 1.0))
 
 

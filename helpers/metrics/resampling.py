@@ -344,7 +344,11 @@ def bootstrap_intervals(
 def quantile_interval(
     value: float, found: np.ndarray, level: float, pivot: float | None = None
 ) -> Interval:
-    """The interval that resampled values give."""
+    """The interval that resampled values give.
+
+    With a pivot, what the resampled values spread around, it has their distances from
+    it, reflected about the value; else it has their quantiles.
+    """
     found = found[np.isfinite(found)]
     if not len(found):
         return Interval(value, np.nan, np.nan)

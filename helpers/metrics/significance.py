@@ -96,7 +96,7 @@ def calibration_test(
     if not np.any((values > 0) & (values < 1)):
         raise ValueError(
             "confidence must lie inside (0, 1) in some row for this test; all are 0 "
-            f"or 1, the first is {values[0]!r}."
+            f"or 1, the first is {float(values[0])!r}."
         )
     # MAPIE breaks ties by a jitter that depends on the order; so the order is fixed.
     order = np.lexsort((-outcome, values))
@@ -120,7 +120,7 @@ def _spiegelhalter(
     if not np.any(weight * values * (1 - values) > 0):
         raise ValueError(
             "confidence must lie inside (0, 1) and off 0.5 in some row for "
-            f"'spiegelhalter'; the first is {values[0]!r}."
+            f"'spiegelhalter'; the first is {float(values[0])!r}."
         )
     z = float(mapie_calibration.spiegelhalter_statistic(outcome, values))
     p_value = {
