@@ -9,21 +9,15 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from ..checks import check_between, check_count, check_probabilities, check_rng
-from .binning import N_BINS, Closed, Strategy, make_bins
-from .cells import Cells, batches, make_cells, norm_of_gaps
+from .bins import UNIFORM, Binning, Bins
+from .resampling import Cells
 
 
 class LabelsNeeded(NamedTuple):
     """How many labels certify a calibration error.
 
-    Attributes
-    ----------
-    n : int
-        The number of labels.
-    limit : float
-        With so many labels, a measured error below this certifies the target.
-    floor : float
-        The error that a perfect forecaster shows on average with so many labels.
+    With ``n`` labels, a measured error below ``limit`` certifies the target; ``floor``
+    is the error that a perfect forecaster then shows on average.
     """
 
     n: int
@@ -37,22 +31,19 @@ def labels_needed(
     target: float = 0.02,
     level: float = 0.95,
     power: float = 0.8,
-    n_bins: int = N_BINS,
-    strategy: Strategy = "uniform",
-    closed: Closed = "left",
+    binning: Binning = UNIFORM,
     n_simulations: int = 1000,
     most: int = 1_000_000,
     rng: np.random.Generator | int | None = 0,
 ) -> LabelsNeeded:
     """How many labels it takes to certify that the ECE is below a target.
 
-    The question is put as a test. Suppose that the error is exactly the target,
-    because every confidence is too high by about as much: an even error is harder to
-    see than one that sits in a few bins. The measured ECE certifies the target if so
-    small a value would then come with probability 1 − level or less. The answer is the
-    number of labels with which a *perfect* forecaster passes with probability
-    ``power``; a forecaster with a flaw of his own needs more. What cancels inside a
-    bin, no measured ECE can exclude.
+    Suppose that the error is exactly the target, because every confidence is too high
+    by about as much. The measured ECE certifies the target if so small a value would
+    then come with probability 1 − level or less. The answer is the number of labels
+    with which a *perfect* forecaster passes with probability ``power``; a miscalibrated
+    one needs more. What cancels inside a bin, no measured ECE can exclude. The number
+    is right to about two per cent.
 
     Parameters
     ----------
@@ -64,25 +55,14 @@ def labels_needed(
         Confidence of the certificate.
     power : float, default=0.8
         Probability that a perfect forecaster earns it.
-    n_bins, strategy, closed
-        The bins: see :func:`expected_calibration_error`.
+    binning : Binning, default=Binning()
+        See :func:`expected_calibration_error`.
     n_simulations : int, default=1000
         Simulated samples for each number of labels.
     most : int, default=1000000
-        Give up beyond this many labels.
+        Give up, with a ValueError, beyond this many labels.
     rng : numpy.random.Generator, int or None, default=0
         Source or seed of chance.
-
-    Returns
-    -------
-    LabelsNeeded
-        ``n`` to about two per cent.
-
-    Raises
-    ------
-    ValueError
-        Bad data or rules, a target that these confidences cannot miss, or more labels
-        needed than ``most``.
 
     Examples
     --------
@@ -96,22 +76,21 @@ def labels_needed(
     check_count("n_simulations", n_simulations)
     check_count("most", most)
     seed = int(check_rng(rng).integers(2**32))
-    bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
-    cells = make_cells(values, None, bins, levels=256)
-    flawed = _too_high_by(cells, target)
+    cells = Cells.of(values, None, Bins.of(values, binning), levels=256)
+    share, stated = cells.count / cells.count.sum(), cells.means["confidence"]
+    flawed = _too_high_by(share, stated, target)
 
     def trial(n: int) -> tuple[float, float, float]:
         """Share of perfect forecasters that pass with n labels; limit; floor."""
         generator = np.random.default_rng((seed, n))
-        share = cells.count / cells.count.sum()
-        perfect, bad = [], []
-        for height, _ in batches(n_simulations, len(share)):
+        parts = []
+        for height in cells.batches(n_simulations):
             rows = generator.multinomial(n, share, height)
-            perfect.append(_drawn_errors(cells, rows, cells.confidence, generator))
-            bad.append(_drawn_errors(cells, rows, flawed, generator))
-        errors = np.concatenate(perfect)
-        limit = float(np.quantile(np.concatenate(bad), 1 - level))
-        return float(np.mean(errors < limit)), limit, float(errors.mean())
+            drawn = (generator.binomial(rows, chance) for chance in (stated, flawed))
+            parts.append([cells.sums(rows, right).error("l1") for right in drawn])
+        perfect, bad = np.concatenate(parts, axis=1)
+        limit = float(np.quantile(bad, 1 - level))
+        return float(np.mean(perfect < limit)), limit, float(perfect.mean())
 
     low, high = 1, min(16, most)
     while (found := trial(high))[0] < power:
@@ -130,28 +109,12 @@ def labels_needed(
     return LabelsNeeded(high, found[1], found[2])
 
 
-def _drawn_errors(
-    cells: Cells,
-    rows: np.ndarray,
-    probability: np.ndarray,
-    generator: np.random.Generator,
-) -> np.ndarray:
-    correct = generator.binomial(rows, probability)
-    gap = cells.by_bin(rows * cells.confidence - correct)
-    return norm_of_gaps(gap, cells.by_bin(rows), "l1")
-
-
-def _too_high_by(cells: Cells, target: float) -> np.ndarray:
+def _too_high_by(share: np.ndarray, stated: np.ndarray, target: float) -> np.ndarray:
     """True probabilities that make every confidence too high, by target on average."""
-    share = cells.count / cells.count.sum()
-
-    def missing(shift: float) -> float:
-        return float(share @ np.minimum(cells.confidence, shift)) - target
-
-    if missing(1.0) < 0:
+    if share @ stated < target:
         raise ValueError(
             f"target must be below the mean confidence; it is {target!r}, and the mean "
-            f"is {share @ cells.confidence:.4f}."
+            f"is {share @ stated:.4f}."
         )
-    shift = brentq(missing, 0, 1)
-    return np.maximum(cells.confidence - shift, 0.0)
+    shift = brentq(lambda by: share @ np.minimum(stated, by) - target, 0, 1)
+    return np.maximum(stated - shift, 0.0)
