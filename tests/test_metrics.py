@@ -107,7 +107,7 @@ def plain_errors(
 def test_torchmetrics_binary_example() -> None:
     p, y = [0.25, 0.25, 0.55, 0.75, 0.75], [0, 0, 1, 1, 1]
     found = [
-        expected_calibration_error(p, y, n_bins=2, norm=norm)
+        expected_calibration_error(p, y, binning=Binning(2), norm=norm)
         for norm in ("l1", "l2", "max")
     ]
     np.testing.assert_allclose(found, [0.29, 0.2918, 0.3167], atol=5e-5)
@@ -117,7 +117,7 @@ def test_torchmetrics_multiclass_example() -> None:
     p = [[0.25, 0.20, 0.55], [0.55, 0.05, 0.40], [0.10, 0.30, 0.60], [0.90, 0.05, 0.05]]
     confidence, correct = top_label(p, [0, 1, 2, 0])
     found = [
-        expected_calibration_error(confidence, correct, n_bins=3, norm=norm)
+        expected_calibration_error(confidence, correct, binning=Binning(3), norm=norm)
         for norm in ("l1", "l2", "max")
     ]
     np.testing.assert_allclose(found, [0.2, 0.2082, 0.2333], atol=5e-5)
@@ -126,7 +126,7 @@ def test_torchmetrics_multiclass_example() -> None:
 def test_scikit_learn_calibration_curve_example() -> None:
     y = [0, 0, 0, 0, 1, 1, 1, 1, 1]
     p = [0.1, 0.2, 0.3, 0.4, 0.65, 0.7, 0.8, 0.9, 1.0]
-    curve = reliability_curve(p, y, n_bins=3)
+    curve = reliability_curve(p, y, binning=Binning(3))
     np.testing.assert_allclose(curve["accuracy"], [0, 0.5, 1])
     np.testing.assert_allclose(curve["confidence"], [0.2, 0.525, 0.85])
     assert list(curve["n"]) == [3, 2, 4]
@@ -172,15 +172,15 @@ UC_Y = [0, 1, 0, 1, 0, 1, 1, 1, 0]
     ],
 )
 def test_verified_calibration_discrete_bins(norm: Any, expected: float) -> None:
-    found = expected_calibration_error(UC_P, UC_Y, strategy="distinct", norm=norm)
+    found = expected_calibration_error(UC_P, UC_Y, binning=Binning(strategy="distinct"), norm=norm)
     assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_verified_calibration_debiased_is_below_plain(norm: Any) -> None:
-    debiased = debiased_calibration_error(UC_P, UC_Y, strategy="distinct", norm=norm)
+    debiased = debiased_calibration_error(UC_P, UC_Y, binning=Binning(strategy="distinct"), norm=norm)
     assert debiased < expected_calibration_error(
-        UC_P, UC_Y, strategy="distinct", norm=norm
+        UC_P, UC_Y, binning=Binning(strategy="distinct"), norm=norm
     )
 
 
@@ -193,12 +193,12 @@ def test_verified_calibration_three_labels(norm: Any) -> None:
     power = 1 if norm == "l1" else 2
     top = 6 / 14 * (5 / 6 - 0.6) ** power + 4 / 14 * 0.05**power + 4 / 14 * 0.1**power
     found = expected_calibration_error(
-        *top_label(UC_3, UC_3_TRUTH), strategy="distinct", norm=norm
+        *top_label(UC_3, UC_3_TRUTH), binning=Binning(strategy="distinct"), norm=norm
     )
     assert found == pytest.approx(top ** (1 / power))
     parts = [(4, 0.1), (6, 5 / 6 - 0.6), (8, 0.1), (4, 0.05), (6, 0.3 - 1 / 6)]
     each = classwise_calibration_error(
-        UC_3, UC_3_TRUTH, strategy="distinct", norm=norm, average=None
+        UC_3, UC_3_TRUTH, binning=Binning(strategy="distinct"), norm=norm, average=None
     )
     marginal = sum(n / 42 * gap**power for n, gap in parts)
     assert np.mean([v**power for v in each.values()]) == pytest.approx(marginal)
@@ -227,7 +227,7 @@ def test_verified_calibration_equal_mass(
     p: list[float], y: list[int], bins: int, expected: float
 ) -> None:
     found = expected_calibration_error(
-        p, y, n_bins=bins, strategy="quantile", closed="right"
+        p, y, binning=Binning(bins, "quantile", closed="right")
     )
     assert found == pytest.approx(expected)
 
@@ -245,31 +245,31 @@ def test_verified_calibration_equal_mass(
 def test_verified_calibration_equal_mass_edges(
     p: list[float], bins: int, expected: list[float]
 ) -> None:
-    found = make_bins(np.array(p), n_bins=bins, strategy="quantile").edges
+    found = make_bins(np.array(p), binning=Binning(bins, "quantile")).edges
     np.testing.assert_allclose(found, [0, *expected, 1])
 
 
 def test_verified_calibration_discrete_edges() -> None:
     p = np.array([0.3, 0.5, 0.2, 0.3, 0.5, 0.7])
-    found = make_bins(p, strategy="distinct").edges
+    found = make_bins(p, binning=Binning(strategy="distinct")).edges
     np.testing.assert_allclose(found, [0, 0.25, 0.4, 0.6, 1])
 
 
 def test_verified_calibration_equal_width() -> None:
-    found = expected_calibration_error([0.6, 0.7, 0.8, 0.9], [0, 0, 1, 1], n_bins=2)
+    found = expected_calibration_error([0.6, 0.7, 0.8, 0.9], [0, 0, 1, 1], binning=Binning(2))
     assert found == pytest.approx(0.25)
 
 
 def test_verified_calibration_six_by_three_example() -> None:
     # The last row of the original sums to 1.05; so its top labels are given here.
     confidence, correct = [0.8, 0.6, 0.9, 1.0, 0.4, 0.85], [1, 1, 1, 1, 0, 1]
-    found = expected_calibration_error(confidence, correct, n_bins=3)
+    found = expected_calibration_error(confidence, correct, binning=Binning(3))
     assert found == pytest.approx(4 / 6 * (1 - (0.8 + 0.85 + 0.9 + 1) / 4))
 
 
 @pytest.mark.parametrize(("y", "expected"), [(0, 1.3 / 3), (1, 1.7 / 3)])
 def test_verified_calibration_one_class(y: int, expected: float) -> None:
-    found = expected_calibration_error([0.9, 0.1, 0.3], [y] * 3, n_bins=1)
+    found = expected_calibration_error([0.9, 0.1, 0.3], [y] * 3, binning=Binning(1))
     assert found == pytest.approx(expected)
 
 
@@ -300,7 +300,7 @@ def test_uncertainty_metrics_binary_of_the_largest() -> None:
     p = np.array([0.91, 0.32, 0.66, 0.67, 0.57, 0.98, 0.41, 0.19])
     y = np.array([1, 0, 1, 1, 0, 1, 0, 0])
     both = np.column_stack([1 - p, p])
-    found = expected_calibration_error(*top_label(both, y), n_bins=30)
+    found = expected_calibration_error(*top_label(both, y), binning=Binning(30))
     assert found == pytest.approx(0.18125)
 
 
@@ -309,7 +309,7 @@ def test_uncertainty_metrics_binary_ten_bins() -> None:
     p = np.array([0.51, 0.45, 0.39, 0.66, 0.68, 0.29, 0.81, 0.85])
     y = np.array([0, 0, 0, 1, 0, 1, 1, 1])
     both = np.column_stack([1 - p, p])
-    found = expected_calibration_error(*top_label(both, y), n_bins=10)
+    found = expected_calibration_error(*top_label(both, y), binning=Binning(10))
     assert found == pytest.approx(0.145)
 
 
@@ -321,14 +321,14 @@ def test_uncertainty_metrics_three_classes() -> None:
         [0.05753544, 0.8561222, 0.08634236],
         [0.18697925, 0.29836466, 0.51465609],
     ]
-    found = expected_calibration_error(*top_label(p, [0, 1, 2, 1, 2]), n_bins=30)
+    found = expected_calibration_error(*top_label(p, [0, 1, 2, 1, 2]), binning=Binning(30))
     assert found == pytest.approx(0.412713502)
 
 
 def test_uncertainty_metrics_bin_counts() -> None:
     # The first row of the original sums to 0.9; so its top labels are given here.
     confidence, correct = [0.32, 0.37, 0.39, 0.61, 0.65, 0.91], [1, 1, 0, 0, 0, 1]
-    sums = binned(confidence, correct, n_bins=10)
+    sums = binned(confidence, correct, binning=Binning(10))
     assert list(sums.count) == [0, 0, 0, 3, 0, 0, 2, 0, 0, 1]
 
 
@@ -429,7 +429,7 @@ def test_a_range_is_at_least_the_largest_distance(pairs: Any) -> None:
 def test_fixture_ece_is_the_same_in_all_libraries(
     bins: int, expected: float, closed: Any
 ) -> None:
-    found = expected_calibration_error(P, Y, n_bins=bins, closed=closed)
+    found = expected_calibration_error(P, Y, binning=Binning(bins, closed=closed))
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -446,7 +446,7 @@ def test_fixture_ece_is_the_same_in_all_libraries(
 def test_fixture_mce_depends_on_the_edges(
     bins: int, closed: Any, expected: float
 ) -> None:
-    found = maximum_calibration_error(P, Y, n_bins=bins, closed=closed)
+    found = maximum_calibration_error(P, Y, binning=Binning(bins, closed=closed))
     assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -460,7 +460,7 @@ def test_fixture_with_twenty_bins_is_decided_by_exact_edges(
         at = math.floor(place) if closed == "left" else math.ceil(place) - 1
         pairs.setdefault(at, []).append((p, y))
     assert plain_errors(list(pairs.values()))[0] == pytest.approx(expected)
-    found = expected_calibration_error(P, Y, closed=closed)
+    found = expected_calibration_error(P, Y, binning=Binning(closed=closed))
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -504,14 +504,14 @@ def test_fixture_smooth_calibration_error() -> None:
 def test_fixture_debiased_squared_error(
     bins: int, debiased: float, plain: float
 ) -> None:
-    found = debiased_calibration_error(P, Y, n_bins=bins)
+    found = debiased_calibration_error(P, Y, binning=Binning(bins))
     assert found == pytest.approx(debiased, abs=1e-9)
-    l2 = expected_calibration_error(P, Y, n_bins=bins, strategy="quantile", norm="l2")
+    l2 = expected_calibration_error(P, Y, binning=Binning(bins, "quantile"), norm="l2")
     assert l2**2 == pytest.approx(plain, abs=1e-9)
 
 
 def test_fixture_murphy_decomposition() -> None:
-    parts = brier_decomposition(P, Y, n_bins=10)
+    parts = brier_decomposition(P, Y, binning=Binning(10))
     assert parts.reliability == pytest.approx(0.0124741667, abs=1e-9)
     assert parts.resolution == pytest.approx(0.0166666667, abs=1e-9)
     assert parts.uncertainty == pytest.approx(0.2275, abs=1e-9)
@@ -532,14 +532,14 @@ def test_ece_and_mce_agree_with_netcal(bins: int, low: float) -> None:
 
         expected = ECE(bins).measure(p, y), MCE(bins).measure(p, y)
         equal_mass = ECE(bins, equal_intervals=False).measure(p, y)
-    assert expected_calibration_error(p, y, n_bins=bins) == pytest.approx(
+    assert expected_calibration_error(p, y, binning=Binning(bins)) == pytest.approx(
         expected[0], abs=1e-6
     )
-    assert maximum_calibration_error(p, y, n_bins=bins) == pytest.approx(
+    assert maximum_calibration_error(p, y, binning=Binning(bins)) == pytest.approx(
         expected[1], abs=1e-6
     )
     if 3000 % bins == 0:
-        found = expected_calibration_error(p, y, n_bins=bins, strategy="quantile")
+        found = expected_calibration_error(p, y, binning=Binning(bins, "quantile"))
         assert found == pytest.approx(equal_mass, abs=1e-6)
 
 
@@ -555,10 +555,10 @@ def test_ece_agrees_with_torchmetrics(norm: Any) -> None:
         )
 
         binary = binary_calibration_error(
-            torch.tensor(p), torch.tensor(y), n_bins=20, norm=norm
+            torch.tensor(p), torch.tensor(y), binning=Binning(20), norm=norm
         )
         multiclass = multiclass_calibration_error(
-            torch.tensor(q), torch.tensor(truth), 4, n_bins=20, norm=norm
+            torch.tensor(q), torch.tensor(truth), 4, binning=Binning(20), norm=norm
         )
     found = expected_calibration_error(p, y, norm=norm)
     assert found == pytest.approx(float(binary), abs=1e-6)
@@ -575,9 +575,9 @@ def test_ece_agrees_with_mapie() -> None:
 
         uniform = ece(y, p, num_bins=21, split_strategy="uniform")
         mass = ece(y[ranked], p[ranked], num_bins=17, split_strategy="array split")
-    found = expected_calibration_error(p, y, closed="right")
+    found = expected_calibration_error(p, y, binning=Binning(closed="right"))
     assert found == pytest.approx(uniform, abs=1e-6)
-    found = expected_calibration_error(p, y, n_bins=17, strategy="quantile")
+    found = expected_calibration_error(p, y, binning=Binning(17, "quantile"))
     assert found == pytest.approx(mass, abs=1e-6)
 
 
@@ -589,12 +589,12 @@ def test_multiclass_errors_agree_with_mapie() -> None:
 
         top = top_label_ece(truth, q, num_bins=21, split_strategy="uniform")
         each = [ece((truth == k).astype(int), q[:, k], num_bins=21) for k in range(4)]
-    found = top_label_calibration_error(q, truth, average="macro", closed="right")
+    found = top_label_calibration_error(q, truth, average="macro", binning=Binning(closed="right"))
     assert found == pytest.approx(top, abs=1e-6)
-    apart = classwise_calibration_error(q, truth, average=None, closed="right")
+    apart = classwise_calibration_error(q, truth, average=None, binning=Binning(closed="right"))
     assert list(apart) == [0, 1, 2, 3]
     np.testing.assert_allclose(list(apart.values()), each, atol=1e-6)
-    found = classwise_calibration_error(q, truth, closed="right")
+    found = classwise_calibration_error(q, truth, binning=Binning(closed="right"))
     assert found == pytest.approx(np.mean(each), abs=1e-6)
 
 
@@ -636,7 +636,7 @@ def test_curve_agrees_with_scikit_learn() -> None:
     from sklearn.calibration import calibration_curve
 
     p, y = forecasts(3000, seed=10)
-    accuracy, confidence = calibration_curve(y, p, n_bins=20)
+    accuracy, confidence = calibration_curve(y, p, binning=Binning(20))
     curve = reliability_curve(p, y)
     np.testing.assert_allclose(curve["accuracy"], accuracy, atol=1e-9)
     np.testing.assert_allclose(curve["confidence"], confidence, atol=1e-9)
@@ -684,7 +684,7 @@ def test_bucket_of_150_rows_with_138_correct() -> None:
     # Claimed 92 %: 138/150 = .92; stated .923 the bucket is off by .003.
     sums = [1] * 138 + [0] * 12
     assert expected_calibration_error([0.923] * 150, sums) == pytest.approx(0.003)
-    curve = reliability_curve([0.923] * 150, sums, n_bins=1)
+    curve = reliability_curve([0.923] * 150, sums, binning=Binning(1))
     low, high = curve.loc[0, ["accuracy_low", "accuracy_high"]]
     assert (round(low, 3), round(high, 3)) == (0.865, 0.954)
 
@@ -700,7 +700,7 @@ def test_bucket_of_150_rows_with_138_correct() -> None:
     ],
 )
 def test_wilson_interval_of_a_bin(right: int, n: int, low: float, high: float) -> None:
-    curve = reliability_curve([0.8] * n, [1] * right + [0] * (n - right), n_bins=1)
+    curve = reliability_curve([0.8] * n, [1] * right + [0] * (n - right), binning=Binning(1))
     found = curve.loc[0, ["accuracy_low", "accuracy_high"]]
     np.testing.assert_allclose(found.astype(float), [low, high], atol=5.1e-4)
     centre = (right / n + 1.959964**2 / 2 / n) / (1 + 1.959964**2 / n)
@@ -708,7 +708,7 @@ def test_wilson_interval_of_a_bin(right: int, n: int, low: float, high: float) -
 
 
 def test_wilson_interval_of_another_level() -> None:
-    curve = reliability_curve([0.8] * 10, [1] * 7 + [0] * 3, n_bins=1, level=0.9)
+    curve = reliability_curve([0.8] * 10, [1] * 7 + [0] * 3, binning=Binning(1), level=0.9)
     z = normal.ppf(0.95)
     half = z * math.sqrt(0.7 * 0.3 / 10 + z**2 / 400) / (1 + z**2 / 10)
     low, high = curve.loc[0, ["accuracy_low", "accuracy_high"]]
@@ -720,7 +720,7 @@ def test_bucket_edges_of_the_seeds(dtype: type) -> None:
     # .5, .7 and .9: "≥ .90, [.70, .90), [.50, .70)" is closed left, "> .90" right.
     p = np.array([0.5, 0.7, 0.9], dtype=dtype)
     for closed, places in [("left", [5, 7, 9]), ("right", [4, 6, 8])]:
-        bins = make_bins(p, n_bins=10, closed=closed)  # type: ignore[arg-type]
+        bins = make_bins(p, binning=Binning(10, closed=closed))  # type: ignore[arg-type]
         assert list(bins.index(p)) == places
 
 
@@ -738,7 +738,7 @@ def test_shares_fall_where_fractions_say(n_bins: int, closed: Any, dtype: type) 
     else:
         expected = [max(math.ceil(place) - 1, 0) for place in places]
     p = np.array([k.numerator / k.denominator for k in shares]).astype(dtype)
-    bins = make_bins(p, n_bins=n_bins, closed=closed)
+    bins = make_bins(p, binning=Binning(n_bins, closed=closed))
     np.testing.assert_array_equal(bins.index(p), expected)
 
 
@@ -772,19 +772,19 @@ def test_all_functions_use_the_same_edges(closed: Any, dtype: type) -> None:
 
 def test_a_value_just_off_an_edge_is_not_on_it() -> None:
     near = np.array([0.7 - 3e-7, 0.7 - 1e-12, 0.7 + 1e-12, 0.7 + 3e-7])
-    bins = make_bins(np.array([0.5]), n_bins=10)
+    bins = make_bins(np.array([0.5]), binning=Binning(10))
     assert list(bins.index(near)) == [6, 7, 7, 7]
-    right = make_bins(np.array([0.5]), n_bins=10, closed="right")
+    right = make_bins(np.array([0.5]), binning=Binning(10, closed="right"))
     assert list(right.index(near)) == [6, 6, 6, 7]
 
 
-@given(p=st.lists(st.floats(0, 1), min_size=1), n_bins=st.integers(1, 40))
+@given(p=st.lists(st.floats(0, 1), min_size=1), binning=Binning(st.integers)(1, 40))
 def test_what_went_through_single_precision_stays_in_its_bin(
     p: list[float], n_bins: int
 ) -> None:
     double = np.array([*p, *(k / n_bins for k in range(n_bins + 1))])
     for closed in ("left", "right"):
-        bins = make_bins(double, n_bins=n_bins, closed=closed)  # type: ignore[arg-type]
+        bins = make_bins(double, binning=Binning(n_bins, closed=closed))  # type: ignore[arg-type]
         expected = bins.index(double)
         single = double.astype(np.float32)
         for stored in (single, single.astype(float), np.array(single.tolist())):
@@ -797,7 +797,7 @@ def test_error_of_shares_that_went_through_single_precision(store: Any) -> None:
     # 1 − .9 make (.3 + .4 + .4 + .1 + .1) / 6.
     p, y = [0.3, 0.6, 0.7, 0.1, 0.7, 0.9], [0, 1, 0, 0, 1, 1]
     for rows in (p, store(p)):
-        found = expected_calibration_error(rows, y, n_bins=10)
+        found = expected_calibration_error(rows, y, binning=Binning(10))
         assert found == pytest.approx(1.3 / 6, abs=1e-6)
 
 
@@ -814,21 +814,21 @@ def test_zero_and_one_have_a_bin(strategy: Any, closed: Any) -> None:
 @pytest.mark.parametrize("crowd", [1.0, 0.9])
 def test_a_crowd_of_equal_values_has_a_bin_of_equal_mass(crowd: float) -> None:
     p = np.array([0.3] * 3 + [crowd] * 9)
-    sums = binned(p, np.ones(12), n_bins=6, strategy="quantile")
+    sums = binned(p, np.ones(12), binning=Binning(6, "quantile"))
     assert list(sums.filled.count) == [3, 9]
 
 
 def test_a_crowd_at_zero_has_a_bin_of_equal_mass() -> None:
     p = np.array([0.0] * 9 + [0.7] * 3)
     for closed in ("left", "right"):
-        sums = binned(p, np.ones(12), n_bins=6, strategy="quantile", closed=closed)
+        sums = binned(p, np.ones(12), binning=Binning(6, "quantile", closed=closed))
         assert list(sums.filled.count) == [9, 3]
 
 
 @pytest.mark.parametrize(("n", "bins"), [(100, 20), (103, 20), (20, 20), (7, 3)])
 def test_bins_of_equal_mass_hold_the_parts_of_array_split(n: int, bins: int) -> None:
     p = np.random.default_rng(0).random(n)
-    sums = binned(p, np.zeros(n), n_bins=bins, strategy="quantile")
+    sums = binned(p, np.zeros(n), binning=Binning(bins, "quantile"))
     parts = np.array_split(np.sort(p), bins)
     np.testing.assert_array_equal(sums.count, [len(part) for part in parts])
     np.testing.assert_allclose(sums.confidence, [part.sum() for part in parts])
@@ -837,13 +837,13 @@ def test_bins_of_equal_mass_hold_the_parts_of_array_split(n: int, bins: int) -> 
 def test_equal_values_stay_together_in_bins_of_equal_mass() -> None:
     p = np.array([0.1, 0.2, 0.2, 0.2, 0.2, 0.9])
     for closed, counts in [("left", [1, 5]), ("right", [5, 1])]:
-        sums = binned(p, np.zeros(6), n_bins=3, strategy="quantile", closed=closed)
+        sums = binned(p, np.zeros(6), binning=Binning(3, "quantile", closed=closed))
         assert list(sums.filled.count) == counts
 
 
 def test_rows_beyond_one_block_are_summed() -> None:
     p, y = forecasts(150_001, seed=13)
-    sums = binned(p, y, n_bins=10)
+    sums = binned(p, y, binning=Binning(10))
     count, _ = np.histogram(p, np.linspace(0, 1, 11))
     np.testing.assert_array_equal(sums.count, count)
     correct, _ = np.histogram(p[y == 1], np.linspace(0, 1, 11))
@@ -1008,7 +1008,7 @@ def test_debiased_error_by_hand(norm: Any) -> None:
         "l1": 0.8 - folded,
     }[norm]
     found = debiased_calibration_error(
-        [0.9] * 10, [1] * 5 + [0] * 5, n_bins=1, norm=norm
+        [0.9] * 10, [1] * 5 + [0] * 5, binning=Binning(1), norm=norm
     )
     assert found == pytest.approx(expected)
 
@@ -1016,24 +1016,24 @@ def test_debiased_error_by_hand(norm: Any) -> None:
 def test_debiased_l1_error_is_the_mean_over_normal_draws() -> None:
     # As verified_calibration does it: by drawing.
     p, y = forecasts(400, seed=14)
-    sums = binned(p, y, n_bins=8, strategy="quantile")
+    sums = binned(p, y, binning=Binning(8, "quantile"))
     rng = np.random.default_rng(0)
     spread = np.sqrt(sums.accuracy * (1 - sums.accuracy) / sums.count)
     drawn = rng.normal(sums.accuracy, spread, (200_000, 8))
     plain = np.abs(sums.mean_confidence - sums.accuracy) @ sums.weight
     mean = np.mean(np.abs(sums.mean_confidence - drawn) @ sums.weight)
-    found = debiased_calibration_error(p, y, n_bins=8, norm="l1")
+    found = debiased_calibration_error(p, y, binning=Binning(8), norm="l1")
     assert found == pytest.approx(2 * plain - mean, abs=3e-4)
 
 
 def test_debiased_root_is_never_below_zero() -> None:
-    assert debiased_calibration_error(P, Y, n_bins=4) < 0
-    assert debiased_calibration_error(P, Y, n_bins=4, norm="l2") == 0
+    assert debiased_calibration_error(P, Y, binning=Binning(4)) < 0
+    assert debiased_calibration_error(P, Y, binning=Binning(4), norm="l2") == 0
 
 
 def test_a_bin_of_one_row_counts_as_zero_in_the_debiased_error() -> None:
     p, y = [0.2] + [0.9] * 4, [1, 1, 1, 0, 0]
-    found = debiased_calibration_error(p, y, strategy="distinct")
+    found = debiased_calibration_error(p, y, binning=Binning(strategy="distinct"))
     assert found == pytest.approx(4 / 5 * (0.16 - 0.25 / 3))
 
 
@@ -1200,7 +1200,7 @@ def test_input_is_left_as_it_is() -> None:
 TAKE_ROWS: dict[str, Callable[[Any, Any], Any]] = {
     "ece": expected_calibration_error,
     "mce": maximum_calibration_error,
-    "debiased": lambda p, y: debiased_calibration_error(p, y, n_bins=1),
+    "debiased": lambda p, y: debiased_calibration_error(p, y, binning=Binning(1)),
     "sweep": sweep_calibration_error,
     "smooth": smooth_calibration_error,
     "brier": brier_score,
@@ -1214,7 +1214,7 @@ TAKE_ROWS: dict[str, Callable[[Any, Any], Any]] = {
     "report": calibration_metrics,
     "bootstrap": bootstrap_interval,
     "own bootstrap": lambda p, y: bootstrap_interval(p, y, brier_score),
-    "bootstraps": lambda p, y: bootstrap_intervals(p, y, ["gap"]),
+    "bootstraps": lambda p, y: bootstrap_interval(p, y, ["gap"]),
     "floor": lambda p, _: noise_floor(p),
     "labels": lambda p, _: labels_needed(p),
 }
@@ -1315,7 +1315,7 @@ BINNED: dict[str, Callable[..., Any]] = {
     "curve": reliability_curve,
     "report": calibration_metrics,
     "bootstrap": bootstrap_interval,
-    "bootstraps": lambda p, y, **rule: bootstrap_intervals(p, y, ["ece"], **rule),
+    "bootstraps": lambda p, y, **rule: bootstrap_interval(p, y, ["ece"], **rule),
     "floor": lambda p, y, **rule: noise_floor(p, **rule),
     "labels": lambda p, y, **rule: labels_needed(p, **rule),
     "classwise": lambda p, y, **rule: classwise_calibration_error(
@@ -1488,7 +1488,7 @@ def test_one_outcome_only(y: int) -> None:
 def test_fewer_rows_than_bins() -> None:
     assert expected_calibration_error([0.2, 0.9], [0, 1]) == pytest.approx(0.15)
     with pytest.raises(ValueError, match="it is 20, and there are 2 rows"):
-        expected_calibration_error([0.2, 0.9], [0, 1], strategy="quantile")
+        expected_calibration_error([0.2, 0.9], [0, 1], binning=Binning(strategy="quantile"))
     with pytest.raises(ValueError, match="it is 20, and there are 2 rows"):
         debiased_calibration_error([0.2, 0.9], [0, 1])
 
@@ -1595,13 +1595,13 @@ def test_report_intervals_are_those_of_the_functions(
 ) -> None:
     p, y = rows
     report = calibration_metrics(p, y, n_resamples=300, level=0.9)
-    found = bootstrap_intervals(
+    found = bootstrap_interval(
         p, y, ["gap", "squared", "brier", "auroc"], n_resamples=300, level=0.9, rng=0
     )
     assert (report.gap, report.squared, report.brier, report.auroc) == tuple(
         found.values()
     )
-    curve = reliability_curve(p, y, n_bins=1, level=0.9)
+    curve = reliability_curve(p, y, binning=Binning(1), level=0.9)
     assert report.accuracy[1:] == pytest.approx(
         tuple(curve.loc[0, ["accuracy_low", "accuracy_high"]])
     )

@@ -420,7 +420,9 @@ class _Stored(BaseModel):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
-        own, names = self.by_class, [0] * len(set(self.classes))
+        own, names = self.by_class, [0] * len(self.classes)
+        if len(set(self.classes)) < len(names):
+            raise ValueError("classes must be different")
         tables: list[tuple[Any, ...]] = [
             (self.count, self.confidence, self.correct),
             (own.count, own.confidence, own.correct, names),
