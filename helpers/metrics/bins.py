@@ -76,10 +76,8 @@ class Bins:
             values = np.unique(confidence)
             inner = (values[1:] + values[:-1]) / 2
         elif n > len(confidence):
-            raise ValueError(
-                "n must not exceed the number of rows in bins of equal mass; it is "
-                f"{n}, and there are {len(confidence)} rows."
-            )
+            most = len(confidence)
+            raise ValueError(f"n must be at most {most}, the number of rows, not {n}.")
         else:
             inner = _quantile_edges(confidence, n)
         edges = np.concatenate([[0.0], inner, [1.0]])

@@ -416,9 +416,9 @@ def _read_sizes(predicted: ArrayLike, min_n: int) -> tuple[np.ndarray, np.ndarra
     codes, _ = _read_classes(predicted)
     sizes = np.bincount(codes)
     if sizes.max() < min_n:
+        most = sizes.max()
         raise ValueError(
-            f"min_n must be at most {sizes.max()}, the rows of the most frequent "
-            f"class, not {min_n}."
+            f"min_n must be at most {most}, of the largest class, not {min_n}."
         )
     return codes, sizes
 

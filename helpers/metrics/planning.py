@@ -96,8 +96,8 @@ def labels_needed(
     while (found := trial(high))[0] < power:
         if high >= most:
             raise ValueError(
-                f"most={most} labels do not certify an error below {target!r}; a "
-                f"perfect forecaster would show {found[2]:.4f} on average."
+                f"most={most} labels cannot certify {target!r}: the floor is "
+                f"{found[2]:.4f}."
             )
         low, high = high, min(2 * high, most)
     while high - low > max(1, high // 50):
@@ -112,9 +112,7 @@ def labels_needed(
 def _too_high_by(share: np.ndarray, stated: np.ndarray, target: float) -> np.ndarray:
     """True probabilities that make every confidence too high, by target on average."""
     if share @ stated < target:
-        raise ValueError(
-            f"target must be below the mean confidence; it is {target!r}, and the mean "
-            f"is {share @ stated:.4f}."
-        )
+        mean = share @ stated
+        raise ValueError(f"target must be below {mean:.4f}, the mean, not {target!r}.")
     shift = brentq(lambda by: share @ np.minimum(stated, by) - target, 0, 1)
     return np.maximum(stated - shift, 0.0)

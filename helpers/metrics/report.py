@@ -276,10 +276,8 @@ def calibration_metrics(
     if state != "in-sample" and evaluation is not None:
         state, n_fitted_on = evaluation, len(values) * (evaluation == "in-sample")
     elif evaluation == "held-out":
-        raise ValueError(
-            f"evaluation must not be 'held-out': {n_fitted_on} of the rows were fitted "
-            "on."
-        )
+        n = n_fitted_on
+        raise ValueError(f"evaluation must not be 'held-out'; {n} rows were fitted on.")
     names = ["gap", "squared", "brier", "auroc"]
     rule: Any = {"binning": binning, "rng": generator}
     draws: Any = {"groups": codes, "level": level, "n_resamples": n_resamples}

@@ -190,9 +190,9 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """
     values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     if outcome.all() or not outcome.any():
+        only = bool(outcome[0])
         raise ValueError(
-            f"correct must hold both outcomes to rank them; all {len(outcome)} rows "
-            f"are {bool(outcome[0])}."
+            f"correct must hold both outcomes to rank them; all are {only}."
         )
     return float(roc_auc_score(outcome, values))
 
@@ -300,9 +300,9 @@ def calibration_test(
     on_z = method == "spiegelhalter"
     inside = (values > 0) & (values < 1) & ~(on_z & (values == 0.5))
     if not inside.any():
+        off = ", off 0.5" if on_z else ""
         raise ValueError(
-            f"confidence must lie inside (0, 1), and off 0.5 for 'spiegelhalter', in "
-            f"some row; the first is {float(values[0])!r}."
+            f"confidence must lie inside (0, 1){off} in some row; none does."
         )
     # MAPIE breaks ties by a jitter that depends on the order; so the order is fixed.
     order = np.lexsort((-outcome, values))

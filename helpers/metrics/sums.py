@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import norm as normal
 from statsmodels.stats.proportion import proportion_confint
 
@@ -146,13 +146,11 @@ class CalibrationSums:
         for name in ("n_cells", "clip"):
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
-                raise ValueError(
-                    f"{name} must be the same in sums that are added; it is {mine!r} "
-                    f"and {its!r}."
-                )
+                raise ValueError(f"{name} must be the same in both: {mine!r}, {its!r}.")
         cells = (getattr(self.cells, x) + getattr(other.cells, x) for x in _SUMS)
         scalars: Any = {x: getattr(self, x) + getattr(other, x) for x in _SCALARS}
-        classes = _add_classes(pd.concat([self.classes, other.classes]))
+        rows = pd.concat([self.classes, other.classes])
+        classes = _add_classes(rows, rows.index)
         return replace(self, cells=BinSums(*cells), classes=classes, **scalars)
 
     def __repr__(self) -> str:
@@ -243,14 +241,12 @@ class CalibrationSums:
         the worst and the best order of the rows inside each cell, and :func:`auroc` of
         the rows lies between them. ``value`` is half way: rows of one cell are ties.
         """
+        n, n_correct = self.n, self.n_correct
+        if n_correct in (0, n):
+            raise ValueError(f"correct must hold both outcomes; {n_correct} of {n} do.")
         right = self.cells.correct.astype(float)
         wrong = self.cells.count - right
-        pairs = right.sum() * wrong.sum()
-        if not pairs:
-            raise ValueError(
-                f"correct must hold both outcomes to rank them; {self.n_correct:,} of "
-                f"{self.n:,} rows are correct."
-            )
+        pairs = n_correct * (n - n_correct)
         tied = float(right @ wrong / pairs)
         low = float(right @ (np.cumsum(wrong) - wrong) / pairs)
         return Interval(low + tied / 2, low, low + tied)
@@ -358,30 +354,31 @@ class CalibrationSums:
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """The sums that :meth:`to_dict` described; anything else is refused."""
         read = _Stored.model_validate(stored)
-        columns = read.by_class.model_dump()
+        cells = pd.DataFrame({name: getattr(read, name) for name in _SUMS})
+        rows = pd.DataFrame(read.by_class.model_dump())
+        for sums in (cells, rows):
+            parts = sums[["confidence", "correct"]]
+            if parts.gt(sums["count"] * (1 + 1e-9), axis=0).any(axis=None):
+                raise ValueError("confidence and correct must be at most count.")
         return cls(
-            cells=BinSums(*(np.array(getattr(read, name)) for name in _SUMS)),
-            classes=_add_classes(pd.DataFrame(columns, index=read.classes)),
+            cells=BinSums(*(cells[name].to_numpy() for name in _SUMS)),
+            classes=_add_classes(rows, read.classes),
             clip=read.clip,
             **{name: getattr(read, name) for name in _SCALARS},
         )
 
     def _some(self) -> int:
         if not self.n:
-            raise ValueError(
-                "correct must be known for at least one row; it is missing in all "
-                f"{self.n_unlabelled:,}."
-            )
+            n = self.n_unlabelled
+            raise ValueError(f"correct must be known of a row; it is of none of {n:,}.")
         return self.n
 
     def _width(self, n_bins: int) -> int:
         """How many cells make a bin."""
         width, rest = divmod(self.n_cells, check_count("n_bins", n_bins))
         if rest:
-            raise ValueError(
-                f"n_bins must divide the number of cells, {self.n_cells}; it is "
-                f"{n_bins}."
-            )
+            n = self.n_cells
+            raise ValueError(f"n_bins must divide the {n} cells; it is {n_bins}.")
         return width
 
 
@@ -418,26 +415,6 @@ class _Stored(BaseModel):
     classes: list[str]
     by_class: _Columns
 
-    @model_validator(mode="after")
-    def _go_together(self) -> Self:
-        own, names = self.by_class, [0] * len(self.classes)
-        if len(set(self.classes)) < len(names):
-            raise ValueError("classes must be different")
-        tables: list[tuple[Any, ...]] = [
-            (self.count, self.confidence, self.correct),
-            (own.count, own.confidence, own.correct, names),
-            (own.n_unlabelled, own.unlabelled_confidence, names),
-            ([sum(self.count)], [self.squared], [self.n_impossible]),
-            ([self.n_unlabelled], [self.unlabelled_confidence]),
-        ]
-        for whole, *parts in tables:
-            for part in parts:
-                if len(part) != len(whole):
-                    raise ValueError("cells, or classes, must have one of each sum")
-                if any(x > n * (1 + 1e-9) for x, n in zip(part, whole, strict=True)):
-                    raise ValueError(f"sums must be at most {whole}, not {part}")
-        return self
-
 
 def _by_class(
     values: np.ndarray, known: np.ndarray, right: np.ndarray, predicted: np.ndarray
@@ -453,11 +430,11 @@ def _by_class(
         "n_unlabelled": ~known,
         "unlabelled_confidence": np.where(known, 0.0, values),
     }
-    return _add_classes(pd.DataFrame(columns, index=predicted))
+    return _add_classes(pd.DataFrame(columns), predicted)
 
 
-def _add_classes(rows: pd.DataFrame) -> pd.DataFrame:
+def _add_classes(rows: pd.DataFrame, names: Any) -> pd.DataFrame:
     """Rows of the same class as one, in the order of their names."""
-    rows.index = pd.Index(rows.index, dtype=object, name="class")
+    rows.index = pd.Index(names, dtype=object, name="class")
     kinds = {name: float if "confidence" in str(name) else int for name in rows}
     return rows.astype(kinds).groupby(level=0).sum()
