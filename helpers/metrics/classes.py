@@ -52,8 +52,7 @@ def class_table(
         calibration.
     groups : array-like of shape (n,), optional
         Rows with the same value, such as the cases of a hospital, are not independent
-        of each other; the intervals allow for it. Strings are compared without regard
-        to case and white space.
+        of each other; the intervals allow for it.
     level : float, default=0.95
         Level of the intervals.
 
@@ -76,9 +75,7 @@ def class_table(
     confidence that is nearly always 1 less often.
 
     With groups, Student's interval counts groups, not rows; and Wilson's has the
-    effective number of rows n / deff (Korn and Graubard, Survey Methodology 24, 1998),
-    where deff is the variance of the accuracy between groups over that of independent
-    rows, but at least 1, and 1 where all rows are right, or all wrong.
+    effective number of rows n / deff (Korn and Graubard, Survey Methodology 24, 1998).
 
     Examples
     --------
@@ -146,15 +143,9 @@ def class_gap(
         Confidences in the prediction, in [0, 1].
     norm : {"l1", "squared"}, default="l1"
         The mean of the absolute gaps; or that of the squared gaps less what chance
-        alone would add, the sample variance of confidence − correct in the class over
-        its number of rows. That of one row is not known, and it counts as 0.
+        alone would add, which may be negative. A class of one row then counts as 0.
     min_n : int, default=1
         Leave out classes with fewer rows.
-
-    Returns
-    -------
-    float
-        "l1" is in [0, 1]. "squared" may be negative: the gaps cannot be told from 0.
 
     Examples
     --------
@@ -249,19 +240,10 @@ def class_gap_difference(
 
 
 class WeightedMean(NamedTuple):
-    """A mean over a survey.
+    """A mean over a survey, with its interval and standard error by the design.
 
-    Attributes
-    ----------
-    value : float
-        The weighted mean.
-    low, high : float
-        The interval's ends; NaN where the design leaves no degrees of freedom.
-    standard_error : float
-        By the design; NaN with the interval.
-    effective_n : float
-        Kish's effective number of rows, (Σw)² / Σw²: so many rows of equal weight
-        would say as much. It knows of the weights only, not of the clusters.
+    These are NaN where the design leaves no degrees of freedom. ``effective_n`` is
+    Kish's effective number of rows, (Σw)² / Σw², which knows of the weights only.
     """
 
     value: float
@@ -297,10 +279,6 @@ def weighted_mean(
         ``strata`` are compared without regard to case and white space.
     level : float, default=0.95
         Level of the interval.
-
-    Returns
-    -------
-    WeightedMean
 
     Notes
     -----

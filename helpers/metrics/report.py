@@ -63,15 +63,9 @@ class CalibrationReport:
     ----------
     confidence, correct : numpy.ndarray of shape (n,)
         The data.
-    gap : Interval
-        Mean confidence minus accuracy; positive is overconfident. As the next three
-        with a bootstrap interval.
-    squared : Interval
-        The debiased squared calibration error; it may be negative.
-    brier : Interval
-        Brier score of the confidence.
-    auroc : Interval
-        Ranking of right above wrong; NaN where all rows are right, or all wrong.
+    gap, squared, brier, auroc : Interval
+        Mean confidence minus accuracy, the debiased squared calibration error, Brier
+        score and AUROC, with bootstrap intervals.
     floor : NoiseFloor
         The ECE of a perfect forecaster with these confidences.
     curve : pandas.DataFrame
@@ -245,10 +239,8 @@ def calibration_metrics(
         predicts knows whether its rows were fitted on, and the report says so.
     correct : array-like of shape (n,)
         1 or True where the prediction was correct (or the event came), else 0.
-    binning : Binning, default=Binning()
-        The bins: see :func:`expected_calibration_error`.
-    groups : array-like of shape (n,), optional
-        Rows with the same value are drawn together in the bootstrap.
+    binning, groups
+        See :func:`bootstrap_interval`.
     evaluation : {"held-out", "in-sample"}, optional
         Whether the rows were fitted on, where the confidences do not know it. Rows
         that are known to be fitted on cannot be called held out.
