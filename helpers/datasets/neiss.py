@@ -148,7 +148,7 @@ def load_neiss(
 
 def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
     """What to read: paths and years, all of them checked."""
-    from .neiss_download import check_year
+    from .neiss_files import check_year
 
     if source is None:
         named = os.environ.get(NEISS_VARIABLE)
@@ -177,7 +177,7 @@ def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
 
 
 def _read(source: Path | int) -> pd.DataFrame:
-    from .neiss_download import download_neiss
+    from .neiss_files import download_neiss
 
     if isinstance(source, Path):
         return read_neiss_file(source)

@@ -232,12 +232,8 @@ def measure_neiss(
 ) -> pd.DataFrame:
     """The tidy table of a classifier on real cases, measured here and now.
 
-    Parameters and errors are those of :func:`neiss_log_proba`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What :func:`load_neiss_predictions` gives for the recorded cases.
+    Parameters and errors are those of :func:`neiss_log_proba`, the columns those of
+    :func:`load_neiss_predictions`.
     """
     return _table(neiss_log_proba(cases, how, model=model, train=train), cases)
 
