@@ -79,13 +79,6 @@ def load_reviews(
         "negative"), ``movie``, ``split``. No text occurs twice. The index tells the
         snippets apart whatever is drawn.
 
-    Raises
-    ------
-    ValueError
-        An unknown split, or more rows than there are.
-    helpers.fetch.FetchError
-        The data could not be fetched.
-
     Examples
     --------
     >>> load_reviews("test", n=3)["label"].isin(["positive", "negative"]).all()
@@ -139,11 +132,6 @@ def load_review_scores(
         ``p_positive``, ``off_label``, ``prediction``, ``confidence``, ``truth``,
         ``correct``, and ``movie``. ``attrs["source"]`` names model, prompt, labels.
 
-    Raises
-    ------
-    ValueError
-        Another split, or more rows than there are.
-
     Examples
     --------
     >>> scores = load_review_scores("test")
@@ -195,11 +183,6 @@ def load_review_signals(
     -------
     pandas.DataFrame
         Under the index of the reviews, what :func:`measure_review_signals` gives.
-
-    Raises
-    ------
-    ValueError
-        More rows than there are.
 
     Examples
     --------

@@ -137,11 +137,6 @@ def load_foods(question: str) -> pd.DataFrame:
         ``food``, ``truth`` (a boolean, or one of fruit, vegetable and herb; None where
         cooks differ) and ``note``.
 
-    Raises
-    ------
-    ValueError
-        An unknown question.
-
     Examples
     --------
     >>> load_foods("kind").loc[0, ["food", "truth"]].tolist()
@@ -176,11 +171,6 @@ def load_sentiment(split: str | None = None) -> pd.DataFrame:
         ``text``; ``label``, "positive" or "negative"; ``kind``, "clear", "sports",
         "news" or "contradictory"; ``tone``; ``family``, of texts alike in scene or
         phrasing; ``entity``, the thing they name, or ""; ``split``.
-
-    Raises
-    ------
-    ValueError
-        There is no such split.
 
     Examples
     --------
