@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,11 +15,21 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import check_outcomes, check_probabilities
 from ..metrics import CalibrationReport, calibration_metrics
-from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH, plain_texts, stamp
+from .style import (
+    DIAGONAL,
+    DOTS,
+    GREY,
+    LIMIT,
+    LOOKS,
+    PALETTE,
+    WIDTH,
+    plain_texts,
+    stamp,
+)
 
 _MOST_POINTS = 2000
 _LEAST = 50
-ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
+_ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
 
 
 @plain_texts
@@ -55,13 +66,8 @@ def confidence_histogram(
     ax.axvline(mean, color="black", linestyle="-", linewidth=1.5, label=label)
     if correct is not None:
         accuracy = check_outcomes(correct, confidence).mean()
-        ax.axvline(
-            accuracy,
-            color=PALETTE[1],
-            linestyle="--",
-            linewidth=1.5,
-            label=f"accuracy {accuracy:.3f}",
-        )
+        label = f"accuracy {accuracy:.3f}"
+        ax.axvline(accuracy, **LOOKS[1], linewidth=1.5, label=label)
     left = 0.5 if values.min() >= 0.5 else 0.0
     ax.set(xlim=(left, 1), xlabel="confidence", ylabel="number of predictions")
     ax.legend(loc="upper left")
@@ -133,37 +139,16 @@ def plot_reliability_diagram(
         linewidth=0,
         label=f"{report.level:.0%} if confidences were true",
     )
-    ax.errorbar(
-        curve["confidence"],
-        curve["accuracy"],
-        yerr=_bars(curve),
-        fmt="none",
-        ecolor="0.15",
-        elinewidth=1.2,
-        capsize=2,
-        zorder=4,
-    )
+    means = curve["confidence"], curve["accuracy"]
+    ends = curve["accuracy_low"], curve["accuracy_high"]
+    ax.vlines(means[0], *ends, color="0.15", linewidth=1.2, zorder=4)
     sizes = 12 + 140 * np.sqrt(curve["n"] / curve["n"].max())
-    ax.scatter(
-        curve["confidence"],
-        curve["accuracy"],
-        s=sizes,
-        color=PALETTE[1],
-        edgecolor="white",
-        zorder=3,
-        label="mean of a bin",
-    )
+    look: dict[str, Any] = {"color": PALETTE[1], "edgecolor": "white", "zorder": 3}
+    ax.scatter(*means, s=sizes, **look, label="mean of a bin")
     if counts:
-        for row in curve.itertuples():
-            ax.annotate(
-                f"{row.n:,}",
-                (row.confidence, 1.05),
-                ha="center",
-                va="bottom",
-                rotation=60,
-                fontsize=7,
-                color="0.3",
-            )
+        above: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 60}
+        for place, n in zip(curve["confidence"], curve["n"], strict=True):
+            ax.text(place, 1.05, f"{n:,}", fontsize=7, color="0.3", **above)
     left = np.floor(10 * report.confidence.min()) / 10 - 0.03
     ax.set(xlim=(left, 1.03), ylim=(-0.05, 1.14 if counts else 1.05))
     ax.set(xlabel="confidence", ylabel="accuracy")
@@ -237,14 +222,10 @@ def plot_calibration_map(
     grid = np.linspace(low, high, 2001)
     ax.plot([low, high], [low, high], **DIAGONAL, label="unchanged")
     for at, (name, predict) in enumerate(maps.items()):
-        colour = PALETTE[at % len(PALETTE)]
-        line = LINES[at % len(LINES)]
-        values = np.asarray(predict(grid))
-        ax.plot(grid, values, color=colour, linestyle=line, label=name)
+        ax.plot(grid, np.asarray(predict(grid)), **LOOKS[at], label=name)
         if mark is not None:
             value = float(np.asarray(predict(np.array([mark])))[0])
-            marker = MARKERS[at % len(MARKERS)]
-            ax.plot([mark], [value], color=colour, marker=marker, markersize=6)
+            ax.plot([mark], [value], **DOTS[at], markersize=6)
     if mark is not None:
         ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
     ax.set(xlim=(low, high), xlabel="score", ylabel="calibrated confidence")
@@ -284,24 +265,22 @@ def plot_accuracy_by_threshold(
     ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
     thresholds = np.linspace(low, 1, 201)
     _zones(ax, low)
-    ax.plot([low, 1], [low, 1], color="black", linewidth=1, linestyle=":")
+    ax.plot([low, 1], [low, 1], **LIMIT)
     floor = 1.0
     for at, (name, report) in enumerate(reports.items()):
         answered, right = _above(report, thresholds)
         some = answered >= _LEAST
         accuracy = right[some] / answered[some]
         ends = proportion_confint(right[some], answered[some], method="wilson")
-        colour = PALETTE[at % len(PALETTE)]
-        line = LINES[at % len(LINES)]
-        label = name + _suffix(report)
+        label = name + (" (IN-SAMPLE)" if report.evaluation == "in-sample" else "")
         if target is not None:
             (count,), (good,) = _above(report, np.array([target]))
             if count:
-                marker = MARKERS[at % len(MARKERS)]
-                ax.plot([target], [good / count], color=colour, marker=marker)
+                ax.plot([target], [good / count], **DOTS[at])
                 label += f": {count:,} from {target:g} on, {good / count:.1%} right"
-        ax.plot(thresholds[some], accuracy, color=colour, linestyle=line, label=label)
-        ax.fill_between(thresholds[some], *ends, color=colour, alpha=0.15, linewidth=0)
+        ax.plot(thresholds[some], accuracy, **LOOKS[at], label=label)
+        band: dict[str, Any] = {"color": LOOKS[at]["color"], "alpha": 0.15}
+        ax.fill_between(thresholds[some], *ends, **band, linewidth=0)
         floor = min(floor, accuracy.min(initial=1.0))
     ax.set(xlim=(low, 1), ylim=(min(floor, low + 0.2) - 0.05, 1.05))
     ax.set(xlabel="threshold on the confidence", ylabel="accuracy above it")
@@ -324,13 +303,6 @@ def _single_predictions(report: CalibrationReport, seed: int, ax: Axes) -> None:
         rasterized=True,
         label="single prediction",
     )
-
-
-def _bars(curve: pd.DataFrame) -> np.ndarray:
-    accuracy = curve["accuracy"]
-    below = (accuracy - curve["accuracy_low"]).clip(lower=0)
-    above = (curve["accuracy_high"] - accuracy).clip(lower=0)
-    return np.stack([below, above])
 
 
 def _panel(report: CalibrationReport, ax: Axes) -> None:
@@ -357,10 +329,6 @@ def _panel(report: CalibrationReport, ax: Axes) -> None:
     )
 
 
-def _suffix(report: CalibrationReport) -> str:
-    return " (IN-SAMPLE)" if report.evaluation == "in-sample" else ""
-
-
 def _above(
     report: CalibrationReport, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -374,20 +342,12 @@ def _above(
 
 def _zones(ax: Axes, low: float) -> None:
     top = 1.0
-    for at, (start, name) in enumerate(ZONES):
+    for at, (start, name) in enumerate(_ZONES):
         if top > low:
             left = max(start, low)
             ax.axvspan(left, top, color=GREY, alpha=(0.0, 0.08, 0.16, 0.24)[at])
-            ax.text(
-                (left + top) / 2,
-                0.98,
-                name,
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va="top",
-                fontsize=8,
-                color="0.3",
-            )
+            place = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
+            ax.text((left + top) / 2, 0.98, name, fontsize=8, color="0.3", **place)
         top = start
 
 
