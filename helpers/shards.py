@@ -84,7 +84,7 @@ class Source:
     def __init__(self, given: list[Any], columns: Columns, rows_per_block: int) -> None:
         self._given, self._step = given, rows_per_block
         self._files = _find_files(given)
-        self.columns = _resolve(columns, self._files)
+        self.columns, self._names = _resolve(columns, self._files)
         self._seen = [_status(path) for path in self._files]
         self.plan = {"files": _hashes(self._files), **asdict(self.columns)}
         self.plan["rows_per_block"] = rows_per_block
@@ -98,10 +98,9 @@ class Source:
     def blocks(self, done: set[int]) -> Iterator[Block]:
         """The blocks that are not done yet, from files that are as they were seen."""
         number = before = 0
-        names = _wanted(self.columns)
         files = zip(self._files, self._seen, self._counts, strict=True)
         for path, seen, count in files:
-            pieces = _pieces(path, names, self._step)
+            pieces = _pieces(path, self._names, self._step)
             for first in range(0, count, self._step):
                 try:
                     table, faults = next(pieces)
@@ -167,20 +166,13 @@ def _hashes(files: Sequence[Path]) -> list[list[str]]:
 
 def _changed(what: Path | str) -> RuntimeError:
     return RuntimeError(
-        f"source must stay as it is while it is classified; {what} has changed. The "
-        "results so far are of the files as they were: put these back, or classify "
-        "those that are there now into another folder."
+        f"source must stay as it is while it is classified; {what} has changed. Put "
+        "back what was there, or classify what is there now into another folder."
     )
 
 
-def _wanted(columns: Columns) -> list[str]:
-    """All columns that are read, each once."""
-    names = (columns.text, columns.truth, *(columns.keep or ()))
-    return list(dict.fromkeys(name for name in names if name is not None))
-
-
-def _resolve(columns: Columns, files: Sequence[Path]) -> Columns:
-    """Find the columns in all files, of one type each, and with names that are free."""
+def _resolve(columns: Columns, files: Sequence[Path]) -> tuple[Columns, list[str]]:
+    """Find the columns in all files, of one type each; and all that are read."""
     if isinstance(columns.keep, str):
         raise ValueError(f"keep must be a list of columns, not {columns.keep!r}.")
     types = {path: _types(path) for path in files}
@@ -190,21 +182,20 @@ def _resolve(columns: Columns, files: Sequence[Path]) -> Columns:
         kept = [name for name in first if name not in roles.values()]
     own = [] if columns.id is None or columns.id in kept else [columns.id]
     chosen = replace(columns, keep=[*own, *dict.fromkeys(kept)])
-    wanted = _wanted(chosen)
+    names = [*roles.values(), *(chosen.keep or ())]
+    wanted = list(dict.fromkeys(name for name in names if name is not None))
     for path, found in types.items():
-        compared = wanted if columns.keep is not None else {*wanted, *found, *first}
-        if any(
-            name not in found or found[name] != first.get(name) for name in compared
-        ):
+        others = {name for name in found if columns.keep is None}
+        if any(found.get(name) != first.get(name, name) for name in {*wanted, *others}):
             raise ValueError(
                 f"source must have the columns {wanted}, of one type each, and others "
-                f"only where those to keep are named; {path} has {_told(found)}, "
-                f"{files[0]} {_told(first)}."
+                f"only where those to keep are named; {path} has {found}, {files[0]} "
+                f"{first}."
             )
     for role, named in roles.items():
         if named is not None and first[named] != pa.string():
             raise ValueError(f"{role} must be strings; {named!r} is {first[named]}.")
-    return chosen
+    return chosen, wanted
 
 
 def _types(path: Path) -> dict[str, pa.DataType]:
@@ -227,10 +218,6 @@ def _types(path: Path) -> dict[str, pa.DataType]:
     if len(set(names)) < len(names):
         raise ValueError(f"source must not name columns twice; {path} has {names!r}.")
     return dict(zip(names, types, strict=True))
-
-
-def _told(types: dict[str, pa.DataType]) -> str:
-    return ", ".join(f"{name!r} ({kind})" for name, kind in types.items())
 
 
 def _is_csv(path: Path) -> bool:
@@ -284,7 +271,9 @@ def _pieces(
                 for at, row in enumerate(some)
                 if len(row) != len(there)
             }
-            cells = zip(*([*row, *there][: len(there)] for row in some), strict=True)
+            cells = zip(
+                *([*row, *[""] * len(there)][: len(there)] for row in some), strict=True
+            )
             columns = dict(zip(there, cells, strict=True))
             yield pa.table({name: _raw(columns[name]) for name in names}), faults
         return
@@ -313,12 +302,11 @@ def _as_text(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
     for place, name in enumerate(table.column_names):
         if _is_text(table[name].type):
             raw = table[name].cast(pa.large_binary()).to_pylist()
-            texts = [value and value.decode("utf-8", "replace") for value in raw]
+            texts = [v if v is None else v.decode("utf-8", "replace") for v in raw]
             for at, (text, value) in enumerate(zip(texts, raw, strict=True)):
                 if text and text.encode() != value:
                     broken[at] = f"Its {name} is not UTF-8."
-            column = pa.array([None if t is None else t or "" for t in texts])
-            table = table.set_column(place, name, column.cast(pa.string()))
+            table = table.set_column(place, name, pa.array(texts, pa.string()))
     return table, broken
 
 
@@ -339,9 +327,9 @@ class Folder:
             known = self._check(plan)  # somebody may have come first
             blocks = range(n_blocks)
             self._refuse_all_but({(kind, at) for kind in _KINDS for at in blocks})
-            done = {
-                at for at in blocks if at in known and self._is_whole(at, known[at])
-            }
+            # Blocks whose source is not known any more are not mixed with others.
+            told = known if "source" in known else {}
+            done = {at for at in blocks if at in told and self._is_whole(at, told[at])}
             keys = {"source", *done, *(["end"] if len(done) == n_blocks else [])}
             self._known = {"plan": plan} | {at: known[at] for at in known if at in keys}
             lines = [_line(key, told) for key, told in self._known.items()]

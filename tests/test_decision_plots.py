@@ -34,6 +34,8 @@ from helpers.decisions import (
 from helpers.metrics import RiskCoverage, risk_coverage_curve
 from helpers.metrics.resampling import Interval
 
+Data = tuple[np.ndarray, np.ndarray]
+
 
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
@@ -43,14 +45,14 @@ def closed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def data() -> tuple[np.ndarray, np.ndarray]:
+def data() -> Data:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1, 600)
     return confidence, rng.random(600) < confidence
 
 
 @pytest.fixture(scope="module")
-def certified(data: tuple[np.ndarray, np.ndarray]) -> CertifiedThreshold:
+def certified(data: Data) -> CertifiedThreshold:
     return choose_threshold(*data, max_risk=0.15)
 
 
@@ -161,42 +163,29 @@ def test_few_thresholds_are_drawn(grid: list[float], n: int, left: float) -> Non
 # Buckets
 
 
-def test_buckets_draw_accuracies_intervals_and_confidences(
-    data: tuple[np.ndarray, np.ndarray],
-) -> None:
-    table = bucket_table(*data)[:3]
+def test_buckets_draw_accuracies_intervals_and_confidences() -> None:
+    table = bucket_table([0.95] * 1500 + [0.55] * 500, np.arange(2000) % 9 > 0)
     ax = plots.plot_buckets(table)
-    kept = bars(ax, "accuracy")
-    at = middle(kept)
-    assert at[:, 0] == pytest.approx(table["accuracy"].values)
-    assert ends(kept, 0, 0) == pytest.approx(table[["low", "high"]].values)
-    stated = points(ax, "mean confidence")
-    assert stated[:, 0] == pytest.approx(table["mean_confidence"].values)
+    found = table[table["n"] > 0]
+    kept, stated = bars(ax, "accuracy"), points(ax, "mean confidence")
+    assert middle(kept)[:, 0] == pytest.approx(found["accuracy"].values)
+    assert ends(kept, 0, 0) == pytest.approx(found[["low", "high"]].values)
+    assert stated[:, 0] == pytest.approx(found["mean_confidence"].values)
     assert line(ax, "mean confidence").get_markerfacecolor() == "white"
     # Both stay in the row of their bucket, and do not hide one another.
-    for rows in (at[:, 1], stated[:, 1]):
-        assert np.round(rows).tolist() == [0, 1, 2]
-    assert (np.abs(at[:, 1] - stated[:, 1]) > 0.2).all()
+    for rows in (middle(kept)[:, 1], stated[:, 1]):
+        assert np.round(rows).tolist() == [0, 2] and ax.yaxis_inverted()
+    assert (np.abs(middle(kept)[:, 1] - stated[:, 1]) > 0.2).all()
     assert legend(ax) == ["accuracy and its interval", "mean confidence"]
-
-
-def test_buckets_say_how_many_rows_they_hold_and_the_highest_is_on_top() -> None:
-    table = bucket_table([0.95] * 1500 + [0.55] * 500, [1] * 2000)
-    ax = plots.plot_buckets(table)
     assert [text.get_text() for text in ax.get_yticklabels()] == [
         "auto-approve (≥ 0.9)\n1,500 (75.0%)",
         "review (0.7 to under 0.9)\nnone",
         "manual check (0.5 to under 0.7)\n500 (25.0%)",
         "manual (< 0.5)\nnone",
     ]
-    assert ax.yaxis_inverted()
-    for marks in (points(ax, "mean confidence"), middle(bars(ax, "accuracy"))):
-        assert np.round(marks[:, 1]).tolist() == [0, 2]
 
 
-def test_buckets_at_the_ends_stay_in_the_figure_and_empty_ones_are_blank() -> (
-    None
-):
+def test_buckets_at_the_ends_stay_in_the_figure_and_empty_ones_are_blank() -> None:
     for confidence, correct in (([0.0], [0]), ([1.0] * 10**4, [1] * 10**4)):
         buckets = Buckets([0.5], ["a", "b"])
         ax = plots.plot_buckets(bucket_table(confidence, correct, buckets))
@@ -270,18 +259,22 @@ def test_costs_mark_a_choice_of_reviewing_all() -> None:
     assert at == pytest.approx(points(ax, "review all"))
 
 
-def test_costs_mark_where_the_break_even_cuts() -> None:
-    # What has a confidence of 0.75 or more are the two rows from 0.8 on.
-    ax = plots.plot_cost_curve(CURVE, break_even=0.75)
-    assert points(ax, "break-even") == pytest.approx(np.array([[0.5, 0.5]]))
-    assert "break-even 0.75: 0.5" in legend(ax)
-    ax = plots.plot_cost_curve(CURVE, x="threshold", break_even=0.75)
-    assert points(ax, "break-even") == pytest.approx(np.array([[0.75, 0.5]]))
-    # A row at the break-even is automated.
-    ax = plots.plot_cost_curve(CURVE, break_even=0.7)
-    assert points(ax, "break-even") == pytest.approx(np.array([[0.75, 1.25]]))
-    ax = plots.plot_cost_curve(CURVE, break_even=0.95)
-    assert points(ax, "break-even").tolist() == [[0, 1]]
+@pytest.mark.parametrize(
+    ("x", "break_even", "at"),
+    [
+        # What has a confidence of 0.75 or more are the two rows from 0.8 on.
+        ("coverage", 0.75, [0.5, 0.5]),
+        ("threshold", 0.75, [0.75, 0.5]),
+        ("coverage", 0.7, [0.75, 1.25]),  # a row at the break-even is automated
+        ("coverage", 0.95, [0, 1]),
+    ],
+)
+def test_costs_mark_where_the_break_even_cuts(
+    x: Any, break_even: float, at: list[float]
+) -> None:
+    ax = plots.plot_cost_curve(CURVE, x=x, break_even=break_even)
+    assert points(ax, "break-even").tolist() == [pytest.approx(at)]
+    assert f"break-even {break_even:g}: {at[1]:g}" in legend(ax)
 
 
 def test_costs_of_some_thresholds_mark_only_the_ends_they_have() -> None:
@@ -385,7 +378,7 @@ def test_monitor_draws_tiny_evidence_on_the_edge(monitor: AccuracyMonitor) -> No
 
 
 def test_risk_lines_begin_with_twenty_rows(
-    data: tuple[np.ndarray, np.ndarray],
+    data: Data,
 ) -> None:
     curve = risk_coverage_curve(*data)
     ax = plots.plot_risk_coverage({"raw": curve}, max_risk=0.2)
@@ -415,7 +408,7 @@ def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
 
 
 def test_risk_marks_have_intervals_both_ways(
-    data: tuple[np.ndarray, np.ndarray],
+    data: Data,
 ) -> None:
     curve = risk_coverage_curve(*data)
     found = verify(0.8, *data, max_risk=0.1)

@@ -247,6 +247,9 @@ def test_csv_rows_that_cannot_be_read_are_bad(tmp_path: Path) -> None:
         NO_TEXT,
     ]
     assert read_results(tmp_path / "out")["id"].tolist() == ["1", "6"]
+    (tmp_path / "b.csv").write_text("text,id\nfine,1\nshort\n")
+    run_here(tmp_path / "b.csv", tmp_path / "b", id="id")
+    assert read_bad_rows(tmp_path / "b")["id"].tolist() == [""]
 
 
 SAME = {
@@ -375,7 +378,7 @@ def test_every_row_comes_out_once(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": "review"}, "source must have the columns .'review'.*'name' .string"),
+        ({"text": "review"}, "source must have the columns .'review'.*'name'"),
         ({"id": "number"}, "source must have the columns .*'number'"),
         ({"keep": ["colour"]}, "source must have the columns .*'colour'"),
         ({"keep": "name"}, "keep must be a list of columns, not 'name'"),
@@ -696,6 +699,18 @@ def test_what_was_finished_and_is_damaged_is_told_and_done_again(
     assert 1 <= done.blocks_now <= 3
     pd.testing.assert_frame_equal(read_results(out), table)
     pd.testing.assert_frame_equal(read_bad_rows(out), bad)
+
+
+def test_blocks_of_a_forgotten_source_are_not_mixed_with_others(
+    finished: Finished,
+) -> None:
+    source, out, *_ = finished
+    journal = out / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'["source', b'["sourze', 1))
+    shards(out)[0].unlink()
+    done = run_here(source, out, lambda: ByLength("2"), rows_per_block=10)
+    assert (done.blocks_before, done.blocks_now) == (0, 5)
+    assert read_results(out).attrs["source"] == {"model": "by length 2"}
 
 
 def test_results_that_are_lost_while_they_are_read(

@@ -35,10 +35,9 @@ from .learning import (
     plot_sample_size_progression,
     plot_threshold_progression,
 )
-from .style import HATCHES, LINES, MARKERS, PALETTE, style
+from .style import LINES, MARKERS, PALETTE, style
 
 __all__ = [
-    "HATCHES",
     "LINES",
     "MARKERS",
     "PALETTE",

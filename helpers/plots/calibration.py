@@ -112,37 +112,32 @@ def plot_reliability_diagram(
     -------
     matplotlib.axes.Axes
         With a stamp across it where rows were fitted on.
-
-    Raises
-    ------
-    ValueError
-        Confidences without outcomes, or bad data.
     """
     if not isinstance(report, CalibrationReport):
         if correct is None:
             raise ValueError("correct must be given with confidences; it is None.")
         report = calibration_metrics(report, correct)
     ax = ax or plt.subplots(figsize=(5.6, 5.2))[1]
+    look: dict[str, Any]
     curve = report.curve[report.curve["n"] > 0]
     if points:
-        _single_predictions(report, seed, ax)
+        rng = np.random.default_rng(seed)
+        rows = rng.permutation(report.n)[:_MOST_POINTS]
+        height = report.correct[rows] + rng.uniform(-0.025, 0.025, len(rows))
+        look = {"s": 4, "color": PALETTE[0], "alpha": 0.25, "linewidths": 0}
+        look |= {"rasterized": True, "label": "single prediction"}
+        ax.scatter(report.confidence[rows], height, **look)
     ax.plot([0, 1], [0, 1], **DIAGONAL, label="perfect calibration")
-    ax.bar(
-        curve["low"],
-        curve["band_high"] - curve["band_low"],
-        curve["high"] - curve["low"],
-        bottom=curve["band_low"],
-        align="edge",
-        color="0.5",
-        alpha=0.25,
-        linewidth=0,
-        label=f"{report.level:.0%} if confidences were true",
-    )
+    low, bottom = curve["low"], curve["band_low"]
+    size = {"height": curve["band_high"] - bottom, "width": curve["high"] - low}
+    look = {"align": "edge", "color": "0.5", "alpha": 0.25, "linewidth": 0}
+    look["label"] = f"{report.level:.0%} if confidences were true"
+    ax.bar(low, **size, bottom=bottom, **look)
     means = curve["confidence"], curve["accuracy"]
     ends = curve["accuracy_low"], curve["accuracy_high"]
     ax.vlines(means[0], *ends, color="0.15", linewidth=1.2, zorder=4)
     sizes = 12 + 140 * np.sqrt(curve["n"] / curve["n"].max())
-    look: dict[str, Any] = {"color": PALETTE[1], "edgecolor": "white", "zorder": 3}
+    look = {"color": PALETTE[1], "edgecolor": "white", "zorder": 3}
     ax.scatter(*means, s=sizes, **look, label="mean of a bin")
     if counts:
         above: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 60}
@@ -285,23 +280,6 @@ def plot_accuracy_by_threshold(
     ax.set(xlabel="threshold on the confidence", ylabel="accuracy above it")
     ax.legend(loc="lower left")
     return ax
-
-
-def _single_predictions(report: CalibrationReport, seed: int, ax: Axes) -> None:
-    rng = np.random.default_rng(seed)
-    n = len(report.confidence)
-    rows = rng.permutation(n)[:_MOST_POINTS]
-    height = report.correct[rows] + rng.uniform(-0.025, 0.025, len(rows))
-    ax.scatter(
-        report.confidence[rows],
-        height,
-        s=4,
-        color=PALETTE[0],
-        alpha=0.25,
-        linewidths=0,
-        rasterized=True,
-        label="single prediction",
-    )
 
 
 def _panel(report: CalibrationReport, ax: Axes) -> None:

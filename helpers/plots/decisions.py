@@ -46,8 +46,8 @@ def plot_tested_thresholds(
     """The risk above every threshold that was tested, and which thresholds passed.
 
     The solid line is the risk on the labelled rows, the dashed one its upper limit. A
-    dot on the dashed line is a threshold that passed. One whose limit is low enough may
-    lack it: too few rows lie above it to begin there, or one before it failed.
+    dot on the dashed line is a threshold that passed; one may lack it in spite of a low
+    limit, where few rows lie above it or one before it failed.
 
     Parameters
     ----------
@@ -124,12 +124,6 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        One row a bucket, the table's first on top; an empty one has no marks.
-
-    Raises
-    ------
-    ValueError
-        The table lacks a column, or rows.
 
     Examples
     --------
@@ -203,12 +197,6 @@ def plot_cost_curve(
     -------
     matplotlib.axes.Axes
         Infinite thresholds are drawn a little beyond the finite ones.
-
-    Raises
-    ------
-    ValueError
-        Another ``x``; a table that lacks a column or rows; a break-even that is above
-        all thresholds of the table.
 
     Examples
     --------
@@ -301,15 +289,8 @@ def plot_monitor(
     Returns
     -------
     list of matplotlib.axes.Axes
-        The accuracy of the first items, and how uncertain it is, may be cut off.
-        E-values are drawn between 0.0001 and 1000 / alpha; those beyond, such as
-        infinite ones, lie on the edge.
-
-    Raises
-    ------
-    ValueError
-        The table lacks a column or rows, a number is out of range, or the axes are
-        not two.
+        The course of the first items may be cut off. E-values beyond 0.0001 and
+        1000 / alpha lie on the edge.
 
     Examples
     --------
@@ -382,11 +363,6 @@ def plot_risk_coverage(
         A line begins with 20 accepted rows, or with a tenth of all rows if that is
         less: before, each error makes it jump. (Rows are counted in groups as large as
         the smallest one of equal confidence.) A line of few points shows them.
-
-    Raises
-    ------
-    ValueError
-        No curves, or a risk out of range.
 
     Examples
     --------

@@ -276,11 +276,6 @@ def plot_class_gaps(
     matplotlib.axes.Axes
         One row a class, the first on top. A confidence of which rows were fitted on
         says so in the legend.
-
-    Raises
-    ------
-    ValueError
-        No names or too many, or one that is no column of the table.
     """
     names = list(names)
     if not 1 <= len(names) <= len(PALETTE):
@@ -342,12 +337,6 @@ def plot_confusion(
     Returns
     -------
     matplotlib.axes.Axes
-
-    Raises
-    ------
-    ValueError
-        Another number of predictions than of true classes, none of either, a class
-        that is not in ``labels`` or is there twice, or an unknown way to normalise.
     """
     check_choice("normalise", "truth" if normalise is None else normalise, ("truth",))
     actual = check_labels(truth, "truth")
