@@ -447,10 +447,10 @@ def _on_ray(
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=paths):
             ray.init(crew.address or "local", **options)
-    actors = []
+    actors: list[Any] = []
     try:
         _warn_if_too_small(ray.nodes(), cores, crew.gpus)
-        actor_class = ray.remote(
+        actor_class: Any = ray.remote(
             num_cpus=cores,
             num_gpus=crew.gpus,
             max_restarts=-1,  # of the actor; its tasks set the limit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,9 +20,10 @@ from .style import (
     LIMIT,
     LOOKS,
     PALETTE,
+    STAMP,
     WIDTH,
+    Look,
     plain_texts,
-    stamp,
 )
 
 _MOST_POINTS = 2000
@@ -118,35 +118,35 @@ def plot_reliability_diagram(
             raise ValueError("correct must be given with confidences; it is None.")
         report = calibration_metrics(report, correct)
     ax = ax or plt.subplots(figsize=(5.6, 5.2))[1]
-    look: dict[str, Any]
     curve = report.curve[report.curve["n"] > 0]
     if points:
         rng = np.random.default_rng(seed)
         rows = rng.permutation(report.n)[:_MOST_POINTS]
         height = report.correct[rows] + rng.uniform(-0.025, 0.025, len(rows))
-        look = {"s": 4, "color": PALETTE[0], "alpha": 0.25, "linewidths": 0}
+        look = Look({"s": 4, "color": PALETTE[0], "alpha": 0.25, "linewidths": 0})
         look |= {"rasterized": True, "label": "single prediction"}
         ax.scatter(report.confidence[rows], height, **look)
     ax.plot([0, 1], [0, 1], **DIAGONAL, label="perfect calibration")
     low, bottom = curve["low"], curve["band_low"]
-    size = {"height": curve["band_high"] - bottom, "width": curve["high"] - low}
-    look = {"align": "edge", "color": "0.5", "alpha": 0.25, "linewidth": 0}
+    size = Look({"height": curve["band_high"] - bottom, "width": curve["high"] - low})
+    look = Look({"align": "edge", "color": "0.5", "alpha": 0.25, "linewidth": 0})
     look["label"] = f"{report.level:.0%} if confidences were true"
     ax.bar(low, **size, bottom=bottom, **look)
     means = curve["confidence"], curve["accuracy"]
     ends = curve["accuracy_low"], curve["accuracy_high"]
     ax.vlines(means[0], *ends, color="0.15", linewidth=1.2, zorder=4)
     sizes = 12 + 140 * np.sqrt(curve["n"] / curve["n"].max())
-    look = {"color": PALETTE[1], "edgecolor": "white", "zorder": 3}
+    look = Look({"color": PALETTE[1], "edgecolor": "white", "zorder": 3})
     ax.scatter(*means, s=sizes, **look, label="mean of a bin")
     if counts:
-        above: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 60}
+        above = Look({"ha": "center", "va": "bottom", "rotation": 60})
         for place, n in zip(curve["confidence"], curve["n"], strict=True):
             ax.text(place, 1.05, f"{n:,}", fontsize=7, color="0.3", **above)
     left = np.floor(10 * report.confidence.min()) / 10 - 0.03
     ax.set(xlim=(left, 1.03), ylim=(-0.05, 1.14 if counts else 1.05))
     ax.set(xlabel="confidence", ylabel="accuracy")
-    stamp(ax, report.evaluation)
+    if report.evaluation == "in-sample":
+        ax.text(**STAMP, transform=ax.transAxes)
     if panel:
         _panel(report, ax)
     return ax
@@ -273,7 +273,7 @@ def plot_accuracy_by_threshold(
                 ax.plot([target], [good / count], **DOTS[at])
                 label += f": {count:,} from {target:g} on, {good / count:.1%} right"
         ax.plot(thresholds[some], accuracy, **LOOKS[at], label=label)
-        band: dict[str, Any] = {"color": LOOKS[at]["color"], "alpha": 0.15}
+        band = Look({"color": LOOKS[at]["color"], "alpha": 0.15})
         ax.fill_between(thresholds[some], *ends, **band, linewidth=0)
         floor = min(floor, accuracy.min(initial=1.0))
     ax.set(xlim=(low, 1), ylim=(min(floor, low + 0.2) - 0.05, 1.05))
@@ -323,7 +323,9 @@ def _zones(ax: Axes, low: float) -> None:
         if top > low:
             left = max(start, low)
             ax.axvspan(left, top, color=GREY, alpha=(0.0, 0.08, 0.16, 0.24)[at])
-            place = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
+            place = Look(
+                {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
+            )
             ax.text((left + top) / 2, 0.98, name, fontsize=8, color="0.3", **place)
         top = start
 

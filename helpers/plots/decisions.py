@@ -22,11 +22,10 @@ from .style import (
     MARKERS,
     OPEN,
     PALETTE,
+    STAMP,
     WIDTH,
-    name_level,
-    name_rows,
+    Look,
     plain_texts,
-    stamp,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def plot_tested_thresholds(
     dot = _dot(place)
     label = "risk above the threshold"
     ax.plot(place, tested["risk"], **LOOKS[0], marker=dot, label=label)
-    mark = {"marker": "" if passed.any() else dot, "linewidth": 1.2}
+    mark = Look({"marker": "" if passed.any() else dot, "linewidth": 1.2})
     ax.plot(place, upper, **LOOKS[1], **mark, label="its upper limit")
     if passed.any():
         mark = DOTS[1] | {"marker": "o", "markersize": 3.5}
@@ -91,7 +90,7 @@ def plot_tested_thresholds(
             f"accept from {certified.threshold:g}: {certified.n_accepted:,} of "
             f"{certified.n_labels:,} rows ({_percent(certified.coverage)})"
         )
-        line = {"color": "0.3", "linewidth": 1.2, "linestyle": "-."}
+        line = Look({"color": "0.3", "linewidth": 1.2, "linestyle": "-."})
         ax.axvline(certified.threshold, **line, label=label)
     # Thresholds below the first that accepts all rows tell nothing new.
     whole = place[tested["n"] == tested["n"].max()]
@@ -142,18 +141,17 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     some = table["n"].to_numpy() > 0
     found = table[some]
     bars = _whiskers(found["low"], found["accuracy"], found["high"])
-    look = {"markersize": 6, "capsize": 3, "label": "accuracy and its interval"}
+    look = Look({"markersize": 6, "capsize": 3, "label": "accuracy and its interval"})
     ax.errorbar(found["accuracy"], places[some] - 0.13, xerr=bars, **DOTS[0], **look)
     look = DOTS[1] | {"marker": MARKERS[3], "markersize": 6, "label": "mean confidence"}
     ax.plot(found["mean_confidence"], places[some] + 0.13, **look, **OPEN)
     rows = zip(table.index, table["range"], table["n"], table["share"], strict=True)
-    name_rows(
-        ax,
-        [
-            f"{name} ({span})\n" + (f"{n:,} ({share:.1%})" if n else "none")
-            for name, span, n, share in rows
-        ],
-    )
+    names = [
+        f"{name} ({span})\n" + (f"{n:,} ({share:.1%})" if n else "none")
+        for name, span, n, share in rows
+    ]
+    ax.set_yticks(places, names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
     lowest = found[["low", "mean_confidence"]].to_numpy().min(initial=1.0)
     ax.set(xlim=(min(math.floor(10 * lowest) / 10, 0.9) - 0.02, 1.02))
     ax.set(xlabel="accuracy, mean confidence", ylabel="bucket, rows in it")
@@ -162,7 +160,8 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.axhline(place, color="0.9", linewidth=0.8)
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], labels[::-1], **ABOVE, ncols=2)
-    stamp(ax, table.attrs.get("evaluation"))
+    if table.attrs.get("evaluation") == "in-sample":
+        ax.text(**STAMP, transform=ax.transAxes)
     return ax
 
 
@@ -196,7 +195,6 @@ def plot_cost_curve(
     Returns
     -------
     matplotlib.axes.Axes
-        Infinite thresholds are drawn a little beyond the finite ones.
 
     Examples
     --------
@@ -253,7 +251,8 @@ def plot_cost_curve(
     if curve["cost"].min() >= 0:
         ax.set_ylim(bottom=0)
     ax.legend(**ABOVE, ncols=2)
-    stamp(ax, curve.attrs.get("evaluation"))
+    if curve.attrs.get("evaluation") == "in-sample":
+        ax.text(**STAMP, transform=ax.transAxes)
     return ax
 
 
@@ -279,10 +278,8 @@ def plot_monitor(
         The accuracy that was promised, in [0, 1].
     alpha : float, default=0.05
         That of the monitor: its alarm is raised where the e-value reaches 1 / alpha.
-    change_at : int, optional
-        After how many items something changed, if it is known.
-    alarm_at : int, optional
-        That of the monitor.
+    change_at, alarm_at : int, optional
+        After how many items something changed, and the alarm of the monitor.
     axes : sequence of matplotlib.axes.Axes, optional
         Two of them, the upper first.
 
@@ -384,7 +381,7 @@ def plot_risk_coverage(
         shown = curve.coverage >= min(_FEWEST * smallest, 0.1) - 1e-9
         risk = curve.risk[shown]
         marker = DOTS[at]["marker"] if len(risk) <= _FEW_POINTS else ""
-        look = LOOKS[at] | {"marker": marker, "markersize": 4}
+        look = LOOKS[at] | Look({"marker": marker, "markersize": 4})
         label = name + (" (IN-SAMPLE)" if curve.evaluation == "in-sample" else "")
         ax.plot(curve.coverage[shown], risk, **look, label=label)
         top = max(top, 1.1 * risk.max())
@@ -413,7 +410,7 @@ def _chosen(choice: ThresholdChoice, x: str, highest: float, ax: Axes) -> None:
     name = "review all" if never else f"from {choice.threshold:.3g} on"
     label = f"{name}, {_percent(choice.coverage)} automated: {choice.apparent:.3g}"
     look = DOTS[1] | {"marker": MARKERS[0], "markersize": 6}
-    edge = {"markeredgecolor": "white", "zorder": 5, "label": f"chosen: {label}"}
+    edge = Look({"markeredgecolor": "white", "zorder": 5, "label": f"chosen: {label}"})
     ax.plot([place], [choice.apparent], **look, **edge)
     cost = choice.cost
     span = f"{_percent(choice.level)}: {cost.low:.3g} to {cost.high:.3g}"
@@ -428,7 +425,7 @@ def _accuracy_so_far(
 ) -> None:
     item, dot = table["item"], _dot(table)
     label = f"{_percent(1 - alpha)} confidence sequence"
-    band: dict[str, Any] = {"color": PALETTE[0], "alpha": 0.2, "linewidth": 0}
+    band = Look({"color": PALETTE[0], "alpha": 0.2, "linewidth": 0})
     ax.fill_between(item, table["lower"], table["upper"], **band, label=label)
     ax.plot(item, table["accuracy"], **LOOKS[0], marker=dot, label="accuracy so far")
     columns = ["lower", "upper", "accuracy"]
@@ -451,7 +448,10 @@ def _accuracy_so_far(
 def _evidence(item: pd.Series, e_value: np.ndarray, limit: float, ax: Axes) -> None:
     drawn = np.clip(e_value, _SMALLEST_E, _BEYOND * limit)
     ax.plot(item, drawn, **LOOKS[0], marker=_dot(item))
-    name_level(ax, limit, f"alarm from {limit:,.4g} on", LIMIT)
+    ax.axhline(limit, **LIMIT)
+    place = Look({"xycoords": ("axes fraction", "data"), "fontsize": 8})
+    label = f"alarm from {limit:,.4g} on"
+    ax.annotate(label, (0, limit), (4, 3), textcoords="offset points", **place)
     ax.set_yscale("log")
     ax.set_ylim(min(drawn.min(), 0.5) / 2, max(drawn.max() * 2, limit * 8))
     ax.yaxis.set_major_locator(LogLocator(numticks=6))
@@ -460,7 +460,7 @@ def _evidence(item: pd.Series, e_value: np.ndarray, limit: float, ax: Axes) -> N
     if len(beyond):
         first = item.iloc[beyond[0]]
         early = first < item.max() / 2
-        side: dict[str, Any] = {"ha": "left" if early else "right", "va": "top"}
+        side = Look({"ha": "left" if early else "right", "va": "top"})
         ax.annotate(
             f"{_BEYOND * limit:,.6g} or more",
             (first, drawn[beyond[0]]),
@@ -472,7 +472,7 @@ def _evidence(item: pd.Series, e_value: np.ndarray, limit: float, ax: Axes) -> N
     ax.set_ylabel("e-value")
 
 
-def _verified(name: str, found: Verification, look: dict[str, Any], ax: Axes) -> None:
+def _verified(name: str, found: Verification, look: Look, ax: Axes) -> None:
     since = "" if found.threshold is None else f" from {found.threshold:.3g} on"
     label = f"{name}{since}: {found.verdict}"
     look = look | {"markeredgecolor": "white", "markersize": 6, "markeredgewidth": 0.5}
@@ -482,7 +482,7 @@ def _verified(name: str, found: Verification, look: dict[str, Any], ax: Axes) ->
         return
     across = [found.coverage_low], [found.coverage], [found.coverage_high]
     up = [found.low], [found.risk], [found.high]
-    bars = {"xerr": _whiskers(*across), "yerr": _whiskers(*up)}
+    bars = Look({"xerr": _whiskers(*across), "yerr": _whiskers(*up)})
     ax.errorbar(across[1], up[1], **bars, **look, label=label)
 
 

@@ -33,7 +33,7 @@ from .style import (
     LOOKS,
     PALETTE,
     WIDTH,
-    name_rows,
+    Look,
     plain_texts,
 )
 
@@ -82,7 +82,7 @@ def next_token_bars(
             own[0].set_label(group)
     for place, value in enumerate(values):
         ax.text(value + 0.01, place, f"{value:.2%}", va="center", fontsize=9)
-    name_rows(ax, names)
+    _name_rows(ax, names)
     ax.set(xlim=(0, 1.15), xlabel="probability of the next token")
     ax.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     ax.grid(False, axis="y")
@@ -128,7 +128,7 @@ def label_bars(
         )
         left = left + width
     ax.barh(range(len(table)), 1 - left, left=left, color="0.88", label="no label")
-    name_rows(ax, [shorten(text, 44, placeholder=" …") for text in texts])
+    _name_rows(ax, [shorten(text, 44, placeholder=" …") for text in texts])
     ax.set(xlim=(0, 1), xlabel="probability")
     ax.grid(False, axis="y")
     ax.legend(**ABOVE, ncols=len(labels) + 1)
@@ -160,7 +160,7 @@ def distribution_bars(
         for place, value in enumerate(values):
             shown = f"{value:.0%}" if value >= 0.005 else ("0" if not value else "<1%")
             ax.text(value + 0.02, place, shown, va="center", fontsize=8)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(str(name), fontsize=9)
         ax.set_xlim(0, 1.2)
         ax.grid(False, axis="y")
     return axes
@@ -286,20 +286,20 @@ def plot_class_gaps(
     places, accuracy = np.arange(len(table)), table["accuracy"].to_numpy()
     # Inside a row the interval comes first, then each confidence below it.
     tracks = np.linspace(-0.28, 0.28, 1 + len(names))
-    dark: dict[str, Any] = {"color": "0.15", "zorder": 3}
+    dark = Look({"color": "0.15", "zorder": 3})
     ends = table[["accuracy_low", "accuracy_high"]].to_numpy().T
     ax.hlines(places + tracks[0], *ends, linewidth=1.4, **dark)
     heights = places - 0.42, places + 0.42
     ax.vlines(accuracy, *heights, linewidth=2.2, label="accuracy", **dark)
     fitted_on = table.attrs.get("in_sample", ())
-    edge = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+    edge = Look({"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5})
     for at, (name, track) in enumerate(zip(names, tracks[1:], strict=True)):
         rows, values = places + track, table[name].to_numpy()
         ax.hlines(rows, accuracy, values, linewidth=1, **LOOKS[at])
         label = name + (" (IN-SAMPLE)" if name in fitted_on else "")
         ax.plot(values, rows, **DOTS[at], **edge, zorder=4, label=label)
     counts = zip(table.index, table["n"], strict=True)
-    name_rows(ax, [f"{name} ({n:,})" for name, n in counts])
+    _name_rows(ax, [f"{name} ({n:,})" for name, n in counts])
     ax.grid(False, axis="y")
     ax.set_ylabel("predicted class (cases)")
     ax.set_xlabel("accuracy with its interval, and mean confidence")
@@ -359,7 +359,7 @@ def plot_confusion(
         vmax=1 if normalise else max(values.max(), 1),
         aspect="auto",
     )
-    words = {"ha": "center", "va": "center", "fontsize": 7 if normalise else 6}
+    words = Look({"ha": "center", "va": "center", "fontsize": 7 if normalise else 6})
     for row, column in np.argwhere(shares >= _WRITTEN):
         value = values[row, column]
         shown = f"{100 * value:.0f}" if normalise else f"{value:,.0f}"
@@ -381,6 +381,12 @@ def plot_confusion(
     return ax
 
 
+def _name_rows(ax: Axes, names: Any) -> None:
+    """One row a name, the first on top."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+
+
 def _side_by_side(
     table: pd.DataFrame, height: float, axes: Sequence[Axes] | None
 ) -> list[Axes]:
@@ -392,7 +398,7 @@ def _side_by_side(
         )[1][0]
     for ax in axes:
         ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
-    name_rows(axes[0], table.index)
+    _name_rows(axes[0], table.index)
     return list(axes)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +21,7 @@ from .style import (
     MARKERS,
     PALETTE,
     WIDTH,
-    name_level,
+    Look,
     plain_texts,
 )
 
@@ -119,11 +118,13 @@ def plot_learning_curves(
         look = DOTS[at] | LOOKS[at]
         inside = look["color"] if at < len(PALETTE) else "white"
         ax.plot(mean, **look, markerfacecolor=inside, markersize=5, label=name)
-        band: dict[str, Any] = {"color": look["color"], "alpha": 0.1, "linewidth": 0}
+        band = Look({"color": look["color"], "alpha": 0.1, "linewidth": 0})
         ax.fill_between(ends.index, ends[0.25], ends[0.75], **band)
     for at, (name, value) in enumerate((levels or {}).items()):
-        line = {"color": "0.3", "linewidth": 1, "linestyle": LINES[(at + 1) % 4]}
-        name_level(ax, value, name, line)
+        line = Look({"color": "0.3", "linewidth": 1, "linestyle": LINES[(at + 1) % 4]})
+        ax.axhline(value, **line)
+        place = Look({"xycoords": ("axes fraction", "data"), "fontsize": 8})
+        ax.annotate(name, (0, value), (4, 3), textcoords="offset points", **place)
     sizes = sorted(table["n"].unique())
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
@@ -182,13 +183,14 @@ def _panels(
     n: int, height: float, axes: Sequence[Axes] | None, share: bool = False
 ) -> list[Axes]:
     """Axes in two columns."""
-    if axes is None:
-        rows = (n + 1) // 2
-        size = (WIDTH, height * rows)
-        axes = plt.subplots(
-            rows, 2, figsize=size, sharex=share, sharey=share, squeeze=False
-        )[1].flat
-    return list(axes)
+    if axes is not None:
+        return list(axes)
+    rows = (n + 1) // 2
+    size = (WIDTH, height * rows)
+    grid = plt.subplots(
+        rows, 2, figsize=size, sharex=share, sharey=share, squeeze=False
+    )[1]
+    return list(grid.flat)
 
 
 def _label(axes: list[Axes], n: int, below: str, beside: str) -> None:
@@ -201,6 +203,6 @@ def _label(axes: list[Axes], n: int, below: str, beside: str) -> None:
 
 
 def _median_and_band(ax: Axes, place: ArrayLike, found: pd.DataFrame) -> None:
-    band: dict[str, Any] = {"color": PALETTE[0], "alpha": 0.25, "linewidth": 0}
+    band = Look({"color": PALETTE[0], "alpha": 0.25, "linewidth": 0})
     ax.fill_between(place, found[0.05], found[0.95], **band)
     ax.plot(place, found[0.5], color=PALETTE[0], marker=MARKERS[0], markersize=4)

@@ -6,7 +6,7 @@ Colours are those of seaborn's colour-blind palette that stand out on white (con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -15,7 +15,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
@@ -26,17 +25,23 @@ HATCHES = ("", "///", "...", "xxx", "---")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GREY = PALETTE[3]
 WIDTH = 7.0
-DIAGONAL: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": "--"}
-LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": ":"}
-ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-OPEN: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.4}
+Look = dict[str, Any]  # what matplotlib takes as keywords
+DIAGONAL = Look({"color": "black", "linewidth": 1, "linestyle": "--"})
+LIMIT = Look({"color": "black", "linewidth": 1, "linestyle": ":"})
+ABOVE = Look({"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)})
+OPEN = Look({"markerfacecolor": "white", "markeredgewidth": 1.4})
+STAMP = Look(
+    {"s": "IN-SAMPLE", "x": 0.5, "y": 0.5, "ha": "center", "va": "center"}
+    | {"rotation": 35, "fontsize": 28, "fontweight": "bold"}
+    | {"color": "#b00020", "alpha": 0.45}
+)
 # Looks of one curve after the other, and of single points of them. Where the colours
 # begin again, the lines are others.
-LOOKS: tuple[dict[str, Any], ...] = tuple(
+LOOKS: tuple[Look, ...] = tuple(
     {"color": PALETTE[at % 5], "linestyle": LINES[(at + at // 5) % 5]}
     for at in range(25)
 )
-DOTS: tuple[dict[str, Any], ...] = tuple(
+DOTS: tuple[Look, ...] = tuple(
     {"color": PALETTE[at % 5], "linestyle": "", "marker": MARKERS[at % 5]}
     for at in range(25)
 )
@@ -99,24 +104,3 @@ def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
         return found
 
     return drawn
-
-
-def stamp(ax: Axes, evaluation: str | None) -> None:
-    """Write across a figure that a calibrator was fitted on its rows, if so."""
-    if evaluation == "in-sample":
-        look = {"rotation": 35, "fontsize": 28, "fontweight": "bold", "alpha": 0.45}
-        place = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-        ax.text(0.5, 0.5, "IN-SAMPLE", color="#b00020", **look, **place)
-
-
-def name_rows(ax: Axes, names: Sequence[Any]) -> None:
-    """One row a name, the first on top."""
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-
-
-def name_level(ax: Axes, value: float, name: str, line: dict[str, Any]) -> None:
-    """A horizontal line with a name above it."""
-    ax.axhline(value, **line)
-    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    ax.annotate(name, (0, value), xytext=(4, 3), fontsize=8, **place)
