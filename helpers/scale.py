@@ -77,8 +77,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         check_count("workers", self.n, 0)
-        if self.cpus is not None:
-            check_count("cpus", self.cpus)
+        check_count("cpus", 1 if self.cpus is None else self.cpus)
         check_not_negative("gpus", self.gpus)
         check_count("attempts", self.attempts)
 
@@ -146,15 +145,14 @@ def classify_dataset(
     Raises
     ------
     ValueError
-        An argument breaks its rule, a column is missing, a file is named twice, or the
-        destination holds a run of other files, columns or blocks, results of another
-        classifier, or files that no run wrote. So does an error of the classifier that
-        is no text's fault.
+        A bad argument, or a destination with results of other files, columns, blocks or
+        another classifier. Errors of the classifier that are no text's fault come
+        through as they are.
     RuntimeError
-        Workers died of the same block again and again, a file of the source was changed
-        meanwhile, or another run writes to the destination.
-    ImportError
-        Ray is not installed, and there are workers.
+        Workers died of the same block again and again, or a file of the source was
+        changed meanwhile.
+    TimeoutError
+        Another run writes to the destination.
 
     Notes
     -----
@@ -201,26 +199,23 @@ def classify_dataset(
     check_count("rows_per_block", rows_per_block)
     crew = workers if isinstance(workers, Workers) else Workers(workers)
     if not callable(classifier_factory):
-        raise TypeError(
-            "classifier_factory must be called for a classifier, and "
-            f"{classifier_factory!r} cannot."
-        )
+        raise TypeError(f"classifier_factory must be callable: {classifier_factory!r}.")
     given = [source] if isinstance(source, (str, Path)) else list(source)
     folder = Folder(destination)
     around = [folder.path.resolve(), *folder.path.resolve().parents]
     if any(Path(path).resolve() in around for path in given):
         raise ValueError(f"destination must not lie in the source, as {folder.path}.")
     files = Source(given, columns or Columns(), rows_per_block)
-    with folder.claimed(files.plan, len(files.sizes)) as before:
+    n_blocks, rows = len(files.sizes), sum(files.sizes)
+    with folder.claimed(files.plan, n_blocks) as before:
         worker = _Worker(classifier_factory, files.columns)
-        todo = len(files.sizes) - len(before)
+        todo = n_blocks - len(before)
         rows_before = sum(files.sizes[at] for at in before)
-        blocks = chain([None] if files.sizes else [], files.blocks(before))
+        blocks = chain([None] if n_blocks else [], files.blocks(before))
         if crew.n:
             results = _on_ray(worker, blocks, crew, min(crew.n, max(todo, 1)))
         else:
             results = ((block, worker.classify(block)) for block in blocks)
-        rows = sum(files.sizes)
         bar = progress_bar(total=rows, initial=rows_before, unit="row", show=progress)
         with closing(results), bar:
             for block, (told, tables) in results:
@@ -231,17 +226,11 @@ def classify_dataset(
                 folder.write(block.number, tables)
                 bar.update(block.table.num_rows)
         files.check_unchanged()
-        bad_rows = folder.finish(len(files.sizes))
-    return DatasetRun(
-        rows=rows,
-        bad_rows=bad_rows,
-        blocks_now=todo,
-        blocks_before=len(before),
-        rows_now=rows - rows_before,
-        seconds=time.perf_counter() - began,
-        table=folder.path / "table",
-        bad=folder.path / "bad",
-    )
+        bad_rows = folder.finish(n_blocks)
+    blocks_and_rows = (todo, len(before), rows - rows_before)
+    places = (folder.path / "table", folder.path / "bad")
+    seconds = time.perf_counter() - began
+    return DatasetRun(rows, bad_rows, *blocks_and_rows, seconds, *places)
 
 
 def iter_results(
@@ -260,11 +249,6 @@ def iter_results(
     ------
     pandas.DataFrame
         What :func:`read_results` gives, for the rows of one block.
-
-    Raises
-    ------
-    ValueError
-        As :func:`read_results` does.
     """
     _, source, shards = Folder(destination).finished("table", columns)
     for shard in shards:
@@ -318,11 +302,6 @@ def read_bad_rows(destination: str | Path) -> pd.DataFrame:
     pandas.DataFrame
         In the order of the source: ``row``, the place in it; the id, where one was
         named; and ``reason``.
-
-    Raises
-    ------
-    ValueError
-        As :func:`read_results` does.
     """
     plan, _, shards = Folder(destination).finished("bad")
     names = ["row", plan["id"], "reason"]
@@ -433,8 +412,7 @@ def _on_ray(
         import ray
     except ImportError as error:
         raise ImportError(
-            "workers need Ray: pip install 'how-sure[scale]'. With workers=0, this "
-            "process does all the work."
+            "workers need Ray: pip install 'how-sure[scale]', or set workers=0."
         ) from error
     cores, started_here = crew.cpus or 1, not ray.is_initialized()
     if started_here:

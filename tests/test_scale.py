@@ -392,7 +392,7 @@ def test_bad_arguments(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run_here(source, tmp_path / "out", boom, **options)
-    with pytest.raises(TypeError, match="classifier_factory must be called"):
+    with pytest.raises(TypeError, match="classifier_factory must be callable"):
         run_here(source, tmp_path / "out", ByLength())
     assert not (tmp_path / "out").exists()
 
