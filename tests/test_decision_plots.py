@@ -229,72 +229,27 @@ def test_costs_by_coverage_lead_from_review_to_automation() -> None:
     assert "20%" in {text.get_text() for text in ax.get_xticklabels()}
 
 
-def test_costs_by_threshold_draw_infinity_beyond_the_scores() -> None:
-    ax = plots.plot_cost_curve(CURVE, x="threshold")
-    drawn = points(ax, "on these")
-    assert drawn[:4] == pytest.approx(CURVE[["threshold", "cost"]].values[:0:-1])
-    assert 0.9 < drawn[4, 0] < 0.92 and drawn[4, 1] == 1
-    assert points(ax, "review all")[0] == pytest.approx(drawn[4])
-    assert points(ax, "automate all") == pytest.approx(np.array([[0.6, 2]]))
-    assert not ax.get_xlabel().startswith("share")
-
-
 def test_costs_mark_the_choice_and_its_honest_price() -> None:
-    for x, place in (("coverage", 0.5), ("threshold", 0.8)):
-        ax = plots.plot_cost_curve(CURVE, x=x, choice=CHOICE)  # type: ignore[arg-type]
-        assert points(ax, "chosen") == pytest.approx(np.array([[place, 0.5]]))
-        honest = bars(ax, "the same on new rows")
-        assert middle(honest) == pytest.approx(np.array([[place, 0.6]]))
-        assert ends(honest, 0, 1) == pytest.approx(np.array([[0.4, 0.9]]))
-        assert legend(ax)[3:] == [
-            "chosen: from 0.8 on, 50% automated: 0.5",
-            "the same on new rows: 0.6 (90%: 0.4 to 0.9)",
-        ]
-
-
-def test_costs_mark_a_choice_of_reviewing_all() -> None:
+    ax = plots.plot_cost_curve(CURVE, choice=CHOICE)
+    assert points(ax, "chosen") == pytest.approx(np.array([[0.5, 0.5]]))
+    honest = bars(ax, "the same on new rows")
+    assert middle(honest) == pytest.approx(np.array([[0.5, 0.6]]))
+    assert ends(honest, 0, 1) == pytest.approx(np.array([[0.4, 0.9]]))
+    assert legend(ax)[3:] == [
+        "chosen: from 0.8 on, 50% automated: 0.5",
+        "the same on new rows: 0.6 (90%: 0.4 to 0.9)",
+    ]
     never = replace(CHOICE, threshold=math.inf, coverage=0.0, apparent=1.0)
-    ax = plots.plot_cost_curve(CURVE, x="threshold", choice=never)
-    at = points(ax, "chosen: review all")
-    assert at == pytest.approx(points(ax, "review all"))
-
-
-@pytest.mark.parametrize(
-    ("x", "break_even", "at"),
-    [
-        # What has a confidence of 0.75 or more are the two rows from 0.8 on.
-        ("coverage", 0.75, [0.5, 0.5]),
-        ("threshold", 0.75, [0.75, 0.5]),
-        ("coverage", 0.7, [0.75, 1.25]),  # a row at the break-even is automated
-        ("coverage", 0.95, [0, 1]),
-    ],
-)
-def test_costs_mark_where_the_break_even_cuts(
-    x: Any, break_even: float, at: list[float]
-) -> None:
-    ax = plots.plot_cost_curve(CURVE, x=x, break_even=break_even)
-    assert points(ax, "break-even").tolist() == [pytest.approx(at)]
-    assert f"break-even {break_even:g}: {at[1]:g}" in legend(ax)
+    ax = plots.plot_cost_curve(CURVE, choice=never)
+    assert points(ax, "chosen: review all") == pytest.approx(points(ax, "review all"))
 
 
 def test_costs_of_some_thresholds_mark_only_the_ends_they_have() -> None:
     costs = Costs(error=4, review=1)
     curve = cost_curve(SCORES, CORRECT, costs, thresholds=[0.7, 0.9])
     assert legend(plots.plot_cost_curve(curve)) == ["on these rows"]
-    wide = [-math.inf, math.inf, 0.5, 0.95, 0.7]
-    curve = cost_curve(SCORES, CORRECT, costs, thresholds=wide)
-    ax = plots.plot_cost_curve(curve, x="threshold")
-    drawn = points(ax, "on these")
-    assert drawn[1:4, 0].tolist() == [0.5, 0.7, 0.95]
-    assert np.isfinite(drawn).all() and (np.diff(drawn[:, 0]) > 0).all()
-    assert points(ax, "review all").tolist() == [[0.95, 1]]
-    assert points(ax, "automate all").tolist() == [[0.5, 2]]
-
-
-def test_costs_of_one_row_and_earnings() -> None:
-    curve = cost_curve([0.9], [1], Costs(error=4, review=1), thresholds=[math.inf])
-    ax = plots.plot_cost_curve(curve, x="threshold", break_even=0.5)
-    assert legend(ax)[1:] == ["review all: 1", "break-even 0.5: 1"]
+    curve = cost_curve([0.9], [1], costs, thresholds=[math.inf])
+    assert legend(plots.plot_cost_curve(curve))[1:] == ["review all: 1"]
     earns = cost_curve(SCORES, CORRECT, Costs(error=1, review=1, right=-3))
     assert earns["cost"].min() < 0
     assert plots.plot_cost_curve(earns).get_ylim()[0] < earns["cost"].min()
@@ -454,9 +409,8 @@ def test_given_axes_are_used_and_nothing_else_is_changed(
     assert plots.plot_cost_curve(costs, ax=ax) is ax
     curve = risk_coverage_curve([0.9, 0.8], [1, 0])
     assert plots.plot_risk_coverage({"raw": curve}, ax=ax) is ax
-    axes = Figure().subplots(2)
-    assert plots.plot_monitor(course, axes=axes) == list(axes)
     assert not plt.get_fignums() and dict(mpl.rcParams) == before
+    assert len(plots.plot_monitor(course)) == 2
     pd.testing.assert_frame_equal(costs, CURVE)
     for was, now in zip(copies, (table, certified.tested, course), strict=True):
         pd.testing.assert_frame_equal(was, now)
@@ -468,9 +422,6 @@ def test_given_axes_are_used_and_nothing_else_is_changed(
         ("plot_buckets", [TABLE[["n"]]], "table must have the column 'range'"),
         ("plot_buckets", [TABLE[:0]], "table must have at least one row"),
         ("plot_cost_curve", [CURVE.drop(columns="cost")], "curve must .* 'cost'"),
-        ("plot_cost_curve", [CURVE, {"x": "risk"}], "x must be one of .* not 'risk'"),
-        ("plot_cost_curve", [CURVE, {"break_even": 90}], "break_even must lie between"),
-        ("plot_cost_curve", [CURVE[2:], {"break_even": 0.9}], "break_even .* 0.8; .*9"),
         ("plot_risk_coverage", [{}], "curves must be at least one"),
         ("plot_risk_coverage", [{"a": 1}, {"max_risk": 5}], "max_risk must lie .* 5"),
         ("plot_monitor", [COURSE[:0]], "table must have at least one row"),
@@ -478,7 +429,6 @@ def test_given_axes_are_used_and_nothing_else_is_changed(
         ("plot_monitor", [COURSE, {"promised": 95}], "promised must lie .* not 95"),
         ("plot_monitor", [COURSE, {"change_at": -1}], "change_at must be .* not -1"),
         ("plot_monitor", [COURSE, {"alarm_at": 0}], "alarm_at must be .* not 0"),
-        ("plot_monitor", [COURSE, {"axes": []}], "axes must be two, not 0"),
     ],
 )
 def test_bad_input_is_refused_before_a_figure_is_made(
@@ -499,7 +449,7 @@ def test_every_figure_can_be_rendered_in_the_style_of_the_book(
         axes = [
             plots.plot_tested_thresholds(certified),
             plots.plot_buckets(bucket_table([0.9], [1])),
-            plots.plot_cost_curve(CURVE, choice=CHOICE, break_even=0.75),
+            plots.plot_cost_curve(CURVE, choice=CHOICE),
             plots.plot_monitor(monitor.table(), promised=0.9, alarm_at=120)[0],
             plots.plot_risk_coverage({"raw": curve}, marks={"raw": found}),
         ]

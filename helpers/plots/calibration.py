@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +28,8 @@ from .style import (
 
 _MOST_POINTS = 2000
 _LEAST = 50
-_ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
+_TARGET = 0.9
+_ZONES = ((0.9, 1.0, "act"), (0.7, 0.9, "review"), (0.5, 0.7, "check"))
 
 
 @plain_texts
@@ -36,7 +37,6 @@ def confidence_histogram(
     confidence: ArrayLike,
     correct: ArrayLike | None = None,
     *,
-    n_bins: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
     """How the confidences of a model are spread, with their mean and the accuracy.
@@ -47,8 +47,6 @@ def confidence_histogram(
         Probabilities in [0, 1].
     correct : array-like of shape (n,), optional
         1 or True where the prediction was correct, else 0: adds the accuracy.
-    n_bins : int, default=20
-        Bars between 0 and 1.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -58,7 +56,7 @@ def confidence_histogram(
     """
     values = check_probabilities(confidence)
     ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
-    edges = (np.arange(n_bins + 1) / n_bins).tolist()
+    edges = (np.arange(21) / 20).tolist()
     ax.hist(values, edges, color=PALETTE[0], alpha=0.55, edgecolor=PALETTE[0])
     mean = values.mean()
     label = f"mean confidence {mean:.3f}"
@@ -81,7 +79,6 @@ def plot_reliability_diagram(
     points: bool = True,
     panel: bool = True,
     counts: bool = True,
-    seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy against confidence, with what chance does to it.
@@ -103,8 +100,6 @@ def plot_reliability_diagram(
         Whether to write ECE, noise floor and number of rows into the figure.
     counts : bool, default=True
         Whether to write the number of rows beside each marker.
-    seed : int, default=0
-        Seed of the scatter of single predictions.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -120,7 +115,7 @@ def plot_reliability_diagram(
     ax = ax or plt.subplots(figsize=(5.6, 5.2))[1]
     curve = report.curve[report.curve["n"] > 0]
     if points:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         rows = rng.permutation(report.n)[:_MOST_POINTS]
         height = report.correct[rows] + rng.uniform(-0.025, 0.025, len(rows))
         look = Look({"s": 4, "color": PALETTE[0], "alpha": 0.25, "linewidths": 0})
@@ -158,7 +153,6 @@ def plot_before_after(
     after: CalibrationReport,
     *,
     names: tuple[str, str] = ("before", "after"),
-    axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """Two reliability diagrams side by side.
 
@@ -168,15 +162,12 @@ def plot_before_after(
         Reports on the same rows.
     names : tuple of (str, str), default=("before", "after")
         What to call them.
-    axes : sequence of matplotlib.axes.Axes, optional
-        Two of them.
 
     Returns
     -------
     list of matplotlib.axes.Axes
     """
-    if axes is None:
-        axes = plt.subplots(1, 2, figsize=(9.6, 4.8), sharex=True, sharey=True)[1]
+    axes = plt.subplots(1, 2, figsize=(9.6, 4.8), sharex=True, sharey=True)[1]
     for ax, report, name in zip(axes, (before, after), names, strict=True):
         plot_reliability_diagram(report, points=False, ax=ax)
         ax.set_title(name, fontsize=10)
@@ -231,13 +222,12 @@ def plot_calibration_map(
 def plot_accuracy_by_threshold(
     reports: Mapping[str, CalibrationReport],
     *,
-    target: float | None = 0.9,
-    low: float = 0.5,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy of the predictions with at least some confidence, and how many.
 
-    Behind the lines lie the zones that rules in common use divide confidence into.
+    Behind the lines lie the zones that rules in common use divide confidence into; the
+    legend says how many predictions reach 0.9.
     A line that stands on the dotted one keeps its promise exactly; since all rows
     *above* a threshold count, a calibrated one lies over it.
 
@@ -245,10 +235,6 @@ def plot_accuracy_by_threshold(
     ----------
     reports : mapping of str to CalibrationReport
         Names and reports, such as before and after calibration.
-    target : float, optional, default=0.9
-        A threshold to mark; the legend says how many predictions reach it.
-    low : float, default=0.5
-        The lowest threshold.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -257,9 +243,13 @@ def plot_accuracy_by_threshold(
     matplotlib.axes.Axes
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
-    thresholds = np.linspace(low, 1, 201)
-    _zones(ax, low)
-    ax.plot([low, 1], [low, 1], **LIMIT)
+    thresholds = np.linspace(0.5, 1, 201)
+    for at, (start, end, name) in enumerate(_ZONES):
+        ax.axvspan(start, end, color=GREY, alpha=0.08 * at)
+        place = Look({"transform": ax.get_xaxis_transform(), "color": "0.3"})
+        place |= {"ha": "center", "va": "top", "fontsize": 8}
+        ax.text((start + end) / 2, 0.98, name, **place)
+    ax.plot([0.5, 1], [0.5, 1], **LIMIT)
     floor = 1.0
     for at, (name, report) in enumerate(reports.items()):
         answered, right = _above(report, thresholds)
@@ -267,16 +257,15 @@ def plot_accuracy_by_threshold(
         accuracy = right[some] / answered[some]
         ends = proportion_confint(right[some], answered[some], method="wilson")
         label = name + (" (IN-SAMPLE)" if report.evaluation == "in-sample" else "")
-        if target is not None:
-            (count,), (good,) = _above(report, np.array([target]))
-            if count:
-                ax.plot([target], [good / count], **DOTS[at])
-                label += f": {count:,} from {target:g} on, {good / count:.1%} right"
+        (count,), (good,) = _above(report, np.array([_TARGET]))
+        if count:
+            ax.plot([_TARGET], [good / count], **DOTS[at])
+            label += f": {count:,} from {_TARGET:g} on, {good / count:.1%} right"
         ax.plot(thresholds[some], accuracy, **LOOKS[at], label=label)
         band = Look({"color": LOOKS[at]["color"], "alpha": 0.15})
         ax.fill_between(thresholds[some], *ends, **band, linewidth=0)
         floor = min(floor, accuracy.min(initial=1.0))
-    ax.set(xlim=(low, 1), ylim=(min(floor, low + 0.2) - 0.05, 1.05))
+    ax.set(xlim=(0.5, 1), ylim=(min(floor, 0.7) - 0.05, 1.05))
     ax.set(xlabel="threshold on the confidence", ylabel="accuracy above it")
     ax.legend(loc="lower left")
     return ax
@@ -315,19 +304,6 @@ def _above(
     first = np.searchsorted(stated[order], thresholds.astype(np.float32))
     right = np.append(0, np.cumsum(report.correct[order]))
     return report.n - first, right[-1] - right[first]
-
-
-def _zones(ax: Axes, low: float) -> None:
-    top = 1.0
-    for at, (start, name) in enumerate(_ZONES):
-        if top > low:
-            left = max(start, low)
-            ax.axvspan(left, top, color=GREY, alpha=(0.0, 0.08, 0.16, 0.24)[at])
-            place = Look(
-                {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
-            )
-            ax.text((left + top) / 2, 0.98, name, fontsize=8, color="0.3", **place)
-        top = start
 
 
 @plain_texts

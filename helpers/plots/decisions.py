@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from ..checks import check_between, check_choice, check_count, check_table
+from ..checks import check_between, check_count, check_table
 from .style import (
     ABOVE,
     DOTS,
@@ -169,26 +169,19 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def plot_cost_curve(
     curve: pd.DataFrame,
     *,
-    x: Literal["coverage", "threshold"] = "coverage",
     choice: ThresholdChoice | None = None,
-    break_even: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What an item costs, by how much is automated or by the threshold.
+    """What an item costs, by how much is automated.
 
     Parameters
     ----------
     curve : pandas.DataFrame
         What :func:`helpers.decisions.cost_curve` gives. Rows that review or automate
         everything are marked, where it has them.
-    x : {"coverage", "threshold"}, default="coverage"
-        What to draw the cost against.
     choice : ThresholdChoice, optional
         What :func:`helpers.decisions.best_threshold` gives on the same rows: its point
         on the curve, and what is to be expected of new rows, with the interval.
-    break_even : float, optional
-        What :func:`helpers.decisions.break_even` gives, for scores that are calibrated
-        confidences: where the rule that needs no search cuts this curve.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -201,53 +194,25 @@ def plot_cost_curve(
     >>> from matplotlib.figure import Figure
     >>> from helpers.decisions import Costs, cost_curve
     >>> curve = cost_curve([0.9, 0.8, 0.6], [1, 1, 0], Costs(error=8, review=1))
-    >>> ax = plot_cost_curve(curve, break_even=0.7, ax=Figure().subplots())
+    >>> ax = plot_cost_curve(curve, ax=Figure().subplots())
     >>> ax.get_legend_handles_labels()[1]
-    ['on these rows', 'review all: 1', 'automate all: 2.67', 'break-even 0.7: 0.333']
+    ['on these rows', 'review all: 1', 'automate all: 2.67']
     """
-    check_choice("x", x, ("coverage", "threshold"))
     curve = check_table(curve, ("threshold", "coverage", "cost"), "curve")
-    if break_even is not None:
-        check_between("break_even", break_even, 0, 1, closed=True)
-        highest = float(curve["threshold"].max())
-        if highest < break_even:
-            raise ValueError(
-                "break_even must not be above all thresholds of the curve, up to "
-                f"{highest:g}; it is {break_even!r}."
-            )
     ax = ax or plt.subplots(figsize=(WIDTH, 3.9))[1]
-    finite = curve["threshold"][np.isfinite(curve["threshold"])]
-    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
-    step = 0.03 * ((high - low) or 1.0)
-    # Any threshold beyond all scores does what an infinite one does.
-    near = curve["threshold"].clip(low - step, high + step)
-    drawn = curve.assign(threshold=near).sort_values(x)
-    ax.plot(drawn[x], drawn["cost"], **LOOKS[0], zorder=2.5, label="on these rows")
+    drawn = curve.sort_values("coverage")
+    label = "on these rows"
+    ax.plot(drawn["coverage"], drawn["cost"], **LOOKS[0], zorder=2.5, label=label)
     for name, coverage, at in (("review all", 0, 1), ("automate all", 1, 2)):
         end = drawn[drawn["coverage"] == coverage]
         if len(end):
-            # Of several that do the same, the one nearest to the others.
-            place, cost = end.iloc[-1 if coverage else 0][[x, "cost"]]
+            cost = end["cost"].iloc[0]
             look = DOTS[at] | {"color": "0.3", "markersize": 7, "clip_on": False}
-            ax.plot([place], [cost], **look, zorder=4, label=f"{name}: {cost:.3g}")
-    if break_even is not None:
-        above = curve[curve["threshold"] >= break_even].sort_values("threshold")
-        cost = above["cost"].iloc[0]
-        look = DOTS[2] | {"marker": MARKERS[3], "markersize": 7, "zorder": 5}
-        ax.plot(
-            [break_even if x == "threshold" else above["coverage"].iloc[0]],
-            [cost],
-            **look,
-            markeredgecolor="white",
-            label=f"break-even {break_even:.3g}: {cost:.3g}",
-        )
+            ax.plot([coverage], [cost], **look, zorder=4, label=f"{name}: {cost:.3g}")
     if choice is not None:
-        _chosen(choice, x, high + step, ax)
-    label = "share automated" if x == "coverage" else "threshold on the score"
-    ax.set(xlabel=label, ylabel="cost per item")
-    if x == "coverage":
-        ax.set(xlim=(-0.02, 1.02))
-        ax.xaxis.set_major_formatter(PercentFormatter(1))
+        _chosen(choice, ax)
+    ax.set(xlim=(-0.02, 1.02), xlabel="share automated", ylabel="cost per item")
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
     if curve["cost"].min() >= 0:
         ax.set_ylim(bottom=0)
     ax.legend(**ABOVE, ncols=2)
@@ -264,7 +229,6 @@ def plot_monitor(
     alpha: float = 0.05,
     change_at: int | None = None,
     alarm_at: int | None = None,
-    axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """The course of a monitor: accuracy above, evidence against the promise below.
 
@@ -280,8 +244,6 @@ def plot_monitor(
         That of the monitor: its alarm is raised where the e-value reaches 1 / alpha.
     change_at, alarm_at : int, optional
         After how many items something changed, and the alarm of the monitor.
-    axes : sequence of matplotlib.axes.Axes, optional
-        Two of them, the upper first.
 
     Returns
     -------
@@ -291,13 +253,10 @@ def plot_monitor(
 
     Examples
     --------
-    >>> from matplotlib.figure import Figure
     >>> from helpers.decisions import AccuracyMonitor
     >>> monitor = AccuracyMonitor(0.9)
     >>> _ = monitor.update([True] * 18 + [False] * 4)
-    >>> above, below = plot_monitor(
-    ...     monitor.table(), promised=0.9, axes=Figure().subplots(2)
-    ... )
+    >>> above, below = plot_monitor(monitor.table(), promised=0.9)
     >>> below.get_yscale(), [text.get_text() for text in below.texts]
     ('log', ['alarm from 20 on'])
     """
@@ -308,11 +267,8 @@ def plot_monitor(
     for name, item, least in (("change_at", change_at, 0), ("alarm_at", alarm_at, 1)):
         if item is not None:
             check_count(name, item, least)
-    if axes is None:
-        size = (WIDTH, 5.2)
-        axes = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=(3, 2))[1]
-    if len(axes) != 2:
-        raise ValueError(f"axes must be two, not {len(axes)}.")
+    size = (WIDTH, 5.2)
+    axes = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=(3, 2))[1]
     above, below = axes
     _accuracy_so_far(table, promised, alpha, above)
     _evidence(table["item"], table["e_value"].to_numpy(), 1 / alpha, below)
@@ -404,8 +360,8 @@ def plot_risk_coverage(
     return ax
 
 
-def _chosen(choice: ThresholdChoice, x: str, highest: float, ax: Axes) -> None:
-    place = choice.coverage if x == "coverage" else min(choice.threshold, highest)
+def _chosen(choice: ThresholdChoice, ax: Axes) -> None:
+    place = choice.coverage
     never = choice.threshold == math.inf
     name = "review all" if never else f"from {choice.threshold:.3g} on"
     label = f"{name}, {_percent(choice.coverage)} automated: {choice.apparent:.3g}"

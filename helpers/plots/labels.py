@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 
 from ..checks import (
-    check_choice,
     check_labels,
     check_outcomes,
     check_probabilities,
@@ -136,24 +135,20 @@ def label_bars(
 
 
 @plain_texts
-def distribution_bars(
-    table: pd.DataFrame, *, axes: Sequence[Axes] | None = None
-) -> list[Axes]:
+def distribution_bars(table: pd.DataFrame) -> list[Axes]:
     """The same outcomes under several treatments, side by side.
 
     Parameters
     ----------
     table : pandas.DataFrame
         One row an outcome (a token), one column a treatment, probabilities as values.
-    axes : sequence of matplotlib.axes.Axes, optional
-        One for each column.
 
     Returns
     -------
     list of matplotlib.axes.Axes
     """
     table = check_table(table)
-    axes = _side_by_side(table, 0.24, axes)
+    axes = _side_by_side(table, 0.24)
     for ax, name in zip(axes, table, strict=True):
         values = table[name].to_numpy()
         ax.barh(range(len(table)), values, color=PALETTE[0])
@@ -172,7 +167,6 @@ def measure_dots(
     *,
     errors: pd.DataFrame | None = None,
     chance: Mapping[str, float] | None = None,
-    axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """Several measures of several methods: a row of dots for each measure.
 
@@ -184,15 +178,13 @@ def measure_dots(
         Half-widths of intervals, of the same shape; NaN where there is none.
     chance : mapping of str to float, optional
         For some measures, the value that guessing would reach.
-    axes : sequence of matplotlib.axes.Axes, optional
-        One for each column.
 
     Returns
     -------
     list of matplotlib.axes.Axes
     """
     table = check_table(table)
-    axes = _side_by_side(table, 0.3, axes)
+    axes = _side_by_side(table, 0.3)
     for at, (ax, name) in enumerate(zip(axes, table, strict=True)):
         half = None if errors is None else errors[name].to_numpy()
         ax.errorbar(table[name], range(len(table)), xerr=half, capsize=2, **DOTS[at])
@@ -313,7 +305,6 @@ def plot_confusion(
     predicted: ArrayLike,
     *,
     labels: Sequence[Any] | None = None,
-    normalise: Literal["truth"] | None = "truth",
     ax: Axes | None = None,
 ) -> Axes:
     """Which class is taken for which: a heat map that bears many classes.
@@ -328,9 +319,6 @@ def plot_confusion(
     labels : sequence, optional
         All classes, in the order in which to show them. Default: the most frequent
         true class first.
-    normalise : {"truth", None}, default="truth"
-        Whether colours and numbers are shares of the true class, in whole per cent,
-        or cases.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -338,7 +326,6 @@ def plot_confusion(
     -------
     matplotlib.axes.Axes
     """
-    check_choice("normalise", "truth" if normalise is None else normalise, ("truth",))
     actual = check_labels(truth, "truth")
     found = check_labels(predicted, "predicted", truth)
     classes = list(labels) if labels is not None else _by_frequency(actual, found)
@@ -348,22 +335,21 @@ def plot_confusion(
     columns = check_truth(found, classes, name="predicted")
     counts = confusion_matrix(rows, columns, labels=np.arange(len(classes)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    values = shares if normalise else counts.astype(float)
     if ax is None:
         side = min(2.6 + 0.18 * len(classes), WIDTH)
         ax = plt.subplots(figsize=(side + 0.6, side))[1]
     image = ax.imshow(
-        np.ma.masked_where(shares < _SHOWN, values),
+        np.ma.masked_where(shares < _SHOWN, shares),
         cmap=_BLUES,
         vmin=0,
-        vmax=1 if normalise else max(values.max(), 1),
+        vmax=1,
         aspect="auto",
     )
-    words = Look({"ha": "center", "va": "center", "fontsize": 7 if normalise else 6})
+    words = Look({"ha": "center", "va": "center", "fontsize": 7})
     for row, column in np.argwhere(shares >= _WRITTEN):
-        value = values[row, column]
-        shown = f"{100 * value:.0f}" if normalise else f"{value:,.0f}"
-        ax.text(column, row, shown, color=_ink(_BLUES(image.norm(value))), **words)
+        share = shares[row, column]
+        ink = _ink(_BLUES(image.norm(share)))
+        ax.text(column, row, f"{100 * share:.0f}", color=ink, **words)
     names = [str(name) for name in classes]
     ax.set_xticks(range(len(names)), names, rotation=90)
     ax.set_yticks(range(len(names)), names)
@@ -374,10 +360,9 @@ def plot_confusion(
         ax.axvline(place, color="0.92", linewidth=0.5)
     ax.set(xlabel="predicted class", ylabel="true class")
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
-    bar.set_label("share of the true class" if normalise else "cases")
+    bar.set_label("share of the true class")
     bar.outline.set_visible(False)
-    if normalise:
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     return ax
 
 
@@ -387,15 +372,11 @@ def _name_rows(ax: Axes, names: Any) -> None:
     ax.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _side_by_side(
-    table: pd.DataFrame, height: float, axes: Sequence[Axes] | None
-) -> list[Axes]:
+def _side_by_side(table: pd.DataFrame, height: float) -> list[Axes]:
     """An axes for each column, from 0 to 1, with the names of rows at the first."""
-    if axes is None:
-        size = (WIDTH, 0.9 + height * len(table))
-        axes = plt.subplots(
-            1, table.shape[1], figsize=size, sharex=True, sharey=True, squeeze=False
-        )[1][0]
+    size = (WIDTH, 0.9 + height * len(table))
+    shared = Look({"sharex": True, "sharey": True, "squeeze": False})
+    axes = plt.subplots(1, table.shape[1], figsize=size, **shared)[1][0]
     for ax in axes:
         ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
     _name_rows(axes[0], table.index)

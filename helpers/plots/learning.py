@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,15 +25,9 @@ from .style import (
     plain_texts,
 )
 
-_NAMES = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
-
 
 @plain_texts
-def plot_sample_size_progression(
-    table: pd.DataFrame,
-    *,
-    axes: Sequence[Axes] | None = None,
-) -> list[Axes]:
+def plot_sample_size_progression(table: pd.DataFrame) -> list[Axes]:
     """What calibrators fitted on few and on many labels promise, and what they keep.
 
     Parameters
@@ -41,8 +35,6 @@ def plot_sample_size_progression(
     table : pandas.DataFrame
         What :func:`helpers.calibration.held_out_curves` gives, for several numbers of
         labels.
-    axes : sequence of matplotlib.axes.Axes, optional
-        One for each number of labels.
 
     Returns
     -------
@@ -52,7 +44,7 @@ def plot_sample_size_progression(
     """
     table = check_table(table, ("n", "draw", "bin", "confidence", "accuracy"))
     sizes = sorted(table["n"].unique())
-    axes = _panels(len(sizes), 2.9, axes, share=True)
+    axes = _panels(len(sizes), 2.9, True)
     lowest = 1.0
     for ax, n in zip(axes, sizes, strict=False):
         found = often_filled(table[table["n"] == n]).groupby("bin")
@@ -62,7 +54,7 @@ def plot_sample_size_progression(
         ax.plot([0, 1], [0, 1], **DIAGONAL)
         _median_and_band(ax, place, band)
         ax.set_title(f"{n:,} labels", fontsize=10)
-    _label(axes, len(sizes), "calibrated confidence", "held-out accuracy")
+    _label(axes[: len(sizes)], "calibrated confidence", "held-out accuracy")
     axes[0].set(xlim=(lowest - 0.03, 1.0), ylim=(lowest - 0.03, 1.03))
     return axes
 
@@ -88,18 +80,15 @@ def often_filled(table: pd.DataFrame) -> pd.DataFrame:
 def plot_learning_curves(
     table: pd.DataFrame,
     *,
-    measure: str = "ece",
     levels: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A held-out measure of each calibrator against the number of labels.
+    """The held-out ECE of each calibrator against the number of labels.
 
     Parameters
     ----------
     table : pandas.DataFrame
         What :func:`helpers.calibration.learning_curves` gives.
-    measure : str, default="ece"
-        The column to draw.
     levels : mapping of str to float, optional
         Names and values of horizontal lines, such as the noise floor.
     ax : matplotlib.axes.Axes, optional
@@ -110,10 +99,10 @@ def plot_learning_curves(
     matplotlib.axes.Axes
         Means over draws, and thin bands that hold half of them.
     """
-    table = check_table(table, ("calibrator", "n", measure))
+    table = check_table(table, ("calibrator", "n", "ece"))
     ax = ax or plt.subplots(figsize=(WIDTH, 4.4))[1]
     for at, name in enumerate(table["calibrator"].unique()):
-        found = table[table["calibrator"] == name].groupby("n")[measure]
+        found = table[table["calibrator"] == name].groupby("n")["ece"]
         mean, ends = found.mean(), found.quantile([0.25, 0.75]).unstack()
         look = DOTS[at] | LOOKS[at]
         inside = look["color"] if at < len(PALETTE) else "white"
@@ -129,19 +118,14 @@ def plot_learning_curves(
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
     ax.minorticks_off()
-    ax.set(
-        xlabel="labels for calibration",
-        ylabel=f"held-out {_NAMES.get(measure, measure)}",
-    )
-    ax.set_ylim(bottom=0 if measure == "ece" else None)
+    ax.set(xlabel="labels for calibration", ylabel="held-out ECE")
+    ax.set_ylim(bottom=0)
     ax.legend(loc="upper right", ncols=2)
     return ax
 
 
 @plain_texts
-def plot_threshold_progression(
-    table: pd.DataFrame, *, axes: Sequence[Axes] | None = None
-) -> list[Axes]:
+def plot_threshold_progression(table: pd.DataFrame) -> list[Axes]:
     """Accuracy above each threshold, by the number of labels that calibrated.
 
     Parameters
@@ -150,8 +134,6 @@ def plot_threshold_progression(
         A row a draw of labels: ``n``, how many; ``threshold``; and, on other rows, the
         ``coverage``, or share of rows above the threshold, and the ``accuracy`` there,
         NaN where nothing is.
-    axes : sequence of matplotlib.axes.Axes, optional
-        One for each threshold.
 
     Returns
     -------
@@ -161,7 +143,7 @@ def plot_threshold_progression(
     """
     table = check_table(table, ("n", "threshold", "coverage", "accuracy"))
     cuts = sorted(table["threshold"].unique())
-    axes = _panels(len(cuts), 3.1, axes)
+    axes = _panels(len(cuts), 3.1, False)
     ends = np.array([0.05, 0.5, 0.95])
     for ax, cut in zip(axes, cuts, strict=False):
         by_size = table[table["threshold"] == cut].groupby("n")
@@ -175,31 +157,23 @@ def plot_threshold_progression(
         ax.set_title(f"threshold {cut:g}", fontsize=10)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     below = "labels, and share above the threshold"
-    _label(axes, len(cuts), below, "accuracy above it")
+    _label(axes[: len(cuts)], below, "accuracy above it")
     return axes
 
 
-def _panels(
-    n: int, height: float, axes: Sequence[Axes] | None, share: bool = False
-) -> list[Axes]:
+def _panels(n: int, height: float, share: bool) -> list[Axes]:
     """Axes in two columns."""
-    if axes is not None:
-        return list(axes)
     rows = (n + 1) // 2
-    size = (WIDTH, height * rows)
-    grid = plt.subplots(
-        rows, 2, figsize=size, sharex=share, sharey=share, squeeze=False
-    )[1]
-    return list(grid.flat)
+    shape: Look = {"sharex": share, "sharey": share, "squeeze": False}
+    return list(plt.subplots(rows, 2, figsize=(WIDTH, height * rows), **shape)[1].flat)
 
 
-def _label(axes: list[Axes], n: int, below: str, beside: str) -> None:
-    """Label the axes of two columns at the edges, n of which are drawn."""
-    for at, ax in enumerate(axes[:n]):
-        if at % 2 == 0:
-            ax.set_ylabel(beside)
-        if at >= n - 2:
-            ax.set_xlabel(below)
+def _label(axes: list[Axes], below: str, beside: str) -> None:
+    """Label axes in two columns at the edges."""
+    for ax in axes[::2]:
+        ax.set_ylabel(beside)
+    for ax in axes[-2:]:
+        ax.set_xlabel(below)
 
 
 def _median_and_band(ax: Axes, place: ArrayLike, found: pd.DataFrame) -> None:
