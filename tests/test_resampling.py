@@ -536,13 +536,9 @@ def test_a_smaller_target_or_more_power_takes_more_labels() -> None:
 
 def test_no_more_labels_than_most() -> None:
     assert labels_needed([0.999] * 9, target=0.9, most=3).n <= 3
-    with pytest.raises(
-        ValueError, match="^most=500 labels cannot certify 0.02"
-    ):
+    with pytest.raises(ValueError, match="^most=500 labels cannot certify 0.02"):
         labels_needed(LEVELS, target=0.02, most=500, n_simulations=50)
-    with pytest.raises(
-        ValueError, match="^target must be below 0.1500, the mean"
-    ):
+    with pytest.raises(ValueError, match="^target must be below 0.1500, the mean"):
         labels_needed([0.1, 0.2], target=0.3)
 
 
