@@ -20,8 +20,6 @@ from ..checks import (
     evaluation_of,
 )
 
-SIDES = ("upper", "lower")
-
 
 @dataclass(frozen=True)
 class Buckets:
@@ -34,8 +32,8 @@ class Buckets:
     names : sequence of str
         One more than edges, from the lowest range to the highest.
     edge_belongs_to : {"upper", "lower"} or sequence of them, default="upper"
-        Into which range a confidence of exactly an edge falls, for all edges or for
-        each. Both are compared in single precision, so that a table is decided alike
+        Which range a confidence of exactly an edge falls into, for all edges or for
+        each. They are compared in single precision, so that a table is decided alike
         in whatever precision it was stored.
 
     Raises
@@ -43,7 +41,7 @@ class Buckets:
     ValueError
         No edges, edges that do not rise, names that repeat or do not fit.
     TypeError
-        Edges or names that are no sequence; a single text is none.
+        Edges or names are no sequence, or a single text.
 
     Examples
     --------
@@ -58,11 +56,9 @@ class Buckets:
     edge_belongs_to: str | Sequence[str] = "upper"
 
     def __post_init__(self) -> None:
-        edges = [
-            check_between("edges", edge, 0, 1, closed=True)
-            for edge in _several("edges", self.edges, "numbers")
-        ]
-        if not edges or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+        edges = _several("edges", self.edges, "numbers")
+        edges = [check_between("edges", edge, 0, 1, closed=True) for edge in edges]
+        if not edges or (np.diff(edges) <= 0).any():
             raise ValueError(f"edges must rise and be at least one, not {self.edges}.")
         names = [str(name) for name in _several("names", self.names, "words")]
         if len(names) != len(edges) + 1 or len(set(names)) < len(names):
@@ -75,7 +71,7 @@ class Buckets:
             sides = [sides] * len(edges)
         sides = _several("edge_belongs_to", sides, "words")
         for side in sides:
-            check_choice("edge_belongs_to", side, SIDES)
+            check_choice("edge_belongs_to", side, ("upper", "lower"))
         if len(sides) != len(edges):
             raise ValueError(
                 f"edge_belongs_to must be one word or {len(edges)}, not {sides}."
@@ -85,76 +81,39 @@ class Buckets:
         object.__setattr__(self, "edge_belongs_to", tuple(sides))
 
     def codes(self, confidence: ArrayLike) -> np.ndarray:
-        """Which range each confidence falls into.
-
-        Parameters
-        ----------
-        confidence : array-like of shape (n,)
-            Probabilities in [0, 1].
-
-        Returns
-        -------
-        numpy.ndarray of int, of shape (n,)
-            0 is the lowest range.
-        """
+        """Number of the range that each confidence falls into, from 0, the lowest."""
         values = np.float32(check_probabilities(confidence))
-        at = zip(self.edges, self.edge_belongs_to, strict=True)
+        # A Python float takes the precision of the values.
         above = [
-            # A Python float takes the precision of the values.
             values >= edge if side == "upper" else values > edge
-            for edge, side in at
+            for edge, side in zip(self.edges, self.edge_belongs_to, strict=True)
         ]
         return np.sum(above, axis=0)
 
     def assign(self, confidence: ArrayLike) -> np.ndarray:
-        """The name of the range of each confidence.
-
-        Parameters
-        ----------
-        confidence : array-like of shape (n,)
-            Probabilities in [0, 1].
-
-        Returns
-        -------
-        numpy.ndarray of str, of shape (n,)
-        """
+        """Name of the range that each confidence falls into."""
         return np.array(self.names, dtype=object)[self.codes(confidence)]
 
     def ranges(self) -> list[str]:
         """Each range in words, from the lowest to the highest.
-
-        Returns
-        -------
-        list of str
 
         Examples
         --------
         >>> TRUST_BUCKETS.ranges()
         ['< 0.5', '0.5 to 0.9', '> 0.9']
         """
-        sides = list(self.edge_belongs_to)
-        first = f"{'<' if sides[0] == 'upper' else '≤'} {self.edges[0]:g}"
-        last = f"{'≥' if sides[-1] == 'upper' else '>'} {self.edges[-1]:g}"
-        between = []
+        upper = [side == "upper" for side in self.edge_belongs_to]
+        words = [f"{'<' if upper[0] else '≤'} {self.edges[0]:g}"]
         for at, (low, high) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
-            left = "" if sides[at] == "upper" else "over "
-            right = "under " if sides[at + 1] == "upper" else ""
-            between.append(f"{left}{low:g} to {right}{high:g}")
-        return [first, *between, last]
+            left, right = "" if upper[at] else "over ", "under " * upper[at + 1]
+            words.append(f"{left}{low:g} to {right}{high:g}")
+        return [*words, f"{'≥' if upper[-1] else '>'} {self.edges[-1]:g}"]
 
     def possible(self) -> list[bool]:
-        """Whether each range holds any confidence, from the lowest to the highest.
-
-        What is above 1 or below 0 holds none: the name of such a range is never given.
-
-        Returns
-        -------
-        list of bool
+        """Whether each range holds any confidence: none is above 1 or below 0.
 
         Examples
         --------
-        >>> TRUST_BUCKETS.possible()
-        [True, True, True]
         >>> Buckets([1], ["review", "accept"], "lower").possible()
         [True, False]
         """
@@ -185,8 +144,8 @@ def bucket_table(
 ) -> pd.DataFrame:
     """How many predictions fall into each bucket, and how many of them are right.
 
-    The accuracy *in* a bucket is not the accuracy *above* its lower edge: what lies
-    above counts every better bucket too. Both are given, each with its interval.
+    The accuracy *in* a bucket is not the accuracy *above* its lower edge, which counts
+    every better bucket too. Both are given, each with its interval.
 
     Parameters
     ----------
@@ -200,7 +159,7 @@ def bucket_table(
         The interval of each accuracy. Wilson's covers its level on average,
         Clopper–Pearson's always, and is wider.
     level : float, default=0.95
-        Of each interval by itself.
+        Level of each interval.
 
     Returns
     -------
@@ -208,8 +167,7 @@ def bucket_table(
         A row a bucket, the highest first: ``range``, ``n``, ``share``, ``accuracy``
         with ``low`` and ``high``, ``mean_confidence``, ``gap`` (accuracy minus mean
         confidence); and ``n_above``, ``accuracy_above``, ``low_above`` and
-        ``high_above``, the same of this bucket and all higher ones together. NaN where
-        there are no rows.
+        ``high_above`` of this bucket and all higher ones together. NaN without rows.
 
     Raises
     ------
@@ -229,43 +187,32 @@ def bucket_table(
     interval = check_interval(method)
     check_between("level", level, 0, 1)
     values, outcome, _ = check_rows(confidence, correct)
-    code = buckets.codes(values)
-    size = len(buckets.names)
+    code, size = buckets.codes(values), len(buckets.names)
+    n, right, stated = (
+        np.bincount(code, weights, size)[::-1] for weights in (None, outcome, values)
+    )
 
-    def sums(weights: Any = None) -> np.ndarray:
-        return np.bincount(code, weights, minlength=size)[::-1].astype(float)
-
-    def limits(right: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        low, high = (np.full(size, np.nan) for _ in range(2))
-        some = n > 0
-        low[some], high[some] = proportion_confint(
+    def rates(right: np.ndarray, n: np.ndarray, suffix: str) -> dict[str, np.ndarray]:
+        found, some = np.full((3, size), np.nan), n > 0
+        found[0, some] = right[some] / n[some]
+        found[1:, some] = proportion_confint(
             right[some], n[some], alpha=1 - level, method=interval
         )
-        return low, high
+        names = [f"{name}{suffix}" for name in ("accuracy", "low", "high")]
+        return dict(zip(names, found, strict=True))
 
-    n, right, total = sums(), sums(outcome), sums(values)
-    n_above, right_above = np.cumsum(n), np.cumsum(right)
-    low, high = limits(right, n)
-    low_above, high_above = limits(right_above, n_above)
-    with np.errstate(invalid="ignore"):
-        accuracy, mean = right / n, total / n
-        above = right_above / n_above
-    table = pd.DataFrame(
-        {
-            "range": buckets.ranges()[::-1],
-            "n": n.astype(int),
-            "share": n / len(values),
-            "accuracy": accuracy,
-            "low": low,
-            "high": high,
-            "mean_confidence": mean,
-            "gap": accuracy - mean,
-            "n_above": n_above.astype(int),
-            "accuracy_above": above,
-            "low_above": low_above,
-            "high_above": high_above,
-        },
-        index=list(buckets.names)[::-1],
-    )
+    inside = rates(right, n, "")
+    mean = np.divide(stated, n, where=n > 0, out=np.full(size, np.nan))
+    columns = {
+        "range": buckets.ranges()[::-1],
+        "n": n,
+        "share": n / len(values),
+        **inside,
+        "mean_confidence": mean,
+        "gap": inside["accuracy"] - mean,
+        "n_above": np.cumsum(n),
+        **rates(np.cumsum(right), np.cumsum(n), "_above"),
+    }
+    table = pd.DataFrame(columns, index=list(buckets.names)[::-1])
     table.attrs["evaluation"] = evaluation_of(confidence)[0]
     return table

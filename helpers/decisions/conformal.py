@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from mapie import conformity_scores
 from mapie.classification import SplitConformalClassifier
 from mapie.conformity_scores import LACConformityScore
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.stats.proportion import proportion_confint
@@ -28,6 +29,7 @@ from ..checks import (
     check_distributions,
     check_interval,
     check_not_fitted_on,
+    check_outcomes,
     check_table,
     check_truth,
 )
@@ -52,9 +54,8 @@ class ConformalSets(BaseEstimator):
         average, some of which may be empty. "top_k": its rank, so that all sets have
         the same size but for ties. "aps": the probability of all labels ahead of it,
         which adapts the size to the row and errs on the large side. "raps": the same
-        with a penalty for long sets, chosen on a fifth of the rows, which it takes five
-        times as many of. With two columns only "lac" can be had; with more, it does not
-        matter how many of the labels occur among the rows fitted on.
+        with a penalty for long sets, chosen on a fifth of the rows, of which it takes
+        five times as many. With two columns only "lac" can be had.
     seed : int, default=0
         Seed of the chance in "aps" and "raps".
 
@@ -67,11 +68,10 @@ class ConformalSets(BaseEstimator):
 
     Notes
     -----
-    The guarantee is an average over all rows, and over the rows fitted on. It asks that
-    fitted and new rows come from the same source in any order. It does not hold for
-    each class or each set size by itself: :func:`set_coverage` says what became of
-    these. And one fit differs from another: with n rows the coverage that it has on
-    new rows varies by about √(level (1 − level) / n).
+    The guarantee is an average over all rows, and over the rows fitted on, which must
+    come from the same source as the new ones. It does not hold for each class or each
+    set size: :func:`set_coverage` says what became of these. With n rows, the coverage
+    that one fit has on new rows varies by about √(level (1 − level) / n).
 
     References
     ----------
@@ -138,9 +138,12 @@ class ConformalSets(BaseEstimator):
                 f"probabilities must have at least {least} rows for a level of "
                 f"{level:g} with score {score!r}, not {len(values)}."
             )
-        known = _scaled(values)
-        model = SplitConformalClassifier(
-            _Given(len(classes)),
+        # What MAPIE takes for a fitted classifier: one whose input is its output.
+        given = SimpleNamespace(
+            fit=None, classes_=range(len(classes)), predict_proba=lambda rows: rows
+        )
+        self._model = SplitConformalClassifier(
+            given,
             confidence_level=level,
             conformity_score=_SCORES[score](),
             random_state=seed,
@@ -148,9 +151,8 @@ class ConformalSets(BaseEstimator):
         with warnings.catch_warnings():
             # The guarantee does not need every label among the rows.
             warnings.filterwarnings("ignore", ".*conformalization dataset has less")
-            model.conformalize(known, actual)
-            model.predict_set(known[:1])
-        self._model = model
+            self._model.conformalize(_scaled(values), actual)
+            self._model.predict_set(_scaled(values[:1]))
         self.classes_ = classes
         self.n_ = len(values)
         return self
@@ -182,21 +184,13 @@ class ConformalSets(BaseEstimator):
         Parameters
         ----------
         probabilities : array-like or pandas.DataFrame of shape (n, K)
-            Rows that sum to one, with the columns of those fitted on. The index of a
-            data frame is kept.
+            As for :meth:`predict`. The index of a data frame is kept.
 
         Returns
         -------
         pandas.DataFrame
             One row each: ``set``, a tuple of labels, the most probable first; ``size``,
             their number; ``prediction`` and its ``confidence``, as without sets.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before ``fit``.
-        ValueError
-            Bad probabilities, or other columns.
 
         Examples
         --------
@@ -209,22 +203,21 @@ class ConformalSets(BaseEstimator):
         18  (no, yes)     2         no         0.6
         """
         values, sets = self._read_and_predict(probabilities)
-        index: pd.Index = pd.RangeIndex(len(values))
-        if isinstance(probabilities, pd.DataFrame):
-            index = probabilities.index
-        order = np.argsort(-values, axis=1, kind="stable")
+        order = np.argsort(-values, axis=1, kind="stable").tolist()
         held = [
             tuple(self.classes_[at] for at in ranked if row[at])
-            for ranked, row in zip(order.tolist(), sets.tolist(), strict=True)
+            for ranked, row in zip(order, sets, strict=True)
         ]
-        return pd.DataFrame(
-            {
-                "set": pd.Series(held, dtype=object),
-                "size": sets.sum(axis=1),
-                "prediction": [self.classes_[at] for at in order[:, 0].tolist()],
-                "confidence": values.max(axis=1),
-            }
-        ).set_axis(index)
+        columns = {
+            "set": pd.Series(held, dtype=object),
+            "size": sets.sum(axis=1),
+            "prediction": [self.classes_[ranked[0]] for ranked in order],
+            "confidence": values.max(axis=1),
+        }
+        table = pd.DataFrame(columns)
+        if isinstance(probabilities, pd.DataFrame):
+            table.index = probabilities.index
+        return table
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_")
@@ -306,28 +299,19 @@ def set_coverage(
         )
     actual = check_truth(truth, names, sets)
     size = held.sum(axis=1)
-    hit = held[np.arange(n), actual]
-    parts = [("all", "all", np.full(n, True))]
-    parts += [("class", names[at], actual == at) for at in np.unique(actual).tolist()]
-    parts += [("size", at, size == at) for at in np.unique(size).tolist()]
-    rows = []
-    for by, value, own in parts:
-        hits, count = int(hit[own].sum()), int(own.sum())
-        low, high = proportion_confint(hits, count, 1 - level, method=interval)
-        rows.append(
-            {
-                "by": by,
-                "value": value,
-                "n": count,
-                "coverage": hits / count,
-                "low": float(low),
-                "high": float(high),
-                "mean_size": float(size[own].mean()),
-                "empty": float(np.mean(size[own] == 0)),
-                "singletons": float(np.mean(size[own] == 1)),
-            }
-        )
-    return pd.DataFrame(rows)
+    rows = pd.DataFrame({"n": 1, "coverage": held[np.arange(n), actual]})
+    rows["mean_size"], rows["empty"], rows["singletons"] = size, size == 0, size == 1
+    parts = {"all": np.zeros(n, int), "class": actual, "size": size}
+    sums = {by: rows.groupby(part).sum() for by, part in parts.items()}
+    table = pd.concat(sums, names=["by", "value"]).reset_index()
+    ends = proportion_confint(table["coverage"], table["n"], 1 - level, interval)
+    shares = list(rows.columns[1:])
+    table[shares] = table[shares].div(table["n"], axis=0)
+    for at, (name, end) in enumerate(zip(("low", "high"), ends, strict=True)):
+        table.insert(4 + at, name, end)
+    called = {"all": ["all"], "class": names, "size": range(k + 1)}
+    table["value"] = [called[by][at] for by, at in table[["by", "value"]].to_numpy()]
+    return table
 
 
 # MAPIE takes fewer than three labels that occur for two classes, and then refuses all
@@ -358,24 +342,6 @@ class _Raps(conformity_scores.RAPSConformityScore, LACConformityScore):
 _SCORES = {"lac": LACConformityScore, "top_k": _TopK, "aps": _Aps, "raps": _Raps}
 
 
-class _Given(ClassifierMixin, BaseEstimator):
-    """A fitted classifier whose input is its output, as MAPIE wants one."""
-
-    def __init__(self, n_classes: int) -> None:
-        self.n_classes = n_classes
-        self.classes_ = np.arange(n_classes)
-        self.n_features_in_ = n_classes
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        return X
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        return X.argmax(axis=1)
-
-
 def _scaled(values: np.ndarray) -> np.ndarray:
     """Rows that sum to one as closely as MAPIE asks."""
     exact = np.float32(values).astype(float)  # the same sets in either precision
@@ -391,12 +357,4 @@ def _check_sets(sets: ArrayLike) -> np.ndarray:
             "sets must have rows, and a column for each label, not shape "
             f"{array.shape}."
         )
-    if array.dtype != bool:
-        strange = ~np.isin(array, [0, 1])
-        if strange.any():
-            row, column = np.argwhere(strange)[0].tolist()
-            raise ValueError(
-                f"sets must be true or false; row {row} has "
-                f"{array.astype(object)[row, column]!r}."
-            )
-    return array.astype(bool)
+    return np.stack([check_outcomes(part, name="sets") for part in array.T], axis=1)
