@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from fractions import Fraction
 from typing import Any
 
@@ -132,6 +133,8 @@ def test_table_tells_the_sets_in_words() -> None:
         assert named.iloc[at][list(row)].is_monotonic_decreasing
     plain = ConformalSets(0.9).fit(known, truth).table(known.tolist())
     assert plain.index.tolist() == list(range(80))
+    again = pickle.loads(pickle.dumps(sets))
+    assert again.predict(named).tolist() == held.tolist()
     assert plain["prediction"].tolist() == known.argmax(axis=1).tolist()
 
 

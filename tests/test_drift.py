@@ -220,11 +220,7 @@ def test_rows_of_a_class_are_equally_likely_and_come_in_any_order() -> None:
     [
         ({"truth": []}, ValueError, "truth must be one column with at least one row"),
         ({"truth": [["a"]]}, ValueError, r"truth must be one column .* \(1, 1\)"),
-        (
-            {"truth": ["a", None]},
-            ValueError,
-            "truth must not be missing; 1 of",
-        ),
+        ({"truth": ["a", None]}, ValueError, "truth must not be missing; 1 of"),
         ({"shares": {"d": 0.1}}, ValueError, "shares must be of labels .*; 'd' has no"),
         (
             {"shares": {"a": 60}},

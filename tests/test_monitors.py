@@ -14,12 +14,7 @@ from scipy.special import expit, logit, logsumexp
 from scipy.stats import binom
 
 from helpers.decisions import AccuracyMonitor, CalibrationMonitor, detection_delay
-from helpers.decisions.betting import (
-    SHARES,
-    SHIFTS,
-    confidence_sequence,
-    log_wealth,
-)
+from helpers.decisions.betting import SHARES, SHIFTS, confidence_sequence, log_wealth
 
 OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=60)
 PROBABILITIES = st.floats(0.01, 0.99)
@@ -403,12 +398,7 @@ def test_known_delays() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    st.floats(0.02, 0.98),
-    st.floats(0, 1),
-    st.floats(0.01, 0.9),
-    st.integers(0, 40),
-)
+@given(st.floats(0.02, 0.98), st.floats(0, 1), st.floats(0.01, 0.9), st.integers(0, 40))
 def test_promises_that_are_kept_are_rarely_doubted(
     promised: float, more: float, alpha: float, before: int
 ) -> None:

@@ -1,29 +1,38 @@
 """From confidence to decision: what may be acted on without a look.
 
-``buckets`` are ranges of confidence with an action each, ``thresholds`` are chosen with
-a guarantee, and ``verification`` checks them, or any rule, on other labels; ``costs``
-choose by prices, and a ``policy`` puts them to use. ``queries`` say what to look at
-next, ``conformal`` gives sets of labels. ``monitors`` watch whether a promise holds,
-by ``betting`` against it, which also tells how soon they notice a fall.
-``drift`` tells whether scores still are what they were, and draws rows as if there were
-more of some classes.
+``rules`` are fixed, such as ranges of confidence with an action each, and can be
+verified on labels; ``thresholds`` are chosen with a guarantee, ``costs`` choose by
+prices, and a ``policy`` puts them to use. ``queries`` say what to look at next,
+``conformal`` gives sets of labels. ``monitors`` watch whether a promise holds, by
+``betting`` against it, which also tells how soon they notice a fall. ``drift`` tells
+whether scores still are what they were, and draws rows as of another mix.
+
+What breaks a rule is refused with a ValueError, or a TypeError if it is of another
+kind, that names the argument, the rule and the offending value.
 """
 
 from .betting import DetectionDelay, detection_delay
-from .buckets import REVIEW_BUCKETS, TRUST_BUCKETS, Buckets, bucket_table
 from .conformal import ConformalSets, set_coverage
 from .costs import Costs, ThresholdChoice, best_threshold, break_even, cost_curve
 from .drift import DriftMeasure, ScoreDrift, resample_label_shift, score_drift
 from .monitors import AccuracyMonitor, CalibrationMonitor
 from .policy import Policy
 from .queries import review_queue
+from .rules import (
+    REVIEW_BUCKETS,
+    TRUST_BUCKETS,
+    Buckets,
+    Verification,
+    bucket_table,
+    verify_accepted,
+    zero_failure_sample_size,
+)
 from .thresholds import (
     CertifiedThreshold,
     choose_threshold,
     choose_thresholds_per_class,
     verify,
 )
-from .verification import Verification, verify_accepted, zero_failure_sample_size
 
 __all__ = [
     "REVIEW_BUCKETS",

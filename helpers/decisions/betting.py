@@ -153,11 +153,6 @@ def detection_delay(
         It counts items that were checked: if one accepted item in twenty is, the model
         has answered twenty times as many by then.
 
-    Raises
-    ------
-    ValueError
-        An accuracy, number or ``alpha`` that breaks its rule.
-
     Notes
     -----
     Items are right or wrong independently of each other. The monitor's wealth depends

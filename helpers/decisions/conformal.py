@@ -115,12 +115,6 @@ class ConformalSets(BaseEstimator):
         -------
         ConformalSets
             Itself.
-
-        Raises
-        ------
-        ValueError
-            Bad data or rules, two columns with another score than "lac", or fewer rows
-            than the level takes: 1 / (1 − level) or 1 / level, if that is more.
         """
         level = check_between("level", self.level, 0, 1)
         score = check_choice("score", self.score, tuple(_SCORES))
@@ -139,9 +133,8 @@ class ConformalSets(BaseEstimator):
                 f"{level:g} with score {score!r}, not {len(values)}."
             )
         # What MAPIE takes for a fitted classifier: one whose input is its output.
-        given = SimpleNamespace(
-            fit=None, classes_=range(len(classes)), predict_proba=lambda rows: rows
-        )
+        labels = np.arange(len(classes))
+        given = SimpleNamespace(fit=None, classes_=labels, predict_proba=_as_given)
         self._model = SplitConformalClassifier(
             given,
             confidence_level=level,
@@ -168,13 +161,6 @@ class ConformalSets(BaseEstimator):
         Returns
         -------
         numpy.ndarray of bool, of shape (n, K)
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before ``fit``.
-        ValueError
-            Bad probabilities, or other columns.
         """
         return self._read_and_predict(probabilities)[1]
 
@@ -269,12 +255,6 @@ def set_coverage(
         ``high``; ``mean_size``; and ``empty`` and ``singletons``, the shares of its
         sets with no and with one label.
 
-    Raises
-    ------
-    ValueError
-        Sets that are no table of true and false, labels that are not one for each
-        column, or a truth that is none of them.
-
     Examples
     --------
     >>> sets = [[True, False], [True, False], [True, True], [True, False]]
@@ -340,6 +320,10 @@ class _Raps(conformity_scores.RAPSConformityScore, LACConformityScore):
 
 
 _SCORES = {"lac": LACConformityScore, "top_k": _TopK, "aps": _Aps, "raps": _Raps}
+
+
+def _as_given(probabilities: np.ndarray) -> np.ndarray:
+    return probabilities
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

@@ -46,11 +46,6 @@ class Costs:
     review_error : float, default=0
         Probability that the reviewer decides wrongly, in [0, 1].
 
-    Raises
-    ------
-    ValueError
-        A cost that breaks its rule.
-
     Examples
     --------
     >>> Costs(error=20, review=1.5, delay=0.5).reviewed
@@ -201,11 +196,6 @@ def cost_curve(
         ``cost`` per item of all rows. The lowest cost on these rows is lower than the
         same threshold's on others: see :func:`best_threshold`.
 
-    Raises
-    ------
-    ValueError
-        Bad data, or a threshold that is missing.
-
     Examples
     --------
     >>> cost_curve([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0], Costs(error=8, review=1))
@@ -278,11 +268,6 @@ def best_threshold(
     ThresholdChoice
         The threshold is a score that occurs, or infinite; of several equally cheap
         ones the highest, which automates least.
-
-    Raises
-    ------
-    ValueError
-        Bad data or rules.
 
     Notes
     -----

@@ -15,13 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from ..checks import (
-    check_between,
-    check_count,
-    check_labels,
-    check_numbers,
-    check_rng,
-)
+from ..checks import check_between, check_count, check_labels, check_numbers, check_rng
 from ..metrics import NoiseFloor
 
 
@@ -128,13 +122,6 @@ def score_drift(
     ScoreDrift
         The p-value of the Kolmogorov-Smirnov statistic is that of SciPy, or a
         permutation p-value if scores are tied; the others are permutation p-values.
-
-    Raises
-    ------
-    ValueError
-        There are no scores, one is missing or infinite, or a setting is out of range.
-    TypeError
-        The scores are no numbers, or ``rng`` is no source of chance.
 
     References
     ----------
@@ -248,14 +235,6 @@ def resample_label_shift(
         Positions of rows, from 0, in random order. Of each class there are ``n`` times
         its share, rounded up or down by chance so that it is right on average, drawn
         with replacement.
-
-    Raises
-    ------
-    ValueError
-        There are no rows, a class is missing, a label has no rows, a share is outside
-        [0, 1], or the shares sum to more than 1, or to less if every class is named.
-    TypeError
-        ``shares`` is no mapping, or ``rng`` is no source of chance.
 
     References
     ----------

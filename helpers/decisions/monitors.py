@@ -41,8 +41,6 @@ from .betting import (
     log_wealth,
 )
 
-_FORMAT = "helpers.monitoring/2"
-
 
 class _Course(Stored):
     """A monitor's settings and all items that it saw; the rest follows from these."""
@@ -136,7 +134,7 @@ class _Monitor:
     def to_dict(self) -> dict[str, Any]:
         """Settings and every item, as plain JSON, for :meth:`from_dict`."""
         return {
-            "format": _FORMAT,
+            "format": "helpers.monitoring/2",
             "class": type(self).__name__,
             "settings": {name: getattr(self, name) for name in self._settings},
             "confidence": None,
@@ -211,11 +209,6 @@ class AccuracyMonitor(_Monitor):
     alpha : float, default=0.05
         Largest probability of a false alarm, between 0 and 1.
 
-    Raises
-    ------
-    ValueError
-        ``promised`` or ``alpha`` is not between 0 and 1.
-
     Notes
     -----
     With s of n items right, a gambler who believes in a shift of -d has a wealth of
@@ -258,12 +251,6 @@ class AccuracyMonitor(_Monitor):
         -------
         bool
             Whether an alarm has been raised, now or before.
-
-        Raises
-        ------
-        ValueError
-            There is none, or one is missing or neither 0 nor 1; nothing is then taken
-            in.
         """
         new = check_outcomes(np.atleast_1d(correct))
         if not len(new):
@@ -293,12 +280,6 @@ class CalibrationMonitor(_Monitor):
     clip : float, default=0.001
         How near to certainty bets are made, 0 or more and below 1/2: a confidence of 1
         is taken for a promise of 1 - ``clip``. With 0 it is taken at its word.
-
-    Raises
-    ------
-    ValueError
-        ``alpha`` is not between 0 and 1, the alternative is another, or ``clip`` is
-        negative, or 1/2 or more.
 
     Notes
     -----
@@ -362,15 +343,6 @@ class CalibrationMonitor(_Monitor):
         -------
         bool
             Whether an alarm has been raised, now or before.
-
-        Raises
-        ------
-        ValueError
-            There is none, their numbers differ, a confidence is missing or outside
-            [0, 1], or an outcome is missing or neither 0 nor 1; nothing is then taken
-            in.
-        TypeError
-            The confidences are no numbers.
         """
         if np.ndim(confidence) == 0:
             confidence, correct = np.atleast_1d(confidence), np.atleast_1d(correct)

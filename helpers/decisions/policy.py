@@ -20,17 +20,9 @@ from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
 from ..calibration.files import Stored, load, write_json
 from ..calibration.storage import from_dict as calibrator_from_dict
-from ..checks import (
-    check_between,
-    check_choice,
-    check_not_fitted_on,
-    check_table,
-)
-from .buckets import Buckets
+from ..checks import check_between, check_choice, check_not_fitted_on, check_table
+from .rules import Buckets, Verification, verify_accepted
 from .thresholds import CertifiedThreshold
-from .verification import Verification, verify_accepted
-
-_FORMAT = "helpers.decisions/3"
 
 
 @dataclass(frozen=True)
@@ -53,14 +45,6 @@ class Policy:
         What :meth:`verify` found; verifications of another policy are refused.
     name, note : str, optional
         For the card.
-
-    Raises
-    ------
-    ValueError
-        Actions that differ between labels, a source that is not the calibrator's, or
-        a verification of another rule.
-    TypeError
-        Something is of another kind.
 
     Examples
     --------
@@ -137,8 +121,6 @@ class Policy:
         accept, otherwise : str
             What the action from the threshold on is called, and the one below it and
             where no confidence is known.
-        **more
-            Other parameters of the policy.
 
         Examples
         --------
@@ -166,7 +148,8 @@ class Policy:
             Where no threshold passed, and for labels that are not in the mapping,
             nothing is accepted.
         accept, otherwise, **more
-            As for :meth:`from_threshold`. The default note is what was certified.
+            As for :meth:`from_threshold`, and other parameters of the policy. The
+            default note is what was certified.
 
         Examples
         --------
@@ -207,19 +190,9 @@ class Policy:
         Returns
         -------
         pandas.DataFrame
-            The table with ``decided_on``, the confidence that was looked at, and with
-            ``action`` and ``reason``. A row without a confidence or a prediction gets
-            the most cautious action.
-
-        Raises
-        ------
-        ValueError
-            A column is missing or there twice, a confidence is no number in [0, 1],
-            predictions are of another type than the labels that have ranges of their
-            own, or the scores come from another model, prompt or set of labels, or do
-            not say from which.
-        TypeError
-            The table is no DataFrame, or the source no mapping.
+            The table with ``decided_on``, the confidence looked at, ``action`` and
+            ``reason``. Without a confidence or a prediction, a row gets the most
+            cautious action.
         """
         return self._apply(table, source)[0]
 
@@ -239,8 +212,7 @@ class Policy:
         Parameters
         ----------
         table : pandas.DataFrame
-            As for :meth:`apply`, with ``correct``. Rows that chose a threshold must
-            not be among it; rows that the calibrator knows from its fit are refused.
+            As for :meth:`apply`, with ``correct``, of rows that chose no threshold.
         max_risk : float
             The most errors among the rows with this action, as a share in (0, 1).
         delta : float, default=0.05
@@ -255,13 +227,7 @@ class Policy:
         Returns
         -------
         Policy
-            With one :class:`Verification` more, the last of ``verified``.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As for :meth:`apply`; there is no such action or no row, or the calibrator
-            was fitted on some of the rows.
+            With one :class:`Verification` more.
 
         Examples
         --------
@@ -305,19 +271,18 @@ class Policy:
             )
         lines.append(f"  is {made}")
         lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
-        lines += ["", "What it was verified on"]
         # The rule, which is the same of each, is said above.
         found = [f"  {replace(one, rule=None)}" for one in self.verified]
-        return "\n".join([*lines, *(found or ["  nothing"])])
+        lines += ["", "What it was verified on", *(found or ["  nothing"])]
+        return "\n".join(lines)
 
-    def __str__(self) -> str:
-        return self.card()
+    __str__ = card
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as plain numbers, lists and words."""
         counted = [one.name for one in fields(Verification) if one.init]
         return {
-            "format": _FORMAT,
+            "format": "helpers.decisions/3",
             "name": self.name,
             "note": self.note,
             **self._describe_rule(),

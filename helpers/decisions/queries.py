@@ -74,16 +74,6 @@ def review_queue(
         each stands for (1 / the probability of being drawn), and stratified ones
         ``queue_stratum``.
 
-    Raises
-    ------
-    ValueError
-        Bad confidences, a column that is missing or already there, an argument that
-        the strategy needs or does not know, an item that it cannot place since its
-        confidence is missing, a prediction without costs, or a budget below the number
-        of strata, some of which would then have no chance.
-    TypeError
-        A table or costs that are something else.
-
     Notes
     -----
     Only random samples say how often the model is wrong: the rows that any other queue

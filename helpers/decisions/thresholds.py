@@ -25,7 +25,7 @@ from ..checks import (
 )
 from ..metrics.binning import at_least
 from ..metrics.resampling import Interval
-from .verification import (
+from .rules import (
     Verification,
     one_row_each,
     verify_accepted,
@@ -186,11 +186,6 @@ def choose_threshold(
     -------
     CertifiedThreshold
 
-    Raises
-    ------
-    ValueError
-        Bad data, or a number out of range.
-
     Notes
     -----
     The sequences begin at row counts, not at fixed thresholds. For the first one that
@@ -248,11 +243,6 @@ def choose_thresholds_per_class(
         A :class:`CertifiedThreshold` for each label in ``predicted``, in its order;
         its ``delta`` is the label's share.
 
-    Raises
-    ------
-    ValueError
-        Bad data, or a number out of range.
-
     Examples
     --------
     >>> found = choose_thresholds_per_class(
@@ -306,12 +296,6 @@ def verify(
     Returns
     -------
     Verification
-
-    Raises
-    ------
-    ValueError
-        Bad data, a number out of range, no threshold was certified, or a number comes
-        without ``max_risk``.
 
     Examples
     --------
@@ -412,11 +396,7 @@ def _sequence_starts(n: int, max_risk: float, delta: float) -> np.ndarray:
 
 
 def _passed(
-    n: np.ndarray,
-    errors: np.ndarray,
-    starts: np.ndarray,
-    max_risk: float,
-    level: float,
+    n: np.ndarray, errors: np.ndarray, starts: np.ndarray, max_risk: float, level: float
 ) -> np.ndarray:
     """Thresholds that some sequence of tests came past."""
     passes = binom.cdf(errors, n, max_risk) <= level
