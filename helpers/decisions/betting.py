@@ -132,6 +132,10 @@ def detection_delay(
 ) -> DetectionDelay:
     """How many spot checks a monitor takes to find that accuracy fell.
 
+    The wealth depends on how many items were wrong, not on which. So the probability
+    of each number of wrong ones without an alarm is carried from item to item, and what
+    crosses the monitor's limit leaves: the result is exact, up to rounding.
+
     Parameters
     ----------
     promised : float
@@ -150,15 +154,7 @@ def detection_delay(
     Returns
     -------
     DetectionDelay
-        It counts items that were checked: if one accepted item in twenty is, the model
-        has answered twenty times as many by then.
-
-    Notes
-    -----
-    Items are right or wrong independently of each other. The monitor's wealth depends
-    on how many were wrong, not on which. So the probability of each number of wrong
-    ones without an alarm is carried from item to item, and what crosses the monitor's
-    limit leaves: the result is exact, up to rounding.
+        In items that were checked, which may be one in twenty of those answered.
 
     Examples
     --------

@@ -43,7 +43,9 @@ class ConformalSets(BaseEstimator):
     Labelled rows that took no part in training, prompting or calibration say how far
     down a row's list of labels the true one tends to be. With a level of 0.9, the sets
     of new rows then hold the true label with a probability of at least 0.9, whatever
-    the probabilities are worth: bad ones make large sets. MAPIE does the work.
+    the probabilities are worth: bad ones make large sets. That is an average over all
+    rows, and over the rows fitted on: :func:`set_coverage` says what became of classes
+    and sizes. MAPIE does the work.
 
     Parameters
     ----------
@@ -51,11 +53,10 @@ class ConformalSets(BaseEstimator):
         Probability with which a set is to hold the true label, between 0 and 1.
     score : {"lac", "top_k", "aps", "raps"}, default="lac"
         What makes a label strange. "lac": a low probability; the smallest sets on
-        average, some of which may be empty. "top_k": its rank, so that all sets have
-        the same size but for ties. "aps": the probability of all labels ahead of it,
-        which adapts the size to the row and errs on the large side. "raps": the same
-        with a penalty for long sets, chosen on a fifth of the rows, of which it takes
-        five times as many. With two columns only "lac" can be had.
+        average, some of which may be empty. "top_k": its rank. "aps": the probability
+        of all labels ahead of it, which errs on the large side. "raps": the same with
+        a penalty for long sets, chosen on a fifth of the rows, of which it takes five
+        times as many. With two columns only "lac" can be had.
     seed : int, default=0
         Seed of the chance in "aps" and "raps".
 
@@ -66,23 +67,14 @@ class ConformalSets(BaseEstimator):
     n_ : int
         Number of rows fitted on.
 
-    Notes
-    -----
-    The guarantee is an average over all rows, and over the rows fitted on, which must
-    come from the same source as the new ones. It does not hold for each class or each
-    set size: :func:`set_coverage` says what became of these. With n rows, the coverage
-    that one fit has on new rows varies by about √(level (1 − level) / n).
-
     References
     ----------
-    Vovk, Gammerman and Shafer, Algorithmic learning in a random world, 2005; Sadinle,
-    Lei and Wasserman, JASA 114, 2019, for "lac"; Romano, Sesia and Candès, NeurIPS
-    2020, for "aps"; Angelopoulos, Bates, Malik and Jordan, ICLR 2021, for "raps".
+    Vovk, Gammerman and Shafer, 2005; Sadinle, Lei and Wasserman, JASA 114, 2019, for
+    "lac"; Romano, Sesia and Candès, NeurIPS 2020, for "aps"; Angelopoulos, Bates, Malik
+    and Jordan, ICLR 2021, for "raps".
 
     Examples
     --------
-    Nineteen labelled rows, two of which are wrong:
-
     >>> known = [[0.8, 0.2]] * 17 + [[0.6, 0.4]] * 2
     >>> sets = ConformalSets(level=0.9).fit(known, [0] * 17 + [1] * 2)
     >>> sets.predict([[0.9, 0.1], [0.55, 0.45]])
@@ -106,8 +98,7 @@ class ConformalSets(BaseEstimator):
         Parameters
         ----------
         probabilities : array-like or pandas.DataFrame of shape (n, K)
-            Rows that sum to one; a data frame names the labels by its columns, without
-            the ``p_`` of the tidy table.
+            Rows that sum to one; a data frame names the labels by its columns.
         truth : array-like of shape (n,)
             The true labels: positions 0, 1, …, or names of a data frame's columns.
 
@@ -151,32 +142,11 @@ class ConformalSets(BaseEstimator):
         return self
 
     def predict(self, probabilities: ArrayLike) -> np.ndarray:
-        """Which labels are in the set of each row.
-
-        Parameters
-        ----------
-        probabilities : array-like or pandas.DataFrame of shape (n, K)
-            Rows that sum to one, with the columns of those fitted on.
-
-        Returns
-        -------
-        numpy.ndarray of bool, of shape (n, K)
-        """
+        """Which labels are in the set of each row: a Boolean for each column."""
         return self._read_and_predict(probabilities)[1]
 
     def table(self, probabilities: ArrayLike) -> pd.DataFrame:
-        """The set of each row, in words.
-
-        Parameters
-        ----------
-        probabilities : array-like or pandas.DataFrame of shape (n, K)
-            As for :meth:`predict`. The index of a data frame is kept.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row each: ``set``, a tuple of labels, the most probable first; ``size``,
-            their number; ``prediction`` and its ``confidence``, as without sets.
+        """The set of each row in words, the most probable label first.
 
         Examples
         --------
@@ -234,8 +204,7 @@ def set_coverage(
     Parameters
     ----------
     sets : array-like of bool, of shape (n, K)
-        Which labels are in the set of each row, such as
-        :meth:`ConformalSets.predict` gives for rows that it was not fitted on.
+        Which labels are in the set of each row, of rows that it was not fitted on.
     truth : array-like of shape (n,)
         The true labels.
     labels : sequence, optional
@@ -243,17 +212,15 @@ def set_coverage(
     level : float, default=0.95
         Level of the intervals, not of the sets.
     method : {"wilson", "clopper-pearson"}, default="wilson"
-        The interval of each coverage. Wilson's covers its level on average,
-        Clopper–Pearson's always, and is wider.
+        Wilson's interval covers its level on average, the other always.
 
     Returns
     -------
     pandas.DataFrame
-        One row for ``by`` "all", one for each true class that occurs ("class"), one for
-        each size that occurs ("size"), named by ``value``: its number of rows ``n``;
-        ``coverage``, the share of its sets that hold the true label, with ``low`` and
-        ``high``; ``mean_size``; and ``empty`` and ``singletons``, the shares of its
-        sets with no and with one label.
+        One row for ``by`` "all", for each true class that occurs and for each size,
+        named by ``value``: its rows ``n``; ``coverage``, the share of its sets that
+        hold the true label, with ``low`` and ``high``; ``mean_size``; ``empty`` and
+        ``singletons``, the shares of its sets with no and with one label.
 
     Examples
     --------

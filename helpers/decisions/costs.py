@@ -30,17 +30,14 @@ class Costs:
     """What happens to an item costs, each in the same currency and for one item.
 
     An item is either automated, which costs ``right`` or ``error``, or reviewed, which
-    costs ``review`` and ``delay`` and, in the end, ``right`` or ``error``. A reviewer
-    is taken as never wrong unless ``review_error`` says otherwise.
+    costs ``review`` and ``delay`` and, in the end, ``right`` or ``error``.
 
     Attributes
     ----------
     error : float
         Of acting on a wrong answer; more than ``right``.
-    review : float
-        Of a person looking at an item; 0 or more.
-    delay : float, default=0
-        Of the item waiting for its review; 0 or more.
+    review, delay : float
+        Of a person looking at an item, and of its waiting; 0 or more.
     right : float, default=0
         Of acting on a right answer; negative if it earns something.
     review_error : float, default=0
@@ -50,10 +47,6 @@ class Costs:
     --------
     >>> Costs(error=20, review=1.5, delay=0.5).reviewed
     2.0
-    >>> Costs(error=1, review=1, right=2)
-    Traceback (most recent call last):
-    ...
-    ValueError: error must be above right, the cost of a right answer (2), not 1.
     """
 
     error: float
@@ -88,19 +81,15 @@ class ThresholdChoice:
     Attributes
     ----------
     threshold : float
-        Items with this score or more are automated; infinite if reviewing all was
-        cheapest.
-    coverage : float
-        Share of the rows that it automates, in [0, 1].
-    risk : float
-        Share of these that are wrong, in [0, 1]; NaN if there are none.
+        Items with this score or more are automated; infinite: none is.
+    coverage, risk : float
+        Share of the rows that it automates, and share of these that are wrong.
     apparent : float
         Cost per item on the rows that chose it: too low, on average.
     optimism : float
         By how much it is too low, as far as resamples tell.
     cost : Interval
-        Cost per item of this threshold on new rows: ``apparent`` plus ``optimism``,
-        and its interval.
+        Cost per item of this threshold on new rows, ``apparent`` plus ``optimism``.
     review_all, automate_all : float
         Cost per item without a threshold.
     saving_over_review, saving_over_automation : Interval
@@ -131,10 +120,10 @@ def break_even(costs: Costs) -> float:
     """The confidence from which on automating an item is no dearer than its review.
 
     With confidence p, automating costs (1 − p) · error + p · right on average, and
-    review costs :attr:`Costs.reviewed` whatever p is. They are equal at
+    review costs :attr:`Costs.reviewed`. They are equal at
     p = (error − reviewed) / (error − right), which is 1 − review / error where nothing
-    else costs anything. Where confidence is calibrated this is the cheapest threshold,
-    and no labelled row is needed to find it.
+    else costs anything. Where confidence is calibrated this is the cheapest threshold
+    (Chow, 1970), and no labelled row is needed to find it.
 
     Parameters
     ----------
@@ -145,11 +134,6 @@ def break_even(costs: Costs) -> float:
     -------
     float
         In [0, 1]. 0: a review is never worth its price.
-
-    References
-    ----------
-    Chow, On optimum recognition error and reject tradeoff, IEEE Transactions on
-    Information Theory 16, 1970.
 
     Examples
     --------
@@ -176,25 +160,18 @@ def cost_curve(
 
     Parameters
     ----------
-    scores : array-like of shape (n,)
-        Finite numbers, higher for answers more likely right; need not be
-        probabilities. Rows with equal scores are automated together.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-    costs : Costs
-        The prices.
+    scores, correct, costs
+        As for :func:`best_threshold`.
     thresholds : array-like of shape (m,), optional
-        Rows with this score or more, in single precision, are automated; may be
-        infinite. Default: infinity, which automates none, and each distinct score,
-        from high to low.
+        Rows with this score or more, in single precision, are automated. Default:
+        infinity, which automates none, and each distinct score, from high to low.
 
     Returns
     -------
     pandas.DataFrame
-        One row a ``threshold``, in the order given: the ``coverage``, or share of rows
-        automated; the ``risk``, or share of these that are wrong, NaN of none; and the
-        ``cost`` per item of all rows. The lowest cost on these rows is lower than the
-        same threshold's on others: see :func:`best_threshold`.
+        One row a ``threshold``: the ``coverage``, or share of rows automated; the
+        ``risk``, or share of these that are wrong; and the ``cost`` per item. The
+        lowest cost on these rows is lower than the same threshold's on others.
 
     Examples
     --------
@@ -242,8 +219,10 @@ def best_threshold(
 ) -> ThresholdChoice:
     """The threshold that is cheapest on labelled rows, and an honest price for it.
 
-    If the confidence is calibrated, take :func:`break_even`: it needs no search and
-    has no optimism.
+    If the confidence is calibrated, take :func:`break_even`: it needs no search. The
+    lowest of many costs is low in part by luck. So the whole choice is repeated on
+    resamples. What a threshold chosen there costs on the rows that were not drawn, on
+    average, exceeds the apparent cost by the optimism (Efron, JASA 78, 1983).
 
     Parameters
     ----------
@@ -266,25 +245,17 @@ def best_threshold(
     Returns
     -------
     ThresholdChoice
-        The threshold is a score that occurs, or infinite; of several equally cheap
-        ones the highest, which automates least.
+        Of several equally cheap thresholds the highest, which automates least.
 
     Notes
     -----
-    The lowest of many costs is low in part by luck. So the whole choice is repeated on
-    each resample. What the threshold chosen there costs on the rows that were not
-    drawn, on average, is the cost to be expected of new rows; it exceeds the apparent
-    cost by the optimism. What the threshold costs on the rows themselves, less what it
-    costs on the resample, spreads about the optimism, or below it, for these rows hold
-    those that chose. The interval is the apparent cost plus the quantiles of this
-    difference, the upper one moved up by as much as its mean falls short of the
-    optimism. Resamples of rows without an error have none either; so the intervals
-    reach at least as far as the Clopper–Pearson limits of the risk among the automated
-    rows, and among those left to review, which count rows also where there are groups.
-
-    References
-    ----------
-    Efron, Estimating the error rate of a prediction rule, JASA 78, 1983.
+    What a resample's threshold costs on the rows themselves, less what it costs on the
+    resample, spreads about the optimism, or below it, for these rows hold those that
+    chose. The interval is the apparent cost plus the quantiles of this difference, the
+    upper one moved up by what its mean falls short of the optimism. As resamples of
+    rows without an error have none either, it reaches at least as far as the
+    Clopper–Pearson limits of the risk among the automated rows; likewise that of the
+    saving over automation, by the rows left to review.
 
     Examples
     --------

@@ -46,14 +46,11 @@ class ScoreDrift:
 
     Attributes
     ----------
-    psi : DriftMeasure
-        Population stability index: the sum over bins of (c - r) log(c / r), where r
-        and c are the bin's shares of reference and current scores. 0 or more.
-    ks : DriftMeasure
-        Kolmogorov-Smirnov statistic: the largest difference between the distribution
-        functions, from 0 to 1.
-    wasserstein : DriftMeasure
-        Mean distance by which scores would have to move, in the unit of the scores.
+    psi, ks, wasserstein : DriftMeasure
+        Population stability index, the sum over bins of (c - r) log(c / r) of the
+        shares of current and reference scores; the largest difference between the
+        distribution functions; and the mean distance by which scores would have to
+        move.
     n_reference, n_current : int
         How many scores of each.
     level : float
@@ -98,8 +95,8 @@ def score_drift(
     """Compare the scores of now with those of then; no labels are needed.
 
     Scores that moved do not say that accuracy fell, and accuracy can fall while the
-    scores stay. This is one look at two samples of independent scores: a p-value that
-    is looked at every week will one day be small.
+    scores stay. This is one look: a p-value that is looked at every week will one day
+    be small.
 
     Parameters
     ----------
@@ -114,19 +111,14 @@ def score_drift(
     level : float, default=0.95
         Which quantile of the noise to give beside its mean.
     n_bins : int, default=10
-        Bins of the stability index, cut at quantiles of the reference; fewer where
-        scores are tied. Half a score is added to each, so that none is empty.
+        Bins of the stability index, cut at quantiles of the reference; half a score is
+        added to each, so that none is empty.
 
     Returns
     -------
     ScoreDrift
         The p-value of the Kolmogorov-Smirnov statistic is that of SciPy, or a
         permutation p-value if scores are tied; the others are permutation p-values.
-
-    References
-    ----------
-    Yurdakul and Naranjo, Statistical properties of the population stability index,
-    Journal of Risk Model Validation 14, 2020.
 
     Examples
     --------
@@ -213,17 +205,16 @@ def resample_label_shift(
 ) -> np.ndarray:
     """Rows drawn so that the true classes have other shares than they had.
 
-    Each class keeps its own texts: how likely a text is, given its class, stays as it
-    is, such as with more injured fingers in the season of fireworks. Confidences that
-    were calibrated before need not be so after it.
+    How likely a text is, given its class, stays as it is. Confidences that were
+    calibrated before need not be so after it (Lipton, Wang and Smola, ICML 2018).
 
     Parameters
     ----------
     truth : array-like of shape (m,)
         The true class of each row that there is.
     shares : mapping of label to float
-        The shares of some or all classes, in [0, 1]. The classes that it does not name
-        share what is left in proportion to the shares they have.
+        The shares of some or all classes, in [0, 1]. The others share what is left in
+        proportion to the shares they have.
     n : int
         How many rows to draw.
     rng : numpy.random.Generator, int or None
@@ -232,14 +223,8 @@ def resample_label_shift(
     Returns
     -------
     numpy.ndarray of int, of shape (n,)
-        Positions of rows, from 0, in random order. Of each class there are ``n`` times
-        its share, rounded up or down by chance so that it is right on average, drawn
-        with replacement.
-
-    References
-    ----------
-    Lipton, Wang and Smola, Detecting and correcting for label shift with black box
-    predictors, ICML 2018.
+        Positions of rows in random order, drawn with replacement. Of each class there
+        are ``n`` times its share, rounded by chance so that it is right on average.
 
     Examples
     --------

@@ -195,12 +195,11 @@ class AccuracyMonitor(_Monitor):
     """Whether accepted items are still right as often as promised.
 
     The promise: given all that came before, each item is right with a probability of
-    at least ``promised``. While it holds, an alarm is ever raised with a probability
-    of at most ``alpha``, however often one looks. The same is true of an alarm at a
-    time when the *average* accuracy so far is still ``promised`` or more: so a long
-    good past delays the alarm, and :func:`detection_delay` says how much. Where a fall
-    should be found soon, start a new monitor each week or month; each has its own
-    chance of a false alarm.
+    at least ``promised``. While it holds, or while the *average* accuracy so far does,
+    an alarm is ever raised with a probability of at most ``alpha``, however often one
+    looks. So a long good past delays the alarm, and :func:`detection_delay` says how
+    much: start a new monitor each week or month where a fall should be found soon. A
+    fall in log-odds of less than 0.01 may never be found.
 
     Parameters
     ----------
@@ -209,18 +208,10 @@ class AccuracyMonitor(_Monitor):
     alpha : float, default=0.05
         Largest probability of a false alarm, between 0 and 1.
 
-    Notes
-    -----
-    With s of n items right, a gambler who believes in a shift of -d has a wealth of
-    ``exp(-d * s) / (1 - m + m * exp(-d)) ** n``, where m is the promised accuracy: the
-    e-value depends on s and n only. A fall in log-odds of less than 0.01, such as that
-    from 0.95 to 0.9496, is too small for the smallest shift and may never be found.
-
     References
     ----------
     Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting,
-    Journal of the Royal Statistical Society B 86, 2024. Howard et al., Time-uniform
-    Chernoff bounds via nonnegative supermartingales, Probability Surveys 17, 2020.
+    Journal of the Royal Statistical Society B 86, 2024.
 
     Examples
     --------
@@ -278,26 +269,14 @@ class CalibrationMonitor(_Monitor):
         Whether to bet on fewer right outcomes than promised, or half of the wealth on
         fewer and half on more.
     clip : float, default=0.001
-        How near to certainty bets are made, 0 or more and below 1/2: a confidence of 1
-        is taken for a promise of 1 - ``clip``. With 0 it is taken at its word.
-
-    Notes
-    -----
-    With ``clip=0``, a wrong item of confidence 1 breaks the promise beyond doubt: the
-    e-value is infinite from then on. So does a right item of confidence 0, if
-    two-sided. But isotonic calibration, histograms and rounding give 0 and 1 that
-    nobody meant so.
-
-    Bets on fewer right outcomes are therefore made against min(p, 1 - ``clip``), bets
-    on more against max(p, ``clip``): who promises p promises these, too. So nothing is
-    bet against that was not promised, as it would be if all confidences were moved into
-    [``clip``, 1 - ``clip``]: thousands of items of confidence 1, all right, would then
-    break the promise.
+        Bets on fewer are made against min(p, 1 - ``clip``), those on more against
+        max(p, ``clip``): who promises p promises these, too. 0 or more, below 1/2.
+        With 0, a wrong item of confidence 1 is proof, though isotonic calibration and
+        rounding give 1 that nobody meant so.
 
     References
     ----------
-    Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting,
-    Journal of the Royal Statistical Society B 86, 2024.
+    As for :class:`AccuracyMonitor`.
 
     Examples
     --------
@@ -306,9 +285,6 @@ class CalibrationMonitor(_Monitor):
     False
     >>> monitor.update(1.0, False), round(monitor.e_value, 1), monitor.alarm_at
     (False, 2.5, None)
-    >>> strict = CalibrationMonitor(clip=0)
-    >>> strict.update(1.0, False), strict.e_value
-    (True, inf)
     """
 
     _settings = ("alpha", "alternative", "clip")

@@ -34,8 +34,7 @@ class Policy:
     buckets : Buckets
         Ranges of confidence; their names are the actions, the most cautious first.
     calibrator : Calibrator or MulticlassCalibrator, optional
-        Applied to a table's confidence, or to its label probabilities, before the
-        decision. Without one, the confidence is used as it is.
+        Applied to a table's confidence, or to its label probabilities.
     by_label : mapping of str or int to Buckets, optional
         Other ranges, with the same actions, for some predicted labels.
     source : mapping of str to str, optional

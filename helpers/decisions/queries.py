@@ -35,57 +35,49 @@ def review_queue(
 ) -> pd.DataFrame:
     """The items to label or review next, the most urgent first, and why.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row an item, with its ``confidence`` in [0, 1] and, where the costs depend
-        on it, its ``prediction``: such as ``score_table`` and :meth:`Policy.apply`
-        give.
-    budget : int
-        How many items can be looked at. All are queued if there are fewer.
-    strategy : str, default="least-confident"
-        "least-confident": lowest confidence first, and before these the items whose
-        confidence is not known. "value": what review saves most on first, if the
-        confidences are true; items that are cheaper to automate are left out.
-        "near-threshold": nearest to the threshold first, whose items are the ones to
-        move over it. "random": a simple random sample. "stratified": spot checks, drawn
-        at random in each stratum of the confidence, as equally many from each as its
-        size allows.
-    by : str, optional
-        The column that holds the confidence. Default: ``decided_on``, which a policy
-        looked at, where the table has one; else ``confidence``. It may have missing
-        values for "least-confident" and "random" only.
-    threshold : float, optional
-        For "near-threshold", and only for it: in [0, 1].
-    costs : Costs or mapping of label to Costs, optional
-        For "value", and only for it: the prices, or those of each prediction.
-    rng : numpy.random.Generator, int or None, optional
-        Source or seed of chance, for "random" and "stratified". None draws a seed
-        from the system.
-    n_strata : int, default=5
-        For "stratified": into how many parts of equal width [0, 1] is cut.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The rows of the table that are queued, in order, with their index, and a column
-        ``queue_reason``; of equally urgent ones the first in the table comes first.
-        Random samples also have ``queue_weight``, the number of items of the table that
-        each stands for (1 / the probability of being drawn), and stratified ones
-        ``queue_stratum``.
-
-    Notes
-    -----
     Only random samples say how often the model is wrong: the rows that any other queue
     selects are wrong more often than the rest. From spot checks,
     ``weighted_mean(wrong, queue["queue_weight"], strata=queue["queue_stratum"])``
     (:func:`helpers.metrics.weighted_mean`) estimates the error rate of the whole table
     without bias.
 
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an item, with its ``confidence`` in [0, 1] and, where the costs depend
+        on it, its ``prediction``.
+    budget : int
+        How many items can be looked at.
+    strategy : str, default="least-confident"
+        "least-confident": lowest confidence first, and before these the items whose
+        confidence is not known. "value": what review saves most on first, if the
+        confidences are true; items that are cheaper to automate are left out.
+        "near-threshold": nearest to the threshold first. "random": a simple random
+        sample. "stratified": drawn at random in each stratum of the confidence, as
+        equally many from each as its size allows.
+    by : str, optional
+        The column that holds the confidence. Default: ``decided_on``, which a policy
+        looked at, where the table has one; else ``confidence``.
+    threshold : float, optional
+        For "near-threshold", and only for it: in [0, 1].
+    costs : Costs or mapping of label to Costs, optional
+        For "value", and only for it: the prices, or those of each prediction.
+    rng : numpy.random.Generator, int or None, optional
+        Source or seed of chance, for "random" and "stratified".
+    n_strata : int, default=5
+        For "stratified": into how many parts of equal width [0, 1] is cut.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows that are queued, in order, and a column ``queue_reason``. Random
+        samples also have ``queue_weight``, the number of items of the table that each
+        stands for, and stratified ones ``queue_stratum``.
+
     References
     ----------
-    Lewis and Gale, A sequential algorithm for training text classifiers, SIGIR 1994,
-    for the least confident; Horvitz and Thompson, JASA 47, 1952, for the weights.
+    Lewis and Gale, SIGIR 1994, for the least confident; Horvitz and Thompson, JASA 47,
+    1952, for the weights.
 
     Examples
     --------
@@ -95,12 +87,6 @@ def review_queue(
     1        0.55  confidence 0.55
     3        0.55  confidence 0.55
     2        0.70   confidence 0.7
-    >>> queue = review_queue(table, budget=3, strategy="stratified", rng=0)
-    >>> queue.sort_index()[["queue_weight", "queue_stratum"]]
-       queue_weight queue_stratum
-    0           1.0      [0.8, 1]
-    1           2.0    [0.4, 0.6)
-    2           1.0    [0.6, 0.8)
     """
     check_choice("strategy", strategy, get_args(Strategy))
     check_count("budget", budget)

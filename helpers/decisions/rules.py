@@ -159,8 +159,7 @@ def bucket_table(
     buckets : Buckets, default=REVIEW_BUCKETS
         The ranges.
     method : {"wilson", "clopper-pearson"}, default="wilson"
-        The interval of each accuracy. Wilson's covers its level on average,
-        Clopper–Pearson's always, and is wider.
+        Wilson's interval covers its level on average, the other always.
     level : float, default=0.95
         Level of each interval.
 
@@ -169,8 +168,8 @@ def bucket_table(
     pandas.DataFrame
         A row a bucket, the highest first: ``range``, ``n``, ``share``, ``accuracy``
         with ``low`` and ``high``, ``mean_confidence``, ``gap`` (accuracy minus mean
-        confidence); and ``n_above``, ``accuracy_above``, ``low_above`` and
-        ``high_above`` of this bucket and all higher ones together. NaN without rows.
+        confidence); ``n_above``, ``accuracy_above``, ``low_above`` and ``high_above``
+        of this bucket and all higher ones. NaN without rows.
 
     Examples
     --------
@@ -218,25 +217,24 @@ def bucket_table(
 
 @checked_dataclass(frozen=True, config=Stored.model_config)
 class Verification:
-    """What other labels say of a threshold, or of another rule.
+    """What labels say of a threshold, or of another rule, that was fixed before.
 
     Attributes
     ----------
     max_risk, delta : float
         The question, and how often a verdict may be false.
     n_labels, n_accepted, n_errors : int
-        What it was checked on: the rows used, with groups one of each.
+        Rows used, with groups one of each; those accepted; those of them wrong.
     threshold : float or None
         What was checked; None for another rule than one threshold.
     action, rule : str or None
         Which action of which policy was checked, if it was one.
     verdict : {"holds", "fails", "not enough data"}
-        "holds" if the upper limit of the risk is at most ``max_risk``, "fails" if the
-        lower limit is above it.
+        Whether the upper limit of the risk is at most ``max_risk``, or the lower limit
+        above it, or neither.
     risk, low, high : float
-        Share of errors among the accepted, with Clopper and Pearson's limits; each of
-        them is wrong with a probability of at most ``delta``. NaN, 0 and 1 where
-        nothing was accepted.
+        Share of errors among the accepted, with Clopper and Pearson's limits, each
+        wrong with a probability of at most ``delta``; NaN, 0 and 1 of none.
     coverage, coverage_low, coverage_high : float
         Share of items accepted, with Wilson's interval at 95 %.
     """
@@ -309,8 +307,7 @@ def verify_accepted(
     Parameters
     ----------
     accepted : array-like of bool, of shape (n,)
-        Whether the rule accepts each row. Any rule will do that was fixed before these
-        labels were seen.
+        Whether the rule accepts each row.
     correct : array-like of shape (n,)
         1 or True where the prediction was correct, else 0.
     max_risk, delta, groups, rng
@@ -319,7 +316,6 @@ def verify_accepted(
     Returns
     -------
     Verification
-        Without a threshold.
 
     Examples
     --------
@@ -343,8 +339,6 @@ def verify_accepted(
 def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
     """How many items without an error show that the risk is low enough.
 
-    The smallest n with (1 - max_risk)^n at most delta.
-
     Parameters
     ----------
     max_risk : float
@@ -355,6 +349,7 @@ def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
     Returns
     -------
     int
+        The smallest n with (1 - max_risk)^n at most delta.
 
     Examples
     --------

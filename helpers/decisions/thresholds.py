@@ -47,25 +47,21 @@ class CertifiedThreshold:
     ----------
     threshold : float or None
         Accept what has at least this confidence, compared in single precision. None
-        if no threshold passed. Of several that accept the same labelled items, the
-        highest.
+        if no threshold passed.
     max_risk, delta : float
-        What is certified: the share of errors among accepted items is at most
-        ``max_risk``, and this is false with a probability of at most ``delta``.
-    n_labels : int
-        Rows used; with groups, one of each.
-    n_accepted, n_errors : int
-        How many of these are accepted, and how many of them are wrong.
-    labels_needed : int or None
-        About how many labels it would take where no threshold passed: with so many,
-        one passes with a probability of 0.8 if risks are what they seem to be, with
-        one error more among ``1 / max_risk`` more rows. Where no error was seen, the
-        fewest with which a threshold could pass. None if a threshold passed, or if no
-        number of labels would do.
+        The share of errors among accepted items is at most ``max_risk``, and this is
+        false with a probability of at most ``delta``.
+    n_labels, n_accepted, n_errors : int
+        Rows used, with groups one of each; those accepted; those of them wrong.
     tested : pandas.DataFrame
         Every threshold with rows above it, from the highest: ``threshold``, ``n``,
         ``errors``, ``risk``, ``upper`` (Clopper and Pearson's limit of the risk, at
         the level of one of the tests) and ``passed``.
+    labels_needed : int or None
+        With about so many labels, a threshold passes with a probability of 0.8 if
+        risks are what they seem to be, with one error more among ``1 / max_risk`` more
+        rows; without an error, the fewest with which one can pass. None if one passed,
+        or if no number would do.
     auroc : Interval or None
         Where no threshold passed: the probability that the confidence of a right item
         is above that of a wrong one, with DeLong's interval at 95 % (NaN where one
@@ -153,11 +149,11 @@ def choose_threshold(
 
     The hypothesis that the risk above a threshold is more than ``max_risk`` is tested
     with the binomial distribution, from high thresholds to low ones, until one fails:
-    fixed-sequence testing, which needs no correction for the number of thresholds. As
-    it would often fail at its first and smallest group of items, many labels have up to
-    four such sequences, which share ``delta`` equally: they begin where there are m,
-    4m, 16m and 64m items above the threshold, m being the fewest with which a test can
-    pass. How many there are depends on the number of labels only.
+    fixed-sequence testing. With many labels there are up to four such sequences, which
+    share ``delta``: they begin where there are m, 4m, 16m and 64m items above the
+    threshold, m being the fewest with which a test can pass. For sequences after the
+    first the guarantee is exact where the risk does not fall as the threshold falls;
+    for other shapes it was checked by simulation.
 
     Parameters
     ----------
@@ -171,33 +167,21 @@ def choose_threshold(
     delta : float, default=0.05
         Probability that the statement is false, in (0, 1).
     grid : array-like of float, optional
-        Thresholds to consider, in [0, 1], which must not depend on these scores or
-        outcomes. Default: 0, 0.01, … 0.99 and, where scores near one crowd, 0.992 …
-        0.9999.
+        Thresholds to consider, in [0, 1], that do not depend on these rows. Default:
+        0, 0.01, … 0.99 and, where scores near one crowd, 0.992 … 0.9999.
     groups : array-like of shape (n,), optional
-        What each row belongs to. Rows with the same value, such as pages of a
-        document, are not independent: one row of each group, drawn at random, is used,
-        so that the test is exact. It is then about a random row of a random group.
+        What each row belongs to. Pages of a document are not independent: one row of
+        each group, drawn at random, is used, so that the test is exact.
     rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance, for that draw. To try several and keep the best would
-        void the guarantee.
+        Source or seed of that draw. To keep the best of several voids the guarantee.
 
     Returns
     -------
     CertifiedThreshold
 
-    Notes
-    -----
-    The sequences begin at row counts, not at fixed thresholds. For the first one that
-    changes nothing, whatever shape the risk has: fewer rows could not pass. For the
-    others the guarantee is exact where the risk does not fall as the threshold falls;
-    for other shapes it was checked by simulation.
-
     References
     ----------
-    Angelopoulos, Bates, Candès, Jordan and Lei, Learn then Test: calibrating
-    predictive algorithms to achieve risk control, Annals of Applied Statistics 19,
-    2025. Clopper and Pearson, Biometrika 26, 1934.
+    Angelopoulos et al., Learn then Test, Annals of Applied Statistics 19, 2025.
 
     Examples
     --------
@@ -229,19 +213,15 @@ def choose_thresholds_per_class(
     Parameters
     ----------
     scores, correct, max_risk, grid, groups, rng
-        As for :func:`choose_threshold`. One row of each group is drawn, whatever its
-        label.
+        As for :func:`choose_threshold`.
     predicted : array-like of shape (n,)
         The predicted label of each row.
     delta : float, default=0.05
-        Probability that any of the statements is false, in (0, 1): each label gets an
-        equal share of it.
+        Probability that any statement is false: each label gets an equal share of it.
 
     Returns
     -------
-    dict
-        A :class:`CertifiedThreshold` for each label in ``predicted``, in its order;
-        its ``delta`` is the label's share.
+    dict of label to CertifiedThreshold
 
     Examples
     --------
@@ -285,8 +265,8 @@ def verify(
     scores, correct : array-like of shape (n,)
         Confidences and outcomes of other items.
     max_risk : float, optional
-        The most errors among accepted items, as a share in (0, 1). By default what the
-        threshold was certified for; needed with a number.
+        The most errors among accepted items, as a share in (0, 1). By default what was
+        certified; needed with a number.
     delta : float, optional
         Probability that a verdict of "holds", or one of "fails", is false, in (0, 1).
         By default that of the certificate, and 0.05 with a number.
@@ -299,9 +279,6 @@ def verify(
 
     Examples
     --------
-    >>> found = verify(0.9, [0.95] * 200 + [0.5] * 50, [1] * 195 + [0] * 55, 0.05)
-    >>> found.verdict, found.n_errors, round(found.high, 3)
-    ('not enough data', 5, 0.052)
     >>> certified = choose_threshold([0.9] * 60, [1] * 60, max_risk=0.1)
     >>> print(verify(certified, [0.95] * 40 + [0.5] * 10, [1] * 50))
     Accept from 0.9: a risk of at most 0.1 holds at 0.95 confidence. 40 of 50 labelled \
