@@ -181,7 +181,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "business_table": {"thresholds": [0.5]},
     "compare": {"truth": labels()},
     "cost_curve": {"thresholds": [0.5]},
-    "expected_cost": {"threshold": None},
     "fewer_votes": {"n": 2},
     "grouped_split": {"shares": (0.5, 0.25, 0.25)},
     "is_settled": {"n": 9},
@@ -231,7 +230,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "review_queue": {"costs": None, "threshold": None},
     "sample_votes": {"n": 3},
     "score_histogram": {"thresholds": None, "truth": outcomes()},
-    "shifted_rows": {"n": 5},
+    "resample_label_shift": {"n": 5},
     "winners_share": {"probabilities": numbers(np.array([0.5, 0.25, 0.25])), "n": 3},
     "ConformalSets.fit": {"level": 0.5},
     "LLMClassifier.score_table": {
