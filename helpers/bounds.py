@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,53 +20,19 @@ import pandas as pd
 from .checks import check_choice
 from .verbalizer import FAMILIES, written_forms
 
-# Servers write -9999.0 where a token is too improbable for them to say how much.
-MISSING_BELOW = -1000.0
+LOST = "\ufffd"  # what servers that send no bytes write for a part of a character
+MISSING_BELOW = -1000.0  # servers write -9999.0 where a token is too improbable
 _LEADS = {"exact": ("",), "case": ("", " "), "wide": ("", " ", "\n")}
 # A listed token is at most this many times less probable than all that is not listed.
 _VOCABULARY = 1_000_000
-_LOST = "\ufffd"  # what stands for a part of a character
+_ROUNDING = 1e-12
 _HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
+# How servers write the token that ends a turn; some list it as an empty text.
+_TURN_END = re.compile(r"<\|[^|<>]+\|>|<｜[^｜<>]+｜>|</s>|<(eos|end_of_turn|eot)>|")
 _Bytes = bytes  # the name is taken inside the class
 
 
-def token_bytes(text: str, *, before: str = "") -> bytes:
-    """Bytes of a token of which only the text is known.
-
-    Parameters
-    ----------
-    text : str
-        As the server wrote it: plain text; ``bytes:\\\\xe2\\\\x80``, the form that the
-        older completions protocol has for parts of a character; or with lone
-        surrogates, which stand for single bytes or for halves of a character.
-    before : str, optional
-        The token before it. A surrogate that follows a high one is its other half.
-
-    Returns
-    -------
-    bytes
-        UTF-8. Halves of a character are kept as three bytes each.
-
-    Examples
-    --------
-    >>> token_bytes("é"), token_bytes(r"bytes:\\xc3"), token_bytes("\\udcc3")
-    (b'\\xc3\\xa9', b'\\xc3', b'\\xc3')
-    """
-    if text.startswith("bytes:"):
-        rest = text.removeprefix("bytes:").encode("utf-8", "surrogatepass")
-        if _HEX.search(rest):
-            return _HEX.sub(lambda found: bytes([int(found[1], 16)]), rest)
-    halves = any("\ud800" <= character <= "\udbff" for character in text)
-    if not halves and not "\ud800" <= before[-1:] <= "\udbff":
-        try:
-            return text.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            pass
-    return text.encode("utf-8", "surrogatepass")
-
-
-@dataclass(frozen=True)
-class ListedToken:
+class ListedToken(NamedTuple):
     """One token of a list.
 
     Attributes
@@ -78,11 +45,6 @@ class ListedToken:
     bytes : bytes, optional
         What the token stands for, where the server says so.
 
-    Raises
-    ------
-    ValueError
-        The log-probability is above 0, or not a number.
-
     Examples
     --------
     >>> ListedToken("no", -9999.0).probability is None
@@ -93,25 +55,44 @@ class ListedToken:
     logprob: float | None
     bytes: _Bytes | None = None
 
-    def __post_init__(self) -> None:
+    @property
+    def probability(self) -> float | None:
+        """The probability; None where it is missing, an error where it is nonsense."""
+        if self.logprob is None or self.logprob < MISSING_BELOW:
+            return None
         # Rounding in the server can put a certain token a little above 0.
-        if self.logprob is not None and not self.logprob <= 1e-3:
+        if not self.logprob <= 1e-3:
             raise ValueError(
                 f"logprob must be at most 0, not {self.logprob!r}, that of token "
                 f"{self.text!r}."
             )
-
-    @property
-    def probability(self) -> float | None:
-        """The probability; None where it is missing."""
-        if self.logprob is None or self.logprob < MISSING_BELOW:
-            return None
         return math.exp(min(self.logprob, 0.0))
 
     @property
-    def data(self) -> _Bytes:
-        """The bytes, from the text where there are none."""
-        return token_bytes(self.text) if self.bytes is None else self.bytes
+    def ends_turn(self) -> bool:
+        """Whether a model ends its turn with it, as servers write such tokens."""
+        return _TURN_END.fullmatch(self.text) is not None
+
+    def encode(self, before: str = "") -> _Bytes:
+        r"""The bytes, from the text where the server sends none.
+
+        A text is plain; or ``bytes:\xe2\x80``, the form of the legacy completions for
+        parts of a character; or has lone surrogates, which stand for single bytes or
+        for halves of a character. Halves, of which the first may end the text
+        ``before``, are kept as three bytes each.
+        """
+        if self.bytes is not None:
+            return self.bytes
+        if self.text.startswith("bytes:"):
+            rest = self.text.removeprefix("bytes:").encode("utf-8", "surrogatepass")
+            if _HEX.search(rest):
+                return _HEX.sub(lambda found: bytes([int(found[1], 16)]), rest)
+        if not any("\ud800" <= half <= "\udbff" for half in before[-1:] + self.text):
+            try:
+                return self.text.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                pass
+        return self.text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -127,10 +108,9 @@ class LabelBounds:
     lower_share, upper_share : numpy.ndarray of shape (K,)
         Limits of its probability divided by that of all labels together; 0 and 1 for
         all where nothing is known of any.
-    unlisted : float
-        Probability of all tokens that are not in the list, together.
-    off_list : float
-        Probability of tokens in the list that belong to no label.
+    unlisted, off_list : float
+        Probability of all tokens that are not in the list, and of those in the list
+        that belong to no label.
     decided : bool
         Whether one label is the most probable wherever in the limits the truth lies.
     prediction : str or None
@@ -220,14 +200,13 @@ def label_bounds(
     the label's probability lies between L and L + min(R, u p), for no token outside
     the list of the k most probable ones is more probable than the last in it.
 
-    A spelling is counted as one token. Where the tokenizer has several ids for the
-    same text, the limit u p is too low by as many; ``ranked=False`` does without it.
-    A list that cannot be one of the most probable tokens (not in falling order, a token
-    twice, without the chosen one though that is more probable than its last, or with
-    more left over than tokens below its last could hold) bounds nothing: the limits
-    are 0 and 1, and ``problem`` says why.
-    The bounds are those of the spellings named: a label that takes several tokens,
-    or that begins another word, needs more than one position.
+    A spelling is counted as one token. Where the tokenizer has several ids for one
+    text, the limit u p is too low; ``ranked=False`` does without it. A list that cannot
+    be one of the most probable tokens (not in falling order, a token twice, without
+    the chosen one though that is more probable than its last, or with more left over
+    than tokens below its last could hold) bounds nothing: the limits are 0 and 1, and
+    ``problem`` says why. A label that takes several tokens, or that begins another
+    word, needs more than one position.
 
     Parameters
     ----------
@@ -251,8 +230,8 @@ def label_bounds(
     Raises
     ------
     ValueError
-        Nothing is listed, fewer than two labels, a text that two of them share, or
-        probabilities that sum to more than one.
+        Nothing is listed, fewer than two labels, a text that two of them share, a
+        log-probability above 0, or probabilities that sum to more than one.
 
     Examples
     --------
@@ -270,166 +249,233 @@ def label_bounds(
         raise ValueError(f"labels must be at least two, not {tuple(texts)!r}.")
     if not len(listed) and chosen is None:
         raise ValueError("listed must hold at least one token; it is empty.")
-    position = read_position(listed, chosen, ranked=ranked)
-    rest = position.rest
+    position = Position.read(listed, chosen, ranked=ranked)
+    names = tuple(texts)
     owner = {
         text.encode("utf-8", "surrogatepass"): at
-        for at, label in enumerate(texts)
+        for at, label in enumerate(names)
         for text in texts[label]
     }
-    lower, off_list = np.zeros(len(texts)), 0.0
+    mass = LabelMass(len(names))
     for token in position.tokens:
         at = owner.get(token.data)
-        if at is None:
-            off_list += token.probability or 0.0
-        else:
-            lower[at] += token.probability or 0.0
-    gain = np.full(len(texts), rest)
+        mass.add(token.p, [] if at is None else [at], whole=at is not None)
+    most = np.full(len(names), position.rest)
     if position.least is not None:
         seen = {token.data for token in position.tokens}
-        missing = np.bincount(
-            [at for data, at in owner.items() if data not in seen],
-            minlength=len(texts),
-        )
-        gain = np.minimum(rest, missing * position.least)
-    others = np.minimum(rest, gain.sum() - gain)
-    low, high = share_bounds(lower, gain, others, np.zeros(len(texts)))
-    upper = np.minimum(lower + gain, 1.0)
-    best, decided = leader(lower, upper)
-    names = tuple(texts)
+        missing = [at for data, at in owner.items() if data not in seen]
+        counts = np.bincount(missing, minlength=len(names))
+        most = np.minimum(most, counts * position.least)
+    mass.leave(position.rest, most)
+    limits, best = mass.limits()
     return LabelBounds(
         labels=names,
-        lower=lower,
-        upper=upper,
-        lower_share=low,
-        upper_share=high,
-        unlisted=rest,
-        off_list=off_list,
-        decided=decided,
+        **limits,
         prediction=None if best is None else names[best],
         problem=position.problem,
     )
+
+
+class LabelMass:
+    """Probability as it is found to be some label's, nobody's, or open.
+
+    ``lower`` is what each label has in any case and ``gain`` the most that it can have
+    beside; ``others`` is the most that all others can have beside when it gains
+    nothing, ``least`` the least that they must have when it gains all. ``branches``
+    are beginnings of labels that could be followed, with their probability.
+    """
+
+    def __init__(self, n_labels: int) -> None:
+        self.lower, self.gain = np.zeros(n_labels), np.zeros(n_labels)
+        self.others, self.least = np.zeros(n_labels), np.zeros(n_labels)
+        self.off_list = self.unlisted = self.unresolved = 0.0
+        self.branches: tuple[tuple[bytes, float], ...] = ()
+
+    def add(
+        self, p: float, labels: Sequence[int], *, whole: bool, sure: bool = False
+    ) -> None:
+        """Count what is a label's in full, or begins some labels, or none."""
+        if whole:
+            self.lower[labels[0]] += p
+        elif len(labels):
+            self.unresolved += p
+            most = np.zeros(len(self.lower))
+            most[labels] = p
+            self._share(p, most)
+            if sure:
+                self.least += np.where(most > 0, 0.0, p)
+        else:
+            self.off_list += p
+
+    def leave(self, p: float, most: np.ndarray) -> None:
+        """Count what is not listed, of which each label can have at most so much."""
+        self.unlisted += p
+        self._share(p, most)
+
+    def _share(self, p: float, most: np.ndarray) -> None:
+        self.gain += most
+        self.others += np.minimum(p, most.sum() - most)
+
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Limits of each label's share in the probability of all labels.
+
+        A share x / (x + y) rises with the label's own x and falls with the others' y,
+        so its limits lie where one is as small and the other as large as can be. They
+        are 0 and 1 for all where no label need have any probability, and none can.
+        """
+        total = self.lower.sum()
+        worst, best = total + self.others, total + self.gain + self.least
+        none = np.zeros_like(self.lower)
+        low = np.divide(self.lower, worst, out=none, where=worst > 0)
+        # Where nothing is known of this label, but something of others, its share is 0.
+        empty = np.full(len(low), 1.0 if not (worst > 0).any() else 0.0)
+        high = np.divide(self.lower + self.gain, best, out=empty, where=best > 0)
+        return low, np.minimum(high, 1.0)
+
+    def limits(self) -> tuple[dict[str, Any], int | None]:
+        """What is known as fields of a result, and the label with the highest limit."""
+        low, high = self.shares()
+        upper = np.minimum(self.lower + self.gain, 1.0)
+        best, decided = self.leader(self.lower, upper)
+        return {
+            "lower": self.lower,
+            "upper": upper,
+            "lower_share": low,
+            "upper_share": high,
+            "unlisted": self.unlisted,
+            "off_list": self.off_list,
+            "decided": decided,
+        }, best
+
+    @staticmethod
+    def leader(lower: np.ndarray, upper: np.ndarray) -> tuple[int | None, bool]:
+        """The label with the highest lower limit, if one has; whether none can pass."""
+        best = int(lower.argmax())
+        if np.count_nonzero(lower == lower[best]) > 1:
+            return None, False
+        # Of two limits that are the same, rounding can make either the higher.
+        return best, bool((lower[best] > np.delete(upper, best) + _ROUNDING).all())
+
+
+class _Seen(NamedTuple):
+    """A token of a list with its bytes and its probability, 0 where it is missing."""
+
+    data: bytes
+    p: float
+    known: bool
+    token: ListedToken
+
+    @classmethod
+    def of(cls, token: ListedToken) -> _Seen:
+        p = token.probability
+        return cls(token.encode(), p or 0.0, p is not None, token)
 
 
 @dataclass(frozen=True)
 class Position:
     """What a list tells of one position of an answer.
 
-    ``tokens`` are those whose probability is known, ``own``, the answer's, among them;
-    ``rest`` is the probability of all others, none of which is more probable than
-    ``least``, where that is known. A list with a ``problem`` tells nothing.
+    ``shown`` are the tokens whose probability is known, ``own``, the answer's, among
+    them; ``rest`` is the probability of all others, none of which is more probable
+    than ``least``, where that is known. ``tokens`` are those shown by a list without a
+    ``problem``; one with a problem tells nothing.
     """
 
-    tokens: tuple[ListedToken, ...]
-    own: ListedToken | None
+    shown: tuple[_Seen, ...]
+    tokens: tuple[_Seen, ...]
+    own: _Seen | None
     rest: float
     least: float | None
-    problem: str | None
+    problem: str | None = None
+
+    @classmethod
+    def read(
+        cls,
+        listed: Sequence[ListedToken],
+        chosen: ListedToken | None,
+        *,
+        ranked: bool = True,
+    ) -> Position:
+        """What a list tells, or why it cannot be one of the most probable tokens."""
+        tokens, at = _with_chosen(list(map(_Seen.of, listed)), chosen)
+        own = None if at is None else tokens[at]
+        known = tuple(token for token in tokens if token.known)
+        rest = _unlisted(known)
+        # The token that was drawn may have been listed out of rank.
+        others = [token.p for token in known if token is not own]
+        least = min(others) if ranked and others else None
+        last = own.p if ranked and own and own.known and least is None else least
+        if last is not None:
+            added = own if own and own.known and at == len(listed) else None
+            problem = _problem(known, own, added, rest, last)
+            if problem:
+                why = f"The list cannot be one of the most probable tokens: {problem}."
+                return cls(known, (), own, 1.0, None, why)
+        return cls(known, known, own, rest, least)
 
 
-def read_position(
-    listed: Sequence[ListedToken], chosen: ListedToken | None, *, ranked: bool = True
-) -> Position:
-    """What a list of tokens tells, or why it cannot be one of the most probable."""
-    tokens, at = with_chosen(listed, chosen)
-    own = None if at is None else tokens[at]
-    known = [token for token in tokens if token.probability is not None]
-    rest = unlisted_mass(known)
-    # The token that was drawn may have been listed out of rank.
-    chances = [token.probability or 0.0 for token in known if token is not own]
-    least = min(chances) if ranked and chances else None
-    last = own.probability if ranked and own and least is None else least
-    if last is not None:
-        # Several tokens have no text, or a broken one; some servers list but one.
-        single = [token for token in known if token.data and _LOST not in token.text]
-        order = [token.probability or 0.0 for token in single if token is not own]
-        written = own.probability if own and at == len(listed) else None
-        problem = None
-        if any(p < q * (1 - 1e-6) for p, q in pairwise(order)):
-            problem = "it is not in falling order"
-        elif len(set(single)) < len(single):
-            problem = "it has a token twice"
-        elif rest > _VOCABULARY * last + 1e-3:
-            problem = (
-                f"{rest:.6f} of the probability is not listed, and tokens no more "
-                f"probable than the last listed, {last:.1e}, cannot make it up"
-            )
-        elif written is not None and written > last * (1 + 1e-3):
-            problem = f"it lacks {tokens[-1].text!r}, which is more probable"
-        if problem:
-            why = f"The list cannot be one of the most probable tokens: {problem}."
-            return Position((), None, 1.0, None, why)
-    return Position(tuple(known), own, rest, least, None)
+def _problem(
+    known: Sequence[_Seen],
+    own: _Seen | None,
+    added: _Seen | None,
+    rest: float,
+    last: float,
+) -> str | None:
+    """Why tokens cannot be the most probable ones."""
+    # Several tokens have no text, or a broken one; some servers list but one.
+    single = [seen for seen in known if seen.data and LOST not in seen.token.text]
+    order = [seen.p for seen in single if seen is not own]
+    if any(p < q * (1 - 1e-6) for p, q in pairwise(order)):
+        return "it is not in falling order"
+    if len({seen.token for seen in single}) < len(single):
+        return "it has a token twice"
+    if rest > _VOCABULARY * last + 1e-3:
+        return (
+            f"{rest:.6f} of the probability is not listed, and tokens no more "
+            f"probable than the last listed, {last:.1e}, cannot make it up"
+        )
+    if added and added.p > last * (1 + 1e-3):
+        return f"it lacks {added.token.text!r}, which is more probable"
+    return None
 
 
-def with_chosen(
-    listed: Sequence[ListedToken], chosen: ListedToken | None
-) -> tuple[list[ListedToken], int | None]:
+def _with_chosen(
+    tokens: list[_Seen], chosen: ListedToken | None
+) -> tuple[list[_Seen], int | None]:
     """The list of a position with the answer's token in it once, and where that is.
 
     It is the listed one with the same bytes and the nearest probability. Where these
     differ, and the sum leaves room for it, it is another id with the same text and is
     added, as it is where none is alike.
     """
-    tokens = list(listed)
     if chosen is None:
         return tokens, None
-    own = chosen.probability
+    own = _Seen.of(chosen)
     alike = [
-        (abs((token.probability or 0.0) - (own or 0.0)), at)
+        (abs(token.p - own.p), at)
         for at, token in enumerate(tokens)
-        if token.data == chosen.data
+        if token.data == own.data
     ]
     if alike:
         difference, at = min(alike)
-        if own is None:
+        if not own.known:
             return tokens, at
-        total = sum(token.probability or 0.0 for token in tokens)
-        if difference <= 1e-4 * own or total + own > 1 + 1e-6:
-            tokens[at] = chosen
+        total = sum(token.p for token in tokens)
+        if difference <= 1e-4 * own.p or total + own.p > 1 + 1e-6:
+            tokens[at] = own
             return tokens, at
-    return [*tokens, chosen], len(tokens)
+    return [*tokens, own], len(tokens)
 
 
-def unlisted_mass(tokens: Sequence[ListedToken]) -> float:
+def _unlisted(tokens: Sequence[_Seen]) -> float:
     """Probability of everything that is not in a list; an error above 1.01 in it."""
-    total = math.fsum(token.probability or 0.0 for token in tokens)
+    total = math.fsum(token.p for token in tokens)
     if total > 1.01:
         raise ValueError(
             f"listed must have probabilities that sum to at most one, not {total:.4f}: "
-            f"{[token.text for token in tokens]!r}."
+            f"{[seen.token.text for seen in tokens]!r}."
         )
     return max(0.0, 1.0 - total)
-
-
-def share_bounds(
-    lower: np.ndarray, gain: np.ndarray, others: np.ndarray, least: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Limits of each label's share in the probability of all labels.
-
-    A share x / (x + y) rises with the label's own x and falls with the others' y, so
-    its limits lie where one is as small and the other as large as can be.
-
-    ``lower`` is what each label has in any case and ``gain`` the most that it can have
-    beside; ``others`` is the most that all others can have beside when it gains
-    nothing, ``least`` the least that they must have when it gains all. The limits are
-    0 and 1 for all where no label need have any probability, and none can.
-    """
-    total = lower.sum()
-    worst, best = total + others, total + gain + least
-    low = np.divide(lower, worst, out=np.zeros_like(lower), where=worst > 0)
-    # Where nothing is known of this label, but something of others, its share is 0.
-    empty = np.full(len(lower), 1.0 if not (worst > 0).any() else 0.0)
-    high = np.divide(lower + gain, best, out=empty, where=best > 0)
-    return low, np.minimum(high, 1.0)
-
-
-def leader(lower: np.ndarray, upper: np.ndarray) -> tuple[int | None, bool]:
-    """The label with the highest lower limit, if one has, and whether none can pass."""
-    best = int(lower.argmax())
-    if np.count_nonzero(lower == lower[best]) > 1:
-        return None, False
-    return best, bool((lower[best] > np.delete(upper, best)).all())
 
 
 def _disjoint(spellings: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

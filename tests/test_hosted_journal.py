@@ -311,8 +311,8 @@ def test_a_batch_fills_the_same_journal(journal: Journal, tmp_path: Path) -> Non
     output.write_text(text)
     for _ in range(2):  # reading it again changes nothing
         read = read_batch(output, requests, journal, base_url=URL)
-        assert (read.answers, read.errors) == (1, 2)
-        assert read.unknown == ("stranger", '{"custom_id": "bro\n')
+        assert (read[:2]) == (1, 2)
+        assert read[2] == ("stranger", '{"custom_id": "bro\n')
         usage = journal.usage(PRICES, batch_share=0.5).loc[("m", "batch")]
         assert usage["answers"] == 1 and usage["errors"] == 2
         assert usage["cost"] == pytest.approx((10 * 1e-6 + 1e-4) / 2)

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from helpers.structured import field_distribution, find_field, read_tokens
+from helpers.answers import read_tokens
+from helpers.structured import field_distribution
+from helpers.structured.spans import find_field
 from helpers.structured.values import ValueMatcher
 
 Token = dict[str, Any]

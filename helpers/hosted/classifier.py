@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from ..answers import Answer, Failure
+from ..bounds import LabelMass
 from ..checks import check_between, check_choice, check_count, check_not_negative
 from ..fetch import cache_dir
 from ..prompted import OffLabelWarning, PromptedClassifier, check_texts, short_hash
 from ..prompts import seam
-from .answers import Answer, Failure
 from .costs import Prices
 from .desk import Desk, hides, is_same_model, shows
 from .endpoints import (
@@ -34,15 +35,7 @@ from .endpoints import (
     without_logprobs,
 )
 from .journal import Journal
-from .scores import (
-    HostedScores,
-    mass_scores,
-    read_label,
-    report_scores,
-    vote_scores,
-)
-from .spelling import LabelTexts
-from .tree import LabelMass, LabelTree
+from .labels import HostedScores, LabelTexts, LabelTree
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -602,7 +595,7 @@ class HostedClassifier(PromptedClassifier):
                 OffLabelWarning,
                 stacklevel=5,
             )
-        return mass_scores(masses, len(labels.labels), calls, problems)
+        return HostedScores.of_masses(masses, len(labels.labels), calls, problems)
 
     def _branches(self, mass: LabelMass, calls: int) -> list[bytes]:
         """The beginnings of labels to follow next."""
@@ -685,7 +678,7 @@ class HostedClassifier(PromptedClassifier):
                 requests.append(without_logprobs(request))
         answers = desk.ask(requests, rows=[at // each for at in range(len(requests))])
         given = [
-            read_label(answer, labels) if isinstance(answer, Answer) else None
+            labels.read(answer) if isinstance(answer, Answer) else None
             for answer in answers
         ]
         lost = [_why_lost(answer) for answer in answers]
@@ -702,7 +695,9 @@ class HostedClassifier(PromptedClassifier):
                 f"{len(why)} of {self.draws} draws failed: {why[0]}" if why else None
                 for why in whys
             ]
-            return vote_scores(counts, np.full(len(texts), self.draws), problems)
+            return HostedScores.of_votes(
+                counts, np.full(len(texts), self.draws), problems
+            )
         problems = [
             None if label is not None else f"The answer is no label: {_words(answer)}."
             for label, answer in zip(given, answers, strict=True)
@@ -752,7 +747,7 @@ class HostedClassifier(PromptedClassifier):
                 reports[row] = report.value
             else:
                 problems[row] = f"The report is {status}: {_words(answer)}."
-        return report_scores(given, reports, problems, len(labels.labels))
+        return HostedScores.of_reports(given, reports, problems, len(labels.labels))
 
 
 def _take_in(tree: LabelTree, prefix: bytes, result: Answer | Failure) -> str | None:

@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..answers import TokenUsage
 from ..checks import check_not_negative
-from .answers import TokenUsage
 from .endpoints import PROMPTS, Request
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from .answers import Answer, Failure
+from ..answers import Answer, Failure
 from .endpoints import Request
 from .failures import RunStopped
 from .journal import Journal

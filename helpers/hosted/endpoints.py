@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
+from ..answers import UnreadableAnswer
 from ..checks import check_between, check_choice, check_count
-from .reading import UnreadableAnswer
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

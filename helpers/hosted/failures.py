@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from .answers import Failure
+from ..answers import Failure
 from .endpoints import plain_url, redirected
 from .scrub import scrub_message
 

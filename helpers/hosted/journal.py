@@ -31,11 +31,10 @@ from typing import Any
 
 import pandas as pd
 
+from ..answers import Answer, Failure, TokenUsage, decode, read_answer
 from ..checks import check_not_negative
-from .answers import Answer, Failure, TokenUsage
 from .costs import Prices, check_prices
 from .endpoints import Request
-from .reading import decode, read_answer
 
 _VERSION = 1
 _SCHEMA = (

@@ -14,10 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from .answers import Answer, Failure, TokenUsage
+from ..answers import Answer, Failure, TokenUsage, decode, read_answer
 from .endpoints import Request, plain_url
 from .journal import Call, Journal
-from .reading import decode, read_answer
 
 _ADDRESS = "base_url"
 _COLUMNS = frozenset(

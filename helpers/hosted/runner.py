@@ -20,9 +20,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..answers import Answer, Failure, TokenUsage, decode, read_answer
 from ..checks import check_count, check_not_negative
 from ..progress import progress_bar
-from .answers import Answer, Failure, TokenUsage
 from .costs import Ledger, Prices, check_prices
 from .endpoints import Request, send
 from .failures import (
@@ -34,7 +34,6 @@ from .failures import (
     wants_again,
 )
 from .journal import Call, GroupWriter, Journal
-from .reading import decode, read_answer, read_usage
 from .scrub import check_client, scrub, scrub_message, secrets_of
 
 if TYPE_CHECKING:
@@ -370,14 +369,16 @@ async def _call(
         said = scrub(said, secrets, key_like=True)
         name = name and scrub_message(name, secrets)
         body = decode(said)
-        usage = read_usage(body)
+        usage = TokenUsage.of(body)
         result = read_answer(request.protocol, body, name)
     # Whatever a server sends, it concerns this request alone.
     except Exception as error:
         trouble = error if said is None else None
         with suppress(Exception):
             # A refusal may carry a bill, too.
-            usage = usage if said else read_usage(decode(vars(error)["response"].text))
+            usage = (
+                usage if said else TokenUsage.of(decode(vars(error)["response"].text))
+            )
         result = failure_of(
             error, secrets_of(client), timeout=timeout, deadline=deadline
         )
