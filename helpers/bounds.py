@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,17 +173,11 @@ def spelling_texts(labels: Sequence[str], family: str) -> dict[str, tuple[str, .
     check_choice("family", family, FAMILIES)
     if isinstance(labels, str) or not len(labels):
         raise ValueError(f"labels must be several strings, not {labels!r}.")
-    return _disjoint(
-        {
-            label: [
-                lead + form
-                for lead, form in product(
-                    _LEADS[family], written_forms([label], family)
-                )
-            ]
-            for label in labels
-        }
-    )
+    found = {}
+    for label in labels:
+        forms = written_forms([label], family)
+        found[label] = [lead + form for lead in _LEADS[family] for form in forms]
+    return _disjoint(found)
 
 
 def label_bounds(
@@ -256,24 +250,19 @@ def label_bounds(
         for at, label in enumerate(names)
         for text in texts[label]
     }
-    mass = LabelMass(len(names))
-    for token in position.tokens:
-        at = owner.get(token.data)
-        mass.add(token.p, [] if at is None else [at], whole=at is not None)
+    mass, missing = LabelMass(len(names)), dict(owner)
+    for seen in position.tokens:
+        missing.pop(seen.data, None)
+        if seen.data in owner:
+            mass.lower[owner[seen.data]] += seen.p
+        else:
+            mass.off_list += seen.p
     most = np.full(len(names), position.rest)
     if position.least is not None:
-        seen = {token.data for token in position.tokens}
-        missing = [at for data, at in owner.items() if data not in seen]
-        counts = np.bincount(missing, minlength=len(names))
+        counts = np.bincount(list(missing.values()), minlength=len(names))
         most = np.minimum(most, counts * position.least)
     mass.leave(position.rest, most)
-    limits, best = mass.limits()
-    return LabelBounds(
-        labels=names,
-        **limits,
-        prediction=None if best is None else names[best],
-        problem=position.problem,
-    )
+    return LabelBounds(names, **mass.limits(names), problem=position.problem)
 
 
 class LabelMass:
@@ -291,21 +280,20 @@ class LabelMass:
         self.off_list = self.unlisted = self.unresolved = 0.0
         self.branches: tuple[tuple[bytes, float], ...] = ()
 
-    def add(
-        self, p: float, labels: Sequence[int], *, whole: bool, sure: bool = False
-    ) -> None:
-        """Count what is a label's in full, or begins some labels, or none."""
-        if whole:
-            self.lower[labels[0]] += p
-        elif len(labels):
-            self.unresolved += p
-            most = np.zeros(len(self.lower))
-            most[labels] = p
-            self._share(p, most)
-            if sure:
-                self.least += np.where(most > 0, 0.0, p)
-        else:
+    def open(self, p: float, labels: Sequence[int], *, sure: bool = False) -> None:
+        """Count what is listed and begins these labels, or is nobody's if none.
+
+        ``sure`` says that it becomes one of them.
+        """
+        if not labels:
             self.off_list += p
+            return
+        most = np.zeros(len(self.lower))
+        most[labels] = p
+        self.unresolved += p
+        self._share(p, most)
+        if sure:
+            self.least += np.where(most > 0, 0.0, p)
 
     def leave(self, p: float, most: np.ndarray) -> None:
         """Count what is not listed, of which each label can have at most so much."""
@@ -316,36 +304,31 @@ class LabelMass:
         self.gain += most
         self.others += np.minimum(p, most.sum() - most)
 
-    def shares(self) -> tuple[np.ndarray, np.ndarray]:
-        """Limits of each label's share in the probability of all labels.
+    def limits(self, names: Sequence[Any]) -> dict[str, Any]:
+        """What is known, as the fields that results have in common.
 
         A share x / (x + y) rises with the label's own x and falls with the others' y,
         so its limits lie where one is as small and the other as large as can be. They
         are 0 and 1 for all where no label need have any probability, and none can.
         """
-        total = self.lower.sum()
-        worst, best = total + self.others, total + self.gain + self.least
-        none = np.zeros_like(self.lower)
-        low = np.divide(self.lower, worst, out=none, where=worst > 0)
+        lower, upper = self.lower, np.minimum(self.lower + self.gain, 1.0)
+        worst = lower.sum() + self.others
+        best = lower.sum() + self.gain + self.least
+        low = np.divide(lower, worst, out=np.zeros_like(lower), where=worst > 0)
         # Where nothing is known of this label, but something of others, its share is 0.
-        empty = np.full(len(low), 1.0 if not (worst > 0).any() else 0.0)
-        high = np.divide(self.lower + self.gain, best, out=empty, where=best > 0)
-        return low, np.minimum(high, 1.0)
-
-    def limits(self) -> tuple[dict[str, Any], int | None]:
-        """What is known as fields of a result, and the label with the highest limit."""
-        low, high = self.shares()
-        upper = np.minimum(self.lower + self.gain, 1.0)
-        best, decided = self.leader(self.lower, upper)
+        empty = np.full(len(low), 0.0 if (worst > 0).any() else 1.0)
+        high = np.divide(lower + self.gain, best, out=empty, where=best > 0)
+        first, decided = self.leader(lower, upper)
         return {
-            "lower": self.lower,
+            "lower": lower,
             "upper": upper,
             "lower_share": low,
-            "upper_share": high,
+            "upper_share": np.minimum(high, 1.0),
             "unlisted": self.unlisted,
             "off_list": self.off_list,
             "decided": decided,
-        }, best
+            "prediction": None if first is None else names[first],
+        }
 
     @staticmethod
     def leader(lower: np.ndarray, upper: np.ndarray) -> tuple[int | None, bool]:
@@ -397,29 +380,53 @@ class Position:
         ranked: bool = True,
     ) -> Position:
         """What a list tells, or why it cannot be one of the most probable tokens."""
-        tokens, at = _with_chosen(list(map(_Seen.of, listed)), chosen)
-        own = None if at is None else tokens[at]
-        known = tuple(token for token in tokens if token.known)
-        rest = _unlisted(known)
+        tokens, own = list(map(_Seen.of, listed)), None
+        if chosen is not None:
+            own = _place(tokens, _Seen.of(chosen))
+        known = tuple(seen for seen in tokens if seen.known)
+        total = math.fsum(seen.p for seen in known)
+        if total > 1.01:
+            raise ValueError(
+                "listed must have probabilities that sum to at most one, not "
+                f"{total:.4f}: {[seen.token.text for seen in known]!r}."
+            )
+        rest = max(0.0, 1.0 - total)
         # The token that was drawn may have been listed out of rank.
-        others = [token.p for token in known if token is not own]
-        least = min(others) if ranked and others else None
-        last = own.p if ranked and own and own.known and least is None else least
-        if last is not None:
-            added = own if own and own.known and at == len(listed) else None
-            problem = _problem(known, own, added, rest, last)
+        least = min((seen.p for seen in known if seen is not own), default=None)
+        last = least
+        if last is None and own is not None and own.known:
+            last = own.p
+        if ranked and last is not None:
+            added = len(tokens) > len(listed)
+            problem = _problem(known, own, rest, last, added=added)
             if problem:
                 why = f"The list cannot be one of the most probable tokens: {problem}."
                 return cls(known, (), own, 1.0, None, why)
-        return cls(known, known, own, rest, least)
+        return cls(known, known, own, rest, least if ranked else None)
+
+
+def _place(tokens: list[_Seen], own: _Seen) -> _Seen:
+    """Put the answer's token into the list of its position, once, and give it back.
+
+    It is the listed one with the same bytes and the nearest probability. Where these
+    differ, and the sum leaves room for it, it is another id with the same text and is
+    added, as it is where none is alike.
+    """
+    alike = [at for at, seen in enumerate(tokens) if seen.data == own.data]
+    if alike:
+        at = min(alike, key=lambda at: abs(tokens[at].p - own.p))
+        if not own.known:
+            return tokens[at]
+        is_full = sum(seen.p for seen in tokens) + own.p > 1 + 1e-6
+        if abs(tokens[at].p - own.p) <= 1e-4 * own.p or is_full:
+            tokens[at] = own
+            return own
+    tokens.append(own)
+    return own
 
 
 def _problem(
-    known: Sequence[_Seen],
-    own: _Seen | None,
-    added: _Seen | None,
-    rest: float,
-    last: float,
+    known: Sequence[_Seen], own: _Seen | None, rest: float, last: float, *, added: bool
 ) -> str | None:
     """Why tokens cannot be the most probable ones."""
     # Several tokens have no text, or a broken one; some servers list but one.
@@ -434,64 +441,22 @@ def _problem(
             f"{rest:.6f} of the probability is not listed, and tokens no more "
             f"probable than the last listed, {last:.1e}, cannot make it up"
         )
-    if added and added.p > last * (1 + 1e-3):
-        return f"it lacks {added.token.text!r}, which is more probable"
+    if added and own and own.known and own.p > last * (1 + 1e-3):
+        return f"it lacks {own.token.text!r}, which is more probable"
     return None
-
-
-def _with_chosen(
-    tokens: list[_Seen], chosen: ListedToken | None
-) -> tuple[list[_Seen], int | None]:
-    """The list of a position with the answer's token in it once, and where that is.
-
-    It is the listed one with the same bytes and the nearest probability. Where these
-    differ, and the sum leaves room for it, it is another id with the same text and is
-    added, as it is where none is alike.
-    """
-    if chosen is None:
-        return tokens, None
-    own = _Seen.of(chosen)
-    alike = [
-        (abs(token.p - own.p), at)
-        for at, token in enumerate(tokens)
-        if token.data == own.data
-    ]
-    if alike:
-        difference, at = min(alike)
-        if not own.known:
-            return tokens, at
-        total = sum(token.p for token in tokens)
-        if difference <= 1e-4 * own.p or total + own.p > 1 + 1e-6:
-            tokens[at] = own
-            return tokens, at
-    return [*tokens, own], len(tokens)
-
-
-def _unlisted(tokens: Sequence[_Seen]) -> float:
-    """Probability of everything that is not in a list; an error above 1.01 in it."""
-    total = math.fsum(token.p for token in tokens)
-    if total > 1.01:
-        raise ValueError(
-            f"listed must have probabilities that sum to at most one, not {total:.4f}: "
-            f"{[seen.token.text for seen in tokens]!r}."
-        )
-    return max(0.0, 1.0 - total)
 
 
 def _disjoint(spellings: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Spellings, each once, or an error where two labels share one."""
     owner: dict[str, str] = {}
     for label, texts in spellings.items():
-        if isinstance(texts, str) or not len(texts):
+        several = not isinstance(texts, str) and len(texts) > 0
+        if not several or not all(isinstance(text, str) and text for text in texts):
             raise ValueError(
-                f"spellings of {label!r} must be several strings, not {texts!r}."
+                f"spellings of {label!r} must be several strings that are not empty, "
+                f"not {texts!r}."
             )
         for text in texts:
-            if not isinstance(text, str) or not text:
-                raise ValueError(
-                    f"spellings of {label!r} must be strings that are not empty; one "
-                    f"is {text!r}."
-                )
             if owner.setdefault(text, label) != label:
                 raise ValueError(
                     f"labels {owner[text]!r} and {label!r} share the spelling {text!r};"

@@ -695,9 +695,8 @@ class HostedClassifier(PromptedClassifier):
                 f"{len(why)} of {self.draws} draws failed: {why[0]}" if why else None
                 for why in whys
             ]
-            return HostedScores.of_votes(
-                counts, np.full(len(texts), self.draws), problems
-            )
+            calls = [self.draws] * len(texts)
+            return HostedScores.of_votes(counts, calls, problems)
         problems = [
             None if label is not None else f"The answer is no label: {_words(answer)}."
             for label, answer in zip(given, answers, strict=True)

@@ -20,6 +20,7 @@ from ..answers import Answer, AnswerToken
 from ..bounds import LOST, LabelMass, ListedToken, Position
 from ..verbalizer import Verbalizer
 
+_NO_LABEL = "The server lists nothing that is a label."
 _BYTES_A_TOKEN = 4  # tokens of common words are longer
 _CERTAIN = 1 - 1e-12
 
@@ -121,6 +122,10 @@ class LabelTexts:
         found = self._seen[data] = _Continuations(texts, steps, counts)
         return found
 
+    def begun_by(self, data: bytes) -> list[int]:
+        """The labels that an answer which begins so can become."""
+        return list(np.flatnonzero(self.continuations(data).counts > 0))
+
     def read(self, answer: Answer) -> int | None:
         """The label that an answer without log-probabilities is; None if it is none.
 
@@ -179,47 +184,33 @@ class LabelTree:
     def mass(self) -> LabelMass:
         """Add up what is known."""
         mass, waiting = LabelMass(len(self.texts.labels)), {b"": 1.0}
-        branches = []
+        owners, branches = self.texts.owners, []
         while waiting:
             # What comes to the same text in several ways does so before it is read.
             data = min(waiting, key=len)
             p = waiting.pop(data)
             position = self._positions.get(data)
             if position is None:
-                self._open(mass, data, p)
+                mass.open(p, self.texts.begun_by(data))
                 if data not in self._asked and _is_text(data):
                     branches.append((data, p))
                 continue
             mass.leave(p * position.rest, p * self._room(data, position))
             for seen in position.tokens:
-                after = self._settle(mass, data, seen.token, seen.data, p * seen.p)
-                if after is not None:
-                    waiting[after] = waiting.get(after, 0.0) + p * seen.p
+                q, after = p * seen.p, data + seen.data
+                if data in owners and self.texts.is_end(seen.token):
+                    mass.lower[owners[data]] += q
+                elif _is_lost(seen.token):
+                    cut = after.index(LOST.encode(), len(data))
+                    mass.open(q, self.texts.begun_by(after[:cut]))
+                elif seen.data and after in owners and not self.texts.has_end:
+                    mass.lower[owners[after]] += q
+                elif seen.data and self.texts.continuations(after).texts:
+                    waiting[after] = waiting.get(after, 0.0) + q
+                else:
+                    mass.off_list += q
         mass.branches = tuple(sorted(branches, key=lambda branch: -branch[1]))
         return mass
-
-    def _settle(
-        self, mass: LabelMass, begun: bytes, token: ListedToken, data: bytes, p: float
-    ) -> bytes | None:
-        """Count a token behind the beginning of an answer; its end, if it goes on."""
-        owners, after = self.texts.owners, begun + data
-        owner = None
-        if begun in owners and self.texts.is_end(token):
-            owner = owners[begun]
-        elif _is_lost(token):
-            self._open(mass, begun + data[: data.index(LOST.encode())], p)
-            return None
-        elif data and after in owners and not self.texts.has_end:
-            owner = owners[after]
-        elif data and self.texts.continuations(after).texts:
-            return after
-        mass.add(p, [] if owner is None else [owner], whole=owner is not None)
-        return None
-
-    def _open(self, mass: LabelMass, data: bytes, p: float) -> None:
-        """Count what is known to begin so, and no more."""
-        counts = self.texts.continuations(data).counts
-        mass.add(p, np.flatnonzero(counts > 0).tolist(), whole=False)
 
     def _room(self, data: bytes, position: Position) -> np.ndarray:
         """The most that unlisted tokens can bring each label, at one position."""
@@ -265,14 +256,6 @@ class HostedScores:
     problems: list[str | None]
 
     @classmethod
-    def _of(cls, shares: np.ndarray, **known: Any) -> HostedScores:
-        """Scores of which some parts are known and the others missing."""
-        names = ("off_label", "off_list", "unlisted", "unresolved")
-        missing = dict.fromkeys(names, np.full(len(shares), np.nan))
-        best = np.where(np.isnan(shares[:, 0]), -1, shares.argmax(axis=1))
-        return cls(**{"shares": shares, "best": best, **missing, **known})
-
-    @classmethod
     def of_masses(
         cls,
         found: Sequence[LabelMass],
@@ -281,65 +264,62 @@ class HostedScores:
         problems: Sequence[str | None],
     ) -> HostedScores:
         """Scores from what lists of tokens hold, and what they leave open."""
-        ends, decided = [], []
-        for mass in found:
-            limits, _ = mass.limits()
-            total = mass.lower.sum()
-            share = mass.lower / total if total else np.full(n_labels, np.nan)
-            # What rounding takes off an end.
-            low = np.fmin(limits["lower_share"], share)
-            ends.append((share, low, np.fmax(limits["upper_share"], share)))
-            decided.append(limits["decided"])
-        shares, low, high = np.reshape(ends, (-1, 3, n_labels)).transpose(1, 0, 2)
-        known = np.array([mass.lower.sum() for mass in found], dtype=float)
-        names = ("off_list", "unlisted", "unresolved")
+        limits = [mass.limits(range(n_labels)) for mass in found]
+        names = ("lower", "lower_share", "upper_share")
+        lower, low, high = (
+            np.reshape([ends[name] for ends in limits], (-1, n_labels))
+            for name in names
+        )
+        total = lower.sum(axis=1, keepdims=True)
+        shares = np.divide(
+            lower, total, out=np.full_like(lower, np.nan), where=total > 0
+        )
         return cls._of(
             shares,
-            low=low,
-            high=high,
-            decided=np.array(decided, dtype=bool),
-            off_label=np.clip(1 - known, 0, 1),
-            calls=np.array(calls, dtype=int),
-            problems=[
-                why if total else why or "The server lists nothing that is a label."
-                for why, total in zip(problems, known, strict=True)
+            # What rounding takes off an end.
+            (np.fmin(low, shares), np.fmax(high, shares)),
+            [ends["decided"] for ends in limits],
+            calls,
+            [
+                why if mass.lower.any() else why or _NO_LABEL
+                for why, mass in zip(problems, found, strict=True)
             ],
-            **{n: np.array([getattr(mass, n) for mass in found], float) for n in names},
+            off_label=np.clip(1 - total[:, 0], 0, 1),
+            off_list=[mass.off_list for mass in found],
+            unlisted=[mass.unlisted for mass in found],
+            unresolved=[mass.unresolved for mass in found],
         )
 
     @classmethod
     def of_votes(
-        cls,
-        counts: np.ndarray,
-        calls: np.ndarray,
-        problems: Sequence[str | None],
+        cls, counts: np.ndarray, calls: Sequence[int], problems: Sequence[str | None]
     ) -> HostedScores:
         """Scores from counted answers: a column for each label, the last for none.
 
         Shares are of the answers that are labels, with Wilson intervals at 95 %; a text
         is decided where the interval of one label lies above all others.
         """
-        votes = counts[:, :-1]
-        valid, answers = votes.sum(axis=1), counts.sum(axis=1)
-        some, tries = valid[:, None] > 0, np.maximum(valid, 1)[:, None]
-        shares = np.where(some, votes / tries, np.nan)
-        low, high = proportion_confint(votes, tries, alpha=0.05, method="wilson")
-        low = np.where(some, np.clip(low, 0, shares), 0.0)
-        high = np.where(some, np.clip(high, shares, 1), 1.0)
-        decided = [LabelMass.leader(*ends)[1] for ends in zip(low, high, strict=True)]
+        votes, answers = counts[:, :-1], counts.sum(axis=1)
+        valid = votes.sum(axis=1, keepdims=True)
+        shares = np.divide(
+            votes, valid, out=np.full(votes.shape, np.nan), where=valid > 0
+        )
+        low, high = proportion_confint(votes, np.maximum(valid, 1), method="wilson")
+        low = np.where(valid, np.clip(low, 0, shares), 0.0)
+        high = np.where(valid, np.clip(high, shares, 1), 1.0)
         off_label = np.full(len(counts), np.nan)
-        np.divide(counts[:, -1], answers, out=off_label, where=answers > 0)
         return cls._of(
             shares,
-            low=low,
-            high=high,
-            decided=np.array(decided, dtype=bool),
-            off_label=off_label,
-            calls=calls,
-            problems=[
+            (low, high),
+            [LabelMass.leader(*ends)[1] for ends in zip(low, high, strict=True)],
+            calls,
+            [
                 why if n else why or "No answer is a label."
-                for why, n in zip(problems, valid, strict=True)
+                for why, n in zip(problems, valid[:, 0], strict=True)
             ],
+            off_label=np.divide(
+                counts[:, -1], answers, out=off_label, where=answers > 0
+            ),
         )
 
     @classmethod
@@ -358,12 +338,35 @@ class HostedScores:
                 shares[row, label] = report
         return cls._of(
             shares,
-            low=np.zeros_like(shares),
-            high=np.ones_like(shares),
-            best=np.array([-1 if label is None else label for label in given], int),
-            decided=np.zeros(len(given), dtype=bool),
-            calls=np.array([1 if label is None else 2 for label in given], dtype=int),
+            (np.zeros_like(shares), np.ones_like(shares)),
+            [False] * len(given),
+            [1 if label is None else 2 for label in given],
+            problems,
+            best=[-1 if label is None else label for label in given],
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        shares: np.ndarray,
+        limits: tuple[np.ndarray, np.ndarray],
+        decided: Sequence[bool],
+        calls: Sequence[int],
+        problems: Sequence[str | None],
+        **known: Any,
+    ) -> HostedScores:
+        """Scores of which some parts are known and the others missing."""
+        names = ("off_label", "off_list", "unlisted", "unresolved")
+        missing = dict.fromkeys(names, np.full(len(shares), np.nan))
+        best = np.where(np.isnan(shares[:, 0]), -1, shares.argmax(axis=1))
+        more = {"best": best} | missing | known
+        return cls(
+            shares,
+            *limits,
+            decided=np.array(decided, dtype=bool),
+            calls=np.array(calls, dtype=int),
             problems=list(problems),
+            **{name: np.asarray(values) for name, values in more.items()},
         )
 
     @property

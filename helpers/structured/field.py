@@ -212,7 +212,6 @@ def field_distribution(
     mass = _FieldMass(match, len(given), constrained)
     begun = answer.data[base : answer.offsets[first]]
     mass.follow((position(at) for at in range(first, len(tokens))), begun)
-    limits, best = mass.limits()
     shown = [position(at) for at in own]
     logprobs = [_logprob(seen) for seen in shown]
     closer = {"object": b"}", "array": b"]", "": b"`"}[answer.inside]
@@ -232,11 +231,10 @@ def field_distribution(
         path=answer.path,
         value=answer.value,
         choices=tuple(given),
-        **limits,
+        **mass.limits(given),
         unresolved=mass.unresolved,
         tokens=tuple(own),
         logprob=math.fsum(logprobs),
-        prediction=None if best is None else given[best],
         flags=tuple(name for name, raised in flags.items() if raised),
         before=answer.before,
     )
@@ -341,11 +339,11 @@ class _FieldMass(LabelMass):
         found, whole = self.match(data)
         lost = LOST.encode()  # it could be any part of a character
         if not found and lost in data:
-            found = self.match(data[: data.index(lost)])[0]
-            self.add(p, found, whole=False)
-            return
-        whole = whole or (self.constrained and len(found) == 1)
-        self.add(p, found, whole=whole, sure=self.constrained)
+            self.open(p, self.match(data[: data.index(lost)])[0])
+        elif whole or (self.constrained and len(found) == 1):
+            self.lower[found[0]] += p
+        else:
+            self.open(p, found, sure=self.constrained)
 
 
 def _logprob(position: Position) -> float:
