@@ -16,15 +16,14 @@ from typing import Any
 from .bounds import MISSING_BELOW, ListedToken
 from .checks import check_count
 
+_FINISHES = {"completed": "stop", "max_output_tokens": "length"}
 _UNFINISHED = "it is not finished; ask for it again"
 _STOPPED = {
     "length": "it was cut off at the limit of tokens; ask with a higher one",
     "content_filter": "a content filter held it back",
     "tool_calls": "the model called a tool instead, whose tokens are not shown",
     "function_call": "the model called a function instead, whose tokens are not shown",
-    "queued": _UNFINISHED,
-    "in_progress": _UNFINISHED,
-    "incomplete": _UNFINISHED,
+    **dict.fromkeys(("queued", "in_progress", "incomplete"), _UNFINISHED),
 }
 
 
@@ -168,16 +167,17 @@ def decode(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if text.lstrip()[:1] == "<":
-            raise UnreadableAnswer(
-                "The answer is a web page: check base_url, which usually ends in /v1, "
-                f"and proxies on the way. {begins}"
-            ) from None
-        raise UnreadableAnswer(
+        why = (
             f"The answer is broken JSON at character {getattr(error, 'pos', 0)} of "
             f"{len(text)}: the connection or a proxy cut it, or it is none. Ask again "
-            f"with retry_failed=True. {begins}"
-        ) from None
+            "with retry_failed=True."
+        )
+        if text.lstrip()[:1] == "<":
+            why = (
+                "The answer is a web page: check base_url, which usually ends in /v1, "
+                "and proxies on the way."
+            )
+        raise UnreadableAnswer(f"{why} {begins}") from None
     if not isinstance(found, dict):
         raise UnreadableAnswer(
             f"The answer is JSON, but no object: check base_url. {begins}"
@@ -203,8 +203,7 @@ def read_answer(
     request_id : str, optional
         What its header calls the request; the ``id`` of the answer otherwise.
     index : int, optional
-        Which of several choices, or of several texts in a response. By default the
-        first choice, or all texts together.
+        Which of several choices or texts; by default the first choice, or all texts.
 
     Returns
     -------
@@ -223,87 +222,57 @@ def read_answer(
     """
     error, status = _get(response, "error"), _get(response, "status")
     if error or status in ("failed", "cancelled"):
-        said = _get(error, "message") or _get(error, "code") or error or status
+        said = _get(error, "message", "code") or error or status
         raise UnreadableAnswer(
             f"The server sent an error in place of an answer: {said!r}. Ask again "
             "with retry_failed=True."
         )
-    where = "output" if protocol == "responses" else "choices"
+    by_parts = protocol == "responses"
+    where = "output" if by_parts else "choices"
     items = _get(response, where)
-    if not isinstance(items, list) or not (items or where == "output"):
+    if not isinstance(items, list) or not (items or by_parts):
         raise UnreadableAnswer(
-            f"The answer holds no {where}, but {sorted(_names(response))!r}: check "
+            f"The answer holds no {where}, but {sorted(dict(response))!r}: check "
             f"that base_url and the protocol, {protocol!r}, are the server's."
         )
-    if where == "output":
-        parts = [
-            part
-            for item in items
-            if _get(item, "type") == "message"
-            for part in _list(_get(item, "content"))
-        ]
+    if by_parts:
+        messages = [item for item in items if _get(item, "type") == "message"]
+        parts = [part for item in messages for part in _list(_get(item, "content"))]
         refusals = [part for part in parts if _get(part, "type") == "refusal"]
         refusal = _get(refusals[-1], "refusal") if refusals else None
         texts = [part for part in parts if _get(part, "type") != "refusal"]
         if index is not None and not refusals:
             texts = [_pick(texts, index, "texts")]
-        text = "".join(_text(_get(part, "text")) for part in texts)
         lists = [_tokens(_get(part, "logprobs")) for part in texts]
-        tokens = tuple(chain.from_iterable(lists))
-        if status == "incomplete":
-            status = _get(_get(response, "incomplete_details"), "reason")
-        names = {"completed": "stop", "max_output_tokens": "length"}
-        finish = names.get(str(status), status)
+        text, tokens = _text(texts), tuple(chain.from_iterable(lists))
+        reason = _get(_get(response, "incomplete_details"), "reason")
+        finish = reason if status == "incomplete" else status
+        finish = _FINISHES.get(str(finish), finish)
     else:
         choice = _pick(items, index or 0, "choices")
         message = choice if protocol == "completions" else _get(choice, "message")
         text = _text(_get(message, "text" if protocol == "completions" else "content"))
         refusal, finish = _get(message, "refusal"), _get(choice, "finish_reason")
         tokens = _tokens(_get(choice, "logprobs"))
-    name = request_id if request_id is not None else _get(response, "id")
-    return Answer(
-        text,
-        tokens,
-        _word(finish),
-        _word(refusal),
-        TokenUsage.of(response),
-        _word(_get(response, "model")),
-        _word(name),
-    )
+    model = _word(_get(response, "model"))
+    name = _word(_get(response, "id") if request_id is None else request_id)
+    usage = TokenUsage.of(response)
+    return Answer(text, tokens, _word(finish), _word(refusal), usage, model, name)
 
 
 def read_tokens(response: Any, *, index: int = 0) -> tuple[AnswerToken, ...]:
     """Tokens of a complete answer with log-probabilities, their bytes always set."""
     check_count("index", index, 0)
+    answer: Any = response
     if isinstance(response, (list, tuple)):
+        answer = {"tokens": list(response)}
         for item in response:
             if not isinstance(_get(item, "token", "text"), str):
                 raise ValueError(
                     f"response must have a text for each token; one is {item!r}."
                 )
-        tokens = _tokens(list(response))
-    else:
-        tokens = _answer_tokens(response, index)
-    if not tokens:
-        raise ValueError(
-            "response must have log-probabilities, and has none. Ask with "
-            "logprobs=True and top_logprobs, in the Responses API with "
-            'include=["message.output_text.logprobs"]; not every model gives them.'
-        )
-    found, before = [], ""
-    for token in tokens:
-        top = (entry._replace(bytes=entry.encode(before)) for entry in token.top)
-        data = token.chosen.encode(before)
-        found.append(AnswerToken(token.text, token.logprob, data, tuple(top)))
-        before = token.text
-    return tuple(found)
-
-
-def _answer_tokens(response: Any, index: int) -> tuple[AnswerToken, ...]:
-    answer: Any = response
-    if isinstance(_get(response, "choices"), list):
-        asked = "completions" if not _has_message(response) else "chat"
-        answer = read_answer(asked, response, index=index)
+    elif isinstance(_get(response, "choices"), list):
+        answer = read_answer("chat", response, index=index)
     elif _get(response, "output") is not None:
         answer = read_answer("responses", response, index=index)
     elif _get(response, "tokens") is None:
@@ -318,11 +287,20 @@ def _answer_tokens(response: Any, index: int) -> tuple[AnswerToken, ...]:
         raise ValueError(
             f"response must be complete; it ended with {reason!r}: {_STOPPED[reason]}."
         )
-    return _tokens(list(_get(answer, "tokens")))
-
-
-def _has_message(response: Any) -> bool:
-    return any(_get(choice, "message") for choice in _get(response, "choices"))
+    tokens = _tokens(list(_get(answer, "tokens")))
+    if not tokens:
+        raise ValueError(
+            "response must have log-probabilities, and has none. Ask with "
+            "logprobs=True and top_logprobs, in the Responses API with "
+            'include=["message.output_text.logprobs"]; not every model gives them.'
+        )
+    found, before = [], ""
+    for token in tokens:
+        top = tuple(entry._replace(bytes=entry.encode(before)) for entry in token.top)
+        data = token.chosen.encode(before)
+        found.append(AnswerToken(token.text, token.logprob, data, top))
+        before = token.text
+    return tuple(found)
 
 
 def _tokens(logprobs: Any) -> tuple[AnswerToken, ...]:
@@ -392,10 +370,6 @@ def _word(value: Any) -> str | None:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _names(value: Any) -> list[str]:
-    return list(value if isinstance(value, Mapping) else getattr(value, "__dict__", {}))
 
 
 def _pick(items: Sequence[Any], index: int, name: str) -> Any:

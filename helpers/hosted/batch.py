@@ -73,40 +73,31 @@ def write_batch(
             f"requests of a batch must share protocol and model, not {kinds!r}."
         )
     known = journal.get(list(wanted))
-    todo = [
-        key
-        for key in wanted
-        if key not in known or (retry_failed and isinstance(known[key], Failure))
-    ]
-    lines = [
-        json.dumps(
-            {
-                "custom_id": key,
-                "method": "POST",
-                "url": PATHS[wanted[key].protocol],
-                "body": dict(wanted[key].arguments),
-            }
+    if retry_failed:
+        known = {
+            key: found for key, found in known.items() if isinstance(found, Answer)
+        }
+    lines = []
+    for key, request in wanted.items():
+        if key not in known:
+            url, body = PATHS[request.protocol], dict(request.arguments)
+            line = {"custom_id": key, "method": "POST", "url": url, "body": body}
+            lines.append(json.dumps(line) + "\n")
+    size = sum(map(len, lines))
+    if len(lines) > _MOST_REQUESTS or size > _MOST_BYTES:
+        raise ValueError(
+            f"requests must be at most {_MOST_REQUESTS:,} in one batch, of at most "
+            f"{_MOST_BYTES:,} bytes together, not {len(lines):,} of {size:,}: write "
+            "several."
         )
-        for key in todo
-    ]
-    size = sum(map(len, lines)) + len(lines)
-    for n, most, what in (
-        (len(lines), _MOST_REQUESTS, "in"),
-        (size, _MOST_BYTES, "bytes in"),
-    ):
-        if n > most:
-            raise ValueError(
-                f"requests must be at most {most:,} {what} one batch, not {n:,}: write "
-                "several."
-            )
     path = Path(path)
     if not lines:
         path.unlink(missing_ok=True)
         return 0
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text("\n".join(lines) + "\n", "ascii")
+    partial.write_text("".join(lines), "ascii")
     os.replace(partial, path)
-    return len(todo)
+    return len(lines)
 
 
 def read_batch(
@@ -138,7 +129,7 @@ def read_batch(
     known = journal.get(list(wanted))
     kinds: Counter[type] = Counter()
     unknown: list[str] = []
-    group: list[Call] = []
+    calls: list[Call] = []
     with open(path, encoding="utf-8") as lines:
         for line in filter(str.strip, lines):
             try:
@@ -153,11 +144,9 @@ def read_batch(
             call = _call(key, wanted[key], entry)
             kinds[type(call.result)] += 1
             if call.result != known.get(key):
-                group.append(call)
-            if len(group) == _GROUP:
-                journal.add(group)
-                group = []
-    journal.add(group)
+                calls.append(call)
+    for start in range(0, len(calls), _GROUP):
+        journal.add(calls[start : start + _GROUP])
     return kinds[Answer], kinds[Failure], tuple(unknown)
 
 

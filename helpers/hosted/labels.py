@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,7 @@ _BYTES_A_TOKEN = 4  # tokens of common words are longer
 _CERTAIN = 1 - 1e-12
 
 
-@dataclass(frozen=True)
-class _Continuations:
+class _Continuations(NamedTuple):
     """How the beginning of an answer can go on towards labels."""
 
     texts: tuple[bytes, ...]
@@ -64,12 +63,13 @@ class LabelTexts:
                 raise ValueError(f"terminator must not be empty, as in {ends!r}.")
         owners: dict[bytes, int] = {}
         for index, label in enumerate(given.labels):
-            for before, form in product(given.leads(label, after), given.texts(label)):
-                owner = owners.setdefault((before + form).encode("utf-8"), index)
+            for way in product(given.leads(label, after), given.texts(label)):
+                text = "".join(way)
+                owner = owners.setdefault(text.encode("utf-8"), index)
                 if owner != index:
                     raise ValueError(
                         f"labels {given.labels[owner]!r} and {label!r} share the text "
-                        f"{before + form!r}; make them differ."
+                        f"{text!r}; make them differ."
                     )
         found = cls(tuple(given.labels), owners, tuple(ends), turn_ends)
         found._check_overlaps()
@@ -192,7 +192,8 @@ class LabelTree:
             position = self._positions.get(data)
             if position is None:
                 mass.open(p, self.texts.begun_by(data))
-                if data not in self._asked and _is_text(data):
+                is_text = data.decode("utf-8", "ignore").encode() == data
+                if data not in self._asked and is_text:
                     branches.append((data, p))
                 continue
             mass.leave(p * position.rest, p * self._room(data, position))
@@ -228,14 +229,6 @@ def _is_lost(token: ListedToken | AnswerToken) -> bool:
     return token.bytes is None and LOST in token.text
 
 
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 @dataclass(frozen=True)
 class HostedScores:
     """Label probabilities of texts, and between which limits they lie.
@@ -256,13 +249,32 @@ class HostedScores:
     problems: list[str | None]
 
     @classmethod
+    def _of(cls, shares: np.ndarray, problems: Sequence[Any], **known: Any) -> Self:
+        """Scores of which some parts are known and the others missing."""
+        n, gaps = len(shares), ("off_label", "off_list", "unlisted", "unresolved")
+        parts: dict[str, Any] = {
+            "low": np.zeros_like(shares),
+            "high": np.ones_like(shares),
+            "best": np.where(np.isnan(shares[:, 0]), -1, shares.argmax(axis=1)),
+            "decided": [False] * n,
+            **dict.fromkeys(gaps, np.full(n, np.nan)),
+            **known,
+        }
+        kinds = {"best": int, "calls": int, "decided": bool}
+        arrays: dict[str, Any] = {
+            name: np.asarray(part, kinds.get(name, float))
+            for name, part in parts.items()
+        }
+        return cls(shares, problems=list(problems), **arrays)
+
+    @classmethod
     def of_masses(
         cls,
         found: Sequence[LabelMass],
         n_labels: int,
         calls: Sequence[int],
         problems: Sequence[str | None],
-    ) -> HostedScores:
+    ) -> Self:
         """Scores from what lists of tokens hold, and what they leave open."""
         limits = [mass.limits(range(n_labels)) for mass in found]
         names = ("lower", "lower_share", "upper_share")
@@ -270,30 +282,27 @@ class HostedScores:
             np.reshape([ends[name] for ends in limits], (-1, n_labels))
             for name in names
         )
-        total = lower.sum(axis=1, keepdims=True)
-        shares = np.divide(
-            lower, total, out=np.full_like(lower, np.nan), where=total > 0
-        )
+        total = lower.sum(axis=1)
+        shares = np.where(total > 0, lower.T / np.where(total > 0, total, 1), np.nan).T
+        gaps = ("off_list", "unlisted", "unresolved")
         return cls._of(
             shares,
-            # What rounding takes off an end.
-            (np.fmin(low, shares), np.fmax(high, shares)),
-            [ends["decided"] for ends in limits],
-            calls,
             [
-                why if mass.lower.any() else why or _NO_LABEL
-                for why, mass in zip(problems, found, strict=True)
+                w or (None if n else _NO_LABEL)
+                for w, n in zip(problems, total, strict=True)
             ],
-            off_label=np.clip(1 - total[:, 0], 0, 1),
-            off_list=[mass.off_list for mass in found],
-            unlisted=[mass.unlisted for mass in found],
-            unresolved=[mass.unresolved for mass in found],
+            low=np.fmin(low, shares),  # what rounding takes off an end
+            high=np.fmax(high, shares),
+            decided=[ends["decided"] for ends in limits],
+            calls=calls,
+            off_label=np.clip(1 - total, 0, 1),
+            **{name: [getattr(mass, name) for mass in found] for name in gaps},
         )
 
     @classmethod
     def of_votes(
         cls, counts: np.ndarray, calls: Sequence[int], problems: Sequence[str | None]
-    ) -> HostedScores:
+    ) -> Self:
         """Scores from counted answers: a column for each label, the last for none.
 
         Shares are of the answers that are labels, with Wilson intervals at 95 %; a text
@@ -301,25 +310,22 @@ class HostedScores:
         """
         votes, answers = counts[:, :-1], counts.sum(axis=1)
         valid = votes.sum(axis=1, keepdims=True)
-        shares = np.divide(
-            votes, valid, out=np.full(votes.shape, np.nan), where=valid > 0
-        )
+        shares = np.where(valid, votes / np.maximum(valid, 1), np.nan)
         low, high = proportion_confint(votes, np.maximum(valid, 1), method="wilson")
         low = np.where(valid, np.clip(low, 0, shares), 0.0)
         high = np.where(valid, np.clip(high, shares, 1), 1.0)
-        off_label = np.full(len(counts), np.nan)
+        none = np.where(answers, counts[:, -1] / np.maximum(answers, 1), np.nan)
+        whys = zip(problems, valid[:, 0], strict=True)
         return cls._of(
             shares,
-            (low, high),
-            [LabelMass.leader(*ends)[1] for ends in zip(low, high, strict=True)],
-            calls,
-            [
-                why if n else why or "No answer is a label."
-                for why, n in zip(problems, valid[:, 0], strict=True)
+            [why or (None if n else "No answer is a label.") for why, n in whys],
+            low=low,
+            high=high,
+            decided=[
+                LabelMass.leader(*ends)[1] for ends in zip(low, high, strict=True)
             ],
-            off_label=np.divide(
-                counts[:, -1], answers, out=off_label, where=answers > 0
-            ),
+            calls=calls,
+            off_label=none,
         )
 
     @classmethod
@@ -329,58 +335,27 @@ class HostedScores:
         reports: Sequence[float],
         problems: Sequence[str | None],
         n_labels: int,
-    ) -> HostedScores:
+    ) -> Self:
         """Scores from labels in words, and how sure the model says it is of them."""
-        shares = np.full((len(given), n_labels), np.nan)
-        for row, (label, report) in enumerate(zip(given, reports, strict=True)):
-            if label is not None and not np.isnan(report):
-                shares[row] = (1 - report) / (n_labels - 1)
-                shares[row, label] = report
-        return cls._of(
-            shares,
-            (np.zeros_like(shares), np.ones_like(shares)),
-            [False] * len(given),
-            [1 if label is None else 2 for label in given],
-            problems,
-            best=[-1 if label is None else label for label in given],
-        )
-
-    @classmethod
-    def _of(
-        cls,
-        shares: np.ndarray,
-        limits: tuple[np.ndarray, np.ndarray],
-        decided: Sequence[bool],
-        calls: Sequence[int],
-        problems: Sequence[str | None],
-        **known: Any,
-    ) -> HostedScores:
-        """Scores of which some parts are known and the others missing."""
-        names = ("off_label", "off_list", "unlisted", "unresolved")
-        missing = dict.fromkeys(names, np.full(len(shares), np.nan))
-        best = np.where(np.isnan(shares[:, 0]), -1, shares.argmax(axis=1))
-        more = {"best": best} | missing | known
-        return cls(
-            shares,
-            *limits,
-            decided=np.array(decided, dtype=bool),
-            calls=np.array(calls, dtype=int),
-            problems=list(problems),
-            **{name: np.asarray(values) for name, values in more.items()},
-        )
+        best = np.array([-1 if label is None else label for label in given], int)
+        report = np.where(best < 0, np.nan, reports)[:, None]
+        others = (1 - report) / (n_labels - 1)
+        shares = np.where(np.arange(n_labels) == best[:, None], report, others)
+        return cls._of(shares, problems, best=best, calls=np.where(best < 0, 1, 2))
 
     @property
     def known(self) -> np.ndarray:
         """Whether a text has a confidence."""
         return ~np.isnan(self.shares[:, 0])
 
-    def take(self, rows: Sequence[int]) -> HostedScores:
+    def take(self, rows: Sequence[int]) -> Self:
         """Some of the rows, in another order or several times."""
         at = np.asarray(rows, dtype=np.intp)
-        arrays = {
-            name: value[at] for name, value in vars(self).items() if name != "problems"
+        parts: dict[str, Any] = vars(self) | {
+            "problems": np.array(self.problems, object)
         }
-        return HostedScores(**arrays, problems=[self.problems[row] for row in at])
+        taken = {name: part[at] for name, part in parts.items()}
+        return type(self)(**taken | {"problems": taken["problems"].tolist()})
 
     def predictions(self, labels: Sequence[str]) -> np.ndarray:
         """The label of each text, None for none."""
@@ -389,9 +364,8 @@ class HostedScores:
 
     def table(self, labels: Sequence[str], index: pd.Index | None) -> pd.DataFrame:
         """One tidy row a text."""
-        table = pd.DataFrame(
-            self.shares, columns=[f"p_{label}" for label in labels], index=index
-        )
+        columns = [f"p_{label}" for label in labels]
+        table = pd.DataFrame(self.shares, columns=columns, index=index)
         table["off_label"] = self.off_label
         table["prediction"] = self.predictions(labels)
         table["confidence"] = self.shares[np.arange(len(self.best)), self.best]
