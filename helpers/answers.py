@@ -17,13 +17,16 @@ from .bounds import MISSING_BELOW, ListedToken
 from .checks import check_count
 
 _FINISHES = {"completed": "stop", "max_output_tokens": "length"}
-_UNFINISHED = "it is not finished; ask for it again"
+# Why an answer that ended so may be of no use, and what to do.
 _STOPPED = {
-    "length": "it was cut off at the limit of tokens; ask with a higher one",
-    "content_filter": "a content filter held it back",
-    "tool_calls": "the model called a tool instead, whose tokens are not shown",
-    "function_call": "the model called a function instead, whose tokens are not shown",
-    **dict.fromkeys(("queued", "in_progress", "incomplete"), _UNFINISHED),
+    "content_filter": (
+        "A content filter stopped the answer: reword or leave out the text."
+    ),
+    "length": "The answer was cut at the limit: raise max_tokens.",
+    "tool_calls": "The model called a tool, whose tokens are not shown.",
+    "function_call": "The model called a function, whose tokens are not shown.",
+    "in_progress": "The answer is not finished: ask for it again.",
+    "queued": "The answer is not begun: ask for it again.",
 }
 
 
@@ -125,10 +128,8 @@ class Answer:
         """
         if self.refusal is not None:
             return f"The model refused: {self.refusal!r}. Reword the prompt."
-        if self.finish_reason == "content_filter":
-            return "A content filter stopped the answer: reword or leave out the text."
-        if self.finish_reason == "length":
-            return "The answer was cut at the limit: raise max_tokens."
+        if self.finish_reason in _STOPPED:
+            return _STOPPED[self.finish_reason]
         if not any(token.logprob is not None for token in self.tokens):
             return (
                 "The server sent no log-probabilities: it needs to be asked for them, "
@@ -263,39 +264,29 @@ def read_answer(
 def read_tokens(response: Any, *, index: int = 0) -> tuple[AnswerToken, ...]:
     """Tokens of a complete answer with log-probabilities, their bytes always set."""
     check_count("index", index, 0)
-    answer: Any = response
-    if isinstance(response, (list, tuple)):
-        answer = {"tokens": list(response)}
+    if isinstance(response, Answer):
+        answer = response
+    elif isinstance(response, (list, tuple)):
         for item in response:
             if not isinstance(_get(item, "token", "text"), str):
                 raise ValueError(
                     f"response must have a text for each token; one is {item!r}."
                 )
+        usage, tokens = TokenUsage(), _tokens(list(response))
+        answer = Answer("", tokens, None, None, usage, None, None)
     elif isinstance(_get(response, "choices"), list):
         answer = read_answer("chat", response, index=index)
     elif _get(response, "output") is not None:
         answer = read_answer("responses", response, index=index)
-    elif _get(response, "tokens") is None:
+    else:
         raise ValueError(
             "response must be a completion, a response or a list of tokens, not "
             f"{type(response).__name__}."
         )
-    refusal, reason = _get(answer, "refusal"), _get(answer, "finish_reason")
-    if refusal:
-        raise ValueError(f"response must hold an answer; the model refused: {refusal}")
-    if reason in _STOPPED:
-        raise ValueError(
-            f"response must be complete; it ended with {reason!r}: {_STOPPED[reason]}."
-        )
-    tokens = _tokens(list(_get(answer, "tokens")))
-    if not tokens:
-        raise ValueError(
-            "response must have log-probabilities, and has none. Ask with "
-            "logprobs=True and top_logprobs, in the Responses API with "
-            'include=["message.output_text.logprobs"]; not every model gives them.'
-        )
+    if answer.problem:
+        raise ValueError(f"response must hold a whole answer. {answer.problem}")
     found, before = [], ""
-    for token in tokens:
+    for token in answer.tokens:
         top = tuple(entry._replace(bytes=entry.encode(before)) for entry in token.top)
         data = token.chosen.encode(before)
         found.append(AnswerToken(token.text, token.logprob, data, top))

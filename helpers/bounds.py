@@ -211,8 +211,8 @@ def label_bounds(
         The labels, each spelled as it is, or the texts of each as
         :func:`spelling_texts` gives them.
     chosen : ListedToken, optional
-        The token that the answer has there. Servers do not always list it; it counts
-        as listed. It may have been listed out of rank and is left out of p.
+        The token that the answer has there, listed or not. It may have been listed out
+        of rank and is left out of p.
     ranked : bool, default=True
         Whether the list holds the most probable tokens. Of other lists, such as a
         printed table of chosen words, only R is used.

@@ -213,15 +213,15 @@ def part(**content: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("response", "message"),
     [
-        (spam(message={"refusal": "I can't."}), "the model refused: I can't."),
-        (spam(finish_reason="length"), "'length': it was cut off"),
-        (spam(finish_reason="content_filter"), "'content_filter': a content"),
-        (spam(finish_reason="tool_calls"), "'tool_calls': the model called"),
-        (chat_answer("x", logprobs=None), "response must have log-probabilities"),
-        ([], "response must have log-probabilities"),
-        (part(type="output_text"), "response must have log-probabilities"),
-        (part(type="refusal", refusal="No."), "the model refused: No."),
-        ({**said("responses"), "status": "in_progress"}, "it is not finished"),
+        (spam(message={"refusal": "I can't."}), 'The model refused: "I can\'t."'),
+        (spam(finish_reason="length"), "cut at the limit"),
+        (spam(finish_reason="content_filter"), "A content filter"),
+        (spam(finish_reason="tool_calls"), "model called a tool"),
+        (chat_answer("x", logprobs=None), "no log-probabilities"),
+        ([], "no log-probabilities"),
+        (part(type="output_text"), "no log-probabilities"),
+        (part(type="refusal", refusal="No."), "The model refused: 'No.'"),
+        ({**said("responses"), "status": "in_progress"}, "is not finished"),
         (
             {**said("responses"), "output": []},
             "index must be below 0, the number of te",
@@ -243,19 +243,23 @@ def test_tokens_of_any_answer_have_bytes(protocol: str) -> None:
 
 
 def test_halves_of_a_character_in_two_tokens() -> None:
-    found = read_tokens([{"token": "\ud83d"}, {"token": "\udca9", "top": [{}]}])
+    found = read_tokens(
+        [{"token": "\ud83d", "logprob": 0}, {"token": "\udca9", "logprob": 0}]
+    )
     assert [token.bytes for token in found] == [b"\xed\xa0\xbd", b"\xed\xb2\xa9"]
 
 
 def test_one_of_several_answers() -> None:
     response = said("chat")
-    response["choices"].append({"logprobs": {"content": [{"token": "no"}]}})
+    response["choices"].append(
+        {"logprobs": {"content": [{"token": "no", "logprob": 0}]}}
+    )
     assert read_tokens(response, index=1)[0].text == "no"
     with pytest.raises(ValueError, match="index must be below 2, the number of choi"):
         read_tokens(response, index=2)
     response = said("responses")
     response["output"][1]["content"].append(
-        {"text": "no", "logprobs": [{"token": "no"}]}
+        {"text": "no", "logprobs": [{"token": "no", "logprob": 0}]}
     )
     assert read_tokens(response, index=1)[0].text == "no"
     assert read_answer("responses", response).text == "yesno"

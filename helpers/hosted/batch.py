@@ -50,8 +50,7 @@ def write_batch(
     journal : Journal
         Where answers are kept.
     base_url : str
-        The server's address, as the client for direct calls has it:
-        ``str(client.base_url)``.
+        The server's address as direct calls have it: ``str(client.base_url)``.
     retry_failed : bool, default=False
         Whether requests that failed before are asked again.
 

@@ -37,12 +37,10 @@ _PROTOCOLS = ("chat", "completions", "responses")
 _COLOUR = "Name a colour. Answer with one word:"
 _ONE_WORD = "Answer with the one word yes:"
 _PROSE = "Describe water in one short sentence of plain words, without JSON."
+_CAPITAL = "What is the capital of France? Answer in one sentence."
 _BEGUN, _GOES_ON = "The capital of France is Par", "is"
 _UNFINISHED = [
-    {
-        "role": "user",
-        "content": "What is the capital of France? Answer in one sentence.",
-    },
+    {"role": "user", "content": _CAPITAL},
     {"role": "assistant", "content": _BEGUN},
 ]
 _SCHEMA = {
@@ -105,9 +103,8 @@ class Probe:
     base_url, model : str
         What was asked.
     protocol : str or None
-        The protocol that the details were asked by: the first that gives
-        log-probabilities of "chat", "completions" and "responses", or else the first
-        that answers.
+        The first of "chat", "completions" and "responses" that gives
+        log-probabilities, or else that answers; the details were asked by it.
     findings : dict of str to Finding
         By name, in the order of the table.
     continue_with : dict or None
@@ -191,16 +188,15 @@ def probe(
     answer of a model is a matter of chance, and so "unclear" is a verdict too.
 
     The findings are: the three protocols; "max_completion_tokens" (whether "chat"
-    obeys that name of the limit); "logprobs"; "20 alternatives", "5 alternatives" and
-    "1 alternative" (whether as many come as were asked for); "bytes" of the tokens;
-    "end of turn listed"; "after temperature" (whether the log-probabilities are those
-    after temperature was applied); "sampling" (whether answers at temperature 2
-    differ); "seed" and "logit_bias" (whether they have an effect); three ways to ask
-    for JSON: "json_object", "json_schema" and "schema in json_object"; "after the mask"
-    (whether log-probabilities of such an answer are those of the tokens that the schema
-    allows); "continues" (whether "chat" goes on with an unfinished message of the
-    assistant); "reasoning" tokens that are paid for;
-    and the "sentinel", -9999 in place of a log-probability.
+    obeys that limit); "logprobs"; "20 alternatives", "5 alternatives" and "1
+    alternative" (whether as many come as were asked for); "bytes" of the tokens; "end
+    of turn listed"; "after temperature" (whether log-probabilities are those after
+    temperature was applied); "sampling" (whether answers at temperature 2 differ);
+    "seed" and "logit_bias" (whether they have an effect); three ways to ask for JSON;
+    "after the mask" (whether log-probabilities of such an answer are those of the
+    tokens that the schema allows); "continues" (whether "chat" goes on with an
+    unfinished message of the assistant); "reasoning" tokens that are paid for; and the
+    "sentinel", -9999 in place of a log-probability.
 
     Parameters
     ----------
@@ -208,15 +204,11 @@ def probe(
         Who asks, or the server's address, as :class:`HostedClassifier` takes it.
     model : str
         The model, as the server calls it.
-    concurrency : int, default=4
-        The most requests in flight.
-    retries : int, default=1
-        How often each is asked again when the server stumbles.
-    timeout : float, default=60.0
-        Seconds of silence that end an attempt.
+    concurrency, retries, timeout
+        The most requests in flight, how often each is asked again when the server
+        stumbles, and the seconds of silence that end an attempt.
     journal : Journal, optional
-        Where answers are kept; what is in it is not asked again. Without one, all is
-        asked anew.
+        Where answers are kept; what is in it is not asked again.
 
     Returns
     -------
@@ -345,16 +337,14 @@ def _protocols(asker: _Asker) -> tuple[dict[str, Finding], list[str]]:
 
 def _limit(asker: _Asker, answer: Answer) -> Finding:
     written = answer.usage.completion
-    seen = f"Asked for 1 token, it wrote {written}"
-    if asker.settings.get("chat", {}).get("old_limit"):
-        asker.old_limit = True
+    refused = asker.settings.get("chat", {}).get("old_limit")
+    asker.old_limit = bool(refused or written > 1 or len(answer.tokens) > 1)
+    if refused:
         return Finding("no", "It is refused; max_tokens is not.")
-    asker.old_limit = written > 1 or len(answer.tokens) > 1
-    return (
-        Finding("no", f"{seen}: use max_tokens.")
-        if asker.old_limit
-        else Finding("yes", f"{seen}.")
-    )
+    seen = f"Asked for 1 token, it wrote {written}"
+    if asker.old_limit:
+        return Finding("no", f"{seen}: use max_tokens.")
+    return Finding("yes", f"{seen}.")
 
 
 def _alternatives(k: int, asker: _Asker) -> _Seen:

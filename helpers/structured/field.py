@@ -34,20 +34,13 @@ class FieldDistribution:
     ----------
     path : str
         The way to the field.
-    value : object
-        What the answer holds there.
-    choices : tuple
-        The values compared.
-    lower, upper : numpy.ndarray of shape (K,)
-        Limits of each choice's probability.
-    lower_share, upper_share : numpy.ndarray of shape (K,)
-        Limits of its probability divided by that of all choices together.
-    off_list : float
-        Probability of listed tokens that lead to none of the choices.
-    unlisted : float
-        Probability of tokens that are not listed. It may lead anywhere.
-    unresolved : float
-        Probability of listed tokens that begin a choice, or several, and were not
+    value, choices : object, tuple
+        What the answer holds there, and the values compared.
+    lower, upper, lower_share, upper_share : numpy.ndarray of shape (K,)
+        Limits of each choice's probability, and of its share in that of all choices.
+    off_list, unlisted, unresolved : float
+        Probability of listed tokens that lead to no choice; of tokens that are not
+        listed and may lead anywhere; of listed ones that begin choices and were not
         followed to the end.
     tokens : tuple of int
         Which tokens of the answer hold bytes of the value, quotes left out.
@@ -61,14 +54,12 @@ class FieldDistribution:
         What to know about the numbers, of these:
 
         "straddles": a token of the value also holds bytes of what is around it.
-        "masked": the listed tokens are all legal and sum to 1, so that the server may
-        have renormalised them over what its schema allows. A hint, no proof: a sure
-        model looks the same.
+        "masked": the listed tokens are all legal and sum to 1; the server may have
+        renormalised them over what its schema allows, or the model is sure.
         "unmasked": listed tokens lead to no choice though ``constrained`` says that
         none can; the server reports what the model thought before the mask.
         "reasoning_before": text was sampled before the field; see ``before``.
-        "forced": tokens inside the value have probability 1 within rounding; they say
-        nothing, and thin out a mean.
+        "forced": tokens inside the value have probability 1; they say nothing.
         "low_precision": the log-probabilities are rounded to three decimals or less,
         or sum to more than 1.
         "missing_logprob": a token of the value has no log-probability.
@@ -122,20 +113,16 @@ def field_distribution(
     """Bounds of the probability of every value that a field of an answer could have.
 
     The value's bytes are found by a JSON parser, and the tokens that hold them by
-    their bytes. From the first of these on, each listed alternative either completes a
-    choice, begins one or several, or leads to none. What completes a choice counts
-    for its lower and its upper limit. What begins one counts for the upper limits,
-    since nobody knows how it would have gone on, but for the answer's own tokens,
-    which are followed to the end of the value; there the alternatives count times the
-    probability of the way so far. What is not listed counts for the upper limits of
-    all choices that are still possible; that no unlisted token is more probable than
-    the last listed is no help, because nobody knows how many of them begin a choice.
-
-    Strings end with their closing quote, numbers with what follows them.
+    their bytes. From the first of these on, each listed alternative completes a choice,
+    begins some, or leads to none. What completes a choice counts for both its limits.
+    What begins one counts for the upper limit, since nobody knows how it would have
+    gone on; only the answer's own tokens are followed to the end of the value, where
+    the alternatives count times the probability of the way so far. What is not listed
+    counts for the upper limits of all choices that are still possible.
 
     Parameters
     ----------
-    response : object or dict
+    response : object, dict or list
         A chat completion, a legacy completion or a response of the Responses API, as
         the client's object or as decoded JSON; a :class:`helpers.hosted.Answer`; or a
         list of tokens, each with ``token``, ``logprob`` and, where known, ``bytes``
@@ -144,8 +131,7 @@ def field_distribution(
         The field, such as ``"person.role"`` or ``"items[2].type"``; "" for an answer
         that is one value. As a list, keys may hold dots.
     choices : sequence of str, bool, int, float or None, optional
-        The values that the field can have. Default for a boolean: true and false;
-        otherwise needed.
+        The values that the field can have; for a boolean, true and false by default.
     family : {"exact", "case", "wide"}, default="exact"
         Which spellings count as a string choice, as in
         :func:`helpers.bounds.spelling_texts`.
@@ -163,9 +149,9 @@ def field_distribution(
     Raises
     ------
     ValueError
-        The model refused, the answer was cut off, filtered or a tool call, it has no
-        log-probabilities or nonsense ones, is no JSON or has no such field, the field
-        holds an empty string, an object or an array, or the choices are bad.
+        The answer is not whole or has no log-probabilities, or nonsense ones; it is no
+        JSON or has no such field; the field holds an empty string, an object or an
+        array; or the choices are bad.
     TypeError
         A choice of a type that no field has.
 
