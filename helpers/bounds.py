@@ -132,13 +132,7 @@ class LabelBounds:
     problem: str | None = None
 
     def table(self) -> pd.DataFrame:
-        """One row a label: its limits, and those of its share.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``label``, ``lower``, ``upper``, ``lower_share``, ``upper_share``.
-        """
+        """One row a label: its limits, and those of its share."""
         limits = ("lower", "upper", "lower_share", "upper_share")
         return pd.DataFrame(
             {"label": self.labels} | {name: getattr(self, name) for name in limits}

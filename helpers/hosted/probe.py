@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
 _PROTOCOLS = ("chat", "completions", "responses")
 _COLOUR = "Name a colour. Answer with one word:"
-_ONE_WORD = "Answer with the one word yes:"
 _PROSE = "Describe water in one short sentence of plain words, without JSON."
 _CAPITAL = "What is the capital of France? Answer in one sentence."
-_BEGUN, _GOES_ON = "The capital of France is Par", "is"
+_BEGUN = "The capital of France is Par"
 _UNFINISHED = [
     {"role": "user", "content": _CAPITAL},
     {"role": "assistant", "content": _BEGUN},
@@ -49,10 +48,7 @@ _SCHEMA = {
     "required": ["zq"],
     "additionalProperties": False,
 }
-_CONTINUING: tuple[dict[str, Any], ...] = (
-    {},
-    {"continue_final_message": True, "add_generation_prompt": False},
-)
+_FLAGS = {"continue_final_message": True, "add_generation_prompt": False}
 _CHANGES: tuple[dict[str, Any], ...] = (
     {"top_logprobs": 5},
     {"old_limit": True},
@@ -76,6 +72,8 @@ def _formats(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 _FORMATS = _formats(_SCHEMA)
+# How answers in these formats begin or what they hold.
+_KEPT = dict.fromkeys(_FORMATS, r"(?s)\s*\{.*\"zq\"") | {"json_object": r"\s*\{"}
 
 
 @dataclass(frozen=True)
@@ -130,18 +128,7 @@ class Probe:
         return self.findings[name]
 
     def response_format(self, schema: Mapping[str, Any]) -> dict[str, Any] | None:
-        """How this server is asked for an answer that keeps to a JSON schema.
-
-        Parameters
-        ----------
-        schema : mapping
-            A schema.
-
-        Returns
-        -------
-        dict or None
-            What to send as ``response_format``; None if it does not keep to any.
-        """
+        """The ``response_format`` for a JSON schema; None if none works."""
         for name, way in _formats(schema).items():
             found = self.findings.get(name)
             if name != "json_object" and found and found.verdict == "yes":
@@ -149,13 +136,7 @@ class Probe:
         return None
 
     def table(self) -> pd.DataFrame:
-        """One row a finding.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``verdict`` and ``seen``; the index is what was looked for.
-        """
+        """One row a finding: its ``verdict``, and what was ``seen``."""
         rows = [(found.verdict, found.seen) for found in self.findings.values()]
         index = pd.Index(list(self.findings), name="finding")
         return pd.DataFrame(rows, columns=["verdict", "seen"], index=index)
@@ -163,14 +144,12 @@ class Probe:
     def __str__(self) -> str:
         wide = max(map(len, self.findings), default=0)
         lines = [
-            f"{name:<{wide}}  {found.verdict:<7}  {found.seen}"
-            for name, found in self.findings.items()
+            f"{n:<{wide}}  {f.verdict:<7}  {f.seen}" for n, f in self.findings.items()
         ]
-        cost = (
-            f"{self.requests} requests, {self.prompt_tokens} tokens read, "
-            f"{self.completion_tokens} written"
-        )
-        return "\n".join([f"{self.model} at {self.base_url} ({cost})", *lines])
+        return (
+            f"{self.model} at {self.base_url} ({self.requests} requests, "
+            f"{self.prompt_tokens} tokens read, {self.completion_tokens} written)\n"
+        ) + "\n".join(lines)
 
 
 def probe(
@@ -187,15 +166,12 @@ def probe(
     About 20 requests, each for at most 24 tokens; what they cost is in the result. An
     answer of a model is a matter of chance, and so "unclear" is a verdict too.
 
-    The findings are: the three protocols; "max_completion_tokens" (whether "chat"
-    obeys that limit); "logprobs"; "20 alternatives", "5 alternatives" and "1
-    alternative" (whether as many come as were asked for); "bytes" of the tokens; "end
-    of turn listed"; "after temperature" (whether log-probabilities are those after
-    temperature was applied); "sampling" (whether answers at temperature 2 differ);
-    "seed" and "logit_bias" (whether they have an effect); three ways to ask for JSON;
-    "after the mask" (whether log-probabilities of such an answer are those of the
-    tokens that the schema allows); "continues" (whether "chat" goes on with an
-    unfinished message of the assistant); "reasoning" tokens that are paid for; and the
+    Findings that do not explain themselves: "max_completion_tokens" (whether "chat"
+    obeys that limit), "20 alternatives", "5 …", "1 …" (whether as many come), "after
+    temperature" and "after the mask" (whether log-probabilities are those after
+    temperature, and of the tokens that a schema allows), "sampling" (whether answers at
+    temperature 2 differ), "continues" (whether "chat" goes on with an unfinished
+    message of the assistant), "reasoning" (whether such tokens are paid for) and the
     "sentinel", -9999 in place of a log-probability.
 
     Parameters
@@ -226,27 +202,28 @@ def probe(
             journal = stack.enter_context(Journal(Path(folder) / "probe.sqlite"))
         asker = _Asker(open_client(client), model, journal, options)
         findings, working = _protocols(asker)
-        asker.protocol = working[0] if working else "chat"
+        asker.protocol, asker.working = (working or ["chat"])[0], working
         for name, look in _QUESTIONS.items() if working else ():
-            if name in _BY_CHAT and "chat" not in working:
-                findings[name] = Finding("unclear", _NOT_ASKED)
-                continue
             try:
                 findings[name] = Finding(*look(asker))
             except _Failed as failed:
                 findings[name] = Finding(*failed.args)
     usage = [answer.usage for answer in asker.answers]
     return Probe(
-        base_url=plain_url(str(asker.client.base_url)),
-        model=model,
-        protocol=asker.protocol if working else None,
-        findings=findings,
-        continue_with=asker.continue_with,
-        old_limit=asker.old_limit,
+        plain_url(str(asker.client.base_url)),
+        model,
+        asker.protocol if working else None,
+        findings,
+        asker.continue_with,
+        asker.old_limit,
         requests=len(asker.results),
         prompt_tokens=sum(used.prompt for used in usage),
         completion_tokens=sum(used.completion for used in usage),
     )
+
+
+def _refused(result: Answer | Failure) -> bool:
+    return isinstance(result, Failure) and result.status in (400, 422)
 
 
 _Seen = tuple[str, str]  # a verdict, and what it is drawn from
@@ -265,6 +242,7 @@ class _Asker:
     journal: Journal
     options: dict[str, Any]
     protocol: str = "chat"
+    working: Sequence[str] = _PROTOCOLS
     old_limit: bool = False
     continue_with: dict[str, Any] | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -283,6 +261,8 @@ class _Asker:
         for way in ways or ({},):
             change = {"protocol": self.protocol, **changes, **way}
             by = change["protocol"]
+            if by not in self.working:
+                raise _Failed("unclear", _NOT_ASKED)
             known = {"old_limit": self.old_limit, **self.settings.get(by, {})}
             bare = known.pop("bare", False)
             settings = {"top_logprobs": 20, "temperature": 0.0, **known, **change}
@@ -341,10 +321,8 @@ def _limit(asker: _Asker, answer: Answer) -> Finding:
     asker.old_limit = bool(refused or written > 1 or len(answer.tokens) > 1)
     if refused:
         return Finding("no", "It is refused; max_tokens is not.")
-    seen = f"Asked for 1 token, it wrote {written}"
-    if asker.old_limit:
-        return Finding("no", f"{seen}: use max_tokens.")
-    return Finding("yes", f"{seen}.")
+    verdict, advice = ("no", ": use max_tokens") if asker.old_limit else ("yes", "")
+    return Finding(verdict, f"Asked for 1 token, it wrote {written}{advice}.")
 
 
 def _alternatives(k: int, asker: _Asker) -> _Seen:
@@ -352,6 +330,12 @@ def _alternatives(k: int, asker: _Asker) -> _Seen:
     token = _first(answer)
     n = len(token.top) if token else 0
     return "yes" if n >= k else "no", f"{n} came."
+
+
+def _listing(asker: _Asker) -> list[Answer]:
+    """Answers with lists of different lengths, which have been asked for before."""
+    found = asker.ask(_COLOUR, *({"top_logprobs": k} for k in (20, 5, 1)))
+    return [result for result in found if isinstance(result, Answer)]
 
 
 def _bytes(asker: _Asker) -> _Seen:
@@ -363,7 +347,7 @@ def _bytes(asker: _Asker) -> _Seen:
 
 
 def _end(asker: _Asker) -> _Seen:
-    (answer,) = asker.answered(_ONE_WORD, max_tokens=8)
+    (answer,) = asker.answered("Answer with the one word yes:", max_tokens=8)
     listed = [seen for token in answer.tokens for seen in (token.chosen, *token.top)]
     ends = sorted({seen.text for seen in listed if seen.ends_turn})
     if ends:
@@ -386,13 +370,14 @@ def _temperature(asker: _Asker) -> _Seen:
     if len(both) < 3 or x.std() < 0.1:
         return "unclear", f"{len(both)} tokens to compare."
     slope = float(np.polyfit(x, y, 1)[0])
-    factors = (("no", slope), ("yes", slope * other))
-    near = [name for name, by in factors if abs(np.log(max(by, 1e-9))) < 0.2]
-    return (
-        near[0] if near else "unclear",
+    seen = (
         f"From temperature 1 to {other:g}, differences of log-probabilities change by "
-        f"a factor of {slope:.2f}.",
+        f"a factor of {slope:.2f}."
     )
+    for verdict, factor in (("no", slope), ("yes", slope * other)):
+        if abs(np.log(max(factor, 1e-9))) < 0.2:
+            return verdict, seen
+    return "unclear", seen
 
 
 def _sampling(asker: _Asker) -> _Seen:
@@ -420,7 +405,7 @@ def _bias(asker: _Asker) -> _Seen:
     if answer.text == was:
         return "no", f"It wrote {was[:40]!r} with it, too."
     token = _first(answer)
-    sure = token is not None and (token.logprob or 0.0) > -0.01
+    sure = token and (token.logprob or 0.0) > -0.01
     more = "; probabilities are those after it" if sure else ""
     return "yes", f"{was[:40]!r} became {answer.text[:40]!r}{more}."
 
@@ -428,38 +413,32 @@ def _bias(asker: _Asker) -> _Seen:
 def _format(name: str, asker: _Asker) -> _Seen:
     way = {"response_format": _FORMATS[name]}
     (answer,) = asker.answered(_PROSE, way, max_tokens=24, protocol="chat")
-    kept = "yes" if _keeps(name, answer.text) else "no"
+    kept = "yes" if re.match(_KEPT[name], answer.text) else "no"
     return kept, f"It wrote {answer.text[:40]!r}."
-
-
-def _keeps(name: str, text: str) -> bool:
-    return text.lstrip().startswith("{") and (name == "json_object" or '"zq"' in text)
 
 
 def _mask(asker: _Asker) -> _Seen:
     """Whether the first token's list is of legal tokens only, and whole."""
-    verdict, seen = "unclear", "No answer kept to a schema."
+    seen = "No answer kept to a schema."
     ways = [{"response_format": way} for way in _FORMATS.values()]
     answers = asker.ask(_PROSE, *ways, max_tokens=24, protocol="chat")
     for name, answer in zip(_FORMATS, answers, strict=True):
-        if isinstance(answer, Failure) or not _keeps(name, answer.text):
+        if isinstance(answer, Failure) or not re.match(_KEPT[name], answer.text):
             continue
         chances = {text: np.exp(p) for text, p in _logprobs(answer).items()}
         legal = sum(p for text, p in chances.items() if text.lstrip()[:1] in ("", "{"))
         rest = sum(chances.values()) - legal
         seen = f"Of the first token's list, {legal:.4f} is legal and {rest:.4f} is not."
+        if rest > 1e-4 or legal > 0.9999:
+            return "no" if rest > 1e-4 else "yes", seen
         if not chances:
             seen = "The answer that kept to a schema lists no tokens."
-        elif rest > 1e-4:
-            return "no", seen
-        elif legal > 0.9999:
-            return "yes", seen
-    return verdict, seen
+    return "unclear", seen
 
 
 def _continues(asker: _Asker) -> _Seen:
     found = ""
-    for arguments in _CONTINUING:
+    for arguments in ({}, _FLAGS):
         (result,) = asker.ask(_UNFINISHED, arguments, max_tokens=4, protocol="chat")
         if isinstance(result, Failure):
             found = found or result.message[:200]
@@ -467,7 +446,7 @@ def _continues(asker: _Asker) -> _Seen:
         written = "".join(token.text for token in result.tokens) or result.text
         written = written.removeprefix(_BEGUN)
         found = f"After {_BEGUN!r} it wrote {written[:40]!r}"
-        if written.startswith(_GOES_ON):
+        if written.startswith("is"):
             asker.continue_with = dict(arguments)
             return "yes", f"{found} with {arguments}." if arguments else f"{found}."
         found += "."
@@ -476,11 +455,11 @@ def _continues(asker: _Asker) -> _Seen:
 
 def _reasoning(asker: _Asker) -> _Seen:
     most = max((answer.usage.reasoning for answer in asker.answers), default=0)
-    silent = [a for a in asker.answers if not a.text and a.usage.completion]
     if most:
         return "yes", f"Up to {most} tokens in one answer."
+    silent = sum(bool(not a.text and a.usage.completion) for a in asker.answers)
     if silent:
-        return "unclear", f"{len(silent)} answers were paid for and are empty."
+        return "unclear", f"{silent} answers were paid for and are empty."
     return "no", "No answer counts any."
 
 
@@ -507,25 +486,13 @@ _QUESTIONS: dict[str, Callable[[_Asker], _Seen]] = {
     "reasoning": _reasoning,
     "sentinel": _sentinel,
 }
-_BY_CHAT = {*_FORMATS, "after the mask", "continues"}
-
-
-def _listing(asker: _Asker) -> list[Answer]:
-    """Answers with lists of different lengths, which have been asked for before."""
-    found = asker.ask(_COLOUR, *({"top_logprobs": k} for k in (20, 5, 1)))
-    return [result for result in found if isinstance(result, Answer)]
-
-
-def _refused(result: Answer | Failure) -> bool:
-    return isinstance(result, Failure) and result.status in (400, 422)
 
 
 def _first(result: Answer | Failure) -> AnswerToken | None:
     """The first token, if it has log-probabilities."""
-    if isinstance(result, Failure) or not result.tokens:
-        return None
-    token = result.tokens[0]
-    return token if token.top or token.logprob is not None else None
+    tokens = () if isinstance(result, Failure) else result.tokens[:1]
+    listing = (token for token in tokens if token.top or token.logprob is not None)
+    return next(listing, None)
 
 
 def _logprobs(result: Answer | Failure) -> dict[str, float]:

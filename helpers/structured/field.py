@@ -89,13 +89,7 @@ class FieldDistribution:
     before: tuple[str, ...]
 
     def table(self) -> pd.DataFrame:
-        """One row a choice: its limits, and those of its share.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``value``, ``lower``, ``upper``, ``lower_share``, ``upper_share``.
-        """
+        """One row a choice: its limits, and those of its share."""
         limits = ("lower", "upper", "lower_share", "upper_share")
         values = {"value": pd.Series(self.choices, dtype=object)}
         return pd.DataFrame(values | {name: getattr(self, name) for name in limits})
