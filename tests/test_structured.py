@@ -110,92 +110,62 @@ def test_fields_of_a_recorded_answer() -> None:
     assert limits(die, 6) == pytest.approx((0, 1 - math.exp(-0.48048785)))
 
 
-PUBLISHED: dict[str, tuple[list[Token], str, list[Any] | None, bool, Any, Any]] = {
+# Tokens, divided by ¦, with alternatives, divided by /; the path, with ! if the model is
+# constrained; each choice in JSON with its limits.
+LIMITS = [
     # What other packages get wrong: peers.md §2.3, one after the other.
-    "value in one token": (
-        [token('{"spam":'), token("true", 0.5), token("}")],
-        *("spam", None, False, [0.5, 0], [1, 0.5]),
+    ('{"spam":¦true=.5¦}', "spam", "true .5 1 / false 0 .5"),
+    ('{"type¦":"=.6¦v=.9¦w=.99¦"}', "type", '"vw" .891 1 / "ab" 0 .1'),
+    ('"¦pos=.8¦"', "", '"pos" .8 1 / "neg" 0 .2'),
+    (
+        '{"a":"¦negative=.5/positive=.2/n=.2/ =.1¦"}',
+        *("!a", '"positive" .2 .2 / "negative" .5 .7 / "neutral" 0 .2'),
     ),
-    "value in pieces": (
-        [token('{"type'), token('":"', 0.6), token("veget", 0.9), token("able", 0.99)]
-        + [token('"}')],
-        *("type", ["vegetable", "fruit"], False, [0.891, 0], [1, 0.1]),
+    (
+        '{"a":"¦pos=.9/neg=.1¦itive=.6666666667/"}=.3333333333¦"}',
+        *("!a", '"pos" .3 .3 / "positive" .6 .6 / "negative" .1 .1'),
     ),
-    "no object": (
-        [token('"'), token("pos", 0.8), token('"')],
-        *("", ["pos", "neg"], False, [0.8, 0], [1, 0.2]),
-    ),
-    "beginnings": (
-        [token('{"mood":"'), token("negative", 0.5, positive=0.2, n=0.2, **{" ": 0.1})]
-        + [token('"}')],
-        *("mood", ["positive", "negative", "neutral"], True),
-        *([0.2, 0.5, 0], [0.2, 0.7, 0.2]),
-    ),
-    "one begins another": (
-        [token('{"sign":"'), token("pos", 0.9, neg=0.1)]
-        + [token("itive", 0.6 / 0.9, **{'"}': 0.3 / 0.9}), token('"}')],
-        *("sign", ["pos", "positive", "negative"], True),
-        *([0.3, 0.6, 0.1], [0.3, 0.6, 0.1]),
-    ),
-    "only the first token": (
-        [token('{"label":"'), token("spam", 0.6, **{"not": 0.4}), token('"}')],
-        *("label", ["spam", "not spam"], True, [0.6, 0.4], [0.6, 0.4]),
-    ),
-    "no log-probability": (
-        [token('{"label":"'), token("sp", 0.3), token("am", 0.0), token('"}')],
-        *("label", ["spam", "ham"], False, [0, 0], [1, 0.7]),
-    ),
+    ('{"a":"¦spam=.6/not=.4¦"}', "!a", '"spam" .6 .6 / "not spam" .4 .4'),
+    ('{"a":"¦sp=.3¦am=0¦"}', "a", '"spam" 0 1 / "ham" 0 .7'),
     # The same text, or another colon, stands before the field.
-    "text elsewhere": (
-        [token('{"asked":"is it '), token("true", 0.9), token('?","spam":')]
-        + [token("true", 0.6, false=0.4), token("}")],
-        *("spam", None, False, [0.6, 0.4], [0.6, 0.4]),
+    (
+        '{"b":"is it ¦true=.9¦?","a":¦true=.6/false=.4¦}',
+        "a",
+        "true .6 .6 / false .4 .4",
     ),
-    "text joined to the colon": (
-        [token('{"spam":'), token(" true", 0.6, **{" false": 0.4}), token("}")],
-        *("spam", None, False, [0.6, 0.4], [0.6, 0.4]),
-    ),
-    "colon elsewhere": (
-        [token('{"why":"'), token("red: ripe", 0.2), token('","type":"')]
-        + [token("fruit", 0.7, herb=0.3), token('"}')],
-        *("type", ["fruit", "herb"], True, [0.7, 0.3], [0.7, 0.3]),
-    ),
-    "nothing but the value counts": (
-        [token('{"type":"'), token("veget", 0.6, fruit=0.4), token("able")]
-        + [token('","why":"'), *[token(" word", 0.5)] * 9, token('"}')],
-        *("type", ["vegetable", "fruit"], True, [0.6, 0.4], [0.6, 0.4]),
-    ),
+    ('{"a":¦ true=.6/ false=.4¦}', "a", "true .6 .6 / false .4 .4"),
+    ('{"b":"¦red: ripe=.2¦","a":"¦x=.7/y=.3¦"}', "!a", '"x" .7 .7 / "y" .3 .3'),
+    ('{"a":"¦v=.6/fr=.4¦w¦","b":"¦x=.5¦y=.5¦"}', "!a", '"vw" .6 .6 / "fr" .4 .4'),
     # "b" is "be" or "by", for sure: "a" cannot have more than .4 of the choices.
-    "sure share of others": (
-        [token('{"x":"'), token("a", 0.4, b=0.6), token('"}')],
-        *("x", ["a", "be", "by"], True, [0.4, 0, 0], [0.4, 0.6, 0.6]),
-    ),
-    "null or text starts at the quote": (
-        [token('{"a":'), token('"', 0.7, null=0.3), token("x", 0.5), token('"}')],
-        *("a", ["x", None], False, [0.35, 0.3], [0.7, 0.3]),
-    ),
-    "given the quote": (
-        [token('{"a":'), token('"', 0.7, null=0.3), token("x", 0.5), token('"}')],
-        *("a", ["x", "y"], False, [0.5, 0], [1, 0.5]),
-    ),
-    "a number written otherwise": (
-        [token('{"a":'), token("1.0", 0.7, **{"2": 0.2}), token("}")],
-        *("a", [1, 2], False, [0.7, 0], [0.8, 0.3]),
-    ),
-    "halves of a character": (
-        [{"token": t, "logprob": math.log(0.9)} for t in ('{"a":"', "\ud83d", "\ude00")]
-        + [{"token": '"}', "logprob": 0.0}],
-        *("a", ["😀", "😁"], False, [0.81, 0], [1, 0.19]),
-    ),
-}
+    ('{"a":"¦a=.4/b=.6¦"}', "!a", '"a" .4 .4 / "be" 0 .6 / "by" 0 .6'),
+    # Null or a text starts at the quote; of texts alone, it is given.
+    ('{"a":¦"=.7/null=.3¦x=.5¦"}', "a", '"x" .35 .7 / null .3 .3'),
+    ('{"a":¦"=.7/null=.3¦x=.5¦"}', "a", '"x" .5 1 / "y" 0 .5'),
+    ('{"a":¦1.0=.7/2=.2¦}', "a", "1 .7 .8 / 2 0 .3"),
+    ('{"a":"¦\ud83d=.9¦\ude00=.9¦"}', "a", '"😀" .81 1 / "😁" 0 .19'),
+]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_limits_of_a_field(name: str) -> None:
-    tokens, path, choices, constrained, lower, upper = PUBLISHED[name]
-    found = field_distribution(tokens, path, choices=choices, constrained=constrained)
-    assert found.lower == pytest.approx(lower)
-    assert found.upper == pytest.approx(upper)
+@pytest.mark.parametrize(("written", "path", "expected"), LIMITS)
+def test_limits_of_a_field(written: str, path: str, expected: str) -> None:
+    tokens = []
+    for place in written.split("¦"):
+        pairs = [entry.rpartition("=") for entry in place.split("/")]
+        chances = {text or p: float(p) if text else 1.0 for text, _, p in pairs}
+        listed = [
+            {"token": text, "logprob": math.log(p) if p else -9999.0}
+            for text, p in chances.items()
+        ]
+        tokens.append(listed[0] | {"top_logprobs": listed})
+    lines = [line.rsplit(" ", 2) for line in expected.split(" / ")]
+    found = field_distribution(
+        tokens,
+        path.removeprefix("!"),
+        choices=[json.loads(value) for value, *_ in lines],
+        constrained="!" in path,
+    )
+    assert found.lower == pytest.approx([float(low) for _, low, _ in lines])
+    assert found.upper == pytest.approx([float(high) for *_, high in lines])
     total = found.lower.sum() + found.off_list + found.unlisted + found.unresolved
     assert total == pytest.approx(1)
 

@@ -57,7 +57,6 @@ _CHANGES: tuple[dict[str, Any], ...] = (
     {"bare": True, "temperature": None},
 )
 _SENTINEL = re.compile(r"-9999(\.0*)?(?!\d)")
-_LASTING = (400, 404, 405, 422, 501)
 _NOT_ASKED = "Asked by the protocol chat only, which this server does not answer."
 
 
@@ -303,7 +302,7 @@ def _protocols(asker: _Asker) -> tuple[dict[str, Finding], list[str]]:
         if isinstance(result, Answer):
             findings[name] = Finding("yes", f"It answered {result.text[:40]!r}.")
         else:
-            lasting = "no" if result.status in _LASTING else "unclear"
+            lasting = "no" if result.status in (400, 404, 405, 422, 501) else "unclear"
             findings[name] = Finding(lasting, result.message[:200])
     if isinstance(found["chat"], Answer):
         findings["max_completion_tokens"] = _limit(asker, found["chat"])
