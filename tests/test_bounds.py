@@ -187,8 +187,8 @@ def test_no_limit_of_a_share_could_be_closer(case: Any, ranked: bool) -> None:
 
 def test_rounding_decides_nothing() -> None:
     # "a" can have as much as "b" has, but for 1e-16.
-    listed = listing(**{" a": 0.37037037, "B": 0.36111111, "b": 0.13888889})
-    chosen = ListedToken("a", math.log(0.03703704))
+    listed = listing(**{" a": 40 / 108, "B": 39 / 108, "b": 15 / 108})
+    (chosen,) = listing(a=4 / 108)
     assert not label_bounds(listed, LABELS, chosen=chosen).decided
 
 

@@ -110,8 +110,8 @@ def test_fields_of_a_recorded_answer() -> None:
     assert limits(die, 6) == pytest.approx((0, 1 - math.exp(-0.48048785)))
 
 
-# Tokens, divided by ¦, with alternatives, divided by /; the path, with ! if the model is
-# constrained; each choice in JSON with its limits.
+# Tokens, divided by ¦, with alternatives, divided by /; the path, with ! where the
+# model is constrained; each choice, in JSON, with its limits.
 LIMITS = [
     # What other packages get wrong: peers.md §2.3, one after the other.
     ('{"spam":¦true=.5¦}', "spam", "true .5 1 / false 0 .5"),
