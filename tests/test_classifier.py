@@ -33,9 +33,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from helpers import score_cache, scoring, tree
 from helpers.checkpoints import ModelError
-from helpers.classifier import LLMClassifier, OffLabelWarning, check_texts
+from helpers.classifier import (
+    LLMClassifier,
+    OffLabelWarning,
+    balancing_prior,
+    check_texts,
+)
 from helpers.models import LanguageModel
-from helpers.priors import balancing_prior
 from helpers.sampling import draw, sample_votes
 from helpers.self_report import p_true
 
@@ -258,11 +262,10 @@ def test_tokens_of_prompt_and_label_are_those_of_the_whole(
     rendered = found.render(text)
     assert text.rstrip() in rendered
     lead = "" if rendered[-1].isspace() else " "
-    tokens = found._tokens()
+    _, tokens, (ids,), _ = found.inputs([text])
     for owner, sequence in zip(tokens.owners, tokens.sequences, strict=True):
         whole = f"{lead}{tokens.labels[owner]}"
-        read = found._prompt_tokens(text, tokens) + list(sequence)
-        assert embedded.encode(found._rendered(text) + whole) == read
+        read = ids + list(sequence)
         if not chat:  # where all that the prompt spells is text
             assert embedded.text_ids(rendered + whole) == read
 
@@ -1197,7 +1200,7 @@ def test_cut_text_has_the_probability_of_what_is_left(
     tiny_llama: LanguageModel,
 ) -> None:
     found = make(tiny_llama, too_long="cut")
-    room = 256 - max(found._tokens().trie.depths)
+    room = 256 - max(found.inputs([])[1].trie.depths)
     lengths = {
         LONG[:n]: len(tiny_llama.encode(found.render(LONG[:n])))
         for n in range(1, len(LONG))

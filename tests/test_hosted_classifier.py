@@ -19,6 +19,8 @@ from hosted_model import (
     VOCABULARY,
     Model,
     ModelServer,
+    changed,
+    hosted,
     random_model,
     true_probability,
     written_model,
@@ -67,7 +69,7 @@ def make(httpserver: HTTPServer, tmp_path: Path) -> Make:
             "tolerance": 0.0,
             **options,
         }
-        return HostedClassifier(client, "m", **settings), server
+        return hosted(client, "m", **settings), server
 
     return made
 
@@ -248,7 +250,7 @@ def test_values_after_temperature_are_noticed(make: Make) -> None:
     found, _ = make(YES_NO, how, labels=["yes", "no"])
     with pytest.warns(UserWarning, match="temperature=1"):
         found.predict(texts)
-    found.set_params(temperature=1.0)
+    changed(found, temperature=1.0)
     assert found.predict_proba(texts)[0] == pytest.approx([0.2 / 0.9, 0.7 / 0.9])
 
 
@@ -302,7 +304,7 @@ def test_responses_are_asked_for_as_many_tokens_as_they_demand(
         }
     )
     client = AsyncOpenAI(api_key=KEY, base_url=httpserver.url_for("/v1"))
-    found = HostedClassifier(
+    found = hosted(
         client,
         "m",
         ["yes", "no"],
@@ -329,12 +331,12 @@ def test_plain_prompt_is_that_of_the_local_classifier(tiny_llama: Any) -> None:
         "instruction": "Be brief.",
     }
     here = LLMClassifier(tiny_llama, **options)
-    there = HostedClassifier("http://x/v1", "m", protocol="completions", **options)
+    there = hosted("http://x/v1", "m", protocol="completions", **options)
     assert there.render("A film.") == here.render("A film.")
 
 
 def test_chat_prompt_has_examples_as_turns() -> None:
-    found = HostedClassifier(
+    found = hosted(
         "http://x/v1", "m", ["good", "bad"], "Review: {text}", [("A joy.", "good")]
     )
     assert found.render("A film.") == [
@@ -342,7 +344,7 @@ def test_chat_prompt_has_examples_as_turns() -> None:
         {"role": "assistant", "content": "good"},
         {"role": "user", "content": "Review: A film."},
     ]
-    default = HostedClassifier("http://x/v1", "m", ["good", "bad"]).render("A film.")
+    default = hosted("http://x/v1", "m", ["good", "bad"]).render("A film.")
     assert default[0] == {
         "role": "system",
         "content": "Classify the text as one of: bad, good.",
@@ -406,9 +408,9 @@ def test_budget_counts_what_failed_in_earlier_calls(tmp_path: Path) -> None:
     server = StubServer(lambda text, nth: Reply({"choices": [], "usage": usage}))
     with running(server) as url:
         for _ in range(3):
-            found = HostedClassifier(url, "m", ["yes", "no"], failed="open")
-            found.set_params(budget=2000.0, prices={"m": (1e6, 0.0)}, concurrency=1)
-            found.set_params(journal=tmp_path / "j.sqlite", progress=False)
+            found = hosted(url, "m", ["yes", "no"], failed="open")
+            changed(found, budget=2000.0, prices={"m": (1e6, 0.0)}, concurrency=1)
+            changed(found, journal=tmp_path / "j.sqlite", progress=False)
             with pytest.raises(BudgetExceeded):
                 found.predict_proba([f"film {at}" for at in range(9)])
     assert server.asked.total() == 2
@@ -431,10 +433,10 @@ def test_budget_counts_later_rounds_of_earlier_calls(
         return listing("ye", ye=math.log(0.6), no=math.log(0.39)) | usage
 
     for _ in range(4):
-        found = HostedClassifier(answering(say, httpserver), "m", ["yes", "no"])
-        found.set_params(journal=tmp_path / "j.sqlite", progress=False, failed="open")
-        found.set_params(prices={"m": (1e6, 0.0)}, budget=3000.0, continue_with={})
-        found.set_params(family="exact", concurrency=1, retries=0)
+        found = hosted(answering(say, httpserver), "m", ["yes", "no"])
+        changed(found, journal=tmp_path / "j.sqlite", progress=False, failed="open")
+        changed(found, prices={"m": (1e6, 0.0)}, budget=3000.0, continue_with={})
+        changed(found, family="exact", concurrency=1, retries=0)
         with suppress(BudgetExceeded):
             found.predict_proba([*TEXTS, "lost 1", "lost 2"])
     assert 6 < len(asked) <= 10
@@ -573,7 +575,7 @@ def test_a_text_without_a_usable_answer_has_no_confidence(
     httpserver: HTTPServer, tmp_path: Path, how: str
 ) -> None:
     url = answering(lambda text: LOST[how] if "bore" in text else GOOD, httpserver)
-    found = HostedClassifier(
+    found = hosted(
         url,
         "m",
         ["yes", "no"],
@@ -605,7 +607,7 @@ def test_a_text_without_a_usable_answer_has_no_confidence(
 def test_nonsense_in_all_texts_is_an_error_where_asked_for(
     httpserver: HTTPServer, tmp_path: Path, how: str
 ) -> None:
-    found = HostedClassifier(
+    found = hosted(
         answering(lambda _: LOST[how], httpserver),
         "m",
         ["yes", "no"],
@@ -616,7 +618,7 @@ def test_nonsense_in_all_texts_is_an_error_where_asked_for(
         with pytest.raises(ValueError, match="make no sense.*each of 3 texts"):
             call(TEXTS)
     with pytest.warns(UserWarning, match="3 of 3 texts have no confidence"):
-        assert np.isnan(found.set_params(failed=None).predict_proba(TEXTS)).all()
+        assert np.isnan(changed(found, failed=None).predict_proba(TEXTS)).all()
 
 
 def test_draws_that_failed_are_no_answers(
@@ -630,7 +632,7 @@ def test_draws_that_failed_are_no_answers(
             return LOST["failed"]
         return {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}
 
-    found = HostedClassifier(
+    found = hosted(
         answering(say, httpserver),
         "m",
         ["yes", "no"],
@@ -655,7 +657,7 @@ def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
     with pytest.raises(RunStopped, match="1 of 1 requests failed.*journal"):
         found.predict(TEXTS)
     with pytest.warns(UserWarning, match="3 of 3 texts have no confidence"):
-        table = found.set_params(failed="open").score_table(TEXTS)
+        table = changed(found, failed="open").score_table(TEXTS)
     assert table["problem"].notna().all() and not table["decided"].any()
 
 
@@ -684,7 +686,7 @@ def test_senseless_parameter_is_refused(
 ) -> None:
     found, server = make(YES_NO)
     with pytest.raises(ValueError, match=message):
-        found.set_params(**options).predict(TEXTS)
+        changed(found, **options).predict(TEXTS)
     assert not server.asked
 
 
@@ -715,7 +717,7 @@ def test_address_alone_will_do(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     url = ModelServer(YES_NO).serve(httpserver)
-    found = HostedClassifier(url, "m", ["yes", "no"], journal=tmp_path / "j.sqlite")
+    found = hosted(url, "m", ["yes", "no"], journal=tmp_path / "j.sqlite")
     assert found.predict(["A film."]).tolist() == ["yes"]
     # The key is OpenAI's, and this is another server.
     assert KEY not in str(httpserver.log[0][0].headers)
@@ -752,7 +754,7 @@ def test_another_model_than_the_one_asked_is_said_once(
 def test_address_with_a_password_is_refused_and_not_shown() -> None:
     url = "http://me:hunter22@x/v1"
     with pytest.raises(ValueError, match="password") as caught:
-        HostedClassifier(url, "m")
+        hosted(url, "m")
     with pytest.raises(ValueError, match="password"):
         HostedClassifier().set_params(client=url)
     assert "hunter22" not in str(caught.value)
@@ -789,6 +791,6 @@ def test_source_tells_what_changes_the_probabilities(make: Make) -> None:
         ({"family": "wide"}, "labels"),
         ({"top_logprobs": 5}, "labels"),
     ):
-        now = clone(found).set_params(**change).source()
+        now = changed(clone(found), **change).source()
         assert [name for name in was if now[name] != was[name]] == [part]
-    assert clone(found).set_params(concurrency=2).source() == was
+    assert changed(clone(found), concurrency=2).source() == was

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Answer, Failure, TokenUsage
-from .endpoints import PATHS, Request
 from .journal import Call, Journal
 from .reading import UnreadableAnswer, decode, read_answer, read_usage
+from .requests import PATHS, Request
 
 # What OpenAI takes in one file.
 _MOST_REQUESTS = 50_000

@@ -18,16 +18,15 @@ import numpy as np
 import pandas as pd
 
 from .answers import Answer, AnswerToken, Failure
-from .endpoints import (
+from .client import ask
+from .journal import Journal
+from .requests import (
     LEAST_TOKENS,
     Request,
     build_request,
     open_client,
     plain_url,
-    without_logprobs,
 )
-from .journal import Journal
-from .runner import ask
 from .spelling import ends_turn
 
 if TYPE_CHECKING:
@@ -279,7 +278,7 @@ class _Asker:
     def ask(self, requests: Sequence[Request]) -> list[Answer | Failure]:
         """Ask, and remember the answers."""
         requests = [
-            without_logprobs(request)
+            request.without_logprobs()
             if self.settings.get(request.protocol, {}).get("bare")
             else request
             for request in requests
