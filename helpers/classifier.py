@@ -175,10 +175,11 @@ class LLMClassifier(PromptedClassifier):
         scores = self._text_scores(check_texts(X))
         off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
         if off > 0.5:
-            model, _, tokens = self._asked()
+            (model, _, prompt), tokens = self._tokens
+            end = prompt.replace(MARK, "")[-20:]
             warnings.warn(
                 "Most probability is on no label, in the median text more than half. "
-                f"The prompt ends in {self.render('A')[-20:]!r}; the first label is "
+                f"The prompt ends in {end!r}; the first label is "
                 f"read as {tokens.describe(model)[0][1]}. See what the model would "
                 "write instead, by model.next_tokens(classifier.render(text)), and try "
                 "examples, an instruction, chat=True, family='case' or another "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import os
 import random
 import sqlite3
@@ -30,7 +29,6 @@ from ..progress import progress_bar
 from .answers import Answer, Failure, TokenUsage
 from .journal import Call, Journal
 from .requests import (
-    PROMPTS,
     Prices,
     Request,
     attempt,
@@ -45,19 +43,13 @@ if TYPE_CHECKING:
 _LONGEST_WAIT = 120.0  # seconds that a server may ask to wait
 _FIRST_PAUSE = 0.5
 _LOOK_AGAIN = 0.05  # seconds until another run may have answered
-# Room for what a server adds to each message, and to the whole: roles and marks.
-_PER_REQUEST, _PER_MESSAGE = 32, 16
 
 
 class RunStopped(RuntimeError):
     """A run that ended early; what is done is in the journal.
 
-    Attributes
-    ----------
-    results : list of Answer, Failure or None
-        In the order of the requests; None for those without a result.
-    cost : float
-        What the answers cost, 0 without prices.
+    ``results`` are in the order of the requests, None for those without; ``cost`` is
+    what they cost, 0 without prices.
     """
 
     def __init__(self, message: str, results: Sequence[Any], cost: float) -> None:
@@ -84,11 +76,9 @@ class Transport:
     budget : float, optional
         The most that all requests of a call may cost, with all that the journal knows
         of them: earlier runs, failures and repeats that were billed, other runs at this
-        moment. A request waits, or the run stops, where the cost so far and the most
-        that those in flight could cost leave too little. What ends without an answer
-        or a bill counts in full unless the server refused it. Two things no journal
-        knows: attempts of earlier runs before their last one, and what was in flight
-        when a process was killed; a server may bill both.
+        moment. What ends without an answer or a bill counts in full unless the server
+        refused it. Two things no journal knows: attempts of earlier runs before their
+        last one, and what was in flight when a process was killed.
     prices : mapping, optional
         A pair for each model: the price of a million tokens read, and of a million
         written. A budget needs them, and requests that limit their answers.
@@ -137,10 +127,9 @@ async def run(
 
     Whatever ends a run (an error, Ctrl-C, a killed process), the answers that had come
     are in the journal, and the next run goes on from there. Runs at the same time with
-    one journal share the work and the budget. A redirect to another server is not
-    followed. Where a server asks to wait for more than two minutes, the run ends: what
-    it did not answer is a failure that says until when, is not written down, and is
-    asked by the next run.
+    one journal share the work and the budget. Where a server asks to wait for more than
+    two minutes, the run ends: what it did not answer is a failure that says until when,
+    is not written down, and is asked by the next run.
 
     Parameters
     ----------
@@ -161,15 +150,9 @@ async def run(
     Returns
     -------
     list of Answer or Failure
-        In the order of the requests.
-
-    Raises
-    ------
-    BudgetExceeded
-        The next request could pass the budget.
-    AccessDenied
-        The server does not accept the key, or the account is empty. This is not
-        written down, as no request is at fault.
+        In the order of the requests. The error is :class:`BudgetExceeded` where the
+        next request could pass the budget, and :class:`AccessDenied` where the server
+        takes no request.
     """
     how, given, before = Transport(**transport), list(requests), list(counted)
     check_client(client)
@@ -332,7 +315,12 @@ class _Run:
             )
             if error is not None and _is_denied(error):
                 words = f"The server takes no requests. {result.message}"
-                return self._stop(AccessDenied, words + _hint(self.client))
+                if self.client.api_key == "-" and os.environ.get("OPENAI_API_KEY"):
+                    words += (
+                        " No key was sent, since that in OPENAI_API_KEY is OpenAI's: "
+                        "give an openai.AsyncOpenAI with the key of this server."
+                    )
+                return self._stop(AccessDenied, words)
             wait = 0.0 if error is None else _wait_of(error)
             if wait > _LONGEST_WAIT:
                 until = datetime.now() + timedelta(seconds=wait)
@@ -400,19 +388,6 @@ def _cost(usage: TokenUsage, price: tuple[float, float]) -> float:
     return (usage.prompt * price[0] + usage.completion * price[1]) / 1e6
 
 
-def _most_it_costs(request: Request, price: tuple[float, float]) -> float:
-    """The most that one answer to a request of text can cost."""
-    if request.limit is None:
-        raise ValueError(
-            "budget needs requests that limit their answers: give max_tokens."
-        )
-    body = json.dumps(dict(request.arguments), ensure_ascii=False).encode()
-    prompt = request.arguments[PROMPTS[request.protocol]]
-    extra = _PER_MESSAGE * (1 if isinstance(prompt, str) else len(prompt))
-    most = TokenUsage(len(body) + extra + _PER_REQUEST, request.limit)
-    return _cost(most, price)
-
-
 class _Ledger:
     """What requests have cost so far, whoever asked, and who asks which of them."""
 
@@ -424,7 +399,7 @@ class _Ledger:
         prices = how.prices or {}
         self._price = {k: prices.get(r.model, (0, 0)) for k, r in requests.items()}
         self.most = {
-            key: 0.0 if self.limit is None else _most_it_costs(one, self._price[key])
+            key: 0.0 if self.limit is None else _cost(one.most_usage, self._price[key])
             for key, one in requests.items()
         }
         self._owner, self._closed = f"{os.getpid()} {uuid.uuid4().hex}", False
@@ -506,16 +481,6 @@ def _is_alive(process: int) -> bool:
         except OSError:  # another user's
             pass
     return True
-
-
-def _hint(client: AsyncOpenAI) -> str:
-    """Why no key was sent, where there is one."""
-    if client.api_key != "-" or not os.environ.get("OPENAI_API_KEY"):
-        return ""
-    return (
-        " No key was sent, since that in OPENAI_API_KEY is OpenAI's: give an "
-        "openai.AsyncOpenAI with the key of this server."
-    )
 
 
 def _is_denied(error: Exception) -> bool:

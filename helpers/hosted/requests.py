@@ -126,6 +126,19 @@ class Request:
         found = [self.arguments[name] for name in _LIMITS if name in self.arguments]
         return found[0] if found and isinstance(found[0], int) else None
 
+    @property
+    def most_usage(self) -> TokenUsage:
+        """The most tokens that an answer to this request can cost."""
+        if self.limit is None:
+            raise ValueError(
+                "budget needs requests that limit their answers: give max_tokens."
+            )
+        body = json.dumps(dict(self.arguments), ensure_ascii=False).encode()
+        prompt = self.arguments[PROMPTS[self.protocol]]
+        # Room for what a server adds to each message, and to the whole: roles, marks.
+        extra = 16 * (1 if isinstance(prompt, str) else len(prompt)) + 32
+        return TokenUsage(len(body) + extra, self.limit)
+
     def key(self, base_url: str) -> str:
         """A name for this request at this server, the same in every run.
 
