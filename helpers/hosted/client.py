@@ -1,9 +1,8 @@
 """Many requests at once: each asked once, each answer on disk before the next.
 
-A few workers take requests from one queue. An answer goes to the journal before its
-worker takes another request. The journal is written in a thread beside the loop, all
-answers that have come in while the last write went on in one transaction, so that
-waiting for the disk neither blocks the loop nor costs each answer a write of its own.
+A few workers take requests from one queue. The journal is written in a thread beside
+the loop, all answers that came in during the last write in one transaction, and no
+worker goes on before its answer is on disk.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
 _LONGEST_WAIT = 120.0  # seconds that a server may ask to wait
 _FIRST_PAUSE = 0.5
+_PASSING = {408, 409, 429, *range(500, 600)}  # statuses
 _LOOK_AGAIN = 0.05  # seconds until another run may have answered
 
 
@@ -75,10 +75,10 @@ class Transport:
         The most requests in flight.
     budget : float, optional
         The most that all requests of a call may cost, with all that the journal knows
-        of them: earlier runs, failures and repeats that were billed, other runs at this
-        moment. What ends without an answer or a bill counts in full unless the server
-        refused it. Two things no journal knows: attempts of earlier runs before their
-        last one, and what was in flight when a process was killed.
+        of them: earlier and other runs, failures and repeats that were billed. What
+        ends without an answer or a bill counts in full unless the server refused it.
+        Two things no journal knows: attempts of earlier runs before their last one,
+        and what was in flight when a process was killed.
     prices : mapping, optional
         A pair for each model: the price of a million tokens read, and of a million
         written. A budget needs them, and requests that limit their answers.
@@ -107,7 +107,7 @@ class Transport:
         check_count("retries", self.retries, least=0)
         for name in ("timeout", "deadline"):
             if not check_not_negative(name, getattr(self, name)):
-                raise ValueError(f"{name} must be more than 0.")
+                raise ValueError(f"{name} must be more than 0, not 0.")
         if self.budget is not None:
             check_not_negative("budget", self.budget)
             if self.prices is None:
@@ -179,15 +179,11 @@ async def run(
         return [results[key] for key in keys]
     kind, words = work.stopped
     if kind is None:
-        failure = Failure("AskedToWait", words, 429)
-        return [result or failure for result in found]
+        return [result or Failure("AskedToWait", words, 429) for result in found]
     ready = sum(result is not None for result in found)
-    raise kind(
-        f"{words} {ready} of {len(found)} requests are done and in the journal, and "
-        f"{ledger.cost:.6g} is spent; run them all again to go on.",
-        found,
-        ledger.cost,
-    )
+    words += f" {ready} of {len(found)} requests are done and in the journal, and "
+    words += f"{ledger.cost:.6g} is spent; run them all again to go on."
+    raise kind(words, found, ledger.cost)
 
 
 def ask(
@@ -196,11 +192,7 @@ def ask(
     journal: Journal,
     **options: Any,
 ) -> list[Answer | Failure]:
-    """What :func:`run` does, for code that is not asynchronous, notebooks as well.
-
-    The work is done in a thread that all calls share. This may be called where an event
-    loop runs.
-    """
+    """What :func:`run` does, for code that is not asynchronous, notebooks as well."""
     over = threading.Event()
 
     async def work() -> list[Answer | Failure]:
@@ -235,37 +227,34 @@ if hasattr(os, "register_at_fork"):  # a forked process does not inherit the thr
     os.register_at_fork(after_in_child=_background_loop.cache_clear)
 
 
+@dataclass
 class _Run:
     """The workers of one run, what they share, and why it ended early, if it did."""
 
-    def __init__(
-        self,
-        client: AsyncOpenAI,
-        journal: Journal,
-        how: Transport,
-        ledger: _Ledger,
-        wanted: Mapping[str, Request],
-        results: dict[str, Answer | Failure],
-    ) -> None:
-        self.client = client.with_options(max_retries=0, timeout=how.timeout)
-        self.journal, self.how, self.ledger = journal, how, ledger
-        self.wanted, self.results = wanted, results
-        self.waiting = deque(key for key in wanted if key not in results)
+    client: AsyncOpenAI
+    journal: Journal
+    how: Transport
+    ledger: _Ledger
+    wanted: Mapping[str, Request]
+    results: dict[str, Answer | Failure]
+    stopped: tuple[type[RunStopped] | None, str] | None = None
+    failed: int = 0
+    disk_error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        how = {"max_retries": 0, "timeout": self.how.timeout}
+        self.client = self.client.with_options(**how)
+        self.waiting = deque(key for key in self.wanted if key not in self.results)
+        self.unwritten: list[Call] = []
+        self.over, self.disk = asyncio.Event(), asyncio.Lock()
         self.clock = asyncio.get_running_loop().time
         self.quiet_until = self.clock()  # the server has asked for it
-        self.over = asyncio.Event()
-        self.stopped: tuple[type[RunStopped] | None, str] | None = None
-        self.unwritten: list[Call] = []
-        self.disk, self.disk_error = asyncio.Lock(), None
 
     async def finish(self) -> None:
         """Ask for all that is missing, as far as it goes."""
-        n, self.failed = len(self.waiting), 0
+        n, total, show = len(self.waiting), len(self.wanted), self.how.progress
         with progress_bar(
-            total=len(self.wanted),
-            initial=len(self.wanted) - n,
-            unit="request",
-            show=self.how.progress,
+            total=total, initial=total - n, unit="request", show=show
         ) as self.bar:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -275,9 +264,10 @@ class _Run:
                 raise errors.exceptions[0] from None
             finally:
                 # A second Ctrl-C must not stop the last write.
-                await asyncio.shield(self._write())
-                with suppress(sqlite3.Error):
-                    await asyncio.shield(asyncio.to_thread(self.ledger.close))
+                close = functools.partial(asyncio.to_thread, self.ledger.close)
+                for last in (self._write, close):
+                    with suppress(sqlite3.Error):
+                        await asyncio.shield(last())
 
     async def _work(self) -> None:
         while self.waiting and not self.stopped:
@@ -303,13 +293,16 @@ class _Run:
                 self.unwritten.append(call)
                 await asyncio.shield(self._write())
                 self.results[key] = call.result
-            self._show(self.results[key])
+            self.failed += isinstance(self.results[key], Failure)
+            spent = "" if self.how.prices is None else f", cost {self.ledger.cost:.4g}"
+            self.bar.set_postfix_str(f"{self.failed} failed{spent}", refresh=False)
+            self.bar.update()
 
     async def _answer(self, key: str) -> Call | None:
         """Ask until there is an answer or no sense in asking on; None if it stops."""
-        request, how = self.wanted[key], self.how
-        end = self.clock() + how.deadline
-        for left in reversed(range(how.retries + 1)):
+        how, end = self.how, self.clock() + self.how.deadline
+        left, request = how.retries, self.wanted[key]
+        while not self.stopped:
             result, said, usage, error = await attempt(
                 self.client, request, silence=how.timeout, total=how.deadline, end=end
             )
@@ -323,14 +316,14 @@ class _Run:
                 return self._stop(AccessDenied, words)
             wait = 0.0 if error is None else _wait_of(error)
             if wait > _LONGEST_WAIT:
-                until = datetime.now() + timedelta(seconds=wait)
-                return self._stop(
-                    None,
-                    f"The server asks to wait {wait:,.0f} s, until "
-                    f"{until:%Y-%m-%d %H:%M:%S}, so that the run ended before this "
-                    "request was answered. Ask again then: all answers so far are in "
-                    "the journal.",
+                later = datetime.now() + timedelta(seconds=wait)
+                until = later.isoformat(" ", "seconds")
+                words = (
+                    f"The server asks to wait {wait:,.0f} s, until {until}, so "
+                    "that the run ended before this request was answered. Ask again "
+                    "then: all answers so far are in the journal."
                 )
+                return self._stop(None, words)
             self.quiet_until = max(self.quiet_until, self.clock() + wait)
             pause = min(_FIRST_PAUSE * 2 ** (how.retries - left), 8.0)
             pause = wait or pause * random.uniform(0.75, 1)
@@ -344,9 +337,8 @@ class _Run:
                 self._stop_before(key)
             while self.clock() < max(then, self.quiet_until) and not self.stopped:
                 await self._sleep_until(max(then, self.quiet_until))
-            if self.stopped:
-                return None
-        raise AssertionError("the last attempt returns")
+            left -= 1
+        return None
 
     async def _write(self) -> None:
         """Put all calls that wait for it on disk; no later one gets past an error."""
@@ -361,31 +353,19 @@ class _Run:
                     self.disk_error = error
                     raise
 
-    def _show(self, result: Answer | Failure) -> None:
-        self.failed += isinstance(result, Failure)
-        spent = "" if self.how.prices is None else f", cost {self.ledger.cost:.4g}"
-        self.bar.set_postfix_str(f"{self.failed} failed{spent}", refresh=False)
-        self.bar.update()
-
     def _stop(self, kind: type[RunStopped] | None, words: str) -> None:
         """End the run early: with an error of a kind, or with failures."""
         self.stopped = self.stopped or (kind, words)
         self.over.set()
 
     def _stop_before(self, key: str) -> None:
-        most, budget = self.ledger.most[key], self.how.budget
-        words = f"The next request, for up to {most:.6g}, could pass the budget of "
-        self._stop(BudgetExceeded, f"{words}{budget:g}.")
+        most = f"The next request, for up to {self.ledger.most[key]:.6g}, could pass"
+        self._stop(BudgetExceeded, f"{most} the budget of {self.how.budget:g}.")
 
     async def _sleep_until(self, moment: float) -> None:
         """Sleep until then, but no longer than the run."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.over.wait(), max(moment - self.clock(), 0))
-
-
-def _cost(usage: TokenUsage, price: tuple[float, float]) -> float:
-    """What an answer cost, without discounts for cached prompts."""
-    return (usage.prompt * price[0] + usage.completion * price[1]) / 1e6
 
 
 class _Ledger:
@@ -398,10 +378,11 @@ class _Ledger:
         self._journal, self._seconds = journal, how.deadline + _LONGEST_WAIT
         prices = how.prices or {}
         self._price = {k: prices.get(r.model, (0, 0)) for k, r in requests.items()}
-        self.most = {
-            key: 0.0 if self.limit is None else _cost(one.most_usage, self._price[key])
-            for key, one in requests.items()
-        }
+        limited = requests if self.limit is not None else {}
+        self.most = dict.fromkeys(requests, 0.0)
+        for key, request in limited.items():
+            most = request.most_usage
+            self.most[key] = self.cost_of(key, most, may_be_billed=False)
         self._owner, self._closed = f"{os.getpid()} {uuid.uuid4().hex}", False
         self._news: set[str] = set()
         self._seen, rows = journal.paid(list(requests))
@@ -412,7 +393,8 @@ class _Ledger:
         """What a call came to; all that it could, where no bill came and one may."""
         if usage == TokenUsage():
             return self.most[key] if may_be_billed else 0.0
-        return _cost(usage, self._price[key])
+        read, written = self._price[key]
+        return (usage.prompt * read + usage.completion * written) / 1e6
 
     def take(self, key: str) -> str:
         """Claim a request: "free", "known", "busy" elsewhere, "wait" or "full"."""
@@ -473,13 +455,13 @@ class _Ledger:
 
 def _is_alive(process: int) -> bool:
     """Whether a process of this machine goes on, as far as can be known."""
-    if process != os.getpid() and os.name == "posix":
+    if process == os.getpid() or os.name != "posix":
+        return True
+    with suppress(PermissionError):  # another user's
         try:
             os.kill(process, 0)
         except ProcessLookupError:
             return False
-        except OSError:  # another user's
-            pass
     return True
 
 
@@ -490,24 +472,19 @@ def _is_denied(error: Exception) -> bool:
     return status in (401, 402) or (status == 429 and empty)
 
 
-def _may_pass(error: Exception) -> bool:
-    status = getattr(error, "status_code", 0)
-    return status in (408, 409, 429) or status >= 500
-
-
 def _wants_again(error: Exception) -> bool:
     """Whether the same request may do better later."""
-    import openai
+    from openai import APIConnectionError, APIStatusError
 
-    if not isinstance(error, openai.APIStatusError):
-        return isinstance(error, openai.APIConnectionError)
+    if not isinstance(error, APIStatusError):
+        return isinstance(error, APIConnectionError)
     said = error.response.headers.get("x-should-retry")
-    return said == "true" or (said != "false" and _may_pass(error))
+    return said == "true" or (said != "false" and error.status_code in _PASSING)
 
 
 def _wait_of(error: Exception) -> float:
     """Seconds that a server asks to wait before anything else is sent; 0 for none."""
-    if not _may_pass(error):
+    if getattr(error, "status_code", None) not in _PASSING:
         return 0.0
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         said = vars(error)["response"].headers.get(name, "")
