@@ -306,7 +306,7 @@ def test_the_body_is_sent_as_it_is(
 def test_the_budget_is_never_passed(journal: Journal) -> None:
     # 10 tokens read and 1 written: 0.00011 each, and up to 0.0004 before it is known.
     options = {"budget": 0.002, "prices": PRICES}
-    with asking(lambda *_: Reply(delay=0.01)) as (server, client):
+    with asking(lambda *_: Reply(delay=0.2)) as (server, client):
         with pytest.raises(BudgetExceeded, match="of 40 requests are done") as stop:
             ask(questions(40), client, journal, **options)
         done = [result for result in stop.value.results if result is not None]
