@@ -1,19 +1,25 @@
 """Hosted models: ask once, keep every answer, know what it costs.
 
 ``requests`` builds requests for the three protocols that give log-probabilities;
-``answers`` and ``reading`` bring what comes back into one form; ``journal`` keeps it on
-disk and records it, so that others can repeat an analysis without asking; ``client``
-asks many at once, ``batch`` through files. ``classifier`` makes probabilities of labels
-of the answers; ``probing`` finds out what a server can do.
+``helpers.answers`` brings what comes back into one form; ``journal`` keeps it on disk
+and records it, so that others can repeat an analysis without asking; ``client`` asks
+many at once, ``batch`` through files. ``classifier`` makes probabilities of labels of
+the answers, with ``rounds`` and ``labels``; ``probe`` finds out what a server can do.
 """
 
-from .answers import Answer, AnswerToken, Failure, TokenUsage
-from .batch import BatchRead, read_batch, write_batch
+from ..answers import (
+    Answer,
+    AnswerToken,
+    Failure,
+    TokenUsage,
+    UnreadableAnswer,
+    read_answer,
+)
+from .batch import read_batch, write_batch
 from .classifier import HostedClassifier
 from .client import AccessDenied, BudgetExceeded, RunStopped, Transport, ask, run
 from .journal import Call, Journal, play_recording, save_recording
-from .probing import Finding, Probe, probe
-from .reading import UnreadableAnswer, read_answer
+from .probe import Finding, Probe, probe
 from .requests import Request, build_request
 from .rounds import RequestSettings
 
@@ -21,7 +27,6 @@ __all__ = [
     "AccessDenied",
     "Answer",
     "AnswerToken",
-    "BatchRead",
     "BudgetExceeded",
     "Call",
     "Failure",

@@ -22,10 +22,9 @@ from ..fetch import cache_dir
 from ..prompted import PromptedClassifier, check_texts
 from .client import Transport
 from .journal import Journal
+from .labels import HostedScores, LabelTexts
 from .requests import PROMPTS, check_client, open_client, plain_url
 from .rounds import NONSENSE, RequestSettings, Rounds
-from .scores import HostedScores
-from .spelling import LabelTexts
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

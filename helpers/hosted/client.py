@@ -23,9 +23,9 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from ..answers import Answer, Failure, TokenUsage
 from ..checks import check_count, check_not_negative
 from ..progress import progress_bar
-from .answers import Answer, Failure, TokenUsage
 from .journal import Call, Journal
 from .requests import (
     Prices,

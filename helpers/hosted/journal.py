@@ -28,9 +28,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..answers import Answer, Failure, TokenUsage, decode, read_answer
 from ..checks import check_not_negative
-from .answers import Answer, Failure, TokenUsage
-from .reading import decode, read_answer
 from .requests import Prices, Request, check_prices, plain_url
 
 _VERSION = 1

@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote_plus, urlsplit, urlunsplit
 
+from ..answers import Answer, Failure, TokenUsage, UnreadableAnswer, decode, read_answer
 from ..checks import check_between, check_choice, check_count, check_not_negative
-from .answers import Answer, Failure, TokenUsage
-from .reading import UnreadableAnswer, decode, read_answer, read_usage
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -379,14 +378,14 @@ async def attempt(
         said = secrets.hide(said)
         name = name and secrets.hide_in_message(name)
         body = decode(said)
-        usage = read_usage(body)
+        usage = TokenUsage.of(body)
         return read_answer(request.protocol, body, name), said, usage, None
     # Whatever a server sends, it concerns this request alone.
     except Exception as error:
         if said is None:
             trouble = error
             with suppress(Exception):  # a refusal may carry a bill, too
-                usage = read_usage(decode(vars(error)["response"].text))
+                usage = TokenUsage.of(decode(vars(error)["response"].text))
         text = secrets.hide_in_message(_explain(error, secrets, silence, total))
         name = name or secrets.hide_in_message(getattr(error, "request_id", "") or "")
         status = getattr(error, "status_code", None)

@@ -15,22 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..answers import Answer, Failure
 from ..checks import check_between, check_choice, check_count
 from ..prompted import OffLabelWarning
 from ..prompts import Prompt, seam
-from .answers import Answer, Failure
 from .client import RunStopped, Transport, ask
 from .journal import Journal
+from .labels import HostedScores, LabelTexts, LabelTree
 from .requests import LEAST_TOKENS, Request, build_request
-from .scores import (
-    HostedScores,
-    mass_scores,
-    read_label,
-    report_scores,
-    vote_scores,
-)
-from .spelling import LabelTexts
-from .tree import LabelTree
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -243,7 +235,7 @@ class Rounds:
                     "and see probe().",
                     stacklevel=6,
                 )
-        return mass_scores(masses, len(self.labels.labels), calls, problems)
+        return HostedScores.of_masses(masses, len(self.labels.labels), calls, problems)
 
     def _open(self, tree: LabelTree) -> list[bytes]:
         """The beginnings of labels that are worth following."""
@@ -266,7 +258,7 @@ class Rounds:
                 requests.append(request.without_logprobs())
         answers = self._ask(requests, [at // draws for at in range(len(requests))])
         return answers, [
-            read_label(answer, self.labels) if isinstance(answer, Answer) else None
+            self.labels.read(answer) if isinstance(answer, Answer) else None
             for answer in answers
         ]
 
@@ -294,7 +286,7 @@ class Rounds:
                 "agreement means nothing: see probe().",
                 stacklevel=6,
             )
-        return vote_scores(counts, np.full(len(texts), draws), problems)
+        return HostedScores.of_votes(counts, [draws] * len(texts), problems)
 
     def _reported(self, texts: list[str]) -> HostedScores:
         """Scores from labels in words, and how sure the model says it is of each."""
@@ -330,7 +322,8 @@ class Rounds:
                 reports[row] = report.value
             else:
                 problems[row] = f"The report is {status}: {_words(answer)}."
-        return report_scores(given, reports, problems, len(self.labels.labels))
+        n = len(self.labels.labels)
+        return HostedScores.of_reports(given, reports, problems, n)
 
 
 def _hides(result: Answer | Failure) -> bool:
