@@ -22,8 +22,8 @@ from ..answers import (
     decode,
     read_answer,
 )
-from .endpoints import PATHS, Request
 from .journal import Call, Journal
+from .requests import PATHS, Request
 
 # What OpenAI takes in one file.
 _MOST_REQUESTS = 50_000

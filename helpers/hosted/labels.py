@@ -13,7 +13,6 @@ from itertools import product
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from ..answers import Answer, AnswerToken
@@ -356,23 +355,3 @@ class HostedScores:
         }
         taken = {name: part[at] for name, part in parts.items()}
         return type(self)(**taken | {"problems": taken["problems"].tolist()})
-
-    def predictions(self, labels: Sequence[str]) -> np.ndarray:
-        """The label of each text, None for none."""
-        names = np.asarray([*labels, None], dtype=object)[self.best]
-        return names if (self.best < 0).any() else names.astype(str)
-
-    def table(self, labels: Sequence[str], index: pd.Index | None) -> pd.DataFrame:
-        """One tidy row a text."""
-        columns = [f"p_{label}" for label in labels]
-        table = pd.DataFrame(self.shares, columns=columns, index=index)
-        table["off_label"] = self.off_label
-        table["prediction"] = self.predictions(labels)
-        table["confidence"] = self.shares[np.arange(len(self.best)), self.best]
-        for at, label in enumerate(labels):
-            table[f"lower_{label}"] = self.low[:, at]
-            table[f"upper_{label}"] = self.high[:, at]
-        for name in ("decided", "unlisted", "off_list", "unresolved", "calls"):
-            table[name] = getattr(self, name)
-        table["problem"] = pd.Series(self.problems, index=table.index, dtype=object)
-        return table

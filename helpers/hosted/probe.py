@@ -20,15 +20,14 @@ import numpy as np
 import pandas as pd
 
 from ..answers import Answer, AnswerToken, Failure
-from .endpoints import (
+from .client import ask
+from .journal import Journal
+from .requests import (
     LEAST_TOKENS,
     build_request,
     open_client,
     plain_url,
-    without_logprobs,
 )
-from .journal import Journal
-from .runner import ask
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -267,7 +266,7 @@ class _Asker:
             settings = {"top_logprobs": 20, "temperature": 0.0, **known, **change}
             settings["max_tokens"] = max(change.get("max_tokens", 1), LEAST_TOKENS[by])
             request = build_request(model=self.model, prompt=prompt, **settings)
-            requests.append(without_logprobs(request) if bare else request)
+            requests.append(request.without_logprobs() if bare else request)
         results = ask(
             requests, self.client, self.journal, progress=False, **self.options
         )
