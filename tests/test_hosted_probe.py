@@ -9,7 +9,7 @@ from hosted_model import END, ModelServer
 from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
 
-from helpers.hosted import AccessDenied, HostedClassifier, Probe, probe
+from helpers.hosted import AccessDenied, Probe, probe
 
 KEY = "sk-test-0123456789abcdef"
 COLOURS = "Blue Red Green Black White Pink Grey Brown Gold Teal Lime Navy".split()
@@ -196,20 +196,12 @@ def test_servers_ways_are_found_out(
 
 
 def test_flags_that_make_it_go_on_are_handed_over(httpserver: HTTPServer) -> None:
-    found, server = look(httpserver, continues="flag")
+    found, _ = look(httpserver, continues="flag")
     assert found["continues"].verdict == "yes"
     assert found.continue_with == {
         "continue_final_message": True,
         "add_generation_prompt": False,
     }
-    classifier = HostedClassifier(
-        AsyncOpenAI(api_key=KEY, base_url=found.base_url),
-        "m",
-        ["Paris", "Nice"],
-        continue_with=found.continue_with,
-        old_limit=found.old_limit,
-    )
-    assert classifier.get_params()["continue_with"] == found.continue_with
 
 
 def test_server_that_answers_nothing(httpserver: HTTPServer) -> None:

@@ -105,7 +105,7 @@ class Probe:
         By name, in the order of the table.
     continue_with : dict or None
         Arguments that make "chat" go on with an unfinished message of the assistant,
-        for :class:`HostedClassifier`; None if nothing does.
+        for :class:`RequestSettings`; None if nothing does.
     old_limit : bool
         Whether "chat" must call its limit ``max_tokens``.
     requests, prompt_tokens, completion_tokens : int
