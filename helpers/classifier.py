@@ -145,31 +145,13 @@ class LLMClassifier(PromptedClassifier):
     _learns = "draws examples, learns its labels or estimates a prior from texts"
 
     def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Logarithms of the label probabilities, normalised over the labels.
-
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts, n_classes)
-        """
+        """Logarithms of the label probabilities, normalised over the labels."""
         return self._corrected(self.raw_log_proba(X))
 
     def raw_log_proba(self, X: Iterable[str]) -> np.ndarray:
         """The model's own log-probabilities of the labels: no prior, no normalising.
 
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts, n_classes)
-            What a row's probabilities lack to one is the off-label mass.
+        What the probabilities of a row lack to one is the off-label mass.
         """
         self._ready()
         scores = self._text_scores(check_texts(X))
@@ -194,15 +176,6 @@ class LLMClassifier(PromptedClassifier):
 
         Control tokens that texts or labels spell look like the template's own here, but
         are text to the model: see :meth:`LanguageModel.fill`.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Returns
-        -------
-        str
         """
         model, prompt = self._frame()
         return prompt.render(model, text).replace(MARK, "")
@@ -238,12 +211,6 @@ class LLMClassifier(PromptedClassifier):
         pandas.Series of str
             Where texts or labels spell control tokens, marked as text by
             :meth:`LanguageModel.fill`.
-
-        Raises
-        ------
-        ValueError
-            An empty question, a prediction or an example that is no label, or another
-            number of predictions than of texts.
 
         Examples
         --------
@@ -284,21 +251,8 @@ class LLMClassifier(PromptedClassifier):
     ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
         """What the model is given, for functions that read it in another way.
 
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        model : LanguageModel
-            The model.
-        labels : LabelTokens
-            The labels, in the order of ``classes_``.
-        prompts : list of list of int
-            Token ids of the whole prompt of each text.
-        prefix : tuple of int
-            Tokens that all prompts begin with.
+        The model, the labels in the order of ``classes_``, the token ids of the whole
+        prompt of each text, and the tokens that all prompts begin with.
         """
         self._ready()
         return self._inputs(check_texts(X))
@@ -458,6 +412,9 @@ def _random_words(texts: Sequence[str], seed: int) -> list[str]:
 def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
     """The prior that, divided out, leaves all labels equally probable on average.
 
+    It is the fixed point of w ← w · mean(p/w normalised) · n_labels; the plain mean of
+    the probabilities, which batch calibration divides by, is its first step.
+
     Parameters
     ----------
     probabilities : numpy.ndarray of shape (n_texts, n_labels)
@@ -467,11 +424,6 @@ def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
     -------
     numpy.ndarray of shape (n_labels,)
         It sums to one.
-
-    Notes
-    -----
-    The fixed point of w ← w · mean(p/w normalised) · n_labels. The plain mean of the
-    probabilities, which batch calibration divides by, is its first step.
 
     Examples
     --------

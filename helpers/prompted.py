@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from itertools import chain, zip_longest
 from typing import Any, Self
 
 import numpy as np
@@ -108,9 +109,9 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         numpy.ndarray of shape (n_texts, n_classes)
-            In [0, 1]; rows sum to one; columns in the order of ``classes_``. A hosted
-            model: what its lists hold of each label, divided by what they hold of all,
-            a point inside ``predict_interval``; NaN where they hold nothing of any.
+            Columns in the order of ``classes_``; rows sum to one. Of a hosted model:
+            what its lists hold of each label, divided by what they hold of all; NaN
+            where they hold nothing of any.
         """
         return self._scored(X)[0]
 
@@ -307,20 +308,13 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         if truth is None:
             raise ValueError("examples are drawn from the data: fit needs X and y.")
         rng = np.random.default_rng(self.random_state)
-        queues = {
-            label: iter(rng.permutation(np.flatnonzero(truth == label)))
-            for label in self.classes_
-        }
-        chosen: list[int] = []
-        while len(chosen) < self.examples:
-            found = [next(queue, None) for queue in queues.values()]
-            rows = [int(row) for row in found if row is not None]
-            if not rows:
-                raise ValueError(
-                    f"examples asks for {self.examples}; the data has {len(chosen)}."
-                )
-            chosen += rows
-        chosen = chosen[: self.examples]
+        rows = [rng.permutation(np.flatnonzero(truth == x)) for x in self.classes_]
+        turns = chain.from_iterable(zip_longest(*rows))
+        chosen = [int(row) for row in turns if row is not None][: self.examples]
+        if len(chosen) < self.examples:
+            raise ValueError(
+                f"examples asks for {self.examples}; the data has {len(chosen)}."
+            )
         return [(texts[row], str(truth[row])) for row in chosen], set(chosen)
 
 

@@ -476,9 +476,7 @@ def test_answers_that_are_all_the_same_are_no_agreement(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         sure = found.predict_proba(texts).max(axis=1) == 1
-    assert ["ignores temperature" in str(w.message) for w in said] == [
-        True
-    ] * sure.all()
+    assert any("ignores temp" in str(w.message) for w in said) == (not samples)
     assert sure.all() == (not samples)
     # Draws do not share a seed.
     seeds = [body["seed"] for body in server.asked[1:]]

@@ -97,9 +97,8 @@ class HostedClassifier(PromptedClassifier):
     -----
     An answer expresses a label where its tokens, put together, are one of the label's
     texts, and the next one is what must follow. A local classifier counts the tokens
-    that its tokenizer makes of the text; here all ways to cut it count. Where a server
-    is asked to go on from a text, it makes the tokens itself. That no token outside a
-    list is more probable than the last in it takes each text to be one token.
+    that its tokenizer makes of the text; here all ways to cut it count. The limits take
+    no token outside a list to be more probable than the last in it.
 
     Without ``examples`` to draw, the classifier works without ``fit``. A prediction
     raises :class:`RunStopped` where requests failed for good, the budget would be

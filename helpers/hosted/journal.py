@@ -423,8 +423,7 @@ def save_recording(
 def play_recording(path: str | Path, journal: Journal) -> dict[str, str]:
     """Put the answers of a recording into a journal, those that it lacks.
 
-    A failure of the recording is put there where the journal knows nothing of the
-    request; an answer, also where it knows a failure only.
+    An answer is news where the journal knows a failure only; a failure is not.
 
     Parameters
     ----------

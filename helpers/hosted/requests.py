@@ -103,10 +103,10 @@ class Request:
                 f"arguments must name model and {PROMPTS[self.protocol]}, not only "
                 f"{', '.join(sent) or 'nothing'}."
             )
-        for name, value in (("stream", False), ("n", 1), ("best_of", 1)):
-            if sent.get(name) not in (None, value):
+        for name, least in (("stream", False), ("n", 1), ("best_of", 1)):
+            if sent.get(name) not in (None, least):
                 raise ValueError(
-                    f"{name} must be {json.dumps(value)} or left out, not "
+                    f"{name} must be {json.dumps(least)} or left out, not "
                     f"{sent[name]!r}: one request, one answer (see draw)."
                 )
         try:
@@ -141,16 +141,7 @@ class Request:
     def key(self, base_url: str) -> str:
         """A name for this request at this server, the same in every run.
 
-        Parameters
-        ----------
-        base_url : str
-            The server. A user, a password and a query in it do not count, so that no
-            secret has a part in the name.
-
-        Returns
-        -------
-        str
-            64 hexadecimal digits.
+        A user, a password and a query in the address have no part in it.
         """
         # As it is sent, where names are texts: sorted, 10 is before 9, not after.
         sent = json.loads(json.dumps(dict(self.arguments)))
@@ -201,10 +192,6 @@ def build_request(
         Further arguments, sent as they are: ``response_format``, ``seed``, …. ``draw``
         is not sent: it tells several answers to the same question apart.
 
-    Returns
-    -------
-    Request
-
     Examples
     --------
     >>> build_request("completions", "m", "2 + 2 =", max_tokens=1).arguments
@@ -245,10 +232,8 @@ def build_request(
 
 def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
     """Stop if one of the models has no price, or one that is none."""
-    if prices is None:
-        return
-    for model in models:
-        pair = prices.get(model, ())
+    for model in () if prices is None else models:
+        pair = (prices or {}).get(model, ())
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(
                 f"prices must hold {model!r}: a pair, for a million tokens read and "

@@ -56,9 +56,8 @@ class RequestSettings:
         assistant, ``{}`` where it does so anyway: :func:`helpers.hosted.probe` finds
         them. None says that it does not; then beginnings stay between their bounds.
     max_calls_per_text : int, default=8
-        The most requests for one text. The first one answers for labels of one token;
-        further ones follow the beginnings of longer labels, and the ends of others,
-        where the server goes on from a given text.
+        The most requests for one text: the first, and those that follow the beginnings
+        of longer labels and the ends of others.
     tolerance : float, default=0.001
         Beginnings with less probability are not followed.
     draws : int, default=10
@@ -66,13 +65,12 @@ class RequestSettings:
     question : str, optional
         How to ask for the confidence, from 0 to 100, with ``fallback="self-report"``.
     failed : {"error", "open"}, optional
-        What to do about texts without an answer that can be used: the request failed
-        for good, the model refused, a filter stopped it, no label was listed, or the
-        log-probabilities make no sense. Such a text has no prediction, its
-        probabilities are NaN between limits of 0 and 1, the column ``problem`` says
-        why, and a warning how many they are. Without this argument, requests that
-        fail for good are an error instead; with "error", so are log-probabilities
-        that make no sense for any text; with "open", neither.
+        A text without a usable answer (the request failed for good, the model refused,
+        a filter stopped it, no label was listed, the log-probabilities make no sense)
+        has no prediction and NaN for probabilities, between limits of 0 and 1; the
+        column ``problem`` says why. Without this argument, requests that fail for good
+        are an error instead; with "error", so are log-probabilities that make no sense
+        for any text; with "open", neither.
     """
 
     top_logprobs: int = 20
