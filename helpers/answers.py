@@ -284,7 +284,9 @@ def read_tokens(response: Any, *, index: int = 0) -> tuple[AnswerToken, ...]:
             f"{type(response).__name__}."
         )
     if answer.problem:
-        raise ValueError(f"response must hold a whole answer. {answer.problem}")
+        is_cut = answer.refusal is None and answer.finish_reason in _STOPPED
+        rule = "be complete" if is_cut else "hold an answer with log-probabilities"
+        raise ValueError(f"response must {rule}. {answer.problem}")
     found, before = [], ""
     for token in answer.tokens:
         top = tuple(entry._replace(bytes=entry.encode(before)) for entry in token.top)

@@ -214,13 +214,16 @@ def part(**content: Any) -> dict[str, Any]:
     ("response", "message"),
     [
         (spam(message={"refusal": "I can't."}), 'The model refused: "I can\'t."'),
-        (spam(finish_reason="length"), "cut at the limit"),
+        (spam(finish_reason="length"), "must be complete. .* cut at the limit"),
         (spam(finish_reason="content_filter"), "A content filter"),
         (spam(finish_reason="tool_calls"), "model called a tool"),
         (chat_answer("x", logprobs=None), "no log-probabilities"),
         ([], "no log-probabilities"),
         (part(type="output_text"), "no log-probabilities"),
-        (part(type="refusal", refusal="No."), "The model refused: 'No.'"),
+        (
+            part(type="refusal", refusal="No."),
+            "must hold an answer .* The model refused: 'No.'",
+        ),
         ({**said("responses"), "status": "in_progress"}, "is not finished"),
         (
             {**said("responses"), "output": []},
