@@ -35,7 +35,7 @@ from helpers.calibration import (
     HistogramBinningCalibrator,
     IsotonicRegressionCalibrator,
     MulticlassTemperatureScaling,
-    PerPredictedClass,
+    TopLabelCalibrator,
     PlattScalingCalibrator,
     TemperatureScalingCalibrator,
     TopVersusAll,
@@ -73,7 +73,7 @@ ROWS: dict[str, Any] = {
     "vector": VectorScaling(penalty=0.01),
     "vector top": VectorScaling(objective="top-versus-all", penalty=0.01),
     "top-versus-all": TopVersusAll(IsotonicRegressionCalibrator()),
-    "per class": PerPredictedClass(PlattScalingCalibrator()),
+    "per class": TopLabelCalibrator(PlattScalingCalibrator()),
 }
 
 any_binary = pytest.mark.parametrize("made", BINARY.values(), ids=BINARY.keys())
@@ -676,7 +676,7 @@ def test_per_predicted_class_by_hand() -> None:
     rows, truth = rowed(300, 10)
     predicted, top = rows.argmax(axis=1), rows.max(axis=1)
     right = predicted == truth
-    found = PerPredictedClass(PlattScalingCalibrator(), shrinkage=30).fit(rows, truth)
+    found = TopLabelCalibrator(PlattScalingCalibrator(), shrinkage=30).fit(rows, truth)
     shared = PlattScalingCalibrator().fit(top, right).predict(top)
     for k in range(3):
         of = predicted == k
@@ -690,13 +690,13 @@ def test_per_predicted_class_by_hand() -> None:
 
 def test_shrinkage_leads_from_own_maps_to_the_shared_one() -> None:
     rows, truth = rowed(300, 11)
-    none = PerPredictedClass(PlattScalingCalibrator(), shrinkage=0).fit(rows, truth)
+    none = TopLabelCalibrator(PlattScalingCalibrator(), shrinkage=0).fit(rows, truth)
     own: Any = none.by_class_[1]
     of = rows.argmax(axis=1) == 1
     np.testing.assert_allclose(
         none.predict(rows)[of], own.predict(rows.max(axis=1)[of])
     )
-    much = PerPredictedClass(PlattScalingCalibrator(), shrinkage=1e12).fit(rows, truth)
+    much = TopLabelCalibrator(PlattScalingCalibrator(), shrinkage=1e12).fit(rows, truth)
     shared = TopVersusAll(PlattScalingCalibrator()).fit(rows, truth)
     np.testing.assert_allclose(much.predict(rows), shared.predict(rows), atol=1e-9)
 
@@ -711,7 +711,7 @@ def test_classes_with_few_rows() -> None:
         # Five bins are too many for the four rows of class 0.
         (HistogramBinningCalibrator(n_bins=5), float),
     ):
-        found = PerPredictedClass(made, shrinkage=1).fit(rows, truth)
+        found = TopLabelCalibrator(made, shrinkage=1).fit(rows, truth)
         assert isinstance(found.by_class_[0], own)
         # One row, right: (1 + 1) / (1 + 2).
         assert found.by_class_[1] == pytest.approx(2 / 3)
@@ -743,7 +743,7 @@ def test_names_of_classes() -> None:
         found.predict([[0.5, 0.5]])
 
 
-@pytest.mark.parametrize("wrapper", [TopVersusAll, PerPredictedClass])
+@pytest.mark.parametrize("wrapper", [TopVersusAll, TopLabelCalibrator])
 def test_wrappers_take_binary_calibrators_only(wrapper: Any) -> None:
     for wrong in (VectorScaling(), IsotonicRegression(), "isotonic"):
         with pytest.raises(TypeError, match="calibrator must be a Calibrator"):
@@ -840,7 +840,7 @@ def test_bad_rows(made: Any, rows: Any, truth: Any, says: str) -> None:
         (MulticlassTemperatureScaling(objective="nll"), "objective must be one of"),
         (VectorScaling(penalty=-1), "penalty must be a finite number"),
         (VectorScaling(penalty=np.inf), "penalty must be a finite number"),
-        (PerPredictedClass(BetaCalibrator(), shrinkage=-1), "shrinkage must be"),
+        (TopLabelCalibrator(BetaCalibrator(), shrinkage=-1), "shrinkage must be"),
         (TopVersusAll(PlattScalingCalibrator(scale="log")), "scale must be one of"),
     ],
 )
@@ -1153,7 +1153,7 @@ def test_stored_calibrators_predict_the_same(
 def test_names_of_classes_are_stored() -> None:
     rows, truth = rowed(100, 12)
     table = pd.DataFrame(rows, columns=["p_a", "p_b", "p_c"])
-    for made in (VectorScaling(penalty=1), PerPredictedClass(BetaCalibrator())):
+    for made in (VectorScaling(penalty=1), TopLabelCalibrator(BetaCalibrator())):
         found: Any = made.fit(table, np.array(["a", "b", "c"])[truth])
         again: Any = from_dict(json.loads(json.dumps(found.to_dict())))
         assert again.classes_ == ["a", "b", "c"]
@@ -1225,7 +1225,7 @@ STORED = {
     "vector": VectorScaling(penalty=1),
     "many": MulticlassTemperatureScaling(),
     "top": TopVersusAll(PlattScalingCalibrator()),
-    "each": PerPredictedClass(PlattScalingCalibrator()),
+    "each": TopLabelCalibrator(PlattScalingCalibrator()),
 }
 
 
@@ -1493,6 +1493,6 @@ def test_three_calibrators_mend_the_confidence_of_real_reviews(seed: int) -> Non
         simple.fit(labelled["confidence"], labelled["correct"])
         errors.append(ece(simple.predict(test["confidence"])))
     for inner in (PlattScalingCalibrator(), BetaCalibrator()):
-        each = PerPredictedClass(inner).fit(labelled[columns], labelled["truth"])
+        each = TopLabelCalibrator(inner).fit(labelled[columns], labelled["truth"])
         errors.append(ece(each.predict(test[columns])))
     assert max(errors) <= 0.025

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from helpers import datasets
-from helpers.calibration import PerPredictedClass, PlattScalingCalibrator
+from helpers.calibration import TopLabelCalibrator, PlattScalingCalibrator
 from helpers.decisions import Policy, choose_threshold
 
 
@@ -22,7 +22,7 @@ def certified(
     how: str, fit: pd.DataFrame, choose: pd.DataFrame, max_risk: float
 ) -> Policy:
     columns = [name for name in fit if name.startswith("p_")]
-    maps = PerPredictedClass(PlattScalingCalibrator()).fit(fit[columns], fit["truth"])
+    maps = TopLabelCalibrator(PlattScalingCalibrator()).fit(fit[columns], fit["truth"])
     scores = maps.predict(choose[columns])
     found = choose_threshold(scores, choose["correct"], max_risk)
     return Policy.from_certified(found, calibrator=maps, name=how)

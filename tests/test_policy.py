@@ -17,7 +17,7 @@ from helpers.calibration import (
     HistogramBinningCalibrator,
     IsotonicRegressionCalibrator,
     MulticlassTemperatureScaling,
-    PerPredictedClass,
+    TopLabelCalibrator,
     PlattScalingCalibrator,
     TopVersusAll,
     VectorScaling,
@@ -568,7 +568,7 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
 @pytest.mark.parametrize(
     "calibrator",
     [
-        PerPredictedClass(PlattScalingCalibrator()),
+        TopLabelCalibrator(PlattScalingCalibrator()),
         TopVersusAll(BetaCalibrator()),
         MulticlassTemperatureScaling(),
         VectorScaling(),

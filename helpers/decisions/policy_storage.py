@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ..calibration.files import Count, Finite, Share, Stored
-from ..calibration.storage import from_dict as calibrator_from_dict
+from ..calibration.files import from_dict as calibrator_from_dict
 from .buckets import Buckets
 from .risk import Verification
 
