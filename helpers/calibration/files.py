@@ -59,7 +59,7 @@ class Stored(BaseModel):
                 rule = first["msg"].removeprefix("Value error, ")
                 rule = rule.replace("Input should", "it should", 1)
                 value = " ".join(repr(first["input"]).split())
-                said = f"{name} is {value:.80}; {rule}."
+                said = f"{name} is {value:.80}; {rule.rstrip('.')}."
             raise ValueError(said) from None
 
 
@@ -277,7 +277,11 @@ def _unfitted(name: str, stored: Mapping[str, Any]) -> StoredEstimator:
     due = _CLASSES[name]._get_param_names()
     if set(stored) != set(due):
         raise ValueError(f"parameters of {name} must be {due}, not {sorted(stored)!r}.")
-    made = _CLASSES[name](**{key: _decoded(value) for key, value in stored.items()})
+    parameters = {
+        key: tuple(value) if isinstance(value, list) else _decoded(value)
+        for key, value in stored.items()
+    }
+    made = _CLASSES[name](**parameters)
     made._check_parameters()
     return made
 
@@ -297,7 +301,7 @@ def _encoded(value: Any) -> Any:
 
 def _decoded(value: Any) -> Any:
     if not isinstance(value, Mapping):
-        return tuple(value) if isinstance(value, list) else value
+        return value
     if "format" in value:
         return from_dict(value)
     if "class" in value:

@@ -38,8 +38,8 @@ class Calibrated(np.ndarray):
     ('in-sample', 'held-out')
     """
 
-    fitted_on: np.ndarray
     known: bool
+    _marks: np.ndarray
 
     def __new__(
         cls, values: ArrayLike, fitted_on: ArrayLike, *, known: bool
@@ -51,8 +51,15 @@ class Calibrated(np.ndarray):
                 f"fitted_on must have one mark for each row of values of shape "
                 f"{found.shape}, not shape {marks.shape}."
             )
-        found.fitted_on, found.known = marks, bool(known)
+        found._marks, found.known = marks, bool(known)
         return found
+
+    @property
+    def fitted_on(self) -> np.ndarray:
+        """Whether each row was fitted on."""
+        if self._marks.shape == self.shape[:1]:
+            return self._marks
+        return np.full(self.shape[:1], self._marks.any())
 
     @property
     def evaluation(self) -> str:
@@ -70,7 +77,7 @@ class Calibrated(np.ndarray):
         parts = [part for part in origins if isinstance(part, Calibrated)]
         seen = any(part.fitted_on.any() for part in parts)
         self.known = bool(parts) and all(part.known for part in parts)
-        self.fitted_on = np.full(self.shape[:1], seen)
+        self._marks = np.array(seen)
         return self
 
     def __array_finalize__(self, obj: Any) -> None:
@@ -105,7 +112,7 @@ class Calibrated(np.ndarray):
             marks = self.fitted_on[rows]
             # Indices in two dimensions put other things than rows first.
             if len(marks) == len(found) and all(np.ndim(at) < 2 for at in others):
-                found.fitted_on = marks.copy()
+                found._marks = marks.copy()
         return found
 
     def __setitem__(self, key: Any, value: Any) -> None:
