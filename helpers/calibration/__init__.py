@@ -7,12 +7,7 @@ it was fitted on, so that a measure of those is not taken for a held-out one.
 :func:`cross_fitted` gives held-out values for all rows.
 """
 
-from .base import (
-    BaseCalibrator,
-    CalibrationWarning,
-    Calibrator,
-    MulticlassCalibrator,
-)
+from .base import BaseCalibrator, CalibrationWarning, Calibrator, MulticlassCalibrator
 from .binary import (
     BetaCalibrator,
     HistogramBinningCalibrator,
