@@ -554,6 +554,26 @@ def test_bad_parameters(made: Any, says: str) -> None:
         made.fit(*data_for(made))
 
 
+class Own(Calibrator):
+    """A calibrator of a user, whose parameter has no kind."""
+
+    def __init__(self, power: Any = 2) -> None:
+        self.power = power
+
+    def _fit(self, values: np.ndarray, truth: np.ndarray) -> None: ...
+
+    def _predict(self, values: np.ndarray) -> np.ndarray:
+        return values**self.power
+
+
+def test_calibrators_of_ones_own_work_but_are_not_read_from_files() -> None:
+    found = Own(power=1).fit(P, Y)
+    assert found.predict(P).evaluation == "in-sample"
+    assert np.asarray(cross_fitted(Own(), P, Y)).tolist() == (P**2).tolist()
+    with pytest.raises(ValueError, match="class must be one of .*, not 'Own'"):
+        from_dict(found.to_dict())
+
+
 # Marks -------------------------------------------------------------------------------
 
 

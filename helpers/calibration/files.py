@@ -163,7 +163,7 @@ class StoredEstimator(BaseEstimator):
 @cache
 def _parameters_of(made: type[StoredEstimator]) -> type[Stored]:
     kinds: Any = get_type_hints(made, include_extras=True)
-    rules: Any = {name: (kinds[name], ...) for name in made._get_param_names()}
+    rules: Any = {k: (kinds.get(k, Any), ...) for k in made._get_param_names()}
     return create_model(made.__name__, __base__=Stored, **rules)
 
 

@@ -185,7 +185,7 @@ def held_out_curves(
     >>> platt = PlattScalingCalibrator()
     >>> found = held_out_curves(platt, rows, rows, sizes=[4], n_draws=1, least=1)
     >>> found["bin"].tolist(), found["rows"].tolist()
-    ([0.4, 0.5], [2, 2])
+    ([0.3, 0.4, 0.5, 0.6], [1, 1, 1, 1])
     """
     check_count("n_bins", n_bins)
     tables = []
