@@ -301,6 +301,13 @@ def test_top_versus_all_objectives_find_the_least_loss(seed: int) -> None:
     assert losses[0] <= min(found, *losses[1:]) + 1e-10
 
 
+def test_of_several_minima_the_lowest_is_found() -> None:
+    # Ties that are wrong cost most at first, right rows near the even one at last.
+    rows = np.array([[0.5, 0.5, *[0] * 8]] * 7 + [[0.19, *[0.09] * 9]] * 3)
+    made = MulticlassTemperatureScaling(objective="top-versus-all")
+    assert made.fit(rows, [5] * 7 + [0] * 3).temperature_ < 0.1
+
+
 def test_two_classes_are_the_binary_case() -> None:
     rows, truth = rowed(200, 5, 2)
     both = MulticlassTemperatureScaling().fit(rows, truth)
