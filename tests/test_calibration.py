@@ -761,8 +761,10 @@ def test_marks_stay(change: Callable[[Any], Any], marks: Any) -> None:
 
 def test_marks_of_two_arrays_add_up() -> None:
     unknown = Calibrated(np.ones(6), [False] * 6, known=False)
+    both: Any
     for both in (marked() * unknown, unknown * marked()):
         assert both.fitted_on.all() and not both.known
+    join: Any
     for join in (np.concatenate, np.hstack, lambda parts: np.append(*parts)):
         joined = join([marked(seen=False), np.ones(2)])
         assert joined.evaluation == "unstated"  # nobody knows where the ones are from
@@ -855,6 +857,7 @@ def test_stored_calibrators_are_the_same(made: BaseCalibrator, tmp_path: Path) -
     np.testing.assert_array_equal(np.asarray(again.predict(scores)), values)
     marks = again.predict(scores, ids=names)
     np.testing.assert_array_equal(marks.fitted_on, np.arange(200) < 100)
+    assert marks.known
     assert again.predict(np.asarray(scores)[:100]).evaluation == "in-sample"
     with pytest.raises(ValueError, match="source differs"):
         again.predict(scores, source={"model": "b"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -24,7 +24,7 @@ from .files import StoredEstimator
 from .marks import Calibrated
 
 Data = ArrayLike | pd.DataFrame
-Ids = ArrayLike | None
+Ids = ArrayLike | Sequence[Any] | None
 Source = Mapping[str, str] | None
 
 # Rows without names are taken for rows fitted on if at least half of them have scores

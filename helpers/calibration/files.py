@@ -154,8 +154,8 @@ class StoredEstimator(BaseEstimator):
 
     def _check_parameters(self) -> None:
         """Raise ValueError for a parameter that is not of its annotated kind."""
-        given = self.get_params(deep=False)
-        _parameters_of(type(self)).read(
+        given, kind = self.get_params(deep=False), type(self)  # type: Any, Any
+        _parameters_of(kind).read(
             {k: v.tolist() if hasattr(v, "tolist") else v for k, v in given.items()}
         )
 
@@ -254,10 +254,9 @@ def from_dict(stored: Mapping[str, Any]) -> Any:
     for hashes in (found.ids, found.score_hashes):
         if hashes is not None and len(hashes) != found.n:
             raise ValueError(f"n must be the number of hashes, {len(hashes)}.")
-    vars(made).update(state, n_=found.n, fitted_at_=found.fitted_at)
-    vars(made).update(
-        source_=found.source, ids_=found.ids, score_hashes_=found.score_hashes
-    )
+    state |= {"n_": found.n, "fitted_at_": found.fitted_at, "source_": found.source}
+    state |= {"ids_": found.ids, "score_hashes_": found.score_hashes}
+    made.__dict__.update(state)
     return made
 
 

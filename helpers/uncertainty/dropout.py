@@ -99,7 +99,7 @@ def mc_dropout(
     return np.stack(found)
 
 
-def _dropout_layers(model: LanguageModel) -> list[torch.nn.Module]:
+def _dropout_layers(model: LanguageModel) -> Sequence[torch.nn.Module]:
     from torch import nn
 
     plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
