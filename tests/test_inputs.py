@@ -99,7 +99,6 @@ def texts() -> Data:
 GIVEN: dict[str, Any] = {
     "confidence": numbers(),
     "scores": numbers(),
-    "test_scores": numbers(),
     "first": numbers(),
     "second": numbers(1 - P),
     "values": numbers(),
@@ -109,7 +108,8 @@ GIVEN: dict[str, Any] = {
     "a": numbers(),
     "b": numbers(1 - P),
     "correct": outcomes(),
-    "test_correct": outcomes(),
+    "labelled": Data("pair", (P, Y)),
+    "test": Data("pair", (P, Y)),
     "accepted": outcomes(),
     "predicted": labels(),
     "prediction": labels(),
@@ -172,7 +172,13 @@ GIVEN: dict[str, Any] = {
     "validation": (["a joy", "a bore"], ["positive", "negative"]),
 }
 # Where a name means something else than elsewhere.
+_OF_ROWS = {"scores": rows(), "correct": labels(TRUE)}
 OTHERWISE: dict[str, dict[str, Any]] = {
+    "CombinedConfidence": {"scores": table(SCORES[["p_x", "off_label"]])},
+    "MulticlassTemperatureScaling": _OF_ROWS,
+    "TopLabelCalibrator": _OF_ROWS,
+    "TopVersusAll": _OF_ROWS,
+    "VectorScaling": _OF_ROWS,
     "CalibrationSums.of": {"n_cells": 4},
     "choose_threshold": {"grid": [0.5, 0.75]},
     "choose_thresholds_per_class": {"grid": [0.5, 0.75]},
@@ -259,6 +265,8 @@ CALLED = {
     "a": "of a|a must",
     "b": "of b|b must",
     "confidences": "raw|confidences",
+    "labelled": "scores|correct",
+    "test": "test_scores|test_correct",
     "report": "confidence|report",
     "table": "table|confidence|prediction|correct",
     "base": "base|truth",
@@ -279,8 +287,8 @@ OF_ANOTHER_LENGTH = {"winners_share"}
 # Rows of their own.
 UNPAIRED = {
     ("score_drift", "current"),
-    ("learning_curves", "test_scores"),
-    ("held_out_curves", "test_scores"),
+    ("learning_curves", "test"),
+    ("held_out_curves", "test"),
 }
 MEANT |= {("set_coverage", "sets", "equal names")}  # reads no names
 MEANT |= {
@@ -368,7 +376,7 @@ def instance(cls: type, fitted: bool) -> Any:
         "Policy": decisions.Policy(decisions.TRUST_BUCKETS),
         "ConformalSets": decisions.ConformalSets(0.5),
         "TopVersusAll": calibration.TopVersusAll(PLATT),
-        "PerPredictedClass": calibration.PerPredictedClass(PLATT),
+        "TopLabelCalibrator": calibration.TopLabelCalibrator(PLATT),
     }.get(cls.__name__)
     if made is None:
         made = cls(**arguments_of(cls.__name__, cls)[1])

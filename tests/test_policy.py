@@ -17,8 +17,8 @@ from helpers.calibration import (
     HistogramBinningCalibrator,
     IsotonicRegressionCalibrator,
     MulticlassTemperatureScaling,
-    PerPredictedClass,
     PlattScalingCalibrator,
+    TopLabelCalibrator,
     TopVersusAll,
     VectorScaling,
     VennAbersCalibrator,
@@ -557,7 +557,10 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
 
 @pytest.mark.parametrize(
     "calibrator",
-    [PerPredictedClass(PlattScalingCalibrator()), VectorScaling()],
+    [
+        TopLabelCalibrator(PlattScalingCalibrator()),
+        VectorScaling(),
+    ],
     ids=lambda calibrator: type(calibrator).__name__,
 )
 def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
@@ -616,7 +619,7 @@ def test_most_cases_are_coded_at_95_percent(
     known, others = predictions(how, "calibration"), predictions(how, "test")
     half = np.random.default_rng(0).permutation(len(known)) < len(known) // 2
     columns = [name for name in known if name.startswith("p_")]
-    maps = PerPredictedClass(PlattScalingCalibrator())
+    maps = TopLabelCalibrator(PlattScalingCalibrator())
     maps.fit(known[half][columns], known["truth"][half])
     scores, correct = maps.predict(known[~half][columns]), known["correct"][~half]
     policy = Policy.from_certified(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from helpers.calibration import (
     Calibrated,
@@ -30,7 +27,6 @@ from helpers.calibration import (
     load_calibrator,
 )
 from helpers.classifier import LLMClassifier
-from helpers.metrics import auroc
 from helpers.models import LanguageModel
 from helpers.uncertainty import (
     CombinedConfidence,
@@ -38,7 +34,6 @@ from helpers.uncertainty import (
     entropy,
     fixed_mix,
     margin,
-    max_probability,
     mc_dropout,
     orders,
     position_bias,
@@ -70,44 +65,41 @@ def test_a_row_by_hand() -> None:
     assert entropy(rows, normalized=True) == pytest.approx(shares)
     assert not np.signbit(entropy(rows)).any()
     assert margin(rows) == pytest.approx([0.25, 1, 0])
-    assert max_probability(rows) == pytest.approx([0.5, 1, 1 / 3])
+    more = {"p_a": [0.9], "p_b": [0.1], "off_label": [0.3], "prediction": ["a"]}
+    assert margin(pd.DataFrame(more)) == pytest.approx([0.8])
 
 
 @given(members())
-def test_measures_of_a_row_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
+def test_measures_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
     rows = found[0]
-    k = rows.shape[1]
-    assert np.all((entropy(rows) >= 0) & (entropy(rows) <= math.log(k) + 1e-12))
+    most = math.log(rows.shape[1])
+    assert np.all((entropy(rows) >= 0) & (entropy(rows) <= most + 1e-12))
     assert np.all((margin(rows) >= 0) & (margin(rows) <= 1))
-    assert np.all(max_probability(rows) >= 1 / k - 1e-12)
-    for measure in (entropy, margin, max_probability):
-        assert measure(rows[:, ::-1]) == pytest.approx(measure(rows), abs=1e-12)
     assert np.all(entropy(rows, normalized=True) <= 1)
+    for measure in (entropy, margin):
+        assert measure(rows[:, ::-1]) == pytest.approx(measure(rows), abs=1e-12)
+    split = combine(found)
+    assert np.all(split.epistemic >= 0)
+    assert split.aleatoric + split.epistemic == pytest.approx(split.total, abs=1e-12)
+    assert np.all(split.epistemic <= math.log(len(found)) + 1e-9)
+    assert np.all((split.agreement >= 0) & (split.agreement <= 1))
+    for turned in (combine(found[::-1]), combine(found[..., ::-1])):
+        assert turned.epistemic == pytest.approx(split.epistemic, abs=1e-12)
+        assert turned.total == pytest.approx(split.total, abs=1e-12)
 
 
-@pytest.mark.parametrize("measure", [entropy, margin, max_probability])
+@pytest.mark.parametrize("measure", [entropy, margin])
 @pytest.mark.parametrize(
     ("rows", "rule"),
     [
         ([0.5, 0.5], "a column for each of two"),
-        ([[1.0]], "two or more classes"),
-        (np.empty((0, 2)), "must have rows"),
         ([[np.nan, 1.0]], "not be missing; 1 of 1"),
-        ([[1.2, -0.2]], "row 0 has 1.2"),
         ([[0.2, 0.2]], "row 0 sums to 0.4"),
     ],
 )
 def test_bad_rows_are_refused(measure: Any, rows: Any, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         measure(rows)
-
-
-def test_a_tidy_table_is_read_by_its_probabilities() -> None:
-    table = pd.DataFrame(
-        {"p_a": [0.9], "p_b": [0.1], "off_label": [0.3], "prediction": ["a"]}
-    )
-    assert margin(table) == pytest.approx([0.8])
-    assert combine([table, table]).mean == pytest.approx(np.array([[0.9, 0.1]]))
 
 
 # Ensembles ---------------------------------------------------------------------------
@@ -126,24 +118,6 @@ def test_decomposition_of_the_vector() -> None:
     assert combine(VECTOR[::-1]).agreement == pytest.approx([2 / 3])
 
 
-def test_logits_are_not_what_is_averaged() -> None:
-    other = expit(logit(VECTOR[:, 0]).mean(axis=0))
-    assert other == pytest.approx([0.6422471, 0.3577529], abs=1e-7)
-    assert combine(VECTOR).mean[0] != pytest.approx(other, abs=0.01)
-
-
-@given(members())
-def test_decomposition_adds_up(found: np.ndarray) -> None:
-    split = combine(found)
-    assert np.all(split.epistemic >= 0)
-    assert split.aleatoric + split.epistemic == pytest.approx(split.total, abs=1e-12)
-    assert np.all(split.epistemic <= math.log(len(found)) + 1e-9)
-    assert np.all((split.agreement >= 0) & (split.agreement <= 1))
-    for turned in (combine(found[::-1]), combine(found[..., ::-1])):
-        assert turned.epistemic == pytest.approx(split.epistemic, abs=1e-12)
-        assert turned.total == pytest.approx(split.total, abs=1e-12)
-
-
 def test_members_at_the_limits() -> None:
     same = combine(np.repeat(VECTOR[:1], 3, axis=0))
     assert same.epistemic == pytest.approx([0], abs=1e-12) and same.agreement == [1]
@@ -155,23 +129,26 @@ def test_members_at_the_limits() -> None:
     assert combine(VECTOR[:1]).epistemic == [0]
 
 
-def test_members_that_do_not_fit_are_refused() -> None:
-    a = pd.DataFrame({"p_a": [0.5], "p_b": [0.5]}, index=["x"])
-    for wrong, rule in (
+TABLE = pd.DataFrame({"p_a": [0.5], "p_b": [0.5]}, index=["x"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
         ([], "one or more tables"),
-        (a, "one or more tables"),
+        (TABLE, "one or more tables"),
         ([[0.5, 0.5]], r"members\[0\]"),
-        (
-            [VECTOR[0], np.ones((2, 2)) / 2],
-            r"members\[1\] must have one value for each of 1",
-        ),
+        ([VECTOR[0], np.ones((2, 2)) / 2], r"members\[1\] must have one value"),
+        ([VECTOR[0], np.ones((1, 4)) / 4], r"members\[1\] has \(1, 4\)"),
         ([VECTOR[0], [[np.nan, 1]]], r"members\[1\] must not be missing"),
-        ([a, a[["p_b", "p_a"]]], r"members\[1\] has \['b', 'a'\]"),
-        ([a, a.set_axis(["y"])], r"members\[1\] must have the index"),
-        ([a, a.to_numpy()], "same columns"),
-    ):
-        with pytest.raises(ValueError, match=rule):
-            combine(wrong)
+        ([TABLE, TABLE[["p_b", "p_a"]]], r"members\[1\] has .* \['b', 'a'\]"),
+        ([TABLE, TABLE.set_axis(["y"])], r"members\[1\] must have the index"),
+        ([TABLE, TABLE.to_numpy()], "same columns"),
+    ],
+)
+def test_members_that_do_not_fit_are_refused(wrong: Any, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        combine(wrong)
 
 
 # Passes with dropout -----------------------------------------------------------------
@@ -266,7 +243,7 @@ def test_passes_spread_as_plain_passes_do(
     asked = LLMClassifier(
         model, ["n", "y"], "Is it {text}?\n", examples=[("a", "n")], terminator=None
     )
-    found = mc_dropout(asked, TEXTS[:1] * 2, n_passes=300)
+    found = mc_dropout(asked, TEXTS[:1] * 2, n_passes=60)
     ids = model.encode(asked.render(TEXTS[0]))
     answers = [model.encode(label) for label in ("n", "y")]
     assert [len(answer) for answer in answers] == [1, 1]
@@ -275,14 +252,14 @@ def test_passes_spread_as_plain_passes_do(
         torch.manual_seed(7)
         for layer in layers:
             layer.train()
-        rows = torch.tensor([ids] * 300)
+        rows = torch.tensor([ids] * 400)
         logits = model.network(input_ids=rows, use_cache=False).logits[:, -1]
         for layer in layers:
             layer.eval()
     plain = logits[:, [answer[0] for answer in answers]].softmax(-1)[:, 0].numpy()
     for row in (0, 1):
         ours = found[:, row, 0]
-        error = np.hypot(ours.std(), plain.std()) / np.sqrt(300)
+        error = np.hypot(ours.std() / 60**0.5, plain.std() / 20)
         assert abs(ours.mean() - plain.mean()) < 4 * error
         assert ours.std() == pytest.approx(plain.std(), rel=0.3)
 
@@ -412,7 +389,7 @@ def test_orders_that_do_not_fit_are_refused() -> None:
 # Several signals, one confidence -----------------------------------------------------
 
 
-def simulated(n: int = 20_000) -> tuple[pd.DataFrame, np.ndarray]:
+def simulated(n: int) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
     signals = pd.DataFrame({"p": rng.uniform(0.05, 0.95, n), "z": rng.normal(5, 3, n)})
     odds = 0.8 * logit(signals["p"]) - 0.3 * (signals["z"] - 5) + 0.5
@@ -420,7 +397,7 @@ def simulated(n: int = 20_000) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def test_known_weights_are_recovered() -> None:
-    signals, correct = simulated()
+    signals, correct = simulated(20_000)
     found = CombinedConfidence(C=1e4, logit_columns=["p"]).fit(signals, correct)
     weights = found.coef_ / found.scale_
     assert weights == pytest.approx([0.8, -0.3], abs=0.04)
@@ -439,57 +416,13 @@ def test_values_are_those_of_the_regression() -> None:
     assert np.array_equal(found.predict(turned), found.predict(signals))
 
 
-def test_rows_fitted_on_are_marked() -> None:
-    signals, correct = simulated(200)
-    found = CombinedConfidence().fit(signals[:100], correct[:100])
-    assert found.predict(signals[:100]).evaluation == "in-sample"
-    rest = found.predict(signals[100:])
-    assert rest.evaluation == "unstated"  # nothing named the rows in fit
-    named = signals.reset_index(drop=True)
-    ids = [f"row {at}" for at in range(200)]
-    found.fit(named[:100], correct[:100], ids=ids[:100])
-    marks = found.predict(named, ids=ids)
-    assert marks.fitted_on.tolist() == [True] * 100 + [False] * 100
-    assert found.predict(named[100:], ids=ids[100:]).evaluation == "held-out"
-    values = np.asarray(marks)
-    assert np.all((values >= 0) & (values <= 1))
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-def test_cross_fitted_values_are_held_out(grouped: bool) -> None:
-    signals, correct = simulated(120)
-    groups = np.arange(120) // 3 if grouped else None
-    combined = CombinedConfidence(logit_columns=["p"])
-    found = cross_fitted(combined, signals, correct, groups=groups, n_splits=4)
-    assert found.evaluation == "held-out" and not hasattr(combined, "coef_")
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    folds = kind(4, shuffle=True, random_state=0)
-    for train, test in folds.split(correct, correct, groups):
-        fitted = clone(combined).fit(signals.iloc[train], correct[train])
-        expected = fitted.predict(signals.iloc[test])
-        assert np.array_equal(np.asarray(found)[test], np.asarray(expected))
-
-
-def test_held_out_values_of_noise_are_no_better_than_chance() -> None:
-    rng = np.random.default_rng(1)
-    noise = pd.DataFrame(
-        rng.normal(size=(100, 30)), columns=[f"s{i}" for i in range(30)]
-    )
-    correct = rng.random(100) < 0.5
-    combined = CombinedConfidence(C=1e3)
-    fitted = combined.fit(noise, correct).predict(noise)
-    held_out = cross_fitted(combined, noise, correct)
-    assert auroc(fitted, correct) > 0.75
-    assert auroc(held_out, correct) < 0.65
-
-
 def test_signals_about_different_labels_are_not_mixed() -> None:
     signals, correct = simulated(50)
     signals["p_label"] = signals["z_label"] = np.where(signals["z"] > 5, "a", "b")
     found = CombinedConfidence().fit(signals, correct)
     assert found.signals_ == ["p", "z"]
     signals.loc[7, "z_label"] = "c"
-    with pytest.raises(ValueError, match="about one label in each row; row 7 has"):
+    with pytest.raises(ValueError, match="about one label in each row; row 7 is about"):
         found.predict(signals)
     with pytest.raises(ValueError, match="row 7"):
         cross_fitted(CombinedConfidence(), signals, correct)
@@ -537,84 +470,66 @@ def test_weights_are_stored(columns: Any, tmp_path: Path) -> None:
         from_dict(stored | {"fitted": {"signals_": ["p"], **NO_WEIGHTS}})
 
 
-def test_stored_weights_are_read_where_nothing_was_imported(tmp_path: Path) -> None:
-    signals, correct = simulated(50)
-    CombinedConfidence().fit(signals, correct).save(tmp_path / "made.json")
-    script = (
-        "import sys; from helpers.calibration import load_calibrator; "
-        "assert 'helpers.uncertainty' not in sys.modules; "
-        "print(type(load_calibrator(sys.argv[1])).__name__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "made.json")],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).resolve().parents[1],
-    )
-    assert done.stdout.strip() == "CombinedConfidence"
-
-
 def test_signals_of_another_source_are_refused() -> None:
     signals, correct = simulated(60)
     signals.attrs["source"] = {"model": "a", "prompt": "x"}
     combined = CombinedConfidence().fit(signals, correct)
-    assert combined.source_ == {"model": "a", "prompt": "x"}
-    combined.predict(signals)
-    says = "fitted on scores of model 'a', these come from model 'b'"
-    with pytest.raises(ValueError, match=says):
-        combined.predict(signals, source={"model": "b"})
     other = signals.copy()
     other.attrs["source"] = {"model": "b"}
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match="scores of model 'a', these come from .* 'b'"):
         combined.predict(other)
     combined.predict(other, source={"labels": "new"})
-    combined.fit(signals, correct, source={"model": "b"}).predict(other)
-    with pytest.raises(ValueError, match="source must map words to words"):
-        combined.fit(signals, correct, source={"model": 3})  # type: ignore[dict-item]
     # The parts of a table keep its source.
     assert cross_fitted(combined, signals, correct).evaluation == "held-out"
 
 
-def test_bad_signals_are_refused() -> None:
-    signals, correct = simulated(20)
-    gap = signals.copy()
-    gap.loc[4, "z"] = np.nan
+SIGNALS, CORRECT = simulated(20)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        (SIGNALS.to_numpy(), "must be a DataFrame, not ndarray"),
+        (SIGNALS[:0], "at least one row"),
+        (SIGNALS.mask(SIGNALS == SIGNALS.max()), r"\['p'\] must not be missing; 1 of"),
+        (SIGNALS.assign(z=np.inf), r"scores\['z'\] must be finite; row 0 is inf"),
+        (SIGNALS.assign(z="0.5"), r"scores\['z'\] must be numbers"),
+        (SIGNALS.set_axis(["p", "p"], axis=1), "column 'p' twice"),
+        (SIGNALS.set_axis([0, 1], axis=1), "words as names"),
+        (SIGNALS.rename(columns={"z": "x_label", "p": "y_label"}), "one label in each"),
+        (SIGNALS[["z"]].rename(columns={"z": "x_label"}), "a column of numbers"),
+    ],
+)
+def test_bad_signals_are_refused(wrong: Any, rule: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=rule):
+        CombinedConfidence().fit(wrong, CORRECT)
+    with pytest.raises((TypeError, ValueError), match=rule):
+        cross_fitted(CombinedConfidence(), wrong, CORRECT)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rule"),
+    [
+        ({"C": 0}, "C is 0"),
+        ({"floor": 0}, "floor is 0"),
+        ({"logit_columns": "p"}, "logit_columns is 'p'"),
+        ({"logit_columns": ["q"]}, "logit_columns must be among .* not 'q'"),
+        ({"logit_columns": ["z"]}, r"scores\['z'\] must lie"),
+    ],
+)
+def test_bad_parameters_are_refused(parameters: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        CombinedConfidence(**parameters).fit(SIGNALS, CORRECT)
+
+
+def test_other_signals_and_outcomes_are_refused() -> None:
     combined = CombinedConfidence()
-    for wrong, rule in (
-        (signals.to_numpy(), "must be a DataFrame, not ndarray"),
-        (signals[:0], "at least one row"),
-        (gap, "row 4 of 'z' is nan"),
-        (signals.assign(z=np.inf), "row 0 of 'z' is inf"),
-        (signals.assign(z="0.5"), "'z' is"),
-        (signals.set_axis(["p", "p"], axis=1), "column 'p' twice"),
-        (signals.set_axis([0, 1], axis=1), "words as column names"),
-        (pd.DataFrame({"x_label": ["a"] * 20}), "a column of numbers"),
-    ):
-        with pytest.raises((TypeError, ValueError), match=rule):
-            combined.fit(wrong, correct)
     with pytest.raises(ValueError, match="one value for each of 20 rows"):
-        combined.fit(signals, correct[:-1])
+        combined.fit(SIGNALS, CORRECT[:-1])
     with pytest.raises(ValueError, match="both outcomes"):
-        combined.fit(signals, np.ones(20))
+        combined.fit(SIGNALS, np.ones(20))
     with pytest.raises(ValueError, match="those of fit"):
-        combined.fit(signals, correct).predict(signals[["p"]])
-    with pytest.raises(ValueError, match="both outcomes"):
-        cross_fitted(combined, signals, np.arange(20) < 1)
-    with pytest.raises(TypeError, match="must be a DataFrame, not ndarray"):
-        cross_fitted(combined, signals.to_numpy(), correct)
-    with pytest.raises(ValueError, match="number of groups, 2"):
-        groups = np.arange(20) % 2
-        cross_fitted(combined, signals, correct, groups=groups, n_splits=3)
-    for parameters, rule in (
-        ({"C": 0}, "C must"),
-        ({"floor": 0}, "floor"),
-        ({"logit_columns": "p"}, "list of names"),
-        ({"logit_columns": ["q"]}, "not 'q'"),
-        ({"logit_columns": ["z"]}, "signal 'z' must lie"),
-    ):
-        with pytest.raises(ValueError, match=rule):
-            CombinedConfidence(**parameters).fit(signals, correct)
+        combined.fit(SIGNALS, CORRECT).predict(SIGNALS[["p"]])
 
 
 def test_the_fixed_mix() -> None:
@@ -623,7 +538,7 @@ def test_the_fixed_mix() -> None:
     seen = Calibrated([0.2, 0.4], [True, False], known=True)
     mixed = fixed_mix([0.5, 0.5], seen)
     assert isinstance(mixed, Calibrated)
-    assert mixed.fitted_on.tolist() == [True, False]
+    assert mixed.evaluation == "in-sample"
     with pytest.raises(ValueError, match="b must have one value for each of 2 rows"):
         fixed_mix([0.1, 0.2], [0.1])
     with pytest.raises(ValueError, match="weight"):

@@ -1,35 +1,30 @@
 """Calibrators: from what a model says to how often it is right.
 
-A calibrator learns from scores in [0, 1] and from whether each was right
-(:class:`Calibrator`), or from a probability for each class and the true one
-(:class:`MulticlassCalibrator`); the wrappers turn the first kind into the second. What
-it predicts is :class:`Calibrated`: it knows which rows the calibrator was fitted on,
-so that a measure taken on them cannot pass for a held-out one. :func:`cross_fitted`
-gives held-out values for all rows.
+A calibrator learns from scores in [0, 1] and whether each was right
+(:class:`Calibrator`), or from label probabilities and the true classes
+(:class:`MulticlassCalibrator`). Its predictions (:class:`Calibrated`) know which rows
+it was fitted on, so that a measure of those is not taken for a held-out one.
+:func:`cross_fitted` gives held-out values for all rows.
 """
 
-from .base import (
-    BaseCalibrator,
-    CalibrationWarning,
-    Calibrator,
-    MulticlassCalibrator,
-)
-from .crossfit import cross_fitted
-from .learning import held_out_curves, learning_curves
-from .marks import Calibrated
-from .multiclass import MulticlassTemperatureScaling, VectorScaling
-from .scaling import (
+from .base import BaseCalibrator, CalibrationWarning, Calibrator, MulticlassCalibrator
+from .binary import (
     BetaCalibrator,
-    PlattScalingCalibrator,
-    TemperatureScalingCalibrator,
-)
-from .steps import (
     HistogramBinningCalibrator,
     IsotonicRegressionCalibrator,
+    PlattScalingCalibrator,
+    TemperatureScalingCalibrator,
     VennAbersCalibrator,
 )
-from .storage import from_dict, load_calibrator
-from .wrappers import PerPredictedClass, TopVersusAll
+from .files import from_dict, load_calibrator
+from .learning import cross_fitted, held_out_curves, learning_curves
+from .marks import Calibrated
+from .multiclass import (
+    MulticlassTemperatureScaling,
+    TopLabelCalibrator,
+    TopVersusAll,
+    VectorScaling,
+)
 
 __all__ = [
     "BaseCalibrator",
@@ -41,9 +36,9 @@ __all__ = [
     "IsotonicRegressionCalibrator",
     "MulticlassCalibrator",
     "MulticlassTemperatureScaling",
-    "PerPredictedClass",
     "PlattScalingCalibrator",
     "TemperatureScalingCalibrator",
+    "TopLabelCalibrator",
     "TopVersusAll",
     "VectorScaling",
     "VennAbersCalibrator",

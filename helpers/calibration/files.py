@@ -1,17 +1,30 @@
-"""Plain files that are there whole or not at all, and models of what they hold."""
+"""JSON files, written whole or not at all, and checked when they are read back."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
 import tempfile
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_type_hints
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 T = TypeVar("T")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -46,26 +59,19 @@ class Stored(BaseModel):
                 rule = first["msg"].removeprefix("Value error, ")
                 rule = rule.replace("Input should", "it should", 1)
                 value = " ".join(repr(first["input"]).split())
-                said = f"{name} is {value:.80}; {rule}."
+                said = f"{name} is {value:.80}; {rule.rstrip('.')}."
             raise ValueError(said) from None
 
 
 def numbers(
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    least: int = 0,
-    rising: bool = False,
+    low: float = -math.inf, high: float = math.inf, *, rising: bool = False
 ) -> Any:
     """The kind of a column of finite numbers in a range, none below the one before."""
 
     def check(values: np.ndarray) -> np.ndarray:
         inside = np.isfinite(values) & (values >= low) & (values <= high)
-        if values.ndim != 1 or len(values) < least or not inside.all():
-            raise ValueError(
-                f"it must be a list of {least} or more finite numbers from {low:g} to "
-                f"{high:g}"
-            )
+        if values.ndim != 1 or not inside.all():
+            raise ValueError(f"it must be finite numbers from {low:g} to {high:g}")
         if rising and (np.diff(values) < 0).any():
             raise ValueError("it must not fall")
         return values
@@ -92,28 +98,213 @@ def write_json(stored: Mapping[str, Any], path: str | Path) -> None:
         os.replace(unfinished, target)
 
 
-def read_json(path: str | Path) -> Any:
-    """What a JSON file holds, of whatever kind; a ValueError where it is none."""
-    try:
-        return json.loads(
-            Path(path).read_bytes(), parse_constant=_refused, parse_float=_finite
-        )
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
-
-
 def load(path: str | Path, read: Callable[[Any], T]) -> T:
     """What ``read`` makes of a JSON file; its errors name the file."""
-    stored = read_json(path)
+    try:
+        text = Path(path).read_bytes()
+        stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
     try:
         return read(stored)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _refused(word: str) -> float:
-    raise ValueError(f"{word} is no number")
-
-
 def _finite(word: str) -> float:
-    return float(word) if math.isfinite(float(word)) else _refused(word)
+    if not math.isfinite(float(word)):
+        raise ValueError(f"{word} is no number")
+    return float(word)
+
+
+class StoredEstimator(BaseEstimator):
+    """An estimator of this package that JSON can hold: no code is stored or run."""
+
+    # What predictions need of a fit, by name: the kinds that pydantic checks.
+    _fitted: ClassVar[Mapping[str, Any]] = {}
+    # Which of these are as long as another one, or longer by so many.
+    _lengths: ClassVar[Mapping[str, tuple[str, int]]] = {}
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if cls._fitted and cls.__module__.startswith("helpers."):
+            _CLASSES[cls.__name__] = cls
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "n_")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The calibrator as plain numbers, lists and strings, for :func:`from_dict`."""
+        check_is_fitted(self)
+        state = vars(self)
+        return {
+            "format": "helpers.calibration/1",
+            **_settings(self),
+            "fitted": {name: _encoded(state[name]) for name in self._fitted},
+            "source": state["source_"],
+            "n": state["n_"],
+            "fitted_at": state["fitted_at_"],
+            "ids": state["ids_"] if state["ids_"] is None else _packed(state["ids_"]),
+            "score_hashes": _packed(state["score_hashes_"]),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the calibrator to a JSON file, whole or not at all."""
+        write_json(self.to_dict(), path)
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError for a parameter that is not of its annotated kind."""
+        given, kind = self.get_params(deep=False), type(self)  # type: Any, Any
+        _parameters_of(kind).read(
+            {k: v.tolist() if hasattr(v, "tolist") else v for k, v in given.items()}
+        )
+
+
+@cache
+def _parameters_of(made: type[StoredEstimator]) -> type[Stored]:
+    kinds: Any = get_type_hints(made, include_extras=True)
+    rules: Any = {k: (kinds.get(k, Any), ...) for k in made._get_param_names()}
+    return create_model(made.__name__, __base__=Stored, **rules)
+
+
+_CLASSES: dict[str, type[StoredEstimator]] = {}
+
+
+def _packed(hashes: np.ndarray) -> str:
+    return b64encode(hashes.astype("<u8").tobytes()).decode()
+
+
+def _unpacked(text: Any) -> np.ndarray | None:
+    if text is None:
+        return None
+    return np.sort(np.frombuffer(b64decode(text, validate=True), "<u8"))
+
+
+class _Calibrator(Stored):
+    format: Literal["helpers.calibration/1"]
+    kind: str = Field(alias="class")
+    parameters: dict[str, Any]
+    fitted: dict[str, Any]
+    source: dict[str, str] | None
+    n: int = Field(ge=1)
+    fitted_at: str
+    ids: Annotated[np.ndarray | None, BeforeValidator(_unpacked)]
+    score_hashes: Annotated[np.ndarray, BeforeValidator(_unpacked)]
+
+
+def load_calibrator(path: str | Path) -> Any:
+    """The calibrator that ``save`` wrote to a file.
+
+    It predicts the same, to the last bit, and knows the same rows and source. A
+    ValueError says what is wrong with a file.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+
+    Returns
+    -------
+    BaseCalibrator
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from helpers.calibration import PlattScalingCalibrator
+    >>> platt = PlattScalingCalibrator().fit([0.2, 0.7, 0.8, 0.9], [0, 1, 0, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     platt.save(os.path.join(folder, "platt.json"))
+    ...     again = load_calibrator(os.path.join(folder, "platt.json"))
+    >>> bool(again.slope_ == platt.slope_)
+    True
+    """
+    return load(path, from_dict)
+
+
+def from_dict(stored: Mapping[str, Any]) -> Any:
+    """The calibrator that ``to_dict`` described.
+
+    Parameters
+    ----------
+    stored : mapping
+        What ``to_dict`` returned.
+
+    Returns
+    -------
+    BaseCalibrator
+
+    Examples
+    --------
+    >>> from_dict({"n": 9})
+    Traceback (most recent call last):
+    ...
+    ValueError: stored must have the field 'format'.
+    """
+    try:
+        found = _Calibrator.read(stored)
+        made = _unfitted(found.kind, found.parameters)
+        values = {name: _decoded(value) for name, value in found.fitted.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"a field is not what it should be: {error!r}.") from error
+    rules: Any = {name: (kind, ...) for name, kind in made._fitted.items()}
+    state = dict(create_model(found.kind, __base__=Stored, **rules).read(values))
+    for name, (other, more) in made._lengths.items():
+        if len(state[name]) != (due := len(state[other]) + more):
+            raise ValueError(f"{name} must have {due} values, by {other}.")
+    for hashes in (found.ids, found.score_hashes):
+        if hashes is not None and len(hashes) != found.n:
+            raise ValueError(f"n must be the number of hashes, {len(hashes)}.")
+    state |= {"n_": found.n, "fitted_at_": found.fitted_at, "source_": found.source}
+    state |= {"ids_": found.ids, "score_hashes_": found.score_hashes}
+    made.__dict__.update(state)
+    return made
+
+
+def _settings(estimator: StoredEstimator) -> dict[str, Any]:
+    parameters = estimator.get_params(deep=False)
+    return {
+        "class": type(estimator).__name__,
+        "parameters": {name: _encoded(value) for name, value in parameters.items()},
+    }
+
+
+def _unfitted(name: str, stored: Mapping[str, Any]) -> StoredEstimator:
+    if name not in _CLASSES:
+        importlib.import_module("helpers.uncertainty")  # which adds one class
+    if name not in _CLASSES:
+        raise ValueError(f"class must be one of {sorted(_CLASSES)}, not {name!r}.")
+    due = _CLASSES[name]._get_param_names()
+    if set(stored) != set(due):
+        raise ValueError(f"parameters of {name} must be {due}, not {sorted(stored)!r}.")
+    parameters = {
+        key: tuple(value) if isinstance(value, list) else _decoded(value)
+        for key, value in stored.items()
+    }
+    made = _CLASSES[name](**parameters)
+    made._check_parameters()
+    return made
+
+
+def _encoded(value: Any) -> Any:
+    """A parameter or a fitted value as JSON knows it."""
+    if isinstance(value, StoredEstimator):
+        return value.to_dict() if hasattr(value, "n_") else _settings(value)
+    if isinstance(value, dict):
+        return {"pairs": [[_encoded(k), _encoded(v)] for k, v in value.items()]}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {"array": value.tolist()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_encoded(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _decoded(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "format" in value:
+        return from_dict(value)
+    if "class" in value:
+        return _unfitted(value["class"], value["parameters"])
+    if "pairs" in value:
+        return {name: _decoded(part) for name, part in value["pairs"]}
+    return np.array(value["array"], dtype=float)

@@ -1,53 +1,114 @@
-"""How many labels a calibrator takes: fitted again and again on few and on many."""
+"""Calibrators fitted again and again: on folds, on few labels and on many."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
-
-from ..checks import (
-    check_count,
-    check_outcomes,
-    check_probabilities,
-    check_rng,
-    check_rows,
+from sklearn.model_selection import (
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    cross_val_predict,
 )
-from ..metrics import Binning, brier_score, expected_calibration_error, log_loss
-from .base import Calibrator
 
-SIZES = (25, 50, 100, 200, 500, 1000, 2000)
+from ..checks import check_count, check_groups, check_labels, check_rng, check_rows
+from ..metrics import Binning, brier_score, expected_calibration_error, log_loss
+from .base import BaseCalibrator, Calibrator
+from .marks import Calibrated
+
+
+def cross_fitted(
+    calibrator: BaseCalibrator,
+    scores: ArrayLike | pd.DataFrame,
+    correct: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_splits: int = 5,
+    seed: int = 0,
+) -> Calibrated:
+    """Calibrated values, each by a calibrator fitted on the other folds of the data.
+
+    Parameters
+    ----------
+    calibrator : BaseCalibrator
+        What to fit. It is copied, not changed.
+    scores, correct : array-like or pandas.DataFrame
+        What ``calibrator.fit`` takes.
+    groups : array-like of shape (n,), optional
+        Rows of one group stay in one fold, as copies of a text should. Strings that
+        differ in case or white space only are one group.
+    n_splits : int, default=5
+        Number of folds, each with about the same share of right rows.
+    seed : int, default=0
+        Seed of the folds.
+
+    Returns
+    -------
+    Calibrated of shape (n,) or (n, n_classes)
+        Held-out values, in the order of the rows.
+
+    Examples
+    --------
+    >>> from helpers.calibration import IsotonicRegressionCalibrator
+    >>> isotonic = IsotonicRegressionCalibrator()
+    >>> scores, correct = [0.5, 0.6, 0.7, 0.8, 0.9, 0.99], [0, 1, 0, 1, 0, 1]
+    >>> isotonic.fit(scores, correct).predict(scores).tolist()
+    [0.0, 0.5, 0.5, 0.5, 0.5, 1.0]
+    >>> cross_fitted(isotonic, scores, correct, n_splits=2).tolist()
+    [0.0, 0.0, 1.0, 1.0, 1.0, 0.5]
+    """
+    check_count("n_splits", n_splits, 2)
+    check_count("seed", seed, 0)
+    calibrator._check_parameters()
+    values, columns = calibrator._read(scores)
+    right = calibrator._right(values, calibrator._read_truth(correct, scores, columns))
+    codes = None if groups is None else check_groups(groups, scores, correct)
+    if codes is not None and n_splits > codes.max() + 1:
+        raise ValueError(
+            f"n_splits must be at most the number of groups, {codes.max() + 1}, not "
+            f"{n_splits}."
+        )
+    kind = StratifiedKFold if codes is None else StratifiedGroupKFold
+    folds = kind(n_splits, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # Folds without a right row, or without a wrong one, do no harm.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        parts = list(folds.split(right, right, codes))
+    found = cross_val_predict(
+        calibrator,
+        scores if hasattr(scores, "iloc") else np.asarray(scores),
+        check_labels(correct, "correct", scores),
+        cv=[(rest, fold) for rest, fold in parts if len(fold)],  # groups may leave none
+    )
+    return Calibrated(np.asarray(found), np.zeros(len(right), dtype=bool), known=True)
 
 
 def learning_curves(
     calibrators: Mapping[str, Calibrator],
-    scores: ArrayLike,
-    correct: ArrayLike,
-    test_scores: ArrayLike,
-    test_correct: ArrayLike,
+    labelled: tuple[ArrayLike, ArrayLike],
+    test: tuple[ArrayLike, ArrayLike],
     *,
-    sizes: Sequence[int] = SIZES,
+    sizes: Sequence[int] = (25, 50, 100, 200, 500, 1000, 2000),
     n_draws: int = 20,
     n_bins: int = 20,
     rng: np.random.Generator | int | None = 0,
 ) -> pd.DataFrame:
     """Held-out quality of calibrators against the number of labels.
 
-    For each number of labels, so many rows are drawn from those for calibration, again
-    and again; all calibrators are fitted on the same draw, and measured on the same
-    test rows, none of which is ever fitted on.
+    Rows are drawn from the labelled ones again and again; all calibrators are fitted on
+    the same draw and measured on the same test rows.
 
     Parameters
     ----------
     calibrators : mapping of str to Calibrator
-        Names and calibrators; they are cloned.
-    scores, correct : array-like of shape (n,)
-        Rows for calibration: scores in [0, 1], and outcomes 0 or 1.
-    test_scores, test_correct : array-like of shape (m,)
-        Rows to measure on.
+        Calibrators by name; they are copied.
+    labelled, test : (array-like, array-like)
+        Scores in [0, 1] and outcomes, of the rows to fit on and to measure on.
     sizes : sequence of int, default=(25, 50, 100, 200, 500, 1000, 2000)
         Numbers of labels.
     n_draws : int, default=20
@@ -60,14 +121,9 @@ def learning_curves(
     Returns
     -------
     pandas.DataFrame
-        One row a calibrator, number and draw: ``calibrator``, ``n``, ``draw``, and on
+        One row per number, draw and calibrator: ``calibrator``, ``n``, ``draw``, and on
         the test rows ``ece``, ``brier`` and ``log_loss`` (infinite where a certainty
         was wrong).
-
-    Raises
-    ------
-    ValueError
-        Bad data, or more labels than there are rows.
 
     Examples
     --------
@@ -76,38 +132,26 @@ def learning_curves(
     >>> p = rng.uniform(0.5, 1, 400)
     >>> y = rng.random(400) < p
     >>> platt = {"Platt": PlattScalingCalibrator()}
-    >>> len(learning_curves(platt, p, y, p, y, sizes=[100, 200], n_draws=3))
+    >>> len(learning_curves(platt, (p, y), (p, y), sizes=[100, 200], n_draws=3))
     6
     """
-    test = check_probabilities(test_scores, "test_scores")
-    truth = check_outcomes(test_correct, test_scores, name="test_correct")
-    binning = Binning(n_bins)
     rows = []
-    for n, draw, part, outcome in _draws(scores, correct, sizes, n_draws, rng):
+    binning = Binning(n_bins)
+    drawn = _draws(labelled, test, sizes, n_draws, rng)
+    for n, draw, part, scores, truth in drawn:
         for name, calibrator in calibrators.items():
-            fitted = clone(calibrator).fit(part, outcome)
-            predicted = np.asarray(fitted.predict(test))
-            rows.append(
-                {
-                    "calibrator": name,
-                    "n": n,
-                    "draw": draw,
-                    "ece": expected_calibration_error(
-                        predicted, truth, binning=binning
-                    ),
-                    "brier": brier_score(predicted, truth),
-                    "log_loss": log_loss(predicted, truth),
-                }
-            )
-    return pd.DataFrame(rows)
+            predicted = np.asarray(clone(calibrator).fit(*part).predict(scores))
+            ece = expected_calibration_error(predicted, truth, binning=binning)
+            brier = brier_score(predicted, truth)
+            rows.append((name, n, draw, ece, brier, log_loss(predicted, truth)))
+    columns = ["calibrator", "n", "draw", "ece", "brier", "log_loss"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def held_out_curves(
     calibrator: Calibrator,
-    scores: ArrayLike,
-    correct: ArrayLike,
-    test_scores: ArrayLike,
-    test_correct: ArrayLike,
+    labelled: tuple[ArrayLike, ArrayLike],
+    test: tuple[ArrayLike, ArrayLike],
     *,
     sizes: Sequence[int] = (100, 200, 500, 1000),
     n_draws: int = 50,
@@ -120,73 +164,62 @@ def held_out_curves(
     Parameters
     ----------
     calibrator : Calibrator
-        It is cloned.
-    scores, correct : array-like of shape (n,)
-        Rows for calibration: scores in [0, 1], and outcomes 0 or 1.
-    test_scores, test_correct : array-like of shape (m,)
-        Rows to measure on.
-    sizes : sequence of int, default=(100, 200, 500, 1000)
-        Numbers of labels.
-    n_draws : int, default=50
-        Draws for each number.
+        It is copied.
+    labelled, test, sizes, n_draws, rng
+        See :func:`learning_curves`.
     n_bins : int, default=10
         Bins of the calibrated confidence, of equal width.
     least : int, default=50
         Bins with fewer test rows are left out.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of the draws.
 
     Returns
     -------
     pandas.DataFrame
-        One row a number of labels, draw and bin: ``n``, ``draw``, ``bin`` (its lower
+        One row per number of labels, draw and bin: ``n``, ``draw``, ``bin`` (its lower
         edge), the mean calibrated ``confidence`` of the test rows in it, their
         ``accuracy``, and their number ``rows``.
 
-    Raises
-    ------
-    ValueError
-        Bad data, or more labels than there are rows.
+    Examples
+    --------
+    >>> from helpers.calibration import PlattScalingCalibrator
+    >>> rows = [0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1]
+    >>> platt = PlattScalingCalibrator()
+    >>> found = held_out_curves(platt, rows, rows, sizes=[4], n_draws=1, least=1)
+    >>> found["bin"].tolist(), found["rows"].tolist()
+    ([0.3, 0.4, 0.5, 0.6], [1, 1, 1, 1])
     """
     check_count("n_bins", n_bins)
-    test = check_probabilities(test_scores, "test_scores")
-    truth = check_outcomes(test_correct, test_scores, name="test_correct")
-    rows = []
-    for n, draw, part, outcome in _draws(scores, correct, sizes, n_draws, rng):
-        predicted = np.asarray(clone(calibrator).fit(part, outcome).predict(test))
-        index = np.minimum((predicted * n_bins).astype(int), n_bins - 1)
-        count = np.bincount(index, minlength=n_bins)
-        stated = np.bincount(index, weights=predicted, minlength=n_bins)
-        right = np.bincount(index, weights=truth, minlength=n_bins)
-        for at in np.flatnonzero(count >= least):
-            rows.append(
-                {
-                    "n": n,
-                    "draw": draw,
-                    "bin": at / n_bins,
-                    "confidence": stated[at] / count[at],
-                    "accuracy": right[at] / count[at],
-                    "rows": int(count[at]),
-                }
-            )
-    return pd.DataFrame(rows)
+    tables = []
+    drawn = _draws(labelled, test, sizes, n_draws, rng)
+    for n, draw, part, scores, truth in drawn:
+        predicted = np.asarray(clone(calibrator).fit(*part).predict(scores))
+        bins = np.minimum((predicted * n_bins).astype(int), n_bins - 1) / n_bins
+        table = pd.DataFrame({"confidence": predicted, "accuracy": truth, "rows": 1})
+        means = table.groupby(bins).agg(
+            {"confidence": "mean", "accuracy": "mean", "rows": "sum"}
+        )
+        kept = means[means["rows"] >= least].rename_axis("bin").reset_index()
+        tables.append(kept.assign(n=n, draw=draw))
+    columns = ["n", "draw", "bin", "confidence", "accuracy", "rows"]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _draws(
-    scores: ArrayLike,
-    correct: ArrayLike,
+    labelled: tuple[Any, Any],
+    test: tuple[Any, Any],
     sizes: Sequence[int],
     n_draws: int,
     rng: np.random.Generator | int | None,
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    values, outcome, _ = check_rows(scores, correct, name="scores")
+) -> Iterator[tuple[int, int, tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]]:
+    """Number, draw, drawn rows with both outcomes, and the test rows."""
+    values, outcome, _ = check_rows(*labelled, name="scores")
+    tested, truth, _ = check_rows(*test, name="test_scores", outcome="test_correct")
     check_count("n_draws", n_draws)
     generator = check_rng(rng)
     for n in sizes:
         if check_count("sizes", n, least=2) > len(values):
             raise ValueError(
-                f"sizes must not exceed the {len(values)} rows for calibration; one "
-                f"is {n!r}."
+                f"sizes must not exceed the {len(values)} rows to fit on; one is {n!r}."
             )
     if outcome.all() or not outcome.any():
         raise ValueError(
@@ -198,4 +231,4 @@ def _draws(
             rows = generator.permutation(len(values))[:n]
             while len(np.unique(outcome[rows])) < 2:
                 rows = generator.permutation(len(values))[:n]
-            yield n, draw, values[rows], outcome[rows]
+            yield n, draw, (values[rows], outcome[rows]), tested, truth

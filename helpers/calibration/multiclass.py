@@ -1,71 +1,64 @@
-"""Calibrators of whole rows of label probabilities."""
+"""Calibrators of label probabilities: of whole rows, or of the predicted class."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, InstanceOf
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
+from sklearn.base import clone
 
-from ..checks import check_choice
-from .base import (
-    CalibrationWarning,
-    MulticlassCalibrator,
-    check_both_outcomes,
-    check_floor,
-)
-from .files import Classes, Positive, numbers
-from .scaling import (
-    check_bounds,
-    falling_to_rising,
-    warn_any_temperature,
-    warn_at_bound,
-)
-
-OBJECTIVES = ("multiclass", "top-versus-all")
-_GRID = 81
+from .base import CalibrationWarning, Calibrator, MulticlassCalibrator
+from .binary import Bounds, Floor, fit_temperature
+from .files import Classes, Count, NotNegative, Positive, Share, numbers
 
 
+def _checked(calibrator: Calibrator) -> Calibrator:
+    calibrator._check_parameters()
+    return calibrator
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class _ObjectiveCalibrator(MulticlassCalibrator):
-    """What the two calibrators share: what they minimise."""
+    """What the two calibrators of whole rows share: what they minimise."""
 
-    objective: str
-    floor: float
+    objective: Literal["multiclass", "top-versus-all"] = "multiclass"
+    floor: Floor = 1e-12
 
-    def _check_parameters(self) -> None:
-        check_choice("objective", self.objective, OBJECTIVES)
-        check_floor(self.floor)
-
-    def _check_variety(
-        self, probabilities: np.ndarray, truth: np.ndarray, classes: list[Any]
-    ) -> None:
+    def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
         if self.objective == "top-versus-all":
-            check_both_outcomes(probabilities.argmax(axis=1) == truth)
+            super()._check_variety(values, truth)
         elif (truth == truth[0]).all():
             raise ValueError(
-                f"truth must hold two or more classes; all {len(truth)} rows are "
-                f"{classes[truth[0]]!r}."
+                f"correct must hold two or more classes; all {len(truth)} rows are of "
+                f"that in column {truth[0]}."
             )
 
     def _logs(self, probabilities: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(probabilities, self.floor))
 
     def _loss(
-        self, probabilities: np.ndarray, truth: np.ndarray
+        self, values: np.ndarray, truth: np.ndarray
     ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         """Mean loss of logits, and its gradient by each of them."""
         if self.objective == "multiclass":
             return lambda z: _true_class_loss(z, truth)
-        correct = probabilities.argmax(axis=1) == truth
-        return lambda z: _top_loss(z, correct)
+        right = self._right(values, truth)
+        return lambda z: _top_loss(z, right)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     """softmax(ln p / T), with the one temperature T that fits best.
+
+    The most probable class stays the most probable one. A warning says where the data
+    does not settle T.
 
     Parameters
     ----------
@@ -76,30 +69,12 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     floor : float, default=1e-12
         Probabilities count as at least this.
     bounds : (float, float), default=(-10.0, 10.0)
-        Least and greatest ln(1 / T).
+        Smallest and largest ln(1 / T).
 
     Attributes
     ----------
-    temperature_ : float
-        T. Above 1 it takes confidence away, below 1 it adds some.
-    at_bound_ : bool
-        Whether T is at one of its bounds, so that the data settles only its direction.
-
-    Warns
-    -----
-    CalibrationWarning
-        T is at a bound, or all labels are equally probable so that any T does.
-
-    Notes
-    -----
-    The most probable class stays the most probable one.
-
-    References
-    ----------
-    Guo et al., On calibration of modern neural networks, ICML 2017.
-
-    Le Coz, Herbin and Adjed, Confidence calibration of classifiers with many
-    classes, NeurIPS 2024.
+    temperature_, at_bound_
+        See :class:`TemperatureScalingCalibrator`.
 
     Examples
     --------
@@ -111,63 +86,45 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     [[0.631, 0.185, 0.185]]
     """
 
+    bounds: Bounds = (-10.0, 10.0)
+
     _fitted = {"classes_": Classes, "temperature_": Positive, "at_bound_": bool}
 
-    temperature_: float
-    at_bound_: bool
-
-    def __init__(
-        self,
-        *,
-        objective: str = "multiclass",
-        floor: float = 1e-12,
-        bounds: tuple[float, float] = (-10.0, 10.0),
-    ) -> None:
-        self.objective = objective
-        self.floor = floor
-        self.bounds = bounds
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_bounds(self.bounds)
-
-    def _fit(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
-        logs = self._logs(probabilities)
-        if (logs == logs[:, :1]).all():
-            warn_any_temperature()
-            self.temperature_, self.at_bound_ = 1.0, False
-            return
-        loss = self._loss(probabilities, truth)
-
-        def value(log_beta: float) -> float:
-            return loss(math.exp(log_beta) * logs)[0]
+    def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
+        logs = self._logs(values)
+        loss = self._loss(values, truth)
 
         def slope(log_beta: float) -> float:
             return float(np.sum(logs * loss(math.exp(log_beta) * logs)[1]))
 
-        low, high = self.bounds
+        within = None
         if self.objective == "top-versus-all":
-            # This loss may have several minima: first find the lowest.
-            low, high = _around_lowest(value, low, high)
-        log_beta = falling_to_rising(slope, low, high)
-        self.temperature_ = math.exp(-log_beta)
-        self.at_bound_ = warn_at_bound(log_beta, self.bounds)
+            # This loss may have several minima: search around the lowest of a grid.
+            grid = np.linspace(*self.bounds, 81)
+            losses = [loss(math.exp(at) * logs)[0] for at in grid]
+            best = int(np.flatnonzero(losses == np.min(losses))[-1])
+            within = (grid[max(best - 1, 0)], grid[min(best + 1, 80)])
+        settled = bool((logs != logs[:, :1]).any())
+        found = fit_temperature(slope, self.bounds, within=within, settled=settled)
+        self.temperature_, self.at_bound_ = found
 
-    def _predict(self, probabilities: np.ndarray) -> np.ndarray:
-        return softmax(self._logs(probabilities) / self.temperature_, axis=1)
+    def _predict(self, values: np.ndarray) -> np.ndarray:
+        return softmax(self._logs(values) / self.temperature_, axis=1)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VectorScaling(_ObjectiveCalibrator):
-    """softmax(w · ln p + b), with a weight and a bias for each class.
+    """softmax(w · ln p + b), with a weight and a bias by class (Guo et al., 2017).
+
+    The most probable class may change. It warns where no finite w and b fit best: a
+    class is never true, or the rows separate the classes.
 
     Parameters
     ----------
     objective : {"multiclass", "top-versus-all"}, default="multiclass"
-        What w and b minimise: the log loss of the true class (Guo et al., 2017), or
-        that of the greatest probability as a forecast of whether the predicted class
-        is right (Le Coz et al., 2024).
+        What w and b minimise: see :class:`MulticlassTemperatureScaling`.
     penalty : float, default=0.0
-        What the sum of (w − 1)² and b² costs.
+        Factor of the penalty, the sum of (w − 1)² and b².
     floor : float, default=1e-12
         Probabilities count as at least this.
 
@@ -175,23 +132,6 @@ class VectorScaling(_ObjectiveCalibrator):
     ----------
     weights_, biases_ : numpy.ndarray of shape (n_classes,)
         w and b; b sums to zero.
-
-    Warns
-    -----
-    CalibrationWarning
-        No finite w and b fit best: a class is never true, or the rows separate the
-        classes. A penalty makes them finite.
-
-    Notes
-    -----
-    Another class than before may become the most probable one.
-
-    References
-    ----------
-    Guo et al., On calibration of modern neural networks, ICML 2017.
-
-    Le Coz, Herbin and Adjed, Confidence calibration of classifiers with many
-    classes, NeurIPS 2024.
 
     Examples
     --------
@@ -201,76 +141,167 @@ class VectorScaling(_ObjectiveCalibrator):
     ([1.22, 0.39, 1.3], [-0.35, 0.04, 0.31])
     """
 
+    penalty: NotNegative = 0.0
+
     _fitted = {"classes_": Classes, "weights_": numbers(), "biases_": numbers()}
     _lengths = {"weights_": ("classes_", 0), "biases_": ("classes_", 0)}
 
-    weights_: np.ndarray
-    biases_: np.ndarray
-
-    def __init__(
-        self,
-        *,
-        objective: str = "multiclass",
-        penalty: float = 0.0,
-        floor: float = 1e-12,
-    ) -> None:
-        self.objective = objective
-        self.penalty = penalty
-        self.floor = floor
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        is_number = isinstance(self.penalty, (int, float, np.number))
-        if not is_number or not 0 <= self.penalty < math.inf:
-            raise ValueError(
-                f"penalty must be a finite number of 0 or more, not {self.penalty!r}."
-            )
-
-    def _fit(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
-        logs, k = self._logs(probabilities), probabilities.shape[1]
-        loss = self._loss(probabilities, truth)
-        plain = np.repeat([1.0, 0.0], k)
+    def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
+        logs, k = self._logs(values), values.shape[1]
+        loss = self._loss(values, truth)
+        start = np.repeat([1.0, 0.0], k)
 
         def penalised(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             value, by_logit = loss(parameters[:k] * logs + parameters[k:])
-            off = parameters - plain
+            off = parameters - start
             gradient = np.append((by_logit * logs).sum(axis=0), by_logit.sum(axis=0))
             value += self.penalty * float(off @ off)
             return value, gradient + 2 * self.penalty * off
 
         found = minimize(
             penalised,
-            plain,
+            start,
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": 10_000, "maxfun": 50_000, "ftol": 0, "gtol": 1e-8},
         )
         self.weights_ = found.x[:k]
         self.biases_ = found.x[k:] - found.x[k:].mean()
-        self._warn_unsettled(found.fun, found.jac, truth)
-
-    def _warn_unsettled(
-        self, loss: float, slope: np.ndarray, truth: np.ndarray
-    ) -> None:
-        never = [c for at, c in enumerate(self.classes_) if at not in truth]
-        on_truth = self.objective == "multiclass"
-        if self.penalty == 0 and on_truth and never:
-            reason = f"class {never[0]!r} is never true"
-        elif self.penalty == 0 and (
-            loss < 1e-6 or (on_truth and np.abs(slope).max() > 1e-4)
-        ):
-            reason = "the rows separate the classes"
-        else:
+        if self.penalty > 0:
             return
-        warnings.warn(
-            f"no finite weights and biases fit best: {reason}. Set a penalty.",
-            CalibrationWarning,
-            stacklevel=4,
-        )
+        unsettled = len(np.unique(truth)) < k or np.abs(found.jac).max() > 1e-4
+        if found.fun < 1e-6 or (self.objective == "multiclass" and unsettled):
+            warnings.warn(
+                "no finite weights and biases fit best: a class is never true, or the "
+                "rows separate the classes. Set a penalty.",
+                CalibrationWarning,
+                stacklevel=3,
+            )
 
-    def _predict(self, probabilities: np.ndarray) -> np.ndarray:
-        z = self.weights_ * self._logs(probabilities) + self.biases_
-        return softmax(z, axis=1)
+    def _predict(self, values: np.ndarray) -> np.ndarray:
+        return softmax(self.weights_ * self._logs(values) + self.biases_, axis=1)
+
+
+@dataclass(eq=False, repr=False)
+class _TopCalibrator(MulticlassCalibrator):
+    """What the two calibrators of the predicted class share: one inside."""
+
+    calibrator: Annotated[InstanceOf[Calibrator], AfterValidator(_checked)]
+
+    def _least_rows(self) -> int:
+        return self.calibrator._least_rows()
+
+
+class TopVersusAll(_TopCalibrator):
+    """One map for all classes, from the greatest probability to being right.
+
+    ``predict`` gives one confidence a row, that of the most probable class; which class
+    that is does not change (Le Coz et al., 2024).
+
+    Parameters
+    ----------
+    calibrator : Calibrator
+        What to learn the map with. It is copied, not changed.
+
+    Attributes
+    ----------
+    calibrator_ : Calibrator
+        The map.
+
+    Examples
+    --------
+    >>> from helpers.calibration import IsotonicRegressionCalibrator
+    >>> rows = [[0.6, 0.2, 0.2], [0.1, 0.7, 0.2], [0.1, 0.1, 0.8], [0.9, 0.1, 0.0]]
+    >>> top = TopVersusAll(IsotonicRegressionCalibrator()).fit(rows, [1, 1, 0, 0])
+    >>> top.predict(rows).tolist()
+    [0.0, 0.5, 0.5, 1.0]
+    """
+
+    _fitted = {"classes_": Classes, "calibrator_": InstanceOf[Calibrator]}
+
+    def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
+        self.calibrator_ = clone(self.calibrator)
+        self.calibrator_.fit(values.max(axis=1), self._right(values, truth))
+
+    def _predict(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(self.calibrator_.predict(values.max(axis=1)))
+
+
+@dataclass(eq=False, repr=False)
+class TopLabelCalibrator(_TopCalibrator):
+    """One map for each predicted class, shrunk towards the map for all of them.
+
+    ``predict`` gives one confidence a row, that of the most probable class; which class
+    that is does not change. A class that was never predicted in ``fit`` gets the map
+    for all classes. Without shrinkage: Gupta and Ramdas, 2022.
+
+    Parameters
+    ----------
+    calibrator : Calibrator
+        What to learn each map with. It is copied, not changed.
+    shrinkage : float, default=50.0
+        How many rows the map for all classes counts for: the map of a class with n_k
+        rows has weight n_k / (n_k + shrinkage).
+
+    Attributes
+    ----------
+    shared_ : Calibrator
+        The map for all classes.
+    by_class_ : dict
+        The map of each predicted class; a number, (right + 1) / (n_k + 2), where its
+        rows are too few for a map, or all right or all wrong.
+    counts_ : dict
+        How many rows each class was predicted for.
+
+    Examples
+    --------
+    >>> from helpers.calibration import IsotonicRegressionCalibrator
+    >>> rows = [[0.6, 0.4], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9]]
+    >>> maps = TopLabelCalibrator(IsotonicRegressionCalibrator(), shrinkage=2)
+    >>> maps.fit(rows, [1, 0, 0, 0]).by_class_[1]
+    0.25
+    >>> maps.predict(rows).round(3).tolist()
+    [0.0, 0.667, 0.292, 0.292]
+    """
+
+    shrinkage: NotNegative = field(default=50.0, kw_only=True)
+
+    _fitted = {
+        "classes_": Classes,
+        "shared_": InstanceOf[Calibrator],
+        "by_class_": dict[Any, InstanceOf[Calibrator] | Share],
+        "counts_": dict[Any, Count],
+    }
+    _lengths = {"counts_": ("classes_", 0)}
+
+    def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
+        predicted, scores = values.argmax(axis=1), values.max(axis=1)
+        right = predicted == truth
+        self.shared_ = clone(self.calibrator).fit(scores, right)
+        self.by_class_: dict[Any, Calibrator | float] = {}
+        self.counts_: dict[Any, int] = {}
+        for at, name in enumerate(self.classes_):
+            rows = predicted == at
+            n, n_right = int(rows.sum()), int(right[rows].sum())
+            self.counts_[name] = n
+            if n >= self._least_rows() and 0 < n_right < n:
+                own = clone(self.calibrator)
+                self.by_class_[name] = own.fit(scores[rows], right[rows])
+            elif n:
+                self.by_class_[name] = (n_right + 1) / (n + 2)
+
+    def _predict(self, values: np.ndarray) -> np.ndarray:
+        predicted, scores = values.argmax(axis=1), values.max(axis=1)
+        result = np.array(self.shared_.predict(scores))
+        for at, name in enumerate(self.classes_):
+            rows = predicted == at
+            if name not in self.by_class_ or not rows.any():
+                continue
+            own, n = self.by_class_[name], self.counts_[name]
+            found = own.predict(scores[rows]) if isinstance(own, Calibrator) else own
+            weight = n / (n + self.shrinkage)
+            result[rows] = weight * found + (1 - weight) * result[rows]
+        return result
 
 
 def _true_class_loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
@@ -288,7 +319,7 @@ def _top_loss(z: np.ndarray, correct: np.ndarray) -> tuple[float, np.ndarray]:
     others = z.copy()
     others[rows, top] = -np.inf
     rest = logsumexp(others, axis=1)
-    # The log odds of the greatest probability q: of it against all others.
+    # The log odds of the greatest probability against all others.
     odds = z[rows, top] - rest
     sign = np.where(correct, 1.0, -1.0)
     loss = np.logaddexp(0, -sign * odds)
@@ -296,13 +327,3 @@ def _top_loss(z: np.ndarray, correct: np.ndarray) -> tuple[float, np.ndarray]:
     gradient = -by_odds[:, None] * np.exp(others - rest[:, None])
     gradient[rows, top] = by_odds
     return float(loss.mean()), gradient
-
-
-def _around_lowest(
-    value: Callable[[float], float], low: float, high: float
-) -> tuple[float, float]:
-    """The neighbours of the lowest point of a grid; of equal ones, the last."""
-    grid = np.linspace(low, high, _GRID)
-    values = np.array([value(at) for at in grid])
-    best = int(np.flatnonzero(values == values.min())[-1])
-    return float(grid[max(best - 1, 0)]), float(grid[min(best + 1, _GRID - 1)])

@@ -18,8 +18,7 @@ from pydantic import Field
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
-from ..calibration.files import Stored, load, write_json
-from ..calibration.storage import from_dict as calibrator_from_dict
+from ..calibration.files import Stored, from_dict, load, write_json
 from ..checks import check_between, check_choice, check_not_fitted_on, check_table
 from .rules import Buckets, Verification, verify_accepted
 from .thresholds import CertifiedThreshold
@@ -298,7 +297,7 @@ class Policy:
             by_label = {label: Buckets(**one) for label, one in found.by_label}
             calibrator: Any = found.calibrator
             if calibrator is not None:
-                calibrator = calibrator_from_dict(calibrator)
+                calibrator = from_dict(calibrator)
             policy = cls(
                 Buckets(**found.buckets),
                 calibrator,

@@ -8,9 +8,15 @@ learns from outcomes how much each such signal is worth.
 
 from .combined import CombinedConfidence, fixed_mix
 from .dropout import mc_dropout
-from .ensembles import EnsembleDecomposition, combine
-from .position import PositionBias, orders, position_bias
-from .rows import entropy, margin, max_probability
+from .members import (
+    EnsembleDecomposition,
+    PositionBias,
+    combine,
+    entropy,
+    margin,
+    orders,
+    position_bias,
+)
 
 __all__ = [
     "CombinedConfidence",
@@ -20,7 +26,6 @@ __all__ = [
     "entropy",
     "fixed_mix",
     "margin",
-    "max_probability",
     "mc_dropout",
     "orders",
     "position_bias",

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from ..classifier import LLMClassifier
     from ..models import LanguageModel
-    from ..verbalizer import LabelTokens
 
 
 def mc_dropout(
@@ -27,18 +26,23 @@ def mc_dropout(
 ) -> np.ndarray:
     """Label probabilities from passes that each leave out other parts of the network.
 
+    Only dropout layers are switched on (Gal and Ghahramani, 2016); dropout of attention
+    weights is often none. What prompts share is read once in each pass, with one mask
+    for all texts; otherwise each text and token has its own. The classifier's prior and
+    examples are those of the whole network. A network that was trained without dropout
+    shows how fragile it is rather than what it does not know.
+
     Parameters
     ----------
     classifier : LLMClassifier
-        What to ask. Neither it nor its model is changed; kept scores are neither read
-        nor written.
+        The classifier. Neither it nor its model is changed; its cache is not used.
     texts : iterable of str
         Texts.
     n_passes : int, default=20
         How many passes; fewer are the first of more.
     seed : int, default=0
         Seed of what is left out. The same seed, texts and machine give the same
-        numbers. Torch's own random state on processor and CUDA stays as it was.
+        numbers. Torch's own random state does not change.
 
     Returns
     -------
@@ -48,26 +52,8 @@ def mc_dropout(
     Raises
     ------
     ValueError
-        The model has no dropout layer with p > 0 that a pass goes through: all passes
-        would be the same. Llama-family models have none; LoRA adapters bring some. Or
-        the model's labels cannot be scored in one pass together.
-
-    Notes
-    -----
-    Only dropout layers are switched on; all else stays in evaluation mode. So dropout
-    that is no layer but a function of an attention module's mode, such as that of
-    attention weights in GPT-2 and Llama under "sdpa", stays off. What prompts share
-    (instruction, examples) is read anew in each pass, once for all texts, and so are
-    its masks; all else has masks of its own for each text and token. The labels of a
-    text hang on the same reading of it. The classifier's prior and examples are those
-    of the whole network.
-
-    A network that was trained without dropout has not learned to do without parts:
-    what such passes show is then how fragile it is rather than what it does not know.
-
-    References
-    ----------
-    Gal and Ghahramani, Dropout as a Bayesian approximation, ICML 2016.
+        No pass goes through a dropout layer with p > 0 (Llama-family models have none;
+        LoRA adapters bring some), or the labels cannot be scored in one pass.
 
     Examples
     --------
@@ -81,6 +67,7 @@ def mc_dropout(
     import torch
 
     from ..prompted import check_texts
+    from ..scoring import room_for_prompt, tree_is_exact
 
     check_count("n_passes", n_passes)
     check_count("seed", seed, 0)
@@ -95,7 +82,14 @@ def mc_dropout(
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         model.network.eval()
-        _check_one_pass(frozen, model, tokens, asked)
+        # Labels read one by one would each be read by another network.
+        prompts = [len(ids) for ids in frozen.inputs(asked)[2]]
+        longest = min(max(prompts), room_for_prompt(model, tokens))
+        if not tree_is_exact(model, int(longest) + max(tokens.trie.depths)):
+            raise ValueError(
+                "classifier must have a model that scores all labels in one pass, or "
+                f"each label gets other masks; {model.name} does not for these texts."
+            )
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             found = [_one_pass(frozen, model, layers, asked) for _ in range(n_passes)]
@@ -105,16 +99,13 @@ def mc_dropout(
     return np.stack(found)
 
 
-def _dropout_layers(model: LanguageModel) -> list[torch.nn.Module]:
+def _dropout_layers(model: LanguageModel) -> Sequence[torch.nn.Module]:
     from torch import nn
 
     plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
     kinds = (*plain, nn.AlphaDropout, nn.FeatureAlphaDropout)
-    found: list[nn.Module] = [
-        module
-        for module in model.network.modules()
-        if isinstance(module, kinds) and module.p > 0
-    ]
+    modules = model.network.modules()
+    found = [part for part in modules if isinstance(part, kinds) and part.p > 0]
     if not found:
         raise ValueError(
             "classifier must have a model with dropout layers (p > 0), or all passes "
@@ -122,24 +113,6 @@ def _dropout_layers(model: LanguageModel) -> list[torch.nn.Module]:
             "without dropout; LoRA adapters bring some."
         )
     return found
-
-
-def _check_one_pass(
-    classifier: LLMClassifier,
-    model: LanguageModel,
-    tokens: LabelTokens,
-    texts: Sequence[str],
-) -> None:
-    """Labels read one by one would each be read by another network."""
-    from ..scoring import room_for_prompt, tree_is_exact
-
-    prompts = [len(ids) for ids in classifier.inputs(texts)[2]]
-    longest = min(max(prompts, default=0), room_for_prompt(model, tokens))
-    if not tree_is_exact(model, int(longest) + max(tokens.trie.depths)):
-        raise ValueError(
-            "classifier must have a model that scores all labels in one pass, or each "
-            f"label gets other masks; {model.name} does not for these texts."
-        )
 
 
 def _one_pass(
@@ -152,7 +125,8 @@ def _one_pass(
 
     # Scoring keeps the cache of a shared prefix by model: a new object for the same
     # network has none. Its trial of the tree has to come before dropout is on.
-    view = _view(model)
+    view = object.__new__(type(model))
+    vars(view).update(vars(model))
     tree_is_exact(view, 1)
     classifier.model = view
     passed: list[bool] = []
@@ -173,10 +147,3 @@ def _one_pass(
             f"{model.name} goes through none of its {len(layers)}."
         )
     return found
-
-
-def _view(model: LanguageModel) -> LanguageModel:
-    """Another object for the same network and tokenizer."""
-    view = object.__new__(type(model))
-    vars(view).update(vars(model))
-    return view

@@ -1,0 +1,274 @@
+"""Rows of label probabilities: how unsure one is, how far several disagree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import entr
+
+from ..checks import check_count, check_distributions
+
+
+@dataclass(frozen=True)
+class EnsembleDecomposition:
+    """What the members of an ensemble say together, and how far they disagree.
+
+    Attributes
+    ----------
+    mean : numpy.ndarray of shape (n, K)
+        Mean of the members' probabilities.
+    total, aleatoric, epistemic : numpy.ndarray of shape (n,)
+        Entropy of the mean, in nats; mean of the members' entropies, what each member
+        alone is unsure about; and their difference, what the members disagree about:
+        the mutual information of label and member.
+    agreement : numpy.ndarray of shape (n,)
+        Share of the members whose prediction is that of the mean.
+    """
+
+    mean: np.ndarray
+    total: np.ndarray
+    aleatoric: np.ndarray
+    epistemic: np.ndarray
+    agreement: np.ndarray
+
+
+@dataclass(frozen=True)
+class PositionBias:
+    """Label probabilities without the effect of the options' order, and that effect.
+
+    Attributes
+    ----------
+    mean : numpy.ndarray of shape (n, K)
+        Mean over the orders.
+    by_position : numpy.ndarray of shape (K,)
+        Mean probability of the option in each position; 1 / K each without bias.
+    """
+
+    mean: np.ndarray
+    by_position: np.ndarray
+
+
+def entropy(probabilities: ArrayLike, *, normalized: bool = False) -> np.ndarray:
+    """Entropy of each row, −Σ p ln p: 0 for a sure row, ln K for an even one.
+
+    Parameters
+    ----------
+    probabilities : array-like or pandas.DataFrame of shape (n, K)
+        Rows that sum to one within 0.001; they are normalised. Of a data frame with
+        ``p_`` columns, only these are read.
+    normalized : bool, default=False
+        Whether to divide by ln K, so that 1 is an even row for any K.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n,)
+        In nats, or in [0, 1] if normalized.
+
+    Examples
+    --------
+    >>> entropy([[0.5, 0.5], [1.0, 0.0]]).round(4).tolist()
+    [0.6931, 0.0]
+    """
+    rows, _ = _read_rows(probabilities, "probabilities")
+    found = _row_entropy(rows)
+    return np.clip(found / math.log(rows.shape[1]), 0, 1) if normalized else found
+
+
+def margin(probabilities: ArrayLike) -> np.ndarray:
+    """The best probability of each row minus the second best.
+
+    Parameters
+    ----------
+    probabilities : array-like or pandas.DataFrame of shape (n, K)
+        See :func:`entropy`.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n,)
+        In [0, 1]; 0 is a tie.
+
+    Examples
+    --------
+    >>> margin([[0.6, 0.3, 0.1]]).round(6).tolist()
+    [0.3]
+    """
+    rows, _ = _read_rows(probabilities, "probabilities")
+    top = np.sort(rows, axis=1)[:, -2:]
+    return top[:, 1] - top[:, 0]
+
+
+def combine(members: Any) -> EnsembleDecomposition:
+    """Average the members of an ensemble and split the uncertainty of the mean.
+
+    Probabilities are averaged, not logits (Lakshminarayanan et al., 2017; Depeweg et
+    al., 2018). Members that are wrong in the same way agree: epistemic uncertainty is
+    only what these members can show.
+
+    Parameters
+    ----------
+    members : array-like of shape (m, n, K), or sequence of (n, K) tables
+        Label probabilities by each of m members for the same n rows. Data frames must
+        have the same index, and the same classes in the same order; of one with
+        ``p_`` columns, only these are read.
+
+    Returns
+    -------
+    EnsembleDecomposition
+
+    Examples
+    --------
+    >>> found = combine([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]])
+    >>> found.mean.round(6).tolist(), found.epistemic.round(4).tolist()
+    ([[0.6, 0.4]], [0.1367])
+    """
+    rows, _ = _stack_rows(members, "members")
+    mean = rows.mean(axis=0)
+    total, aleatoric = _row_entropy(mean), _row_entropy(rows).mean(axis=0)
+    epistemic = np.maximum(total - aleatoric, 0.0)
+    votes = rows.argmax(axis=2) == mean.argmax(axis=1)
+    return EnsembleDecomposition(mean, total, aleatoric, epistemic, votes.mean(axis=0))
+
+
+def orders(
+    labels: Sequence[str], *, n: int | None = None, seed: int = 0
+) -> list[tuple[str, ...]]:
+    """Different orders in which to list the options of a prompt.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Two or more different labels.
+    n : int, optional
+        How many orders, at most K!. They come as all rotations of one random order,
+        then of another, so that a multiple of K is balanced. Default: all K! for up to
+        four labels, else the K rotations of the labels as given.
+    seed : int, default=0
+        Seed of the random orders, if n is given.
+
+    Returns
+    -------
+    list of tuple of str
+
+    Examples
+    --------
+    >>> orders(["A", "B"])
+    [('A', 'B'), ('B', 'A')]
+    """
+    names = tuple(labels)
+    if isinstance(labels, str) or len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"labels must be two or more different ones, not {labels!r}.")
+    check_count("seed", seed, 0)
+    if n is None:
+        return list(permutations(names)) if len(names) <= 4 else _rotations(names)
+    most = math.factorial(len(names))
+    if check_count("n", n) > most:
+        raise ValueError(f"n must be at most {most}, the number of orders, not {n}.")
+    rng = np.random.default_rng(seed)
+    found: dict[tuple[str, ...], None] = {}
+    while len(found) < n:
+        drawn = tuple(names[at] for at in rng.permutation(len(names)))
+        found |= dict.fromkeys(_rotations(drawn))
+    return list(found)[:n]
+
+
+def position_bias(
+    probabilities_by_order: Any,
+    orders: Sequence[Sequence[str]],
+    *,
+    labels: Sequence[str] | None = None,
+) -> PositionBias:
+    """Average over the orders of the options, and show the effect of position alone.
+
+    Parameters
+    ----------
+    probabilities_by_order : array-like of shape (m, n, K), or sequence of tables
+        Label probabilities of the same n rows under each of m orders; the columns are
+        always the same labels in the same order: see :func:`combine`.
+    orders : sequence of sequence of str
+        The order of each, such as :func:`orders` gives. Each label must be in each
+        position equally often, or its own share would pass for that of a position.
+    labels : sequence of str, optional
+        What the columns are. Default: the names of a data frame's columns, else the
+        labels sorted, as in ``LLMClassifier.classes_``.
+
+    Returns
+    -------
+    PositionBias
+
+    Examples
+    --------
+    >>> shown = orders(["A", "B"])
+    >>> found = position_bias([[[0.9, 0.1]], [[0.5, 0.5]]], shown)
+    >>> found.mean.round(6).tolist(), found.by_position.round(6).tolist()
+    ([[0.7, 0.3]], [0.7, 0.3])
+    """
+    rows, columns = _stack_rows(probabilities_by_order, "probabilities_by_order")
+    shown = [tuple(order) for order in orders]
+    if len(shown) != len(rows):
+        raise ValueError(
+            f"orders must be one for each of {len(rows)} tables, not {len(shown)}."
+        )
+    names = list(labels or columns or sorted(shown[0]))
+    for at, order in enumerate(shown):
+        if sorted(order) != sorted(names) or len(names) != rows.shape[2]:
+            raise ValueError(
+                f"orders must each hold the {rows.shape[2]} labels {names!r} once; "
+                f"order {at} is {order!r}."
+            )
+    placed = np.array([[names.index(label) for label in order] for order in shown])
+    for at, name in enumerate(names):
+        counts = (placed == at).sum(axis=0).tolist()
+        if len(set(counts)) > 1:
+            raise ValueError(
+                "orders must put each label into each position equally often; "
+                f"{name!r} is there {counts} times."
+            )
+    by_order = np.take_along_axis(rows.mean(axis=1), placed, axis=1)
+    return PositionBias(rows.mean(axis=0), by_order.mean(axis=0))
+
+
+def _rotations(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [names[at:] + names[:at] for at in range(len(names))]
+
+
+def _read_rows(
+    values: Any, name: str, *others: Any
+) -> tuple[np.ndarray, list[Any] | None]:
+    """Rows in double precision, and the names of a data frame's (``p_``) columns."""
+    if not isinstance(values, pd.DataFrame):
+        return check_distributions(values, name, *others)[0].astype(float), None
+    stated = [isinstance(c, str) and c.startswith("p_") for c in values.columns]
+    columns = values.loc[:, stated] if any(stated) else values
+    rows, classes = check_distributions(columns, name, *others)
+    return rows.astype(float), classes
+
+
+def _stack_rows(members: Any, name: str) -> tuple[np.ndarray, list[Any] | None]:
+    """Tables of one shape as one array, and the names of their columns."""
+    if isinstance(members, pd.DataFrame) or not len(members):
+        raise ValueError(f"{name} must be one or more tables of shape (n, K).")
+    tables = list(members)
+    read = [
+        _read_rows(part, f"{name}[{at}]", tables[0]) for at, part in enumerate(tables)
+    ]
+    rows, classes = read[0]
+    for at, (others, theirs) in enumerate(read):
+        if others.shape != rows.shape or theirs != classes:
+            raise ValueError(
+                f"{name} must have one shape and the same columns, {rows.shape} and "
+                f"{classes!r}; {name}[{at}] has {others.shape} and {theirs!r}."
+            )
+    return np.stack([others for others, _ in read]), classes
+
+
+def _row_entropy(rows: np.ndarray) -> np.ndarray:
+    """Entropy along the last axis, of rows that need not sum to one exactly."""
+    shares = rows / rows.sum(axis=-1, keepdims=True)
+    return np.maximum(entr(shares).sum(axis=-1), 0.0)
