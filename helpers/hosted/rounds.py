@@ -288,7 +288,7 @@ class Rounds:
 
     def _reported(self, texts: list[str]) -> HostedScores:
         """Scores from labels in words, and how sure the model says it is of each."""
-        from ..self_report.reading import read_report
+        from ..self_report import read_report
 
         answers, given = self._said(texts, 1)
         problems: list[str | None] = [None] * len(texts)
