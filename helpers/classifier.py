@@ -141,7 +141,7 @@ class LLMClassifier(PromptedClassifier):
         self.token_budget = token_budget
         self.random_state = random_state
 
-    _learned = ("labels_", "examples_", "prior_", "_loaded", "_tokens")
+    _learned = ("labels_", "examples_", "prior_", "_loaded", "_kept")
     _learns = "draws examples, learns its labels or estimates a prior from texts"
 
     def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
@@ -157,8 +157,8 @@ class LLMClassifier(PromptedClassifier):
         scores = self._text_scores(check_texts(X))
         off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
         if off > 0.5:
-            (model, _, prompt), tokens = self._tokens
-            end = prompt.replace(MARK, "")[-20:]
+            (model, _, prompt), tokens, _ = self._kept
+            end = prompt.render(model, "A").replace(MARK, "")[-20:]
             warnings.warn(
                 "Most probability is on no label, in the median text more than half. "
                 f"The prompt ends in {end!r}; the first label is "
@@ -267,7 +267,7 @@ class LLMClassifier(PromptedClassifier):
 
     def _identity(self) -> tuple[dict[str, str], Any, Any]:
         self._ready()
-        model, prompt, tokens = self._asked()
+        model, prompt, tokens, _ = self._asked()
         return (
             {"model": f"{model.name} {model.fingerprint[:12]}"},
             [prompt.render(model, "A"), self.prior_.tolist()],
@@ -283,8 +283,11 @@ class LLMClassifier(PromptedClassifier):
             model = self._loaded = LanguageModel.load(model)
         return model, self._prompt(self.chat, model.fill)
 
-    def _asked(self) -> tuple[LanguageModel, Prompt, LabelTokens]:
-        """Model, frame and the tokens of the labels, which are kept for the next."""
+    def _asked(self) -> tuple[LanguageModel, Prompt, LabelTokens, tuple[int, ...]]:
+        """Model, frame, tokens of the labels and of what all prompts begin with.
+
+        The tokens are kept for the next call.
+        """
         model, prompt = self._frame()
         terminator = self.terminator
         if terminator == "auto":
@@ -295,10 +298,14 @@ class LLMClassifier(PromptedClassifier):
             spellings=deepcopy(self.spellings or {}),
             terminator=terminator,
         )
-        key = model, verbalizer, prompt.render(model, "A")
-        if getattr(self, "_tokens", (None,))[0] != key:
-            self._tokens = key, verbalizer.tokens(model, after=key[2])
-        return model, prompt, self._tokens[1]
+        key = model, verbalizer, prompt
+        if getattr(self, "_kept", (None,))[0] != key:
+            start = prompt.render(model, "A")
+            tokens = verbalizer.tokens(model, after=start)
+            probes = (start, prompt.render(model, "0 b"))
+            ids = [self._encoded(model, probe, tokens) for probe in probes]
+            self._kept = key, tokens, _common_start(*ids)
+        return model, prompt, *self._kept[1:]
 
     def _needs_fit(self) -> bool:
         return super()._needs_fit() or (
@@ -356,7 +363,7 @@ class LLMClassifier(PromptedClassifier):
     def _inputs(
         self, texts: Sequence[str]
     ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
-        model, prompt, tokens = self._asked()
+        model, prompt, tokens, prefix = self._asked()
 
         def encoded(text: str) -> list[int]:
             return self._encoded(model, prompt.render(model, text), tokens)
@@ -373,7 +380,7 @@ class LLMClassifier(PromptedClassifier):
                     )
                     prompts[at] = encoded(str(shorter).rstrip("\ufffd"))
         check_lengths(model, prompts, tokens)
-        return model, tokens, prompts, _common_start(encoded("A"), encoded("0 b"))
+        return model, tokens, prompts, prefix
 
     def _encoded(
         self, model: LanguageModel, prompt: str, tokens: LabelTokens
