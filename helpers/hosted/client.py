@@ -301,7 +301,7 @@ class _Run:
             result, said, usage, error = await attempt(
                 self.client, request, silence=how.timeout, total=how.deadline, end=end
             )
-            if error is not None and _is_denied(error):
+            if isinstance(result, Failure) and error and _is_denied(error):
                 words = f"The server takes no requests. {result.message}"
                 if self.client.api_key == "-" and os.environ.get("OPENAI_API_KEY"):
                     words += (
