@@ -15,12 +15,10 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from .checks import check_choice, check_labels
-from .models import LanguageModel
+from .models import MARK, LanguageModel
 from .priors import CONTENT_FREE, balancing_prior, random_words
 from .prompted import OffLabelWarning as OffLabelWarning
 from .prompted import PromptedClassifier, check_texts, short_hash
-from .prompts import MARK
-from .score_cache import cached_label_logprobs
 from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
@@ -484,9 +482,13 @@ class LLMClassifier(PromptedClassifier):
         """Log-probabilities of the labels for texts as they are, cut if asked for."""
         model = self._model()
         tokens, prompts, prefix = self._inputs(model, texts)
-        score = cached_label_logprobs if self.cache else label_logprobs
-        return score(
-            model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
+        return label_logprobs(
+            model,
+            prompts,
+            tokens,
+            prefix=prefix,
+            token_budget=self.token_budget,
+            cache=self.cache,
         )
 
     def _inputs(

@@ -27,7 +27,7 @@ import requests
 
 from . import EMBEDDED
 from .checks import check_between, check_count, check_not_negative
-from .fetch import FetchError
+from .files import FetchError
 
 _HOST = "127.0.0.1"
 _GRACE = 10  # seconds that a server has to end by itself

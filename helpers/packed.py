@@ -6,33 +6,38 @@ a batch lie behind one another; each attends to its own positions and, apart fro
 all at once to the prefix (two softmaxes are joined by the logarithms of their sums);
 and most of what a layer computes goes into memory that the one before it has used.
 
-What comes out is the same but for rounding. Only networks that :func:`suits` names are
-read so; :mod:`helpers.scoring` tries it out on each model before it relies on it.
+What comes out is the same but for rounding. Only networks that :func:`can_pack` names
+are read so; :mod:`helpers.scoring` tries it out on each model before it relies on it.
+Logits are computed a slice of the vocabulary at a time, and of the labels' tokens: see
+:class:`ProjectedLogits`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.functional import silu
-from transformers import DynamicCache, PreTrainedModel
 
-from .branches import Branches
-from .int8 import Rounded, is_int8, share_rounding
+from .int8 import Int8Linear, Rounded, is_int8, share_rounding
+from .verbalizer import LabelTrie
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
 FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
 VECTOR = 16  # keys that a processor's softmax takes at a time; some take 4 or 8
+_SLICE = 2**20  # logits computed at a time: 4 MB in float32, which a cache can hold
 
 
-def suits(network: PreTrainedModel) -> bool:
-    """Whether this module knows how to run a network."""
+def can_pack(network: PreTrainedModel, parts: Iterable[nn.Module]) -> bool:
+    """Whether this module knows how to run a network of these parts."""
     output = network.get_output_embeddings()
     return (
         network.device.type == "cpu"
@@ -43,7 +48,7 @@ def suits(network: PreTrainedModel) -> bool:
         and output.bias is None
         and not any(
             part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
-            for part in network.modules()
+            for part in parts
         )
     )
 
@@ -56,7 +61,7 @@ def has_bfloat16() -> bool:
 
 
 def attention_dtype(network: PreTrainedModel) -> torch.dtype:
-    """What a network that :func:`suits` attends in."""
+    """What a network that :func:`can_pack` attends in."""
     quick = is_int8(network) and has_bfloat16()
     return torch.bfloat16 if quick else network.dtype
 
@@ -74,6 +79,87 @@ class Workspace:
         if kept is None or len(kept) < needed:
             kept = self._kept[name, like.dtype] = like.new_empty(needed)
         return kept[:needed].view(shape)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Positions behind a text, of which each sees the text and its own ancestors."""
+
+    tokens: list[int]
+    depths: list[int]
+    ancestry: torch.Tensor
+
+    @classmethod
+    def of(cls, trie: LabelTrie, nodes: Sequence[int]) -> Branches:
+        """Branches for the given nodes."""
+        place = {node: at for at, node in enumerate(nodes)}
+        ancestry = torch.zeros(len(nodes), len(nodes)).bool()
+        for node, at in place.items():
+            while node:
+                ancestry[at, place[node]] = True
+                node = trie.parents[node]
+        return cls(
+            [trie.tokens[node] for node in nodes],
+            [trie.depths[node] - 1 for node in nodes],
+            ancestry,
+        )
+
+
+class NodeLogits:
+    """Logits of some texts at the nodes of a tree that are read."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self._logits = logits.float()
+
+    def whole(self) -> torch.Tensor:
+        """All of them, shape (n_texts, n_nodes, vocabulary), in float32."""
+        return self._logits
+
+    def of(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """One token at each node, shape (n_texts, len(nodes))."""
+        return self._logits[:, nodes, tokens]
+
+    def each(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Every token at each node, shape (n_texts, len(nodes), len(tokens))."""
+        return self._logits[:, nodes][..., list(tokens)]
+
+    def normaliser(self) -> torch.Tensor:
+        """Logarithm of the sum of all exponentials, shape (n_texts, n_nodes)."""
+        # Text by text, since what logsumexp works in is as large as what it is given.
+        return torch.stack([text.logsumexp(-1) for text in self._logits])
+
+
+class ProjectedLogits(NodeLogits):
+    """Logits that are computed when they are asked for, so that few are in memory."""
+
+    def __init__(self, states: torch.Tensor, weight: torch.Tensor) -> None:
+        self._states = states.float()
+        self._weight = weight
+
+    def whole(self) -> torch.Tensor:
+        return self._states @ self._weight.float().T
+
+    def of(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        found = self._states.new_empty(len(self._states), len(nodes))
+        wanted, places = torch.tensor(tokens), torch.tensor(nodes)
+        for node in set(nodes):
+            at = (places == node).nonzero()[:, 0]
+            weight = self._weight[wanted[at]].float()
+            found[:, at] = self._states[:, node] @ weight.T
+        return found
+
+    def each(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        return self._states[:, nodes] @ self._weight[list(tokens)].float().T
+
+    def normaliser(self) -> torch.Tensor:
+        states = self._states.flatten(0, 1)
+        width = max(64, _SLICE // len(states))
+        sums = []
+        for part in self._weight.split(width):
+            logits = torch.mm(states, part.float().T)
+            top = logits.amax(-1, keepdim=True)
+            sums.append(top[:, 0] + logits.sub_(top).exp_().sum(-1).log())
+        return torch.stack(sums).logsumexp(0).view(self._states.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -289,7 +375,7 @@ def _normed(
     normed = workspace.take("normed", hidden, *hidden.shape)
     torch.mul(hidden, scale.rsqrt_(), out=normed)
     parts = list(layers.values())
-    if share_rounding(parts):
+    if isinstance(parts[0], Int8Linear) and share_rounding(parts):
         rows = Rounded.of(normed.mul_(norm.weight * parts[0].factors))
         return [part.product(rows) for part in parts]
     normed.mul_(norm.weight)

