@@ -35,7 +35,7 @@ EMBEDDED_WHEEL = WheelFile(
 )
 _ADAPTER_CONFIG = "adapter_config.json"
 # What llama.cpp cuts a text at, one rule after the other, before byte-level BPE, by the
-# name that a GGUF file declares. transformers takes GPT-2's rule for names unknown to it.
+# name that a GGUF file declares. For unknown names, transformers takes GPT-2's rule.
 _SPLITS = {
     "smollm": (
         r"\p{N}",

@@ -75,7 +75,7 @@ class NextTokens:
     def _repr_html_(self) -> str:
         shown = self.table.assign(percentage=self.table["probability"] * 100)
         columns = ["rank", "token", "id", "probability", "percentage", "logprob"]
-        formats = {"probability": "{:.6f}", "percentage": "{:.2f} %"}
+        formats: dict[Any, Any] = {"probability": "{:.6f}", "percentage": "{:.2f} %"}
         style = shown[columns].style.hide(axis="index")
         style = style.format(formats | {"logprob": "{:.3f}"})
         note = f"All other tokens together: {self.unlisted:.4f}"
@@ -171,9 +171,7 @@ class LanguageModel:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.source is None:
             return LanguageModel, (self.network, self.tokenizer, self.name)
-        name, *how = self.source
-        settings = dict(zip(Source._fields[1:], how, strict=True))
-        return partial(LanguageModel.load, name, **settings), ()
+        return partial(LanguageModel.load, **self.source._asdict()), ()
 
     @property
     def device(self) -> torch.device:

@@ -164,7 +164,8 @@ class Prompt:
         if not self.chat:
             return self._plain(conversations, model.control_tokens)
         *turns, (asked, _) = [turn for part in conversations for turn in part]
-        return model.chat(asked, system=self.instruction, examples=turns, literal=False)
+        said = [(question, str(answer)) for question, answer in turns]
+        return model.chat(asked, system=self.instruction, examples=said, literal=False)
 
     def _plain(
         self, conversations: Sequence[Sequence[Turn]], control: Sequence[str] = ()

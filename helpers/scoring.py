@@ -150,10 +150,13 @@ def _batches(
     """Yield rows and their scores batch by batch, as they are done."""
     asked = [prompts[row] for row in rows]
     by_tree = tree_is_exact(model, max(map(len, asked)) + max(labels.trie.depths))
-    budget = positions_in_batch(model, token_budget, packed=is_packed(model))
-    score = _score_by_tree if by_tree else _score_one_by_one
+    packed = is_packed(model)
+    budget = positions_in_batch(model, token_budget, packed=packed)
+    scores = _score_one_by_one(model, asked, labels, budget)
+    if by_tree:
+        scores = _score_by_tree(model, asked, labels, prefix, budget, packed)
     owners = np.asarray(labels.owners)
-    for part, values in score(model, asked, labels, prefix, budget):
+    for part, values in scores:
         done = [rows[at] for at in part]
         check_logprobs(model, values, done)
         columns = [
@@ -206,10 +209,12 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
         return False
     known = _trials.setdefault(model, {})
     kind = (model.device.type, model.network.dtype)
-    if (is_packed(model), *kind) not in known:
-        # All ways at once: later, somebody may be listening to the network's parts.
-        known |= {(packed, *kind): same for packed, same in _trial(model).items()}
-    return known[is_packed(model), *kind]
+    packed = is_packed(model)
+    if (packed, *kind) not in known:
+        # All ways at once: hooks may be registered later.
+        known |= {(way, *kind): same for way, same in _trial(model).items()}
+        packed = is_packed(model)
+    return known[packed, *kind]
 
 
 def rope_changes(config: Any, length: int) -> bool:
@@ -238,18 +243,20 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
     sequences = (tuple(ids[1:4]), tuple(ids[1:3]) + (ids[7],), (ids[8],))
     labels = LabelTokens(("a", "b", "c"), sequences, (0, 1, 2), (ids[0],))
 
-    def scores(score: Any, **way: bool) -> np.ndarray:
-        values = np.empty((len(prompts), len(sequences)))
-        for rows, part in score(model, prompts, labels, (), PADDED_BUDGET, **way):
-            values[rows] = part
-        return values
-
     precise = attention_dtype(model.network) in (torch.float32, torch.float64)
     absolute, relative = _PRECISE if precise else _ROUGH
 
+    def collected(parts: Iterator[tuple[list[int], np.ndarray]]) -> np.ndarray:
+        values = np.empty((len(prompts), len(sequences)))
+        for rows, part in parts:
+            values[rows] = part
+        return values
+
     def agrees(packed: bool) -> bool:
         try:
-            found = scores(_score_by_tree, packed=packed)
+            found = collected(
+                _score_by_tree(model, prompts, labels, (), PADDED_BUDGET, packed)
+            )
         except MemoryError:
             raise
         except Exception:  # each architecture refuses in its own way
@@ -258,7 +265,7 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
         return np.allclose(expected, found, rtol=relative, atol=absolute)
 
     with unrounded_inputs():
-        expected = scores(_score_one_by_one)
+        expected = collected(_score_one_by_one(model, prompts, labels, PADDED_BUDGET))
         ways = [True, False] if is_packed(model) else [False]
         found = {packed: agrees(packed) for packed in ways}
     if not found.get(True, True):
@@ -274,7 +281,7 @@ def _score_by_tree(
     labels: LabelTokens,
     prefix: Sequence[int],
     token_budget: int,
-    packed: bool | None = None,
+    packed: bool,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield rows and their scores, batch by batch, longest texts first."""
     for rows, logits in tree_logits(
@@ -311,7 +318,6 @@ def _score_one_by_one(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
-    prefix: Sequence[int],
     token_budget: int,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield one prompt's scores at a time, every sequence read as a row of its own."""

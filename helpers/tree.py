@@ -96,7 +96,7 @@ def is_packed(model: LanguageModel) -> bool:
     ):
         known = [(part, tuple(part._modules.values())) for part in network.modules()]
         _parts[model] = known
-    return can_pack(network, (part for part, _ in known))
+    return can_pack(network, [part for part, _ in known])
 
 
 def arithmetic(model: LanguageModel) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ invalid from there on, whatever it would go on to say.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
