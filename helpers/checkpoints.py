@@ -24,6 +24,7 @@ import transformers  # loads its parts when they are first used
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from . import EMBEDDED
+from .checks import check_choice
 from .files import WheelFile, building, cache_dir, file_from_wheel
 from .int8 import SAMPLE, has_int8, to_int8
 
@@ -150,32 +151,23 @@ def check_quantisation(quantize: str | None, device: str) -> None:
     """Raise ValueError unless weights can be kept in so many bits here."""
     if quantize is None:
         return
-    if quantize not in ("8bit", "4bit"):
-        raise ValueError(f"quantize must be '8bit', '4bit' or None, not {quantize!r}.")
-    if not (device.startswith("cuda") and torch.cuda.is_available()):
+    check_choice("quantize", quantize, ("8bit", "4bit"))
+    on_cuda = device.startswith("cuda") and torch.cuda.is_available()
+    if not on_cuda or importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
-            f"quantize={quantize!r} needs a CUDA device, not {device!r}; leave "
-            "quantize out."
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"quantize={quantize!r} needs the package bitsandbytes; install it with "
-            "'pip install bitsandbytes'."
+            f"quantize={quantize!r} needs a CUDA device, not {device!r}, and the "
+            "package bitsandbytes ('pip install bitsandbytes'); leave quantize out."
         )
 
 
 def _check_precision(precision: str | None, device: str, dtype: str) -> None:
     if precision is None:
         return
-    if precision != "int8":
-        raise ValueError(f"precision must be 'int8' or None, not {precision!r}.")
-    if torch.device(device).type != "cpu":
+    check_choice("precision", precision, ("int8",))
+    if torch.device(device).type != "cpu" or dtype != "float32":
         raise ValueError(
-            f"precision='int8' needs a processor, not {device!r}; leave precision out."
-        )
-    if dtype != "float32":
-        raise ValueError(
-            f"precision='int8' needs dtype='float32' for all else, not {dtype!r}."
+            "precision='int8' needs a processor, and dtype='float32' for all else, not "
+            f"{device!r} and {dtype!r}; leave precision out."
         )
     if not has_int8():
         raise ValueError(
@@ -263,11 +255,11 @@ def _advice(name: str, device: str, error: Exception) -> str:
 
     missing = says("valid model identifier", "RepositoryNotFound")
     if says("OutOfMemory", "MemoryError", "enough memory"):
-        return (
+        advice = (
             f"{name} does not fit into the memory of {device!r}. Take a smaller model, "
             "dtype='bfloat16' (half the memory of float32), or device='cpu'."
         )
-    if says("No space left"):
+    elif says("No space left"):
         advice = (
             f"No disk space left for {name}. Free some, or set HF_HOME to a folder on "
             "a larger disk."

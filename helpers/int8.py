@@ -205,20 +205,11 @@ class Int8Linear(nn.Module):
         """From rounded inputs to shape (n, out_features)."""
         if self._packed is None:
             self._packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
+        # The scale of all inputs is one, since each row has its own; then come scale
+        # and offset of the output, and what could be done to it at once.
         found = torch.ops.onednn.qlinear_pointwise(
-            rows.codes,
-            1.0,  # the scale of all inputs, which here each row has by itself
-            128,
-            self._packed,
-            self.scales,
-            self._no_shift,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
+            *(rows.codes, 1.0, 128, self._packed, self.scales, self._no_shift, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
         )
         found.mul_(rows.scales)
         return found if self.bias is None else found.add_(self.bias)

@@ -23,20 +23,8 @@ import transformers  # loads its parts when they are first used
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from . import EMBEDDED, MODEL_VARIABLE
-from .checkpoints import (
-    ModelError,
-    Precision,
-    Quantisation,
-    Source,
-    added_behind,
-    check_source,
-    control_tokens,
-    dropping_marks,
-    fingerprint,
-    is_adapter,
-    load_checkpoint,
-)
+from . import EMBEDDED, MODEL_VARIABLE, checkpoints
+from .checkpoints import ModelError, Precision, Quantisation, Source
 from .checks import check_count
 
 # Keeps what a text spells from being read as a control token; no text has use for it.
@@ -156,12 +144,16 @@ class LanguageModel:
         asked = Source(name, device, dtype, quantize, precision)
         if (found := _loaded.get(asked)) is not None:
             return found
-        source = check_source(asked)
-        if is_adapter(name):  # never kept: its files may be others next time
+        source = checkpoints.check_source(asked)
+        if checkpoints.is_adapter(
+            name
+        ):  # never kept: its files may be others next time
             called = Path(name).resolve().name
-            return cls(*load_checkpoint(*source), name=called, source=source)
+            return cls(
+                *checkpoints.load_checkpoint(*source), name=called, source=source
+            )
         if (found := _loaded.get(source)) is None:
-            found = cls(*load_checkpoint(*source), name=name, source=source)
+            found = cls(*checkpoints.load_checkpoint(*source), name=name, source=source)
         _loaded[asked] = _loaded[source] = found
         return found
 
@@ -181,10 +173,8 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """Id of the token that fills short rows; it never counts."""
-        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token_id is not None:
-                return int(token_id)
-        return 0
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return int(next(token_id for token_id in known if token_id is not None))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -206,7 +196,7 @@ class LanguageModel:
     @cached_property
     def fingerprint(self) -> str:
         """Equal in two models only if they give the same probabilities."""
-        return fingerprint(self.network, self.tokenizer)
+        return checkpoints.fingerprint(self.network, self.tokenizer)
 
     @cached_property
     def label_tokens(self) -> dict[Any, Any]:
@@ -259,15 +249,13 @@ class LanguageModel:
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text by itself, all that it spells read as text."""
-        found = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True
-        )
-        return list(found.input_ids)
+        as_text = {"add_special_tokens": False, "split_special_tokens": True}
+        return list(self.tokenizer(text, **as_text).input_ids)
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:
         """What spells a control token, longest first."""
-        return control_tokens(self.tokenizer)
+        return checkpoints.control_tokens(self.tokenizer)
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
@@ -280,11 +268,11 @@ class LanguageModel:
 
     @cached_property
     def _unmarking(self) -> Tokenizer:
-        return dropping_marks(self.tokenizer, MARK)
+        return checkpoints.dropping_marks(self.tokenizer, MARK)
 
     @cached_property
     def _added_behind(self) -> int:
-        return added_behind(self.tokenizer)
+        return checkpoints.added_behind(self.tokenizer)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Decode each id by itself, spaces and line breaks kept."""

@@ -174,12 +174,7 @@ class Pack:
     seen: torch.Tensor
 
     @classmethod
-    def of(
-        cls,
-        texts: Sequence[Sequence[int]],
-        branches: Branches,
-        start: int,
-    ) -> Pack:
+    def of(cls, texts: Sequence[Sequence[int]], branches: Branches, start: int) -> Pack:
         """Lay out texts and the tree behind each."""
         n_nodes = len(branches.tokens)
         lengths = torch.tensor([len(text) for text in texts])

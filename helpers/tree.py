@@ -99,13 +99,6 @@ def is_packed(model: LanguageModel) -> bool:
     return can_pack(network, [part for part, _ in known])
 
 
-def arithmetic(model: LanguageModel) -> tuple[Any, ...]:
-    """What a model computes with just now: numbers of another kind are others."""
-    kind = model.device.type
-    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-    return kind, model.network.dtype, autocast, rounds_inputs()
-
-
 def never_pack(model: LanguageModel) -> None:
     """Read this model's texts with padding, by ``transformers``, from now on."""
     _never_packed.add(model)
@@ -184,21 +177,17 @@ def _prefix_cache(
     # What rounding moves here, it moves for all texts, and the same way. A prefix that
     # somebody names is read once for many; others may change from call to call.
     with unrounded_inputs() if is_named else nullcontext():
-        return _read_prefix(model, shared)
-
-
-def _read_prefix(
-    model: LanguageModel, shared: tuple[int, ...]
-) -> transformers.DynamicCache:
-    kept = _prefixes.get(model)
-    key = (shared, arithmetic(model))
-    if kept is None or kept[0] != key:
-        ids = torch.tensor([shared], device=model.device)
-        cache = transformers.DynamicCache(config=model.network.config)
-        body = model.network.base_model
-        body(input_ids=ids, past_key_values=cache, use_cache=True)
-        _prefixes[model] = kept = (key, cache)
-    return kept[1]
+        kind = model.device.type
+        autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        key = (shared, kind, model.network.dtype, autocast, rounds_inputs())
+        kept = _prefixes.get(model)
+        if kept is None or kept[0] != key:
+            ids = torch.tensor([shared], device=model.device)
+            cache = transformers.DynamicCache(config=model.network.config)
+            body = model.network.base_model
+            body(input_ids=ids, past_key_values=cache, use_cache=True)
+            _prefixes[model] = kept = (key, cache)
+        return kept[1]
 
 
 def _padded_logits(
@@ -221,14 +210,9 @@ def _padded_logits(
     added = torch.tensor(branches.tokens, dtype=torch.long)
     ids = torch.cat([padded, added.expand(len(texts), nodes)], dim=1)
     text_positions = torch.arange(wide) - (wide - lengths)[:, None]
-    depths = torch.tensor(branches.depths)
-    positions = (
-        start
-        + torch.cat(
-            [text_positions.clamp(min=0), lengths[:, None] + depths.expand(1, nodes)],
-            dim=1,
-        ).long()
-    )
+    depths = torch.tensor(branches.depths).expand(1, nodes)
+    places = [text_positions.clamp(min=0), lengths[:, None] + depths]
+    positions = start + torch.cat(places, dim=1).long()
 
     # seen[row, query, key]: the prefix always; text keys that are no padding, up to
     # the query; nodes see the whole text and their ancestors. Padding sees itself,
@@ -299,22 +283,21 @@ class _SharedPrefix(transformers.DynamicCache):
 
     def __init__(self, prefix: transformers.DynamicCache, rows: int) -> None:
         super().__init__()
-        self._rows = rows
-        self._prefix = prefix
+        self._rows, self._prefix = rows, prefix
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._prefix.get_seq_length(layer_idx)
 
     def update(
         self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
         layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
+        *_: Any,
+        **__: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         layer: Any = self._prefix.layers[layer_idx]
-        return (
-            torch.cat([layer.keys.expand(self._rows, -1, -1, -1), key_states], dim=2),
-            torch.cat([layer.values.expand(self._rows, -1, -1, -1), value_states], 2),
-        )
+        before = [
+            kept.expand(self._rows, -1, -1, -1) for kept in (layer.keys, layer.values)
+        ]
+        return torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
