@@ -20,6 +20,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -123,7 +124,9 @@ def label_logprobs(
     todo, keys = list(range(len(prompts))), []
     if cache:
         keys = [_score_key(model, labels, ids) for ids in prompts]
-    with closing(_ScoreCache()) if cache else nullcontext() as kept:
+    with (
+        closing(_ScoreCache(cache_dir() / "scores")) if cache else nullcontext() as kept
+    ):
         if kept:
             todo = kept.read(keys, scores)
         if not todo:
@@ -152,9 +155,10 @@ def _batches(
     by_tree = tree_is_exact(model, max(map(len, asked)) + max(labels.trie.depths))
     packed = is_packed(model)
     budget = positions_in_batch(model, token_budget, packed=packed)
-    scores = _score_one_by_one(model, asked, labels, budget)
     if by_tree:
         scores = _score_by_tree(model, asked, labels, prefix, budget, packed)
+    else:
+        scores = _score_one_by_one(model, asked, labels, budget)
     owners = np.asarray(labels.owners)
     for part, values in scores:
         done = [rows[at] for at in part]
@@ -353,8 +357,8 @@ def _score_one_by_one(
 class _ScoreCache:
     """The kept rows; after the first error of the file, none are."""
 
-    def __init__(self) -> None:
-        self._folder = folder = cache_dir() / "scores"
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._file: sqlite3.Connection | None = None
         with self._or_without():
             folder.mkdir(parents=True, exist_ok=True)

@@ -290,14 +290,16 @@ class _SharedPrefix(transformers.DynamicCache):
 
     def update(
         self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
         layer_idx: int,
-        *_: Any,
-        **__: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         layer: Any = self._prefix.layers[layer_idx]
-        before = [
-            kept.expand(self._rows, -1, -1, -1) for kept in (layer.keys, layer.values)
+        kept = [
+            part.expand(self._rows, -1, -1, -1) for part in (layer.keys, layer.values)
         ]
-        return torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+        return torch.cat([kept[0], key_states], 2), torch.cat(
+            [kept[1], value_states], 2
+        )

@@ -818,16 +818,16 @@ def test_interrupted_run_goes_on_where_it_was(
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(score_cache, "_batches", interrupted)
+        patch.setattr(scoring, "_batches", interrupted)
         with pytest.raises(KeyboardInterrupt):
             found.predict_proba(TEXTS)
     asked: list[int] = []
 
-    def counted(*args: Any, rows: list[int], **kwargs: Any) -> Any:
-        asked.append(len(rows))
-        return batches(*args, rows=rows, **kwargs)
+    def counted(*args: Any) -> Any:
+        asked.append(len(args[3]))
+        return batches(*args)
 
-    monkeypatch.setattr(score_cache, "_batches", counted)
+    monkeypatch.setattr(scoring, "_batches", counted)
     np.testing.assert_allclose(found.predict_proba(TEXTS), expected, atol=1e-5)
     assert asked == [5]
 
@@ -861,7 +861,7 @@ def test_a_cache_that_takes_no_more_is_read_all_the_same(
     tiny: LLMClassifier, passes: list[int], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny.predict_proba(TEXTS)
-    monkeypatch.setattr(score_cache, "_TABLE", f"PRAGMA {change} = 1")
+    monkeypatch.setattr(scoring, "_TABLE", f"PRAGMA {change} = 1")
     passes.clear()
     more = [f"text {at} of many" for at in range(99)]
     with pytest.warns(UserWarning, match="make room in it") as said:
@@ -977,7 +977,7 @@ _WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from helpers.score_cache import _Kept
+from helpers.scoring import _ScoreCache as _Kept
 folder, own = Path(sys.argv[1]), int(sys.argv[2])
 rows = np.log(np.full((20, 2), 0.25))
 for at in range(own, 10**6 if own < 0 else 40):
@@ -1011,7 +1011,7 @@ def test_two_processes_may_write_and_one_be_killed(tmp_path: Path) -> None:
         for at in range(own, 40)
         for row in (0, 19)
     ]
-    with closing(scoring._Kept(tmp_path)) as kept:
+    with closing(scoring._ScoreCache(tmp_path)) as kept:
         scores = np.full((len(keys), 2), np.nan)
         assert kept.read(keys, scores) == []
     np.testing.assert_allclose(scores, np.log(0.25))
