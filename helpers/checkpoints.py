@@ -24,7 +24,6 @@ import transformers  # loads its parts when they are first used
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from . import EMBEDDED
-from .checks import check_choice
 from .files import WheelFile, building, cache_dir, file_from_wheel
 from .int8 import SAMPLE, has_int8, to_int8
 
@@ -151,11 +150,12 @@ def check_quantisation(quantize: str | None, device: str) -> None:
     """Raise ValueError unless weights can be kept in so many bits here."""
     if quantize is None:
         return
-    check_choice("quantize", quantize, ("8bit", "4bit"))
+    if quantize not in ("8bit", "4bit"):
+        raise ValueError(f"quantize must be '8bit', '4bit' or None, not {quantize!r}.")
     on_cuda = device.startswith("cuda") and torch.cuda.is_available()
     if not on_cuda or importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
-            f"quantize={quantize!r} needs a CUDA device, not {device!r}, and the "
+            f"quantize={quantize!r} needs a CUDA device, not {device!r}, and needs the "
             "package bitsandbytes ('pip install bitsandbytes'); leave quantize out."
         )
 
@@ -163,7 +163,8 @@ def check_quantisation(quantize: str | None, device: str) -> None:
 def _check_precision(precision: str | None, device: str, dtype: str) -> None:
     if precision is None:
         return
-    check_choice("precision", precision, ("int8",))
+    if precision != "int8":
+        raise ValueError(f"precision must be 'int8' or None, not {precision!r}.")
     if torch.device(device).type != "cpu" or dtype != "float32":
         raise ValueError(
             "precision='int8' needs a processor, and dtype='float32' for all else, not "
@@ -308,9 +309,6 @@ def _quiet_transformers() -> Iterator[None]:
         logs.set_verbosity(level)
         if bars:
             logs.enable_progress_bar()
-
-
-# What a tokenizer and a network are, apart from where they lie ------------------------
 
 
 def fingerprint(network: transformers.PreTrainedModel, tokenizer: Any) -> str:

@@ -425,8 +425,9 @@ class LanguageModel:
         with torch.random.fork_rng(devices, seed is not None), torch.inference_mode():
             if seed is not None:
                 torch.manual_seed(seed)
-            rows = torch.tensor([ids] * (n if temperature > 0 else 1))
-            rows = rows.to(self.device)
+            rows = torch.tensor(
+                [ids] * (n if temperature > 0 else 1), device=self.device
+            )
             # transformers' mixins confuse its own annotations
             answers = self.network.generate(  # type: ignore[operator]
                 input_ids=rows,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
-FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
+_FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
 VECTOR = 16  # keys that a processor's softmax takes at a time; some take 4 or 8
 _SLICE = 2**20  # logits computed at a time: 4 MB in float32, which a cache can hold
 
@@ -42,7 +42,7 @@ def can_pack(network: PreTrainedModel, parts: Iterable[nn.Module]) -> bool:
     return (
         network.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and network.config.model_type in FAMILIES
+        and network.config.model_type in _FAMILIES
         and network.config.hidden_act == "silu"
         and type(output) is nn.Linear
         and output.bias is None
@@ -163,7 +163,7 @@ class ProjectedLogits(NodeLogits):
 
 
 @dataclass(frozen=True)
-class Pack:
+class _Pack:
     """Texts that lie behind one another, each with the same tree behind it."""
 
     ids: torch.Tensor
@@ -174,7 +174,9 @@ class Pack:
     seen: torch.Tensor
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]], branches: Branches, start: int) -> Pack:
+    def of(
+        cls, texts: Sequence[Sequence[int]], branches: Branches, start: int
+    ) -> _Pack:
         """Lay out texts and the tree behind each."""
         n_nodes = len(branches.tokens)
         lengths = torch.tensor([len(text) for text in texts])
@@ -205,9 +207,23 @@ class Pack:
         )
 
 
-def packed_states(
+def packed_logits(
     network: PreTrainedModel,
-    pack: Pack,
+    texts: Sequence[Sequence[int]],
+    branches: Branches,
+    prefix: DynamicCache | None,
+    workspace: Workspace,
+) -> ProjectedLogits:
+    """Logits at the end of each text and at the nodes of the tree behind it."""
+    start = 0 if prefix is None else prefix.get_seq_length()
+    states = _states(network, _Pack.of(texts, branches, start), prefix, workspace)
+    output: Any = network.get_output_embeddings()
+    return ProjectedLogits(states, output.weight)
+
+
+def _states(
+    network: PreTrainedModel,
+    pack: _Pack,
     prefix: DynamicCache | None,
     workspace: Workspace,
 ) -> torch.Tensor:
@@ -254,7 +270,7 @@ class _Attention:
     """Attention within each text of a pack, and from all to the shared prefix."""
 
     def __init__(
-        self, pack: Pack, dtype: torch.dtype, n_shared: int, groups: int, n_prefix: int
+        self, pack: _Pack, dtype: torch.dtype, n_shared: int, groups: int, n_prefix: int
     ) -> None:
         n_texts, longest = pack.seen.shape[:2]
         self._n_shared, self._groups = n_shared, groups

@@ -26,15 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .checks import check_count
 from .int8 import rounds_inputs, unrounded_inputs
 from .models import LanguageModel
-from .packed import (
-    Branches,
-    NodeLogits,
-    Pack,
-    ProjectedLogits,
-    Workspace,
-    can_pack,
-    packed_states,
-)
+from .packed import Branches, NodeLogits, Workspace, can_pack, packed_logits
 from .verbalizer import LabelTokens
 
 LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
@@ -74,9 +66,8 @@ def tree_logits(
     for rows in batches(widths, token_budget, most):
         suffixes = [prompts[row][start:] for row in rows]
         if packed:
-            pack = Pack.of(suffixes, branches, start)
-            states = packed_states(model.network, pack, cache, workspace)
-            yield rows, ProjectedLogits(states, output.weight)
+            network = model.network
+            yield rows, packed_logits(network, suffixes, branches, cache, workspace)
         else:
             with _grouped_attention(model.network):
                 found = _padded_logits(model, suffixes, branches, cache)

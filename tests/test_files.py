@@ -17,7 +17,7 @@ from typing import Any
 
 import platformdirs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import files
@@ -216,6 +216,7 @@ def test_nothing_has_the_final_name_before_it_is_whole(
     assert left_in(target.parent) == [target.name]
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none()

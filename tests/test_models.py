@@ -483,9 +483,9 @@ def test_dtype_can_be_chosen(saved: Path) -> None:
     [
         ({"dtype": "float31"}, "dtype must be 'auto' or a torch dtype, not 'float31'"),
         ({"device": "abacus"}, "device must be 'auto' or a torch device, not 'abacus'"),
-        ({"quantize": "2bit"}, "quantize must be one of '8bit', '4bit', not '2bit'"),
-        ({"quantize": "4bit"}, "needs a CUDA device, not 'cpu', and the package bits"),
-        ({"precision": "int4"}, "precision must be one of 'int8', not 'int4'"),
+        ({"quantize": "2bit"}, "quantize must be '8bit', '4bit' or None, not '2bit'"),
+        ({"quantize": "4bit"}, "needs a CUDA device, not 'cpu', and needs the package"),
+        ({"precision": "int4"}, "precision must be 'int8' or None, not 'int4'"),
         ({"precision": "int8", "device": "meta"}, "needs a processor, .* not 'meta'"),
         ({"precision": "int8", "dtype": "bfloat16"}, "for all else, .* 'bfloat16'"),
     ],
