@@ -1,8 +1,7 @@
 """Load a causal language model and look at what it computes: the next token.
 
-Without a name this is the embedded default, SmolLM2-135M-Instruct, which runs on any
-laptop and needs nothing but a Python package index. Any model id of the hub, or the
-path of a model on disk, works the same way.
+Without a name this is the embedded SmolLM2-135M-Instruct, which runs on any laptop. Any
+model id of the hub, or the path of a model on disk, works the same way.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from .checks import check_count
 
 # Keeps what a text spells from being read as a control token; no text has use for it.
 MARK = "\ufdd0"
-# Longer windows than any real one are how tokenizers say "not known".
-_UNKNOWN_LENGTH = 10**9
+_UNKNOWN_LENGTH = 10**9  # longer windows mean that a tokenizer does not know
 _VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 
 _loaded: WeakValueDictionary[Source, LanguageModel] = WeakValueDictionary()
@@ -163,7 +161,7 @@ class LanguageModel:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.source is None:
             return LanguageModel, (self.network, self.tokenizer, self.name)
-        return partial(LanguageModel.load, **self.source._asdict()), ()
+        return partial(LanguageModel.load, **Source(*self.source)._asdict()), ()
 
     @property
     def device(self) -> torch.device:
