@@ -31,12 +31,12 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from helpers import scoring, tree
+from helpers import sampling, scoring, tree
 from helpers.checkpoints import ModelError
 from helpers.classifier import LLMClassifier, OffLabelWarning, check_texts
 from helpers.models import LanguageModel
 from helpers.priors import balancing_prior
-from helpers.sampling import draw, sample_votes
+from helpers.sampling import sample_votes
 from helpers.self_report import p_true
 
 LABELS = ["positive", "negative"]
@@ -1047,7 +1047,7 @@ def test_a_network_that_gives_no_numbers_is_an_error_and_is_not_kept(
         tree.never_pack(model)
     elif way == "one by one":
         monkeypatch.setattr(scoring, "tree_is_exact", lambda *_: False)
-        monkeypatch.setattr(draw, "tree_is_exact", lambda *_: False)
+        monkeypatch.setattr(sampling, "tree_is_exact", lambda *_: False)
     _damage(model.network, kind)
     found, said = make(model), r"tiny llama gives NaN .* text \d.*dtype='float32'"
     for ask in (found.predict, found.predict_proba, found.score_table):
