@@ -494,7 +494,7 @@ def check_logprobs(
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     if not temperature >= 0:
         raise ValueError(f"temperature must be 0 or more, not {temperature!r}.")
-    if top_k is not None:
-        check_count("top_k", top_k)
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k!r}.")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], not {top_p!r}.")

@@ -207,7 +207,7 @@ def test_embedded_model_knows_paris(embedded: LanguageModel) -> None:
         ("a", {"max_new_tokens": 0}, ValueError, "max_new_tokens must be .*, not 0"),
         ("a", {"temperature": -0.1}, ValueError, "temperature must be .* not -0.1"),
         ("a", {"temperature": float("nan")}, ValueError, "temperature must be .* nan"),
-        ("a", {"top_k": 0}, ValueError, "top_k must be .* 1 or more, not 0"),
+        ("a", {"top_k": 0}, ValueError, "top_k must be at least 1, not 0"),
         ("a", {"top_p": 0.0}, ValueError, r"top_p must lie in \(0, 1\], not 0.0"),
         ("a", {"top_p": 1.1}, ValueError, r"top_p must lie in \(0, 1\], not 1.1"),
     ],
