@@ -11,7 +11,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,53 +20,19 @@ import pandas as pd
 from .checks import check_choice
 from .verbalizer import FAMILIES, written_forms
 
-# Servers write -9999.0 where a token is too improbable for them to say how much.
-MISSING_BELOW = -1000.0
+LOST = "\ufffd"  # what servers that send no bytes write for a part of a character
+MISSING_BELOW = -1000.0  # servers write -9999.0 where a token is too improbable
 _LEADS = {"exact": ("",), "case": ("", " "), "wide": ("", " ", "\n")}
 # A listed token is at most this many times less probable than all that is not listed.
 _VOCABULARY = 1_000_000
-_LOST = "\ufffd"  # what stands for a part of a character
+_ROUNDING = 1e-12
 _HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
+# How servers write the token that ends a turn; some list it as an empty text.
+_TURN_END = re.compile(r"<\|[^|<>]+\|>|<｜[^｜<>]+｜>|</s>|<(eos|end_of_turn|eot)>|")
 _Bytes = bytes  # the name is taken inside the class
 
 
-def token_bytes(text: str, *, before: str = "") -> bytes:
-    """Bytes of a token of which only the text is known.
-
-    Parameters
-    ----------
-    text : str
-        As the server wrote it: plain text; ``bytes:\\\\xe2\\\\x80``, the form that the
-        older completions protocol has for parts of a character; or with lone
-        surrogates, which stand for single bytes or for halves of a character.
-    before : str, optional
-        The token before it. A surrogate that follows a high one is its other half.
-
-    Returns
-    -------
-    bytes
-        UTF-8. Halves of a character are kept as three bytes each.
-
-    Examples
-    --------
-    >>> token_bytes("é"), token_bytes(r"bytes:\\xc3"), token_bytes("\\udcc3")
-    (b'\\xc3\\xa9', b'\\xc3', b'\\xc3')
-    """
-    if text.startswith("bytes:"):
-        rest = text.removeprefix("bytes:").encode("utf-8", "surrogatepass")
-        if _HEX.search(rest):
-            return _HEX.sub(lambda found: bytes([int(found[1], 16)]), rest)
-    halves = any("\ud800" <= character <= "\udbff" for character in text)
-    if not halves and not "\ud800" <= before[-1:] <= "\udbff":
-        try:
-            return text.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            pass
-    return text.encode("utf-8", "surrogatepass")
-
-
-@dataclass(frozen=True)
-class ListedToken:
+class ListedToken(NamedTuple):
     """One token of a list.
 
     Attributes
@@ -78,11 +45,6 @@ class ListedToken:
     bytes : bytes, optional
         What the token stands for, where the server says so.
 
-    Raises
-    ------
-    ValueError
-        The log-probability is above 0, or not a number.
-
     Examples
     --------
     >>> ListedToken("no", -9999.0).probability is None
@@ -93,25 +55,44 @@ class ListedToken:
     logprob: float | None
     bytes: _Bytes | None = None
 
-    def __post_init__(self) -> None:
+    @property
+    def probability(self) -> float | None:
+        """The probability; None where it is missing, an error where it is nonsense."""
+        if self.logprob is None or self.logprob < MISSING_BELOW:
+            return None
         # Rounding in the server can put a certain token a little above 0.
-        if self.logprob is not None and not self.logprob <= 1e-3:
+        if not self.logprob <= 1e-3:
             raise ValueError(
                 f"logprob must be at most 0, not {self.logprob!r}, that of token "
                 f"{self.text!r}."
             )
-
-    @property
-    def probability(self) -> float | None:
-        """The probability; None where it is missing."""
-        if self.logprob is None or self.logprob < MISSING_BELOW:
-            return None
         return math.exp(min(self.logprob, 0.0))
 
     @property
-    def data(self) -> _Bytes:
-        """The bytes, from the text where there are none."""
-        return token_bytes(self.text) if self.bytes is None else self.bytes
+    def ends_turn(self) -> bool:
+        """Whether a model ends its turn with it, as servers write such tokens."""
+        return _TURN_END.fullmatch(self.text) is not None
+
+    def encode(self, before: str = "") -> _Bytes:
+        r"""The bytes, from the text where the server sends none.
+
+        A text is plain; or ``bytes:\xe2\x80``, the form of the legacy completions for
+        parts of a character; or has lone surrogates, which stand for single bytes or
+        for halves of a character. Halves, of which the first may end the text
+        ``before``, are kept as three bytes each.
+        """
+        if self.bytes is not None:
+            return self.bytes
+        if self.text.startswith("bytes:"):
+            rest = self.text.removeprefix("bytes:").encode("utf-8", "surrogatepass")
+            if _HEX.search(rest):
+                return _HEX.sub(lambda found: bytes([int(found[1], 16)]), rest)
+        if not any("\ud800" <= half <= "\udbff" for half in before[-1:] + self.text):
+            try:
+                return self.text.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                pass
+        return self.text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -127,10 +108,9 @@ class LabelBounds:
     lower_share, upper_share : numpy.ndarray of shape (K,)
         Limits of its probability divided by that of all labels together; 0 and 1 for
         all where nothing is known of any.
-    unlisted : float
-        Probability of all tokens that are not in the list, together.
-    off_list : float
-        Probability of tokens in the list that belong to no label.
+    unlisted, off_list : float
+        Probability of all tokens that are not in the list, and of those in the list
+        that belong to no label.
     decided : bool
         Whether one label is the most probable wherever in the limits the truth lies.
     prediction : str or None
@@ -152,13 +132,7 @@ class LabelBounds:
     problem: str | None = None
 
     def table(self) -> pd.DataFrame:
-        """One row a label: its limits, and those of its share.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``label``, ``lower``, ``upper``, ``lower_share``, ``upper_share``.
-        """
+        """One row a label: its limits, and those of its share."""
         limits = ("lower", "upper", "lower_share", "upper_share")
         return pd.DataFrame(
             {"label": self.labels} | {name: getattr(self, name) for name in limits}
@@ -193,17 +167,11 @@ def spelling_texts(labels: Sequence[str], family: str) -> dict[str, tuple[str, .
     check_choice("family", family, FAMILIES)
     if isinstance(labels, str) or not len(labels):
         raise ValueError(f"labels must be several strings, not {labels!r}.")
-    return _disjoint(
-        {
-            label: [
-                lead + form
-                for lead, form in product(
-                    _LEADS[family], written_forms([label], family)
-                )
-            ]
-            for label in labels
-        }
-    )
+    found = {}
+    for label in labels:
+        forms = written_forms([label], family)
+        found[label] = [lead + form for lead in _LEADS[family] for form in forms]
+    return _disjoint(found)
 
 
 def label_bounds(
@@ -220,14 +188,13 @@ def label_bounds(
     the label's probability lies between L and L + min(R, u p), for no token outside
     the list of the k most probable ones is more probable than the last in it.
 
-    A spelling is counted as one token. Where the tokenizer has several ids for the
-    same text, the limit u p is too low by as many; ``ranked=False`` does without it.
-    A list that cannot be one of the most probable tokens (not in falling order, a token
-    twice, without the chosen one though that is more probable than its last, or with
-    more left over than tokens below its last could hold) bounds nothing: the limits
-    are 0 and 1, and ``problem`` says why.
-    The bounds are those of the spellings named: a label that takes several tokens,
-    or that begins another word, needs more than one position.
+    A spelling is counted as one token. Where the tokenizer has several ids for one
+    text, the limit u p is too low; ``ranked=False`` does without it. A list that cannot
+    be one of the most probable tokens (not in falling order, a token twice, without
+    the chosen one though that is more probable than its last, or with more left over
+    than tokens below its last could hold) bounds nothing: the limits are 0 and 1, and
+    ``problem`` says why. A label that takes several tokens, or that begins another
+    word, needs more than one position.
 
     Parameters
     ----------
@@ -238,8 +205,8 @@ def label_bounds(
         The labels, each spelled as it is, or the texts of each as
         :func:`spelling_texts` gives them.
     chosen : ListedToken, optional
-        The token that the answer has there. Servers do not always list it; it counts
-        as listed. It may have been listed out of rank and is left out of p.
+        The token that the answer has there, listed or not. It may have been listed out
+        of rank and is left out of p.
     ranked : bool, default=True
         Whether the list holds the most probable tokens. Of other lists, such as a
         printed table of chosen words, only R is used.
@@ -251,8 +218,8 @@ def label_bounds(
     Raises
     ------
     ValueError
-        Nothing is listed, fewer than two labels, a text that two of them share, or
-        probabilities that sum to more than one.
+        Nothing is listed, fewer than two labels, a text that two of them share, a
+        log-probability above 0, or probabilities that sum to more than one.
 
     Examples
     --------
@@ -270,182 +237,220 @@ def label_bounds(
         raise ValueError(f"labels must be at least two, not {tuple(texts)!r}.")
     if not len(listed) and chosen is None:
         raise ValueError("listed must hold at least one token; it is empty.")
-    position = read_position(listed, chosen, ranked=ranked)
-    rest = position.rest
+    position = Position.read(listed, chosen, ranked=ranked)
+    names = tuple(texts)
     owner = {
         text.encode("utf-8", "surrogatepass"): at
-        for at, label in enumerate(texts)
+        for at, label in enumerate(names)
         for text in texts[label]
     }
-    lower, off_list = np.zeros(len(texts)), 0.0
-    for token in position.tokens:
-        at = owner.get(token.data)
-        if at is None:
-            off_list += token.probability or 0.0
+    mass, missing = LabelMass(len(names)), dict(owner)
+    for seen in position.tokens:
+        missing.pop(seen.data, None)
+        if seen.data in owner:
+            mass.lower[owner[seen.data]] += seen.p
         else:
-            lower[at] += token.probability or 0.0
-    gain = np.full(len(texts), rest)
+            mass.off_list += seen.p
+    most = np.full(len(names), position.rest)
     if position.least is not None:
-        seen = {token.data for token in position.tokens}
-        missing = np.bincount(
-            [at for data, at in owner.items() if data not in seen],
-            minlength=len(texts),
-        )
-        gain = np.minimum(rest, missing * position.least)
-    others = np.minimum(rest, gain.sum() - gain)
-    low, high = share_bounds(lower, gain, others, np.zeros(len(texts)))
-    upper = np.minimum(lower + gain, 1.0)
-    best, decided = leader(lower, upper)
-    names = tuple(texts)
-    return LabelBounds(
-        labels=names,
-        lower=lower,
-        upper=upper,
-        lower_share=low,
-        upper_share=high,
-        unlisted=rest,
-        off_list=off_list,
-        decided=decided,
-        prediction=None if best is None else names[best],
-        problem=position.problem,
-    )
+        counts = np.bincount(list(missing.values()), minlength=len(names))
+        most = np.minimum(most, counts * position.least)
+    mass.leave(position.rest, most)
+    return LabelBounds(names, **mass.limits(names), problem=position.problem)
+
+
+class LabelMass:
+    """Probability as it is found to be some label's, nobody's, or open.
+
+    ``lower`` is what each label has in any case and ``gain`` the most that it can have
+    beside; ``others`` is the most that all others can have beside when it gains
+    nothing, ``least`` the least that they must have when it gains all. ``branches``
+    are beginnings of labels that could be followed, with their probability.
+    """
+
+    def __init__(self, n_labels: int) -> None:
+        self.lower, self.gain = np.zeros(n_labels), np.zeros(n_labels)
+        self.others, self.least = np.zeros(n_labels), np.zeros(n_labels)
+        self.off_list = self.unlisted = self.unresolved = 0.0
+        self.branches: tuple[tuple[bytes, float], ...] = ()
+
+    def open(self, p: float, labels: Sequence[int], *, sure: bool = False) -> None:
+        """Count what is listed and begins these labels, or is nobody's if none.
+
+        ``sure`` says that it becomes one of them.
+        """
+        if not labels:
+            self.off_list += p
+            return
+        most = np.zeros(len(self.lower))
+        most[labels] = p
+        self.unresolved += p
+        self._share(p, most)
+        if sure:
+            self.least += np.where(most > 0, 0.0, p)
+
+    def leave(self, p: float, most: np.ndarray) -> None:
+        """Count what is not listed, of which each label can have at most so much."""
+        self.unlisted += p
+        self._share(p, most)
+
+    def _share(self, p: float, most: np.ndarray) -> None:
+        self.gain += most
+        self.others += np.minimum(p, most.sum() - most)
+
+    def limits(self, names: Sequence[Any]) -> dict[str, Any]:
+        """What is known, as the fields that results have in common.
+
+        A share x / (x + y) rises with the label's own x and falls with the others' y,
+        so its limits lie where one is as small and the other as large as can be. They
+        are 0 and 1 for all where no label need have any probability, and none can.
+        """
+        lower, upper = self.lower, np.minimum(self.lower + self.gain, 1.0)
+        worst = lower.sum() + self.others
+        best = lower.sum() + self.gain + self.least
+        low = np.divide(lower, worst, out=np.zeros_like(lower), where=worst > 0)
+        # Where nothing is known of this label, but something of others, its share is 0.
+        empty = np.full(len(low), 0.0 if (worst > 0).any() else 1.0)
+        high = np.divide(lower + self.gain, best, out=empty, where=best > 0)
+        first, decided = self.leader(lower, upper)
+        return {
+            "lower": lower,
+            "upper": upper,
+            "lower_share": low,
+            "upper_share": np.minimum(high, 1.0),
+            "unlisted": self.unlisted,
+            "off_list": self.off_list,
+            "decided": decided,
+            "prediction": None if first is None else names[first],
+        }
+
+    @staticmethod
+    def leader(lower: np.ndarray, upper: np.ndarray) -> tuple[int | None, bool]:
+        """The label with the highest lower limit, if one has; whether none can pass."""
+        best = int(lower.argmax())
+        if np.count_nonzero(lower == lower[best]) > 1:
+            return None, False
+        # Of two limits that are the same, rounding can make either the higher.
+        return best, bool((lower[best] > np.delete(upper, best) + _ROUNDING).all())
+
+
+class _Seen(NamedTuple):
+    """A token of a list with its bytes and its probability, 0 where it is missing."""
+
+    data: bytes
+    p: float
+    known: bool
+    token: ListedToken
+
+    @classmethod
+    def of(cls, token: ListedToken) -> _Seen:
+        p = token.probability
+        return cls(token.encode(), p or 0.0, p is not None, token)
 
 
 @dataclass(frozen=True)
 class Position:
     """What a list tells of one position of an answer.
 
-    ``tokens`` are those whose probability is known, ``own``, the answer's, among them;
-    ``rest`` is the probability of all others, none of which is more probable than
-    ``least``, where that is known. A list with a ``problem`` tells nothing.
+    ``shown`` are the tokens whose probability is known, ``own``, the answer's, among
+    them; ``rest`` is the probability of all others, none of which is more probable
+    than ``least``, where that is known. ``tokens`` are those shown by a list without a
+    ``problem``; one with a problem tells nothing.
     """
 
-    tokens: tuple[ListedToken, ...]
-    own: ListedToken | None
+    shown: tuple[_Seen, ...]
+    tokens: tuple[_Seen, ...]
+    own: _Seen | None
     rest: float
     least: float | None
-    problem: str | None
+    problem: str | None = None
 
-
-def read_position(
-    listed: Sequence[ListedToken], chosen: ListedToken | None, *, ranked: bool = True
-) -> Position:
-    """What a list of tokens tells, or why it cannot be one of the most probable."""
-    tokens, at = with_chosen(listed, chosen)
-    own = None if at is None else tokens[at]
-    known = [token for token in tokens if token.probability is not None]
-    rest = unlisted_mass(known)
-    # The token that was drawn may have been listed out of rank.
-    chances = [token.probability or 0.0 for token in known if token is not own]
-    least = min(chances) if ranked and chances else None
-    last = own.probability if ranked and own and least is None else least
-    if last is not None:
-        # Several tokens have no text, or a broken one; some servers list but one.
-        single = [token for token in known if token.data and _LOST not in token.text]
-        order = [token.probability or 0.0 for token in single if token is not own]
-        written = own.probability if own and at == len(listed) else None
-        problem = None
-        if any(p < q * (1 - 1e-6) for p, q in pairwise(order)):
-            problem = "it is not in falling order"
-        elif len(set(single)) < len(single):
-            problem = "it has a token twice"
-        elif rest > _VOCABULARY * last + 1e-3:
-            problem = (
-                f"{rest:.6f} of the probability is not listed, and tokens no more "
-                f"probable than the last listed, {last:.1e}, cannot make it up"
+    @classmethod
+    def read(
+        cls,
+        listed: Sequence[ListedToken],
+        chosen: ListedToken | None,
+        *,
+        ranked: bool = True,
+    ) -> Position:
+        """What a list tells, or why it cannot be one of the most probable tokens."""
+        tokens, own = list(map(_Seen.of, listed)), None
+        if chosen is not None:
+            own = _place(tokens, _Seen.of(chosen))
+        known = tuple(seen for seen in tokens if seen.known)
+        total = math.fsum(seen.p for seen in known)
+        if total > 1.01:
+            raise ValueError(
+                "listed must have probabilities that sum to at most one, not "
+                f"{total:.4f}: {[seen.token.text for seen in known]!r}."
             )
-        elif written is not None and written > last * (1 + 1e-3):
-            problem = f"it lacks {tokens[-1].text!r}, which is more probable"
-        if problem:
-            why = f"The list cannot be one of the most probable tokens: {problem}."
-            return Position((), None, 1.0, None, why)
-    return Position(tuple(known), own, rest, least, None)
+        rest = max(0.0, 1.0 - total)
+        # The token that was drawn may have been listed out of rank.
+        least = min((seen.p for seen in known if seen is not own), default=None)
+        last = least
+        if last is None and own is not None and own.known:
+            last = own.p
+        if ranked and last is not None:
+            added = len(tokens) > len(listed)
+            problem = _problem(known, own, rest, last, added=added)
+            if problem:
+                why = f"The list cannot be one of the most probable tokens: {problem}."
+                return cls(known, (), own, 1.0, None, why)
+        return cls(known, known, own, rest, least if ranked else None)
 
 
-def with_chosen(
-    listed: Sequence[ListedToken], chosen: ListedToken | None
-) -> tuple[list[ListedToken], int | None]:
-    """The list of a position with the answer's token in it once, and where that is.
+def _place(tokens: list[_Seen], own: _Seen) -> _Seen:
+    """Put the answer's token into the list of its position, once, and give it back.
 
     It is the listed one with the same bytes and the nearest probability. Where these
     differ, and the sum leaves room for it, it is another id with the same text and is
     added, as it is where none is alike.
     """
-    tokens = list(listed)
-    if chosen is None:
-        return tokens, None
-    own = chosen.probability
-    alike = [
-        (abs((token.probability or 0.0) - (own or 0.0)), at)
-        for at, token in enumerate(tokens)
-        if token.data == chosen.data
-    ]
+    alike = [at for at, seen in enumerate(tokens) if seen.data == own.data]
     if alike:
-        difference, at = min(alike)
-        if own is None:
-            return tokens, at
-        total = sum(token.probability or 0.0 for token in tokens)
-        if difference <= 1e-4 * own or total + own > 1 + 1e-6:
-            tokens[at] = chosen
-            return tokens, at
-    return [*tokens, chosen], len(tokens)
+        at = min(alike, key=lambda at: abs(tokens[at].p - own.p))
+        if not own.known:
+            return tokens[at]
+        is_full = sum(seen.p for seen in tokens) + own.p > 1 + 1e-6
+        if abs(tokens[at].p - own.p) <= 1e-4 * own.p or is_full:
+            tokens[at] = own
+            return own
+    tokens.append(own)
+    return own
 
 
-def unlisted_mass(tokens: Sequence[ListedToken]) -> float:
-    """Probability of everything that is not in a list; an error above 1.01 in it."""
-    total = math.fsum(token.probability or 0.0 for token in tokens)
-    if total > 1.01:
-        raise ValueError(
-            f"listed must have probabilities that sum to at most one, not {total:.4f}: "
-            f"{[token.text for token in tokens]!r}."
+def _problem(
+    known: Sequence[_Seen], own: _Seen | None, rest: float, last: float, *, added: bool
+) -> str | None:
+    """Why tokens cannot be the most probable ones."""
+    # Several tokens have no text, or a broken one; some servers list but one.
+    single = [seen for seen in known if seen.data and LOST not in seen.token.text]
+    order = [seen.p for seen in single if seen is not own]
+    if any(p < q * (1 - 1e-6) for p, q in pairwise(order)):
+        return "it is not in falling order"
+    if len({seen.token for seen in single}) < len(single):
+        return "it has a token twice"
+    if rest > _VOCABULARY * last + 1e-3:
+        return (
+            f"{rest:.6f} of the probability is not listed, and tokens no more "
+            f"probable than the last listed, {last:.1e}, cannot make it up"
         )
-    return max(0.0, 1.0 - total)
-
-
-def share_bounds(
-    lower: np.ndarray, gain: np.ndarray, others: np.ndarray, least: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Limits of each label's share in the probability of all labels.
-
-    A share x / (x + y) rises with the label's own x and falls with the others' y, so
-    its limits lie where one is as small and the other as large as can be.
-
-    ``lower`` is what each label has in any case and ``gain`` the most that it can have
-    beside; ``others`` is the most that all others can have beside when it gains
-    nothing, ``least`` the least that they must have when it gains all. The limits are
-    0 and 1 for all where no label need have any probability, and none can.
-    """
-    total = lower.sum()
-    worst, best = total + others, total + gain + least
-    low = np.divide(lower, worst, out=np.zeros_like(lower), where=worst > 0)
-    # Where nothing is known of this label, but something of others, its share is 0.
-    empty = np.full(len(lower), 1.0 if not (worst > 0).any() else 0.0)
-    high = np.divide(lower + gain, best, out=empty, where=best > 0)
-    return low, np.minimum(high, 1.0)
-
-
-def leader(lower: np.ndarray, upper: np.ndarray) -> tuple[int | None, bool]:
-    """The label with the highest lower limit, if one has, and whether none can pass."""
-    best = int(lower.argmax())
-    if np.count_nonzero(lower == lower[best]) > 1:
-        return None, False
-    return best, bool((lower[best] > np.delete(upper, best)).all())
+    if added and own and own.known and own.p > last * (1 + 1e-3):
+        return f"it lacks {own.token.text!r}, which is more probable"
+    return None
 
 
 def _disjoint(spellings: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Spellings, each once, or an error where two labels share one."""
     owner: dict[str, str] = {}
     for label, texts in spellings.items():
-        if isinstance(texts, str) or not len(texts):
+        several = not isinstance(texts, str) and len(texts) > 0
+        if not several or not all(isinstance(text, str) and text for text in texts):
             raise ValueError(
-                f"spellings of {label!r} must be several strings, not {texts!r}."
+                f"spellings of {label!r} must be several strings that are not empty, "
+                f"not {texts!r}."
             )
         for text in texts:
-            if not isinstance(text, str) or not text:
-                raise ValueError(
-                    f"spellings of {label!r} must be strings that are not empty; one "
-                    f"is {text!r}."
-                )
             if owner.setdefault(text, label) != label:
                 raise ValueError(
                     f"labels {owner[text]!r} and {label!r} share the spelling {text!r};"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +17,14 @@ from scipy.special import logsumexp
 
 from .checks import check_choice, check_labels
 from .models import MARK, LanguageModel
-from .priors import CONTENT_FREE, balancing_prior, random_words
 from .prompted import OffLabelWarning as OffLabelWarning
-from .prompted import PromptedClassifier, check_texts, short_hash
+from .prompted import PromptedClassifier, check_texts
+from .prompts import Prompt
 from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
 PRIORS = ("contextual", "domain", "unlabelled")
+_CONTENT_FREE = ("N/A", "[MASK]", "")
 
 
 class LLMClassifier(PromptedClassifier):
@@ -138,183 +140,44 @@ class LLMClassifier(PromptedClassifier):
         self.token_budget = token_budget
         self.random_state = random_state
 
-    _learned = ("labels_", "examples_", "prior_", "_loaded")
+    _learned = ("labels_", "examples_", "prior_", "_loaded", "_tokens")
     _learns = "draws examples, learns its labels or estimates a prior from texts"
 
-    # What scikit-learn asks for ------------------------------------------------
-
-    def fit(self, X: Iterable[str] | None = None, y: Any = None) -> LLMClassifier:
-        """Draw the examples and estimate the label prior, as far as asked for.
-
-        The model itself is not trained.
-
-        Parameters
-        ----------
-        X : iterable of str, optional
-            Texts; needed to draw examples and for the priors "domain" and
-            "unlabelled".
-        y : array-like of str, optional
-            Their labels; needed to draw examples, or where no labels were given.
-            Whole numbers are positions in ``classes_``: so scikit-learn's
-            ``cross_val_predict`` hands labels over.
-
-        Returns
-        -------
-        LLMClassifier
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            A parameter breaks its rule, or data that it needs is missing.
-        """
-        return super().fit(X, y)
-
     def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Logarithms of the label probabilities, normalised over the labels.
-
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts, n_classes)
-        """
-        self._ready()
+        """Logarithms of the label probabilities, normalised over the labels."""
         return self._corrected(self.raw_log_proba(X))
-
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Label probabilities, normalised over the labels.
-
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts, n_classes)
-            In [0, 1]; rows sum to one; columns in the order of ``classes_``.
-        """
-        return np.exp(self.predict_log_proba(X))
-
-    def predict(self, X: Iterable[str]) -> np.ndarray:
-        """The most probable label of each text.
-
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of str, of shape (n_texts,)
-        """
-        best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]
-
-    # What a language model adds ------------------------------------------------
 
     def raw_log_proba(self, X: Iterable[str]) -> np.ndarray:
         """The model's own log-probabilities of the labels: no prior, no normalising.
 
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts, n_classes)
-            What a row's probabilities lack to one is the off-label mass.
+        What the probabilities of a row lack to one is the off-label mass.
         """
         self._ready()
         scores = self._text_scores(check_texts(X))
         off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
         if off > 0.5:
-            first = self._tokens().describe(self._model())[0][1]
+            (model, _, prompt), tokens = self._tokens
+            end = prompt.replace(MARK, "")[-20:]
             warnings.warn(
                 "Most probability is on no label, in the median text more than half. "
-                f"The prompt ends in {self.render('A')[-20:]!r}; the first label is "
-                f"read as {first}. See what the model would write instead, by "
-                "model.next_tokens(classifier.render(text)), and try examples, an "
-                "instruction, chat=True, family='case' or another terminator.",
+                f"The prompt ends in {end!r}; the first label is "
+                f"read as {tokens.describe(model)[0][1]}. See what the model would "
+                "write instead, by model.next_tokens(classifier.render(text)), and try "
+                "examples, an instruction, chat=True, family='case' or another "
+                "terminator.",
                 OffLabelWarning,
                 stacklevel=2,
             )
         return scores
-
-    def score_table(self, X: Iterable[str], truth: Any = None) -> pd.DataFrame:
-        """Everything about each text in one tidy table.
-
-        Parameters
-        ----------
-        X : iterable of str
-            Texts; the index of a pandas Series is kept.
-        truth : array-like of str, optional
-            The true labels.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row a text: ``p_<label>`` (sum to one), ``off_label`` (probability
-            that fell on no label, before any correction), ``prediction``,
-            ``confidence`` (the probability of the prediction) and, where the truth is
-            given, ``truth`` and ``correct``. ``attrs["source"]`` is what
-            :meth:`source` gives.
-        """
-        index = X.index if isinstance(X, pd.Series) else None
-        raw = self.raw_log_proba(X)
-        probabilities = np.exp(self._corrected(raw))
-        columns = [f"p_{label}" for label in self.classes_]
-        table = pd.DataFrame(probabilities, columns=columns, index=index)
-        table["off_label"] = np.clip(1 - np.exp(logsumexp(raw, axis=1)), 0, 1)
-        table["prediction"] = self.classes_[probabilities.argmax(axis=1)]
-        table["confidence"] = probabilities.max(axis=1)
-        if truth is not None:
-            table["truth"] = self._check_truth(truth, "truth", table, X)
-            table["correct"] = table["truth"] == table["prediction"]
-        table.attrs["source"] = self.source()
-        return table
-
-    def source(self) -> dict[str, str]:
-        """What these probabilities come from: a calibrator fits no others.
-
-        Returns
-        -------
-        dict of str to str
-            ``model``, its name and the start of its fingerprint; ``prompt``, a hash of
-            the prompt with its examples and of the prior; ``labels``, a hash of their
-            names and of the tokens that express them.
-        """
-        self._ready()
-        model, tokens = self._model(), self._tokens()
-        asked = [self._rendered("A"), self.prior_.tolist()]
-        labels = [tokens.labels, tokens.sequences, tokens.owners, tokens.stop_ids]
-        return {
-            "model": f"{model.name} {model.fingerprint[:12]}",
-            "prompt": short_hash(asked),
-            "labels": short_hash(labels),
-        }
 
     def render(self, text: str) -> str:
         """The prompt for one text, as the model gets it.
 
         Control tokens that texts or labels spell look like the template's own here, but
         are text to the model: see :meth:`LanguageModel.fill`.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Returns
-        -------
-        str
         """
-        return self._rendered(text).replace(MARK, "")
+        model, prompt = self._frame()
+        return prompt.render(model, text).replace(MARK, "")
 
     def follow_up(
         self,
@@ -348,12 +211,6 @@ class LLMClassifier(PromptedClassifier):
             Where texts or labels spell control tokens, marked as text by
             :meth:`LanguageModel.fill`.
 
-        Raises
-        ------
-        ValueError
-            An empty question, a prediction or an example that is no label, or another
-            number of predictions than of texts.
-
         Examples
         --------
         >>> classifier = LLMClassifier(
@@ -364,7 +221,7 @@ class LLMClassifier(PromptedClassifier):
         Sentiment: good
         How sure?
         """
-        self._ready()
+        model, prompt = self._frame()
         index = X.index if isinstance(X, pd.Series) else None
         texts = check_texts(X)
         given = check_labels(predictions, "predictions", texts, X).tolist()
@@ -381,7 +238,7 @@ class LLMClassifier(PromptedClassifier):
                     f"predictions must be labels, {self.classes_.tolist()!r}; not "
                     f"{label!r}."
                 )
-        prompt, model, asked = self._prompt(), self._model(), question.rstrip(" ")
+        asked = question.rstrip(" ")
         made = [
             prompt.follow_up(model, text, label, asked, examples)
             for text, label in zip(texts, given, strict=True)
@@ -393,45 +250,54 @@ class LLMClassifier(PromptedClassifier):
     ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
         """What the model is given, for functions that read it in another way.
 
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        model : LanguageModel
-            The model.
-        labels : LabelTokens
-            The labels, in the order of ``classes_``.
-        prompts : list of list of int
-            Token ids of the whole prompt of each text.
-        prefix : tuple of int
-            Tokens that all prompts begin with.
+        The model, the labels in the order of ``classes_``, the token ids of the whole
+        prompt of each text, and the tokens that all prompts begin with.
         """
         self._ready()
-        model = self._model()
-        return model, *self._inputs(model, check_texts(X))
+        return self._inputs(check_texts(X))
 
-    # The rest is nobody else's business ----------------------------------------
+    def _scored(
+        self, X: Iterable[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
+        raw = self.raw_log_proba(X)
+        logs = self._corrected(raw)
+        off_label = np.clip(1 - np.exp(logsumexp(raw, axis=1)), 0, 1)
+        return np.exp(logs), logs.argmax(axis=1), off_label, None
 
-    def _rendered(self, text: str) -> str:
-        """The prompt for one text, what texts and labels spell marked as text."""
+    def _identity(self) -> tuple[dict[str, str], Any, Any]:
         self._ready()
-        return self._prompt().render(self._model(), text)
+        model, prompt, tokens = self._asked()
+        return (
+            {"model": f"{model.name} {model.fingerprint[:12]}"},
+            [prompt.render(model, "A"), self.prior_.tolist()],
+            [tokens.labels, tokens.sequences, tokens.owners, tokens.stop_ids],
+        )
 
-    def _spelled(self, label: str) -> str:
-        return self._model().fill(label)
+    def _frame(self) -> tuple[LanguageModel, Prompt]:
+        """The model, loaded or looked up, and what stands around a text."""
+        self._ready()
+        model = self.model
+        if not isinstance(model, LanguageModel):
+            # Held here, so that a model given by name is loaded once.
+            model = self._loaded = LanguageModel.load(model)
+        return model, self._prompt(self.chat, model.fill)
 
-    def _model(self) -> LanguageModel:
-        if isinstance(self.model, LanguageModel):
-            return self.model
-        # Held here, so that a model given by name is loaded once.
-        self._loaded = LanguageModel.load(self.model)
-        return self._loaded
-
-    def _is_chat(self) -> bool:
-        return self.chat
+    def _asked(self) -> tuple[LanguageModel, Prompt, LabelTokens]:
+        """Model, frame and the tokens of the labels, which are kept for the next."""
+        model, prompt = self._frame()
+        terminator = self.terminator
+        if terminator == "auto":
+            terminator = ("\n", *filter(None, model.token_texts(model.stop_ids)))
+        verbalizer = Verbalizer(
+            tuple(self.classes_.tolist()),
+            family=self.family,
+            spellings=deepcopy(self.spellings or {}),
+            terminator=terminator,
+        )
+        key = model, verbalizer, prompt.render(model, "A")
+        if getattr(self, "_tokens", (None,))[0] != key:
+            self._tokens = key, verbalizer.tokens(model, after=key[2])
+        return model, prompt, self._tokens[1]
 
     def _needs_fit(self) -> bool:
         return super()._needs_fit() or (
@@ -464,12 +330,12 @@ class LLMClassifier(PromptedClassifier):
                 raise ValueError(f"prior must be positive, not {self.prior!r}.")
             return given / given.sum()
         if self.prior == "contextual":
-            free = [text for text in CONTENT_FREE if self.render(text)]
+            free = [text for text in _CONTENT_FREE if self.render(text)]
             return self._probabilities(free).mean(axis=0)
         if not texts:
             raise ValueError(f"prior={self.prior!r} needs texts: fit(texts).")
         if self.prior == "domain":
-            drawn = random_words(texts, seed=self.random_state)
+            drawn = _random_words(texts, self.random_state)
             return self._probabilities(drawn).mean(axis=0)
         return balancing_prior(self._probabilities(texts))
 
@@ -480,8 +346,7 @@ class LLMClassifier(PromptedClassifier):
 
     def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
         """Log-probabilities of the labels for texts as they are, cut if asked for."""
-        model = self._model()
-        tokens, prompts, prefix = self._inputs(model, texts)
+        model, tokens, prompts, prefix = self._inputs(texts)
         return label_logprobs(
             model,
             prompts,
@@ -492,40 +357,31 @@ class LLMClassifier(PromptedClassifier):
         )
 
     def _inputs(
-        self, model: LanguageModel, texts: Sequence[str]
-    ) -> tuple[LabelTokens, list[list[int]], tuple[int, ...]]:
-        tokens = self._tokens()
-        prompts = [self._prompt_tokens(text, tokens) for text in texts]
+        self, texts: Sequence[str]
+    ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
+        model, prompt, tokens = self._asked()
+
+        def encoded(text: str) -> list[int]:
+            return self._encoded(model, prompt.render(model, text), tokens)
+
+        prompts = [encoded(text) for text in texts]
         if self.too_long == "cut":
             room = room_for_prompt(model, tokens)
-            prompts = [
-                ids if len(ids) <= room else self._cut(text, tokens, room)
-                for ids, text in zip(prompts, texts, strict=True)
-            ]
+            for at, text in enumerate(texts):
+                kept = model.text_ids(text) if len(prompts[at]) > room else []
+                while len(prompts[at]) > room and kept:
+                    kept = kept[: -(len(prompts[at]) - int(room))]
+                    shorter = model.tokenizer.decode(
+                        kept, clean_up_tokenization_spaces=False
+                    )
+                    prompts[at] = encoded(str(shorter).rstrip("\ufffd"))
         check_lengths(model, prompts, tokens)
-        probes = [self._prompt_tokens(text, tokens) for text in ("A", "0 b")]
-        return tokens, prompts, _common_start(*probes)
+        return model, tokens, prompts, _common_start(encoded("A"), encoded("0 b"))
 
-    def _corrected(self, raw: np.ndarray) -> np.ndarray:
-        weighed = raw - np.log(self.prior_)
-        return weighed - logsumexp(weighed, axis=1, keepdims=True)
-
-    def _tokens(self) -> LabelTokens:
-        model = self._model()
-        terminator = self.terminator
-        if terminator == "auto":
-            terminator = ("\n", *filter(None, model.token_texts(model.stop_ids)))
-        verbalizer = Verbalizer(
-            tuple(self.classes_.tolist()),
-            family=self.family,
-            spellings=self.spellings or {},
-            terminator=terminator,
-        )
-        return verbalizer.tokens(model, after=self._rendered("A"))
-
-    def _prompt_tokens(self, text: str, tokens: LabelTokens) -> list[int]:
+    def _encoded(
+        self, model: LanguageModel, prompt: str, tokens: LabelTokens
+    ) -> list[int]:
         """Tokens of the prompt as they are with a label behind it."""
-        model, prompt = self._model(), self._rendered(text)
         if prompt[-1:].isspace():
             answer = tokens.sequences[0]
             label = tokens.labels[0]
@@ -535,19 +391,55 @@ class LLMClassifier(PromptedClassifier):
                 return whole[: -len(answer)]
         return model.encode(prompt)
 
-    def _cut(self, text: str, tokens: LabelTokens, room: float) -> list[int]:
-        """Tokens of the prompt for as much of the text's beginning as fits."""
-        model = self._model()
-        kept = model.text_ids(text)
-        ids = self._prompt_tokens(text, tokens)
-        while len(ids) > room and kept:
-            kept = kept[: -(len(ids) - int(room))]
-            shorter = model.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
-            ids = self._prompt_tokens(str(shorter).rstrip("\ufffd"), tokens)
-        return ids
+    def _corrected(self, raw: np.ndarray) -> np.ndarray:
+        weighed = raw - np.log(self.prior_)
+        return weighed - logsumexp(weighed, axis=1, keepdims=True)
 
 
 def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
     same = (a == b for a, b in zip(first, second, strict=False))
     stop = next((at for at, equal in enumerate(same) if not equal), len(first))
     return tuple(first[:stop])
+
+
+def _random_words(texts: Sequence[str], seed: int) -> list[str]:
+    """Twenty texts of random words of a domain, as long as its texts on average."""
+    words = [text.split() for text in texts]
+    pool = np.array([word for text in words for word in text])
+    length = round(float(np.mean([len(text) for text in words])))
+    rng = np.random.default_rng(seed)
+    draws = rng.choice(pool, size=(20, max(1, length)))
+    return [" ".join(draw) for draw in draws]
+
+
+def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
+    """The prior that, divided out, leaves all labels equally probable on average.
+
+    It is the fixed point of w ← w · mean(p/w normalised) · n_labels; the plain mean of
+    the probabilities, which batch calibration divides by, is its first step.
+
+    Parameters
+    ----------
+    probabilities : numpy.ndarray of shape (n_texts, n_labels)
+        Label probabilities; rows sum to one.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_labels,)
+        It sums to one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> balancing_prior(np.array([[0.9, 0.1], [0.6, 0.4]])).round(3)
+    array([0.786, 0.214])
+    """
+    prior = np.full(probabilities.shape[1], 1 / probabilities.shape[1])
+    for _ in range(1000):
+        weighed = probabilities / prior
+        step = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
+        prior = prior * step
+        prior /= prior.sum()
+        if np.allclose(step, 1 / len(step), rtol=0, atol=1e-10):
+            break
+    return prior

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from itertools import chain, zip_longest
 from typing import Any, Self
 
 import numpy as np
@@ -28,9 +29,9 @@ class OffLabelWarning(UserWarning):
 
 
 class PromptedClassifier(ClassifierMixin, BaseEstimator):
-    """Labels, prompt and examples of a classifier that asks a language model.
+    """A scikit-learn classifier that asks a language model for the label of a text.
 
-    It makes no predictions by itself: see :class:`helpers.classifier.LLMClassifier` and
+    The base of :class:`helpers.classifier.LLMClassifier` and
     :class:`helpers.hosted.HostedClassifier`.
     """
 
@@ -62,46 +63,26 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         return np.unique(np.asarray(labels, dtype=str))
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters; what ``fit`` found under the old ones is forgotten.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters by name.
-
-        Returns
-        -------
-        estimator
-            Itself.
-        """
+        """Change parameters; what ``fit`` found under the old ones is forgotten."""
         super().set_params(**params)
         if params:
             self._forget()
         return self
 
     def fit(self, X: Iterable[str] | None = None, y: Any = None) -> Self:
-        """Draw the examples and learn the labels, as far as asked for.
+        """Draw examples, learn labels and estimate the prior, as far as asked for.
 
         The model itself is not trained.
 
         Parameters
         ----------
         X : iterable of str, optional
-            Texts; needed to draw examples.
+            Texts; needed to draw examples and for the priors "domain" and
+            "unlabelled".
         y : array-like of str, optional
             Their labels; needed to draw examples, or where no labels were given.
             Whole numbers are positions in ``classes_``: so scikit-learn's
             ``cross_val_predict`` hands labels over.
-
-        Returns
-        -------
-        estimator
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            A parameter breaks its rule, or data that it needs is missing.
         """
         self._forget()
         texts = check_texts(X) if X is not None else []
@@ -117,6 +98,117 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
             raise
         return self
 
+    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Label probabilities, normalised over the labels.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_texts, n_classes)
+            Columns in the order of ``classes_``; rows sum to one. Of a hosted model:
+            what its lists hold of each label, divided by what they hold of all; NaN
+            where they hold nothing of any.
+        """
+        return self._scored(X)[0]
+
+    def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Logarithms of ``predict_proba``; minus infinity where that is 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def predict(self, X: Iterable[str]) -> np.ndarray:
+        """The most probable label of each text.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+
+        Returns
+        -------
+        numpy.ndarray of str, of shape (n_texts,)
+            None where a hosted model lets nothing be known, in an array of objects.
+        """
+        return self._named(self._scored(X)[1])
+
+    def score_table(self, X: Iterable[str], truth: Any = None) -> pd.DataFrame:
+        """Everything about each text in one tidy table.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts; the index of a pandas Series is kept.
+        truth : array-like of str, optional
+            The true labels.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a text: ``p_<label>`` (as ``predict_proba``), ``off_label``
+            (probability not known to be a label's, before any correction),
+            ``prediction``, ``confidence`` (the probability of the prediction) and,
+            where the truth is given, ``truth`` and ``correct``, which is missing where
+            there is no prediction. ``attrs["source"]`` is what :meth:`source` gives.
+
+            Of a hosted model also: ``lower_<label>`` and ``upper_<label>`` (as
+            ``predict_interval``), ``decided``; the parts of ``off_label``:
+            ``unlisted``, ``off_list`` (listed tokens that lead to no label) and
+            ``unresolved`` (beginnings of labels that were not followed); ``calls``,
+            the requests that the text took; ``problem``, why nothing is known of it,
+            or None; ``model``, the model that answered, as the server calls it.
+        """
+        index = X.index if isinstance(X, pd.Series) else None
+        shares, best, off_label, more = self._scored(X)
+        columns = [f"p_{label}" for label in self.classes_]
+        table = pd.DataFrame(shares, columns=columns, index=index)
+        table["off_label"] = off_label
+        table["prediction"] = self._named(best)
+        table["confidence"] = shares[np.arange(len(best)), best]
+        if more is not None:
+            table = pd.concat([table, more.set_axis(table.index)], axis=1)
+        if truth is not None:
+            table["truth"] = self._check_truth(truth, "truth", table, X)
+            table["correct"] = table["truth"] == table["prediction"]
+            if (none := table["prediction"].isna()).any():
+                table["correct"] = table["correct"].astype("boolean").mask(none)
+        table.attrs["source"] = self.source()
+        return table
+
+    def source(self) -> dict[str, str]:
+        """What these probabilities come from: a calibrator fits no others.
+
+        Returns
+        -------
+        dict of str to str
+            ``model``, its name with the start of its fingerprint or with the server's
+            address and the protocol; ``prompt``, a hash of the prompt with its examples
+            and of the prior or the arguments sent; ``labels``, a hash of their names
+            and of what expresses them; ``answered_by``, what a server has called the
+            model so far, where that is another name.
+        """
+        model, asked, labels = self._identity()
+        return {**model, "prompt": _short_hash(asked), "labels": _short_hash(labels)}
+
+    def _scored(
+        self, X: Iterable[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pd.DataFrame | None]:
+        """Probabilities, predicted positions, -1 for none, off-label mass, and more."""
+        raise NotImplementedError
+
+    def _identity(self) -> tuple[dict[str, str], Any, Any]:
+        """The model in words, and plain data that tell prompt and labels."""
+        raise NotImplementedError
+
+    def _named(self, best: np.ndarray) -> np.ndarray:
+        """Labels for positions; None for -1."""
+        if not (best < 0).any():
+            return self.classes_[best]
+        return np.asarray([*self.classes_.tolist(), None], dtype=object)[best]
+
     def _learn(self, texts: Sequence[str]) -> None:
         """What else is taken from texts that are no examples."""
 
@@ -127,11 +219,11 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
     def _needs_fit(self) -> bool:
         return self.labels is None or isinstance(self.examples, (int, np.integer))
 
-    def _prompt(self) -> Prompt:
+    def _prompt(self, chat: bool, fill: Callable[[str], str] = str) -> Prompt:
         item = f"Text: {SLOT}\nLabel:" if self.prompt is None else self.prompt
         instruction = self.instruction
         if self.prompt is None and instruction is None:
-            named = ", ".join(map(self._spelled, self.classes_))
+            named = ", ".join(map(fill, self.classes_.tolist()))
             instruction = f"Classify the text as one of: {named}."
         # A trailing space belongs to the label: tokenizers join the two.
         return Prompt(
@@ -139,15 +231,8 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
             getattr(self, "examples_", ()),
             instruction,
             self.separator,
-            self._is_chat(),
+            chat,
         )
-
-    def _is_chat(self) -> bool:
-        return False
-
-    def _spelled(self, label: str) -> str:
-        """A label as it is written into a prompt."""
-        return label
 
     def _ready(self) -> None:
         if hasattr(self, "examples_"):
@@ -223,20 +308,13 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         if truth is None:
             raise ValueError("examples are drawn from the data: fit needs X and y.")
         rng = np.random.default_rng(self.random_state)
-        queues = {
-            label: iter(rng.permutation(np.flatnonzero(truth == label)))
-            for label in self.classes_
-        }
-        chosen: list[int] = []
-        while len(chosen) < self.examples:
-            found = [next(queue, None) for queue in queues.values()]
-            rows = [int(row) for row in found if row is not None]
-            if not rows:
-                raise ValueError(
-                    f"examples asks for {self.examples}; the data has {len(chosen)}."
-                )
-            chosen += rows
-        chosen = chosen[: self.examples]
+        rows = [rng.permutation(np.flatnonzero(truth == x)) for x in self.classes_]
+        turns = chain.from_iterable(zip_longest(*rows))
+        chosen = [int(row) for row in turns if row is not None][: self.examples]
+        if len(chosen) < self.examples:
+            raise ValueError(
+                f"examples asks for {self.examples}; the data has {len(chosen)}."
+            )
         return [(texts[row], str(truth[row])) for row in chosen], set(chosen)
 
 
@@ -266,6 +344,5 @@ def check_texts(X: Iterable[str], name: str = "texts") -> list[str]:
     return [str(text) for text in texts]
 
 
-def short_hash(value: Any) -> str:
-    """The beginning of a hash of plain data: 12 hexadecimal digits."""
+def _short_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

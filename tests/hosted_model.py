@@ -6,12 +6,14 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
+
+from helpers.hosted import HostedClassifier, RequestSettings, Transport
 
 END = "<|end|>"
 # What a model answers next, from the prompt and what it has written.
@@ -22,6 +24,21 @@ PIECES = (
     "ligible negligible Negative x no t not"
 ).split()
 VOCABULARY = [*PIECES, *(f" {piece}" for piece in PIECES), " ", "\n", "\n\n", END]
+
+
+def hosted(client: Any, model: str = "m", *args: Any, **options: Any) -> Any:
+    """A classifier, with options of settings and of transport among the others."""
+    found = HostedClassifier(client, model, *args)
+    return changed(found, **{"progress": False, **options})
+
+
+def changed(found: HostedClassifier, **options: Any) -> HostedClassifier:
+    """The classifier, with other parameters, settings or transport."""
+    for name, kind in (("settings", RequestSettings), ("transport", Transport)):
+        names = {one.name for one in fields(kind)} & set(options)
+        own = {option: options.pop(option) for option in names}
+        options[name] = replace(getattr(found, name) or kind(), **own)
+    return found.set_params(**options)
 
 
 def random_model(seed: int, *, spread: float = 0.2) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +12,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from statsmodels.stats.proportion import proportion_confint
 
@@ -36,7 +36,7 @@ def lac_by_hand(
     return 1 - new <= strange[place - 1] + 1e-8
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.integers(2, 5),
@@ -52,21 +52,11 @@ def test_lac_is_the_quantile_by_hand(seed: int, k: int, n: int, level: str) -> N
     assert found.tolist() == lac_by_hand(known, truth, new, level).tolist()
 
 
-def test_nine_of_nine_is_the_most_that_ten_rows_can_say() -> None:
-    known, truth = drawn(10, np.random.default_rng(0))
-    sets = ConformalSets(0.9).fit(known, truth)
-    own = known[np.arange(10), truth]
-    # The 10th smallest of 10: the worst of all must be let in.
-    assert sets.predict(known)[own.argmin(), truth[own.argmin()]]
-    with pytest.raises(ValueError, match="at least 10 rows for a level .* not 9"):
-        ConformalSets(0.9).fit(known[:9], truth[:9])
-
-
 @pytest.mark.parametrize("score", ["lac", "top_k", "aps", "raps"])
 def test_the_guarantee(score: Any) -> None:
     rng = np.random.default_rng(1)
     coverage, size = [], []
-    for seed in range(15 if score == "raps" else 30):
+    for seed in range(12 if score == "raps" else 20):
         sets = ConformalSets(0.8, score=score, seed=seed).fit(*drawn(150, rng))
         new, truth = drawn(400, rng)
         found = sets.predict(new)
@@ -77,18 +67,6 @@ def test_the_guarantee(score: Any) -> None:
     assert np.mean(size) < 3.2  # and not by letting in everything
     if score == "lac":
         assert np.mean(coverage) <= 0.8 + 1 / 151 + 3 * error
-
-
-def test_bad_probabilities_make_large_sets_not_wrong_ones() -> None:
-    rng = np.random.default_rng(2)
-    sizes = []
-    for sharp in (1.0, -1.0):  # the second ranks labels the wrong way round
-        sets = ConformalSets(0.9).fit(*drawn(500, rng, sharp=sharp))
-        new, truth = drawn(2000, rng, sharp=sharp)
-        found = set_coverage(sets.predict(new), truth)
-        assert found["coverage"][0] == pytest.approx(0.9, abs=0.04)
-        sizes.append(found["mean_size"][0])
-    assert sizes[1] > sizes[0] + 1
 
 
 def test_a_class_can_be_let_down_while_the_average_holds() -> None:
@@ -108,12 +86,6 @@ def test_a_class_can_be_let_down_while_the_average_holds() -> None:
     assert found.loc[("size", 0), ["n", "coverage"]].tolist() == [10, 0]
 
 
-def test_a_label_that_no_known_row_has_can_still_be_in_a_set() -> None:
-    known = [[0.5, 0.3, 0.2]] * 20
-    sets = ConformalSets(0.9).fit(known, [0] * 15 + [1] * 5)
-    assert sets.predict([[0.3, 0.3, 0.4]]).tolist() == [[True, True, True]]
-
-
 @pytest.mark.parametrize("score", ["lac", "top_k", "aps", "raps"])
 @pytest.mark.parametrize("n_labels", [1, 2, 3])
 def test_rare_labels_change_nothing(score: Any, n_labels: int) -> None:
@@ -130,18 +102,6 @@ def test_rare_labels_change_nothing(score: Any, n_labels: int) -> None:
     # By hand: the 49th of 60 ranks is the size of all sets, for want of ties.
     ranks = (known > known[np.arange(60), truth][:, None]).sum(axis=1)
     assert set(members.sum(axis=1)) == {np.sort(ranks)[48] + 1}
-
-
-def test_chance_is_seeded() -> None:
-    known, truth = drawn(60, np.random.default_rng(3))
-    new, _ = drawn(400, np.random.default_rng(4))
-
-    def found(seed: int) -> list[list[bool]]:
-        sets = ConformalSets(0.9, score="aps", seed=seed)
-        return sets.fit(known, truth).predict(new).tolist()
-
-    assert found(0) == found(0)
-    assert any(found(0) != found(seed) for seed in range(1, 5))
 
 
 def test_names_single_precision_and_rounded_rows() -> None:
@@ -173,14 +133,9 @@ def test_table_tells_the_sets_in_words() -> None:
         assert named.iloc[at][list(row)].is_monotonic_decreasing
     plain = ConformalSets(0.9).fit(known, truth).table(known.tolist())
     assert plain.index.tolist() == list(range(80))
+    again = pickle.loads(pickle.dumps(sets))
+    assert again.predict(named).tolist() == held.tolist()
     assert plain["prediction"].tolist() == known.argmax(axis=1).tolist()
-
-
-def test_it_is_an_estimator() -> None:
-    sets = ConformalSets(0.8, score="aps", seed=3)
-    assert clone(sets).get_params() == {"level": 0.8, "score": "aps", "seed": 3}
-    with pytest.raises(NotFittedError):
-        sets.predict([[0.5, 0.5]])
 
 
 def test_coverage_by_hand() -> None:
@@ -230,7 +185,9 @@ def test_bad_fit(rules: dict[str, Any], rows: Any, truth: Any, says: str) -> Non
         ConformalSets(**rules).fit(rows, truth)
 
 
-def test_bad_columns() -> None:
+def test_bad_columns_and_no_fit() -> None:
+    with pytest.raises(NotFittedError):
+        ConformalSets(0.8).predict([[0.5, 0.5]])
     sets = ConformalSets().fit(pd.DataFrame(TWO, columns=["a", "b"]), ["a"] * 20)
     turned = pd.DataFrame(TWO, columns=["b", "a"])
     for use in (sets.predict, sets.table):
@@ -243,7 +200,7 @@ def test_bad_columns() -> None:
     [
         ({"sets": [True, False]}, r"sets must have rows, .* not shape \(2,\)"),
         ({"sets": np.empty((0, 2))}, r"sets must have rows, .* not shape \(0, 2\)"),
-        ({"sets": [[0.4, 0.6]]}, "sets must be true or false; row 0 has 0.4"),
+        ({"sets": [[0.4, 0.6]]}, "sets must be 0 or 1; row 0 is 0.4"),
         ({"labels": ["a"]}, "labels must be one for each of 2 columns, all different"),
         ({"labels": ["a", "a"]}, "labels must be one for each of 2 columns"),
         ({"labels": "ab"}, "labels must be one for each of 2 columns"),

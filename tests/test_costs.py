@@ -11,39 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
-from helpers.decisions import (
-    Costs,
-    best_threshold,
-    break_even,
-    cost_curve,
-    expected_cost,
-)
+from helpers.decisions import Costs, best_threshold, break_even, cost_curve
 from helpers.metrics.resampling import drawn_groups
 
 PLAIN = Costs(10, 2)
 
 
-def test_a_review_costs_its_price_the_wait_and_what_it_misses() -> None:
-    assert PLAIN.reviewed == 2
-    assert Costs(10, 2, delay=0.5, right=1).reviewed == 3.5
-    assert Costs(10, 2, right=1, review_error=0.25).reviewed == 2 + 2.5 + 0.75
-    assert Costs(10, 2, review_error=0.25, missed_review=4).reviewed == 3
-
-
 @pytest.mark.parametrize(
-    ("costs", "expected"),
+    ("costs", "reviewed", "even"),
     [
-        (PLAIN, 0.8),
-        (Costs(10, 2, delay=1), 0.7),
-        (Costs(10, 2, right=-10), 0.9),  # an error loses the earnings, too
-        (Costs(10, 2, review_error=0.1), 0.7),
-        (Costs(10, 2, review_error=0.1, missed_review=30), 0.5),
-        (Costs(10, 0), 1.0),
-        (Costs(10, 12), 0.0),  # not -0.2
+        (PLAIN, 2, 0.8),
+        (Costs(10, 2, delay=1), 3, 0.7),
+        (Costs(10, 2, right=-10), -8, 0.9),  # an error loses the earnings, too
+        (Costs(10, 2, right=1, review_error=0.25), 2 + 2.5 + 0.75, 4.75 / 9),
+        (Costs(10, 0), 0, 1.0),
+        (Costs(10, 12), 12, 0.0),  # not -0.2
     ],
 )
-def test_break_even_by_hand(costs: Costs, expected: float) -> None:
-    assert break_even(costs) == pytest.approx(expected)
+def test_review_and_break_even_by_hand(
+    costs: Costs, reviewed: float, even: float
+) -> None:
+    assert costs.reviewed == reviewed and break_even(costs) == pytest.approx(even)
 
 
 prices = st.builds(
@@ -53,24 +41,7 @@ prices = st.builds(
     delay=st.floats(0, 5),
     right=st.floats(-4, 4),
     review_error=st.floats(0, 1),
-    missed_review=st.one_of(st.none(), st.floats(5, 100)),
 )
-
-
-@settings(max_examples=50, deadline=None)
-@given(prices, st.floats(0, 1))
-def test_no_choice_is_cheaper_than_break_even_s(costs: Costs, p: float) -> None:
-    automated = (1 - p) * costs.error + p * costs.right
-    found = expected_cost([p], costs)[0]
-    assert found == pytest.approx(min(automated, costs.reviewed), abs=1e-9)
-
-
-def test_expected_cost_at_any_threshold() -> None:
-    p = [0.2, 0.8, 0.9]
-    assert expected_cost(p, PLAIN) == pytest.approx([2, 2, 1])
-    assert expected_cost(p, PLAIN, threshold=0) == pytest.approx([8, 2, 1])
-    assert expected_cost(p, PLAIN, threshold=0.9) == pytest.approx([2, 2, 1])
-    assert expected_cost(p, PLAIN, threshold=math.inf).tolist() == [2, 2, 2]
 
 
 def test_curve_by_hand() -> None:
@@ -134,7 +105,7 @@ def sample(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
     return scores, rng.random(n) < scores
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_intervals_are_those_of_a_plain_loop(seed: int) -> None:
     n, costs = 60, Costs(10, 3, right=-1, delay=0.5)
     scores, correct = sample(seed, n)
@@ -189,15 +160,6 @@ def test_scores_may_be_on_any_scale_and_rows_in_any_order() -> None:
     assert again == found
 
 
-def test_chance_is_the_callers() -> None:
-    scores, correct = sample(1)
-    first, second, other = (
-        best_threshold(scores, correct, PLAIN, n_resamples=20, rng=seed).optimism
-        for seed in (3, np.random.default_rng(3), 4)
-    )
-    assert first == second != other
-
-
 def test_of_equal_costs_the_choice_automates_least() -> None:
     found = best_threshold([0.9, 0.5], [1, 0], Costs(1, 1, right=0), n_resamples=5)
     assert found.threshold == 0.9  # to automate the wrong one, too, costs as much
@@ -239,11 +201,6 @@ def test_copies_count_once_if_they_are_grouped() -> None:
     assert alone.cost.high - alone.cost.low < 0.7 * width
 
 
-def test_a_single_group_leaves_no_row_out() -> None:
-    found = best_threshold([0.9, 0.2], [1, 0], PLAIN, n_resamples=5, groups=["a", "a"])
-    assert found.optimism == 0 and found.cost.value == found.apparent == 1
-
-
 def test_cost_is_honest_and_break_even_is_cheapest() -> None:
     """Samples of calibrated scores, where the true cost of any threshold is known."""
     grid = (np.arange(200_000) + 0.5) / 200_000
@@ -257,27 +214,18 @@ def test_cost_is_honest_and_break_even_is_cheapest() -> None:
     best = true_cost(break_even(PLAIN))
     assert best == pytest.approx(beyond.min(), abs=1e-6)
     apparent, stated, true, covered = [], [], [], []
-    for seed in range(120):
+    for seed in range(80):
         found = best_threshold(*sample(seed, 100), PLAIN, n_resamples=100, rng=seed)
         actual = true_cost(found.threshold)
         apparent.append(found.apparent)
         stated.append(found.cost.value)
         true.append(actual)
         covered.append(found.cost.low <= actual <= found.cost.high)
-    error = np.std(np.subtract(stated, true)) / math.sqrt(120)
+    error = np.std(np.subtract(stated, true)) / math.sqrt(80)
     assert np.mean(true) > best
     assert np.mean(apparent) < np.mean(true) - 5 * error
     assert abs(np.mean(stated) - np.mean(true)) < 3 * error + 0.03
     assert np.mean(covered) >= 0.89
-
-
-def test_useless_scores_save_nothing_for_certain() -> None:
-    rng = np.random.default_rng(0)
-    for seed in range(20):
-        scores, correct = rng.random(80), rng.random(80) < 0.5
-        costs = Costs(10, 5)  # a review costs just what it is worth
-        found = best_threshold(scores, correct, costs, n_resamples=100, rng=seed)
-        assert not found.certain
 
 
 @pytest.mark.parametrize(
@@ -287,12 +235,8 @@ def test_useless_scores_save_nothing_for_certain() -> None:
         ({"error": "2"}, "error must lie between -inf and inf, not '2'"),
         ({"error": 1, "right": 1}, r"error must be above right, .* \(1\), not 1"),
         ({"review": -1}, "review must be 0 or more, not -1"),
-        ({"review": math.nan}, "review must be 0 or more, not nan"),
-        ({"delay": -0.5}, "delay must be 0 or more, not -0.5"),
-        ({"right": math.nan}, "right must lie between -inf and inf, not nan"),
+        ({"delay": math.nan}, "delay must be 0 or more, not nan"),
         ({"review_error": 5}, "review_error must lie between 0 and 1, not 5"),
-        ({"missed_review": math.inf}, "missed_review must lie between"),
-        ({"missed_review": -1}, r"missed_review must be right, .* or more, not -1"),
     ],
 )
 def test_bad_prices(change: dict[str, Any], says: str) -> None:
@@ -301,48 +245,29 @@ def test_bad_prices(change: dict[str, Any], says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "error", "says"),
     [
-        ({"scores": []}, "scores must be one column with at least one row"),
-        ({"scores": [[1, 2]]}, r"scores must be one column .* shape \(1, 2\)"),
-        ({"scores": [0.5, np.nan]}, "scores must not be missing; 1 of"),
-        ({"scores": [np.inf, 0.5]}, "scores must be finite; row 0 is inf"),
-        ({"correct": [1]}, "correct must have one value for each of 2 rows"),
-        ({"correct": [1, 2]}, "correct must be 0 or 1; row 1 is 2"),
+        ({"scores": []}, ValueError, "scores must be one column with at least one row"),
+        ({"scores": [0.5, np.nan]}, ValueError, "scores must not be missing; 1 of"),
+        ({"scores": [np.inf, 0.5]}, ValueError, "scores must be finite; row 0 is inf"),
+        ({"scores": ["0.5", "1"]}, TypeError, "scores must be numbers"),
+        ({"correct": [1]}, ValueError, "correct must have one value for each of 2"),
+        ({"correct": [1, 2]}, ValueError, "correct must be 0 or 1; row 1 is 2"),
+        ({"level": 95}, ValueError, "level must lie between 0 and 1, not 95"),
+        ({"n_resamples": 0}, ValueError, "n_resamples must be a whole number of 1"),
+        ({"groups": [1]}, ValueError, "groups must have one value for each of 2 rows"),
+        ({"groups": [1, None]}, ValueError, "groups must not be missing; 1 of"),
+        ({"rng": "chance"}, TypeError, "rng must be a Generator"),
+        ({"thresholds": [0.5, np.nan]}, ValueError, "thresholds must not be missing"),
+        ({"thresholds": []}, ValueError, "thresholds must be one column"),
     ],
 )
-def test_bad_rows(change: dict[str, Any], says: str) -> None:
-    data: dict[str, Any] = {"scores": [0.5, 0.7], "correct": [1, 0], "costs": PLAIN}
-    for search in (cost_curve, best_threshold):
-        with pytest.raises(ValueError, match=f"^{says}"):
-            search(**data | change)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"level": 95}, "level must lie between 0 and 1, not 95"),
-        ({"n_resamples": 0}, "n_resamples must be a whole number of 1 or more"),
-        ({"groups": [1]}, "groups must have one value for each of 2 rows"),
-        ({"groups": [1, None]}, "groups must not be missing; 1 of"),
-    ],
-)
-def test_bad_rules(change: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=f"^{says}"):
-        best_threshold([0.5, 0.7], [1, 0], PLAIN, **change)
-
-
-def test_bad_thresholds_and_confidences() -> None:
-    with pytest.raises(ValueError, match="^thresholds must not be missing; 1 of"):
-        cost_curve([0.5], [1], PLAIN, thresholds=[0.5, np.nan])
-    with pytest.raises(ValueError, match="^thresholds must be one column"):
-        cost_curve([0.5], [1], PLAIN, thresholds=[])
-    with pytest.raises(ValueError, match="^threshold must be 0 or more, not -0.1"):
-        expected_cost([0.5], PLAIN, threshold=-0.1)
-    with pytest.raises(ValueError, match=r"^confidence must lie in \[0, 1\]; row 0"):
-        expected_cost([1.5], PLAIN)
-    for text in ("high", "0.5"):
-        with pytest.raises(TypeError, match="^scores must be numbers"):
-            cost_curve([text], [1], PLAIN)
-    with pytest.raises(TypeError, match="^rng must be a Generator"):
-        best_threshold([0.5], [1], PLAIN, rng="chance")  # type: ignore[arg-type]
+def test_bad_data_and_rules(change: dict[str, Any], error: Any, says: str) -> None:
+    data = {"scores": [0.5, 0.7], "correct": [1, 0], "costs": PLAIN} | change
+    (name,) = change
+    if name != "thresholds":
+        with pytest.raises(error, match=f"^{says}"):
+            best_threshold(**data)
+    if name in ("scores", "correct", "thresholds"):
+        with pytest.raises(error, match=f"^{says}"):
+            cost_curve(**data)

@@ -50,7 +50,13 @@ from helpers.finetune.label_scores import prompt_ends, read_answers
 from helpers.finetune.store import Store
 from helpers.finetune.task import make_task, plan_batches
 from helpers.finetune.training import Trainer, trainable_copy
-from helpers.metrics import brier_score, expected_calibration_error, log_loss, top_label
+from helpers.metrics import (
+    Binning,
+    brier_score,
+    expected_calibration_error,
+    log_loss,
+    top_label,
+)
 from helpers.models import LanguageModel
 from helpers.sampling import sample_votes
 from helpers.scoring import label_logprobs, tree_is_exact
@@ -296,7 +302,9 @@ def test_soft_bins_become_hard_ones() -> None:
         raw, torch.as_tensor(np.eye(2)[truth])
     )
     confidence, correct = top_label(raw.exp().numpy(), truth)
-    hard = expected_calibration_error(confidence, correct, n_bins=10, norm="l2")
+    hard = expected_calibration_error(
+        confidence, correct, binning=Binning(10), norm="l2"
+    )
     assert float(found) == pytest.approx(hard, rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Rules of helpers.hosted.endpoints and reading: three protocols, one form."""
+"""Three protocols, one form: what is asked and what is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from hosted_server import chat_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai import AsyncOpenAI
 
+from helpers.answers import read_tokens
 from helpers.hosted import (
     Answer,
     AnswerToken,
@@ -20,8 +22,7 @@ from helpers.hosted import (
     build_request,
     read_answer,
 )
-from helpers.hosted.endpoints import plain_url
-from helpers.hosted.scrub import scrub, scrub_message
+from helpers.hosted.requests import Secrets, plain_url
 
 TOP = (("yes", -0.1, b"yes"), ("no", -2.5, b"no"))
 LISTED = [{"token": t, "logprob": p, "bytes": list(b)} for t, p, b in TOP]
@@ -96,6 +97,17 @@ def test_three_protocols_give_one_answer(protocol: str) -> None:
     assert read_answer(protocol, said(protocol)).request_id == "a"
 
 
+def test_the_clients_objects_are_read_like_json() -> None:
+    from openai.types import Completion
+    from openai.types.chat import ChatCompletion
+    from openai.types.responses import Response
+
+    kinds = {"chat": ChatCompletion, "responses": Response, "completions": Completion}
+    for protocol, kind in kinds.items():
+        made = kind.model_construct(**json.loads(json.dumps(SAID[protocol])))
+        assert read_answer(protocol, made) == read_answer(protocol, said(protocol))
+
+
 def chat_tokens(entries: Any) -> tuple[AnswerToken, ...]:
     return read_answer("chat", chat_answer("x", logprobs=entries)).tokens
 
@@ -112,15 +124,22 @@ def test_what_is_missing_is_none_or_left_out() -> None:
     (token,) = chat_tokens({"content": [entry]})
     assert token.logprob is None and token.bytes is None
     assert token.top == (("e", -3.0, None), ("f", 0.0, None))
-    # Nonsense is not missing: it stays, so that nobody adds up without it.
-    for wrong in (math.nan, math.inf, 1e30):
-        (token,) = chat_tokens({"content": [{"token": "a", "logprob": wrong}]})
-        assert token.logprob is not None and math.isnan(token.logprob)
-    for nothing in (None, [], {}, {"content": None}, {"content": []}, "odd"):
-        assert chat_tokens(nothing) == ()
-    assert (
-        chat_tokens({"content": [{}, None]}) == (AnswerToken("", None, None, ()),) * 2
-    )
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e30, 10**400])
+def test_nonsense_is_not_missing(wrong: float) -> None:
+    """It stays, so that nobody adds up without it."""
+    (token,) = chat_tokens({"content": [{"token": "a", "logprob": wrong}]})
+    assert token.logprob is not None and math.isnan(token.logprob)
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, {"content": None}, "odd", 7])
+def test_no_tokens(nothing: Any) -> None:
+    assert chat_tokens(nothing) == ()
+
+
+def test_each_protocol_may_have_the_tokens_of_another() -> None:
+    assert chat_tokens({"content": [{}, None]}) == (AnswerToken("", None),) * 2
     # Older servers answer a chat with the lists of old completions, and new ones of
     # llama.cpp an old completion with those of a chat.
     old = SAID["completions"]["choices"][0]["logprobs"]
@@ -135,11 +154,12 @@ def test_a_scored_prompt_has_no_value_for_its_first_token() -> None:
     echoed["choices"][0]["logprobs"] = {
         "tokens": ["A", " b", " c"],
         "token_logprobs": [None, -1.5],
-        "top_logprobs": [None, {" b": -1.5}],
+        "top_logprobs": [None, {" x": -2.5, " b": -1.5}],
     }
     tokens = read_answer("completions", echoed).tokens
     assert [token.logprob for token in tokens] == [None, -1.5, None]
-    assert tokens[1].top == ((" b", -1.5, None),) and tokens[0].top == ()
+    assert [entry.text for entry in tokens[1].top] == [" b", " x"]  # in falling order
+    assert tokens[0].top == tokens[2].top == ()
 
 
 @pytest.mark.parametrize(
@@ -161,14 +181,91 @@ def test_the_responses_api_ends_in_the_same_words(
     assert answer.problem
 
 
-def test_an_error_inside_an_answer_is_none() -> None:
-    failed = {**said("responses"), "status": "failed", "error": {"message": "Ouch"}}
-    with pytest.raises(UnreadableAnswer, match="'Ouch'"):
-        read_answer("responses", failed)
-    with pytest.raises(UnreadableAnswer, match="no output.*'responses'"):
-        read_answer("responses", said("chat"))
-    with pytest.raises(UnreadableAnswer, match="no choices.*'chat'"):
-        read_answer("chat", said("responses"))
+@pytest.mark.parametrize(
+    ("protocol", "response", "says"),
+    [
+        ("responses", {"status": "failed", "error": {"message": "Ouch"}}, "'Ouch'"),
+        ("responses", {"status": "cancelled", "output": []}, "'cancelled'"),
+        ("chat", {"error": "Ouch"}, "'Ouch'"),
+        ("responses", said("chat"), "no output.*'responses'"),
+        ("chat", said("responses"), "no choices.*'chat'"),
+        ("chat", {"choices": []}, "no choices"),
+    ],
+)
+def test_what_holds_no_answer_is_an_error(
+    protocol: str, response: Any, says: str
+) -> None:
+    with pytest.raises(UnreadableAnswer, match=says):
+        read_answer(protocol, response)
+
+
+def spam(**choice: Any) -> dict[str, Any]:
+    """A chat completion of three tokens, whose choice has been changed."""
+    content = [{"token": t, "logprob": -0.1} for t in ('{"spam":', "true", "}")]
+    return chat_answer("x", logprobs={"content": content}, **choice)
+
+
+def part(**content: Any) -> dict[str, Any]:
+    message = {"type": "message", "content": [content]}
+    return {**said("responses"), "output": [message]}
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (spam(message={"refusal": "I can't."}), 'The model refused: "I can\'t."'),
+        (spam(finish_reason="length"), "must be complete. .* cut at the limit"),
+        (spam(finish_reason="content_filter"), "A content filter"),
+        (spam(finish_reason="tool_calls"), "model called a tool"),
+        (chat_answer("x", logprobs=None), "no log-probabilities"),
+        ([], "no log-probabilities"),
+        (part(type="output_text"), "no log-probabilities"),
+        (
+            part(type="refusal", refusal="No."),
+            "must hold an answer .* The model refused: 'No.'",
+        ),
+        ({**said("responses"), "status": "in_progress"}, "is not finished"),
+        (
+            {**said("responses"), "output": []},
+            "index must be below 0, the number of te",
+        ),
+        ("text", "response must be a completion, a response or a list of tokens"),
+        ([{"logprob": -1.0}], "response must have a text for each token"),
+    ],
+)
+def test_an_answer_without_probabilities_says_why(response: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_tokens(response)
+
+
+@pytest.mark.parametrize("protocol", SAID)
+def test_tokens_of_any_answer_have_bytes(protocol: str) -> None:
+    (token,) = read_tokens(said(protocol))
+    assert token == AnswerToken("yes", -0.1, b"yes", TOP)
+    assert read_tokens(read_answer(protocol, said(protocol))) == (token,)
+
+
+def test_halves_of_a_character_in_two_tokens() -> None:
+    found = read_tokens(
+        [{"token": "\ud83d", "logprob": 0}, {"token": "\udca9", "logprob": 0}]
+    )
+    assert [token.bytes for token in found] == [b"\xed\xa0\xbd", b"\xed\xb2\xa9"]
+
+
+def test_one_of_several_answers() -> None:
+    response = said("chat")
+    response["choices"].append(
+        {"logprobs": {"content": [{"token": "no", "logprob": 0}]}}
+    )
+    assert read_tokens(response, index=1)[0].text == "no"
+    with pytest.raises(ValueError, match="index must be below 2, the number of choi"):
+        read_tokens(response, index=2)
+    response = said("responses")
+    response["output"][1]["content"].append(
+        {"text": "no", "logprobs": [{"token": "no", "logprob": 0}]}
+    )
+    assert read_tokens(response, index=1)[0].text == "no"
+    assert read_answer("responses", response).text == "yesno"
 
 
 JSON = st.recursive(
@@ -189,7 +286,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(list(SAID)),
     st.dictionaries(st.sampled_from(["choices", "output", "usage", "id"]), JSON),
@@ -207,7 +304,7 @@ def test_no_json_breaks_the_reader(
         assert min(answer.usage.prompt, answer.usage.completion) >= 0
         for token in answer.tokens:
             assert token.logprob is None or math.isfinite(token.logprob)
-            assert all(math.isfinite(logprob) for _, logprob, _ in token.top)
+            assert all(math.isfinite(entry.logprob or 0.0) for entry in token.top)
 
 
 # Requests ------------------------------------------------------------------------
@@ -289,19 +386,23 @@ def test_the_key_knows_all_that_is_sent_and_no_secret() -> None:
 # Keys ----------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+def secrets_of(key: str) -> Secrets:
+    return Secrets(AsyncOpenAI(api_key=key, base_url="http://x/v1"))
+
+
+@settings(deadline=None, max_examples=30)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_secret_passes(before: str, after: str) -> None:
     secret = "sk-0123456789"
-    assert secret not in scrub(before + secret + after, [secret])
-    assert secret not in scrub_message(f"{before}Authorization: Bearer {secret}", [])
+    assert secret not in secrets_of(secret).hide(before + secret + after)
+    said = f"{before}Authorization: Bearer {secret}"
+    assert secret not in secrets_of("other").hide_in_message(said)
 
 
 def test_short_keys_leave_words_alone() -> None:
-    assert scrub("no", ["no"]) == "no"
-    assert scrub("EMPTY", ["EMPTY"], key_like=True) == "EMPTY"
-    assert scrub_message("Bearer of bad news; api_key must be set", []) == (
-        "Bearer of bad news; api_key must be set"
-    )
+    assert secrets_of("no").hide_in_message("no") == "no"
+    assert secrets_of("EMPTY").hide("EMPTY") == "EMPTY"
+    said = "Bearer of bad news; api_key must be set"
+    assert secrets_of("-").hide_in_message(said) == said
     for text in ("api-key: abc", "'Authorization': 'Basic abc'", '"api_key"="abc"'):
-        assert "abc" not in scrub_message(text, [])
+        assert "abc" not in secrets_of("-").hide_in_message(text)

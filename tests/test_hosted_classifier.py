@@ -19,6 +19,8 @@ from hosted_model import (
     VOCABULARY,
     Model,
     ModelServer,
+    changed,
+    hosted,
     random_model,
     true_probability,
     written_model,
@@ -67,7 +69,7 @@ def make(httpserver: HTTPServer, tmp_path: Path) -> Make:
             "tolerance": 0.0,
             **options,
         }
-        return HostedClassifier(client, "m", **settings), server
+        return hosted(client, "m", **settings), server
 
     return made
 
@@ -200,6 +202,12 @@ def test_labels_of_one_token_take_one_call_for_one_token(make: Make) -> None:
     assert shares == pytest.approx(np.tile([0.2 / 0.9, 0.7 / 0.9], (4, 1)))
     assert len(server.asked) == 3
     assert {body["max_completion_tokens"] for body in server.asked} == {1}
+    assert found.predict_proba([]).shape == (0, 2)
+    assert found.predict_interval([]).shape == (0, 2, 2)
+    assert found.score_table([]).shape[0] == 0 and len(server.asked) == 3
+    # What is not listed is impossible, as far as the point goes.
+    changed(found, labels=["yes", "maybe"])
+    assert found.predict_log_proba(["A film."]).tolist() == [[-math.inf, 0.0]]
 
 
 def test_flags_that_make_a_server_go_on_are_sent_with_what_is_begun(make: Make) -> None:
@@ -236,19 +244,13 @@ def test_small_branches_are_left(make: Make) -> None:
     assert len(server.asked) == 1
 
 
-def test_log_probabilities_of_what_is_not_listed(make: Make) -> None:
-    found, _ = make(YES_NO, labels=["yes", "maybe"])
-    logs = found.predict_log_proba(["A film."])
-    assert logs.tolist() == [[-math.inf, 0.0]]
-
-
 def test_values_after_temperature_are_noticed(make: Make) -> None:
     how = {"after_temperature": True}
     texts = [f"film {n}" for n in range(5)]
     found, _ = make(YES_NO, how, labels=["yes", "no"])
     with pytest.warns(UserWarning, match="temperature=1"):
         found.predict(texts)
-    found.set_params(temperature=1.0)
+    changed(found, temperature=1.0)
     assert found.predict_proba(texts)[0] == pytest.approx([0.2 / 0.9, 0.7 / 0.9])
 
 
@@ -290,22 +292,15 @@ def test_responses_are_asked_for_as_many_tokens_as_they_demand(
     httpserver: HTTPServer, tmp_path: Path
 ) -> None:
     top = [{"token": t, "logprob": math.log(p)} for t, p in (("yes", 0.7), ("no", 0.2))]
-    content = {
-        "type": "output_text",
-        "text": "yes",
-        "logprobs": [{**top[0], "top_logprobs": top}],
-    }
+    logprobs = [{**top[0], "top_logprobs": top}]
+    content = {"type": "output_text", "text": "yes", "logprobs": logprobs}
+    output = [{"type": "message", "content": [content]}]
     httpserver.expect_request("/v1/responses").respond_with_json(
-        {
-            "status": "completed",
-            "output": [{"type": "message", "content": [content]}],
-        }
+        {"status": "completed", "output": output}
     )
-    client = AsyncOpenAI(api_key=KEY, base_url=httpserver.url_for("/v1"))
-    found = HostedClassifier(
-        client,
-        "m",
-        ["yes", "no"],
+    found = hosted(
+        httpserver.url_for("/v1"),
+        labels=["yes", "no"],
         protocol="responses",
         family="exact",
         journal=tmp_path / "answers.sqlite",
@@ -329,59 +324,44 @@ def test_plain_prompt_is_that_of_the_local_classifier(tiny_llama: Any) -> None:
         "instruction": "Be brief.",
     }
     here = LLMClassifier(tiny_llama, **options)
-    there = HostedClassifier("http://x/v1", "m", protocol="completions", **options)
+    there = hosted("http://x/v1", "m", protocol="completions", **options)
     assert there.render("A film.") == here.render("A film.")
 
 
 def test_chat_prompt_has_examples_as_turns() -> None:
-    found = HostedClassifier(
-        "http://x/v1", "m", ["good", "bad"], "Review: {text}", [("A joy.", "good")]
-    )
-    assert found.render("A film.") == [
-        {"role": "user", "content": "Review: A joy."},
-        {"role": "assistant", "content": "good"},
-        {"role": "user", "content": "Review: A film."},
+    examples = [("A joy.", "good")]
+    found = hosted("http://x/v1", "m", ["good", "bad"], "Review: {text}", examples)
+    assert [turn["content"] for turn in found.render("A film.")] == [
+        *("Review: A joy.", "good", "Review: A film.")
     ]
-    default = HostedClassifier("http://x/v1", "m", ["good", "bad"]).render("A film.")
-    assert default[0] == {
-        "role": "system",
-        "content": "Classify the text as one of: bad, good.",
-    }
+    first = hosted("http://x/v1", "m", ["good", "bad"]).render("A film.")[0]
+    assert first["content"] == "Classify the text as one of: bad, good."
+    assert first["role"] == "system"
 
 
 # The journal and money ---------------------------------------------------------------
 
 
-def test_second_call_sends_nothing(make: Make) -> None:
-    found, server = make(SHARED, continue_with={})
-    first = found.score_table(TEXTS)
-    n = len(server.asked)
-    assert n == 6
-    pd.testing.assert_frame_equal(clone(found).score_table(TEXTS), first)
-    assert found.predict(TEXTS[::-1]).tolist() == ["positive"] * 3
-    assert len(server.asked) == n
-
-
-def test_run_that_was_cut_off_goes_on(make: Make) -> None:
+def test_what_is_in_the_journal_is_not_asked(make: Make) -> None:
     found, server = make(SHARED, continue_with={})
     found.predict(TEXTS[:1])
-    before = len(server.asked)
-    found.predict(TEXTS)
-    assert (before, len(server.asked)) == (2, 6)
+    assert len(server.asked) == 2
+    first = found.score_table(TEXTS)
+    assert len(server.asked) == 6
+    pd.testing.assert_frame_equal(clone(found).score_table(TEXTS), first)
+    assert found.predict(TEXTS[::-1]).tolist() == ["positive"] * 3
+    assert len(server.asked) == 6
 
 
-def test_open_journal_may_be_given(make: Make, tmp_path: Path) -> None:
+def test_a_journal_may_be_open_or_in_the_cache(
+    make: Make, tmp_path: Path, own_scores: Path
+) -> None:
     with Journal(tmp_path / "mine.sqlite") as journal:
         found, server = make(YES_NO, labels=["yes", "no"], journal=journal)
         found.predict(TEXTS)
         clone(found).predict(TEXTS)
-        assert journal.usage()["answers"].tolist() == [3]
-    assert len(server.asked) == 3
-
-
-def test_journal_of_its_own_is_in_the_cache(make: Make, own_scores: Path) -> None:
-    found, _ = make(YES_NO, labels=["yes", "no"], journal=None)
-    found.predict(TEXTS)
+        assert journal.usage()["answers"].tolist() == [3] and len(server.asked) == 3
+    changed(found, journal=None).predict(TEXTS)
     assert (own_scores / "hosted.sqlite").exists()
 
 
@@ -404,11 +384,11 @@ def test_budget_counts_what_failed_in_earlier_calls(tmp_path: Path) -> None:
     # Of 2,000, two bills of 900 leave too little for what a third may cost.
     usage = {"prompt_tokens": 900, "completion_tokens": 0}
     server = StubServer(lambda text, nth: Reply({"choices": [], "usage": usage}))
+    options = {"budget": 2000.0, "prices": {"m": (1e6, 0.0)}, "concurrency": 1}
+    options |= {"failed": "open", "journal": tmp_path / "j.sqlite"}
     with running(server) as url:
         for _ in range(3):
-            found = HostedClassifier(url, "m", ["yes", "no"], failed="open")
-            found.set_params(budget=2000.0, prices={"m": (1e6, 0.0)}, concurrency=1)
-            found.set_params(journal=tmp_path / "j.sqlite", progress=False)
+            found = hosted(url, labels=["yes", "no"], **options)
             with pytest.raises(BudgetExceeded):
                 found.predict_proba([f"film {at}" for at in range(9)])
     assert server.asked.total() == 2
@@ -430,11 +410,15 @@ def test_budget_counts_later_rounds_of_earlier_calls(
             return listing("s", s=-0.01) | usage
         return listing("ye", ye=math.log(0.6), no=math.log(0.39)) | usage
 
+    options = {"prices": {"m": (1e6, 0.0)}, "budget": 3000.0, "continue_with": {}}
+    options |= {"family": "exact", "concurrency": 1, "retries": 0, "failed": "open"}
     for _ in range(4):
-        found = HostedClassifier(answering(say, httpserver), "m", ["yes", "no"])
-        found.set_params(journal=tmp_path / "j.sqlite", progress=False, failed="open")
-        found.set_params(prices={"m": (1e6, 0.0)}, budget=3000.0, continue_with={})
-        found.set_params(family="exact", concurrency=1, retries=0)
+        found = hosted(
+            answering(say, httpserver),
+            labels=["yes", "no"],
+            journal=tmp_path / "j.sqlite",
+            **options,
+        )
         with suppress(BudgetExceeded):
             found.predict_proba([*TEXTS, "lost 1", "lost 2"])
     assert 6 < len(asked) <= 10
@@ -485,32 +469,18 @@ def test_sampling_counts_answers(make: Make, hides: str) -> None:
 def test_answers_that_are_all_the_same_are_no_agreement(
     make: Make, samples: bool
 ) -> None:
-    found, _ = make(
-        YES_NO,
-        {"hides": "silently", "samples": samples},
-        labels=["yes", "no"],
-        fallback="sampling",
-        draws=6,
-    )
+    how = {"hides": "silently", "samples": samples}
+    asked = {"labels": ["yes", "no"], "fallback": "sampling", "draws": 6}
+    found, server = make(YES_NO, how, options={"seed": 3}, **asked)
     texts = [f"Film {at}." for at in range(5)]
-    if samples:
-        assert (found.predict_proba(texts).max(axis=1) < 1).any()
-    else:
-        with pytest.warns(UserWarning, match="ignores temperature"):
-            assert (found.predict_proba(texts).max(axis=1) == 1).all()
-
-
-def test_draws_do_not_share_a_seed(make: Make) -> None:
-    found, server = make(
-        YES_NO,
-        {"hides": "silently"},
-        labels=["yes", "no"],
-        fallback="sampling",
-        draws=4,
-        options={"seed": 3},
-    )
-    found.predict(TEXTS[:2])
-    assert sorted(body["seed"] for body in server.asked[1:]) == [3, 3, 4, 4, 5, 5, 6, 6]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        sure = found.predict_proba(texts).max(axis=1) == 1
+    assert any("ignores temp" in str(w.message) for w in said) == (not samples)
+    assert sure.all() == (not samples)
+    # Draws do not share a seed.
+    seeds = [body["seed"] for body in server.asked[1:]]
+    assert sorted(seeds) == sorted([*range(3, 9)] * 5)
 
 
 def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
@@ -573,16 +543,8 @@ def test_a_text_without_a_usable_answer_has_no_confidence(
     httpserver: HTTPServer, tmp_path: Path, how: str
 ) -> None:
     url = answering(lambda text: LOST[how] if "bore" in text else GOOD, httpserver)
-    found = HostedClassifier(
-        url,
-        "m",
-        ["yes", "no"],
-        "{text}",
-        family="exact",
-        failed="open",
-        journal=tmp_path / "j.sqlite",
-        progress=False,
-    )
+    options = {"family": "exact", "failed": "open", "journal": tmp_path / "j.sqlite"}
+    found = hosted(url, "m", ["yes", "no"], "{text}", **options)
     with pytest.warns(UserWarning, match="1 of 3 texts have no confidence"):
         table = found.score_table(TEXTS, truth=["yes", "no", "yes"])
     assert table["problem"].notna().tolist() == [False, True, False]
@@ -605,18 +567,14 @@ def test_a_text_without_a_usable_answer_has_no_confidence(
 def test_nonsense_in_all_texts_is_an_error_where_asked_for(
     httpserver: HTTPServer, tmp_path: Path, how: str
 ) -> None:
-    found = HostedClassifier(
-        answering(lambda _: LOST[how], httpserver),
-        "m",
-        ["yes", "no"],
-        failed="error",
-        journal=tmp_path / "j.sqlite",
-    )
+    url = answering(lambda _: LOST[how], httpserver)
+    options = {"failed": "error", "journal": tmp_path / "j.sqlite"}
+    found = hosted(url, "m", ["yes", "no"], **options)
     for call in (found.predict, found.predict_proba, found.score_table):
         with pytest.raises(ValueError, match="make no sense.*each of 3 texts"):
             call(TEXTS)
     with pytest.warns(UserWarning, match="3 of 3 texts have no confidence"):
-        assert np.isnan(found.set_params(failed=None).predict_proba(TEXTS)).all()
+        assert np.isnan(changed(found, failed=None).predict_proba(TEXTS)).all()
 
 
 def test_draws_that_failed_are_no_answers(
@@ -630,17 +588,10 @@ def test_draws_that_failed_are_no_answers(
             return LOST["failed"]
         return {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}
 
-    found = HostedClassifier(
-        answering(say, httpserver),
-        "m",
-        ["yes", "no"],
-        "{text}",
-        fallback="sampling",
-        draws=8,
-        failed="open",
-        concurrency=1,
-        journal=tmp_path / "j.sqlite",
-    )
+    options = {"fallback": "sampling", "draws": 8, "failed": "open", "concurrency": 1}
+    options["journal"] = tmp_path / "j.sqlite"
+    url = answering(say, httpserver)
+    found = hosted(url, "m", ["yes", "no"], "{text}", **options)
     with pytest.warns(UserWarning, match="1 of 2 texts have no confidence"):
         table = found.score_table(["A joy.", "A bore."])
     assert table["off_label"].tolist() == pytest.approx([0, np.nan], nan_ok=True)
@@ -655,7 +606,7 @@ def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
     with pytest.raises(RunStopped, match="1 of 1 requests failed.*journal"):
         found.predict(TEXTS)
     with pytest.warns(UserWarning, match="3 of 3 texts have no confidence"):
-        table = found.set_params(failed="open").score_table(TEXTS)
+        table = changed(found, failed="open").score_table(TEXTS)
     assert table["problem"].notna().all() and not table["decided"].any()
 
 
@@ -684,18 +635,11 @@ def test_senseless_parameter_is_refused(
 ) -> None:
     found, server = make(YES_NO)
     with pytest.raises(ValueError, match=message):
-        found.set_params(**options).predict(TEXTS)
+        changed(found, **options).predict(TEXTS)
     assert not server.asked
 
 
 # What scikit-learn asks for ----------------------------------------------------------
-
-
-def test_no_texts_give_no_rows(make: Make) -> None:
-    found, server = make(YES_NO, labels=["yes", "no"])
-    assert found.predict_proba([]).shape == (0, 2)
-    assert found.predict_interval([]).shape == (0, 2, 2)
-    assert found.score_table([]).shape[0] == 0 and not server.asked
 
 
 def test_clone_and_parameters_share_the_client_and_hide_the_key(make: Make) -> None:
@@ -715,7 +659,7 @@ def test_address_alone_will_do(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     url = ModelServer(YES_NO).serve(httpserver)
-    found = HostedClassifier(url, "m", ["yes", "no"], journal=tmp_path / "j.sqlite")
+    found = hosted(url, "m", ["yes", "no"], journal=tmp_path / "j.sqlite")
     assert found.predict(["A film."]).tolist() == ["yes"]
     # The key is OpenAI's, and this is another server.
     assert KEY not in str(httpserver.log[0][0].headers)
@@ -752,7 +696,7 @@ def test_another_model_than_the_one_asked_is_said_once(
 def test_address_with_a_password_is_refused_and_not_shown() -> None:
     url = "http://me:hunter22@x/v1"
     with pytest.raises(ValueError, match="password") as caught:
-        HostedClassifier(url, "m")
+        hosted(url, "m")
     with pytest.raises(ValueError, match="password"):
         HostedClassifier().set_params(client=url)
     assert "hunter22" not in str(caught.value)
@@ -789,6 +733,6 @@ def test_source_tells_what_changes_the_probabilities(make: Make) -> None:
         ({"family": "wide"}, "labels"),
         ({"top_logprobs": 5}, "labels"),
     ):
-        now = clone(found).set_params(**change).source()
+        now = changed(clone(found), **change).source()
         assert [name for name in was if now[name] != was[name]] == [part]
-    assert clone(found).set_params(concurrency=2).source() == was
+    assert changed(clone(found), concurrency=2).source() == was

@@ -75,6 +75,8 @@ def rows(path: Path, query: str = "SELECT key, status FROM calls ORDER BY id") -
 def test_what_is_written_is_read_by_others_and_later(
     path: Path, journal: Journal
 ) -> None:
+    journal.add(answered(str(at)) for at in range(1200))
+    assert len(journal.get([str(at) for at in range(2000)])) == 1200
     journal.add([answered("a"), failed("b")])
     expected = {"a": answered("a").result, "b": failed("b").result}
     with Journal(path) as other:
@@ -83,11 +85,6 @@ def test_what_is_written_is_read_by_others_and_later(
     with Journal(path) as later:
         assert later.get(["c", "b", "a"]) == expected
     assert isinstance(expected["a"], Answer)
-
-
-def test_many_keys_are_read_at_once(journal: Journal) -> None:
-    journal.add(answered(str(at)) for at in range(1200))
-    assert len(journal.get([str(at) for at in range(2000)])) == 1200
 
 
 def test_the_first_answer_stays_and_every_bill_counts(
@@ -226,9 +223,9 @@ def test_processes_share_a_journal(path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was(path: Path) -> None:
-    n, concurrency, rng = 500, 8, random.Random()
+    n, concurrency, rng = 300, 8, random.Random()
     # HOW_SURE_KILLS=20 makes a longer trial of it.
-    kills = int(os.environ.get("HOW_SURE_KILLS", "4"))
+    kills = int(os.environ.get("HOW_SURE_KILLS", "3"))
     server = StubServer(lambda text, nth: Reply(delay=0.002))
     context = processes()
     finished: set[str] = set()
@@ -238,37 +235,33 @@ def test_a_killed_run_goes_on_where_it_was(path: Path) -> None:
         ]
         text_of = {q.key(url): f"q{at}" for at, q in enumerate(requests)}
         for kill in range(kills + 1):
-            asked_before = server.asked.copy()
+            before = server.asked.copy()
             process = context.Process(
                 target=ask_in_process, args=(url, path, requests, concurrency)
             )
             process.start()
-            if kill < kills:
-                share = server.asked.total() + rng.randint(1, max(2, n // (kills + 1)))
-                until = time.monotonic() + 60
-                while server.asked.total() < share and process.is_alive():
-                    assert time.monotonic() < until
-                    time.sleep(0.001)
-                time.sleep(rng.uniform(0, 0.02))
-                process.kill()
+            share = before.total() + rng.randint(1, n // (kills + 1))
+            until = time.monotonic() + 120
+            while kill < kills and process.is_alive():
+                assert time.monotonic() < until
+                time.sleep(0.001)
+                if server.asked.total() >= share:
+                    time.sleep(rng.uniform(0, 0.02))
+                    process.kill()
+                    break
             process.join(120)
             # What was on disk before this run was not asked again in it.
-            assert all(
-                server.asked[text_of[key]] == asked_before[text_of[key]]
-                for key in finished
-            )
+            texts = map(text_of.get, finished)
+            assert all(server.asked[text] == before[text] for text in texts)
             found = [key for key, status in rows(path) if status == "ok"]
-            assert len(found) == len(set(found))
-            assert finished <= set(found)
+            assert len(found) == len(set(found)) and finished <= set(found)
             finished = set(found)
-        assert process.exitcode == 0
+        assert process.exitcode == 0 and finished == set(text_of)
         assert rows(path, "PRAGMA integrity_check") == [("ok",)]
-        assert finished == set(text_of)
         # Lost is only what was in flight.
         assert n <= server.asked.total() <= n + kills * concurrency
         with Journal(path) as journal:
-            client = AsyncOpenAI(api_key="k", base_url=url)
-            texts = [answer.text for answer in ask(requests, client, journal)]
+            texts = [answer.text for answer in ask(requests, url, journal)]
     assert texts == [f"q{at}" for at in range(n)]
 
 
@@ -311,8 +304,8 @@ def test_a_batch_fills_the_same_journal(journal: Journal, tmp_path: Path) -> Non
     output.write_text(text)
     for _ in range(2):  # reading it again changes nothing
         read = read_batch(output, requests, journal, base_url=URL)
-        assert (read.answers, read.errors) == (1, 2)
-        assert read.unknown == ("stranger", '{"custom_id": "bro\n')
+        assert (read[:2]) == (1, 2)
+        assert read[2] == ("stranger", '{"custom_id": "bro\n')
         usage = journal.usage(PRICES, batch_share=0.5).loc[("m", "batch")]
         assert usage["answers"] == 1 and usage["errors"] == 2
         assert usage["cost"] == pytest.approx((10 * 1e-6 + 1e-4) / 2)
@@ -338,10 +331,10 @@ def test_a_batch_is_of_one_kind_and_size(
         write_batch([one, two], file, journal, base_url=URL)
     three = build_request("chat", "m", "r", max_tokens=1)
     monkeypatch.setattr("helpers.hosted.batch._MOST_REQUESTS", 1)
-    with pytest.raises(ValueError, match="at most 1 in one batch, not 2"):
+    with pytest.raises(ValueError, match="at most 1 in one batch,.*not 2 of"):
         write_batch([one, three], file, journal, base_url=URL)
     monkeypatch.setattr("helpers.hosted.batch._MOST_BYTES", 10)
-    with pytest.raises(ValueError, match="at most 10 bytes in one batch"):
+    with pytest.raises(ValueError, match="of at most 10 bytes together, not 1 of"):
         write_batch([one], file, journal, base_url=URL)
     assert not file.exists()
 

@@ -9,7 +9,7 @@ from hosted_model import END, ModelServer
 from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
 
-from helpers.hosted import AccessDenied, HostedClassifier, Probe, probe
+from helpers.hosted import AccessDenied, Probe, probe
 
 KEY = "sk-test-0123456789abcdef"
 COLOURS = "Blue Red Green Black White Pink Grey Brown Gold Teal Lime Navy".split()
@@ -70,17 +70,6 @@ def test_good_server(httpserver: HTTPServer) -> None:
     assert found.prompt_tokens == 10 * len(server.asked)
 
 
-def test_server_that_ignores_temperature_is_found_out(httpserver: HTTPServer) -> None:
-    found, _ = look(httpserver, samples=False)
-    assert found["sampling"].verdict == "no"
-    assert found["seed"].verdict == "unclear"
-
-
-def test_sampling_is_unclear_where_it_cannot_be_asked(httpserver: HTTPServer) -> None:
-    found, _ = look(httpserver, refuses="temperature")
-    assert found["sampling"].verdict == "no" and "temperature" in found["sampling"].seen
-
-
 def test_way_to_ask_for_a_schema_is_the_one_that_works(httpserver: HTTPServer) -> None:
     schema = {"type": "object"}
     found, _ = look(httpserver)
@@ -108,116 +97,111 @@ def test_result_can_be_read_and_tabulated(httpserver: HTTPServer) -> None:
     assert KEY not in str(found) and KEY not in repr(found)
 
 
-@pytest.mark.parametrize("hides", ["silently", "loudly"])
-def test_server_without_log_probabilities(httpserver: HTTPServer, hides: str) -> None:
-    found, _ = look(httpserver, hides=hides)
-    assert (found["chat"].verdict, found["logprobs"].verdict) == ("yes", "no")
-    assert found["20 alternatives"].verdict == "no"
-    assert found["after temperature"].verdict == "unclear"
-    assert found["after the mask"].verdict == "unclear"
-    # What needs none is found out all the same.
-    assert found["json_schema"].verdict == "yes"
-    assert found["continues"].verdict == "yes" and found["seed"].verdict == "yes"
+FORMATS = ("json_object", "json_schema", "schema in json_object")
+# What a server does, what is found of it, and words of why.
+WAYS: list[tuple[dict[str, Any], dict[str, str], dict[str, str]]] = [
+    ({"samples": False}, {"sampling": "no", "seed": "unclear"}, {}),
+    (
+        {"refuses": "temperature"},
+        {"sampling": "no", "after temperature": "unclear"},
+        {"sampling": "temperature"},
+    ),
+    *(
+        (
+            {"hides": hides},
+            {"chat": "yes", "logprobs": "no", "20 alternatives": "no"}
+            | dict.fromkeys(("after temperature", "after the mask"), "unclear")
+            # What needs no log-probabilities is found out all the same.
+            | dict.fromkeys(("json_schema", "continues", "seed"), "yes"),
+            {},
+        )
+        for hides in ("silently", "loudly")
+    ),
+    (
+        {"hides": "loudly", "hides_in": ("chat",)},
+        dict.fromkeys(("20 alternatives", "json_schema", "continues"), "yes"),
+        {"logprobs": "By completions."},
+    ),
+    (
+        {"refuses": "max_completion_tokens", "protocols": ("chat",)},
+        dict.fromkeys(("chat", "logprobs", "json_object"), "yes")
+        | {"after temperature": "no", "max_completion_tokens": "no"},
+        {"max_completion_tokens": "max_tokens is not"},
+    ),
+    (
+        {"refuses": "temperature", "protocols": ("chat",)},
+        dict.fromkeys(("chat", "logprobs", "json_object"), "yes")
+        | {"after temperature": "unclear"},
+        {},
+    ),
+    *(
+        (
+            {"most": 5, "refuses_more": refuses},
+            dict.fromkeys(("logprobs", "5 alternatives"), "yes")
+            | dict.fromkeys(("20 alternatives", "after temperature"), "no"),
+            {"20 alternatives": "at most 5" if refuses else "5 came"},
+        )
+        for refuses in (False, True)
+    ),
+    *(
+        (
+            {"mask": mask, "formats": ("json_object", "inside")},
+            {"after the mask": verdict, "json_schema": "no", FORMATS[2]: "yes"},
+            {},
+        )
+        for mask, verdict in (("after", "yes"), ("before", "no"))
+    ),
+    (
+        {"formats": ()},
+        dict.fromkeys(FORMATS, "no") | {"after the mask": "unclear"},
+        dict.fromkeys(FORMATS, "Water"),
+    ),
+    (
+        {"after_temperature": True},
+        {"after temperature": "yes"},
+        {"after temperature": "factor of 0.50"},
+    ),
+    (
+        {"protocols": ("completions",), "sentinel": True},
+        {"chat": "no", "completions": "yes", "bytes": "no", "sentinel": "yes"}
+        | dict.fromkeys((*FORMATS, "continues", "after the mask"), "unclear"),
+        dict.fromkeys((*FORMATS, "continues", "after the mask"), "chat only"),
+    ),
+    (
+        {"has_seed": False, "bias_works": False, "shows_end": False}
+        | {"sends_bytes": False, "continues": "", "ignores_new_limit": True},
+        dict.fromkeys(("seed", "logit_bias", "bytes", "continues"), "no")
+        | dict.fromkeys(("end of turn listed", "max_completion_tokens"), "no"),
+        {},
+    ),
+]
 
 
-def test_protocol_that_lists_is_chosen_and_the_other_is_still_asked(
-    httpserver: HTTPServer,
+@pytest.mark.parametrize(("how", "verdicts", "words"), WAYS)
+def test_servers_ways_are_found_out(
+    httpserver: HTTPServer, how: Any, verdicts: dict[str, str], words: dict[str, str]
 ) -> None:
-    found, _ = look(httpserver, hides="loudly", hides_in=("chat",))
-    assert found.protocol == "completions"
-    assert found["logprobs"].seen == "By completions."
-    assert found["20 alternatives"].verdict == "yes"
-    assert found["json_schema"].verdict == "yes"
-    assert found["continues"].verdict == "yes"
-
-
-@pytest.mark.parametrize(
-    ("refused", "kept"),
-    [("max_completion_tokens", "old_limit"), ("temperature", None)],
-)
-def test_server_that_refuses_an_argument(
-    httpserver: HTTPServer, refused: str, kept: str | None
-) -> None:
-    found, _ = look(httpserver, refuses=refused, protocols=("chat",))
-    assert found["chat"].verdict == "yes" and found["logprobs"].verdict == "yes"
-    assert found["json_object"].verdict == "yes"
-    assert found.old_limit == (kept == "old_limit")
-    assert found["after temperature"].verdict == ("no" if kept else "unclear")
-
-
-@pytest.mark.parametrize("refuses", [False, True])
-def test_server_with_five_alternatives(httpserver: HTTPServer, refuses: bool) -> None:
-    found, _ = look(httpserver, most=5, refuses_more=refuses)
-    assert found["logprobs"].verdict == "yes"
-    assert found["20 alternatives"].verdict == "no"
-    assert found["5 alternatives"].verdict == "yes"
-    assert ("at most 5" if refuses else "5 came") in found["20 alternatives"].seen
-    assert found["after temperature"].verdict == "no"
-
-
-@pytest.mark.parametrize(("mask", "verdict"), [("after", "yes"), ("before", "no")])
-def test_values_before_and_after_the_mask(
-    httpserver: HTTPServer, mask: str, verdict: str
-) -> None:
-    found, _ = look(httpserver, mask=mask, formats=("json_object", "inside"))
-    assert found["after the mask"].verdict == verdict
-    assert found["json_schema"].verdict == "no"
-    assert found["schema in json_object"].verdict == "yes"
-
-
-def test_server_without_structured_answers(httpserver: HTTPServer) -> None:
-    found, _ = look(httpserver, formats=())
-    for name in ("json_object", "json_schema", "schema in json_object"):
-        assert found[name].verdict == "no" and "Water" in found[name].seen
-    assert found["after the mask"].verdict == "unclear"
-
-
-def test_values_after_temperature(httpserver: HTTPServer) -> None:
-    found, _ = look(httpserver, after_temperature=True)
-    assert found["after temperature"].verdict == "yes"
-    assert "factor of 0.50" in found["after temperature"].seen
-
-
-def test_server_of_old_completions_only(httpserver: HTTPServer) -> None:
-    found, _ = look(httpserver, protocols=("completions",), sentinel=True)
-    assert found.protocol == "completions" and found.continue_with is None
-    assert (found["chat"].verdict, found["completions"].verdict) == ("no", "yes")
-    assert found["bytes"].verdict == "no" and found["sentinel"].verdict == "yes"
-    for name in ("json_schema", "continues", "after the mask"):
-        assert found[name].verdict == "unclear" and "chat only" in found[name].seen
-
-
-def test_server_that_ignores_much(httpserver: HTTPServer) -> None:
-    found, _ = look(
-        httpserver,
-        has_seed=False,
-        bias_works=False,
-        shows_end=False,
-        sends_bytes=False,
-        continues="",
-        ignores_new_limit=True,
+    found, _ = look(httpserver, **how)
+    assert {name: found[name].verdict for name in verdicts} == verdicts
+    for name, word in words.items():
+        assert word in found[name].seen
+    protocols = how.get("protocols", ("chat", "completions"))
+    assert (
+        found.protocol == [p for p in protocols if p not in how.get("hides_in", ())][0]
     )
-    assert found["seed"].verdict == "no" and found["logit_bias"].verdict == "no"
-    assert found["bytes"].verdict == "no" and found["continues"].verdict == "no"
-    assert found["end of turn listed"].verdict == "no"
-    assert found["max_completion_tokens"].verdict == "no" and found.old_limit
+    needs_old = how.get("refuses") == "max_completion_tokens"
+    assert found.old_limit == (needs_old or how.get("ignores_new_limit", False))
+    if "chat" not in protocols:
+        assert found.continue_with is None
 
 
 def test_flags_that_make_it_go_on_are_handed_over(httpserver: HTTPServer) -> None:
-    found, server = look(httpserver, continues="flag")
+    found, _ = look(httpserver, continues="flag")
     assert found["continues"].verdict == "yes"
     assert found.continue_with == {
         "continue_final_message": True,
         "add_generation_prompt": False,
     }
-    classifier = HostedClassifier(
-        AsyncOpenAI(api_key=KEY, base_url=found.base_url),
-        "m",
-        ["Paris", "Nice"],
-        continue_with=found.continue_with,
-        old_limit=found.old_limit,
-    )
-    assert classifier.get_params()["continue_with"] == found.continue_with
 
 
 def test_server_that_answers_nothing(httpserver: HTTPServer) -> None:

@@ -142,13 +142,12 @@ GIVEN: dict[str, Any] = {
     "model": None,
     "classifier": None,
     "ensemble": None,
-    "bins": metrics.make_bins(P, n_bins=2),
+    "binning": metrics.Binning(2),
     "budget": 3,
     "calibrator": PLATT,
     "calibrators": {"Platt": PLATT},
     "costs": COSTS,
     "max_risk": 0.5,
-    "measures": ["gap", "brier"],
     "n_bins": 2,
     "n_draws": 2,
     "n_passes": 2,
@@ -182,7 +181,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "business_table": {"thresholds": [0.5]},
     "compare": {"truth": labels()},
     "cost_curve": {"thresholds": [0.5]},
-    "expected_cost": {"threshold": None},
     "fewer_votes": {"n": 2},
     "grouped_split": {"shares": (0.5, 0.25, 0.25)},
     "is_settled": {"n": 9},
@@ -191,7 +189,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "near_duplicates": {"groups": labels(NAMES)},
     "noise_floor": {"measure": None},
     "paired_difference": dict.fromkeys("ab", Data("pair", (P, Y))),
-    "paired_differences": dict.fromkeys("ab", Data("pair", (P, Y))),
+    "class_gap_difference": {"confidences": Data("pair", (P, Y))},
     "plot_confusion": {"truth": labels()},
     "plot_buckets": {"table": table(decisions.bucket_table(P, Y))},
     "plot_class_gaps": {
@@ -232,7 +230,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "review_queue": {"costs": None, "threshold": None},
     "sample_votes": {"n": 3},
     "score_histogram": {"thresholds": None, "truth": outcomes()},
-    "shifted_rows": {"n": 5},
+    "resample_label_shift": {"n": 5},
     "winners_share": {"probabilities": numbers(np.array([0.5, 0.25, 0.25])), "n": 3},
     "ConformalSets.fit": {"level": 0.5},
     "LLMClassifier.score_table": {
@@ -249,7 +247,6 @@ NO_DATA = set(
     stored tokens width other how every name text low high split raw""".split()
 )
 NOT_TRIED = {
-    "Bins.index": "an inner loop, for values that were checked",
     "label_logprobs_with_gradient": "takes token ids",
     "true_label_logprobs_with_gradient": "takes token ids",
     "measure_review_signals": "loads a model: its texts are those of a classifier",

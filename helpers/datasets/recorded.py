@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .. import EMBEDDED
 from ..files import cache_dir
 from ..hosted import Journal, play_recording
-from ..hosted.endpoints import open_client, plain_url
+from ..hosted.requests import open_client, plain_url
 from .parts import DATA
 
 if TYPE_CHECKING:

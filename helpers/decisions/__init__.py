@@ -1,39 +1,37 @@
 """From confidence to decision: what may be acted on without a look.
 
-``buckets`` are ranges of confidence with an action each, ``thresholds`` are chosen with
-a guarantee and verified on other labels, by tests of the ``risk``; ``costs`` choose by
-prices, and a ``policy`` puts them to use. ``queues`` say what to look at next,
-``conformal`` gives sets of labels. ``monitoring`` watches whether a promise holds, by
-``betting`` against it: ``accuracy_monitor`` that of an accuracy, and
-``calibration_monitor`` that of each confidence. ``delay`` says how soon a fall would be
-noticed. ``drift`` tells whether scores still are what they were, and ``shift`` draws
-rows as if there were more of some classes.
+``rules`` are fixed, such as ranges of confidence with an action each, and can be
+verified on labels; ``thresholds`` are chosen with a guarantee, ``costs`` choose by
+prices, and a ``policy`` puts them to use. ``queries`` say what to look at next,
+``conformal`` gives sets of labels. ``monitors`` watch whether a promise holds, by
+``betting`` against it, which also tells how soon they notice a fall. ``drift`` tells
+whether scores still are what they were, and draws rows as of another mix.
+
+What breaks a rule is refused with a ValueError, or a TypeError if it is of another
+kind, that names the argument, the rule and the offending value.
 """
 
-from .accuracy_monitor import AccuracyMonitor
-from .buckets import REVIEW_BUCKETS, TRUST_BUCKETS, Buckets, bucket_table
-from .calibration_monitor import CalibrationMonitor
+from .betting import DetectionDelay, detection_delay
 from .conformal import ConformalSets, set_coverage
-from .costs import (
-    Costs,
-    ThresholdChoice,
-    best_threshold,
-    break_even,
-    cost_curve,
-    expected_cost,
-)
-from .delay import DetectionDelay, detection_delay
-from .drift import DriftMeasure, ScoreDrift, score_drift
+from .costs import Costs, ThresholdChoice, best_threshold, break_even, cost_curve
+from .drift import DriftMeasure, ScoreDrift, resample_label_shift, score_drift
+from .monitors import AccuracyMonitor, CalibrationMonitor
 from .policy import Policy
-from .queues import review_queue
-from .risk import Verification, error_free_labels, verify_accepted
-from .shift import shifted_rows
+from .queries import review_queue
+from .rules import (
+    REVIEW_BUCKETS,
+    TRUST_BUCKETS,
+    Buckets,
+    Verification,
+    bucket_table,
+    verify_accepted,
+    zero_failure_sample_size,
+)
 from .thresholds import (
     CertifiedThreshold,
     choose_threshold,
     choose_thresholds_per_class,
     verify,
-    verify_per_class,
 )
 
 __all__ = [
@@ -58,13 +56,11 @@ __all__ = [
     "choose_thresholds_per_class",
     "cost_curve",
     "detection_delay",
-    "error_free_labels",
-    "expected_cost",
+    "resample_label_shift",
     "review_queue",
     "score_drift",
     "set_coverage",
-    "shifted_rows",
     "verify",
     "verify_accepted",
-    "verify_per_class",
+    "zero_failure_sample_size",
 ]

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from mapie import conformity_scores
 from mapie.classification import SplitConformalClassifier
 from mapie.conformity_scores import LACConformityScore
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.stats.proportion import proportion_confint
@@ -28,6 +29,7 @@ from ..checks import (
     check_distributions,
     check_interval,
     check_not_fitted_on,
+    check_outcomes,
     check_table,
     check_truth,
 )
@@ -41,7 +43,9 @@ class ConformalSets(BaseEstimator):
     Labelled rows that took no part in training, prompting or calibration say how far
     down a row's list of labels the true one tends to be. With a level of 0.9, the sets
     of new rows then hold the true label with a probability of at least 0.9, whatever
-    the probabilities are worth: bad ones make large sets. MAPIE does the work.
+    the probabilities are worth: bad ones make large sets. That is an average over all
+    rows, and over the rows fitted on: :func:`set_coverage` says what became of classes
+    and sizes. MAPIE does the work.
 
     Parameters
     ----------
@@ -49,12 +53,10 @@ class ConformalSets(BaseEstimator):
         Probability with which a set is to hold the true label, between 0 and 1.
     score : {"lac", "top_k", "aps", "raps"}, default="lac"
         What makes a label strange. "lac": a low probability; the smallest sets on
-        average, some of which may be empty. "top_k": its rank, so that all sets have
-        the same size but for ties. "aps": the probability of all labels ahead of it,
-        which adapts the size to the row and errs on the large side. "raps": the same
-        with a penalty for long sets, chosen on a fifth of the rows, which it takes five
-        times as many of. With two columns only "lac" can be had; with more, it does not
-        matter how many of the labels occur among the rows fitted on.
+        average, some of which may be empty. "top_k": its rank. "aps": the probability
+        of all labels ahead of it, which errs on the large side. "raps": the same with
+        a penalty for long sets, chosen on a fifth of the rows, of which it takes five
+        times as many. With two columns only "lac" can be had.
     seed : int, default=0
         Seed of the chance in "aps" and "raps".
 
@@ -65,24 +67,14 @@ class ConformalSets(BaseEstimator):
     n_ : int
         Number of rows fitted on.
 
-    Notes
-    -----
-    The guarantee is an average over all rows, and over the rows fitted on. It asks that
-    fitted and new rows come from the same source in any order. It does not hold for
-    each class or each set size by itself: :func:`set_coverage` says what became of
-    these. And one fit differs from another: with n rows the coverage that it has on
-    new rows varies by about √(level (1 − level) / n).
-
     References
     ----------
-    Vovk, Gammerman and Shafer, Algorithmic learning in a random world, 2005; Sadinle,
-    Lei and Wasserman, JASA 114, 2019, for "lac"; Romano, Sesia and Candès, NeurIPS
-    2020, for "aps"; Angelopoulos, Bates, Malik and Jordan, ICLR 2021, for "raps".
+    Vovk, Gammerman and Shafer, 2005; Sadinle, Lei and Wasserman, JASA 114, 2019, for
+    "lac"; Romano, Sesia and Candès, NeurIPS 2020, for "aps"; Angelopoulos, Bates, Malik
+    and Jordan, ICLR 2021, for "raps".
 
     Examples
     --------
-    Nineteen labelled rows, two of which are wrong:
-
     >>> known = [[0.8, 0.2]] * 17 + [[0.6, 0.4]] * 2
     >>> sets = ConformalSets(level=0.9).fit(known, [0] * 17 + [1] * 2)
     >>> sets.predict([[0.9, 0.1], [0.55, 0.45]])
@@ -106,8 +98,7 @@ class ConformalSets(BaseEstimator):
         Parameters
         ----------
         probabilities : array-like or pandas.DataFrame of shape (n, K)
-            Rows that sum to one; a data frame names the labels by its columns, without
-            the ``p_`` of the tidy table.
+            Rows that sum to one; a data frame names the labels by its columns.
         truth : array-like of shape (n,)
             The true labels: positions 0, 1, …, or names of a data frame's columns.
 
@@ -115,12 +106,6 @@ class ConformalSets(BaseEstimator):
         -------
         ConformalSets
             Itself.
-
-        Raises
-        ------
-        ValueError
-            Bad data or rules, two columns with another score than "lac", or fewer rows
-            than the level takes: 1 / (1 − level) or 1 / level, if that is more.
         """
         level = check_between("level", self.level, 0, 1)
         score = check_choice("score", self.score, tuple(_SCORES))
@@ -138,9 +123,11 @@ class ConformalSets(BaseEstimator):
                 f"probabilities must have at least {least} rows for a level of "
                 f"{level:g} with score {score!r}, not {len(values)}."
             )
-        known = _scaled(values)
-        model = SplitConformalClassifier(
-            _Given(len(classes)),
+        # What MAPIE takes for a fitted classifier: one whose input is its output.
+        labels = np.arange(len(classes))
+        given = SimpleNamespace(fit=None, classes_=labels, predict_proba=_as_given)
+        self._model = SplitConformalClassifier(
+            given,
             confidence_level=level,
             conformity_score=_SCORES[score](),
             random_state=seed,
@@ -148,55 +135,18 @@ class ConformalSets(BaseEstimator):
         with warnings.catch_warnings():
             # The guarantee does not need every label among the rows.
             warnings.filterwarnings("ignore", ".*conformalization dataset has less")
-            model.conformalize(known, actual)
-            model.predict_set(known[:1])
-        self._model = model
+            self._model.conformalize(_scaled(values), actual)
+            self._model.predict_set(_scaled(values[:1]))
         self.classes_ = classes
         self.n_ = len(values)
         return self
 
     def predict(self, probabilities: ArrayLike) -> np.ndarray:
-        """Which labels are in the set of each row.
-
-        Parameters
-        ----------
-        probabilities : array-like or pandas.DataFrame of shape (n, K)
-            Rows that sum to one, with the columns of those fitted on.
-
-        Returns
-        -------
-        numpy.ndarray of bool, of shape (n, K)
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before ``fit``.
-        ValueError
-            Bad probabilities, or other columns.
-        """
+        """Which labels are in the set of each row: a Boolean for each column."""
         return self._read_and_predict(probabilities)[1]
 
     def table(self, probabilities: ArrayLike) -> pd.DataFrame:
-        """The set of each row, in words.
-
-        Parameters
-        ----------
-        probabilities : array-like or pandas.DataFrame of shape (n, K)
-            Rows that sum to one, with the columns of those fitted on. The index of a
-            data frame is kept.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row each: ``set``, a tuple of labels, the most probable first; ``size``,
-            their number; ``prediction`` and its ``confidence``, as without sets.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before ``fit``.
-        ValueError
-            Bad probabilities, or other columns.
+        """The set of each row in words, the most probable label first.
 
         Examples
         --------
@@ -209,22 +159,21 @@ class ConformalSets(BaseEstimator):
         18  (no, yes)     2         no         0.6
         """
         values, sets = self._read_and_predict(probabilities)
-        index: pd.Index = pd.RangeIndex(len(values))
-        if isinstance(probabilities, pd.DataFrame):
-            index = probabilities.index
-        order = np.argsort(-values, axis=1, kind="stable")
+        order = np.argsort(-values, axis=1, kind="stable").tolist()
         held = [
             tuple(self.classes_[at] for at in ranked if row[at])
-            for ranked, row in zip(order.tolist(), sets.tolist(), strict=True)
+            for ranked, row in zip(order, sets, strict=True)
         ]
-        return pd.DataFrame(
-            {
-                "set": pd.Series(held, dtype=object),
-                "size": sets.sum(axis=1),
-                "prediction": [self.classes_[at] for at in order[:, 0].tolist()],
-                "confidence": values.max(axis=1),
-            }
-        ).set_axis(index)
+        columns = {
+            "set": pd.Series(held, dtype=object),
+            "size": sets.sum(axis=1),
+            "prediction": [self.classes_[ranked[0]] for ranked in order],
+            "confidence": values.max(axis=1),
+        }
+        table = pd.DataFrame(columns)
+        if isinstance(probabilities, pd.DataFrame):
+            table.index = probabilities.index
+        return table
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_")
@@ -255,8 +204,7 @@ def set_coverage(
     Parameters
     ----------
     sets : array-like of bool, of shape (n, K)
-        Which labels are in the set of each row, such as
-        :meth:`ConformalSets.predict` gives for rows that it was not fitted on.
+        Which labels are in the set of each row, of rows that it was not fitted on.
     truth : array-like of shape (n,)
         The true labels.
     labels : sequence, optional
@@ -264,23 +212,15 @@ def set_coverage(
     level : float, default=0.95
         Level of the intervals, not of the sets.
     method : {"wilson", "clopper-pearson"}, default="wilson"
-        The interval of each coverage. Wilson's covers its level on average,
-        Clopper–Pearson's always, and is wider.
+        Wilson's interval covers its level on average, the other always.
 
     Returns
     -------
     pandas.DataFrame
-        One row for ``by`` "all", one for each true class that occurs ("class"), one for
-        each size that occurs ("size"), named by ``value``: its number of rows ``n``;
-        ``coverage``, the share of its sets that hold the true label, with ``low`` and
-        ``high``; ``mean_size``; and ``empty`` and ``singletons``, the shares of its
-        sets with no and with one label.
-
-    Raises
-    ------
-    ValueError
-        Sets that are no table of true and false, labels that are not one for each
-        column, or a truth that is none of them.
+        One row for ``by`` "all", for each true class that occurs and for each size,
+        named by ``value``: its rows ``n``; ``coverage``, the share of its sets that
+        hold the true label, with ``low`` and ``high``; ``mean_size``; ``empty`` and
+        ``singletons``, the shares of its sets with no and with one label.
 
     Examples
     --------
@@ -306,28 +246,19 @@ def set_coverage(
         )
     actual = check_truth(truth, names, sets)
     size = held.sum(axis=1)
-    hit = held[np.arange(n), actual]
-    parts = [("all", "all", np.full(n, True))]
-    parts += [("class", names[at], actual == at) for at in np.unique(actual).tolist()]
-    parts += [("size", at, size == at) for at in np.unique(size).tolist()]
-    rows = []
-    for by, value, own in parts:
-        hits, count = int(hit[own].sum()), int(own.sum())
-        low, high = proportion_confint(hits, count, 1 - level, method=interval)
-        rows.append(
-            {
-                "by": by,
-                "value": value,
-                "n": count,
-                "coverage": hits / count,
-                "low": float(low),
-                "high": float(high),
-                "mean_size": float(size[own].mean()),
-                "empty": float(np.mean(size[own] == 0)),
-                "singletons": float(np.mean(size[own] == 1)),
-            }
-        )
-    return pd.DataFrame(rows)
+    rows = pd.DataFrame({"n": 1, "coverage": held[np.arange(n), actual]})
+    rows["mean_size"], rows["empty"], rows["singletons"] = size, size == 0, size == 1
+    parts = {"all": np.zeros(n, int), "class": actual, "size": size}
+    sums = {by: rows.groupby(part).sum() for by, part in parts.items()}
+    table = pd.concat(sums, names=["by", "value"]).reset_index()
+    ends = proportion_confint(table["coverage"], table["n"], 1 - level, interval)
+    shares = list(rows.columns[1:])
+    table[shares] = table[shares].div(table["n"], axis=0)
+    for at, (name, end) in enumerate(zip(("low", "high"), ends, strict=True)):
+        table.insert(4 + at, name, end)
+    called = {"all": ["all"], "class": names, "size": range(k + 1)}
+    table["value"] = [called[by][at] for by, at in table[["by", "value"]].to_numpy()]
+    return table
 
 
 # MAPIE takes fewer than three labels that occur for two classes, and then refuses all
@@ -358,22 +289,8 @@ class _Raps(conformity_scores.RAPSConformityScore, LACConformityScore):
 _SCORES = {"lac": LACConformityScore, "top_k": _TopK, "aps": _Aps, "raps": _Raps}
 
 
-class _Given(ClassifierMixin, BaseEstimator):
-    """A fitted classifier whose input is its output, as MAPIE wants one."""
-
-    def __init__(self, n_classes: int) -> None:
-        self.n_classes = n_classes
-        self.classes_ = np.arange(n_classes)
-        self.n_features_in_ = n_classes
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        return X
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        return X.argmax(axis=1)
+def _as_given(probabilities: np.ndarray) -> np.ndarray:
+    return probabilities
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -391,12 +308,4 @@ def _check_sets(sets: ArrayLike) -> np.ndarray:
             "sets must have rows, and a column for each label, not shape "
             f"{array.shape}."
         )
-    if array.dtype != bool:
-        strange = ~np.isin(array, [0, 1])
-        if strange.any():
-            row, column = np.argwhere(strange)[0].tolist()
-            raise ValueError(
-                f"sets must be true or false; row {row} has "
-                f"{array.astype(object)[row, column]!r}."
-            )
-    return array.astype(bool)
+    return np.stack([check_outcomes(part, name="sets") for part in array.T], axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,9 @@ from ..checks import (
     check_not_negative,
     check_numbers,
     check_outcomes,
-    check_probabilities,
     check_rng,
     evaluation_of,
 )
-from ..metrics.binning import at_least
 from ..metrics.resampling import Interval, drawn_groups, quantile_interval
 
 
@@ -31,37 +30,23 @@ class Costs:
     """What happens to an item costs, each in the same currency and for one item.
 
     An item is either automated, which costs ``right`` or ``error``, or reviewed, which
-    costs ``review`` and ``delay`` and, in the end, ``right`` or ``missed_review``.
-    A reviewer is taken as never wrong unless ``review_error`` says otherwise.
+    costs ``review`` and ``delay`` and, in the end, ``right`` or ``error``.
 
     Attributes
     ----------
     error : float
         Of acting on a wrong answer; more than ``right``.
-    review : float
-        Of a person looking at an item; 0 or more.
-    delay : float, default=0
-        Of the item waiting for its review; 0 or more.
+    review, delay : float
+        Of a person looking at an item, and of its waiting; 0 or more.
     right : float, default=0
         Of acting on a right answer; negative if it earns something.
     review_error : float, default=0
         Probability that the reviewer decides wrongly, in [0, 1].
-    missed_review : float, optional
-        Of a reviewer's wrong decision; ``right`` or more. Default: ``error``.
-
-    Raises
-    ------
-    ValueError
-        A cost that breaks its rule.
 
     Examples
     --------
     >>> Costs(error=20, review=1.5, delay=0.5).reviewed
     2.0
-    >>> Costs(error=1, review=1, right=2)
-    Traceback (most recent call last):
-    ...
-    ValueError: error must be above right, the cost of a right answer (2), not 1.
     """
 
     error: float
@@ -69,7 +54,6 @@ class Costs:
     delay: float = field(default=0.0, kw_only=True)
     right: float = field(default=0.0, kw_only=True)
     review_error: float = field(default=0.0, kw_only=True)
-    missed_review: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("error", "right"):
@@ -82,20 +66,11 @@ class Costs:
                 "error must be above right, the cost of a right answer "
                 f"({self.right!r}), not {self.error!r}."
             )
-        if self.missed_review is None:
-            return
-        check_between("missed_review", self.missed_review, -math.inf, math.inf)
-        if self.missed_review < self.right:
-            raise ValueError(
-                "missed_review must be right, the cost of a right answer "
-                f"({self.right!r}), or more, not {self.missed_review!r}."
-            )
 
     @property
     def reviewed(self) -> float:
         """What a reviewed item costs on average, with the reviewers' errors."""
-        missed = self.error if self.missed_review is None else self.missed_review
-        outcome = self.review_error * missed + (1 - self.review_error) * self.right
+        outcome = self.review_error * self.error + (1 - self.review_error) * self.right
         return self.review + self.delay + outcome
 
 
@@ -106,19 +81,15 @@ class ThresholdChoice:
     Attributes
     ----------
     threshold : float
-        Items with this score or more are automated; infinite if reviewing all was
-        cheapest.
-    coverage : float
-        Share of the rows that it automates, in [0, 1].
-    risk : float
-        Share of these that are wrong, in [0, 1]; NaN if there are none.
+        Items with this score or more are automated; infinite: none is.
+    coverage, risk : float
+        Share of the rows that it automates, and share of these that are wrong.
     apparent : float
         Cost per item on the rows that chose it: too low, on average.
     optimism : float
         By how much it is too low, as far as resamples tell.
     cost : Interval
-        Cost per item of this threshold on new rows: ``apparent`` plus ``optimism``,
-        and its interval.
+        Cost per item of this threshold on new rows, ``apparent`` plus ``optimism``.
     review_all, automate_all : float
         Cost per item without a threshold.
     saving_over_review, saving_over_automation : Interval
@@ -149,10 +120,10 @@ def break_even(costs: Costs) -> float:
     """The confidence from which on automating an item is no dearer than its review.
 
     With confidence p, automating costs (1 − p) · error + p · right on average, and
-    review costs :attr:`Costs.reviewed` whatever p is. They are equal at
+    review costs :attr:`Costs.reviewed`. They are equal at
     p = (error − reviewed) / (error − right), which is 1 − review / error where nothing
-    else costs anything. A reviewer is taken as never wrong, unless the prices name a
-    ``review_error``: then less is worth a review.
+    else costs anything. Where confidence is calibrated this is the cheapest threshold
+    (Chow, 1970), and no labelled row is needed to find it.
 
     Parameters
     ----------
@@ -163,16 +134,6 @@ def break_even(costs: Costs) -> float:
     -------
     float
         In [0, 1]. 0: a review is never worth its price.
-
-    Notes
-    -----
-    Where confidence is calibrated this is the cheapest threshold, and no labelled row
-    is needed to find it. :func:`best_threshold` searches, for scores that are not.
-
-    References
-    ----------
-    Chow, On optimum recognition error and reject tradeoff, IEEE Transactions on
-    Information Theory 16, 1970.
 
     Examples
     --------
@@ -188,46 +149,6 @@ def break_even(costs: Costs) -> float:
     return max(share, 0.0)
 
 
-def expected_cost(
-    confidence: ArrayLike, costs: Costs, *, threshold: float | None = None
-) -> np.ndarray:
-    """What each item costs on average, if the confidences are true.
-
-    Parameters
-    ----------
-    confidence : array-like of shape (n,)
-        Calibrated probabilities that the prediction is correct, in [0, 1].
-    costs : Costs
-        The prices.
-    threshold : float, optional
-        Items with this confidence or more are automated, the others reviewed: 0
-        automates all, infinity none. Default: :func:`break_even`.
-
-    Returns
-    -------
-    numpy.ndarray of float, of shape (n,)
-
-    Raises
-    ------
-    ValueError
-        Bad confidences, or a threshold below 0.
-
-    Examples
-    --------
-    >>> expected_cost([0.5, 0.95], Costs(error=20, review=2)).round(3)
-    array([2., 1.])
-    >>> expected_cost([0.5, 0.95], Costs(error=20, review=2), threshold=0).round(3)
-    array([10.,  1.])
-    """
-    if threshold is None:
-        threshold = break_even(costs)
-    elif threshold != math.inf:
-        check_not_negative("threshold", threshold)
-    values = check_probabilities(confidence).astype(float)
-    automated = (1 - values) * costs.error + values * costs.right
-    return np.where(at_least(values, threshold), automated, costs.reviewed)
-
-
 def cost_curve(
     scores: ArrayLike,
     correct: ArrayLike,
@@ -239,30 +160,18 @@ def cost_curve(
 
     Parameters
     ----------
-    scores : array-like of shape (n,)
-        Finite numbers, higher for answers more likely right; need not be
-        probabilities. Rows with equal scores are automated together.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-    costs : Costs
-        The prices.
+    scores, correct, costs
+        As for :func:`best_threshold`.
     thresholds : array-like of shape (m,), optional
-        Rows with this score or more, in single precision, are automated; may be
-        infinite. Default: infinity,
-        which automates none, and each distinct score, from high to low.
+        Rows with this score or more, in single precision, are automated. Default:
+        infinity, which automates none, and each distinct score, from high to low.
 
     Returns
     -------
     pandas.DataFrame
-        One row a ``threshold``, in the order given: the ``coverage``, or share of rows
-        automated; the ``risk``, or share of these that are wrong, NaN of none; and the
-        ``cost`` per item of all rows. The lowest cost on these rows is lower than the
-        same threshold's on others: see :func:`best_threshold`.
-
-    Raises
-    ------
-    ValueError
-        Bad data, or a threshold that is missing.
+        One row a ``threshold``: the ``coverage``, or share of rows automated; the
+        ``risk``, or share of these that are wrong; and the ``cost`` per item. The
+        lowest cost on these rows is lower than the same threshold's on others.
 
     Examples
     --------
@@ -310,6 +219,11 @@ def best_threshold(
 ) -> ThresholdChoice:
     """The threshold that is cheapest on labelled rows, and an honest price for it.
 
+    If the confidence is calibrated, take :func:`break_even`: it needs no search. The
+    lowest of many costs is low in part by luck. So the whole choice is repeated on
+    resamples. What a threshold chosen there costs on the rows that were not drawn, on
+    average, exceeds the apparent cost by the optimism (Efron, JASA 78, 1983).
+
     Parameters
     ----------
     scores : array-like of shape (n,)
@@ -327,49 +241,21 @@ def best_threshold(
         How many resamples.
     groups : array-like of shape (n,), optional
         Rows with the same value, such as pages of a document, are drawn together.
-        Strings are compared without regard to case and white space.
 
     Returns
     -------
     ThresholdChoice
-        The threshold is a score that occurs, or infinite; of several equally cheap
-        ones the highest, which automates least.
-
-    Raises
-    ------
-    ValueError
-        Bad data or rules.
+        Of several equally cheap thresholds the highest, which automates least.
 
     Notes
     -----
-    The lowest of many costs is low in part by luck. So the whole choice is repeated on
-    each resample. What the threshold chosen there costs on the rows that were not
-    drawn, on average, is the cost to be expected of new rows: a little more than the
-    truth, since fewer rows choose. It exceeds the apparent cost by the optimism. What
-    the threshold costs on the rows themselves, less what it costs on the resample,
-    spreads about the optimism, or below it, for these rows hold those that chose. The
-    interval is the apparent cost plus the quantiles of this difference, the upper one
-    moved up by as much as its mean falls short of the optimism.
-
-    Resamples of rows without an error have none either. The interval of the cost
-    therefore reaches at least as far as the Clopper–Pearson limits of the risk among
-    the automated rows say, and that of the saving over automation as far as those of
-    the rows left to review say. These limits count rows, also where there are groups.
-
-    In simulations of 50, 200 and 800 rows, of scores that are calibrated, overconfident
-    or of no use, and of errors that cost 2 to 50 reviews, 95 % intervals held the true
-    cost of the chosen threshold in 93 to 100 % of samples, and its saving over
-    automation in 94 to 99 %. The apparent cost was too low by 3 to 71 %, the value of
-    ``cost`` off by up to 16 %, nearly always upwards. Where no threshold saved
-    anything, no saving was called certain.
-
-    If the confidence is calibrated, take :func:`break_even`: it needs no search and
-    has no optimism.
-
-    References
-    ----------
-    Efron, Estimating the error rate of a prediction rule, JASA 78, 1983, for the
-    optimism.
+    What a resample's threshold costs on the rows themselves, less what it costs on the
+    resample, spreads about the optimism, or below it, for these rows hold those that
+    chose. The interval is the apparent cost plus the quantiles of this difference, the
+    upper one moved up by what its mean falls short of the optimism. As resamples of
+    rows without an error have none either, it reaches at least as far as the
+    Clopper–Pearson limits of the risk among the automated rows; likewise that of the
+    saving over automation, by the rows left to review.
 
     Examples
     --------
@@ -395,14 +281,14 @@ def best_threshold(
     added = np.where(right, costs.right, costs.error) - costs.reviewed
     on_rows = _costs_by_cut(added, np.ones((1, n)), last)[0] + costs.reviewed
     chosen = int(on_rows.argmin())
-    apparent = float(on_rows[chosen])
+    apparent, automate_all = float(on_rows[chosen]), float(on_rows[-1])
     lost, gained, unseen = [], [], []
     for counts in drawn_groups(codes, n_resamples, generator):
         drawn = _costs_by_cut(added, counts, last) + costs.reviewed
         each, picked = np.arange(len(drawn)), drawn.argmin(axis=1)
         seen = drawn[each, picked]
         lost.append(on_rows[picked] - seen)
-        gained.append(on_rows[-1] - on_rows[picked] - (drawn[:, -1] - seen))
+        gained.append(automate_all - on_rows[picked] - (drawn[:, -1] - seen))
         with np.errstate(invalid="ignore"):  # a resample may hold every row
             left_out = _costs_by_cut(added, counts == 0, last)[each, picked]
         unseen.append(left_out[np.isfinite(left_out)] + costs.reviewed)
@@ -412,63 +298,54 @@ def best_threshold(
     more = max(optimism - float(loss.mean()), 0.0)
     # The parts on either side of the threshold: an error-free one is not for certain.
     cut = 0 if chosen == 0 else int(last[chosen - 1]) + 1
-    cheap, dear = _limits(right[:cut], costs, level)
-    cost = quantile_interval(apparent + optimism, apparent + loss, level)
-    cost = _reach(cost, cost.low, cost.high + more)
-    cost = _reach(cost, *(apparent + cut / n * np.array([cheap, dear])))
-    automate_all = float(on_rows[-1])
+    cost = _widened(
+        quantile_interval(apparent + optimism, apparent + loss, level),
+        (0, more),
+        apparent + _limits(right[:cut], n, costs, level),
+    )
     saving = automate_all - apparent
-    over_all = quantile_interval(saving - optimism, saving + gain, level)
-    over_all = _reach(over_all, over_all.low - more, over_all.high)
-    cheap, dear = _limits(right[cut:], costs, level)
-    over_all = _reach(over_all, *(saving + (1 - cut / n) * np.array([cheap, dear])))
+    over_all = _widened(
+        quantile_interval(saving - optimism, saving + gain, level),
+        (-more, 0),
+        saving + _limits(right[cut:], n, costs, level),
+    )
     return ThresholdChoice(
-        threshold=math.inf if chosen == 0 else float(ranked[cut - 1]),
-        coverage=cut / n,
-        risk=float(np.mean(~right[:cut])) if cut else math.nan,
-        apparent=apparent,
-        optimism=optimism,
-        cost=cost,
-        review_all=costs.reviewed,
-        automate_all=automate_all,
-        saving_over_review=Interval(
-            costs.reviewed - cost.value,
-            costs.reviewed - cost.high,
-            costs.reviewed - cost.low,
-        ),
-        saving_over_automation=over_all,
-        level=float(level),
+        math.inf if chosen == 0 else float(ranked[cut - 1]),
+        cut / n,
+        float(np.mean(~right[:cut])) if cut else math.nan,
+        apparent,
+        optimism,
+        cost,
+        costs.reviewed,
+        automate_all,
+        Interval(*(costs.reviewed - cost[at] for at in (0, 2, 1))),
+        over_all,
+        float(level),
     )
 
 
-def _costs_by_cut(
-    added: np.ndarray, counts: np.ndarray, last: np.ndarray
-) -> np.ndarray:
+def _costs_by_cut(added: Any, counts: Any, last: Any) -> np.ndarray:
     """Cost per row beyond that of reviewing all, if the first rows are automated."""
     total = np.cumsum(counts * added, axis=1)[:, last]
     none = np.zeros((len(counts), 1))
     return np.hstack([none, total]) / counts.sum(axis=1, keepdims=True)
 
 
-def _limits(right: np.ndarray, costs: Costs, level: float) -> tuple[float, float]:
-    """How far below and above the rows' own mean cost that of such rows may lie."""
+def _limits(right: np.ndarray, n: int, costs: Costs, level: float) -> np.ndarray:
+    """How far below and above its own the mean cost of these of n rows may lie."""
     if not len(right):
-        return 0.0, 0.0
+        return np.zeros(2)
     wrong = int(np.sum(~right))
     ends = proportion_confint(wrong, len(right), alpha=1 - level, method="beta")
-    low, high = (costs.error - costs.right) * (np.array(ends) - wrong / len(right))
-    return float(low), float(high)
+    beyond = (costs.error - costs.right) * (np.array(ends) - wrong / len(right))
+    return len(right) / n * beyond
 
 
-def _reach(interval: Interval, low: float, high: float) -> Interval:
-    """The interval, widened to hold two limits."""
-    return Interval(
-        interval.value,
-        min(interval.low, float(low)),
-        max(interval.high, float(high)),
-    )
+def _widened(interval: Interval, by: tuple[float, float], to: np.ndarray) -> Interval:
+    """The interval with its ends moved, and further where limits lie beyond them."""
+    low, high = min(interval.low + by[0], to[0]), max(interval.high + by[1], to[1])
+    return Interval(interval.value, float(low), float(high))
 
 
-def _read_rows(scores: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    values = check_numbers(scores, "scores")
-    return values, check_outcomes(correct, scores)
+def _read_rows(scores: Any, correct: Any) -> tuple[np.ndarray, np.ndarray]:
+    return check_numbers(scores, "scores"), check_outcomes(correct, scores)

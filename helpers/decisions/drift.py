@@ -1,4 +1,4 @@
-"""Whether scores are distributed as they were.
+"""Whether scores are distributed as they were, and rows drawn as of another mix.
 
 A model that is asked about other texts gives other scores, long before anybody has
 labelled one. That is no proof that it is wrong, but a reason to check.
@@ -6,15 +6,16 @@ labelled one. That is no proof that it is wrong, but a reason to check.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from ..checks import check_between, check_count, check_numbers, check_rng
+from ..checks import check_between, check_count, check_labels, check_numbers, check_rng
 from ..metrics import NoiseFloor
 
 
@@ -45,14 +46,11 @@ class ScoreDrift:
 
     Attributes
     ----------
-    psi : DriftMeasure
-        Population stability index: the sum over bins of (c - r) log(c / r), where r
-        and c are the bin's shares of reference and current scores. 0 or more.
-    ks : DriftMeasure
-        Kolmogorov-Smirnov statistic: the largest difference between the distribution
-        functions, from 0 to 1.
-    wasserstein : DriftMeasure
-        Mean distance by which scores would have to move, in the unit of the scores.
+    psi, ks, wasserstein : DriftMeasure
+        Population stability index, the sum over bins of (c - r) log(c / r) of the
+        shares of current and reference scores; the largest difference between the
+        distribution functions; and the mean distance by which scores would have to
+        move.
     n_reference, n_current : int
         How many scores of each.
     level : float
@@ -97,15 +95,14 @@ def score_drift(
     """Compare the scores of now with those of then; no labels are needed.
 
     Scores that moved do not say that accuracy fell, and accuracy can fall while the
-    scores stay. This is one look at two samples of independent scores: it is no
-    monitor, and a p-value that is looked at every week will one day be small.
+    scores stay. This is one look: a p-value that is looked at every week will one day
+    be small.
 
     Parameters
     ----------
-    reference : array-like of shape (n_reference,)
-        Finite numbers, such as the confidences on which a threshold was chosen.
-    current : array-like of shape (n_current,)
-        Finite numbers: the same score, of newer items.
+    reference, current : array-like of shape (n_reference,) and (n_current,)
+        Finite numbers, such as the confidences on which a threshold was chosen, and
+        the same score of newer items.
     rng : numpy.random.Generator, int or None
         Source or seed of chance.
     n_resamples : int, default=999
@@ -114,27 +111,14 @@ def score_drift(
     level : float, default=0.95
         Which quantile of the noise to give beside its mean.
     n_bins : int, default=10
-        Bins of the stability index, cut at quantiles of the reference. Where scores
-        are tied, there are fewer. Half a score is added to each bin of either sample,
-        so that none is empty.
+        Bins of the stability index, cut at quantiles of the reference; half a score is
+        added to each, so that none is empty.
 
     Returns
     -------
     ScoreDrift
         The p-value of the Kolmogorov-Smirnov statistic is that of SciPy, or a
         permutation p-value if scores are tied; the others are permutation p-values.
-
-    Raises
-    ------
-    ValueError
-        There are no scores, one is missing or infinite, or a setting is out of range.
-    TypeError
-        The scores are no numbers, or ``rng`` is no source of chance.
-
-    References
-    ----------
-    Yurdakul and Naranjo, Statistical properties of the population stability index,
-    Journal of Risk Model Validation 14, 2020.
 
     Examples
     --------
@@ -160,34 +144,33 @@ def score_drift(
     then, now = pooled[: len(then)], pooled[len(then) :]
     order = np.argsort(pooled, kind="stable")
     is_then, pooled = order < len(then), pooled[order]
-    found = _distances(is_then, pooled, n_bins)
-    chance = np.array(
-        [
-            _distances(generator.permutation(is_then), pooled, n_bins)
-            for _ in range(n_resamples)
-        ]
-    )
+    psi, ks, _ = found = _distances(is_then, pooled, n_bins)
+    dealt = (generator.permutation(is_then) for _ in range(n_resamples))
+    chance = np.array([_distances(mix, pooled, n_bins) for mix in dealt])
     # Equal values may differ in their last digits.
     reached = (chance >= found * (1 - 1e-6)).sum(axis=0)
     p_values = (reached + 1) / (n_resamples + 1)
-    floors = [
-        NoiseFloor(float(values.mean()), float(np.quantile(values, level)))
-        for values in chance.T
-    ]
-    ks, ks_p_value, ks_method = found[1], p_values[1], "permutation"
+    ks_p_value, ks_method = p_values[1], "permutation"
     if not tied:
         ks_method = "exact" if max(len(then), len(now)) <= 1000 else "asymptotic"
-        method = "exact" if ks_method == "exact" else "asymp"
-        ks, ks_p_value = ks_2samp(then, now, method=method)
-    distance = wasserstein_distance(then, now)
-    return ScoreDrift(
-        DriftMeasure(float(found[0]), floors[0], float(p_values[0]), "permutation"),
-        DriftMeasure(float(ks), floors[1], float(ks_p_value), ks_method),
-        DriftMeasure(float(distance), floors[2], float(p_values[2]), "permutation"),
-        len(then),
-        len(now),
-        float(level),
-    )
+        ks, ks_p_value = ks_2samp(then, now, method=ks_method.removesuffix("totic"))
+    measures = [
+        DriftMeasure(
+            float(value),
+            NoiseFloor(float(values.mean()), float(np.quantile(values, level))),
+            float(p_value),
+            method,
+        )
+        for value, values, p_value, method in zip(
+            (psi, ks, wasserstein_distance(then, now)),
+            chance.T,
+            (p_values[0], ks_p_value, p_values[2]),
+            ("permutation", ks_method, "permutation"),
+            strict=True,
+        )
+    ]
+    psi, ks, wasserstein = measures
+    return ScoreDrift(psi, ks, wasserstein, len(then), len(now), float(level))
 
 
 def _distances(is_then: np.ndarray, pooled: np.ndarray, n_bins: int) -> np.ndarray:
@@ -211,3 +194,80 @@ def _stability_index(then: np.ndarray, now: np.ndarray, n_bins: int) -> float:
         for side in (then, now)
     )
     return float(((c - r) * np.log(c / r)).sum())
+
+
+def resample_label_shift(
+    truth: ArrayLike,
+    shares: Mapping[Any, float],
+    n: int,
+    *,
+    rng: np.random.Generator | int | None,
+) -> np.ndarray:
+    """Rows drawn so that the true classes have other shares than they had.
+
+    How likely a text is, given its class, stays as it is. Confidences that were
+    calibrated before need not be so after it (Lipton, Wang and Smola, ICML 2018).
+
+    Parameters
+    ----------
+    truth : array-like of shape (m,)
+        The true class of each row that there is.
+    shares : mapping of label to float
+        The shares of some or all classes, in [0, 1]. The others share what is left in
+        proportion to the shares they have.
+    n : int
+        How many rows to draw.
+    rng : numpy.random.Generator, int or None
+        Source or seed of chance.
+
+    Returns
+    -------
+    numpy.ndarray of int, of shape (n,)
+        Positions of rows in random order, drawn with replacement. Of each class there
+        are ``n`` times its share, rounded by chance so that it is right on average.
+
+    Examples
+    --------
+    >>> truth = np.array(["hand", "hand", "hand", "foot", "head"])
+    >>> rows = resample_label_shift(truth, {"head": 0.6}, 10, rng=0)
+    >>> labels, counts = np.unique(truth[rows], return_counts=True)
+    >>> dict(zip(labels.tolist(), counts.tolist(), strict=True))
+    {'foot': 1, 'hand': 3, 'head': 6}
+    """
+    codes, labels = pd.factorize(check_labels(truth, "truth"))
+    wanted = _shares(shares, list(labels), np.bincount(codes) / len(codes))
+    check_count("n", n)
+    generator = check_rng(rng)
+    # The ends of the classes on a line of length n, and marks at random on it, one
+    # apart: each class has as many marks as its length says, on average and within one.
+    ends = np.append(n * np.cumsum(wanted)[:-1], n)
+    marks = np.minimum(np.floor(ends + generator.random()), n).astype(int)
+    drawn = np.diff(marks, prepend=0)
+    rows = [
+        generator.choice(np.flatnonzero(codes == at), size)
+        for at, size in enumerate(drawn.tolist())
+    ]
+    return generator.permutation(np.concatenate(rows))
+
+
+def _shares(
+    shares: Mapping[Any, float], labels: list[Any], present: np.ndarray
+) -> np.ndarray:
+    """The share of each label, those that are not named included."""
+    if not isinstance(shares, Mapping):
+        raise TypeError(f"shares must be a mapping, not {type(shares).__name__}.")
+    wanted = np.full(len(labels), np.nan)
+    for label, share in shares.items():
+        if label not in labels:
+            raise ValueError(
+                f"shares must be of labels that have rows; {label!r} has none."
+            )
+        name = f"the share of {label!r}"
+        wanted[labels.index(label)] = check_between(name, share, 0, 1, closed=True)
+    others = np.isnan(wanted)
+    left = 1 - float(np.nansum(wanted))
+    if left < -1e-9 or (left > 1e-9 and not others.any()):
+        rule = "at most 1" if left < 0 else "1 where they name every class"
+        raise ValueError(f"shares must sum to {rule}, not {round(1 - left, 9):g}.")
+    wanted[others] = max(left, 0.0) * present[others] / present[others].sum()
+    return wanted / wanted.sum()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from types import NoneType
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
-from ..calibration.files import load, write_json
+from ..calibration.files import Stored, load, write_json
+from ..calibration.storage import from_dict as calibrator_from_dict
 from ..checks import check_between, check_choice, check_not_fitted_on, check_table
-from .buckets import Buckets
-from .policy_storage import describe_policy, read_policy, rule_of
-from .policy_table import apply_policy, check_mapping
-from .policy_words import policy_card
-from .risk import Verification, verify_accepted
+from .rules import Buckets, Verification, verify_accepted
 from .thresholds import CertifiedThreshold
 
 
@@ -33,8 +34,7 @@ class Policy:
     buckets : Buckets
         Ranges of confidence; their names are the actions, the most cautious first.
     calibrator : Calibrator or MulticlassCalibrator, optional
-        What makes a confidence that one may act on of the one in a table, or of its
-        label probabilities. Without one, the table's confidence is used as it is.
+        Applied to a table's confidence, or to its label probabilities.
     by_label : mapping of str or int to Buckets, optional
         Other ranges, with the same actions, for some predicted labels.
     source : mapping of str to str, optional
@@ -44,14 +44,6 @@ class Policy:
         What :meth:`verify` found; verifications of another policy are refused.
     name, note : str, optional
         For the card.
-
-    Raises
-    ------
-    ValueError
-        Actions that differ between labels, a source that is not the calibrator's, or
-        a verification of another rule.
-    TypeError
-        Something is of another kind.
 
     Examples
     --------
@@ -72,43 +64,28 @@ class Policy:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.buckets, Buckets):
-            raise TypeError(f"buckets must be Buckets, not {self.buckets!r}.")
-        check_mapping("by_label", self.by_label, "labels to Buckets")
+        _check_kind("buckets", self.buckets, Buckets)
+        _check_kind("by_label", self.by_label, Mapping)
         for label, what in self.by_label.items():
-            if not isinstance(label, (str, int)):
-                raise TypeError(f"by_label must name labels, not {label!r}.")
-            if not isinstance(what, Buckets):
-                raise TypeError(f"by_label[{label!r}] must be Buckets, not {what!r}.")
+            _check_kind("a label of by_label", label, str, int)
+            _check_kind(f"by_label[{label!r}]", what, Buckets)
             if what.names != self.buckets.names:
                 raise ValueError(
                     f"by_label must have the actions {list(self.buckets.names)}, not "
                     f"{list(what.names)}."
                 )
-        object.__setattr__(self, "by_label", dict(self.by_label))
-        kinds = (Calibrator, MulticlassCalibrator)
-        if self.calibrator is not None and not isinstance(self.calibrator, kinds):
-            raise TypeError(
-                "calibrator must be one of helpers.calibration, not "
-                f"{type(self.calibrator).__name__}."
-            )
-        if self.source is not None:
-            check_mapping("source", self.source, "what is said of scores to its value")
+        kinds = (Calibrator, MulticlassCalibrator, NoneType)
+        _check_kind("calibrator", self.calibrator, *kinds)
+        _check_kind("source", self.source, Mapping, NoneType)
+        _check_kind("verified", self.verified, Sequence)
         known = None if self.calibrator is None else self.calibrator.source_
-        if self.source is None:
-            object.__setattr__(self, "source", known)
-        elif known is not None:
-            check_source(self.source, known, "the calibrator was fitted on")
-        if not isinstance(self.verified, Sequence):
-            raise TypeError(
-                f"verified must be a sequence of Verifications, not {self.verified!r}."
-            )
+        source = known if self.source is None else self.source
+        check_source(source, known, "the calibrator was fitted on")
+        object.__setattr__(self, "by_label", dict(self.by_label))
+        object.__setattr__(self, "source", source)
         object.__setattr__(self, "verified", tuple(self.verified))
         for one in self.verified:
-            if not isinstance(one, Verification):
-                raise TypeError(
-                    f"verified must hold Verifications, not {type(one).__name__}."
-                )
+            _check_kind("each of verified", one, Verification)
             if one.rule != self.rule:
                 raise ValueError(
                     f"verified must be what this policy's verify gave, of the rule "
@@ -119,10 +96,11 @@ class Policy:
     def rule(self) -> str:
         """What tells this rule from any other: its ranges, calibrator and source.
 
-        Twelve hexadecimal digits. Name, note and verifications do not count, and
-        neither does when the calibrator was fitted.
+        Twelve hexadecimal digits. Name, note, verifications and the day of the
+        calibrator's fit do not count.
         """
-        return rule_of(self)
+        text = json.dumps(_undated(self._describe_rule()), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @classmethod
     def from_threshold(
@@ -139,32 +117,15 @@ class Policy:
         ----------
         threshold : float
             In [0, 1]; or infinite, as :func:`best_threshold` may find: accept nothing.
-        accept : str, default="accept"
-            What the action from the threshold on is called.
-        otherwise : str, default="review"
-            What the more cautious one is called: below the threshold, and where no
-            confidence is known.
-        **more
-            Other parameters of the policy.
-
-        Returns
-        -------
-        Policy
-
-        Raises
-        ------
-        ValueError
-            The threshold is none of these, or both actions are the same.
-        TypeError
-            An action is no text.
+        accept, otherwise : str
+            What the action from the threshold on is called, and the one below it and
+            where no confidence is known.
 
         Examples
         --------
-        >>> Policy.from_threshold(0.9).buckets.ranges()
-        ['< 0.9', '≥ 0.9']
         >>> policy = Policy.from_threshold(0.9, accept="post", otherwise="ask")
-        >>> policy.buckets.assign([0.8, 0.9]).tolist()
-        ['ask', 'post']
+        >>> policy.buckets.ranges(), policy.buckets.names
+        (['< 0.9', '≥ 0.9'], ('ask', 'post'))
         """
         return cls(_ranges(threshold, accept, otherwise), **more)
 
@@ -185,24 +146,9 @@ class Policy:
             What :func:`choose_threshold` or :func:`choose_thresholds_per_class` gave.
             Where no threshold passed, and for labels that are not in the mapping,
             nothing is accepted.
-        accept : str, default="accept"
-            What the action from the threshold on is called.
-        otherwise : str, default="review"
-            What the more cautious one is called: below the threshold, and where no
-            confidence is known.
-        **more
-            Other parameters of the policy. The default note is what was certified.
-
-        Returns
-        -------
-        Policy
-
-        Raises
-        ------
-        ValueError
-            Both actions are the same.
-        TypeError
-            What was certified is something else, or an action is no text.
+        accept, otherwise, **more
+            As for :meth:`from_threshold`, and other parameters of the policy. The
+            default note is what was certified.
 
         Examples
         --------
@@ -212,26 +158,17 @@ class Policy:
         ['< 0.9', '≥ 0.9']
         """
 
-        def ranges(one: CertifiedThreshold) -> Buckets:
-            at = one.threshold
-            return _ranges(math.inf if at is None else at, accept, otherwise)
-
+        _check_kind("certified", certified, CertifiedThreshold, Mapping)
         if isinstance(certified, CertifiedThreshold):
-            return cls(ranges(certified), **{"note": str(certified), **more})
-        if not isinstance(certified, Mapping):
-            raise TypeError(
-                "certified must be a CertifiedThreshold or a mapping of labels to "
-                f"them, not {certified!r}."
-            )
+            buckets = _ranges(certified.threshold, accept, otherwise)
+            return cls(buckets, **{"note": str(certified), **more})
+        by_label = {}
         for label, one in certified.items():
-            if not isinstance(one, CertifiedThreshold):
-                raise TypeError(
-                    f"certified[{label!r}] must be a CertifiedThreshold, not {one!r}."
-                )
-        each = {label: ranges(one) for label, one in certified.items()}
+            _check_kind(f"certified[{label!r}]", one, CertifiedThreshold)
+            by_label[label] = _ranges(one.threshold, accept, otherwise)
         note = "\n".join(f"{label}: {one}" for label, one in certified.items())
-        rest = _ranges(math.inf, accept, otherwise)
-        return cls(rest, by_label=each, **{"note": note, **more})
+        rest = _ranges(None, accept, otherwise)
+        return cls(rest, by_label=by_label, **{"note": note, **more})
 
     def apply(
         self, table: pd.DataFrame, *, source: Mapping[str, str] | None = None
@@ -245,28 +182,18 @@ class Policy:
             them; and ``p_<label>`` for each label, where the calibrator is one of
             label probabilities.
         source : mapping of str to str, optional
-            What the confidences come from; by default what ``attrs["source"]`` says.
-            It must be what the policy is for, if that is known. pandas forgets it when
-            tables are joined.
+            What the confidences come from; by default what ``attrs["source"]`` says,
+            which pandas forgets when tables are joined. It must be what the policy is
+            for, if that is known.
 
         Returns
         -------
         pandas.DataFrame
-            The table with ``decided_on``, the confidence that was looked at, and with
-            ``action`` and ``reason``. A row without a confidence or a prediction gets
-            the most cautious action.
-
-        Raises
-        ------
-        ValueError
-            A column is missing or there twice, a confidence is no number in [0, 1],
-            predictions are of another type than the labels that have ranges of their
-            own, or the scores come from another model, prompt or set of labels, or do
-            not say from which.
-        TypeError
-            The table is no DataFrame, or the source no mapping.
+            The table with ``decided_on``, the confidence looked at, ``action`` and
+            ``reason``. Without a confidence or a prediction, a row gets the most
+            cautious action.
         """
-        return apply_policy(self, table, source)[0]
+        return self._apply(table, source)[0]
 
     def verify(
         self,
@@ -284,8 +211,7 @@ class Policy:
         Parameters
         ----------
         table : pandas.DataFrame
-            As for :meth:`apply`, with ``correct``. Rows that chose a threshold must
-            not be among it; rows that the calibrator knows from its fit are refused.
+            As for :meth:`apply`, with ``correct``, of rows that chose no threshold.
         max_risk : float
             The most errors among the rows with this action, as a share in (0, 1).
         delta : float, default=0.05
@@ -294,23 +220,13 @@ class Policy:
             Which action. Default: the one at the highest confidence.
         source : mapping of str to str, optional
             As for :meth:`apply`.
-        groups : array-like of shape (n,), optional
-            Which rows belong together: see :func:`helpers.decisions.verify`.
-        rng : numpy.random.Generator, int or None, default=0
-            Source or seed of chance, for groups.
+        groups, rng
+            As for :func:`helpers.decisions.choose_threshold`.
 
         Returns
         -------
         Policy
-            With one :class:`Verification` more, the last of ``verified``.
-
-        Raises
-        ------
-        ValueError
-            As for :meth:`apply`; there is no such action or no row, or the calibrator
-            was fitted on some of the rows.
-        TypeError
-            As for :meth:`apply`.
+            With one :class:`Verification` more.
 
         Examples
         --------
@@ -323,114 +239,244 @@ class Policy:
         action = self.buckets.names[-1] if action is None else action
         check_choice("action", action, tuple(self.buckets.names))
         check_table(table, ("correct",))
-        applied, seen = apply_policy(self, table, source)
-        if seen:
-            raise ValueError(
-                f"table must hold rows that the calibrator has not seen; it was fitted "
-                f"on {seen} of these {len(table)}."
-            )
+        applied, found = self._apply(table, source)
+        check_not_fitted_on(found, "table")
         for column in table:
             if column == "confidence" or str(column).startswith("p_"):
                 check_not_fitted_on(table[column], f"table[{column!r}]")
         # A text without an answer is neither right nor wrong, and nothing acts on it.
         lost = applied["decided_on"].isna() & table["correct"].isna()
-        found = verify_accepted(
-            (applied["action"] == action) & ~lost,
-            table["correct"].mask(lost, False),
-            max_risk,
-            delta,
-            groups=groups,
-            rng=rng,
-        )
-        found = replace(found, action=action, rule=self.rule)
-        return replace(self, verified=(*self.verified, found))
+        accepted = (applied["action"] == action) & ~lost
+        correct = table["correct"].mask(lost, False)
+        rows: Any = {"groups": groups, "rng": rng}
+        made = verify_accepted(accepted, correct, max_risk, delta, **rows)
+        made = replace(made, action=action, rule=self.rule)
+        return replace(self, verified=(*self.verified, made))
 
     def card(self) -> str:
-        """The policy in words, for those who answer for it.
+        """The policy in words, on several lines, for those who answer for it."""
+        lines = [self.name, "=" * len(self.name), f"rule {self.rule}"]
+        lines += [self.note, ""] if self.note else [""]
+        lines += ["What is done", *_actions(self.buckets)]
+        for label, buckets in self.by_label.items():
+            lines += [f"  if the prediction is {label!r}:", *_actions(buckets, "  ")]
+        lines.append("  no confidence known: " + self.buckets.names[0])
+        lines += ["", "The confidence"]
+        made = "used as the model gives it: nothing says that it is true"
+        if self.calibrator is not None:
+            made = (
+                f"calibrated by {type(self.calibrator).__name__}, fitted on "
+                f"{self.calibrator.fitted_at_[:10]} to {self.calibrator.n_} labels"
+            )
+        lines.append(f"  is {made}")
+        lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
+        # The rule, which is the same of each, is said above.
+        found = [f"  {replace(one, rule=None)}" for one in self.verified]
+        lines += ["", "What it was verified on", *(found or ["  nothing"])]
+        return "\n".join(lines)
 
-        Returns
-        -------
-        str
-            Several lines.
-        """
-        return policy_card(self)
-
-    def __str__(self) -> str:
-        return self.card()
+    __str__ = card
 
     def to_dict(self) -> dict[str, Any]:
-        """The policy as plain numbers, lists and words.
-
-        Returns
-        -------
-        dict
-        """
-        return describe_policy(self)
+        """The policy as plain numbers, lists and words."""
+        counted = [one.name for one in fields(Verification) if one.init]
+        return {
+            "format": "helpers.decisions/3",
+            "name": self.name,
+            "note": self.note,
+            **self._describe_rule(),
+            "verified": [
+                {name: getattr(one, name) for name in counted} for one in self.verified
+            ],
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """The policy that ``to_dict`` described.
-
-        Parameters
-        ----------
-        stored : mapping
-            What ``to_dict`` gave.
-
-        Returns
-        -------
-        Policy
-
-        Raises
-        ------
-        ValueError
-            It describes no policy, or one that is not whole.
-        """
+        """The policy that ``to_dict`` described; ValueError if it is not whole."""
+        found = _Policy.read(stored)
         try:
-            return cls(**read_policy(stored))
+            by_label = {label: Buckets(**one) for label, one in found.by_label}
+            calibrator: Any = found.calibrator
+            if calibrator is not None:
+                calibrator = calibrator_from_dict(calibrator)
+            policy = cls(
+                Buckets(**found.buckets),
+                calibrator,
+                by_label,
+                found.source,
+                [Verification(**one) for one in found.verified],
+                found.name,
+                found.note,
+            )
         except TypeError as error:
             raise ValueError(f"the stored policy is not whole: {error!r}.") from error
+        if len(by_label) < len(found.by_label):
+            raise ValueError("by_label must name each label once.")
+        return policy
 
     def save(self, path: str | Path) -> None:
-        """Write the policy to a JSON file, whole or not at all.
-
-        Parameters
-        ----------
-        path : str or pathlib.Path
-            The file; an existing one is replaced.
-        """
+        """Write the policy to a JSON file, whole or not at all."""
         write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The policy that ``save`` wrote to a file.
-
-        Parameters
-        ----------
-        path : str or pathlib.Path
-            The file.
-
-        Returns
-        -------
-        Policy
-
-        Raises
-        ------
-        ValueError
-            The file is no JSON, or holds no policy.
-        """
+        """The policy that ``save`` wrote; ValueError where the file holds none."""
         return load(path, cls.from_dict)
 
+    def _describe_rule(self) -> dict[str, Any]:
+        return {
+            "buckets": asdict(self.buckets),
+            # Pairs, since names in JSON are text and a label may be a number.
+            "by_label": [[label, asdict(one)] for label, one in self.by_label.items()],
+            "calibrator": self.calibrator and self.calibrator.to_dict(),
+            "source": None if self.source is None else dict(self.source),
+        }
 
-def _ranges(threshold: float, accept: str, otherwise: str) -> Buckets:
-    for name, action in (("accept", accept), ("otherwise", otherwise)):
-        if not isinstance(action, str):
-            raise TypeError(f"{name} must be the name of an action, not {action!r}.")
-    if accept == otherwise:
-        raise ValueError(
-            f"accept and otherwise must be different actions, not both {accept!r}."
-        )
-    actions = (otherwise, accept)
-    if threshold == math.inf:
-        return Buckets([1.0], actions, "lower")
+    def _apply(
+        self, table: pd.DataFrame, source: Mapping[str, str] | None
+    ) -> tuple[pd.DataFrame, Any]:
+        """The table with its actions, and the confidences that are known."""
+        check_table(table, ("prediction", "confidence"), empty=True)
+        _check_kind("source", source, Mapping, NoneType)
+        given = table.attrs.get("source") if source is None else source
+        if self.source is not None:
+            if not isinstance(given, Mapping) or set(self.source) - set(given):
+                raise ValueError(
+                    "table must say what its confidences come from, in attrs['source'] "
+                    f"or as source: this policy is for {dict(self.source)}."
+                )
+            check_source(given, self.source, "this policy is for")
+        scores = _read_scores(table, self.calibrator)
+        labels = table["prediction"].astype(object)
+        known = scores.notna().to_numpy().all(axis=1) & labels.notna().to_numpy()
+        self._check_types(labels[known])
+        decided_on, found = np.full(len(table), np.nan), None
+        if known.any():
+            found = _calibrated(scores[known], labels[known], self.calibrator)
+            decided_on[known] = np.asarray(found)
+        codes = np.zeros(len(table), dtype=int)
+        lost = np.where(labels.isna(), "prediction", "confidence").astype(object)
+        reason = "no " + lost + " is known"
+        own = list(self.by_label)
+        for label, buckets in [(None, self.buckets), *self.by_label.items()]:
+            member = ~labels.isin(own) if label is None else labels == label
+            rows = np.flatnonzero(member.to_numpy() & known)
+            whose = "" if label is None else f" for {label!r}"
+            if len(rows):
+                values = decided_on[rows]
+                codes[rows] = buckets.codes(values)
+                reason[rows] = self._reasons(values, codes[rows], buckets, whose)
+        action = np.array(self.buckets.names, dtype=object)[codes]
+        applied = table.assign(decided_on=decided_on, action=action, reason=reason)
+        return applied, found
+
+    def _reasons(
+        self, values: np.ndarray, codes: np.ndarray, buckets: Buckets, whose: str
+    ) -> list[str]:
+        """Why each row gets its action."""
+        possible, ranges = buckets.possible(), buckets.ranges()
+        if sum(possible) == 1:
+            amount = "everything" if possible[-1] else "nothing"
+            return [f"{amount} is accepted{whose}"] * len(values)
+        what = "confidence" if self.calibrator is None else "calibrated confidence"
+        # Six digits, or all there are where six would be in another range.
+        short = [f"{value:.6g}" for value in values]
+        same = buckets.codes(np.clip(np.array(short, dtype=float), 0, 1)) == codes
+        texts = np.where(same, short, [repr(value) for value in values.tolist()])
+        each = zip(texts, codes, strict=True)
+        return [f"{what} {text} is {ranges[code]}{whose}" for text, code in each]
+
+    def _check_types(self, labels: pd.Series) -> None:
+        # 71 is not "71": the label's own ranges would not be found, and not missed.
+        ours = {isinstance(label, str) for label in self.by_label}
+        theirs = {isinstance(label, str) for label in labels}
+        if ours and theirs and not ours & theirs:
+            raise ValueError(
+                f"prediction must be of the type of by_label's {list(self.by_label)}; "
+                f"the first is {labels.iloc[0]!r}."
+            )
+
+
+class _Policy(Stored):
+    format: Literal["helpers.decisions/3"]
+    name: str
+    note: str
+    buckets: dict[str, Any]
+    by_label: list[Annotated[list[Any], Field(min_length=2, max_length=2)]]
+    calibrator: dict[str, Any] | None
+    source: dict[str, str] | None
+    verified: list[dict[str, Any]]
+
+
+def _check_kind(name: str, value: Any, *kinds: type) -> None:
+    if not isinstance(value, kinds):
+        words = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be {words}, not {value!r}.")
+
+
+def _ranges(threshold: float | None, accept: str, otherwise: str) -> Buckets:
+    _check_kind("accept", accept, str)
+    _check_kind("otherwise", otherwise, str)
+    if threshold is None or threshold == math.inf:
+        return Buckets([1.0], (otherwise, accept), "lower")
     check_between("threshold", threshold, 0, 1, closed=True)
-    return Buckets([threshold], actions)
+    return Buckets([threshold], (otherwise, accept))
+
+
+def _undated(value: Any) -> Any:
+    """The same without the day of any fit."""
+    if isinstance(value, dict):
+        return {k: _undated(v) for k, v in value.items() if k != "fitted_at"}
+    return [_undated(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read_scores(table: pd.DataFrame, calibrator: Any) -> pd.DataFrame:
+    """The columns that the confidence is made of, NaN only where they have none."""
+    columns = ["confidence"]
+    if isinstance(calibrator, MulticlassCalibrator):
+        columns = [f"p_{label}" for label in calibrator.classes_]
+        check_table(table, columns, empty=True)
+    numbers = pd.DataFrame(index=table.index)
+    for column in columns:
+        numbers[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
+        wrong = (numbers[column].isna() & table[column].notna()).to_numpy()
+        if wrong.any():
+            row = int(wrong.argmax())
+            value = table[column].iloc[row]
+            raise ValueError(f"{column} must be numbers; row {row} is {value!r}.")
+    return numbers
+
+
+def _calibrated(scores: pd.DataFrame, labels: pd.Series, calibrator: Any) -> Any:
+    """The confidence in each prediction, and which rows were fitted on."""
+    if not isinstance(calibrator, MulticlassCalibrator):
+        column = scores["confidence"]
+        return column if calibrator is None else calibrator.predict(column)
+    found = calibrator.predict(scores)
+    at = pd.Index(calibrator.classes_).get_indexer(labels.to_numpy())
+    # A calibrator of all probabilities may prefer another label by now; what is acted
+    # on is still the prediction in the table.
+    due, wrong = "one of the classes", at < 0
+    if found.ndim == 1:
+        due, wrong = "the most probable label", at != scores.to_numpy().argmax(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"prediction must be {due} of the calibrator of this policy; the first "
+            f"that is not is {labels.iloc[int(wrong.argmax())]!r}."
+        )
+    return found if found.ndim == 1 else found[np.arange(len(at)), at]
+
+
+def _actions(buckets: Buckets, indent: str = "") -> list[str]:
+    """Ranges and their actions, one a line, from the highest confidence down."""
+    possible = buckets.possible()
+    lines = []
+    each = zip(buckets.names, buckets.ranges(), possible, strict=True)
+    for name, span, occurs in reversed([*each]):
+        if occurs:
+            what = "anything" if sum(possible) == 1 else f"confidence {span}"
+            lines.append(f"{indent}  {what}: {name}")
+        elif name != buckets.names[0]:
+            # The most cautious action is left: that where no confidence is known.
+            lines.append(f"{indent}  {name}: nothing")
+    return lines

@@ -19,7 +19,7 @@ from ..checks import (
     check_probabilities,
     check_table,
 )
-from ..metrics.binning import at_least
+from ..metrics.bins import at_least
 
 Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
 

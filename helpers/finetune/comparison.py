@@ -24,11 +24,10 @@ from ..checks import (
     check_truth,
     in_order_of,
 )
-from ..metrics import Interval, noise_floor, paired_differences
-from ..metrics.binning import N_BINS, at_least, make_bins
-from ..metrics.cells import make_cells, weighted
-from ..metrics.report import in_digits, p_text
-from ..metrics.resampling import drawn_groups, quantile_interval
+from ..metrics import Binning, Interval, noise_floor, paired_difference
+from ..metrics.bins import Bins, at_least
+from ..metrics.report import format_number, p_text
+from ..metrics.resampling import Cells, drawn_groups, quantile_interval
 
 # What the rows of the table are called in helpers.metrics.
 _OF_CONFIDENCE = {
@@ -124,7 +123,7 @@ class Comparison:
         digits = [0 if name == "rows above" else 4 for name in shown.index]
 
         def column(name: str) -> list[str]:
-            return list(map(in_digits, self.table[name], digits))
+            return list(map(format_number, self.table[name], digits))
 
         for name in ("base", "tuned", "difference"):
             shown[name] = column(name)
@@ -143,7 +142,7 @@ def compare(
     *,
     groups: ArrayLike | None = None,
     threshold: float = 0.9,
-    n_bins: int = N_BINS,
+    n_bins: int = 20,
     level: float = 0.95,
     n_resamples: int = 2000,
     rng: np.random.Generator | int | None = 0,
@@ -225,12 +224,12 @@ def compare(
     sides = _read(base, tuned, truth)
     n = len(base)
     codes = np.arange(n) if groups is None else check_groups(groups, base)
-    found = paired_differences(
+    found = paired_difference(
         (sides[0].confidence, sides[0].right),
         (sides[1].confidence, sides[1].right),
         tuple(_OF_CONFIDENCE.values()),
         groups=codes,
-        n_bins=n_bins,
+        binning=Binning(n_bins),
         level=level,
         n_resamples=n_resamples,
         rng=seed,
@@ -343,15 +342,15 @@ def _side(
 def _values_of_confidence(
     side: _Side, n_bins: int, n_simulations: int, seed: int
 ) -> dict[str, float]:
-    cells = make_cells(
-        side.confidence, side.right, make_bins(side.confidence, n_bins=n_bins)
-    )
+    binning = Binning(n_bins)
+    bins = Bins.of(side.confidence, binning)
+    cells = Cells.of(side.confidence, side.right, bins)
     once = cells.count[None, :]
     floor = noise_floor(
-        side.confidence, n_bins=n_bins, n_simulations=n_simulations, rng=seed
+        side.confidence, binning=binning, n_simulations=n_simulations, rng=seed
     )
     values = {
-        name: float(weighted(cells, once, measure)[0])
+        name: float(cells.measured(once, measure)[0])
         for name, measure in _OF_CONFIDENCE.items()
     }
     return values | {"noise floor, mean": floor.mean, "noise floor, 95 %": floor.upper}

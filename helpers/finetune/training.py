@@ -23,7 +23,13 @@ from ..adapters import (
 )
 from ..checkpoints import load_checkpoint
 from ..int8 import is_int8
-from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
+from ..metrics import (
+    Binning,
+    brier_score,
+    expected_calibration_error,
+    log_loss,
+    top_label,
+)
 from ..models import LanguageModel, check_logprobs
 from ..progress import progress_bar
 from ..scoring import label_logprobs, tree_is_exact
@@ -326,7 +332,7 @@ def held_out_measures(task: Task, raw: np.ndarray) -> dict[str, float]:
     """Accuracy, log loss, Brier score and ECE on the held-out texts."""
     probabilities = softmax(raw, axis=1)
     confidence, correct = top_label(probabilities, task.held_out_truth)
-    ece = expected_calibration_error(confidence, correct, n_bins=N_BINS)
+    ece = expected_calibration_error(confidence, correct, binning=Binning(N_BINS))
     return {
         "accuracy": float(correct.mean()),
         "log_loss": float(log_loss(probabilities, task.held_out_truth)),

@@ -1,29 +1,32 @@
 """Hosted models: ask once, keep every answer, know what it costs.
 
-``endpoints`` builds requests for the three protocols that give log-probabilities;
-``answers`` and ``reading`` bring what comes back into one form; ``journal`` keeps it on
-disk; ``runner`` asks many at once; ``batch`` does so through files; ``recordings`` let
-others repeat an analysis without asking. ``costs``, ``failures`` and ``scrub`` are
-theirs. ``classifier`` makes probabilities of labels of the answers, with
-``spelling``, ``tree`` and ``scores``; ``probing`` finds out what a server can do.
+``requests`` builds requests for the three protocols that give log-probabilities;
+``helpers.answers`` brings what comes back into one form; ``journal`` keeps it on disk
+and records it, so that others can repeat an analysis without asking; ``client`` asks
+many at once, ``batch`` through files. ``classifier`` makes probabilities of labels of
+the answers, with ``rounds`` and ``labels``; ``probe`` finds out what a server can do.
 """
 
-from .answers import Answer, AnswerToken, Failure, TokenUsage
-from .batch import BatchRead, read_batch, write_batch
+from ..answers import (
+    Answer,
+    AnswerToken,
+    Failure,
+    TokenUsage,
+    UnreadableAnswer,
+    read_answer,
+)
+from .batch import read_batch, write_batch
 from .classifier import HostedClassifier
-from .endpoints import Request, build_request
-from .failures import AccessDenied, BudgetExceeded, RunStopped
-from .journal import Call, Journal
-from .probing import Finding, Probe, probe
-from .reading import UnreadableAnswer, read_answer
-from .recordings import play_recording, save_recording
-from .runner import ask, run
+from .client import AccessDenied, BudgetExceeded, RunStopped, Transport, ask, run
+from .journal import Call, Journal, play_recording, save_recording
+from .probe import Finding, Probe, probe
+from .requests import Request, build_request
+from .rounds import RequestSettings
 
 __all__ = [
     "AccessDenied",
     "Answer",
     "AnswerToken",
-    "BatchRead",
     "BudgetExceeded",
     "Call",
     "Failure",
@@ -32,8 +35,10 @@ __all__ = [
     "Journal",
     "Probe",
     "Request",
+    "RequestSettings",
     "RunStopped",
     "TokenUsage",
+    "Transport",
     "UnreadableAnswer",
     "ask",
     "build_request",

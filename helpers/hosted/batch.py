@@ -9,39 +9,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .answers import Answer, Failure, TokenUsage
-from .endpoints import PATHS, Request
+from ..answers import (
+    Answer,
+    Failure,
+    TokenUsage,
+    UnreadableAnswer,
+    decode,
+    read_answer,
+)
 from .journal import Call, Journal
-from .reading import UnreadableAnswer, decode, read_answer, read_usage
+from .requests import PATHS, Request
 
 # What OpenAI takes in one file.
 _MOST_REQUESTS = 50_000
 _MOST_BYTES = 200_000_000
 _GROUP = 500
-
-
-@dataclass(frozen=True)
-class BatchRead:
-    """What a file of a batch held.
-
-    Parameters
-    ----------
-    answers : int
-        Lines with an answer.
-    errors : int
-        Lines that say why there is none; :meth:`Journal.failures` has them.
-    unknown : tuple of str
-        Keys of no request that was given, and broken lines; they are not written down.
-    """
-
-    answers: int
-    errors: int
-    unknown: tuple[str, ...]
 
 
 def write_batch(
@@ -63,8 +50,7 @@ def write_batch(
     journal : Journal
         Where answers are kept.
     base_url : str
-        The server's address, as the client for direct calls has it:
-        ``str(client.base_url)``.
+        The server's address as direct calls have it: ``str(client.base_url)``.
     retry_failed : bool, default=False
         Whether requests that failed before are asked again.
 
@@ -86,33 +72,22 @@ def write_batch(
             f"requests of a batch must share protocol and model, not {kinds!r}."
         )
     known = journal.get(list(wanted))
-    todo = [
-        key
-        for key in wanted
-        if key not in known or (retry_failed and isinstance(known[key], Failure))
-    ]
-    if len(todo) > _MOST_REQUESTS:
-        raise ValueError(
-            f"requests must be at most {_MOST_REQUESTS:,} in one batch, not "
-            f"{len(todo):,}: write several."
-        )
-    lines = [
-        json.dumps(
-            {
-                "custom_id": key,
-                "method": "POST",
-                "url": PATHS[wanted[key].protocol],
-                "body": dict(wanted[key].arguments),
-            }
-        )
-        + "\n"
-        for key in todo
-    ]
+    if retry_failed:
+        known = {
+            key: found for key, found in known.items() if isinstance(found, Answer)
+        }
+    lines = []
+    for key, request in wanted.items():
+        if key not in known:
+            url, body = PATHS[request.protocol], dict(request.arguments)
+            line = {"custom_id": key, "method": "POST", "url": url, "body": body}
+            lines.append(json.dumps(line) + "\n")
     size = sum(map(len, lines))
-    if size > _MOST_BYTES:
+    if len(lines) > _MOST_REQUESTS or size > _MOST_BYTES:
         raise ValueError(
-            f"requests must be at most {_MOST_BYTES:,} bytes in one batch, not "
-            f"{size:,}: write several."
+            f"requests must be at most {_MOST_REQUESTS:,} in one batch, of at most "
+            f"{_MOST_BYTES:,} bytes together, not {len(lines):,} of {size:,}: write "
+            "several."
         )
     path = Path(path)
     if not lines:
@@ -121,12 +96,12 @@ def write_batch(
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     partial.write_text("".join(lines), "ascii")
     os.replace(partial, path)
-    return len(todo)
+    return len(lines)
 
 
 def read_batch(
     path: str | Path, requests: Iterable[Request], journal: Journal, *, base_url: str
-) -> BatchRead:
+) -> tuple[int, int, tuple[str, ...]]:
     """Read a file of answers or of errors into the journal.
 
     Lines read before are passed over, so that nothing counts twice.
@@ -144,13 +119,16 @@ def read_batch(
 
     Returns
     -------
-    BatchRead
+    tuple of int, int and tuple of str
+        How many lines have an answer; how many say why there is none, for which see
+        :meth:`Journal.failures`; and the keys of no request that was given, and broken
+        lines, which are not written down.
     """
     wanted = {request.key(base_url): request for request in requests}
     known = journal.get(list(wanted))
-    answers = errors = 0
+    kinds: Counter[type] = Counter()
     unknown: list[str] = []
-    group: list[Call] = []
+    calls: list[Call] = []
     with open(path, encoding="utf-8") as lines:
         for line in filter(str.strip, lines):
             try:
@@ -163,40 +141,34 @@ def read_batch(
                 unknown.append(key)
                 continue
             call = _call(key, wanted[key], entry)
-            answers += isinstance(call.result, Answer)
-            errors += isinstance(call.result, Failure)
+            kinds[type(call.result)] += 1
             if call.result != known.get(key):
-                group.append(call)
-            if len(group) == _GROUP:
-                journal.add(group)
-                group = []
-    journal.add(group)
-    return BatchRead(answers, errors, tuple(unknown))
+                calls.append(call)
+    for start in range(0, len(calls), _GROUP):
+        journal.add(calls[start : start + _GROUP])
+    return kinds[Answer], kinds[Failure], tuple(unknown)
 
 
-def _call(key: str, request: Request, entry: Mapping[str, Any]) -> Call:
+def _call(key: str, request: Request, entry: dict[str, Any]) -> Call:
     """One line of a file as a call."""
-    response, error = entry.get("response"), entry.get("error")
-    response = response if isinstance(response, dict) else {}
-    body = response.get("body")
-    body = body if isinstance(body, dict) else {}
+    response = entry.get("response") or {}
+    body = response.get("body") or {}
     status, name = response.get("status_code"), response.get("request_id")
     result: Answer | Failure
     try:
+        error = entry.get("error") or (body.get("error") if status != 200 else None)
         if error or status != 200:
-            said = error or body.get("error") or "nothing"
-            words = said.get("message") if isinstance(said, dict) else said
-            code = said.get("code") if isinstance(said, dict) else None
+            said = error if isinstance(error, dict) else {"message": error or "nothing"}
             raise UnreadableAnswer(
-                f"The batch has no answer: {words} ({code or status}). Correct the "
-                "request or ask again with retry_failed=True."
+                f"The batch has no answer: {said.get('message')} "
+                f"({said.get('code') or status}). Correct the request or ask again "
+                "with retry_failed=True."
             )
         result = read_answer(request.protocol, body, name)
     except UnreadableAnswer as problem:
         code = status if isinstance(status, int) and status != 200 else None
         result = Failure("BatchError", str(problem), code, name)
-    usage = read_usage(body) if body else TokenUsage()
-    kept = json.dumps(body) if body else None
+    kept, usage = json.dumps(body) if body else None, TokenUsage.of(body)
     return Call(
         key, request.protocol, request.model, result, kept, usage, "batch", request
     )

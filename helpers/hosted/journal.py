@@ -1,15 +1,13 @@
-"""A journal of what hosted models answered, in one SQLite file.
+"""A journal of what hosted models answered, in one SQLite file, and recordings of it.
 
 An answer is paid for once and kept: every call is a row under the key of its request,
 written in a transaction of its own or of the few that arrive with it. With SQLite's
 write-ahead log and ``synchronous=FULL`` a written answer outlives both the process
-(kill -9) and the machine (power loss). ``NORMAL`` would outlive the process only, since
-the last commits may then not have left the operating system's memory; it is faster, but
-what waits here costs money. Several processes may use a journal at once: they wait for
-each other's writes, and claim what they ask, so that nothing is paid for twice; only
-what was in flight when a process was killed is asked again. It must lie on a local
-disk, since a write-ahead log needs memory that the processes share. Every row carries a
-checksum: one that no longer fits it, or cannot be read, is a failure from then on.
+(kill -9) and the machine (power loss). Several processes may use a journal at once:
+they claim what they ask, so that nothing is paid for twice; only what was in flight
+when a process was killed is asked again. It must lie on a local disk, since a
+write-ahead log needs memory that the processes share. A row that no longer fits its
+checksum, or cannot be read, is a failure from then on.
 
 Keys to servers are not kept, and what was asked only where one says so: texts may be
 private. What the server sent is kept as it was.
@@ -17,13 +15,12 @@ private. What the server sent is kept as it was.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,23 +28,20 @@ from typing import Any
 
 import pandas as pd
 
+from ..answers import Answer, Failure, TokenUsage, decode, read_answer
 from ..checks import check_not_negative
-from .answers import Answer, Failure, TokenUsage
-from .costs import Prices, check_prices
-from .endpoints import Request
-from .reading import decode, read_answer
+from .requests import Prices, Request, check_prices, plain_url
 
 _VERSION = 1
-_SCHEMA = (
-    """
-CREATE TABLE calls (
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
     protocol TEXT NOT NULL,
     model TEXT NOT NULL,
-    source TEXT NOT NULL,  -- direct, batch
+    source TEXT NOT NULL,  -- direct, batch, recorded
     status TEXT NOT NULL,  -- ok, error, or repeat: paid though answered before
-    response TEXT,         -- what the server sent; NULL for a repeat
+    response TEXT,         -- what the server sent, NULL for a repeat
     request_id TEXT,
     error_kind TEXT,
     error_message TEXT,
@@ -55,37 +49,32 @@ CREATE TABLE calls (
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
-    time REAL NOT NULL     -- seconds since 1970
-)
-""",
-    "CREATE INDEX calls_by_key ON calls (key)",
-    "CREATE UNIQUE INDEX one_answer ON calls (key) WHERE status = 'ok'",
-)
-# What is asked by whom at this moment: a process, and a name for its run.
-_CLAIMS = """
-CREATE TABLE IF NOT EXISTS claims (
+    time REAL NOT NULL,    -- seconds since 1970
+    checksum TEXT          -- of all after the id, NULL in older journals
+);
+CREATE INDEX IF NOT EXISTS calls_by_key ON calls (key);
+CREATE UNIQUE INDEX IF NOT EXISTS one_answer ON calls (key) WHERE status = 'ok';
+CREATE TABLE IF NOT EXISTS claims (  -- what is asked at this moment
     key TEXT PRIMARY KEY,
-    owner TEXT NOT NULL,
+    owner TEXT NOT NULL,   -- a process, and a name for its run
     most REAL NOT NULL,    -- what it may cost
     until REAL NOT NULL    -- seconds since 1970
-)
-"""
-_REQUESTS = """
-CREATE TABLE IF NOT EXISTS requests (
+);
+CREATE TABLE IF NOT EXISTS requests (  -- where they are to be kept
     key TEXT PRIMARY KEY,
     protocol TEXT NOT NULL,
     arguments TEXT NOT NULL,
     draw INTEGER NOT NULL
 )
 """
-_ABOUT = "PRAGMA table_info(calls)"
-_DAMAGED = "The row in the journal is damaged ({}). Ask again with retry_failed=True."
+_PATIENCE = 60.0  # seconds to wait for another process that writes
 _CHUNK = 500
-_COLUMNS = (
-    "key, protocol, model, source, status, response, request_id, error_kind, "
-    "error_message, http_status, prompt_tokens, completion_tokens, reasoning_tokens, "
-    "time"
+_DAMAGED = "The row in the journal is damaged ({}). Ask again with retry_failed=True."
+_RESULT = (
+    "status, response, request_id, error_kind, error_message, http_status, "
+    "prompt_tokens, completion_tokens, reasoning_tokens, time"
 )
+_COLUMNS = f"key, protocol, model, source, {_RESULT}"
 _INSERT = (
     f"INSERT INTO calls ({_COLUMNS}, checksum) VALUES ({', '.join('?' * 15)}) "
     "ON CONFLICT DO NOTHING"
@@ -93,28 +82,16 @@ _INSERT = (
 _PAID = (
     "SELECT id, key, source, http_status, prompt_tokens, completion_tokens FROM calls"
 )
+_RECORDED = f"key, protocol, arguments, draw, {_RESULT}".split(", ")
 
 
 @dataclass(frozen=True)
 class Call:
     """One call of a server, as the journal keeps it.
 
-    Parameters
-    ----------
-    key, protocol, model : str
-        The request's.
-    result : Answer or Failure
-        What came of it.
-    response : str or None
-        What the server sent, if anything.
-    usage : TokenUsage
-        What it cost, also where it failed.
-    source : {"direct", "batch", "recorded"}, default="direct"
-        How it was asked, or that it comes from a recording.
-    request : Request, optional
-        What was asked, for journals that keep it.
-    time : float, optional
-        When it was answered, in seconds since 1970; now, if not given.
+    ``usage`` is what it cost, also where it failed; ``source`` is "direct", "batch" or
+    "recorded"; ``request`` is for journals that keep it; ``time`` is in seconds since
+    1970, now if not given.
     """
 
     key: str
@@ -167,16 +144,9 @@ class Journal:
     path : str or pathlib.Path
         The file; it is made, with its folder, if it is not there. ":memory:" keeps the
         answers no longer than the journal.
-    patience : float, default=60.0
-        Seconds to wait for another process that writes.
     keep_requests : bool, default=False
         Whether what was asked is kept too, as :func:`save_recording` needs it. Prompts
         then lie in the file.
-
-    Raises
-    ------
-    ValueError
-        The file is no journal, or one of another version.
 
     Examples
     --------
@@ -187,33 +157,29 @@ class Journal:
     {}
     """
 
-    def __init__(
-        self, path: str | Path, *, patience: float = 60.0, keep_requests: bool = False
-    ) -> None:
-        check_not_negative("patience", patience)
+    def __init__(self, path: str | Path, *, keep_requests: bool = False) -> None:
         self._keeps_requests = keep_requests
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One connection for all threads, one thread at a time.
         self._lock = threading.Lock()
         self._file = sqlite3.connect(
-            self.path, timeout=patience, isolation_level=None, check_same_thread=False
+            self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
         self._file.text_factory = lambda data: data.decode("utf-8", "replace")
         try:
-            self._open(patience)
-        except sqlite3.DatabaseError as error:
+            self._open()
+        except BaseException as error:
             self._file.close()
-            if isinstance(error, sqlite3.OperationalError):
+            if not isinstance(error, sqlite3.DatabaseError) or isinstance(
+                error, sqlite3.OperationalError
+            ):
                 raise
             raise ValueError(f"{self.path} is no journal: {error}.") from None
-        except BaseException:
-            self._file.close()
-            raise
 
-    def _open(self, patience: float) -> None:
+    def _open(self) -> None:
         # Switching to the log does not wait for others by itself.
-        until = time.monotonic() + patience
+        until = time.monotonic() + _PATIENCE
         while True:
             try:
                 self._file.execute("PRAGMA journal_mode = WAL")
@@ -226,20 +192,17 @@ class Journal:
         with self.writing() as file:
             (version,) = file.execute("PRAGMA user_version").fetchone()
             (tables,) = file.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-            if version != _VERSION:
-                if version or tables:
-                    raise ValueError(
-                        f"{self.path} is a database, but no journal of version "
-                        f"{_VERSION}; name another file."
-                    )
-                for statement in _SCHEMA:
-                    file.execute(statement)
-                file.execute(f"PRAGMA user_version = {_VERSION}")
-            if "checksum" not in {row[1] for row in file.execute(_ABOUT)}:
+            if version != _VERSION and (version or tables):
+                raise ValueError(
+                    f"{self.path} is a database, but no journal of version {_VERSION}; "
+                    "name another file."
+                )
+            for statement in _SCHEMA.split(";"):
+                file.execute(statement)
+            file.execute(f"PRAGMA user_version = {_VERSION}")
+            about = file.execute("PRAGMA table_info(calls)")
+            if "checksum" not in {row[1] for row in about}:
                 file.execute("ALTER TABLE calls ADD COLUMN checksum TEXT")
-            file.execute(_CLAIMS)
-            if self._keeps_requests:
-                file.execute(_REQUESTS)
 
     @contextmanager
     def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -263,41 +226,22 @@ class Journal:
     def add(self, calls: Iterable[Call]) -> None:
         """Write calls down in one transaction; when this returns, they are on disk.
 
-        Parameters
-        ----------
-        calls : iterable of Call
-            The first answer to a request stays; what a second one cost is counted.
+        The first answer to a request stays; what a second one cost is counted.
         """
         with self.writing() as file:
             for call in calls:
                 if not file.execute(_INSERT, call.row()).rowcount:
                     file.execute(_INSERT, call.row("repeat"))
                 file.execute("DELETE FROM claims WHERE key = ?", (call.key,))
-                if self._keeps_requests and call.request is not None:
+                if self._keeps_requests and (asked := call.request) is not None:
+                    sent = json.dumps(dict(asked.arguments))
                     file.execute(
                         "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)",
-                        (
-                            call.key,
-                            call.protocol,
-                            json.dumps(dict(call.request.arguments)),
-                            call.request.draw,
-                        ),
+                        (call.key, call.protocol, sent, asked.draw),
                     )
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer | Failure]:
-        """What is known of some requests.
-
-        Parameters
-        ----------
-        keys : sequence of str
-            Their keys.
-
-        Returns
-        -------
-        dict
-            The answer under its key or, where there is none yet, the last failure.
-            Requests never asked are not in it.
-        """
+        """The answer under each key or, where there is none yet, the last failure."""
         found: dict[str, Answer | Failure] = {}
         query = (
             f"SELECT id, checksum, {_COLUMNS} FROM calls WHERE status != 'repeat' AND "
@@ -341,23 +285,13 @@ class Journal:
         query = f"{_PAID} WHERE key IN ({{}}) AND id <= {last or 0}"
         return last or 0, list(self._rows(query, keys))
 
-    def paid_since(self, file: sqlite3.Connection, last: int) -> list[tuple[Any, ...]]:
-        """What later calls cost."""
-        return file.execute(f"{_PAID} WHERE id > ? ORDER BY id", (last,)).fetchall()
+    def paid_since(self, last: int) -> list[tuple[Any, ...]]:
+        """What later calls cost, inside a transaction of :meth:`writing`."""
+        query = f"{_PAID} WHERE id > ? ORDER BY id"
+        return self._file.execute(query, (last,)).fetchall()
 
     def responses(self, keys: Sequence[str]) -> dict[str, str]:
-        """What the server sent for some requests, as it was.
-
-        Parameters
-        ----------
-        keys : sequence of str
-            Their keys.
-
-        Returns
-        -------
-        dict of str to str
-            The last one under each key; those without any are not in it.
-        """
+        """What the server sent last for each key, as it was, where it sent anything."""
         self.get(keys)  # which finds what is damaged
         query = (
             "SELECT key, response FROM calls WHERE response IS NOT NULL AND "
@@ -384,66 +318,47 @@ class Journal:
             A row for each model and source, with ``answers``, ``errors``,
             ``prompt_tokens``, ``completion_tokens``, ``reasoning_tokens`` (part of
             those completed) and, with prices, ``cost``.
-
-        Raises
-        ------
-        ValueError
-            A model without a price.
         """
         check_not_negative("batch_share", batch_share)
-        query = (
+        # Not by SUM, which stops where a server has named huge numbers.
+        sums = [
+            f"CAST(TOTAL({name}_tokens) AS INTEGER) AS {name}_tokens"
+            for name in ("prompt", "completion", "reasoning")
+        ]
+        table = self._table(
             "SELECT model, source, SUM(status = 'ok') AS answers, "
-            "SUM(status = 'error') AS errors, "
-            + ", ".join(
-                # Not by SUM, which stops where a server has named huge numbers.
-                f"CAST(TOTAL({name}_tokens) AS INTEGER) AS {name}_tokens"
-                for name in ("prompt", "completion", "reasoning")
-            )
-            + " FROM calls GROUP BY model, source ORDER BY model, source"
+            f"SUM(status = 'error') AS errors, {', '.join(sums)} FROM calls "
+            "GROUP BY model, source ORDER BY model, source"
         )
-        table = self._table(query)
         if prices is not None:
             check_prices(prices, table["model"])
-            read = table["model"].map({name: pair[0] for name, pair in prices.items()})
-            written = table["model"].map({n: pair[1] for n, pair in prices.items()})
+            read, written = (
+                table["model"].map({name: pair[at] for name, pair in prices.items()})
+                for at in (0, 1)
+            )
             cost = table["prompt_tokens"] * read + table["completion_tokens"] * written
             table["cost"] = cost.astype(float) / 1e6
             table.loc[table["source"] == "batch", "cost"] *= batch_share
         return table.set_index(["model", "source"])
 
     def failures(self) -> pd.DataFrame:
-        """All calls that failed, in the order of time, also those answered since.
-
-        Returns
-        -------
-        pandas.DataFrame
-            With ``key``, ``model``, ``error_kind``, ``error_message``,
-            ``http_status``, ``request_id`` and ``time``.
-        """
+        """All calls that failed, in the order of time, also those answered since."""
         return self._table(
             "SELECT key, model, error_kind, error_message, http_status, request_id, "
             "time FROM calls WHERE status = 'error' ORDER BY id"
         )
 
     def recorded(self) -> pd.DataFrame:
-        """What is known of the requests that were kept, with what was asked.
+        """The answer to each request that was kept, or else its last failure.
 
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each request, in the order in which they were first answered: the
-            answer, or else the last failure. Columns ``key``, ``protocol``,
-            ``arguments`` (JSON), ``draw``, ``status``, ``response``, ``request_id``,
-            ``error_kind``, ``error_message``, ``http_status``, the three of tokens and
-            ``time``. Empty where requests are not kept.
+        Requests are in the order in which they were first answered.
         """
         if not self._keeps_requests:
             return pd.DataFrame(columns=["key"])
         self.get(self._table("SELECT key FROM requests")["key"].tolist())
         table = self._table(
-            "SELECT r.key, r.protocol, r.arguments, r.draw, status, response, "
-            "request_id, error_kind, error_message, http_status, prompt_tokens, "
-            "completion_tokens, reasoning_tokens, time FROM requests r JOIN calls c "
+            f"SELECT r.key, r.protocol, r.arguments, r.draw, {_RESULT} "
+            "FROM requests r JOIN calls c "
             "ON c.id = (SELECT id FROM calls WHERE key = r.key AND status != 'repeat' "
             "ORDER BY status = 'ok' DESC, id DESC LIMIT 1) ORDER BY c.id"
         )
@@ -466,47 +381,116 @@ class Journal:
             return pd.DataFrame(cursor.fetchall(), columns=names)
 
 
-class GroupWriter:
-    """Writes calls in a thread, together with those that come while it writes."""
+def save_recording(
+    journal: Journal, path: str | Path, *, base_url: str, **about: str
+) -> pd.DataFrame:
+    """Write down what a journal holds, with its requests.
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._waiting: list[tuple[Call, asyncio.Future[None]]] = []
-        self._wake = asyncio.Event()
-        self._closing = False
+    Parameters
+    ----------
+    journal : Journal
+        One that keeps requests, with answers of one server.
+    path : str or pathlib.Path
+        The Parquet file to write.
+    base_url : str
+        The server's address.
+    **about : str
+        Where the answers come from: the server, its version, the model, the date.
 
-    async def add(self, call: Call) -> None:
-        """Write a call down; when this returns, it is on disk."""
-        written = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, written))
-        self._wake.set()
-        await written
+    Returns
+    -------
+    pandas.DataFrame
+        What was written: see :meth:`Journal.recorded`.
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Journal(f"{folder}/a.sqlite") as journal:
+    ...         save_recording(journal, f"{folder}/a.parquet", base_url="http://x/v1")
+    Traceback (most recent call last):
+    ...
+    ValueError: journal must hold requests; open it with keep_requests=True.
+    """
+    table = journal.recorded()
+    if table.empty:
+        raise ValueError("journal must hold requests; open it with keep_requests=True.")
+    table.attrs.update({**about, "base_url": plain_url(base_url)})
+    _requests(table, f"journal {journal.path}")
+    table.to_parquet(path, compression="zstd", compression_level=19, index=False)
+    return table
 
-    async def __aenter__(self) -> GroupWriter:
-        self._task = asyncio.create_task(self._serve())
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        self._wake.set()
-        # A second Ctrl-C must not stop the last write.
-        await asyncio.shield(self._task)
+def play_recording(path: str | Path, journal: Journal) -> dict[str, str]:
+    """Put the answers of a recording into a journal, those that it lacks.
 
-    async def _serve(self) -> None:
-        while self._waiting or not self._closing:
-            await self._wake.wait()
-            self._wake.clear()
-            group, self._waiting = self._waiting, []
-            if not group:
-                continue
-            failed: Exception | None = None
-            try:
-                await asyncio.to_thread(self._journal.add, [call for call, _ in group])
-            except Exception as error:
-                failed = error
-            for _, written in group:
-                if not written.done():
-                    if failed is None:
-                        written.set_result(None)
-                    else:
-                        written.set_exception(failed)
+    An answer is news where the journal knows a failure only; a failure is not.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A file that :func:`save_recording` wrote.
+    journal : Journal
+        Where to.
+
+    Returns
+    -------
+    dict of str to str
+        What is noted of the recording: ``base_url`` and whatever else was given."""
+    path = Path(path)
+    try:
+        table = pd.read_parquet(path)
+    except ValueError as error:  # what Arrow says of a file of another kind
+        raise ValueError(f"path must be a recording; {path} is none: {error}") from None
+    if "base_url" not in table.attrs or not set(_RECORDED) <= set(table):
+        raise ValueError(f"path must be a recording; {path} is none.")
+    requests = _requests(table, str(path))
+    known = journal.get(table["key"].tolist())
+    calls = []
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    for row, request in zip(rows, requests, strict=True):
+        found = known.get(row["key"])
+        if found is None or (row["status"] == "ok" and isinstance(found, Failure)):
+            calls.append(_recorded_call(row, request))
+    journal.add(calls)
+    return {str(name): str(value) for name, value in table.attrs.items()}
+
+
+def _requests(table: pd.DataFrame, where: str) -> list[Request]:
+    address = table.attrs["base_url"]
+    columns = (table[name] for name in ("key", "protocol", "arguments", "draw"))
+    found = []
+    for key, protocol, arguments, draw in zip(*columns, strict=True):
+        try:
+            request = Request(protocol, json.loads(arguments), int(draw))
+            was_asked = request.key(address) == key
+        except (TypeError, ValueError):
+            was_asked = False
+        if not was_asked:
+            raise ValueError(
+                f"{where} has a request that {address} was not asked: "
+                f"{str(arguments)[:200]}"
+            )
+        found.append(request)
+    return found
+
+
+def _recorded_call(row: Mapping[Any, Any], request: Request) -> Call:
+    names = ("error_kind", "error_message", "http_status", "request_id")
+    result: Answer | Failure = Failure(*(row[name] for name in names))
+    if row["status"] == "ok":
+        body = decode(row["response"])
+        result = read_answer(request.protocol, body, row["request_id"])
+    counts = (row[f"{name}_tokens"] for name in ("prompt", "completion", "reasoning"))
+    usage, source = TokenUsage(*counts), "recorded"
+    said, when = row["response"], row["time"]
+    return Call(
+        row["key"],
+        request.protocol,
+        request.model,
+        result,
+        said,
+        usage,
+        source,
+        request,
+        when,
+    )

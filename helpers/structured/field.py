@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..bounds import (
-    ListedToken,
-    leader,
-    read_position,
-    share_bounds,
-    with_chosen,
-)
+from ..answers import AnswerToken, read_tokens
+from ..bounds import LOST, LabelMass, Position
 from ..checks import check_choice
 from ..verbalizer import FAMILIES
-from .spans import JsonField, find_field
-from .tokens import AnswerToken, read_tokens
-from .values import ValueMatcher, check_choices
+from .spans import find_field
+from .values import ValueMatcher
 
-# What a server without bytes writes for a part of a character; it could be any.
-_LOST = "\ufffd".encode()
 _FORCED = -1e-6  # a log-probability that only rounding keeps from 0
 
 
@@ -40,20 +34,13 @@ class FieldDistribution:
     ----------
     path : str
         The way to the field.
-    value : object
-        What the answer holds there.
-    choices : tuple
-        The values compared.
-    lower, upper : numpy.ndarray of shape (K,)
-        Limits of each choice's probability.
-    lower_share, upper_share : numpy.ndarray of shape (K,)
-        Limits of its probability divided by that of all choices together.
-    off_list : float
-        Probability of listed tokens that lead to none of the choices.
-    unlisted : float
-        Probability of tokens that are not listed. It may lead anywhere.
-    unresolved : float
-        Probability of listed tokens that begin a choice, or several, and were not
+    value, choices : object, tuple
+        What the answer holds there, and the values compared.
+    lower, upper, lower_share, upper_share : numpy.ndarray of shape (K,)
+        Limits of each choice's probability, and of its share in that of all choices.
+    off_list, unlisted, unresolved : float
+        Probability of listed tokens that lead to no choice; of tokens that are not
+        listed and may lead anywhere; of listed ones that begin choices and were not
         followed to the end.
     tokens : tuple of int
         Which tokens of the answer hold bytes of the value, quotes left out.
@@ -67,14 +54,12 @@ class FieldDistribution:
         What to know about the numbers, of these:
 
         "straddles": a token of the value also holds bytes of what is around it.
-        "masked": the listed tokens are all legal and sum to 1, so that the server may
-        have renormalised them over what its schema allows. A hint, no proof: a sure
-        model looks the same.
+        "masked": the listed tokens are all legal and sum to 1; the server may have
+        renormalised them over what its schema allows, or the model is sure.
         "unmasked": listed tokens lead to no choice though ``constrained`` says that
         none can; the server reports what the model thought before the mask.
         "reasoning_before": text was sampled before the field; see ``before``.
-        "forced": tokens inside the value have probability 1 within rounding; they say
-        nothing, and thin out a mean.
+        "forced": tokens inside the value have probability 1; they say nothing.
         "low_precision": the log-probabilities are rounded to three decimals or less,
         or sum to more than 1.
         "missing_logprob": a token of the value has no log-probability.
@@ -104,13 +89,7 @@ class FieldDistribution:
     before: tuple[str, ...]
 
     def table(self) -> pd.DataFrame:
-        """One row a choice: its limits, and those of its share.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``value``, ``lower``, ``upper``, ``lower_share``, ``upper_share``.
-        """
+        """One row a choice: its limits, and those of its share."""
         limits = ("lower", "upper", "lower_share", "upper_share")
         values = {"value": pd.Series(self.choices, dtype=object)}
         return pd.DataFrame(values | {name: getattr(self, name) for name in limits})
@@ -128,27 +107,25 @@ def field_distribution(
     """Bounds of the probability of every value that a field of an answer could have.
 
     The value's bytes are found by a JSON parser, and the tokens that hold them by
-    their bytes. From the first of these on, each listed alternative either completes a
-    choice, begins one or several, or leads to none. What completes a choice counts
-    for its lower and its upper limit. What begins one counts for the upper limits,
-    since nobody knows how it would have gone on, but for the answer's own tokens,
-    which are followed to the end of the value; there the alternatives count times the
-    probability of the way so far. What is not listed counts for the upper limits of
-    all choices that are still possible; that no unlisted token is more probable than
-    the last listed is no help, because nobody knows how many of them begin a choice.
-
-    Strings end with their closing quote, numbers with what follows them.
+    their bytes. From the first of these on, each listed alternative completes a choice,
+    begins some, or leads to none. What completes a choice counts for both its limits.
+    What begins one counts for the upper limit, since nobody knows how it would have
+    gone on; only the answer's own tokens are followed to the end of the value, where
+    the alternatives count times the probability of the way so far. What is not listed
+    counts for the upper limits of all choices that are still possible.
 
     Parameters
     ----------
-    response : object or dict
-        The answer with its log-probabilities, as :func:`read_tokens` takes it.
+    response : object, dict or list
+        A chat completion, a legacy completion or a response of the Responses API, as
+        the client's object or as decoded JSON; a :class:`helpers.hosted.Answer`; or a
+        list of tokens, each with ``token``, ``logprob`` and, where known, ``bytes``
+        and ``top_logprobs``.
     path : str or sequence of str and int
         The field, such as ``"person.role"`` or ``"items[2].type"``; "" for an answer
         that is one value. As a list, keys may hold dots.
     choices : sequence of str, bool, int, float or None, optional
-        The values that the field can have. Default for a boolean: true and false;
-        otherwise needed.
+        The values that the field can have; for a boolean, true and false by default.
     family : {"exact", "case", "wide"}, default="exact"
         Which spellings count as a string choice, as in
         :func:`helpers.bounds.spelling_texts`.
@@ -157,7 +134,7 @@ def field_distribution(
         only one choice is sure to end in it. This takes the log-probabilities to be
         those of the constrained model, which the flag "unmasked" contradicts.
     index : int, default=0
-        Which of several answers in one response.
+        Which of several choices, or of several texts in one response.
 
     Returns
     -------
@@ -166,8 +143,9 @@ def field_distribution(
     Raises
     ------
     ValueError
-        No answer with log-probabilities (see :func:`read_tokens`), no JSON, no such
-        field, an empty string, an object or an array in it, or bad choices.
+        The answer is not whole or has no log-probabilities, or nonsense ones; it is no
+        JSON or has no such field; the field holds an empty string, an object or an
+        array; or the choices are bad.
     TypeError
         A choice of a type that no field has.
 
@@ -189,16 +167,13 @@ def field_distribution(
     1  False  0.368  0.393        0.368        0.393
     """
     check_choice("family", family, FAMILIES)
-    given = None if choices is None else check_choices(choices)
     tokens = read_tokens(response, index=index)
     answer = _Answer.of(tokens, path)
-    given = _choices(answer, given)
-    with_quotes = isinstance(answer.value, str) and not all(
-        isinstance(choice, str) for choice in given
-    )
+    given = _choices(answer, choices)
     quote = int(isinstance(answer.value, str))
     own = answer.overlapping(answer.start + quote, answer.end - quote)
-    first = answer.overlapping(answer.start, answer.end)[0] if with_quotes else own[0]
+    mixed = quote and not all(isinstance(choice, str) for choice in given)
+    first = answer.overlapping(answer.start, answer.end)[0] if mixed else own[0]
     base = min(answer.offsets[first], answer.start)
     match = ValueMatcher(
         given,
@@ -209,33 +184,50 @@ def field_distribution(
         value=answer.value,
         as_written=answer.data[answer.start : answer.end],
     )
-    walk = _Walk(match, len(given), constrained)
-    walk.run(tokens[first:], answer.data[base : answer.offsets[first]])
-    upper = np.minimum(walk.lower + walk.gain, 1.0)
-    low, high = share_bounds(walk.lower, walk.gain, walk.others, walk.least)
-    best, decided = leader(walk.lower, upper)
-    logprobs = [
-        math.nan if token.probability is None else float(token.logprob or 0.0)
-        for token in (_own(tokens[at]) for at in own)
-    ]
-    seen = answer.data[base : answer.end] + answer.closer
+
+    @cache
+    def position(at: int) -> Position:
+        return Position.read(tokens[at].top, tokens[at].chosen)
+
+    mass = _FieldMass(match, len(given), constrained)
+    begun = answer.data[base : answer.offsets[first]]
+    mass.follow((position(at) for at in range(first, len(tokens))), begun)
+    shown = [position(at) for at in own]
+    logprobs = [_logprob(seen) for seen in shown]
+    closer = {"object": b"}", "array": b"]", "": b"`"}[answer.inside]
+    starts, ends = answer.offsets[own[0]], answer.offsets[own[-1] + 1]
+    flags = {
+        "straddles": starts < answer.start + quote or ends > answer.end - quote,
+        "masked": _is_masked(position(first), match, begun),
+        "unmasked": constrained and mass.off_list > 1e-9,
+        "reasoning_before": bool(answer.before),
+        "forced": any(logprob > _FORCED for logprob in logprobs[1:]),
+        "low_precision": any(map(_is_rounded, shown)),
+        "missing_logprob": any(map(math.isnan, logprobs)),
+        "other_value": not match(answer.data[base : answer.end] + closer)[0],
+        "not_top_k": mass.problem is not None,
+    }
     return FieldDistribution(
         path=answer.path,
         value=answer.value,
         choices=tuple(given),
-        lower=walk.lower,
-        upper=upper,
-        lower_share=low,
-        upper_share=high,
-        off_list=walk.off_list,
-        unlisted=walk.unlisted,
-        unresolved=walk.unresolved,
+        **mass.limits(given),
+        unresolved=mass.unresolved,
         tokens=tuple(own),
         logprob=math.fsum(logprobs),
-        decided=decided,
-        prediction=None if best is None else given[best],
-        flags=_flags(answer, tokens, own, walk, not match(seen)[0], constrained),
+        flags=tuple(name for name, raised in flags.items() if raised),
         before=answer.before,
+    )
+
+
+def _choices(answer: _Answer, choices: Sequence[Any] | None) -> Sequence[Any]:
+    if choices is not None:
+        return choices if isinstance(choices, (str, bytes)) else list(choices)
+    if isinstance(answer.value, bool):
+        return [True, False]
+    raise ValueError(
+        f"choices must be given for a field that is no boolean; {answer.path!r} is "
+        f"{answer.value!r}."
     )
 
 
@@ -256,14 +248,12 @@ class _Answer:
     def of(
         cls, tokens: Sequence[AnswerToken], path: str | Sequence[str | int]
     ) -> _Answer:
-        parts = [token.chosen.data for token in tokens]
-        offsets = [0]
-        for part in parts:
-            offsets.append(offsets[-1] + len(part))
+        parts = [token.bytes or b"" for token in tokens]
+        offsets = [0, *accumulate(map(len, parts))]
         data = b"".join(parts)
         # Bytes that are no text become placeholders that can be turned back.
         text = data.decode("utf-8", "surrogateescape")
-        found: JsonField = find_field(text, path)
+        found = find_field(text, path)
         start, end = (
             len(text[:at].encode("utf-8", "surrogateescape"))
             for at in (found.start, found.end)
@@ -281,101 +271,10 @@ class _Answer:
             value = _joined(data[start:end], value)
         return cls(data, offsets, way, value, start, end, found.inside, found.before)
 
-    @property
-    def closer(self) -> bytes:
-        return {"object": b"}", "array": b"]", "": b"`"}[self.inside]
-
     def overlapping(self, start: int, end: int) -> list[int]:
         """Tokens that hold any of these bytes."""
-        spans = enumerate(zip(self.offsets, self.offsets[1:], strict=False))
+        spans = enumerate(pairwise(self.offsets))
         return [at for at, (low, high) in spans if low < end and high > start]
-
-
-@dataclass
-class _Walk:
-    """Probability gathered along the tokens that the answer has."""
-
-    match: ValueMatcher
-    n_choices: int
-    constrained: bool
-    off_list: float = 0.0
-    unlisted: float = 0.0
-    unresolved: float = 0.0
-    looks_masked: bool = False
-    problem: str | None = None
-    lower: np.ndarray = field(init=False)
-    gain: np.ndarray = field(init=False)
-    others: np.ndarray = field(init=False)
-    least: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name in ("lower", "gain", "others", "least"):
-            setattr(self, name, np.zeros(self.n_choices))
-
-    def run(self, tokens: Sequence[AnswerToken], data: bytes) -> None:
-        mass = 1.0
-        for step, token in enumerate(tokens):
-            position = read_position(token.listed, token.chosen)
-            own, rest = position.own, position.rest
-            self.problem = position.problem
-            if step == 0:
-                self.looks_masked = self._is_masked(position.tokens, data)
-            self.unlisted += mass * rest
-            self._open(self.match(data)[0], mass * rest, sure=False)
-            for other in position.tokens:
-                if other is not own and other.probability is not None:
-                    self._settle(data + other.data, mass * other.probability)
-            if own is None or own.probability is None:
-                return  # what it has is part of what is not listed
-            mass *= own.probability
-            data += own.data
-            found, whole = self.match(data)
-            if whole or not found or (self.constrained and len(found) == 1):
-                break
-        self._settle(data, mass)
-
-    def _settle(self, data: bytes, mass: float) -> None:
-        found, whole = self.match(data)
-        lost = not found and _LOST in data
-        if lost:
-            found = self.match(data[: data.index(_LOST)])[0]
-        if whole or (self.constrained and len(found) == 1 and not lost):
-            self.lower[found[0]] += mass
-        elif found:
-            self.unresolved += mass
-            self._open(found, mass, sure=self.constrained and not lost)
-        else:
-            self.off_list += mass
-
-    def _open(self, found: list[int], mass: float, *, sure: bool) -> None:
-        """Probability that these choices share in a way not known."""
-        members = np.isin(np.arange(self.n_choices), found)
-        self.gain += mass * members
-        self.others += mass * (members.sum() - members > 0)
-        if sure:
-            self.least += mass * ~members
-
-    def _is_masked(self, known: Sequence[ListedToken], data: bytes) -> bool:
-        total = math.fsum(token.probability or 0.0 for token in known)
-        legal = all(self.match(data + token.data)[0] for token in known)
-        return len(known) > 1 and legal and abs(total - 1) <= 1e-6
-
-
-def _own(token: AnswerToken) -> ListedToken:
-    """The answer's token, from the list where only the list has its probability."""
-    listed, at = with_chosen(token.listed, token.chosen)
-    return token.chosen if at is None else listed[at]
-
-
-def _choices(answer: _Answer, choices: list[Any] | None) -> list[Any]:
-    if choices is not None:
-        return choices
-    if isinstance(answer.value, bool):
-        return [True, False]
-    raise ValueError(
-        f"choices must be given for a field that is no boolean; {answer.path!r} is "
-        f"{answer.value!r}."
-    )
 
 
 def _joined(written: bytes, value: str) -> str:
@@ -387,40 +286,64 @@ def _joined(written: bytes, value: str) -> str:
         return value
 
 
-def _flags(
-    answer: _Answer,
-    tokens: Sequence[AnswerToken],
-    own: list[int],
-    walk: _Walk,
-    other_value: bool,
-    constrained: bool,
-) -> tuple[str, ...]:
-    quote = int(isinstance(answer.value, str))
-    outside = (
-        answer.offsets[own[0]] < answer.start + quote
-        or answer.offsets[own[-1] + 1] > answer.end - quote
-    )
-    logprobs = [_own(tokens[at]).logprob for at in own]
-    known = [_own(tokens[at]).probability is not None for at in own]
-    flags = {
-        "straddles": outside,
-        "masked": walk.looks_masked,
-        "unmasked": constrained and walk.off_list > 1e-9,
-        "reasoning_before": bool(answer.before),
-        "forced": any(p is not None and p > _FORCED for p in logprobs[1:]),
-        "low_precision": any(_is_rounded(tokens[at]) for at in own),
-        "missing_logprob": not all(known),
-        "other_value": other_value,
-        "not_top_k": walk.problem is not None,
-    }
-    return tuple(name for name, raised in flags.items() if raised)
+class _FieldMass(LabelMass):
+    """Probability of a field's choices, gathered along the tokens of an answer."""
+
+    def __init__(self, match: ValueMatcher, n_choices: int, constrained: bool) -> None:
+        super().__init__(n_choices)
+        self.match, self.constrained = match, constrained
+        self.problem: str | None = None
+
+    def follow(self, positions: Iterable[Position], data: bytes) -> None:
+        """Count what is listed beside each token, and follow the answer's own."""
+        p = 1.0
+        for position in positions:
+            self.problem = position.problem
+            own, rest = position.own, p * position.rest
+            most = np.zeros(len(self.lower))
+            most[self.match(data)[0]] = rest
+            self.leave(rest, most)
+            for seen in position.tokens:
+                if seen is not own:
+                    self._settle(data + seen.data, p * seen.p)
+            if own is None or not own.known or position.problem:
+                return  # what it has is part of what is not listed
+            p *= own.p
+            data += own.data
+            found, whole = self.match(data)
+            if whole or not found or (self.constrained and len(found) == 1):
+                break
+        self._settle(data, p)
+
+    def _settle(self, data: bytes, p: float) -> None:
+        found, whole = self.match(data)
+        lost = LOST.encode()  # it could be any part of a character
+        if not found and lost in data:
+            self.open(p, self.match(data[: data.index(lost)])[0])
+        elif whole or (self.constrained and len(found) == 1):
+            self.lower[found[0]] += p
+        else:
+            self.open(p, found, sure=self.constrained)
 
 
-def _is_rounded(token: AnswerToken) -> bool:
-    listed, _ = with_chosen(token.listed, token.chosen)
-    known = [entry for entry in listed if entry.probability is not None]
-    values = [float(entry.logprob or 0.0) for entry in known]
-    total = math.fsum(entry.probability or 0.0 for entry in known)
+def _logprob(position: Position) -> float:
+    """The log-probability of the answer's token; NaN where it is missing."""
+    own = position.own
+    known = own.token.logprob if own and own.known else None
+    return math.nan if known is None else float(known)
+
+
+def _is_masked(position: Position, match: ValueMatcher, data: bytes) -> bool:
+    """Whether all listed tokens are legal and sum to 1."""
+    tokens = position.tokens
+    legal = all(match(data + seen.data)[0] for seen in tokens)
+    total = math.fsum(seen.p for seen in tokens)
+    return len(tokens) > 1 and legal and abs(total - 1) <= 1e-6
+
+
+def _is_rounded(position: Position) -> bool:
+    """Whether log-probabilities have three decimals, or sum to more than 1."""
+    values = [float(seen.token.logprob or 0.0) for seen in position.shown]
     small = [value for value in values if value]
     coarse = len(small) > 1 and all(value == round(value, 3) for value in small)
-    return coarse or total > 1 + 1e-5
+    return coarse or math.fsum(seen.p for seen in position.shown) > 1 + 1e-5

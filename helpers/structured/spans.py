@@ -23,18 +23,11 @@ _STEP = re.compile(r"(?:^|\.)([^.\[\]]+)|\[(\d+)\]")
 
 @dataclass(frozen=True)
 class JsonField:
-    """A field and its place in the text.
+    """A field: its value, which characters of the text hold it, and what is around.
 
-    Attributes
-    ----------
-    value : object
-        What it holds, as ``json.loads`` gives it.
-    start, end : int
-        Characters of the value, the quotes of a string among them.
-    inside : {"object", "array", ""}
-        What the value is a member of; "" for the whole text.
-    before : tuple of str
-        Paths of earlier fields, beside it or beside what it is in, that hold text.
+    ``inside`` is what the value is a member of, "object", "array" or "" for the whole
+    text; ``before`` are the paths of earlier fields, beside it or beside what it is
+    in, that hold text.
     """
 
     value: Any
@@ -45,31 +38,9 @@ class JsonField:
 
 
 def find_field(text: str, path: str | Sequence[str | int]) -> JsonField:
-    """Find a field in a JSON text.
+    """Find a field in a JSON text, which may stand in a code fence.
 
-    Parameters
-    ----------
-    text : str
-        One JSON value, in a code fence or not. Where an object has a key twice, the
-        last one counts, as it does for ``json.loads``.
-    path : str or sequence of str and int
-        The way to the field, such as ``"person.role"`` or ``"items[2].type"``; "" for
-        the whole. As a list, ``["items", 2, "type"]``, keys may hold any character.
-
-    Returns
-    -------
-    JsonField
-
-    Raises
-    ------
-    ValueError
-        The text is not JSON, more than JSON, or has no such field.
-
-    Examples
-    --------
-    >>> found = find_field('{"spam": true}', "spam")
-    >>> found.value, found.start, found.end
-    (True, 9, 13)
+    Where an object has a key twice, the last one counts, as it does for ``json.loads``.
     """
     steps = _steps(path)
     opening = _OPENING.match(text)

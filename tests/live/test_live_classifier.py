@@ -17,7 +17,7 @@ from helpers.datasets import (
     REVIEW_PROMPT,
     load_reviews,
 )
-from helpers.hosted import HostedClassifier
+from helpers.hosted import HostedClassifier, Transport
 
 if TYPE_CHECKING:
     from helpers.models import LanguageModel
@@ -52,7 +52,7 @@ def hosted_classifier(
         protocol="completions",
         family="exact",  # as the local one
         journal=tmp_path_factory.mktemp("hosted") / "answers.sqlite",
-        progress=False,
+        transport=Transport(progress=False),
     )
 
 

@@ -14,7 +14,7 @@ from helpers.datasets import (
     REVIEW_PROMPT,
     load_reviews,
 )
-from helpers.hosted import HostedClassifier, Journal
+from helpers.hosted import HostedClassifier, Journal, RequestSettings, Transport
 
 
 def test_chat_gives_probabilities_with_limits(base_url: str, tmp_path: Path) -> None:
@@ -26,9 +26,9 @@ def test_chat_gives_probabilities_with_limits(base_url: str, tmp_path: Path) -> 
             REVIEW_LABELS,
             REVIEW_PROMPT,
             examples=REVIEW_EXAMPLES,
-            old_limit=True,
             journal=journal,
-            progress=False,
+            settings=RequestSettings(old_limit=True),
+            transport=Transport(progress=False),
         )
         assert [turn["role"] for turn in classifier.render(texts.iloc[0])] == [
             *["user", "assistant"] * 2,

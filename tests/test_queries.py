@@ -1,4 +1,4 @@
-"""Queues for review: orders by hand, and samples that say what is true of the whole."""
+"""Query strategies: orders by hand, and samples that say what is true of the whole."""
 
 from __future__ import annotations
 
@@ -47,26 +47,6 @@ def test_a_queue_of_what_a_policy_decided() -> None:
     # The policy's own reasons and actions are still there.
     pd.testing.assert_frame_equal(found[list(decided)], decided.loc[found.index])
     assert found["reason"].tolist()[:2] == found["queue_reason"].tolist()[:2]
-
-
-def test_what_a_policy_decided_on_is_what_counts_unless_another_is_asked_for() -> None:
-    table = TABLE.assign(decided_on=1 - TABLE["confidence"])
-    index = {
-        by: review_queue(table, budget=2, by=by).index.tolist()
-        for by in (None, "decided_on", "confidence")
-    }
-    assert index[None] == index["decided_on"] == ["e", "a"]
-    assert index["confidence"] == ["b", "d"]
-    for strategy, more in (
-        ("value", {"costs": Costs(10, 1.5)}),
-        ("near-threshold", {"threshold": 0.35}),
-        ("stratified", {"rng": 0}),
-    ):
-        plain = table.drop(columns="decided_on").assign(confidence=table["decided_on"])
-        rules: dict[str, Any] = {"budget": 5, "strategy": strategy} | more
-        found, expected = (review_queue(each, **rules) for each in (table, plain))
-        assert found.index.tolist() == expected.index.tolist()
-        assert found["queue_reason"].tolist() == expected["queue_reason"].tolist()
 
 
 @pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
@@ -118,13 +98,6 @@ def test_value_by_prediction() -> None:
     assert found["queue_reason"].tolist() == ["saves 38.5", "saves 8.5", "saves 2.5"]
 
 
-def test_a_random_sample() -> None:
-    found = review_queue(TABLE, budget=2, strategy="random", rng=0)
-    assert len(set(found.index)) == 2 and set(found["queue_reason"]) == {"random"}
-    assert found["queue_weight"].tolist() == [2.5, 2.5]
-    assert "queue_stratum" not in found
-
-
 def test_spot_checks_are_spread_over_the_confidence() -> None:
     confidence = np.repeat([0.1, 0.3, 0.9, 1.0], [1, 4, 60, 35])
     table = pd.DataFrame({"confidence": confidence})
@@ -143,7 +116,7 @@ def test_spot_checks_are_spread_over_the_confidence() -> None:
     assert counts.to_dict() == {"[0.8, 1]": 4, "[0.2, 0.4)": 3, "[0, 0.2)": 1}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=1, max_size=60),
     st.integers(1, 70),
@@ -163,16 +136,6 @@ def test_weights_stand_for_the_whole_table(
     assert (found["queue_weight"] >= 1).all()
 
 
-@pytest.mark.parametrize("strategy", ["random", "stratified"])
-def test_chance_is_the_callers(strategy: Any) -> None:
-    table = pd.DataFrame({"confidence": np.linspace(0, 1, 50)})
-    first, second, other = (
-        review_queue(table, budget=10, strategy=strategy, rng=seed).index.tolist()
-        for seed in (5, np.random.default_rng(5), 6)
-    )
-    assert first == second != other
-
-
 def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"confidence": rng.beta(4, 1, 300)})
@@ -180,7 +143,7 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
     truth = table["wrong"].mean()
     estimates, plain, covered, drawn = [], [], [], np.zeros(300)
     chance = np.zeros(300)
-    for seed in range(300):
+    for seed in range(120):
         found = review_queue(table, budget=60, strategy="stratified", rng=seed)
         mean = weighted_mean(
             found["wrong"], found["queue_weight"], strata=found["queue_stratum"]
@@ -190,12 +153,15 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
         covered.append(mean.low <= truth <= mean.high)
         drawn[found.index] += 1
         chance[found.index] = 1 / found["queue_weight"]
-    error = np.std(estimates) / np.sqrt(300)
+    error = np.std(estimates) / np.sqrt(120)
     assert abs(np.mean(estimates) - truth) < 3 * error
     assert np.mean(plain) > truth + 10 * error  # without the weights
     assert np.mean(covered) > 0.9
     # Each row is drawn as often as its weight says.
-    assert np.abs(drawn / 300 - chance).max() < 4.5 * np.sqrt(0.25 / 300)
+    assert np.abs(drawn / 120 - chance).max() < 4.5 * np.sqrt(0.25 / 120)
+
+
+VALUE = {"strategy": "value", "costs": {"no": Costs(2, 1)}}
 
 
 @pytest.mark.parametrize(
@@ -203,36 +169,21 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
     [
         ({"strategy": "newest"}, "strategy must be one of 'least-confident', "),
         ({"budget": 0}, "budget must be a whole number of 1 or more, not 0"),
-        ({"budget": 2.5}, "budget must be a whole number of 1 or more, not 2.5"),
         ({"strategy": "near-threshold"}, "threshold must be given for strategy="),
         ({"strategy": "value"}, "costs must be given for strategy='value'"),
-        ({"threshold": 0.5}, "threshold must be left out for .*'least-confident'; it"),
-        (
-            {"strategy": "random", "costs": Costs(2, 1)},
-            "costs must be left out for strategy='random'; it is for 'value'",
-        ),
-        (
-            {"strategy": "near-threshold", "threshold": 90},
-            "threshold must lie between 0 and 1, not 90",
-        ),
-        (
-            {"strategy": "value", "costs": {"no": Costs(2, 1)}},
-            "costs must hold those of the prediction 'yes'",
-        ),
-        (
-            {
-                "strategy": "value",
-                "costs": {"no": Costs(2, 1)},
-                "table": TABLE[["confidence"]],
-            },
-            "table must have the column 'prediction'; it has",
-        ),
+        ({"threshold": 0.5}, "threshold must be left out for .*'least-confident', not"),
+        ({"strategy": "random", "costs": Costs(2, 1)}, "costs must be left out for"),
+        ({"strategy": "near-threshold", "threshold": 90}, "threshold must lie between"),
+        (VALUE, "costs must hold those of the prediction 'yes'"),
+        (VALUE | {"costs": 2}, "costs must be Costs or a mapping"),
+        (VALUE | {"table": TABLE[["confidence"]]}, "table must have the column 'pred"),
         ({"strategy": "stratified", "budget": 1}, "budget must be at least 2, the num"),
         ({"strategy": "stratified", "n_strata": 0}, "n_strata must be a whole number"),
+        ({"table": TABLE["confidence"]}, "table must be a DataFrame, not Series"),
         ({"table": TABLE[["prediction"]]}, "table must have the column 'confidence'"),
         (
             {"table": TABLE.assign(queue_reason="")},
-            "table must have no column 'queue_reason' yet",
+            "table must have no column 'queue_r",
         ),
         ({"by": "decided_on"}, "table must have the column 'decided_on'; it has"),
         (
@@ -243,27 +194,11 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
             {"table": TABLE.assign(queue_weight=1), "strategy": "random"},
             "table must have no column 'queue_weight' yet",
         ),
-        (
-            {"table": TABLE.assign(queue_stratum=1), "strategy": "stratified"},
-            "table must have no column 'queue_stratum' yet",
-        ),
         ({"table": TABLE.assign(confidence=90)}, r"confidence must lie in \[0, 1\]"),
         ({"table": TABLE[:0]}, "table must have at least one row"),
     ],
 )
 def test_bad_input(change: dict[str, Any], says: str) -> None:
     arguments: dict[str, Any] = {"table": TABLE, "budget": 3} | change
-    with pytest.raises(ValueError, match=f"^{says}"):
+    with pytest.raises((ValueError, TypeError), match=f"^{says}"):
         review_queue(**arguments)
-
-
-@pytest.mark.parametrize("table", [TABLE["confidence"], [0.9, 0.6]])
-def test_a_table_is_a_data_frame(table: Any) -> None:
-    kind = type(table).__name__
-    with pytest.raises(TypeError, match=f"^table must be a DataFrame, not {kind}"):
-        review_queue(table, budget=3)
-
-
-def test_costs_are_no_number() -> None:
-    with pytest.raises(TypeError, match="^costs must be Costs or a mapping"):
-        review_queue(TABLE, budget=3, strategy="value", costs=2)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
@@ -67,39 +67,24 @@ def test_ranges_that_hold_no_confidence(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ((0.9, ["a", "b"]), "edges must be a sequence of numbers, not 0.9"),
-        (("0.9", ["a", "b"]), "edges must be a sequence of numbers, not '0.9'"),
-        (([0.5], "ab"), "names must be a sequence of words, not 'ab'"),
-        (([0.5], 2), "names must be a sequence of words, not 2"),
-        (
-            ([0.5], ["a", "b"], None),
-            "edge_belongs_to must be a sequence of words, not None",
-        ),
+        ((0.9, ["a", "b"]), TypeError, "edges must be a sequence of numbers, not 0.9"),
+        (("0.9", ["a", "b"]), TypeError, "edges must be a sequence of numbers"),
+        (([0.5], "ab"), TypeError, "names must be a sequence of words, not 'ab'"),
+        (([0.5], ["a", "b"], None), TypeError, "edge_belongs_to must be a sequence"),
+        (([], ["a"]), ValueError, "edges must rise and be at least one"),
+        (([0.7, 0.5], ["a", "b", "c"]), ValueError, "edges must rise"),
+        (([0.5, 0.5], ["a", "b", "c"]), ValueError, "edges must rise"),
+        (([-0.1], ["a", "b"]), ValueError, "edges must lie between 0 and 1"),
+        (([0.5], ["a"]), ValueError, "names must be 2 different"),
+        (([0.5], ["a", "a"]), ValueError, "names must be 2 different"),
+        (([0.5], ["a", "b"], "middle"), ValueError, "edge_belongs_to must be one of"),
+        (([0.5], ["a", "b"], ["upper"] * 2), ValueError, "edge_belongs_to must be one"),
     ],
 )
-def test_buckets_of_another_kind(arguments: tuple, message: str) -> None:
-    with pytest.raises(TypeError, match=f"^{message}"):
-        Buckets(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([], ["a"]), "at least one"),
-        (([0.7, 0.5], ["a", "b", "c"]), "edges must rise"),
-        (([0.5, 0.5], ["a", "b", "c"]), "edges must rise"),
-        (([-0.1], ["a", "b"]), "edges must lie between 0 and 1"),
-        (([0.5, 1.1], ["a", "b", "c"]), "edges must lie between 0 and 1"),
-        (([0.5], ["a"]), "names must be 2"),
-        (([0.5], ["a", "a"]), "names must be 2 different"),
-        (([0.5], ["a", "b"], "middle"), "edge_belongs_to"),
-        (([0.5], ["a", "b"], ["upper", "lower"]), "edge_belongs_to must be one word"),
-    ],
-)
-def test_bad_buckets(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_buckets(arguments: tuple, error: type, message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
         Buckets(*arguments)
 
 
@@ -113,15 +98,6 @@ def test_worked_example_of_the_popular_recipe() -> None:
     assert table["accuracy"].isna().sum() == 3 and table["low"].isna().sum() == 3
 
 
-def test_accuracy_in_a_bucket_is_not_that_above_its_edge() -> None:
-    confidence = [0.95] * 80 + [0.8] * 20
-    table = bucket_table(confidence, [1] * 80 + [1] * 10 + [0] * 10)
-    assert table.loc["review", "accuracy"] == 0.5
-    assert table.loc["review", "accuracy_above"] == 0.9
-    assert table.loc["review", "n_above"] == 100
-    assert table.index.tolist() == list(REVIEW_BUCKETS.names)[::-1]
-
-
 def test_interval_is_the_one_asked_for() -> None:
     exact = bucket_table([0.95] * 20, [1] * 18 + [0] * 2, method="clopper-pearson")
     low, high = proportion_confint(18, 20, method="beta")
@@ -133,6 +109,7 @@ def test_interval_is_the_one_asked_for() -> None:
         bucket_table([0.5], [1], method="wald")
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
 def test_buckets_part_the_rows(rows: list[tuple[float, bool]]) -> None:
     confidence, correct = zip(*rows, strict=True)

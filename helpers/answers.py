@@ -1,0 +1,386 @@
+"""Answers of language models behind an API, in one form for all protocols.
+
+Servers that call themselves compatible differ in what they leave out. Whatever is
+missing becomes None or an empty tuple; only what holds no answer at all is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+
+from .bounds import MISSING_BELOW, ListedToken
+from .checks import check_count
+
+_FINISHES = {"completed": "stop", "max_output_tokens": "length"}
+# Why an answer that ended so may be of no use, and what to do.
+_STOPPED = {
+    "content_filter": (
+        "A content filter stopped the answer: reword or leave out the text."
+    ),
+    "length": "The answer was cut at the limit: raise max_tokens.",
+    "tool_calls": "The model called a tool, whose tokens are not shown.",
+    "function_call": "The model called a function, whose tokens are not shown.",
+    "in_progress": "The answer is not finished: ask for it again.",
+    "queued": "The answer is not begun: ask for it again.",
+}
+
+
+@dataclass(frozen=True)
+class AnswerToken:
+    """One token of an answer.
+
+    Parameters
+    ----------
+    text : str
+        The token as text. Characters cut across tokens are in ``bytes`` only.
+    logprob : float or None
+        Natural logarithm of its probability; None where the server does not say, or
+        says -9999.
+    bytes : bytes or None
+        The token as bytes; None where the server sends none, as llama.cpp does.
+    top : tuple of ListedToken
+        The alternatives listed, each a text, a log-probability and bytes. There may
+        be fewer than asked for; those without a probability are left out.
+    """
+
+    text: str
+    logprob: float | None
+    bytes: bytes | None = None
+    top: tuple[ListedToken, ...] = ()
+
+    @property
+    def chosen(self) -> ListedToken:
+        """The token itself, in the form of the alternatives."""
+        return ListedToken(self.text, self.logprob, self.bytes)
+
+
+@dataclass(frozen=True)
+class TokenUsage:
+    """Tokens that one answer cost.
+
+    Parameters
+    ----------
+    prompt, completion : int
+        Tokens read, and tokens written, those of reasoning among them.
+    reasoning : int
+        Tokens of reasoning.
+    """
+
+    prompt: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    @classmethod
+    def of(cls, response: Any) -> TokenUsage:
+        """What a server says that its answer cost, 0 where it does not say."""
+        usage = _get(response, "usage")
+        details = _get(usage, "completion_tokens_details")
+        details = details or _get(usage, "output_tokens_details")
+        counts = (
+            _get(usage, "prompt_tokens", "input_tokens"),
+            _get(usage, "completion_tokens", "output_tokens"),
+            _get(details, "reasoning_tokens"),
+        )
+        return cls(*(_count(value) for value in counts))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a hosted model answered.
+
+    Parameters
+    ----------
+    text : str
+        The answer.
+    tokens : tuple of AnswerToken
+        Its tokens; empty where the server sends no log-probabilities.
+    finish_reason : str or None
+        ``"stop"``, ``"length"``, ``"content_filter"`` or the server's own word.
+    refusal : str or None
+        Why the model refused, if it did and said so.
+    usage : TokenUsage
+        What it cost.
+    model, request_id : str or None
+        What the server calls the model that answered, and the request.
+    """
+
+    text: str
+    tokens: tuple[AnswerToken, ...]
+    finish_reason: str | None
+    refusal: str | None
+    usage: TokenUsage
+    model: str | None
+    request_id: str | None
+
+    @property
+    def problem(self) -> str | None:
+        """Why this answer may be of no use, and what to do; None if nothing is wrong.
+
+        Examples
+        --------
+        >>> Answer("ye", (), "length", None, TokenUsage(), "m", None).problem
+        'The answer was cut at the limit: raise max_tokens.'
+        """
+        if self.refusal is not None:
+            return f"The model refused: {self.refusal!r}. Reword the prompt."
+        if self.finish_reason in _STOPPED:
+            return _STOPPED[self.finish_reason]
+        if not any(token.logprob is not None for token in self.tokens):
+            return (
+                "The server sent no log-probabilities: it needs to be asked for them, "
+                "or another protocol, or a model that offers them."
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request without an answer.
+
+    Parameters
+    ----------
+    kind, message : str
+        The class of the error, and what happened and what to do, without any key.
+    status : int or None
+        The HTTP status, where there was one.
+    request_id : str or None
+        What the server calls the request.
+    """
+
+    kind: str
+    message: str
+    status: int | None = None
+    request_id: str | None = None
+
+
+class UnreadableAnswer(ValueError):
+    """What the server sent with status 200 holds no answer; the message says why."""
+
+
+def decode(text: str) -> dict[str, Any]:
+    """The JSON object that a server sent."""
+    begins = f"It begins: {text[:80]!r}"
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = (
+            f"The answer is broken JSON at character {getattr(error, 'pos', 0)} of "
+            f"{len(text)}: the connection or a proxy cut it, or it is none. Ask again "
+            "with retry_failed=True."
+        )
+        if text.lstrip()[:1] == "<":
+            why = (
+                "The answer is a web page: check base_url, which usually ends in /v1, "
+                "and proxies on the way."
+            )
+        raise UnreadableAnswer(f"{why} {begins}") from None
+    if not isinstance(found, dict):
+        raise UnreadableAnswer(
+            f"The answer is JSON, but no object: check base_url. {begins}"
+        )
+    return found
+
+
+def read_answer(
+    protocol: str,
+    response: Any,
+    request_id: str | None = None,
+    *,
+    index: int | None = None,
+) -> Answer:
+    """An answer from what a server sent.
+
+    Parameters
+    ----------
+    protocol : {"chat", "responses", "completions"}
+        How it was asked.
+    response : mapping or object
+        The JSON object that the server sent, or the client's object for it.
+    request_id : str, optional
+        What its header calls the request; the ``id`` of the answer otherwise.
+    index : int, optional
+        Which of several choices or texts; by default the first choice, or all texts.
+
+    Returns
+    -------
+    Answer
+
+    Raises
+    ------
+    UnreadableAnswer
+        It holds no answer.
+
+    Examples
+    --------
+    >>> said = {"choices": [{"message": {"content": "Yes"}, "finish_reason": "stop"}]}
+    >>> read_answer("chat", said).text
+    'Yes'
+    """
+    error, status = _get(response, "error"), _get(response, "status")
+    if error or status in ("failed", "cancelled"):
+        said = _get(error, "message", "code") or error or status
+        raise UnreadableAnswer(
+            f"The server sent an error in place of an answer: {said!r}. Ask again "
+            "with retry_failed=True."
+        )
+    by_parts = protocol == "responses"
+    where = "output" if by_parts else "choices"
+    items = _get(response, where)
+    if not isinstance(items, list) or not (items or by_parts):
+        raise UnreadableAnswer(
+            f"The answer holds no {where}, but {sorted(dict(response))!r}: check "
+            f"that base_url and the protocol, {protocol!r}, are the server's."
+        )
+    if by_parts:
+        messages = [item for item in items if _get(item, "type") == "message"]
+        parts = [part for item in messages for part in _list(_get(item, "content"))]
+        refusals = [part for part in parts if _get(part, "type") == "refusal"]
+        refusal = _get(refusals[-1], "refusal") if refusals else None
+        texts = [part for part in parts if _get(part, "type") != "refusal"]
+        if index is not None and not refusals:
+            texts = [_pick(texts, index, "texts")]
+        lists = [_tokens(_get(part, "logprobs")) for part in texts]
+        text, tokens = _text(texts), tuple(chain.from_iterable(lists))
+        reason = _get(_get(response, "incomplete_details"), "reason")
+        finish = reason if status == "incomplete" else status
+        finish = _FINISHES.get(str(finish), finish)
+    else:
+        choice = _pick(items, index or 0, "choices")
+        message = choice if protocol == "completions" else _get(choice, "message")
+        text = _text(_get(message, "text" if protocol == "completions" else "content"))
+        refusal, finish = _get(message, "refusal"), _get(choice, "finish_reason")
+        tokens = _tokens(_get(choice, "logprobs"))
+    model = _word(_get(response, "model"))
+    name = _word(_get(response, "id") if request_id is None else request_id)
+    usage = TokenUsage.of(response)
+    return Answer(text, tokens, _word(finish), _word(refusal), usage, model, name)
+
+
+def read_tokens(response: Any, *, index: int = 0) -> tuple[AnswerToken, ...]:
+    """Tokens of a complete answer with log-probabilities, their bytes always set."""
+    check_count("index", index, 0)
+    if isinstance(response, Answer):
+        answer = response
+    elif isinstance(response, (list, tuple)):
+        for item in response:
+            if not isinstance(_get(item, "token", "text"), str):
+                raise ValueError(
+                    f"response must have a text for each token; one is {item!r}."
+                )
+        usage, tokens = TokenUsage(), _tokens(list(response))
+        answer = Answer("", tokens, None, None, usage, None, None)
+    elif isinstance(_get(response, "choices"), list):
+        answer = read_answer("chat", response, index=index)
+    elif _get(response, "output") is not None:
+        answer = read_answer("responses", response, index=index)
+    else:
+        raise ValueError(
+            "response must be a completion, a response or a list of tokens, not "
+            f"{type(response).__name__}."
+        )
+    if answer.problem:
+        is_cut = answer.refusal is None and answer.finish_reason in _STOPPED
+        rule = "be complete" if is_cut else "hold an answer with log-probabilities"
+        raise ValueError(f"response must {rule}. {answer.problem}")
+    found, before = [], ""
+    for token in answer.tokens:
+        top = tuple(entry._replace(bytes=entry.encode(before)) for entry in token.top)
+        data = token.chosen.encode(before)
+        found.append(AnswerToken(token.text, token.logprob, data, top))
+        before = token.text
+    return tuple(found)
+
+
+def _tokens(logprobs: Any) -> tuple[AnswerToken, ...]:
+    """Tokens, from a list of them or from the parallel lists of old completions."""
+    content = _get(logprobs, "content")
+    entries = content if isinstance(content, list) else logprobs
+    if not isinstance(entries, list):
+        texts = _list(_get(logprobs, "tokens"))
+        columns = (
+            _list(_get(logprobs, f"{name}_logprobs")) for name in ("token", "top")
+        )
+        rows = zip_longest(texts, *(column[: len(texts)] for column in columns))
+        names = ("token", "logprob", "top_logprobs")
+        entries = [dict(zip(names, row, strict=True)) for row in rows]
+    return tuple(
+        AnswerToken(*_listed(entry), _top(_get(entry, "top_logprobs", "top")))
+        for entry in entries
+    )
+
+
+def _top(listed: Any) -> tuple[ListedToken, ...]:
+    if isinstance(listed, Mapping):  # which has no order
+        listed = [{"token": text, "logprob": listed[text]} for text in listed]
+        listed.sort(key=lambda entry: -(_logprob(entry["logprob"]) or 0.0))
+    found = map(_listed, _list(listed))
+    return tuple(entry for entry in found if entry.logprob is not None)
+
+
+def _listed(entry: Any) -> ListedToken:
+    data = _get(entry, "bytes")
+    try:
+        data = bytes(data) if isinstance(data, (list, bytes)) else None
+    except (TypeError, ValueError):
+        data = None
+    text, logprob = (
+        _text(_get(entry, "token", "text")),
+        _logprob(_get(entry, "logprob")),
+    )
+    return ListedToken(text, logprob, data)
+
+
+def _logprob(value: Any) -> float | None:
+    """None where it is missing; nonsense stays, for whoever adds up to refuse it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if value <= MISSING_BELOW:
+        return None
+    return float(value) if value < 1e18 else math.nan
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return int(value) if 0 < value < 1e18 else 0
+    return 0
+
+
+def _text(value: Any) -> str:
+    """A text, also from a list of parts that hold one each."""
+    if isinstance(value, list):
+        return "".join(_text(_get(part, "text")) for part in value)
+    return value if isinstance(value, str) else ""
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _pick(items: Sequence[Any], index: int, name: str) -> Any:
+    if index >= len(items):
+        raise ValueError(
+            f"index must be below {len(items)}, the number of {name} in the response, "
+            f"not {index}."
+        )
+    return items[index]
+
+
+def _get(item: Any, *names: str) -> Any:
+    """The first of some fields of a JSON object or of a client's object, or None."""
+    for name in names:
+        if isinstance(item, Mapping):
+            value = item.get(name)
+        else:
+            value = getattr(item, name, None)
+        if value is not None:
+            return value
+    return None

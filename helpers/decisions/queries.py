@@ -1,0 +1,219 @@
+"""Query strategies: which items a person looks at next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from ..checks import (
+    check_between,
+    check_choice,
+    check_count,
+    check_probabilities,
+    check_rng,
+    check_table,
+)
+from ..metrics.bins import Binning, Bins
+from .costs import Costs
+
+Strategy = Literal["least-confident", "value", "near-threshold", "random", "stratified"]
+
+
+def review_queue(
+    table: pd.DataFrame,
+    *,
+    budget: int,
+    strategy: Strategy = "least-confident",
+    by: str | None = None,
+    threshold: float | None = None,
+    costs: Costs | Mapping[Any, Costs] | None = None,
+    rng: np.random.Generator | int | None = None,
+    n_strata: int = 5,
+) -> pd.DataFrame:
+    """The items to label or review next, the most urgent first, and why.
+
+    Only random samples say how often the model is wrong: the rows that any other queue
+    selects are wrong more often than the rest. From spot checks,
+    ``weighted_mean(wrong, queue["queue_weight"], strata=queue["queue_stratum"])``
+    (:func:`helpers.metrics.weighted_mean`) estimates the error rate of the whole table
+    without bias.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an item, with its ``confidence`` in [0, 1] and, where the costs depend
+        on it, its ``prediction``.
+    budget : int
+        How many items can be looked at.
+    strategy : str, default="least-confident"
+        "least-confident": lowest confidence first, and before these the items whose
+        confidence is not known. "value": what review saves most on first, if the
+        confidences are true; items that are cheaper to automate are left out.
+        "near-threshold": nearest to the threshold first. "random": a simple random
+        sample. "stratified": drawn at random in each stratum of the confidence, as
+        equally many from each as its size allows.
+    by : str, optional
+        The column that holds the confidence. Default: ``decided_on``, which a policy
+        looked at, where the table has one; else ``confidence``.
+    threshold : float, optional
+        For "near-threshold", and only for it: in [0, 1].
+    costs : Costs or mapping of label to Costs, optional
+        For "value", and only for it: the prices, or those of each prediction.
+    rng : numpy.random.Generator, int or None, optional
+        Source or seed of chance, for "random" and "stratified".
+    n_strata : int, default=5
+        For "stratified": into how many parts of equal width [0, 1] is cut.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows that are queued, in order, and a column ``queue_reason``. Random
+        samples also have ``queue_weight``, the number of items of the table that each
+        stands for, and stratified ones ``queue_stratum``.
+
+    References
+    ----------
+    Lewis and Gale, SIGIR 1994, for the least confident; Horvitz and Thompson, JASA 47,
+    1952, for the weights.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"confidence": [0.9, 0.55, 0.7, 0.55]})
+    >>> review_queue(table, budget=3)
+       confidence     queue_reason
+    1        0.55  confidence 0.55
+    3        0.55  confidence 0.55
+    2        0.70   confidence 0.7
+    """
+    check_choice("strategy", strategy, get_args(Strategy))
+    check_count("budget", budget)
+    check_count("n_strata", n_strata)
+    for name, value, owner in (
+        ("threshold", threshold, "near-threshold"),
+        ("costs", costs, "value"),
+    ):
+        if (value is None) == (strategy == owner):
+            must = "must be given" if value is None else "must be left out"
+            raise ValueError(f"{name} {must} for strategy={strategy!r}, not {value!r}.")
+    if threshold is not None:
+        check_between("threshold", threshold, 0, 1, closed=True)
+    if costs is not None and not isinstance(costs, (Costs, Mapping)):
+        raise TypeError(f"costs must be Costs or a mapping to Costs, not {costs!r}.")
+    generator = check_rng(rng)
+    check_table(table)
+    if by is None:
+        by = "decided_on" if "decided_on" in table.columns else "confidence"
+    check_table(table, [by, *(["prediction"] if isinstance(costs, Mapping) else [])])
+    missing = table[by].isna().to_numpy()
+    known = table[by].to_numpy(dtype=object, copy=True)
+    known[missing] = 0
+    values = np.where(missing, np.nan, check_probabilities(known, by).astype(float))
+    if missing.any() and strategy not in ("least-confident", "random"):
+        raise ValueError(
+            f"{by} must be known of all items for strategy={strategy!r}; row "
+            f"{int(missing.argmax())} is missing."
+        )
+    ways = {
+        "least-confident": lambda: _least_confident(table, values, by, budget),
+        "value": lambda: _most_valuable(table, values, budget, costs),
+        "near-threshold": lambda: _near_threshold(values, budget, threshold),
+        "random": lambda: _random(len(values), budget, generator),
+        "stratified": lambda: _stratified(values, budget, generator, n_strata),
+    }
+    rows, columns = ways[strategy]()
+    for column in columns:
+        if column in table.columns:
+            raise ValueError(
+                f"table must have no column {column!r} yet: rename its own."
+            )
+    return table.iloc[rows].assign(**columns)
+
+
+_Answer = tuple[np.ndarray, dict[str, Any]]
+
+
+def _least_confident(
+    table: pd.DataFrame, values: np.ndarray, by: str, budget: int
+) -> _Answer:
+    unknown = np.isnan(values)
+    rows = np.argsort(np.where(unknown, -1, values), kind="stable")[:budget]
+    # As a policy has it, which decides on nothing without a prediction.
+    labels = table.get("prediction", pd.Series("", table.index))
+    lost = np.where(labels.isna(), "no prediction is known", "no confidence is known")
+    reasons = [lost[row] if unknown[row] else f"{by} {values[row]:.4g}" for row in rows]
+    return rows, {"queue_reason": reasons}
+
+
+def _most_valuable(
+    table: pd.DataFrame, values: np.ndarray, budget: int, costs: Any
+) -> _Answer:
+    labels: list[Any] = [None] * len(values)
+    if isinstance(costs, Mapping):
+        labels = table["prediction"].tolist()
+    else:
+        costs = {None: costs}
+    saved = np.empty(len(values))
+    for row, (label, p) in enumerate(zip(labels, values, strict=True)):
+        price = costs.get(label)
+        if not isinstance(price, Costs):
+            raise ValueError(f"costs must hold those of the prediction {label!r}.")
+        saved[row] = (1 - p) * price.error + p * price.right - price.reviewed
+    rows = np.argsort(-saved, kind="stable")
+    rows = rows[saved[rows] > 0][:budget]
+    return rows, {"queue_reason": [f"saves {at:.4g}" for at in saved[rows]]}
+
+
+def _near_threshold(values: np.ndarray, budget: int, threshold: Any) -> _Answer:
+    away = values - threshold
+    rows = np.argsort(np.abs(away), kind="stable")[:budget]
+    sides = np.where(away < 0, "below", "above")
+    reasons = [f"{abs(away[row]):.4g} {sides[row]} {threshold:g}" for row in rows]
+    return rows, {"queue_reason": reasons}
+
+
+def _random(n: int, budget: int, generator: np.random.Generator) -> _Answer:
+    rows = generator.permutation(n)[:budget]
+    return rows, {"queue_reason": "random", "queue_weight": n / len(rows)}
+
+
+def _stratified(
+    values: np.ndarray, budget: int, generator: np.random.Generator, n_strata: int
+) -> _Answer:
+    bins = Bins.of(values, Binning(n_strata))
+    stratum = bins.index(values)
+    filled, sizes = np.unique(stratum, return_counts=True)
+    if budget < len(filled):
+        raise ValueError(
+            f"budget must be at least {len(filled)}, the number of strata with items, "
+            f"not {budget}."
+        )
+    counts = _shares(sizes, budget)
+    drawn = [
+        generator.permutation(np.flatnonzero(stratum == at))[:count]
+        for at, count in zip(filled, counts, strict=True)
+    ]
+    rows = generator.permutation(np.concatenate(drawn))
+    weight = np.zeros(n_strata)
+    weight[filled] = sizes / counts
+    ends = zip(bins.edges[:-1], bins.edges[1:], strict=True)
+    names = np.array([f"[{low:.4g}, {high:.4g})" for low, high in ends])
+    names[-1] = names[-1].replace(")", "]")
+    return rows, {
+        "queue_reason": "spot check",
+        "queue_weight": weight[stratum[rows]],
+        "queue_stratum": names[stratum[rows]],
+    }
+
+
+def _shares(sizes: np.ndarray, budget: int) -> np.ndarray:
+    """The budget in parts as equal as the sizes allow; the largest get what is over."""
+    left, level = min(budget, int(sizes.sum())), 0
+    while np.minimum(sizes, level + 1).sum() <= left and level < left:
+        level += 1
+    shares = np.minimum(sizes, level)
+    largest = np.argsort(-sizes, kind="stable")[: left - shares.sum()]
+    shares[largest] += 1
+    return shares

@@ -1,0 +1,459 @@
+"""Requests to hosted models, where they may go, and what must not be written down.
+
+A request is the body that is sent, as plain data. What is written down, compared and
+paid for is that, so that no argument can change without the key changing too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote_plus, urlsplit, urlunsplit
+
+from ..answers import Answer, Failure, TokenUsage, UnreadableAnswer, decode, read_answer
+from ..checks import check_between, check_choice, check_count, check_not_negative
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Prices = Mapping[str, tuple[float, float]]
+
+# What the body calls the prompt, and where a server takes it.
+PROMPTS = {"chat": "messages", "responses": "input", "completions": "prompt"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "completions": "/v1/completions",
+}
+# The fewest tokens that a protocol lets one ask for.
+LEAST_TOKENS = {"chat": 1, "responses": 16, "completions": 1}
+_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_WISHES = ("logprobs", "top_logprobs", "include")
+_MOST_REDIRECTS = 5
+_MOST_BYTES = 32 * 2**20  # lists of 20 for 4,096 tokens take 8
+_STREAMED = {"X-Stainless-Raw-Response": "stream"}
+
+_AGAIN = "Ask again with retry_failed=True"
+_ADVICE = {
+    400: "Correct the arguments; a model without log-probabilities says so here.",
+    401: "Check the key.",
+    402: "Check the account.",
+    403: "The key may not use this model, or from here.",
+    404: "There is no such model or address: check model, base_url (it usually ends in "
+    "/v1) and the protocol.",
+    413: "The text is too long: cut it.",
+    422: "Correct the arguments.",
+    429: f"{_AGAIN} and a lower concurrency, or more retries.",
+}
+
+_HIDDEN = "[key]"
+_SECRET_NAMES = re.compile(r"auth|key|token|secret|cookie|pass|cred", re.IGNORECASE)
+# As a local server's key, "none" or "EMPTY" may also be a word of an answer.
+_KEY_LIKE = re.compile(r"(?=.*\d)\S{8,}|\S{16,}")
+_HARMLESS = re.compile(r"accept|content-type|user-agent|x-stainless-.*", re.IGNORECASE)
+_LONGEST_MESSAGE = 2000
+_HEADERS = re.compile(
+    r"((?:authorization|api[-_]?key)\W{0,3}[:=]\W{0,3})(?:(?:bearer|basic)\s+)?[^\s'\",;]+"
+    r"|(\bbearer\s+)[^\s'\",;]{8,}",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a hosted model.
+
+    Parameters
+    ----------
+    protocol : {"chat", "responses", "completions"}
+        Chat Completions, the Responses API, or the legacy completions that take a raw
+        prompt.
+    arguments : mapping
+        The body that is sent: whatever JSON can hold, with ``model`` and the prompt.
+    draw : int, default=0
+        Which of several answers to the same question this asks for. It is not sent;
+        requests that differ in nothing are asked once.
+
+    Examples
+    --------
+    >>> Request("chat", {"model": "m"})
+    Traceback (most recent call last):
+    ...
+    ValueError: arguments must name model and messages, not only model.
+    """
+
+    protocol: str
+    arguments: Mapping[str, Any]
+    draw: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("protocol", self.protocol, tuple(PROMPTS))
+        check_count("draw", self.draw, least=0)
+        sent = self.arguments
+        if "model" not in sent or PROMPTS[self.protocol] not in sent:
+            raise ValueError(
+                f"arguments must name model and {PROMPTS[self.protocol]}, not only "
+                f"{', '.join(sent) or 'nothing'}."
+            )
+        for name, least in (("stream", False), ("n", 1), ("best_of", 1)):
+            if sent.get(name) not in (None, least):
+                raise ValueError(
+                    f"{name} must be {json.dumps(least)} or left out, not "
+                    f"{sent[name]!r}: one request, one answer (see draw)."
+                )
+        try:
+            json.dumps(sent, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"arguments must be what JSON holds: {error}.") from None
+
+    @property
+    def model(self) -> str:
+        """The model asked, as the request names it."""
+        return str(self.arguments["model"])
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that the answer may have, if the request says so."""
+        found = [self.arguments[name] for name in _LIMITS if name in self.arguments]
+        return found[0] if found and isinstance(found[0], int) else None
+
+    @property
+    def most_usage(self) -> TokenUsage:
+        """The most tokens that an answer to this request can cost."""
+        if self.limit is None:
+            raise ValueError(
+                "budget needs requests that limit their answers: give max_tokens."
+            )
+        body = json.dumps(dict(self.arguments), ensure_ascii=False).encode()
+        prompt = self.arguments[PROMPTS[self.protocol]]
+        # Room for what a server adds to each message, and to the whole: roles, marks.
+        extra = 16 * (1 if isinstance(prompt, str) else len(prompt)) + 32
+        return TokenUsage(len(body) + extra, self.limit)
+
+    def key(self, base_url: str) -> str:
+        """A name for this request at this server, the same in every run.
+
+        A user, a password and a query in the address have no part in it.
+        """
+        # As it is sent, where names are texts: sorted, 10 is before 9, not after.
+        sent = json.loads(json.dumps(dict(self.arguments)))
+        whole = [plain_url(base_url), self.protocol, sent, self.draw]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def without_logprobs(self) -> Request:
+        """The same request without a wish for log-probabilities."""
+        sent = self.arguments
+        return replace(self, arguments={k: sent[k] for k in sent if k not in _WISHES})
+
+
+def build_request(
+    protocol: str,
+    model: str,
+    prompt: str | Sequence[Any],
+    *,
+    max_tokens: int,
+    top_logprobs: int = 20,
+    temperature: float | None = 0.0,
+    old_limit: bool = False,
+    **options: Any,
+) -> Request:
+    """A request that asks for log-probabilities, as its protocol spells it.
+
+    Parameters
+    ----------
+    protocol : {"chat", "responses", "completions"}
+        ``"completions"`` continues a raw prompt; with ``echo=True`` and
+        ``max_tokens=0`` it scores the prompt itself, where a server allows that.
+    model : str
+        The model, as the server calls it.
+    prompt : str or list
+        A text, which becomes the one message of a user; or messages (for
+        ``"completions"``, token ids).
+    max_tokens : int
+        The most tokens to answer with.
+    top_logprobs : int, default=20
+        Alternatives at each position, 0 to 20. OpenAI itself gives at most 5 for
+        ``"completions"``; servers may send fewer than asked.
+    temperature : float, optional
+        0 to 2; None leaves it out, for models that refuse it.
+    old_limit : bool, default=False
+        Whether ``"chat"`` calls the limit ``max_tokens``. Older servers ignore
+        ``max_completion_tokens`` and write on at your cost; newer models of OpenAI
+        refuse ``max_tokens``.
+    **options
+        Further arguments, sent as they are: ``response_format``, ``seed``, …. ``draw``
+        is not sent: it tells several answers to the same question apart.
+
+    Examples
+    --------
+    >>> build_request("completions", "m", "2 + 2 =", max_tokens=1).arguments
+    {'model': 'm', 'prompt': '2 + 2 =', 'max_tokens': 1, 'logprobs': 20, \
+'temperature': 0.0}
+    """
+    check_choice("protocol", protocol, tuple(PROMPTS))
+    check_count("max_tokens", max_tokens, least=0 if options.get("echo") else 1)
+    check_count("top_logprobs", top_logprobs, least=0)
+    check_between("top_logprobs", top_logprobs, 0, 20, closed=True)
+    if temperature is not None:
+        check_between("temperature", temperature, 0, 2, closed=True)
+    if not isinstance(prompt, (str, list, tuple)) or not prompt:
+        raise ValueError(f"prompt must be a text or a list, not {prompt!r}.")
+    if isinstance(prompt, str) and protocol != "completions":
+        prompt = [{"role": "user", "content": prompt}]
+    arguments: dict[str, Any] = {
+        "model": model,
+        PROMPTS[protocol]: prompt if isinstance(prompt, str) else list(prompt),
+    }
+    if protocol == "chat":
+        limit = "max_tokens" if old_limit else "max_completion_tokens"
+        arguments |= {limit: max_tokens, "logprobs": True, "top_logprobs": top_logprobs}
+    elif protocol == "responses":
+        arguments |= {
+            "max_output_tokens": max_tokens,
+            "include": ["message.output_text.logprobs"],
+            "top_logprobs": top_logprobs,
+            "store": False,  # a server of OpenAI would keep texts for 30 days
+        }
+    else:
+        arguments |= {"max_tokens": max_tokens, "logprobs": top_logprobs}
+    if temperature is not None:
+        arguments["temperature"] = float(temperature)
+    draw = options.pop("draw", 0)
+    return Request(protocol, arguments | options, draw)
+
+
+def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
+    """Stop if one of the models has no price, or one that is none."""
+    for model in () if prices is None else models:
+        pair = (prices or {}).get(model, ())
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(
+                f"prices must hold {model!r}: a pair, for a million tokens read and "
+                "written."
+            )
+        for value in pair:
+            check_not_negative(f"prices[{model!r}]", value)
+
+
+def plain_url(base_url: str) -> str:
+    """The address of a server without user, password, query and last slash."""
+    parts = urlsplit(str(base_url))
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+
+
+def check_client(client: object) -> None:
+    """Stop if this is no address and no client, or if logs would show its key."""
+    if isinstance(client, str):
+        if "@" in urlsplit(client).netloc:
+            raise ValueError(
+                "client must not be an address with a user or password, which would be "
+                "shown: give an openai.AsyncOpenAI."
+            )
+        return
+    from openai import AsyncOpenAI
+
+    if not isinstance(client, AsyncOpenAI):
+        raise TypeError(
+            f"client must be an openai.AsyncOpenAI, not {type(client).__name__}."
+        )
+    if "@" in urlsplit(str(client.base_url)).netloc:
+        raise ValueError(
+            "client must not have a user or password in its base_url, where logs "
+            "would show it: give default_headers."
+        )
+    if not re.fullmatch(r"[!-~]*", client.api_key):
+        raise ValueError(
+            "client has an api_key with a space, a line break or another character "
+            "that no key has: strip() what you read from a file."
+        )
+
+
+def open_client(client: AsyncOpenAI | str, key: str | None = None) -> AsyncOpenAI:
+    """A client for an address, or the one given."""
+    if not isinstance(client, str):
+        return client
+    from openai import AsyncOpenAI, Omit
+
+    check_client(client)
+    said = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+    names = {line.partition(":")[0].strip() for line in said} - {""}
+    names |= {"OpenAI-Organization", "OpenAI-Project"}
+    opened = AsyncOpenAI(
+        api_key=key or "-",
+        base_url=client,
+        default_headers=cast(Any, {name: Omit() for name in names}),
+    )
+    # As the library reads the address, which is where it will send to.
+    url = opened.base_url
+    host = url.host.rstrip(".").lower()
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(host)):
+        raise ValueError(
+            "client must be an address with https, or one of this machine, not "
+            f"{plain_url(client)!r}: others could read all that is sent. Where that "
+            "is meant, give an openai.AsyncOpenAI with this base_url."
+        )
+    is_openai = host == "api.openai.com" or host.endswith(".api.openai.com")
+    if key is None and is_openai and url.scheme == "https" and url.port is None:
+        return AsyncOpenAI(
+            api_key=os.environ.get("OPENAI_API_KEY") or "-", base_url=client
+        )
+    return opened
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Secrets:
+    """The keys that a client sends, in whatever header or query, to be hidden."""
+
+    def __init__(self, client: AsyncOpenAI) -> None:
+        sent = {**client.auth_headers, **client.default_headers, **client.default_query}
+        names = ("api_key", "admin_api_key", "_azure_ad_token")
+        found = [getattr(client, name, None) for name in names]
+        for name, value in sent.items():
+            if isinstance(value, str) and not _HARMLESS.fullmatch(name):
+                parts = [value, *value.split(" ")[1:]]
+                named = _SECRET_NAMES.search(name)
+                found += [p for p in parts if named or _KEY_LIKE.fullmatch(p)]
+        known = {part.strip() for part in found if isinstance(part, str)}
+        known |= {json.dumps(secret)[1:-1] for secret in known}
+        known |= {quote_plus(secret) for secret in known}
+        self._known = sorted(known - {""}, key=len, reverse=True)
+
+    def hide(self, answer: str) -> str:
+        """An answer without keys, but for those that may be words of it."""
+        for secret in filter(_KEY_LIKE.fullmatch, self._known):
+            answer = answer.replace(secret, _HIDDEN)
+        return answer
+
+    def hide_in_message(self, text: str) -> str:
+        """A message, cut, without keys and headers that could hold another's."""
+        text = text[: 2 * _LONGEST_MESSAGE]
+        for secret in self._known:
+            text = text.replace(secret, _HIDDEN) if len(secret) > 3 else text
+        # Cut twice: the first cut may go through a key.
+        return _HEADERS.sub(rf"\1\2{_HIDDEN}", text)[:_LONGEST_MESSAGE]
+
+
+async def attempt(
+    client: AsyncOpenAI, request: Request, *, silence: float, total: float, end: float
+) -> tuple[Answer | Failure, str | None, TokenUsage, Exception | None]:
+    """Ask once: the result, what the server said, its bill, an error that may pass.
+
+    ``silence`` and ``total`` are the seconds that a failure names.
+    """
+    said, name, usage, trouble = None, None, TokenUsage(), None
+    secrets = Secrets(client)
+    try:
+        async with asyncio.timeout_at(end):
+            said, name = await _send(client, request)
+        said = secrets.hide(said)
+        name = name and secrets.hide_in_message(name)
+        body = decode(said)
+        usage = TokenUsage.of(body)
+        return read_answer(request.protocol, body, name), said, usage, None
+    # Whatever a server sends, it concerns this request alone.
+    except Exception as error:
+        if said is None:
+            trouble = error
+            with suppress(Exception):  # a refusal may carry a bill, too
+                usage = TokenUsage.of(decode(vars(error)["response"].text))
+        text = secrets.hide_in_message(_explain(error, secrets, silence, total))
+        name = name or secrets.hide_in_message(getattr(error, "request_id", "") or "")
+        status = getattr(error, "status_code", None)
+        failure = Failure(type(error).__name__, text, status, name or None)
+        return failure, said, usage, trouble
+
+
+async def _send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]:
+    """Ask, and give back what the server said, unread, with its name of the request."""
+    from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+    url = PATHS[request.protocol].removeprefix("/v1")
+    for left in reversed(range(_MOST_REDIRECTS + 1)):
+        try:
+            said: Any = await client.post(
+                url,
+                cast_to=object,
+                body=dict(request.arguments),
+                # The body is read below, as far as it is of a size to read.
+                options={"headers": _STREAMED, "follow_redirects": False},
+            )
+            break
+        except APIStatusError as error:
+            goal = error.response.next_request and error.response.next_request.url
+            here = client.base_url
+            # After 303, what to send would be something else.
+            if goal is None or error.status_code == 303 or not left:
+                raise
+            if goal.copy_with(raw_path=b"/") != here.copy_with(raw_path=b"/"):
+                raise
+            url = str(goal)
+    response = said.http_response
+    text = bytearray()
+    try:
+        async for part in response.aiter_bytes():
+            text += part
+            if len(text) > _MOST_BYTES:
+                break
+    except Exception as error:
+        cut = "Timeout" in type(error).__name__
+        kind = APITimeoutError if cut else APIConnectionError
+        raise kind(request=response.request) from error
+    finally:
+        await response.aclose()
+    if len(text) > _MOST_BYTES:
+        raise UnreadableAnswer(
+            f"The answer is longer than {_MOST_BYTES:,} bytes, which no answer is: "
+            "check base_url."
+        )
+    return text.decode("utf-8", "replace"), response.headers.get("x-request-id")
+
+
+def _explain(error: Exception, secrets: Secrets, silence: float, total: float) -> str:
+    """What an error means, and what to do about it."""
+    import openai
+
+    if isinstance(error, TimeoutError):
+        return (
+            f"No whole answer within {total:g} s, attempts and waits together: the "
+            f"server is too slow. {_AGAIN} and a longer deadline."
+        )
+    if isinstance(error, openai.APITimeoutError):
+        return (
+            f"The server was silent for {silence:g} s in every attempt. {_AGAIN}, a "
+            "longer timeout or a lower concurrency."
+        )
+    if isinstance(error, openai.APIStatusError):
+        code = 402 if error.code == "insufficient_quota" else error.status_code
+        advice = _ADVICE.get(code, f"{_AGAIN} later.")
+        if goal := error.response.next_request:
+            advice = (
+                f"It sends requests on to {plain_url(str(goal.url))}, which got none. "
+                "If that is the server to ask, name it as base_url."
+            )
+        said = secrets.hide_in_message(error.message)[:1000]
+        if not isinstance(error.body, dict):  # without a page of HTML
+            page = " ".join(secrets.hide_in_message(str(error.body or "")).split())
+            said += f" - {page[:80]!r}" if page else ""
+        return f"The server said {said.removesuffix('.')}. {advice}"
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__
+        return (
+            f"The connection failed in every attempt ({type(cause).__name__}: {cause})."
+            f" Check base_url and the network, then: {_AGAIN}."
+        )
+    return str(error)

@@ -1,0 +1,367 @@
+"""Questions about texts, in rounds under one budget, and what the answers tell.
+
+The first request for a text shows how probable the first tokens are; further ones
+follow the beginnings of longer labels. A server that hides log-probabilities is asked
+for several answers, or for how sure it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..answers import Answer, Failure
+from ..checks import check_between, check_choice, check_count
+from ..prompted import OffLabelWarning
+from ..prompts import Prompt, seam
+from .client import RunStopped, Transport, ask
+from .journal import Journal
+from .labels import HostedScores, LabelTexts, LabelTree
+from .requests import LEAST_TOKENS, Request, build_request
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_QUESTION = (
+    "How sure are you that this label is right? Answer with a number from 0 to 100 "
+    "and nothing else:"
+)
+_WORDS = 8  # tokens of an answer that is read as text
+NONSENSE = "The log-probabilities make no sense: "
+_UNKNOWN = Failure("NotAsked", "This was not asked yet.")
+
+
+@dataclass(frozen=True)
+class RequestSettings:
+    """How :class:`HostedClassifier` asks about a text, and what it does with failures.
+
+    Parameters
+    ----------
+    top_logprobs : int, default=20
+        Alternatives to ask for at each position.
+    temperature : float, default=0.0
+        What to ask with. At 0 the answer is the most probable one, whose later tokens
+        save calls. Use 1 where a server reports probabilities after temperature.
+    old_limit : bool, default=False
+        Whether "chat" calls its limit ``max_tokens``, as older servers do.
+    options : mapping, optional
+        Further arguments of every request, such as ``{"seed": 0}``.
+    continue_with : mapping, optional
+        Arguments that make a server of "chat" go on with an unfinished message of the
+        assistant, ``{}`` where it does so anyway: :func:`helpers.hosted.probe` finds
+        them. None says that it does not; then beginnings stay between their bounds.
+    max_calls_per_text : int, default=8
+        The most requests for one text: the first, and those that follow the beginnings
+        of longer labels and the ends of others.
+    tolerance : float, default=0.001
+        Beginnings with less probability are not followed.
+    draws : int, default=10
+        Answers to draw for each text, with ``fallback="sampling"``.
+    question : str, optional
+        How to ask for the confidence, from 0 to 100, with ``fallback="self-report"``.
+    failed : {"error", "open"}, optional
+        A text without a usable answer (the request failed for good, the model refused,
+        a filter stopped it, no label was listed, the log-probabilities make no sense)
+        has no prediction and NaN for probabilities, between limits of 0 and 1; the
+        column ``problem`` says why. Without this argument, requests that fail for good
+        are an error instead; with "error", so are log-probabilities that make no sense
+        for any text; with "open", neither.
+    """
+
+    top_logprobs: int = 20
+    temperature: float | None = 0.0
+    old_limit: bool = False
+    options: Mapping[str, Any] | None = None
+    continue_with: Mapping[str, Any] | None = None
+    max_calls_per_text: int = 8
+    tolerance: float = 1e-3
+    draws: int = 10
+    question: str | None = None
+    failed: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_calls_per_text", "draws"):
+            check_count(name, getattr(self, name))
+        check_between("tolerance", self.tolerance, 0, 1, closed=True)
+        if self.question is not None and not str(self.question).strip():
+            raise ValueError(f"question must be a text, not {self.question!r}.")
+        if self.failed is not None:
+            check_choice("failed", self.failed, ("error", "open"))
+
+
+@dataclass
+class Rounds:
+    """Asks about texts, and remembers what was asked and which models answered."""
+
+    client: AsyncOpenAI
+    journal: Journal
+    model: str
+    protocol: str
+    prompt: Prompt
+    labels: LabelTexts
+    fallback: str | None
+    how: RequestSettings
+    transport: Transport
+    recalls: bool = False  # asks nobody, and answers what the journal knows
+    asked: list[Request] = field(default_factory=list)
+    models: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def scores(self, texts: list[str]) -> HostedScores:
+        """What is known of the labels' probabilities, text by text."""
+        first = [self._request(text) for text in texts]
+        # The first text shows whether the server hides what all the others need.
+        results = self._ask(first[:1], [0], may_hide=True)
+        if not any(map(_hides, results)):
+            results += self._ask(first[1:], range(1, len(first)))
+        if not any(map(_hides, results)) or any(map(_shows, results)):
+            return self._followed(texts, results)
+        if self.fallback is None:
+            raise ValueError(
+                f"The server gives no log-probabilities for {self.model!r} by "
+                f"{self.protocol!r}. Try another protocol, or set fallback='sampling' "
+                "to draw answers and count them, or fallback='self-report' to ask the "
+                "model how sure it is; see probe()."
+            )
+        if self.fallback == "sampling":
+            return self._counted(texts)
+        return self._reported(texts)
+
+    def _ask(
+        self, requests: list[Request], rows: Iterable[int], *, may_hide: bool = False
+    ) -> list[Answer | Failure]:
+        """Ask about some of the texts, and anew what failed before.
+
+        ``may_hide``: it is no failure if the server refuses log-probabilities.
+        """
+        if not requests:
+            return []
+        before, self.asked = self.asked, self.asked + requests
+        if self.recalls:
+            keys = [request.key(str(self.client.base_url)) for request in requests]
+            known = self.journal.get(keys)
+            return [known.get(key, _UNKNOWN) for key in keys]
+        how = {"retry_failed": True, **vars(self.transport)}
+        if self.transport.budget is not None:
+            how["counted"] = before
+        results = ask(requests, self.client, self.journal, **how)
+        failed = []
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, Failure):
+                failed += [] if may_hide and _hides(result) else [result]
+            elif result.model:
+                self.models[row].add(result.model)
+        if failed and self.how.failed != "open":
+            raise RunStopped(
+                f"{len(failed)} of {len(results)} requests failed; what was answered "
+                "is in the journal, and the next call asks for the others only. "
+                f"failed='open' goes on without them. The first: {failed[0].message}",
+                results,
+                0.0,
+            )
+        return results
+
+    def _request(self, text: str, begun: bytes = b"", **changes: Any) -> Request:
+        """The request for the label of a text, or for how one goes on."""
+        asked: Any = self._put(text)
+        if isinstance(asked, str):
+            asked += begun.decode("utf-8")
+        elif begun:
+            asked.append({"role": "assistant", "content": begun.decode("utf-8")})
+            changes |= self.how.continue_with or {}
+        return self._built(asked, self.labels.tokens_to_go(begun), **changes)
+
+    def _put(self, text: str) -> Any:
+        prompt = self.prompt
+        return prompt.messages(text) if prompt.chat else prompt.plain(text)
+
+    def _built(self, prompt: Any, tokens: int, **changes: Any) -> Request:
+        arguments = {
+            "max_tokens": max(tokens, LEAST_TOKENS[self.protocol]),
+            "top_logprobs": self.how.top_logprobs,
+            "temperature": self.how.temperature,
+            "old_limit": self.how.old_limit,
+            **(self.how.options or {}),
+            **changes,
+        }
+        return build_request(self.protocol, self.model, prompt, **arguments)
+
+    def _followed(
+        self, texts: list[str], results: list[Answer | Failure]
+    ) -> HostedScores:
+        """Scores from lists of tokens, the beginnings of labels followed."""
+        trees = [LabelTree(self.labels) for _ in texts]
+        calls, most = [0] * len(texts), self.how.max_calls_per_text
+        goes_on = self.protocol == "completions" or (
+            self.protocol == "chat" and self.how.continue_with is not None
+        )
+        problems: list[str | None] = [None] * len(texts)
+        asked = [(row, b"") for row in range(len(texts))]
+        while asked:
+            for (row, prefix), result in zip(asked, results, strict=True):
+                calls[row] += 1
+                problem = _take_in(trees[row], prefix, result)
+                problems[row] = problems[row] or problem
+            rows = dict.fromkeys(row for row, _ in asked if goes_on)
+            asked = [
+                (row, data)
+                for row in rows
+                if calls[row] < most
+                for data in self._open(trees[row])[: most - calls[row]]
+            ]
+            requests = [self._request(texts[row], data) for row, data in asked]
+            results = self._ask(requests, [row for row, _ in asked])
+        masses = [tree.mass() for tree in trees]
+        reach = [(mass.lower + mass.gain).sum() for mass in masses]
+        if reach and np.median(reach) < 0.5:
+            warnings.warn(
+                "Most probability is on no label, in the median text more than half. "
+                f"The prompt ends in {self.prompt.plain('A')[-20:]!r}. Try examples, "
+                "an instruction, or another protocol or terminator.",
+                OffLabelWarning,
+                stacklevel=6,
+            )
+        if self.how.temperature == 0 and len(trees) > 4:
+            if all(tree.is_certain for tree in trees):
+                warnings.warn(
+                    "The first token of every answer has probability 1: the server may "
+                    "report probabilities after temperature. Ask with temperature=1, "
+                    "and see probe().",
+                    stacklevel=6,
+                )
+        return HostedScores.of_masses(masses, len(self.labels.labels), calls, problems)
+
+    def _open(self, tree: LabelTree) -> list[bytes]:
+        """The beginnings of labels that are worth following."""
+        ways = tree.mass().branches
+        return [data for data, p in ways if data and p > self.how.tolerance]
+
+    def _said(
+        self, texts: list[str], draws: int, **changes: Any
+    ) -> tuple[list[Answer | Failure], list[int | None]]:
+        """Answers in words, several for each text, and the labels that they are."""
+        length = self.labels.tokens_to_go(b"") + _WORDS
+        changes["max_tokens"] = max(length, LEAST_TOKENS[self.protocol])
+        seed, requests = (self.how.options or {}).get("seed"), []
+        for text in texts:
+            for draw in range(draws):
+                if seed is not None:
+                    # With the same seed, all draws would be the same.
+                    changes["seed"] = seed + draw
+                request = self._request(text, draw=draw, **changes)
+                requests.append(request.without_logprobs())
+        answers = self._ask(requests, [at // draws for at in range(len(requests))])
+        return answers, [
+            self.labels.read(answer) if isinstance(answer, Answer) else None
+            for answer in answers
+        ]
+
+    def _counted(self, texts: list[str]) -> HostedScores:
+        """Scores from several answers to each text."""
+        draws = self.how.draws
+        answers, given = self._said(texts, draws, temperature=1.0)
+        counts = np.zeros((len(texts), len(self.labels.labels) + 1), dtype=int)
+        problems: list[str | None] = []
+        alike = []
+        for row, count in enumerate(counts):
+            own = slice(row * draws, (row + 1) * draws)
+            lost = list(map(_why_lost, answers[own]))
+            for label, why in zip(given[own], lost, strict=True):
+                count[-1 if label is None else label] += why is None
+            whys = list(filter(None, lost))
+            failed = whys and f"{len(whys)} of {draws} draws failed: {whys[0]}"
+            problems.append(failed or None)
+            words = [one.text for one in answers[own] if isinstance(one, Answer)]
+            alike += [len(set(words)) == 1] if len(words) > 1 else []
+        if len(alike) > 4 and all(alike):
+            warnings.warn(
+                "For every text, all answers were the same, word for word. Either the "
+                "model is sure of all, or the server ignores temperature, and then "
+                "agreement means nothing: see probe().",
+                stacklevel=6,
+            )
+        return HostedScores.of_votes(counts, [draws] * len(texts), problems)
+
+    def _reported(self, texts: list[str]) -> HostedScores:
+        """Scores from labels in words, and how sure the model says it is of each."""
+        from ..self_report import read_report
+
+        answers, given = self._said(texts, 1)
+        problems: list[str | None] = [None] * len(texts)
+        rows, requests = [], []
+        for row, (label, answer) in enumerate(zip(given, answers, strict=True)):
+            if label is None:
+                problems[row] = f"The answer is no label: {_words(answer)}."
+                continue
+            name, asked = self.labels.labels[label], self._put(texts[row])
+            question = self.how.question or _QUESTION
+            if isinstance(asked, str):
+                lead = seam(self.prompt.plain("A"), name)
+                asked += f"{lead}{name}\n{question}"
+            else:
+                turns = (("assistant", name), ("user", question))
+                asked += [{"role": role, "content": said} for role, said in turns]
+            rows.append(row)
+            requests.append(self._built(asked, _WORDS).without_logprobs())
+        reports = [float("nan")] * len(texts)
+        for row, answer in zip(rows, self._ask(requests, rows), strict=True):
+            words = answer.text.lstrip() if isinstance(answer, Answer) else ""
+            cut = isinstance(answer, Answer) and answer.finish_reason == "length"
+            if not self.prompt.chat:  # the turn does not end behind the line
+                cut = cut and "\n" not in words
+                words = words.split("\n")[0]
+            report = read_report(words)
+            status = "cut" if cut and report.status == "ok" else report.status
+            if status == "ok":
+                reports[row] = report.value
+            else:
+                problems[row] = f"The report is {status}: {_words(answer)}."
+        n = len(self.labels.labels)
+        return HostedScores.of_reports(given, reports, problems, n)
+
+
+def _hides(result: Answer | Failure) -> bool:
+    """Whether a server answers, but without log-probabilities."""
+    if isinstance(result, Failure):
+        return result.status in (400, 422) and "logprob" in result.message.lower()
+    if result.refusal is not None or result.finish_reason == "content_filter":
+        return False
+    return bool(result.text) and not _shows(result)
+
+
+def _shows(result: Answer | Failure) -> bool:
+    """Whether there are log-probabilities."""
+    return isinstance(result, Answer) and any(
+        token.logprob is not None or token.top for token in result.tokens
+    )
+
+
+def _take_in(tree: LabelTree, prefix: bytes, result: Answer | Failure) -> str | None:
+    """Add an answer to what is known of its text; why not, if it cannot be."""
+    lost = _why_lost(result)
+    if lost or isinstance(result, Failure) or result.refusal is not None:
+        tree.add(prefix, ())
+        return lost or (result.problem if isinstance(result, Answer) else None)
+    try:
+        problem = tree.add(prefix, result.tokens)
+    except ValueError as error:
+        return f"{NONSENSE}{error}"
+    # A cut is what was asked for.
+    return problem or (None if prefix or result.tokens else result.problem)
+
+
+def _why_lost(result: Answer | Failure) -> str | None:
+    """Why there is no answer, if there is none."""
+    if isinstance(result, Failure):
+        return result.message
+    return result.problem if result.finish_reason == "content_filter" else None
+
+
+def _words(result: Answer | Failure) -> str:
+    if isinstance(result, Failure):
+        return result.message
+    return repr(result.refusal or result.text[:80])

@@ -1,0 +1,443 @@
+"""Monitors that may be looked at after every item, and how soon they find a fall."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit, logsumexp
+from scipy.stats import binom
+
+from helpers.decisions import AccuracyMonitor, CalibrationMonitor, detection_delay
+from helpers.decisions.betting import SHARES, SHIFTS, confidence_sequence, log_wealth
+
+OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=60)
+PROBABILITIES = st.floats(0.01, 0.99)
+ALTERNATIVES = ["overconfident", "two-sided"]
+
+
+def by_hand(confidence, correct, shifts, shares):
+    """The wealth as the sum over gamblers of the product of what each one won."""
+    total = 0.0
+    for shift, share in zip(shifts, shares, strict=True):
+        for p, right in zip(confidence, correct, strict=True):
+            q = expit(logit(p) + shift)
+            share *= q / p if right else (1 - q) / (1 - p)
+        total += share
+    return total
+
+
+# The wealth
+
+
+def test_the_wealth_is_what_the_gamblers_won_together():
+    correct = [1, 0, 1, 1, 0, 0, 1]
+    monitor = AccuracyMonitor(0.9)
+    monitor.update(correct)
+    expected = by_hand([0.9] * 7, correct, -SHIFTS, SHARES)
+    assert monitor.e_value == pytest.approx(expected, rel=1e-12)
+    confidence = [0.9, 0.3, 0.99, 0.5, 0.7, 0.2, 0.8]
+    monitor = CalibrationMonitor()
+    monitor.update(confidence, correct)
+    expected = by_hand(confidence, correct, -SHIFTS, SHARES)
+    assert monitor.e_value == pytest.approx(expected, rel=1e-12)
+    monitor = CalibrationMonitor(alternative="two-sided")
+    monitor.update(confidence, correct)
+    both = np.r_[-SHIFTS, SHIFTS], np.r_[SHARES, SHARES] / 2
+    assert monitor.e_value == pytest.approx(by_hand(confidence, correct, *both))
+
+
+@pytest.mark.parametrize("promised", [0.8, 0.95, 0.99])
+def test_the_mean_wealth_is_one_at_the_boundary_and_less_above_it(promised):
+    n = np.full(41, 40)
+    wealth = np.exp(log_wealth(np.arange(41), n, promised))
+    assert binom.pmf(np.arange(41), 40, promised) @ wealth == pytest.approx(1)
+    above = (1 + promised) / 2
+    assert binom.pmf(np.arange(41), 40, above) @ wealth < 0.99
+
+
+@pytest.mark.parametrize("alternative", ALTERNATIVES)
+@pytest.mark.parametrize("clip", [0, 0.01, 0.3])
+def test_the_mean_wealth_is_at_most_one_with_any_clip(alternative, clip):
+    # Over all outcomes of items that keep their promise, after each of the items.
+    confidence = np.array([1.0, 0.0, 0.999, 0.002, 0.9, 0.2])
+    mean = np.zeros(len(confidence))
+    for correct in itertools.product([False, True], repeat=len(confidence)):
+        chance = np.prod(np.where(correct, confidence, 1 - confidence))
+        if chance:  # not where an item promised with 1 is wrong
+            monitor = CalibrationMonitor(alternative=alternative, clip=clip)
+            monitor.update(confidence, correct)
+            mean += chance * monitor.table()["e_value"].to_numpy()
+    assert (np.diff(mean, prepend=1) <= 1e-12).all()
+    if clip == 0:
+        assert mean == pytest.approx(1)
+    elif clip == 0.01:
+        # Confidences inside it are bet on as stated.
+        assert mean[0] < 1 and mean[4:] == pytest.approx(mean[3])
+
+
+@given(OUTCOMES, PROBABILITIES)
+@settings(deadline=None, max_examples=20)
+def test_one_by_one_is_all_at_once(correct, promised):
+    once, singly = AccuracyMonitor(promised), AccuracyMonitor(promised)
+    told = [singly.update(right) for right in correct]
+    assert once.update(correct) == told[-1] == once.alarm
+    pd.testing.assert_frame_equal(once.table(), singly.table())
+    assert once.to_dict() == singly.to_dict()
+    assert (once.p_value, once.alarm_at) == (singly.p_value, singly.alarm_at)
+    assert told.count(True) == (len(correct) - once.alarm_at + 1 if once.alarm else 0)
+
+
+def test_long_streams_neither_overflow_nor_lose_their_parts():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 20_000)
+    for share in (0.3, 0.75):
+        correct = rng.random(20_000) < share
+        monitor, parts = CalibrationMonitor(), CalibrationMonitor()
+        monitor.update(confidence, correct)
+        for start in range(0, 20_000, 7_000):
+            part = slice(start, start + 7_000)
+            parts.update(confidence[part], correct[part])
+        assert parts.e_value == monitor.e_value and parts.alarm_at == monitor.alarm_at
+        assert monitor.n_right == correct.sum()
+        if share == 0.3:
+            assert monitor.e_value == math.inf and monitor.p_value == 0
+
+
+# Alarms
+
+
+def test_an_alarm_stays_while_the_wealth_falls_again():
+    monitor = AccuracyMonitor(0.95)
+    assert not monitor.update([True, True])
+    assert monitor.update([False] * 4)
+    highest, alarm_at = monitor.e_value, monitor.alarm_at
+    assert monitor.update([True] * 100)
+    assert monitor.e_value < 1 < 20 < highest
+    assert monitor.p_value == pytest.approx(1 / highest)
+    assert monitor.alarm_at == alarm_at
+    course = monitor.table()
+    first = course.loc[course["e_value"] >= 20, "item"].iloc[0]
+    assert alarm_at == first
+
+
+def test_what_cannot_happen_raises_the_alarm_at_once():
+    monitor = CalibrationMonitor(clip=0)
+    assert not monitor.update([1.0, 1.0, 0.0, 0.0], [True, True, False, True])
+    assert monitor.update([0.5, 1.0, 0.5], [True, False, True])
+    assert (monitor.alarm_at, monitor.e_value) == (6, math.inf)
+    monitor.update([0.1] * 50, [True] * 50)
+    assert monitor.e_value == math.inf and monitor.p_value == 0
+    assert np.isinf(monitor.table()["e_value"]).tolist() == [False] * 5 + [True] * 52
+    monitor = CalibrationMonitor(alternative="two-sided", clip=0)
+    assert not monitor.update([0, 1], [False, True])
+    assert monitor.e_value == pytest.approx(1)
+    assert monitor.update(0, True) and monitor.alarm_at == 3
+
+
+def test_certainty_is_bet_against_at_the_clip():
+    # One error at a confidence of 1 is strong evidence, but no proof.
+    confidence, correct = [0.9, 1.0, 0.0, 0.7], [1, 0, 1, 1]
+    for clip in (0.001, 0.05):
+        monitor = CalibrationMonitor(clip=clip)
+        monitor.update(confidence, correct)
+        # Nobody bets on more right ones, so the confidence of 0 stays what it is: its
+        # right outcome costs every gambler a factor of exp(-shift).
+        shares = SHARES * np.exp(-SHIFTS)
+        most = [0.9, 1 - clip, 0.7]
+        expected = by_hand(most, [1, 0, 1], -SHIFTS, shares)
+        assert monitor.e_value == pytest.approx(expected)
+        assert not monitor.alarm
+        both = CalibrationMonitor(alternative="two-sided", clip=clip)
+        both.update(confidence, correct)
+        # For those who bet on more, the wrong outcome at 1 does the same.
+        least = [0.9, clip, 0.7]
+        more = by_hand(least, [1, 1, 1], SHIFTS, shares)
+        assert both.e_value == pytest.approx((expected + more) / 2)
+        stated = both.table()["mean_confidence"].tolist()
+        assert stated == pytest.approx(np.cumsum(confidence) / [1, 2, 3, 4])
+    again = CalibrationMonitor.from_dict(monitor.to_dict())
+    assert again.clip == 0.05 and again.e_value == monitor.e_value
+
+
+# The confidence sequence
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+@pytest.mark.parametrize(("right", "wrong"), [(0, 1), (3, 0), (45, 5), (480, 20)])
+def test_the_interval_is_where_neither_wealth_is_large(alpha, right, wrong):
+    n = right + wrong
+    monitor = AccuracyMonitor(0.5, alpha=alpha)
+    monitor.update([True] * right + [False] * wrong)
+
+    def too_large(accuracy, shifts):
+        won = shifts * right - n * np.log1p(accuracy * np.expm1(shifts))
+        return logsumexp(won, b=SHARES) - math.log(2 / alpha)
+
+    low, high = monitor.table()[["lower", "upper"]].iloc[-1]
+    assert 0 <= low <= right / n <= high <= 1
+    # The end is where the wealth becomes as large as an alarm takes, or there is none.
+    for end, shifts in ((low, SHIFTS), (high, -SHIFTS)):
+        if end in (0, 1):
+            assert too_large(end, shifts) <= 1e-6
+        else:
+            assert too_large(end, shifts) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.99])
+def test_the_sequence_covers_at_all_times(accuracy):
+    """The exact probability that the accuracy is outside after any of 80 items."""
+    inside, outside = np.ones(1), 0.0  # of each number of right ones
+    for n in range(1, 81):
+        inside = np.append(inside * (1 - accuracy), 0) + np.append(0, inside * accuracy)
+        right = np.arange(n + 1)
+        low, high = confidence_sequence(right, np.full(n + 1, n), 0.05)
+        missed = (accuracy < low) | (high < accuracy)
+        outside += inside[missed].sum()
+        inside[missed] = 0
+    assert 0 < outside <= 0.05
+
+
+def test_the_table_tells_the_course():
+    monitor = CalibrationMonitor()
+    monitor.update([0.9, 0.7, 0.8, 0.6, 1.0], [1, 0, 1, 1, 1])
+    table = monitor.table()
+    assert table["item"].tolist() == [1, 2, 3, 4, 5]
+    assert table["right"].tolist() == [1, 1, 2, 3, 4]
+    assert table["accuracy"].tolist() == [1, 0.5, 2 / 3, 0.75, 0.8]
+    assert table["mean_confidence"].tolist() == pytest.approx(
+        [0.9, 0.8, 0.8, 0.75, 0.8]
+    )
+    assert table["e_value"].iloc[-1] == monitor.e_value
+    few = monitor.table(every=2)
+    assert few["item"].tolist() == [2, 4, 5]
+    expected = table.iloc[[1, 3, 4]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(few, expected)
+    with pytest.raises(ValueError, match="every must be a whole number"):
+        monitor.table(every=0)
+
+
+# Stored and taken up again
+
+
+@pytest.mark.parametrize(
+    ("made", "first", "second"),
+    [
+        (AccuracyMonitor(0.9, alpha=0.1), ([1, 0],), ([0, 0, 0],)),
+        (
+            CalibrationMonitor(alternative="two-sided", clip=0),
+            ([0.1 + 0.2, 1.0], [1, 0]),
+            ([0.9, 0.2], [1, 1]),
+        ),
+    ],
+)
+def test_a_monitor_goes_on_next_week(tmp_path, made, first, second):
+    path = tmp_path / "week.json"
+    made.save(path)  # before the first item
+    again = type(made).load(path)
+    assert again.n == 0 and repr(again) == repr(made)
+    again.update(*first)
+    again.save(str(path))
+    assert [file.name for file in tmp_path.iterdir()] == ["week.json"]
+    again = type(made).load(str(path))
+    made.update(*first)
+    assert made.to_dict() == again.to_dict() == json.loads(path.read_text("utf-8"))
+    assert made.update(*second) and again.update(*second)
+    assert made.alarm_at == again.alarm_at and repr(again) == repr(made)
+    pd.testing.assert_frame_equal(made.table(), again.table())
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (b"no JSON", "week.json is no JSON: Expecting value"),
+        (b"[]", "week.json: stored must be a mapping, not list"),
+        (b"{}", "must have the field 'format'"),
+        ({"format": "other"}, "format is 'other'"),
+        ({"class": "CalibrationMonitor"}, "class must be AccuracyMonitor, as of"),
+        ({"settings": {"promised": 0.9}}, r"settings must be \['alpha', 'pr"),
+        ({"settings": {"promised": 1, "alpha": 0.1}}, "promised must lie between 0 an"),
+        ({"settings": {"promised": 0.9, "alpha": "0.1"}}, "alpha must lie .* '0.1'"),
+        ({"correct": "0120"}, "correct is '0120'"),
+        ({"correct": [1, 0]}, "correct is .1, 0.; it should be a valid string"),
+        ({"confidence": [0.5]}, "confidence must be left out, as of Acc"),
+        ({"more": 1}, "must not have the field 'more'"),
+    ],
+)
+def test_a_file_that_holds_no_monitor(tmp_path, held, message):
+    path = tmp_path / "week.json"
+    if isinstance(held, dict):
+        held = json.dumps(AccuracyMonitor(0.9).to_dict() | held).encode()
+    path.write_bytes(held)
+    with pytest.raises(ValueError, match=message):
+        AccuracyMonitor.load(path)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "message"),
+    [
+        (None, "confidence must be given, as of CalibrationMonitor"),
+        ([0.5], "correct must have one value for each of 1 rows"),
+        ([0.5, math.nan], "confidence.1 is nan; it should be a finite number"),
+        ([0.5, "x"], "confidence.1 is 'x'"),
+    ],
+)
+def test_stored_confidences_that_are_not_whole(confidence, message):
+    monitor = CalibrationMonitor()
+    monitor.update([0.5, 0.6], [True, False])
+    with pytest.raises(ValueError, match=message):
+        CalibrationMonitor.from_dict(monitor.to_dict() | {"confidence": confidence})
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "rules", "message"),
+    [
+        (AccuracyMonitor, {"promised": value}, "promised must lie between 0 and 1, not")
+        for value in (0, 1, math.nan, "0.9", None, True)
+    ]
+    + [
+        (CalibrationMonitor, {"alpha": value}, "alpha must lie between 0 and 1, not")
+        for value in (0, 1, math.nan, "x")
+    ]
+    + [
+        (CalibrationMonitor, {"clip": value}, "clip must be 0 or more and below 0.5, n")
+        for value in (0.5, -0.1, math.nan, "0.1", None, True)
+    ]
+    + [
+        (AccuracyMonitor, {"promised": 0.9, "alpha": 1}, "alpha must lie between 0"),
+        (CalibrationMonitor, {"alternative": "under"}, "alternative must be one of"),
+    ],
+)
+def test_bad_settings(make, rules, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(**rules)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (([],), "correct must have at least one outcome"),
+        (([True, math.nan],), "correct must not be missing; 1 of 2 rows have no label"),
+        ((None,), "correct must not be missing; 1 of 1 rows have no label"),
+        (("right",), "correct must be 0 or 1; row 0 is 'right'"),
+        (([[True]],), "correct must be one column"),
+        (([], []), "confidence must be one column with at least one row"),
+        (([0.5, 0.5], [True]), "correct must have one value for each of 2 rows"),
+        ((0.5, [True, False]), "correct must have one value for each of 1 rows"),
+        (([0.5, math.nan], [1, 1]), "confidence must not be missing; 1 of 2"),
+        (([1.5], [1]), "confidence must lie in .0, 1.; row 0 is 1.5"),
+        (([0.5], [math.nan]), "correct must not be missing; 1 of 1 rows have no label"),
+    ],
+)
+def test_bad_items_change_nothing(items, message):
+    monitor = AccuracyMonitor(0.9) if len(items) == 1 else CalibrationMonitor()
+    monitor.update(*([True, False], [True, False])[-len(items) :])
+    before = monitor.to_dict(), monitor.e_value
+    with pytest.raises(ValueError, match=message):
+        monitor.update(*items)
+    assert before == (monitor.to_dict(), monitor.e_value)
+
+
+def test_a_monitor_says_how_it_stands():
+    monitor = AccuracyMonitor(0.9)
+    assert (monitor.n, monitor.n_right, monitor.alarm_at) == (0, 0, None)
+    assert (monitor.e_value, monitor.p_value, monitor.alarm) == (1, 1, False)
+    assert monitor.table().empty and CalibrationMonitor().table().empty
+    assert repr(monitor) == (
+        "<AccuracyMonitor(promised=0.9, alpha=0.05): 0 of 0 right, e-value 1>"
+    )
+    monitor.update([False] * 3)
+    assert repr(monitor).endswith("alarm at item 3>")
+
+
+# How soon a fall is found
+
+
+def test_every_stream_shown_to_a_monitor() -> None:
+    before, limit = 4, 7
+    at = np.zeros(before + limit + 1)
+    for right in itertools.product([True, False], repeat=before + limit):
+        monitor = AccuracyMonitor(0.8, alpha=0.4)
+        monitor.update(right)
+        p = np.where(right, *np.repeat([[0.85, 0.5], [0.15, 0.5]], [before, limit], 1))
+        at[(monitor.alarm_at or 0) - 1] += p.prod()
+    early = at[:before].sum()
+    found = detection_delay(0.8, 0.5, was=0.85, before=before, alpha=0.4, limit=limit)
+    assert found.false_alarms == pytest.approx(early, rel=1e-12) and early > 0
+    after = np.cumsum(at[before:-1]) / (1 - early)
+    assert np.allclose(found.chances, after, rtol=1e-12, atol=0)
+    assert 0.3 < found.found < 1
+
+
+def test_known_delays() -> None:
+    found = detection_delay(0.95, 0.9)
+    assert (found.median, found.quantile(0.9)) == (166, 395)
+    assert 1 - 1e-9 < found.found <= 1 and found.false_alarms == 0
+    assert found.chances.shape == (5000,)
+    short = detection_delay(0.95, 0.94, limit=60)
+    assert 0 < short.found < 0.5 and short.median == math.inf
+    late = [
+        detection_delay(0.9, actual, limit=1500, **more).median
+        for actual, more in (
+            (0.7, {}),
+            (0.8, {"alpha": 0.2}),
+            (0.8, {}),
+            (0.8, {"before": 300}),
+            (0.8, {"before": 300, "was": 0.95}),
+        )
+    ]
+    assert late == sorted(set(late))  # after a good past, for a small fall
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.02, 0.98), st.floats(0, 1), st.floats(0.01, 0.9), st.integers(0, 40))
+def test_promises_that_are_kept_are_rarely_doubted(
+    promised: float, more: float, alpha: float, before: int
+) -> None:
+    was = min(1.0, promised + more * (1 - promised))
+    kept = detection_delay(
+        promised, promised, was=was, before=before, alpha=alpha, limit=60
+    )
+    assert kept.false_alarms <= alpha and kept.found <= alpha
+    assert kept.false_alarms + (1 - kept.false_alarms) * kept.found <= alpha + 1e-12
+    fallen = detection_delay(
+        promised, promised / 2, was=was, before=before, alpha=alpha, limit=60
+    )
+    assert fallen.false_alarms == kept.false_alarms
+    assert np.all(fallen.chances >= kept.chances - 1e-12)
+    assert np.all(np.diff(fallen.chances) >= 0) and fallen.found <= 1
+
+
+def test_quantiles_are_exact():
+    found = detection_delay(0.5, 0.4, alpha=0.6, limit=3)
+    found = replace(found, chances=np.array([0, 0, 0.25, 0.5, 0.75]))
+    quantiles = [found.quantile(q) for q in (0.01, 0.25, 0.26, 0.5, 0.75, 0.76)]
+    assert quantiles == [3, 3, 4, 4, 5, math.inf] and found.median == 4
+    # 0.1 + 0.7 is 0.7999999999999999 in floats, and is 0.8.
+    assert replace(found, chances=np.array([0.1, 0.1 + 0.7, 1])).quantile(0.8) == 2
+    with pytest.raises(ValueError, match="^q must lie between 0 and 1, not 90"):
+        found.quantile(90)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"promised": 1}, "promised must lie between 0 and 1, not 1"),
+        ({"actual": 0.91}, "actual must lie between 0 and 0.9, not 0.91"),
+        ({"was": 0.85}, "was must lie between 0.9 and 1, not 0.85"),
+        ({"alpha": 5}, "alpha must lie between 0 and 1, not 5"),
+        ({"before": -1}, "before must be a whole number of 0 or more, not -1"),
+        ({"limit": 0}, "limit must be a whole number of 1 or more, not 0"),
+    ],
+)
+def test_bad_rules_of_a_delay(change: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{says}"):
+        detection_delay(**{"promised": 0.9, "actual": 0.8} | change)
