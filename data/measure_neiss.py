@@ -32,7 +32,7 @@ from helpers.datasets import (
     neiss_classifier,
     neiss_log_proba,
 )
-from helpers.fetch import cache_dir
+from helpers.files import cache_dir
 from helpers.finetune import TrainingSettings, finetune
 from helpers.self_report import self_report
 

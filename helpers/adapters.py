@@ -24,7 +24,7 @@ _NAME = "default"  # what peft calls an adapter inside a network
 _PREFIX = "base_model.model."  # what peft's files put before a network's own names
 
 
-def twin(network: PreTrainedModel) -> PreTrainedModel:
+def copy_sharing_weights(network: PreTrainedModel) -> PreTrainedModel:
     """A second network with the same weights, to which an adapter can be added."""
     if hasattr(network, "peft_config"):
         raise ValueError(

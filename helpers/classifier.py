@@ -16,11 +16,10 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from .checks import check_choice, check_labels
-from .models import LanguageModel
+from .models import MARK, LanguageModel
 from .prompted import OffLabelWarning as OffLabelWarning
 from .prompted import PromptedClassifier, check_texts
-from .prompts import MARK, Prompt
-from .score_cache import cached_label_logprobs
+from .prompts import Prompt
 from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
@@ -355,9 +354,13 @@ class LLMClassifier(PromptedClassifier):
     def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
         """Log-probabilities of the labels for texts as they are, cut if asked for."""
         model, tokens, prompts, prefix = self._inputs(texts)
-        score = cached_label_logprobs if self.cache else label_logprobs
-        return score(
-            model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
+        return label_logprobs(
+            model,
+            prompts,
+            tokens,
+            prefix=prefix,
+            token_budget=self.token_budget,
+            cache=self.cache,
         )
 
     def _inputs(

@@ -101,7 +101,7 @@ def ask(model: LanguageModel, **settings: Any) -> LLMClassifier:
 
 def with_lora(model: LanguageModel, **settings: Any) -> LanguageModel:
     """The model with an adapter that does something."""
-    network = adapters.twin(model.network)
+    network = adapters.copy_sharing_weights(model.network)
     adapters.add_lora(network, rank=2, **settings)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
@@ -500,7 +500,7 @@ def test_a_twin_shares_weights_and_nothing_else(tiny: LanguageModel) -> None:
     again = LanguageModel(tiny.network, tiny.tokenizer)
     assert again.fingerprint == fingerprint != tuned.fingerprint
     with pytest.raises(ValueError, match="has one already"):
-        adapters.twin(tuned.network)
+        adapters.copy_sharing_weights(tuned.network)
 
 
 def test_only_the_layers_and_modules_asked_for_get_an_adapter(
@@ -1173,7 +1173,7 @@ def test_an_adapter_can_be_written_in_half_precision(
         adapters.save_adapter(network, folder, dtype=dtype)
         sizes[dtype] = (folder / "adapter_model.safetensors").stat().st_size
     assert sizes[torch.float16] < 0.7 * sizes[torch.float32]
-    again = adapters.twin(tiny.network)
+    again = adapters.copy_sharing_weights(tiny.network)
     adapters.load_adapter(again, tmp_path / "torch.float16")
     expected = adapters.adapter_weights(network)
     for name, weight in adapters.adapter_weights(again).items():

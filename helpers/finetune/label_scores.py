@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..logits import WholeLogits
 from ..models import LanguageModel, check_logprobs
+from ..packed import NodeLogits
 from ..scoring import check_lengths, rope_changes, sequence_scores, tree_is_exact
 from ..tree import batch_logits, nodes_to_read
 from ..verbalizer import LabelTokens
@@ -118,7 +118,7 @@ def read_answers(
     if tree_is_exact(model, longest):
         with _seen_by_output(model) as seen:
             logits = batch_logits(model, prompts, labels)
-        sequences = sequence_scores(WholeLogits(logits), labels)
+        sequences = sequence_scores(NodeLogits(logits), labels)
         ends = seen[0][:, -len(nodes_to_read(labels))]
     else:
         n = len(labels.sequences)

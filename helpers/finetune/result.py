@@ -167,7 +167,7 @@ def finetuned(
     base = classifier.inputs([])[0]
     source = None
     if base.source is not None:
-        source = (str(folder.resolve()), *base.source[1:])
+        source = base.source._replace(name=str(folder.resolve()))
     # A new object: nothing is kept of the weights on the way.
     tuned = LanguageModel(
         model.network, model.tokenizer, name=folder.resolve().name, source=source

@@ -9,7 +9,7 @@ from filelock import FileLock
 from numpy.typing import ArrayLike
 
 from ..classifier import LLMClassifier
-from ..fetch import cache_dir
+from ..files import cache_dir
 from .head import ConfidenceHead
 from .losses import Loss
 from .result import FineTuned, finetuned, load_finetuned, write_result

@@ -18,8 +18,8 @@ from ..adapters import (
     adapter_parameters,
     adapter_weights,
     add_lora,
+    copy_sharing_weights,
     set_adapter_weights,
-    twin,
 )
 from ..checkpoints import load_checkpoint
 from ..int8 import is_int8
@@ -59,7 +59,7 @@ def copy_of_base(base: LanguageModel) -> PreTrainedModel:
             "no gradient. What is trained can be loaded with it afterwards."
         )
     if getattr(base.network, "hf_quantizer", None) is None:
-        return twin(base.network)
+        return copy_sharing_weights(base.network)
     if base.source is None:
         raise ValueError(
             "classifier's model must be loaded by LanguageModel.load where it is "
