@@ -249,8 +249,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 # Settings and results of other functions: who takes nothing else takes no data.
 NO_DATA = set(
     """actual after answer answered ax axes before certified curves delta errors folder
-    key labels maps max_risk measure model path promised question report reports shares
-    stored tokens width other how every name text low high split raw""".split()
+    key labels logprobs maps max_risk measure model path promised question report
+    reports shares stored tokens width other how every name text low high split raw""".split()
 )
 NOT_TRIED = {
     "label_logprobs_with_gradient": "takes token ids",
@@ -361,8 +361,9 @@ def exported() -> Iterator[tuple[str, Any]]:
     """What the packages export, and the classifier."""
     for package in PACKAGES:
         module = importlib.import_module(f"helpers.{package}")
-        for name in module.__all__:
-            if callable(found := getattr(module, name)):
+        for name, found in vars(module).items():
+            own = getattr(found, "__module__", "").startswith(module.__name__)
+            if own and callable(found) and not name.startswith("_"):
                 yield name, found
     yield "LLMClassifier", LLMClassifier
 
