@@ -44,7 +44,7 @@ from helpers.decisions.risk import (
     upper_limits,
 )
 from helpers.decisions.thresholds import _grid
-from helpers.finetune import business_table
+from helpers.finetune import accuracy_above_table
 from helpers.metrics import (
     paired_difference,
     reliability_curve,
@@ -780,7 +780,7 @@ def _certifiers() -> dict[str, Callable[[Any, Any], Any]]:
         ),
         "cheapest": lambda p, y: best_threshold(p, y, costs, n_resamples=9),
         "monitor": lambda p, y: CalibrationMonitor().update(p, y),
-        "business": lambda p, y: business_table(p, y),
+        "business": lambda p, y: accuracy_above_table(p, y),
         "paired": lambda p, y: paired_difference((p, y), (p, y), "brier"),
         "sets": lambda p, y: ConformalSets().fit(np.stack([p, 1 - p], axis=1), 1 - y),
     }
