@@ -69,19 +69,15 @@ class Comparison:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a measure: its value for ``base`` and for ``tuned``, their
-        ``difference``, tuned − base, ``low`` and ``high``, the ends of its paired 95 %
-        bootstrap interval, and a ``note``. The rows are called "accuracy", "mean
-        confidence", "confidence − accuracy", "ECE", "noise floor, mean", "noise floor,
-        95 %", "debiased squared error", "MCE", "Brier score", "Brier score of labels",
-        "log loss", "log loss of labels", "AUROC", "rows above" and "accuracy above".
+        One row a measure, such as "accuracy", "ECE" or "Brier score of labels": its
+        value for ``base`` and for ``tuned``, their ``difference``, tuned − base,
+        ``low`` and ``high``, the ends of its paired 95 % bootstrap interval, and a
+        ``note``.
     mcnemar : McNemar
         The test of the accuracies: ``only_base`` and ``only_tuned``, the numbers of
         rows in which only this one was right, and the ``p_value``.
-    n : int
-        Rows.
-    n_groups : int
-        Groups of rows that were drawn together; the number of rows, if there are none.
+    n, n_groups : int
+        Rows, and groups of rows that were drawn together.
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -162,12 +158,10 @@ def compare(
 
     Notes
     -----
-    "Brier score" and "log loss" are of the confidence as a probability of being right,
-    the former in [0, 1]; those "of labels" are of the whole distribution over labels,
-    in [0, 2], and of the true label's probability.
-
-    The accuracies "above" are of different rows; resamples in which a model has none
-    above are left out of the interval.
+    "Brier score" and "log loss" are of the confidence as a probability of being right;
+    those "of labels" are of the whole distribution over labels and of the true label's
+    probability. The accuracies "above" are of different rows; resamples in which a
+    model has none above are left out of the interval.
 
     McNemar's test takes rows for independent; where groups matter, look at the
     interval of the accuracy. Intervals of "ECE" and "MCE" cover less often than they
@@ -258,8 +252,8 @@ def error_rate_difference(
 
     Notes
     -----
-    Fisher's test takes the two sets for independent. Answers of two models to the same
-    texts are not; where the rows are known, compare them by :func:`compare`.
+    Fisher's test takes the two sets for independent; answers of two models to the same
+    texts are not: see :func:`compare`.
 
     Examples
     --------

@@ -145,8 +145,9 @@ class BrierPenalty(Checked):
 class SoftCalibration(Checked):
     """Cross-entropy plus a calibration error whose bins have soft edges.
 
-    The second term is one number a batch, added to each of its rows: batches should be
-    large compared with the number of bins.
+    The second term is one number a batch, added to each of its rows: the root of the
+    mean squared gap, bin by bin, between the confidence and the target's probability of
+    that label. Batches should be large compared with the number of bins.
 
     Parameters
     ----------
@@ -157,12 +158,6 @@ class SoftCalibration(Checked):
     temperature : float, default=0.01
         Softness: a confidence c belongs to a bin with middle m in proportion to
         exp(−(c − m)² / temperature).
-
-    Notes
-    -----
-    The error is the root of the mean squared gap, bin by bin, between confidence (the
-    largest normalised probability) and the target's probability of that label.
-    Gradients flow through the confidence alone.
 
     References
     ----------

@@ -40,9 +40,8 @@ def finetune(
 ) -> FineTuned:
     """Train a low-rank adapter on what a classifier asks its model.
 
-    The prompt, the examples and the label tokens are those of the classifier. The base
-    model stays unchanged; the tuned one shares its memory. The best weights are chosen
-    on the held-out texts, so measure on others.
+    The base model stays unchanged; the tuned one shares its memory. The best weights
+    are chosen on the held-out texts, so measure on others.
 
     Parameters
     ----------
@@ -60,9 +59,9 @@ def finetune(
     settings : TrainingSettings, optional
         What is minimised, and how; without it, the defaults.
     folder : str or pathlib.Path, optional
-        Where to keep checkpoints and the result. Without it, a folder of the user's
-        cache, named by a hash of all that the result depends on. A training that was
-        interrupted goes on there, and one that is finished is loaded.
+        Where to keep checkpoints and the result; without it, a folder of the user's
+        cache, named by a hash of all that the result depends on. An interrupted
+        training goes on there, and a finished one is loaded.
     on_evaluation : callable, optional
         Called after each evaluation with its row of the history.
 
@@ -72,17 +71,14 @@ def finetune(
 
     Raises
     ------
-    ValueError
-        Data break a rule, the folder holds something else, or the model has an adapter
-        already.
     FloatingPointError
         The loss is no longer a number: the learning rate is too high.
 
     Notes
     -----
-    On a processor, the same data, settings and library versions give the same
-    weights, whether or not the training was interrupted. The adapter with the best
-    held-out measure is the result, even if that is the untrained one of step 0.
+    On a processor, the same data, settings and library versions give the same weights,
+    interrupted or not. The adapter with the best held-out measure is the result, even
+    if that is the untrained one of step 0.
 
     Examples
     --------
@@ -133,16 +129,12 @@ def finetune_ensemble(
 
     Parameters
     ----------
-    classifier, X, y, validation
-        As of :func:`finetune`.
+    classifier, X, y, validation, settings, **options
+        As of :func:`finetune`; the settings' own seed does not count.
     seeds : sequence of int
         One a member, all different.
-    settings : TrainingSettings, optional
-        As of :func:`finetune`; its own seed does not count.
     folder : str or pathlib.Path, optional
         Where a folder ``seed-…`` for each member goes; without it, the user's cache.
-    **options : dict
-        What else :func:`finetune` takes.
 
     Returns
     -------
@@ -178,7 +170,6 @@ def members(ensemble: Sequence[FineTuned], X: Iterable[str]) -> np.ndarray:
     Returns
     -------
     numpy.ndarray of shape (n_members, n_texts, n_labels)
-        Rows sum to one.
     """
     if not ensemble:
         raise ValueError("ensemble must have at least one member; there is none.")

@@ -19,7 +19,7 @@ from ..checks import as_array, check_between, check_count, check_groups, check_t
 from ..prompted import check_texts
 
 _PARTS = ("train", "calibration", "test")
-_NUMBERS = 1 << 22  # in one block of similarities
+BLOCK = 1 << 22  # similarities at a time
 
 
 def joined_groups(groups: ArrayLike | pd.DataFrame) -> np.ndarray:
@@ -95,8 +95,8 @@ def grouped_split(
     Raises
     ------
     ValueError
-        A component has more rows than the largest part should have, there are too few
-        components to fill all parts, or an argument breaks a rule.
+        A component has more rows than the largest part should have, or there are too
+        few components to fill all parts.
 
     Notes
     -----
@@ -197,7 +197,7 @@ def near_duplicates(
     codes = np.arange(n) if groups is None else check_groups(groups, given, texts)
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), lowercase=False)
     vectors = pieces.fit_transform([_normalised(text) for text in given]).tocsr()
-    height = max(1, _NUMBERS // n)
+    height = max(1, BLOCK // n)
     starts = range(0, n, height)
     pairs = pd.concat([_pairs(vectors, at, height, threshold) for at in starts])
     table = pairs[codes[pairs["row_a"]] != codes[pairs["row_b"]]].sort_values(

@@ -85,18 +85,7 @@ class FineTuned:
         return self.n_trainable / sum(weight.numel() for weight in weights)
 
     def confidence(self, X: Iterable[str]) -> np.ndarray:
-        """The head's probability that the prediction for each text is right.
-
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts,)
-            In (0, 1).
-        """
+        """The head's probability that the prediction for each text is right."""
         if self.head is None:
             raise ValueError(
                 "confidence needs a head; this model was trained without one. Train "
@@ -169,8 +158,7 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
     Raises
     ------
     ValueError
-        There is no finished training in the folder, or it was made for another prompt,
-        other labels or another base model.
+        The folder has no finished training, or one of another prompt or base model.
     """
     folder = Path(folder)
     record = _read(folder)

@@ -49,12 +49,11 @@ class Lora(Checked):
     dropout : float, default=0.05
         Dropout on the adapter's inputs in training, in [0, 1).
     target_modules : tuple of str or "all-linear", default="all-linear"
-        Which linear maps get an adapter: all but the output embedding, or those whose
-        names end so, as in ``("q_proj", "v_proj")``.
+        All linear maps but the output embedding, or those whose names end so, as in
+        ``("q_proj", "v_proj")``.
     layers : int, optional
-        Only the last so many decoder layers get one. In float32 without
-        ``checkpointing`` the layers below are then run just once for each text where
-        that is exact, which needs up to 2 GB of memory.
+        Only the last so many decoder layers. In float32 without ``checkpointing`` those
+        below are then run once for each text where that is exact (up to 2 GB).
 
     Examples
     --------
@@ -86,10 +85,9 @@ class TrainingSettings(Checked):
     lora : Lora, default=Lora()
         The adapter.
     loss : CrossEntropy or another loss, default=CrossEntropy()
-        What is minimised: a dataclass that is called with raw log-probabilities and
-        target distributions, and gives one number a row. Its ``truth_suffices`` says
-        whether, for targets that are all on one label, that label's log-probability
-        alone is enough.
+        A dataclass that is called with raw log-probabilities and target distributions
+        and gives one number a row. Its ``truth_suffices`` says whether, for targets on
+        one label, that label's log-probability alone is enough.
     head : ConfidenceHead, optional
         A second output to train along.
     learning_rate : float, default=0.0005
@@ -97,16 +95,13 @@ class TrainingSettings(Checked):
     epochs : int, default=3
         How often each text is seen.
     token_budget : int, default=512
-        The most positions in one batch, padding and labels included: some 16 short
-        texts. One batch is one step of the optimiser.
+        The most positions in one batch, which is one step of the optimiser.
     warmup : float, default=0.1
-        Share of the steps during which the learning rate rises from 0, in [0, 1).
+        Share of the steps in which the learning rate rises from 0, in [0, 1).
     schedule : {"cosine", "linear", "constant"}, default="cosine"
         How it falls afterwards.
-    weight_decay : float, default=0.0
-        Decay of the adapter's weights.
-    max_grad_norm : float, default=1.0
-        Longer gradients are scaled down to this length.
+    weight_decay, max_grad_norm : float, default=0.0 and 1.0
+        Decay of the adapter's weights; longer gradients are scaled down.
     evaluate_every : int, optional
         Steps between evaluations on held-out texts; without it, a third of an epoch.
     patience : int, optional
