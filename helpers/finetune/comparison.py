@@ -332,7 +332,9 @@ def accuracy_above_table(
             chosen = outcome[at_least(stated, threshold)]
             n, right = len(chosen), int(chosen.sum())
             wrong = n - right
-            low, high = proportion_confint(right, n, 1 - level, method="beta")
+            low = high = np.nan
+            if n:
+                low, high = proportion_confint(right, n, 1 - level, method="beta")
             first = rows[-at] if at else {"errors": wrong, "above": n}
             change = error_rate_difference(
                 (first["errors"], wrong), (first["above"], n)
@@ -343,8 +345,8 @@ def accuracy_above_table(
                 "above": n,
                 "right": right,
                 "accuracy": right / n if n else np.nan,
-                "low": low if n else np.nan,
-                "high": high if n else np.nan,
+                "low": low,
+                "high": high,
                 "errors": wrong,
                 "error_rate": change.second,
                 "errors_per_1000": 1000 * wrong / len(outcome),
