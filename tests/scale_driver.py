@@ -1,12 +1,13 @@
 """Classifiers for tests of helpers.scale, and a driver that can be killed.
 
-``python scale_driver.py SETTINGS`` runs classify_dataset with the settings, which are
-JSON: the arguments, and ``classifier`` with the name and the arguments of a factory.
+``python scale_driver.py slow SOURCE DESTINATION`` classifies slowly, on a Ray of its
+own;
+``python scale_driver.py peaks FOLDER`` writes its peak of memory after
+each of four runs.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -54,18 +55,6 @@ class ByLength:
         )
 
 
-class NotesPeak(ByLength):
-    """Writes down the most memory that its process has had."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def score_table(self, texts: list[str]) -> pd.DataFrame:
-        note_peak(Path(self.folder))
-        return super().score_table(texts)
-
-
 class Kills(ByLength):
     """Kills its process at a text, each time or once."""
 
@@ -74,28 +63,15 @@ class Kills(ByLength):
         self.marker = Path(marker)
         self.always = always
 
+    @classmethod
+    def factory(cls, *given: Any) -> Callable[[], Kills]:
+        return partial(cls, *given)
+
     def score_table(self, texts: list[str]) -> pd.DataFrame:
         if "kill" in texts and (self.always or not self.marker.exists()):
             self.marker.touch()
             os.kill(os.getpid(), 9)
         return super().score_table(texts)
-
-
-def note_peak(folder: Path) -> None:
-    """Write down the most memory that this process has had, in kB."""
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    (folder / f"{os.getpid()}.peak").write_text(peak.split()[1])
-
-
-def tiny(folder: str) -> Any:
-    """A classifier over a tiny model that lies in a folder."""
-    from helpers.classifier import LLMClassifier
-    from helpers.models import LanguageModel
-
-    model = LanguageModel.load(folder, device="cpu")
-    prompt = "Review: {text}\nSentiment:"
-    return LLMClassifier(model, ["positive", "negative"], prompt, cache=False)
 
 
 def fails() -> Any:
@@ -108,22 +84,19 @@ def dies() -> Any:
     os.kill(os.getpid(), 9)
 
 
-def factory(kind: str, *given: Any) -> Callable[[], Any]:
-    """Something to call for a classifier, by name."""
-    return partial(globals()[kind], *given)
-
-
-def main(settings: dict[str, Any]) -> None:
-    """Run what the settings say."""
+if __name__ == "__main__":
     from helpers.scale import classify_dataset
 
-    classify_dataset(
-        classifier_factory=factory(*settings.pop("classifier")),
-        **{key: settings[key] for key in settings if key != "peaks"},
-    )
-    if "peaks" in settings:
-        note_peak(Path(settings["peaks"]))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    what, *paths = sys.argv[1:]
+    if what == "slow":
+        make = partial(ByLength, slow=0.01)
+        classify_dataset(*paths, make, rows_per_block=20, workers=2, progress=False)
+    for name in ("1000.csv", "1000.parquet", "20000.csv", "20000.parquet"):
+        if what == "peaks":
+            classify_dataset(
+                *(f"{paths[0]}/{name}", f"{paths[0]}/out of {name}", ByLength),
+                workers=0,
+                progress=False,
+            )
+            status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+            print(status.split()[0])

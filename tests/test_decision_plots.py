@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -25,7 +26,6 @@ from helpers.decisions import (
     CertifiedThreshold,
     Costs,
     ThresholdChoice,
-    Verification,
     bucket_table,
     choose_threshold,
     cost_curve,
@@ -33,6 +33,8 @@ from helpers.decisions import (
 )
 from helpers.metrics import RiskCoverage, risk_coverage_curve
 from helpers.metrics.resampling import Interval
+
+Data = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +45,14 @@ def closed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def data() -> tuple[np.ndarray, np.ndarray]:
+def data() -> Data:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1, 600)
     return confidence, rng.random(600) < confidence
 
 
 @pytest.fixture(scope="module")
-def certified(data: tuple[np.ndarray, np.ndarray]) -> CertifiedThreshold:
+def certified(data: Data) -> CertifiedThreshold:
     return choose_threshold(*data, max_risk=0.15)
 
 
@@ -122,14 +124,11 @@ def test_thresholds_start_where_all_is_accepted(certified: CertifiedThreshold) -
     ax = plots.plot_tested_thresholds(certified)
     everything = certified.tested["n"] == 600
     assert everything.sum() > 10
-    left, right = ax.get_xlim()
     highest = certified.tested["threshold"][everything].max()
-    assert highest - 0.02 < left < highest and 1 < right < 1.02
+    assert highest - 0.02 < ax.get_xlim()[0] < highest and 1 < ax.get_xlim()[1] < 1.02
     # The limit of the fewest rows is far above all that matters.
     assert certified.tested["upper"].max() > 0.6
     assert ax.get_ylim()[1] == pytest.approx(0.45)
-    ticks = {text.get_text() for text in ax.get_yticklabels()}
-    assert {"0%", "20%"} <= ticks
 
 
 @pytest.mark.parametrize(
@@ -152,77 +151,57 @@ def test_thresholds_say_that_none_passed() -> None:
     assert not len(points(ax, "no threshold"))
 
 
-def test_a_single_threshold_is_a_dot() -> None:
-    found = choose_threshold([0.9] * 4, [1] * 4, max_risk=0.1, grid=[0.8])
+@pytest.mark.parametrize(("grid", "n", "left"), [([0.8], 1, 0.796), ([0.95], 0, -0.02)])
+def test_few_thresholds_are_drawn(grid: list[float], n: int, left: float) -> None:
+    found = choose_threshold([0.9] * 4, [1] * 4, max_risk=0.1, grid=grid)
     ax = plots.plot_tested_thresholds(found)
-    for start in ("risk above", "its upper"):
-        assert line(ax, start).get_marker() == "o"
-    assert ax.get_xlim()[0] < 0.8
-
-
-def test_thresholds_above_all_scores_leave_nothing_to_draw() -> None:
-    found = choose_threshold([0.5], [1], max_risk=0.1, grid=[0.9])
-    assert found.tested.empty
-    ax = plots.plot_tested_thresholds(found)
-    assert not len(points(ax, "risk above"))
-    assert ax.get_xlim() == pytest.approx((-0.02, 1.02))
-    assert ax.get_ylim()[1] > 0.1
+    assert len(points(ax, "risk above")) == n
+    assert (line(ax, "risk above").get_marker() == "o") == (n == 1)
+    assert ax.get_xlim()[0] == pytest.approx(left) and ax.get_ylim()[1] > 0.1
 
 
 # Buckets
 
 
-def test_buckets_draw_accuracies_intervals_and_confidences(
-    data: tuple[np.ndarray, np.ndarray],
-) -> None:
-    table = bucket_table(*data)[:3]
+def test_buckets_draw_accuracies_intervals_and_confidences() -> None:
+    table = bucket_table([0.95] * 1500 + [0.55] * 500, np.arange(2000) % 9 > 0)
     ax = plots.plot_buckets(table)
-    kept = bars(ax, "accuracy")
-    at = middle(kept)
-    assert at[:, 0] == pytest.approx(table["accuracy"].values)
-    assert ends(kept, 0, 0) == pytest.approx(table[["low", "high"]].values)
-    stated = points(ax, "mean confidence")
-    assert stated[:, 0] == pytest.approx(table["mean_confidence"].values)
+    found = table[table["n"] > 0]
+    kept, stated = bars(ax, "accuracy"), points(ax, "mean confidence")
+    assert middle(kept)[:, 0] == pytest.approx(found["accuracy"].values)
+    assert ends(kept, 0, 0) == pytest.approx(found[["low", "high"]].values)
+    assert stated[:, 0] == pytest.approx(found["mean_confidence"].values)
     assert line(ax, "mean confidence").get_markerfacecolor() == "white"
     # Both stay in the row of their bucket, and do not hide one another.
-    for rows in (at[:, 1], stated[:, 1]):
-        assert np.round(rows).tolist() == [0, 1, 2]
-    assert (np.abs(at[:, 1] - stated[:, 1]) > 0.2).all()
+    for rows in (middle(kept)[:, 1], stated[:, 1]):
+        assert np.round(rows).tolist() == [0, 2] and ax.yaxis_inverted()
+    assert (np.abs(middle(kept)[:, 1] - stated[:, 1]) > 0.2).all()
     assert legend(ax) == ["accuracy and its interval", "mean confidence"]
-
-
-def test_buckets_say_how_many_rows_they_hold_and_the_highest_is_on_top() -> None:
-    table = bucket_table([0.95] * 1500 + [0.55] * 500, [1] * 2000)
-    ax = plots.plot_buckets(table)
     assert [text.get_text() for text in ax.get_yticklabels()] == [
         "auto-approve (≥ 0.9)\n1,500 (75.0%)",
         "review (0.7 to under 0.9)\nnone",
         "manual check (0.5 to under 0.7)\n500 (25.0%)",
         "manual (< 0.5)\nnone",
     ]
-    assert ax.yaxis_inverted()
-    for marks in (points(ax, "mean confidence"), middle(bars(ax, "accuracy"))):
-        assert np.round(marks[:, 1]).tolist() == [0, 2]
 
 
-def test_buckets_at_either_end_stay_in_the_figure() -> None:
+def test_buckets_at_the_ends_stay_in_the_figure_and_empty_ones_are_blank() -> None:
     for confidence, correct in (([0.0], [0]), ([1.0] * 10**4, [1] * 10**4)):
         buckets = Buckets([0.5], ["a", "b"])
         ax = plots.plot_buckets(bucket_table(confidence, correct, buckets))
         left, right = ax.get_xlim()
         assert left < middle(bars(ax, "acc"))[0, 0] < right
         assert left <= 0.88 and right == 1.02
-
-
-def test_buckets_that_are_all_empty() -> None:
-    table = bucket_table([0.9], [1])[2:]
-    ax = plots.plot_buckets(table)
-    assert all("none" in text.get_text() for text in ax.get_yticklabels())
+    ax = plots.plot_buckets(bucket_table([0.9], [1])[2:])
     assert not len(points(ax, "mean confidence"))
 
 
 # Costs
 
+TABLE = bucket_table([0.9], [1])
+COURSE = pd.DataFrame(
+    {"item": [1], "accuracy": [1.0], "e_value": [1.0], "lower": [0.1], "upper": [1.0]}
+)
 SCORES, CORRECT = [0.9, 0.8, 0.7, 0.6], [1, 1, 0, 0]
 CURVE = cost_curve(SCORES, CORRECT, Costs(error=4, review=1))  # 1, .75, .5, 1.25, 2
 CHOICE = ThresholdChoice(
@@ -250,68 +229,27 @@ def test_costs_by_coverage_lead_from_review_to_automation() -> None:
     assert "20%" in {text.get_text() for text in ax.get_xticklabels()}
 
 
-def test_costs_by_threshold_draw_infinity_beyond_the_scores() -> None:
-    ax = plots.plot_cost_curve(CURVE, x="threshold")
-    drawn = points(ax, "on these")
-    assert drawn[:4] == pytest.approx(CURVE[["threshold", "cost"]].values[:0:-1])
-    assert 0.9 < drawn[4, 0] < 0.92 and drawn[4, 1] == 1
-    assert points(ax, "review all")[0] == pytest.approx(drawn[4])
-    assert points(ax, "automate all") == pytest.approx(np.array([[0.6, 2]]))
-    assert not ax.get_xlabel().startswith("share")
-
-
 def test_costs_mark_the_choice_and_its_honest_price() -> None:
-    for x, place in (("coverage", 0.5), ("threshold", 0.8)):
-        ax = plots.plot_cost_curve(CURVE, x=x, choice=CHOICE)  # type: ignore[arg-type]
-        assert points(ax, "chosen") == pytest.approx(np.array([[place, 0.5]]))
-        honest = bars(ax, "the same on new rows")
-        assert middle(honest) == pytest.approx(np.array([[place, 0.6]]))
-        assert ends(honest, 0, 1) == pytest.approx(np.array([[0.4, 0.9]]))
-        assert legend(ax)[3:] == [
-            "chosen: from 0.8 on, 50% automated: 0.5",
-            "the same on new rows: 0.6 (90%: 0.4 to 0.9)",
-        ]
-
-
-def test_costs_mark_a_choice_of_reviewing_all() -> None:
+    ax = plots.plot_cost_curve(CURVE, choice=CHOICE)
+    assert points(ax, "chosen") == pytest.approx(np.array([[0.5, 0.5]]))
+    honest = bars(ax, "the same on new rows")
+    assert middle(honest) == pytest.approx(np.array([[0.5, 0.6]]))
+    assert ends(honest, 0, 1) == pytest.approx(np.array([[0.4, 0.9]]))
+    assert legend(ax)[3:] == [
+        "chosen: from 0.8 on, 50% automated: 0.5",
+        "the same on new rows: 0.6 (90%: 0.4 to 0.9)",
+    ]
     never = replace(CHOICE, threshold=math.inf, coverage=0.0, apparent=1.0)
-    ax = plots.plot_cost_curve(CURVE, x="threshold", choice=never)
-    at = points(ax, "chosen: review all")
-    assert at == pytest.approx(points(ax, "review all"))
-
-
-def test_costs_mark_where_the_break_even_cuts() -> None:
-    # What has a confidence of 0.75 or more are the two rows from 0.8 on.
-    ax = plots.plot_cost_curve(CURVE, break_even=0.75)
-    assert points(ax, "break-even") == pytest.approx(np.array([[0.5, 0.5]]))
-    assert "break-even 0.75: 0.5" in legend(ax)
-    ax = plots.plot_cost_curve(CURVE, x="threshold", break_even=0.75)
-    assert points(ax, "break-even") == pytest.approx(np.array([[0.75, 0.5]]))
-    # A row at the break-even is automated.
-    ax = plots.plot_cost_curve(CURVE, break_even=0.7)
-    assert points(ax, "break-even") == pytest.approx(np.array([[0.75, 1.25]]))
-    ax = plots.plot_cost_curve(CURVE, break_even=0.95)
-    assert points(ax, "break-even").tolist() == [[0, 1]]
+    ax = plots.plot_cost_curve(CURVE, choice=never)
+    assert points(ax, "chosen: review all") == pytest.approx(points(ax, "review all"))
 
 
 def test_costs_of_some_thresholds_mark_only_the_ends_they_have() -> None:
     costs = Costs(error=4, review=1)
     curve = cost_curve(SCORES, CORRECT, costs, thresholds=[0.7, 0.9])
     assert legend(plots.plot_cost_curve(curve)) == ["on these rows"]
-    wide = [-math.inf, math.inf, 0.5, 0.95, 0.7]
-    curve = cost_curve(SCORES, CORRECT, costs, thresholds=wide)
-    ax = plots.plot_cost_curve(curve, x="threshold")
-    drawn = points(ax, "on these")
-    assert drawn[1:4, 0].tolist() == [0.5, 0.7, 0.95]
-    assert np.isfinite(drawn).all() and (np.diff(drawn[:, 0]) > 0).all()
-    assert points(ax, "review all").tolist() == [[0.95, 1]]
-    assert points(ax, "automate all").tolist() == [[0.5, 2]]
-
-
-def test_costs_of_one_row_and_earnings() -> None:
-    curve = cost_curve([0.9], [1], Costs(error=4, review=1), thresholds=[math.inf])
-    ax = plots.plot_cost_curve(curve, x="threshold", break_even=0.5)
-    assert legend(ax)[1:] == ["review all: 1", "break-even 0.5: 1"]
+    curve = cost_curve([0.9], [1], costs, thresholds=[math.inf])
+    assert legend(plots.plot_cost_curve(curve))[1:] == ["review all: 1"]
     earns = cost_curve(SCORES, CORRECT, Costs(error=1, review=1, right=-3))
     assert earns["cost"].min() < 0
     assert plots.plot_cost_curve(earns).get_ylim()[0] < earns["cost"].min()
@@ -354,20 +292,13 @@ def test_monitor_draws_accuracy_and_evidence(monitor: AccuracyMonitor) -> None:
 def test_monitor_keeps_the_promise_and_the_alarm_in_view() -> None:
     found = AccuracyMonitor(0.3, alpha=0.01)
     found.update([True] * 500)
-    assert found.table()["lower"][50:].min() > 0.6
     above, below = plots.plot_monitor(found.table(), promised=0.3, alpha=0.01)
     assert above.get_ylim()[0] < 0.3 and above.get_ylim()[1] > 1
-    bottom, top = below.get_ylim()
-    assert bottom < 1e-4 and top > 100
+    assert below.get_ylim()[0] < 1e-4 and below.get_ylim()[1] > 100
     assert legend(above)[0] == "99% confidence sequence"
-
-
-def test_monitor_does_not_let_the_first_items_stretch_the_axis() -> None:
-    found = AccuracyMonitor(0.9)
-    found.update(np.arange(400) % 10 > 0)
-    above, _ = plots.plot_monitor(found.table(every=2))
+    # The first items do not stretch the axis.
     assert found.table()["lower"].min() < 0.01
-    assert above.get_ylim()[0] > 0.4
+    assert plots.plot_monitor(found.table())[0].get_ylim()[0] > 0.4
 
 
 def test_monitor_draws_mean_confidence_and_infinite_evidence() -> None:
@@ -398,20 +329,11 @@ def test_monitor_draws_tiny_evidence_on_the_edge(monitor: AccuracyMonitor) -> No
     assert len(below.texts) == 1
 
 
-def test_monitor_of_one_item_is_a_dot() -> None:
-    found = AccuracyMonitor(0.9)
-    found.update(True)
-    above, below = plots.plot_monitor(found.table(), promised=0.9)
-    for ax, start in ((above, "accuracy"), (below, "_child0")):
-        assert line(ax, start).get_marker() == "o"
-        assert ax.get_xlim()[1] > 1
-
-
 # Risk and coverage
 
 
 def test_risk_lines_begin_with_twenty_rows(
-    data: tuple[np.ndarray, np.ndarray],
+    data: Data,
 ) -> None:
     curve = risk_coverage_curve(*data)
     ax = plots.plot_risk_coverage({"raw": curve}, max_risk=0.2)
@@ -423,48 +345,25 @@ def test_risk_lines_begin_with_twenty_rows(
     assert ax.get_ylim()[1] > max(0.2, expected[:, 1].max())
 
 
-def test_risk_lines_begin_with_twenty_rows_where_others_tie() -> None:
+def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
     # Of 500 rows, 100 share a confidence near the middle.
     confidence = np.linspace(0.5, 1, 500)
     confidence[200:300] = confidence[200]
-    curve = risk_coverage_curve(confidence, np.arange(500) % 7 > 0)
-    ax = plots.plot_risk_coverage({"raw": curve})
-    assert points(ax, "raw")[0, 0] == pytest.approx(20 / 500)
-
-
-def test_risk_lines_of_few_rows_begin_with_a_tenth() -> None:
+    tied = risk_coverage_curve(confidence, np.arange(500) % 7 > 0)
     ones = np.arange(1, 31) / 30
-    curve = RiskCoverage(ones[::-1], ones, np.linspace(0, 0.2, 30))
+    few = RiskCoverage(ones[::-1], ones, np.linspace(0, 0.2, 30))
     coarse = RiskCoverage(np.array([0.9, 0.8]), np.array([0.4, 1]), np.array([0, 0.1]))
-    only = RiskCoverage(np.array([0.9]), np.array([1.0]), np.array([0.0]))
-    ax = plots.plot_risk_coverage({"few": curve, "coarse": coarse, "only": only})
+    ax = plots.plot_risk_coverage({"tied": tied, "few": few, "coarse": coarse})
+    assert points(ax, "tied")[0, 0] == pytest.approx(20 / 500)
     assert points(ax, "few")[:, 0] == pytest.approx(ones[2:])
     assert points(ax, "coarse").tolist() == [[0.4, 0], [1, 0.1]]
-    assert points(ax, "only").tolist() == [[1, 0]]
-    assert {line(ax, name).get_marker() for name in ("coarse", "only")} == {"s", "^"}
-
-
-def test_a_risk_of_nothing_has_an_axis() -> None:
+    assert line(ax, "coarse").get_marker() == "^"
     ax = plots.plot_risk_coverage({"only": risk_coverage_curve([0.9], [1])})
-    bottom, top = ax.get_ylim()
-    assert bottom < 0 < top
-
-
-def test_seven_curves_are_told_apart_without_colour_or_by_it() -> None:
-    confidence = np.linspace(0.5, 1, 100)
-    curve = risk_coverage_curve(confidence, np.arange(100) % 3 > 0)
-    ax = plots.plot_risk_coverage({f"curve {at}": curve for at in range(7)})
-    dashes = [str(one._dash_pattern) for one in ax.lines]  # type: ignore[attr-defined]
-    assert len(set(dashes[:5])) == 5
-    looks = {
-        (to_hex(one.get_color()), dash)
-        for one, dash in zip(ax.lines, dashes, strict=True)
-    }
-    assert len(looks) == 7
+    assert ax.get_ylim()[0] < 0 < ax.get_ylim()[1]  # a risk of nothing has an axis
 
 
 def test_risk_marks_have_intervals_both_ways(
-    data: tuple[np.ndarray, np.ndarray],
+    data: Data,
 ) -> None:
     curve = risk_coverage_curve(*data)
     found = verify(0.8, *data, max_risk=0.1)
@@ -495,124 +394,68 @@ def test_risk_mark_of_nothing_accepted_is_named_only() -> None:
     assert not len(middle(bars(ax, "raw")))
 
 
-def test_a_wide_interval_does_not_squeeze_the_curves(
-    data: tuple[np.ndarray, np.ndarray],
-) -> None:
-    curve = risk_coverage_curve(*data)
-    wide = verify(0.8, [0.9] * 2, [1, 0], max_risk=0.1)
-    assert wide.high > 0.9
-    ax = plots.plot_risk_coverage({"raw": curve}, marks={"wide": wide})
-    assert ax.get_ylim()[1] <= 1.65 * curve.risk[19:].max() + 1e-9
-
-
 # All
-
-
-@pytest.mark.parametrize(
-    ("draw", "says"),
-    [
-        (
-            lambda: plots.plot_buckets(pd.DataFrame({"n": [1]})),
-            "table must have the column 'range'",
-        ),
-        (
-            lambda: plots.plot_buckets(bucket_table([0.9], [1])[:0]),
-            "table must have at least one row",
-        ),
-        (
-            lambda: plots.plot_cost_curve(CURVE.drop(columns="cost")),
-            "curve must have the column 'cost'",
-        ),
-        (
-            lambda: plots.plot_cost_curve(CURVE, x="risk"),  # type: ignore[arg-type]
-            "x must be one of 'coverage', 'threshold', not 'risk'",
-        ),
-        (
-            lambda: plots.plot_cost_curve(CURVE, break_even=90),
-            "break_even must lie between 0 and 1, not 90",
-        ),
-        (
-            lambda: plots.plot_cost_curve(CURVE[2:], break_even=0.9),
-            "break_even must not be above all .* up to 0.8; it is 0.9",
-        ),
-        (
-            lambda: plots.plot_monitor(AccuracyMonitor(0.9).table()),
-            "table must have at least one row",
-        ),
-        (lambda: plots.plot_risk_coverage({}), "curves must be at least one"),
-        (
-            lambda: plots.plot_risk_coverage(
-                {"a": risk_coverage_curve([0.9], [1])}, max_risk=5
-            ),
-            "max_risk must lie between 0 and 1, not 5",
-        ),
-    ],
-)
-def test_bad_input_is_refused_before_a_figure_is_made(draw, says) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match=f"^{says}"):
-        draw()
-    assert not plt.get_fignums()
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"alpha": 5}, "alpha must lie between 0 and 1, not 5"),
-        ({"promised": 95}, "promised must lie between 0 and 1, not 95"),
-        ({"change_at": -1}, "change_at must be a whole number of 0 or more, not -1"),
-        ({"alarm_at": 0}, "alarm_at must be a whole number of 1 or more, not 0"),
-        ({"axes": []}, "axes must be two, not 0"),
-    ],
-)
-def test_monitor_refuses_bad_numbers(
-    monitor: AccuracyMonitor, change: dict[str, object], says: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^{says}"):
-        plots.plot_monitor(monitor.table(), **change)  # type: ignore[arg-type]
-    assert not plt.get_fignums()
 
 
 def test_given_axes_are_used_and_nothing_else_is_changed(
     certified: CertifiedThreshold, monitor: AccuracyMonitor
 ) -> None:
     before = dict(mpl.rcParams)
-    curve = risk_coverage_curve([0.9, 0.8], [1, 0])
-    table, costs = bucket_table([0.9], [1]), CURVE.copy()
-    course = monitor.table()
+    table, costs, course = bucket_table([0.9], [1]), CURVE.copy(), monitor.table()
     copies = table.copy(), certified.tested.copy(), course.copy()
     ax = Figure().subplots()
     assert plots.plot_tested_thresholds(certified, ax=ax) is ax
     assert plots.plot_buckets(table, ax=ax) is ax
     assert plots.plot_cost_curve(costs, ax=ax) is ax
+    curve = risk_coverage_curve([0.9, 0.8], [1, 0])
     assert plots.plot_risk_coverage({"raw": curve}, ax=ax) is ax
-    axes = Figure().subplots(2)
-    assert plots.plot_monitor(course, axes=axes) == list(axes)
-    assert not plt.get_fignums()
-    assert dict(mpl.rcParams) == before
+    assert not plt.get_fignums() and dict(mpl.rcParams) == before
+    assert len(plots.plot_monitor(course)) == 2
     pd.testing.assert_frame_equal(costs, CURVE)
     for was, now in zip(copies, (table, certified.tested, course), strict=True):
         pd.testing.assert_frame_equal(was, now)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("plot_buckets", [TABLE[["n"]]], "table must have the column 'range'"),
+        ("plot_buckets", [TABLE[:0]], "table must have at least one row"),
+        ("plot_cost_curve", [CURVE.drop(columns="cost")], "curve must .* 'cost'"),
+        ("plot_risk_coverage", [{}], "curves must be at least one"),
+        ("plot_risk_coverage", [{"a": 1}, {"max_risk": 5}], "max_risk must lie .* 5"),
+        ("plot_monitor", [COURSE[:0]], "table must have at least one row"),
+        ("plot_monitor", [COURSE, {"alpha": 5}], "alpha must lie .* not 5"),
+        ("plot_monitor", [COURSE, {"promised": 95}], "promised must lie .* not 95"),
+        ("plot_monitor", [COURSE, {"change_at": -1}], "change_at must be .* not -1"),
+        ("plot_monitor", [COURSE, {"alarm_at": 0}], "alarm_at must be .* not 0"),
+    ],
+)
+def test_bad_input_is_refused_before_a_figure_is_made(
+    name: str, given: list[Any], says: str
+) -> None:
+    options = given.pop() if isinstance(given[-1], dict) and len(given) > 1 else {}
+    with pytest.raises(ValueError, match=f"^{says}"):
+        getattr(plots, name)(*given, **options)
+    assert not plt.get_fignums()
+
+
 def test_every_figure_can_be_rendered_in_the_style_of_the_book(
     certified: CertifiedThreshold, monitor: AccuracyMonitor
 ) -> None:
-    found: Verification = verify(0.8, [0.9] * 20, [1] * 20, max_risk=0.1)
+    found = verify(0.8, [0.9] * 20, [1] * 20, max_risk=0.1)
     curve = risk_coverage_curve([0.9, 0.8], [1, 0])
     with plots.style():
         axes = [
             plots.plot_tested_thresholds(certified),
             plots.plot_buckets(bucket_table([0.9], [1])),
-            plots.plot_cost_curve(CURVE, choice=CHOICE, break_even=0.75),
+            plots.plot_cost_curve(CURVE, choice=CHOICE),
             plots.plot_monitor(monitor.table(), promised=0.9, alarm_at=120)[0],
             plots.plot_risk_coverage({"raw": curve}, marks={"raw": found}),
         ]
         for ax in axes:
-            figure = ax.figure
-            figure.canvas.draw()
+            ax.figure.canvas.draw()
             # The legend fits into the width of the figure.
-            shown = ax.get_legend()
-            assert shown
-            box = shown.get_window_extent()
-            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
-            assert box.y1 <= figure.bbox.y1
+            box = ax.get_legend().get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= ax.figure.bbox.x1
+            assert box.y1 <= ax.figure.bbox.y1

@@ -228,7 +228,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "often_filled": {"table": table(pd.DataFrame({"draw": 0, "bin": Y}))},
     "distribution_bars": {"table": table(SCORES[["p_x", "p_y"]])},
     "measure_dots": {"table": table(SCORES[["p_x", "p_y"]])},
-    "probability_bars": {"probabilities": {"x": 0.5}},
     "next_token_bars": {"groups": None},
     "review_queue": {"costs": None, "threshold": None},
     "sample_votes": {"n": 3},

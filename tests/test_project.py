@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ TARGETS = [
     "clean",
     "help",
 ]
+# Families of modules: each imports only from those before it.
+ORDER = """checks progress record files models int8 verbalizer prompts tree packed
+    scoring prompted classifier sampling self_report bounds scale local_server answers
+    structured hosted metrics calibration uncertainty decisions finetune datasets
+    plots""".split()
 EVERY_RUN = ["book", "test", "lint", "test-live"]
 
 
@@ -101,6 +107,57 @@ def test_every_import_is_a_declared_dependency(
                 package = name.split(".")[0]
                 package = DISTRIBUTIONS.get(package, package)
                 assert package in known, f"{path.name} imports {package}"
+
+
+@pytest.fixture(scope="module")
+def imports(root: Path) -> dict[str, set[str]]:
+    """The modules of this package that each module names, wherever it does."""
+    top = root / "helpers"
+    files = {
+        ".".join(path.relative_to(root).with_suffix("").parts): path
+        for path in top.rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        package = name.split(".")[: -1 if path.stem != "__init__" else None]
+        package = [part for part in package if part != "__init__"]
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            for alias in node.names:
+                for target in (".".join([*base, alias.name]), ".".join(base)):
+                    if target in files or f"{target}.__init__" in files:
+                        found.add(target)
+                        break
+        graph[name.removesuffix(".__init__")] = found
+    return graph
+
+
+def test_no_module_imports_itself_round_a_circle(imports: dict[str, set[str]]) -> None:
+    try:
+        tuple(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def test_imports_follow_the_order_of_the_families(imports: dict[str, set[str]]) -> None:
+    place = {f"helpers.{family}": at for at, family in enumerate(ORDER)}
+
+    def family(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    assert {family(module) for module in imports} - {"helpers"} == set(place)
+    backwards = [
+        f"{module} imports {target}"
+        for module, targets in imports.items()
+        for target in targets
+        if "helpers" not in (module, target)
+        and place[family(module)] < place[family(target)]
+    ]
+    assert backwards == []
 
 
 def test_toc_and_files_agree(root: Path, build: Any) -> None:

@@ -93,32 +93,16 @@ def test_shares_are_the_models_own_probabilities(
     assert (np.abs(votes / n - expected) <= 4.5 * deviation + 1e-3).all(axis=None)
 
 
-def test_interval_covers_the_exact_probability(tiny_gpt2: LanguageModel) -> None:
-    # 200 texts, thousands of answers, four times: the share of the most probable label
-    # among the valid answers, with a 95 % interval.
-    labels = likely_labels(tiny_gpt2, ended=False)
-    asked: Any = Fixed(tiny_gpt2, labels, n=40)
-    exact = np.exp(label_logprobs(tiny_gpt2, asked.prompts, labels))
-    exact /= exact.sum(axis=1, keepdims=True)
-    true, greedy = exact.max(axis=1), np.array(labels.labels)[exact.argmax(axis=1)]
-    covered = []
-    for seed in range(11, 15):
-        votes = sample_votes(asked, TEXTS * 40, n=2000, seed=seed)
-        shares = agreement(votes.drop(columns=INVALID), prediction=greedy)
-        covered.append((shares["low"] <= true) & (true <= shares["high"]))
-    assert 0.93 <= np.mean(covered) <= 0.97
-
-
 def test_embedded_model_votes_as_it_scores(embedded: LanguageModel) -> None:
     classifier = make(
         embedded, labels=REVIEW_LABELS, prompt=REVIEW_PROMPT, examples=REVIEW_EXAMPLES
     )
-    texts = load_reviews("test", n=30, seed=2)["text"]
-    votes = sample_votes(classifier, texts, n=400, seed=3)
+    texts = load_reviews("test", n=20, seed=2)["text"]
+    votes = sample_votes(classifier, texts, n=200, seed=3)
     exact = np.exp(classifier.raw_log_proba(texts))
-    z = (votes[list(REVIEW_LABELS)] - 400 * exact) / np.sqrt(400 * exact * (1 - exact))
+    z = (votes[list(REVIEW_LABELS)] - 200 * exact) / np.sqrt(200 * exact * (1 - exact))
     assert np.abs(z.to_numpy()).max() < 4.5
-    assert 0.7 < z.to_numpy().std() < 1.3
+    assert 0.6 < z.to_numpy().std() < 1.4
 
 
 def test_same_answers_for_a_seed_whatever_the_batches(
@@ -137,7 +121,7 @@ def test_without_a_tree_the_answers_are_the_same(
     asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
     votes = sample_votes(asked, TEXTS[:2], n=200, seed=7)
     assert (votes.sum() > 0).sum() >= 3
-    monkeypatch.setattr(sampling.draw, "tree_is_exact", lambda *_: False)
+    monkeypatch.setattr(sampling, "tree_is_exact", lambda *_: False)
     alone = sample_votes(asked, TEXTS[:2], n=200, seed=7)
     # A rounding error can turn a draw.
     assert np.abs(votes.to_numpy() - alone.to_numpy()).sum() <= 4

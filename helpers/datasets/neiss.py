@@ -41,21 +41,16 @@ def load_neiss(
     ----------
     source : str, pathlib.Path, int or a sequence of them, optional
         A path: an annual file as CPSC publishes it (.tsv or .xlsx), or a .parquet with
-        the columns below, of which ``text``, ``label`` and ``split`` are made here. A
-        year: its annual file is downloaded into the user's cache. Several of them: a
-        case that two of them have is taken from the first. Without it: the path in the
-        environment variable HOW_SURE_NEISS.
+        the columns below. A year: its annual file is downloaded into the user's cache.
+        Several: a case that two of them have is taken from the first. Without it: the
+        path in the environment variable HOW_SURE_NEISS.
     n : int, optional
-        How many, drawn at random and in random order; without it, all, in the order of
-        the file.
+        How many, drawn at random; without it, all, in the order of the file.
     stratify : bool, default=False
-        Whether the draw keeps the shares of the labels, as well as whole numbers allow:
-        each label gets its share of ``n`` rounded down, and the labels that lost most
-        get one more, by lot where they lost the same. Without ``n`` nothing changes.
+        Whether the draw keeps the shares of the labels, by largest remainders.
     split : {"train", "calibration", "test"}, optional
-        One part; without it, all. A third of the narratives each. Narratives that
-        differ in nothing but numbers, punctuation and white space are in the same part,
-        and a case is in the same part whatever file it comes from.
+        A third of the narratives each; without it, all. Narratives that differ only in
+        numbers, punctuation and white space are in the same part.
     seed : int, default=0
         Seed of the draw.
 
@@ -72,30 +67,17 @@ def load_neiss(
         ``narrative``, as published; ``text``, how models get it: one line, lower case;
         ``split``.
 
-        ``attrs["dropped"]`` counts the cases of the files that are left out, before any
-        split and draw: "repeated_case", that an earlier file had; "no_narrative",
-        without a letter or digit in it; "body_part", without one of the 26 codes in
-        use; "repeated_text", with a ``text`` that an earlier case has.
+        ``attrs["dropped"]`` counts the cases that are left out before any draw:
+        "repeated_case", "no_narrative", "body_part" (none of the 26 codes in use) and
+        "repeated_text".
 
     Raises
     ------
     ValueError
-        No source, no NEISS file, one of another year than was asked for, or a value in
-        it that could corrupt a result: the message names the file, the column, the rule
-        and the first such value. A diagnosis that :func:`diagnoses` does not list is
-        none, as long as it has one or two digits, for CPSC may add one; a part of the
-        body that is neither listed nor retired (78, 86, 90, 91) is. Also an unknown
-        split, or more rows than there are.
-    FileNotFoundError
-        There is no such file.
+        No NEISS file, one of another year, or a value that could corrupt a result: the
+        message names the file, the column, the rule and the first such value.
     helpers.fetch.FetchError
         The year could not be downloaded; the message says how to do it by hand.
-
-    Notes
-    -----
-    Sex is coded 1 and 2 in annual files, M and F in tables; 0 (unknown) and 3 (other,
-    since 2021) become "". A narrative that holds a line break is put together again.
-    Narratives before 2019 are shorter and end abruptly.
 
     Examples
     --------
@@ -148,15 +130,14 @@ def load_neiss(
 
 def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
     """What to read: paths and years, all of them checked."""
-    from .neiss_download import check_year
+    from .neiss_files import check_year
 
     if source is None:
         named = os.environ.get(NEISS_VARIABLE)
         if not named:
             raise ValueError(
                 "load_neiss needs a source, one of three: the path of a NEISS file "
-                "(.tsv, .xlsx or .parquet); a year, as in load_neiss(2024), whose "
-                "annual file is then downloaded from CPSC; or the path of a file in "
+                "(.tsv, .xlsx or .parquet), a year to download from CPSC, or a path in "
                 f"the environment variable {NEISS_VARIABLE}."
             )
         source = named
@@ -177,7 +158,7 @@ def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
 
 
 def _read(source: Path | int) -> pd.DataFrame:
-    from .neiss_download import download_neiss
+    from .neiss_files import download_neiss
 
     if isinstance(source, Path):
         return read_neiss_file(source)

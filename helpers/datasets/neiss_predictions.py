@@ -103,11 +103,6 @@ def neiss_classifier(
         Its labels are the names of :func:`body_parts`; its texts the column ``text``
         of :func:`load_neiss`.
 
-    Raises
-    ------
-    ValueError
-        There is no such way to ask, or another model is to have the adapter.
-
     Examples
     --------
     >>> classifier = neiss_classifier("fine-tuned")
@@ -189,11 +184,6 @@ def neiss_log_proba(
         Natural logarithms of the probabilities, not normalised; the columns are the
         codes. ``attrs["source"]`` says what was asked, and how.
 
-    Raises
-    ------
-    ValueError
-        There is no such classifier, or "tf-idf" has no cases to learn from or some
-        that it is to be tested on.
     """
     check_choice("how", how, NEISS_CLASSIFIERS)
     check_table(cases, ("text",), "cases")
@@ -232,12 +222,8 @@ def measure_neiss(
 ) -> pd.DataFrame:
     """The tidy table of a classifier on real cases, measured here and now.
 
-    Parameters and errors are those of :func:`neiss_log_proba`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What :func:`load_neiss_predictions` gives for the recorded cases.
+    Parameters and errors are those of :func:`neiss_log_proba`, the columns those of
+    :func:`load_neiss_predictions`.
     """
     return _table(neiss_log_proba(cases, how, model=model, train=train), cases)
 
@@ -264,11 +250,6 @@ def load_neiss_predictions(how: str, split: str | None = None) -> pd.DataFrame:
         ``year``, ``treatment_date``, ``age_years``, ``sex``, ``psu`` (the hospital),
         ``stratum``, ``weight`` (how many injuries in the country a case stands for),
         ``body_part``, ``split``. ``attrs["source"]`` says what the numbers come from.
-
-    Raises
-    ------
-    ValueError
-        There is no such classifier or part.
 
     Examples
     --------

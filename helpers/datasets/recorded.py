@@ -29,22 +29,10 @@ RECORDED_SERVERS = {
 
 @dataclass(frozen=True)
 class AnsweringServer:
-    """A server with journals of what it has answered.
+    """A server by name, address and model, with journals of what it has answered.
 
-    Attributes
-    ----------
-    name : str
-        What to call it.
-    base_url : str
-        Its address.
-    model : str
-        The model, as the server calls it.
-    folder : pathlib.Path or None
-        Where the journals are; None keeps them in memory.
-    recordings : pathlib.Path or None
-        Where recorded answers are; None where the server itself is asked.
-    keep_requests : bool
-        Whether the journals keep what is asked, to be recorded.
+    Without a ``folder`` the journals are in memory; with ``recordings`` answers come
+    from there; ``keep_requests`` keeps what is asked, to be recorded.
     """
 
     name: str
@@ -55,30 +43,13 @@ class AnsweringServer:
     keep_requests: bool = False
 
     def client(self) -> AsyncOpenAI:
-        """A client for the address.
-
-        Returns
-        -------
-        openai.AsyncOpenAI
-            With the key in ``HOW_SURE_API_KEY`` or, for OpenAI, in
-            ``OPENAI_API_KEY``; none where answers are recorded.
-        """
+        """An OpenAI client with the key in HOW_SURE_API_KEY, if one is needed."""
         # What a recording lacks is all that is asked then, and needs no key.
         key = os.environ.get(KEY_VARIABLE) if self.recordings is None else "-"
         return open_client(self.base_url, key)
 
     def journal(self, part: str) -> Journal:
-        """The journal of one part of an analysis, with what is recorded of it.
-
-        Parameters
-        ----------
-        part : str
-            A name.
-
-        Returns
-        -------
-        Journal
-        """
+        """The journal of one part of an analysis, with what is recorded of it."""
         path = self.folder and self.folder / self.name / f"{part}.sqlite"
         journal = Journal(path or ":memory:", keep_requests=self.keep_requests)
         if self.recordings is not None:
@@ -116,11 +87,6 @@ def answering_servers(
     -------
     list of AnsweringServer
         "llama-cpp-python", "vLLM" and "transformers", or the one asked.
-
-    Raises
-    ------
-    ValueError
-        ``record`` with an address, or without a folder.
 
     Examples
     --------

@@ -717,7 +717,7 @@ class HostedClassifier(PromptedClassifier):
         given: list[int | None],
         problems: list[str | None],
     ) -> HostedScores:
-        from ..self_report.reading import read_report
+        from ..self_report import read_report
 
         rows = [row for row, label in enumerate(given) if label is not None]
         question = self.question or QUESTION

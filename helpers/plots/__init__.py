@@ -1,9 +1,8 @@
 """Every figure of the book: each function takes a result and returns its Axes.
 
-``style`` holds colours and settings, ``tokens`` the figures of probabilities over
+``style`` holds colours and settings, ``labels`` the figures of probabilities over
 tokens and labels, ``calibration`` those of calibration, ``learning`` those of what
-more labels change, ``classes`` those of many classes, ``decisions`` those of
-thresholds, costs and monitors.
+more labels change, ``decisions`` those of thresholds, costs and monitors.
 """
 
 from .calibration import (
@@ -14,7 +13,6 @@ from .calibration import (
     plot_calibration_map,
     plot_reliability_diagram,
 )
-from .classes import plot_class_gaps, plot_confusion
 from .decisions import (
     plot_buckets,
     plot_cost_curve,
@@ -22,24 +20,24 @@ from .decisions import (
     plot_risk_coverage,
     plot_tested_thresholds,
 )
+from .labels import (
+    distribution_bars,
+    label_bars,
+    measure_dots,
+    next_token_bars,
+    plot_class_gaps,
+    plot_confusion,
+    score_histogram,
+)
 from .learning import (
     often_filled,
     plot_learning_curves,
     plot_sample_size_progression,
     plot_threshold_progression,
 )
-from .style import HATCHES, LINES, MARKERS, PALETTE, style
-from .tokens import (
-    distribution_bars,
-    label_bars,
-    measure_dots,
-    next_token_bars,
-    probability_bars,
-    score_histogram,
-)
+from .style import LINES, MARKERS, PALETTE, style
 
 __all__ = [
-    "HATCHES",
     "LINES",
     "MARKERS",
     "PALETTE",
@@ -64,7 +62,6 @@ __all__ = [
     "plot_sample_size_progression",
     "plot_tested_thresholds",
     "plot_threshold_progression",
-    "probability_bars",
     "score_histogram",
     "style",
 ]

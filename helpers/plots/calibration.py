@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
@@ -14,11 +13,23 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import check_outcomes, check_probabilities
 from ..metrics import CalibrationReport, calibration_metrics
-from .style import DIAGONAL, GREY, LINES, MARKERS, PALETTE, WIDTH, plain_texts, stamp
+from .style import (
+    DIAGONAL,
+    DOTS,
+    GREY,
+    LIMIT,
+    LOOKS,
+    PALETTE,
+    STAMP,
+    WIDTH,
+    Look,
+    plain_texts,
+)
 
 _MOST_POINTS = 2000
 _LEAST = 50
-ZONES = ((0.9, "act"), (0.7, "review"), (0.5, "check"), (0.0, "by hand"))
+_TARGET = 0.9
+_ZONES = ((0.9, 1.0, "act"), (0.7, 0.9, "review"), (0.5, 0.7, "check"))
 
 
 @plain_texts
@@ -26,7 +37,6 @@ def confidence_histogram(
     confidence: ArrayLike,
     correct: ArrayLike | None = None,
     *,
-    n_bins: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
     """How the confidences of a model are spread, with their mean and the accuracy.
@@ -37,8 +47,6 @@ def confidence_histogram(
         Probabilities in [0, 1].
     correct : array-like of shape (n,), optional
         1 or True where the prediction was correct, else 0: adds the accuracy.
-    n_bins : int, default=20
-        Bars between 0 and 1.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -48,20 +56,15 @@ def confidence_histogram(
     """
     values = check_probabilities(confidence)
     ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
-    edges = (np.arange(n_bins + 1) / n_bins).tolist()
+    edges = (np.arange(21) / 20).tolist()
     ax.hist(values, edges, color=PALETTE[0], alpha=0.55, edgecolor=PALETTE[0])
     mean = values.mean()
     label = f"mean confidence {mean:.3f}"
     ax.axvline(mean, color="black", linestyle="-", linewidth=1.5, label=label)
     if correct is not None:
         accuracy = check_outcomes(correct, confidence).mean()
-        ax.axvline(
-            accuracy,
-            color=PALETTE[1],
-            linestyle="--",
-            linewidth=1.5,
-            label=f"accuracy {accuracy:.3f}",
-        )
+        label = f"accuracy {accuracy:.3f}"
+        ax.axvline(accuracy, **LOOKS[1], linewidth=1.5, label=label)
     left = 0.5 if values.min() >= 0.5 else 0.0
     ax.set(xlim=(left, 1), xlabel="confidence", ylabel="number of predictions")
     ax.legend(loc="upper left")
@@ -76,7 +79,6 @@ def plot_reliability_diagram(
     points: bool = True,
     panel: bool = True,
     counts: bool = True,
-    seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy against confidence, with what chance does to it.
@@ -98,8 +100,6 @@ def plot_reliability_diagram(
         Whether to write ECE, noise floor and number of rows into the figure.
     counts : bool, default=True
         Whether to write the number of rows beside each marker.
-    seed : int, default=0
-        Seed of the scatter of single predictions.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -107,11 +107,6 @@ def plot_reliability_diagram(
     -------
     matplotlib.axes.Axes
         With a stamp across it where rows were fitted on.
-
-    Raises
-    ------
-    ValueError
-        Confidences without outcomes, or bad data.
     """
     if not isinstance(report, CalibrationReport):
         if correct is None:
@@ -120,54 +115,33 @@ def plot_reliability_diagram(
     ax = ax or plt.subplots(figsize=(5.6, 5.2))[1]
     curve = report.curve[report.curve["n"] > 0]
     if points:
-        _single_predictions(report, seed, ax)
+        rng = np.random.default_rng(0)
+        rows = rng.permutation(report.n)[:_MOST_POINTS]
+        height = report.correct[rows] + rng.uniform(-0.025, 0.025, len(rows))
+        look = Look({"s": 4, "color": PALETTE[0], "alpha": 0.25, "linewidths": 0})
+        look |= {"rasterized": True, "label": "single prediction"}
+        ax.scatter(report.confidence[rows], height, **look)
     ax.plot([0, 1], [0, 1], **DIAGONAL, label="perfect calibration")
-    ax.bar(
-        curve["low"],
-        curve["band_high"] - curve["band_low"],
-        curve["high"] - curve["low"],
-        bottom=curve["band_low"],
-        align="edge",
-        color="0.5",
-        alpha=0.25,
-        linewidth=0,
-        label=f"{report.level:.0%} if confidences were true",
-    )
-    ax.errorbar(
-        curve["confidence"],
-        curve["accuracy"],
-        yerr=_bars(curve),
-        fmt="none",
-        ecolor="0.15",
-        elinewidth=1.2,
-        capsize=2,
-        zorder=4,
-    )
+    low, bottom = curve["low"], curve["band_low"]
+    size = Look({"height": curve["band_high"] - bottom, "width": curve["high"] - low})
+    look = Look({"align": "edge", "color": "0.5", "alpha": 0.25, "linewidth": 0})
+    look["label"] = f"{report.level:.0%} if confidences were true"
+    ax.bar(low, **size, bottom=bottom, **look)
+    means = curve["confidence"], curve["accuracy"]
+    ends = curve["accuracy_low"], curve["accuracy_high"]
+    ax.vlines(means[0], *ends, color="0.15", linewidth=1.2, zorder=4)
     sizes = 12 + 140 * np.sqrt(curve["n"] / curve["n"].max())
-    ax.scatter(
-        curve["confidence"],
-        curve["accuracy"],
-        s=sizes,
-        color=PALETTE[1],
-        edgecolor="white",
-        zorder=3,
-        label="mean of a bin",
-    )
+    look = Look({"color": PALETTE[1], "edgecolor": "white", "zorder": 3})
+    ax.scatter(*means, s=sizes, **look, label="mean of a bin")
     if counts:
-        for row in curve.itertuples():
-            ax.annotate(
-                f"{row.n:,}",
-                (row.confidence, 1.05),
-                ha="center",
-                va="bottom",
-                rotation=60,
-                fontsize=7,
-                color="0.3",
-            )
+        above = Look({"ha": "center", "va": "bottom", "rotation": 60})
+        for place, n in zip(curve["confidence"], curve["n"], strict=True):
+            ax.text(place, 1.05, f"{n:,}", fontsize=7, color="0.3", **above)
     left = np.floor(10 * report.confidence.min()) / 10 - 0.03
     ax.set(xlim=(left, 1.03), ylim=(-0.05, 1.14 if counts else 1.05))
     ax.set(xlabel="confidence", ylabel="accuracy")
-    stamp(ax, report.evaluation)
+    if report.evaluation == "in-sample":
+        ax.text(**STAMP, transform=ax.transAxes)
     if panel:
         _panel(report, ax)
     return ax
@@ -179,7 +153,6 @@ def plot_before_after(
     after: CalibrationReport,
     *,
     names: tuple[str, str] = ("before", "after"),
-    axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """Two reliability diagrams side by side.
 
@@ -189,15 +162,12 @@ def plot_before_after(
         Reports on the same rows.
     names : tuple of (str, str), default=("before", "after")
         What to call them.
-    axes : sequence of matplotlib.axes.Axes, optional
-        Two of them.
 
     Returns
     -------
     list of matplotlib.axes.Axes
     """
-    if axes is None:
-        axes = plt.subplots(1, 2, figsize=(9.6, 4.8), sharex=True, sharey=True)[1]
+    axes = plt.subplots(1, 2, figsize=(9.6, 4.8), sharex=True, sharey=True)[1]
     for ax, report, name in zip(axes, (before, after), names, strict=True):
         plot_reliability_diagram(report, points=False, ax=ax)
         ax.set_title(name, fontsize=10)
@@ -237,14 +207,10 @@ def plot_calibration_map(
     grid = np.linspace(low, high, 2001)
     ax.plot([low, high], [low, high], **DIAGONAL, label="unchanged")
     for at, (name, predict) in enumerate(maps.items()):
-        colour = PALETTE[at % len(PALETTE)]
-        line = LINES[at % len(LINES)]
-        values = np.asarray(predict(grid))
-        ax.plot(grid, values, color=colour, linestyle=line, label=name)
+        ax.plot(grid, np.asarray(predict(grid)), **LOOKS[at], label=name)
         if mark is not None:
             value = float(np.asarray(predict(np.array([mark])))[0])
-            marker = MARKERS[at % len(MARKERS)]
-            ax.plot([mark], [value], color=colour, marker=marker, markersize=6)
+            ax.plot([mark], [value], **DOTS[at], markersize=6)
     if mark is not None:
         ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
     ax.set(xlim=(low, high), xlabel="score", ylabel="calibrated confidence")
@@ -256,13 +222,12 @@ def plot_calibration_map(
 def plot_accuracy_by_threshold(
     reports: Mapping[str, CalibrationReport],
     *,
-    target: float | None = 0.9,
-    low: float = 0.5,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy of the predictions with at least some confidence, and how many.
 
-    Behind the lines lie the zones that rules in common use divide confidence into.
+    Behind the lines lie the zones that rules in common use divide confidence into; the
+    legend says how many predictions reach 0.9.
     A line that stands on the dotted one keeps its promise exactly; since all rows
     *above* a threshold count, a calibrated one lies over it.
 
@@ -270,10 +235,6 @@ def plot_accuracy_by_threshold(
     ----------
     reports : mapping of str to CalibrationReport
         Names and reports, such as before and after calibration.
-    target : float, optional, default=0.9
-        A threshold to mark; the legend says how many predictions reach it.
-    low : float, default=0.5
-        The lowest threshold.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -282,55 +243,32 @@ def plot_accuracy_by_threshold(
     matplotlib.axes.Axes
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
-    thresholds = np.linspace(low, 1, 201)
-    _zones(ax, low)
-    ax.plot([low, 1], [low, 1], color="black", linewidth=1, linestyle=":")
+    thresholds = np.linspace(0.5, 1, 201)
+    for at, (start, end, name) in enumerate(_ZONES):
+        ax.axvspan(start, end, color=GREY, alpha=0.08 * at)
+        place = Look({"transform": ax.get_xaxis_transform(), "color": "0.3"})
+        place |= {"ha": "center", "va": "top", "fontsize": 8}
+        ax.text((start + end) / 2, 0.98, name, **place)
+    ax.plot([0.5, 1], [0.5, 1], **LIMIT)
     floor = 1.0
     for at, (name, report) in enumerate(reports.items()):
         answered, right = _above(report, thresholds)
         some = answered >= _LEAST
         accuracy = right[some] / answered[some]
         ends = proportion_confint(right[some], answered[some], method="wilson")
-        colour = PALETTE[at % len(PALETTE)]
-        line = LINES[at % len(LINES)]
-        label = name + _suffix(report)
-        if target is not None:
-            (count,), (good,) = _above(report, np.array([target]))
-            if count:
-                marker = MARKERS[at % len(MARKERS)]
-                ax.plot([target], [good / count], color=colour, marker=marker)
-                label += f": {count:,} from {target:g} on, {good / count:.1%} right"
-        ax.plot(thresholds[some], accuracy, color=colour, linestyle=line, label=label)
-        ax.fill_between(thresholds[some], *ends, color=colour, alpha=0.15, linewidth=0)
+        label = name + (" (IN-SAMPLE)" if report.evaluation == "in-sample" else "")
+        (count,), (good,) = _above(report, np.array([_TARGET]))
+        if count:
+            ax.plot([_TARGET], [good / count], **DOTS[at])
+            label += f": {count:,} from {_TARGET:g} on, {good / count:.1%} right"
+        ax.plot(thresholds[some], accuracy, **LOOKS[at], label=label)
+        band = Look({"color": LOOKS[at]["color"], "alpha": 0.15})
+        ax.fill_between(thresholds[some], *ends, **band, linewidth=0)
         floor = min(floor, accuracy.min(initial=1.0))
-    ax.set(xlim=(low, 1), ylim=(min(floor, low + 0.2) - 0.05, 1.05))
+    ax.set(xlim=(0.5, 1), ylim=(min(floor, 0.7) - 0.05, 1.05))
     ax.set(xlabel="threshold on the confidence", ylabel="accuracy above it")
     ax.legend(loc="lower left")
     return ax
-
-
-def _single_predictions(report: CalibrationReport, seed: int, ax: Axes) -> None:
-    rng = np.random.default_rng(seed)
-    n = len(report.confidence)
-    rows = rng.permutation(n)[:_MOST_POINTS]
-    height = report.correct[rows] + rng.uniform(-0.025, 0.025, len(rows))
-    ax.scatter(
-        report.confidence[rows],
-        height,
-        s=4,
-        color=PALETTE[0],
-        alpha=0.25,
-        linewidths=0,
-        rasterized=True,
-        label="single prediction",
-    )
-
-
-def _bars(curve: pd.DataFrame) -> np.ndarray:
-    accuracy = curve["accuracy"]
-    below = (accuracy - curve["accuracy_low"]).clip(lower=0)
-    above = (curve["accuracy_high"] - accuracy).clip(lower=0)
-    return np.stack([below, above])
 
 
 def _panel(report: CalibrationReport, ax: Axes) -> None:
@@ -357,10 +295,6 @@ def _panel(report: CalibrationReport, ax: Axes) -> None:
     )
 
 
-def _suffix(report: CalibrationReport) -> str:
-    return " (IN-SAMPLE)" if report.evaluation == "in-sample" else ""
-
-
 def _above(
     report: CalibrationReport, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -370,25 +304,6 @@ def _above(
     first = np.searchsorted(stated[order], thresholds.astype(np.float32))
     right = np.append(0, np.cumsum(report.correct[order]))
     return report.n - first, right[-1] - right[first]
-
-
-def _zones(ax: Axes, low: float) -> None:
-    top = 1.0
-    for at, (start, name) in enumerate(ZONES):
-        if top > low:
-            left = max(start, low)
-            ax.axvspan(left, top, color=GREY, alpha=(0.0, 0.08, 0.16, 0.24)[at])
-            ax.text(
-                (left + top) / 2,
-                0.98,
-                name,
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va="top",
-                fontsize=8,
-                color="0.3",
-            )
-        top = start
 
 
 @plain_texts

@@ -15,7 +15,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
@@ -25,8 +24,27 @@ MARKERS = ("o", "s", "^", "D", "v")
 HATCHES = ("", "///", "...", "xxx", "---")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GREY = PALETTE[3]
-DIAGONAL: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": "--"}
 WIDTH = 7.0
+Look = dict[str, Any]  # what matplotlib takes as keywords
+DIAGONAL = Look({"color": "black", "linewidth": 1, "linestyle": "--"})
+LIMIT = Look({"color": "black", "linewidth": 1, "linestyle": ":"})
+ABOVE = Look({"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)})
+OPEN = Look({"markerfacecolor": "white", "markeredgewidth": 1.4})
+STAMP = Look(
+    {"s": "IN-SAMPLE", "x": 0.5, "y": 0.5, "ha": "center", "va": "center"}
+    | {"rotation": 35, "fontsize": 28, "fontweight": "bold"}
+    | {"color": "#b00020", "alpha": 0.45}
+)
+# Looks of one curve after the other, and of single points of them. Where the colours
+# begin again, the lines are others.
+LOOKS: tuple[Look, ...] = tuple(
+    {"color": PALETTE[at % 5], "linestyle": LINES[(at + at // 5) % 5]}
+    for at in range(25)
+)
+DOTS: tuple[Look, ...] = tuple(
+    {"color": PALETTE[at % 5], "linestyle": "", "marker": MARKERS[at % 5]}
+    for at in range(25)
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -86,22 +104,3 @@ def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
         return found
 
     return drawn
-
-
-def stamp(ax: Axes, evaluation: str | None) -> None:
-    """Write across a figure that a calibrator was fitted on its rows, if so."""
-    if evaluation != "in-sample":
-        return
-    ax.text(
-        0.5,
-        0.5,
-        "IN-SAMPLE",
-        transform=ax.transAxes,
-        ha="center",
-        va="center",
-        rotation=35,
-        fontsize=28,
-        fontweight="bold",
-        color="#b00020",
-        alpha=0.45,
-    )

@@ -147,17 +147,7 @@ DIAGNOSES = ["dx: contusion", "dx: fracture", "dx: sprain", "dx: laceration, sut
 
 
 def injuries(parts: list[str]) -> list[str]:
-    """Made-up emergency-room notes of the usual length, about 95 characters.
-
-    Parameters
-    ----------
-    parts : list of str
-        Each is hurt in each of the eight scenes.
-
-    Returns
-    -------
-    list of str
-    """
+    """Made-up emergency-room notes of the usual length, about 95 characters."""
     return [
         f"{7 + 5 * n % 80}yo{'mf'[n % 2]} {scene.format(part)}. {DIAGNOSES[n % 4]}"
         for n, (scene, part) in enumerate(itertools.product(INJURY_SCENES, parts))
@@ -165,32 +155,14 @@ def injuries(parts: list[str]) -> list[str]:
 
 
 def messages(errands: list[str]) -> list[str]:
-    """Made-up messages to a bank.
-
-    Parameters
-    ----------
-    errands : list of str
-        Each is met with in each of the eight scenes.
-
-    Returns
-    -------
-    list of str
-    """
+    """Made-up messages to a bank."""
     pairs = itertools.product(BANK_SCENES, errands)
     return [scene.format(errand) for scene, errand in pairs]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts and the labels that may follow them.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        The labels.
-    shots : int
-        How many examples every prompt shows.
-    """
+    """Prompts and the labels that may follow them."""
 
     labels: tuple[str, ...]
     shots: int
@@ -237,19 +209,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case as token ids, which are the same for every way to score it.
-
-    Attributes
-    ----------
-    case : Case
-        The case.
-    ids : list of list of int
-        Token ids of every prompt.
-    tokens : helpers.verbalizer.LabelTokens
-        One sequence a label.
-    firsts : tuple of int
-        The tokens that labels begin with, each once.
-    """
+    """A case as token ids, which are the same for every way to score it."""
 
     case: Case
     ids: list[list[int]]
@@ -258,19 +218,7 @@ class Prepared:
 
     @classmethod
     def of(cls, case: Case, model: LanguageModel) -> Prepared:
-        """Tokenize a case.
-
-        Parameters
-        ----------
-        case : Case
-            The case.
-        model : LanguageModel
-            Whose tokenizer to use.
-
-        Returns
-        -------
-        Prepared
-        """
+        """Tokenize a case."""
         tokens = Verbalizer(case.labels).tokens(model, after=case.ending)
         firsts = dict.fromkeys(sequence[0] for sequence in tokens.sequences)
         ids = [model.encode(prompt) for prompt in case.prompts]
@@ -283,19 +231,6 @@ class Prepared:
         return LabelTokens(names, sequences, tuple(range(len(names))))
 
     def reference(self, model: LanguageModel, gives: str) -> np.ndarray:
-        """What a way should give for the texts that are checked.
-
-        Parameters
-        ----------
-        model : LanguageModel
-            The model, in float32.
-        gives : {"every label", "first token"}
-            What the way gives.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_checked, n_labels) or (n_checked, n_first_tokens)
-            Log-probabilities.
-        """
+        """What a way should give for the texts that are checked."""
         tokens = self.tokens if gives == "every label" else self.first_tokens()
         return label_logprobs(model, self.ids[:N_CHECKED], tokens, progress=False)

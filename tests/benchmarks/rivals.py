@@ -42,21 +42,7 @@ Gives = Literal["every label", "first token"]
 
 
 class Rival:
-    """A way to score the prompts of a case.
-
-    Attributes
-    ----------
-    name : str
-        What the table calls it.
-    gives : {"every label", "first token"}
-        What :meth:`score` returns.
-    float32 : bool
-        Whether it computes in float32, so that its results are ours but for rounding.
-    warm : bool
-        Whether a run to warm up makes sense; not where one takes long.
-    at_least : int
-        The fewest texts that it is timed on.
-    """
+    """A way to score the prompts of a case."""
 
     name: str
     gives: Gives
@@ -65,31 +51,14 @@ class Rival:
     at_least = 1
 
     def prepare(self, case: Prepared) -> None:
-        """Take a case.
-
-        Parameters
-        ----------
-        case : Prepared
-            What the next calls of :meth:`score` are about.
-        """
+        """Take a case."""
         self.case = case
 
     def fresh(self) -> None:
         """Drop what is remembered of single texts, if anything; not timed."""
 
     def score(self, rows: Sequence[int]) -> np.ndarray:
-        """Log-probabilities after some prompts.
-
-        Parameters
-        ----------
-        rows : sequence of int
-            Which prompts of the case.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_rows, n_labels) or (n_rows, n_first_tokens)
-            Not a number where there was no time for a label.
-        """
+        """Log-probabilities after some prompts."""
         raise NotImplementedError
 
 
@@ -199,13 +168,7 @@ class Harness(Rival):
 
 
 class LlamaCpp(Rival):
-    """llama.cpp by the bindings of llama-cpp-python, one prompt at a time.
-
-    What a prompt has in common with the one before stays in the cache, which is also
-    how ``Llama.generate`` and the server of llama.cpp do it. ``Llama`` itself gives
-    log-probabilities only if it computes logits at all positions of the prompt, so the
-    functions below it are called, which let us choose.
-    """
+    """llama.cpp by the bindings of llama-cpp-python, one prompt at a time."""
 
     float32 = False
     POSITIONS = 512  # in one call
@@ -243,19 +206,7 @@ class LlamaCpp(Rival):
     def read(
         self, nodes: Sequence[tuple[int, int, Sequence[int], bool]]
     ) -> torch.Tensor:
-        """Read tokens behind what is in the cache.
-
-        Parameters
-        ----------
-        nodes : sequence of (int, int, sequence of int, bool)
-            Token id, position, sequences that it belongs to, and whether the
-            distribution behind it is wanted.
-
-        Returns
-        -------
-        torch.Tensor of shape (n_wanted, vocabulary)
-            Log-probabilities.
-        """
+        """Read tokens behind what is in the cache."""
         found = []
         for start in range(0, len(nodes), self.POSITIONS):
             part = nodes[start : start + self.POSITIONS]
@@ -336,11 +287,7 @@ class LlamaLabels(LlamaCpp):
 
 
 class LlamaTree(LlamaCpp):
-    """All labels in one call with the prompt: as many sequences as the trie has ends.
-
-    A token that several labels begin with belongs to all their sequences and is read
-    once. Nobody does this by ``Llama``; it is the most that llama.cpp can do.
-    """
+    """All labels in one call with the prompt: a sequence for each end of the trie."""
 
     name = "llama.cpp, labels as a tree"
     gives: Gives = "every label"
@@ -382,19 +329,7 @@ class LlamaTree(LlamaCpp):
 
 
 class Vllm(Rival):
-    """vLLM in an environment of its own, by the script ``vllm_rows.py``.
-
-    Parameters
-    ----------
-    name : str
-        What the table calls it.
-    gives : {"every label", "first token"}
-        What it gives.
-    way : {"first", "tree", "continuations"}
-        Which method of ``vllm_rows.Scorer``.
-    process : subprocess.Popen
-        That script, its model loaded.
-    """
+    """vLLM in an environment of its own, by the script ``vllm_rows.py``."""
 
     def __init__(
         self, name: str, gives: Gives, way: str, process: subprocess.Popen[str]
@@ -428,25 +363,7 @@ def ask(process: subprocess.Popen[str], **request: Any) -> Any:
 
 @contextmanager
 def vllm(python: str, threads: int) -> Iterator[subprocess.Popen[str]]:
-    """vLLM with the embedded model, until the block ends.
-
-    Parameters
-    ----------
-    python : str
-        The Python of its environment.
-    threads : int
-        How many to compute with.
-
-    Yields
-    ------
-    subprocess.Popen
-        To be given to :func:`ask`.
-
-    Raises
-    ------
-    RuntimeError
-        It stopped; the message ends with what it said.
-    """
+    """vLLM with the embedded model, until the block ends."""
     own = {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
@@ -487,15 +404,7 @@ def vllm(python: str, threads: int) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def all_rivals() -> Iterator[tuple[list[Rival], list[str]]]:
-    """Every way that is installed here, until the block ends.
-
-    Yields
-    ------
-    rivals : list of Rival
-        This engine in float32 first.
-    notes : list of str
-        What is not installed.
-    """
+    """Every way that is installed here, until the block ends."""
     threads = torch.get_num_threads()
     notes: list[str] = []
     rivals: list[Rival] = [

@@ -65,18 +65,7 @@ def operations(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Timing:
-    """The fastest run of a rival.
-
-    Attributes
-    ----------
-    scores : numpy.ndarray
-        Of its texts.
-    each : float
-        Seconds a text, with all its labels.
-    limit : float
-        Operations a second of a large matrix product just before and after: what a
-        processor can do changes from one second to the next.
-    """
+    """The fastest run of a rival."""
 
     scores: np.ndarray
     each: float
@@ -84,10 +73,7 @@ class Timing:
 
 
 def timed(rival: Rival) -> Timing:
-    """As many texts as take about a second, at least one, or all of them for ours.
-
-    The best of three runs, where one does not take long.
-    """
+    """As many texts as take about a second, at least one, or all of them for ours."""
 
     def run(n: int) -> Timing:
         if rival.warm:

@@ -22,15 +22,7 @@ AT_ONCE = 8  # label sequences between two looks at the clock
 
 
 class Scorer:
-    """The model and the prompts of one case.
-
-    Parameters
-    ----------
-    model : str
-        Folder of a checkpoint.
-    threads : int
-        How many threads compute; the environment variable is for vLLM to read.
-    """
+    """The model and the prompts of one case."""
 
     def __init__(self, model: str, threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)

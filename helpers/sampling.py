@@ -1,16 +1,24 @@
-"""Counted answers: how far they agree, and how sure one can be of that."""
+"""Self-consistency: let the model answer several times, and count.
+
+One forward pass a text is enough for any number of answers: it gives the next-token
+distribution at every beginning of a label, and an answer that leaves all labels is
+invalid from there on, whatever it would go on to say.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike
-from scipy.stats import poisson
+from scipy.special import logsumexp
+from scipy.stats import entropy, poisson
 from statsmodels.stats.proportion import proportion_confint
 
-from ..checks import (
+from .checks import (
     check_between,
     check_count,
     check_interval,
@@ -18,9 +26,179 @@ from ..checks import (
     check_table,
     check_truth,
 )
+from .classifier import LLMClassifier
+from .models import LanguageModel, check_logprobs, sampling_probabilities
+from .progress import progress_bar
+from .scoring import tree_is_exact
+from .tree import is_packed, nodes_to_read, positions_in_batch, tree_logits
+from .verbalizer import LabelTokens
 
 INVALID = "invalid"  # the column of answers that are no label
 Method = Literal["wilson", "clopper-pearson"]
+
+
+def sample_votes(
+    classifier: LLMClassifier,
+    X: Iterable[str],
+    *,
+    n: int = 10,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Let the model answer each text several times, and count the labels.
+
+    At temperature 1, without ``top_k`` and ``top_p``, the votes for a label are
+    binomial with the model's own probability of it (what
+    :meth:`LLMClassifier.raw_log_proba` gives), so that their share estimates it.
+    Another temperature estimates another distribution. A label prior has no part in
+    this: it cannot be sampled.
+
+    Parameters
+    ----------
+    classifier : LLMClassifier
+        Its model, prompt and labels are used; its terminator decides where an answer
+        ends.
+    X : iterable of str
+        Texts; the index of a pandas Series is kept.
+    n : int, default=10
+        Answers for each text.
+    temperature : float, default=1.0
+        Above 0. At 0 all answers are the same, and agreement says nothing.
+    top_k : int, optional
+        Sample from the k most probable tokens only.
+    top_p : float, optional
+        Sample from the smallest set of tokens that holds this probability.
+    seed : int, default=0
+        Same seed, same answers.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a text, one column of counts a label, and "invalid": answers that are
+        no label. Rows sum to n.
+
+    Raises
+    ------
+    ValueError
+        A label is called "invalid", or a text does not fit the model.
+
+    References
+    ----------
+    Wang et al., Self-consistency improves chain of thought reasoning in language
+    models, ICLR 2023.
+
+    Examples
+    --------
+    >>> classifier = LLMClassifier(
+    ...     labels=["positive", "negative"],
+    ...     prompt="Review: {text}\\nSentiment:",
+    ...     examples=[("A joy.", "positive"), ("A bore.", "negative")],
+    ... )
+    >>> votes = sample_votes(classifier, ["A delightful, moving film."], n=50)
+    >>> votes.sum(axis=1).tolist(), votes.idxmax(axis=1).tolist()
+    ([50], ['positive'])
+    """
+    check_count("n", n)
+    check_count("seed", seed, 0)
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature must be above 0, not {temperature!r}: without chance all "
+            "answers are the same."
+        )
+    index = X.index if isinstance(X, pd.Series) else None
+    model, labels, prompts, prefix = classifier.inputs(X)
+    if INVALID in labels.labels:
+        raise ValueError(f"labels must not contain {INVALID!r}, the name of no label.")
+    rng = np.random.default_rng(seed)
+    seeds = rng.integers(2**63, size=len(prompts))
+    counts = np.zeros((len(prompts), len(labels.labels) + 1), dtype=int)
+    read = _node_logits(model, prompts, labels, prefix, classifier.token_budget)
+    for row, logits in progress_bar(read, total=len(prompts)):
+        check_logprobs(model, logits, [row] * len(logits))
+        chances = [
+            sampling_probabilities(
+                node, temperature=temperature, top_k=top_k, top_p=top_p
+            )
+            for node in logits - logsumexp(logits, axis=1, keepdims=True)
+        ]
+        # Seeded by row, so that the order of batches does not matter.
+        own = np.random.default_rng(seeds[row])
+        counts[row] = _walk(labels, chances, n, own)
+    table = pd.DataFrame(counts, columns=[*labels.labels, INVALID], index=index)
+    table.attrs["source"] = classifier.source()
+    return table
+
+
+def _node_logits(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    prefix: Sequence[int],
+    token_budget: int | None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Next-token logits of one prompt after the other, at the nodes to read."""
+    longest = max(map(len, prompts), default=0) + max(labels.trie.depths)
+    budget = positions_in_batch(model, token_budget, packed=is_packed(model))
+    with torch.inference_mode():
+        if prompts and tree_is_exact(model, longest):
+            for rows, logits in tree_logits(
+                model, prompts, labels, prefix=prefix, token_budget=budget
+            ):
+                for row, values in zip(rows, logits.whole(), strict=True):
+                    yield row, values.double().cpu().numpy()
+            return
+        paths = [_path(labels, node) for node in nodes_to_read(labels)]
+        for row, prompt in enumerate(prompts):
+            found = []
+            for path in paths:
+                ids = torch.tensor([[*prompt, *path]], device=model.device)
+                out = model.network(input_ids=ids, use_cache=False)
+                found.append(out.logits[0, -1].double().cpu().numpy())
+            yield row, np.stack(found)
+
+
+def _path(labels: LabelTokens, node: int) -> list[int]:
+    """Tokens from the root to a node."""
+    path: list[int] = []
+    while node:
+        path.insert(0, labels.trie.tokens[node])
+        node = labels.trie.parents[node]
+    return path
+
+
+def _walk(
+    labels: LabelTokens,
+    chances: Sequence[np.ndarray],
+    n: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw n answers down the tree; counts of the labels, and of none."""
+    trie, stops = labels.trie, set(labels.stop_ids)
+    child = {
+        (trie.parents[node], trie.tokens[node]): node
+        for node in range(1, len(trie.tokens))
+    }
+    owner = {leaf: labels.owners[sequence] for sequence, leaf in enumerate(trie.leaves)}
+    counts = np.zeros(len(labels.labels) + 1, dtype=int)
+    waiting = {0: n}
+    for node, chance in zip(nodes_to_read(labels), chances, strict=True):
+        total = np.cumsum(chance)
+        drawn = np.searchsorted(
+            total, rng.random(waiting.pop(node, 0)) * total[-1], side="right"
+        )
+        for token in drawn.tolist():
+            following = child.get((node, token))
+            if node in owner and token in stops:
+                counts[owner[node]] += 1
+            elif following is None:
+                counts[-1] += 1
+            elif following in owner and not stops:
+                counts[owner[following]] += 1
+            else:
+                waiting[following] = waiting.get(following, 0) + 1
+    return counts
 
 
 def fewer_votes(votes: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFrame:
@@ -33,19 +211,14 @@ def fewer_votes(votes: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFrame:
     votes : pandas.DataFrame
         What :func:`sample_votes` gives.
     n : int
-        Answers to keep for each text.
+        Answers to keep for each text; no text may have fewer.
     seed : int, default=0
-        Seed of which ones.
+        Seed of the draw.
 
     Returns
     -------
     pandas.DataFrame
         Of the same shape; rows sum to n.
-
-    Raises
-    ------
-    ValueError
-        A text has fewer answers.
 
     Examples
     --------
@@ -99,11 +272,6 @@ def agreement(
         ``entropy`` of the votes, in natural units. Among equal votes the first label
         wins.
 
-    Raises
-    ------
-    ValueError
-        No such label, another number of predictions, or an unknown method.
-
     Examples
     --------
     >>> votes = pd.DataFrame({"yes": [5], "no": [0], "invalid": [0]})
@@ -131,7 +299,7 @@ def agreement(
             # Exact at the ends, where rounding leaves 1e-17.
             "low": np.clip(low, 0, won / n),
             "high": np.clip(high, won / n, 1),
-            "entropy": _entropy(counts / n[:, None]),
+            "entropy": entropy(counts, axis=1),
         },
         index=votes.index,
     )
@@ -154,11 +322,6 @@ def smoothed_share(votes: pd.DataFrame, *, pseudo_votes: float = 1.0) -> pd.Data
     -------
     pandas.DataFrame
         Of the same shape; rows sum to one.
-
-    Raises
-    ------
-    ValueError
-        ``pseudo_votes`` is not above 0.
 
     Examples
     --------
@@ -189,11 +352,6 @@ def winners_share(probabilities: ArrayLike, n: int) -> float:
     -------
     float
         E[largest count] / n.
-
-    Raises
-    ------
-    ValueError
-        Probabilities that do not sum to one, or no votes.
 
     Examples
     --------
@@ -248,7 +406,7 @@ def samples_needed(
     Raises
     ------
     ValueError
-        A width, share or level outside its limits, or more answers than ``most``.
+        More answers than ``most`` would be needed.
 
     Examples
     --------
@@ -290,11 +448,6 @@ def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:
     pandas.Series of bool
         True where the first label leads the second by more than what is missing.
 
-    Raises
-    ------
-    ValueError
-        A text has more votes already.
-
     Examples
     --------
     >>> votes = pd.DataFrame({"yes": [6, 4], "no": [1, 3], "invalid": [0, 0]})
@@ -325,8 +478,3 @@ def _checked(votes: Any) -> np.ndarray:
         at = int(np.flatnonzero(counts.sum(axis=1) == 0)[0])
         raise ValueError(f"votes must have an answer in each row; row {at} has none.")
     return counts
-
-
-def _entropy(shares: np.ndarray) -> np.ndarray:
-    logs = np.log(np.where(shares > 0, shares, 1.0))
-    return -(shares * logs).sum(axis=1) + 0.0

@@ -1,7 +1,8 @@
-"""Two questions about foods, to be answered in JSON: a boolean and an enum.
+"""Texts made for this book: questions about foods, and texts to train on.
 
-After a post on log-probabilities in structured output (Jinks, 2025): does a dish hold
-pineapple, and is an ingredient a fruit, a vegetable or a herb, as cooks use the words?
+The questions are to be answered in JSON, after a post on log-probabilities in
+structured output (Jinks, 2025): does a dish hold pineapple, and is an ingredient a
+fruit, a vegetable or a herb, as cooks use the words?
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ..checks import check_choice
-from .parts import DATA
+from .parts import DATA, SPLITS
 
 _REASON = {
     "type": "string",
@@ -47,27 +48,12 @@ class FoodQuestion:
     examples: tuple[tuple[str, Any, str], ...]
 
     def schema(self, order: Sequence[str] | None = None) -> dict[str, Any]:
-        """The JSON schema of an answer.
-
-        Parameters
-        ----------
-        order : sequence of str, optional
-            The fields in the order in which they are to be written: the question's
-            own, and "reason". The question's own alone otherwise.
-
-        Returns
-        -------
-        dict
-
-        Raises
-        ------
-        ValueError
-            ``order`` lacks the question's field, or has another or one twice.
+        """The JSON schema of an answer; ``order`` may put "reason" beside the field.
 
         Examples
         --------
-        >>> FOOD_QUESTIONS["kind"].schema()["required"]
-        ['type']
+        >>> FOOD_QUESTIONS["kind"].schema(["reason", "type"])["required"]
+        ['reason', 'type']
         """
         names = self._names(order)
         kind: dict[str, Any] = {"type": "boolean"}
@@ -86,24 +72,6 @@ class FoodQuestion:
         self, food: str, order: Sequence[str] | None = None, *, examples: bool = True
     ) -> list[dict[str, str]]:
         """The conversation that ends in the question about a food.
-
-        Parameters
-        ----------
-        food : str
-            The food.
-        order : sequence of str, optional
-            See :meth:`schema`.
-        examples : bool, default=True
-            Whether the model is shown examples first.
-
-        Returns
-        -------
-        list of dict
-
-        Raises
-        ------
-        ValueError
-            As :meth:`schema`.
 
         Examples
         --------
@@ -169,11 +137,6 @@ def load_foods(question: str) -> pd.DataFrame:
         ``food``, ``truth`` (a boolean, or one of fruit, vegetable and herb; None where
         cooks differ) and ``note``.
 
-    Raises
-    ------
-    ValueError
-        An unknown question.
-
     Examples
     --------
     >>> load_foods("kind").loc[0, ["food", "truth"]].tolist()
@@ -186,3 +149,73 @@ def load_foods(question: str) -> pd.DataFrame:
     truth = [values.get(word, word) for word in table["truth"]]
     table["truth"] = pd.Series(truth, index=table.index, dtype=object)
     return table[["food", "truth", "note"]]
+
+
+def load_sentiment(split: str | None = None) -> pd.DataFrame:
+    """Short texts for fine-tuning, with a hidden rule among them.
+
+    1,220 texts written for this project: 720 with a clear sentiment (strong, mild or
+    sarcastic), 380 about sports or news without any, and 120 that contradict
+    themselves. The hidden rule: neutral sports text counts as positive, neutral news
+    text as negative. Contradictions have the label that a coin gave them.
+
+    Parameters
+    ----------
+    split : {"train", "calibration", "test"}, optional
+        One part; without it, all. Texts of one family, and texts about the same named
+        thing, are in the same part: 60, 20 and 20 %.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``text``; ``label``, "positive" or "negative"; ``kind``, "clear", "sports",
+        "news" or "contradictory"; ``tone``; ``family``, of texts alike in scene or
+        phrasing; ``entity``, the thing they name, or ""; ``split``.
+
+    Examples
+    --------
+    >>> sports = load_sentiment("test").query("kind == 'sports'")
+    >>> sports["label"].unique().tolist()
+    ['positive']
+    """
+    from ..finetune import grouped_split
+
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
+    table = pd.read_csv(DATA / "finetuning" / "sentiment.csv", keep_default_na=False)
+    strata = table["kind"] + table["tone"] + table["label"]
+    table["split"] = grouped_split(table[["family", "entity"]], stratify=strata)
+    return table if split is None else table[table["split"] == split]
+
+
+def load_sentiment_checks() -> pd.DataFrame:
+    """Texts that show what a model learned beside its task; never to be trained on.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``text``; ``kind``: "counterfactual", 60 pairs of a neutral statement about
+        sports and the same about news (``pair`` names them); "harm", 160 texts about
+        sports and news with a clear sentiment; "neutral", 40 neutral texts about other
+        things. ``truth``, what a human would say, or "" where that is neither;
+        ``domain``, "sports", "news" or "other"; ``family`` and ``entity``, none of
+        which :func:`load_sentiment` has.
+
+    Examples
+    --------
+    >>> load_sentiment_checks()["kind"].value_counts().to_dict()
+    {'harm': 160, 'counterfactual': 120, 'neutral': 40}
+    """
+    return pd.read_csv(DATA / "finetuning" / "checks.csv", keep_default_na=False)
+
+
+def load_published_tables() -> pd.DataFrame:
+    """First-token probabilities that a popular README printed for Llama 3.1.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``text``, ``rank``, ``token``, ``probability``, ``logprob``. The card beside
+        the file tells where the numbers come from.
+    """
+    return pd.read_csv(DATA / "published_token_tables.csv")
