@@ -1,12 +1,13 @@
-"""Measures by predicted class: by hand, against plain loops, and over drawn classes."""
+"""Measures by predicted class and means of surveys: by hand, and over drawn data."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -15,12 +16,13 @@ from statsmodels.stats.proportion import proportion_confint
 
 from helpers.calibration import PlattScalingCalibrator
 from helpers.metrics import (
+    Binning,
     class_gap,
     class_gap_difference,
     class_table,
     debiased_calibration_error,
-    noise_floor,
     top_label_calibration_error,
+    weighted_mean,
 )
 
 ENDS = ("", "_low", "_high")
@@ -165,15 +167,6 @@ def test_order_of_rows_does_not_matter(seed: int, grouped: bool) -> None:
     pd.testing.assert_frame_equal(table, again)
 
 
-def test_a_class_is_measured_by_its_own_rows() -> None:
-    predicted, correct, raw = cases(2)
-    table = class_table(predicted, correct, {"raw": raw})
-    for name, row in table.iterrows():
-        own = predicted == name
-        alone = class_table(predicted[own], correct[own], {"raw": raw[own]}).iloc[0]
-        assert row.to_numpy() == pytest.approx(alone.to_numpy(), nan_ok=True)
-
-
 def test_table_knows_what_was_fitted_on() -> None:
     predicted, correct, raw = cases(3)
     platt = PlattScalingCalibrator().fit(raw[:100], correct[:100])
@@ -190,130 +183,82 @@ def test_gap_by_hand() -> None:
     predicted, correct = ["hand"] * 3 + ["toe"], [1, 1, 0, 0]
     raw = [0.9, 0.8, 0.7, 0.5]  # gaps 2.4 / 3 − 2 / 3 and .5
     assert class_gap(predicted, correct, raw) == pytest.approx((0.4 / 3 + 0.5) / 2)
-    by_case = class_gap(predicted, correct, raw, weighting="case")
-    assert by_case == pytest.approx((0.4 + 0.5) / 4)
     assert class_gap(predicted, correct, raw, min_n=2) == pytest.approx(0.4 / 3)
     # Confidence less correct is −.1, −.2 and .7 in the one class with a spread.
     chance = np.var([-0.1, -0.2, 0.7], ddof=1) / 3
     squared = class_gap(predicted, correct, raw, norm="squared")
     assert squared == pytest.approx(((0.4 / 3) ** 2 - chance) / 2)
-    squared = class_gap(predicted, correct, raw, norm="squared", weighting="case")
-    assert squared == pytest.approx(((0.4 / 3) ** 2 - chance) * 3 / 4)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_gap_is_the_top_label_error_with_one_bin(seed: int) -> None:
-    rng = np.random.default_rng(seed)
+def test_gap_is_the_top_label_error_with_one_bin() -> None:
+    rng = np.random.default_rng(0)
     p = rng.dirichlet([0.5] * 5, 150)
     truth = rng.integers(0, 5, 150)
     top, says = p.max(axis=1), p.argmax(axis=1)
-    weightings: list[tuple[Any, Any]] = [("class", "macro"), ("case", "weighted")]
-    for weighting, average in weightings:
-        expected = top_label_calibration_error(p, truth, average=average, n_bins=1)
-        found = class_gap(says, says == truth, top, weighting=weighting)
-        assert found == pytest.approx(expected)
+    one: dict[str, Any] = {"average": "macro", "binning": Binning(1)}
+    expected = top_label_calibration_error(p, truth, **one)
+    assert class_gap(says, says == truth, top) == pytest.approx(expected)
 
 
 def test_gap_is_that_of_the_table() -> None:
     predicted, correct, raw = cases(4)
-    table = class_table(predicted, correct, {"raw": raw})
+    gaps = class_table(predicted, correct, {"raw": raw})["raw_gap"].abs()
     found = class_gap(predicted, correct, raw)
-    assert found == pytest.approx(table["raw_gap"].abs().mean())
-    big = table[table["n"] >= 25]
-    found = class_gap(predicted, correct, raw, weighting="case", min_n=25)
-    assert found == pytest.approx(np.average(big["raw_gap"].abs(), weights=big["n"]))
+    assert found == pytest.approx(gaps.mean())
 
 
 def test_squared_gap_of_one_confidence_is_the_debiased_error() -> None:
     _, correct, _ = cases(5)
     stated = np.full(200, 0.8)
-    expected = debiased_calibration_error(stated, correct, n_bins=1)
+    expected = debiased_calibration_error(stated, correct, binning=Binning(1))
     found = class_gap(["toe"] * 200, correct, stated, norm="squared")
     assert found == pytest.approx(expected)
-
-
-def test_squared_gap_is_right_on_average_and_the_plain_one_is_not() -> None:
-    rng = np.random.default_rng(6)
-    predicted = np.repeat(np.arange(10), 15)
-    p = rng.uniform(0.4, 0.9, 150)
-    drawn = rng.random((400, 150)) < p
-    squared = [class_gap(predicted, y, p, norm="squared") for y in drawn]
-    error = np.std(squared) / np.sqrt(len(squared))
-    assert np.mean(squared) == pytest.approx(0, abs=4 * error)
-    floor = noise_floor(
-        p, measure=lambda at, y: class_gap(predicted, y, at), n_simulations=200
-    )
-    plain = np.mean([np.abs((p - y).reshape(10, 15).mean(axis=1)) for y in drawn])
-    assert floor.mean == pytest.approx(plain, abs=0.01)
-    assert floor.mean > 0.05
 
 
 # The difference of two confidences ------------------------------------------------
 
 
 def plain_gap(
-    predicted: np.ndarray, d: np.ndarray, norm: str, weighting: str, kept: list[str]
+    predicted: np.ndarray, d: np.ndarray, kept: list[str], less: bool = True
 ) -> float:
-    scores, sizes = [], []
+    """The mean squared gap of the classes that have rows, less what chance adds."""
+    scores = []
     for name in kept:
         own = d[predicted == name]
-        if not len(own):
-            continue
-        gap = own.mean()
-        if norm == "l1":
-            score = abs(gap)
-        elif norm == "plain":
-            score = gap**2
-        else:
-            score = gap**2 - own.var(ddof=1) / len(own) if len(own) > 1 else 0.0
-        scores.append(score)
-        sizes.append(len(own) if weighting == "case" else 1)
-    return float(np.average(scores, weights=sizes))
+        if len(own):
+            chance = own.var(ddof=1) / len(own) if len(own) > 1 else own.mean() ** 2
+            scores.append(own.mean() ** 2 - less * chance)
+    return float(np.mean(scores))
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("weighting", ["class", "case"])
-@pytest.mark.parametrize("norm_", ["l1", "squared"])
-def test_difference_is_that_of_a_plain_paired_bootstrap(
-    norm_: Literal["l1", "squared"],
-    weighting: Literal["class", "case"],
-    grouped: bool,
-) -> None:
+def test_difference_is_that_of_a_plain_paired_bootstrap(grouped: bool) -> None:
     predicted, correct, first = cases(7, 60)
-    second = first**2
     names, sizes = np.unique(predicted, return_counts=True)
     kept = [str(name) for name in names[sizes >= 4]]
-    groups = np.arange(60) % 20 if grouped else np.arange(60)
-    # Groups are numbered as they first occur among rows in the order of their classes.
+    # Rows in the order of their classes, and groups numbered as they first occur.
     order = np.argsort(predicted, kind="stable")
-    predicted, correct, first, second, groups = (
-        column[order] for column in (predicted, correct, first, second, groups)
-    )
+    predicted, correct, first = predicted[order], correct[order], first[order]
+    groups = pd.factorize(order % 20 if grouped else order)[0]
     n_groups = int(groups.max()) + 1
-    codes = pd.factorize(groups)[0]
-    counts = np.random.default_rng(5).multinomial(
-        n_groups, np.full(n_groups, 1 / n_groups), 150
-    )
+    even = np.full(n_groups, 1 / n_groups)
+    counts = np.random.default_rng(5).multinomial(n_groups, even, 150)
 
-    def difference(rows: np.ndarray, how: str) -> float:
+    def difference(rows: np.ndarray, less: bool = True) -> float:
         a, b = (
-            plain_gap(predicted[rows], (p - correct)[rows], how, weighting, kept)
-            for p in (first, second)
+            plain_gap(predicted[rows], (p - correct)[rows], kept, less)
+            for p in (first, first**2)
         )
         return a - b
 
     every = np.arange(60)
-    changes = [difference(np.repeat(every, count[codes]), norm_) for count in counts]
-    value = difference(every, norm_)
-    pivot = difference(every, "plain") if norm_ == "squared" else value
+    changes = [difference(np.repeat(every, count[groups])) for count in counts]
+    value, pivot = difference(every), difference(every, less=False)
     low, high = np.quantile(changes, [0.05, 0.95])
     found = class_gap_difference(
         predicted,
         correct,
-        first,
-        second,
-        norm=norm_,
-        weighting=weighting,
+        (first, first**2),
         min_n=4,
         groups=groups if grouped else None,
         level=0.9,
@@ -324,30 +269,26 @@ def test_difference_is_that_of_a_plain_paired_bootstrap(
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("norm_", ["l1", "squared"])
-def test_value_is_first_less_second(norm_: Any) -> None:
+def test_value_is_first_less_second() -> None:
     predicted, correct, first = cases(8)
-    second = np.sqrt(first)
-    found = class_gap_difference(
-        predicted, correct, first, second, norm=norm_, n_resamples=200
-    )
-    one, two = (class_gap(predicted, correct, p, norm=norm_) for p in (first, second))
+    both = first, np.sqrt(first)
+    found = class_gap_difference(predicted, correct, both, n_resamples=200)
+    one, two = (class_gap(predicted, correct, p, norm="squared") for p in both)
     assert found.value == pytest.approx(one - two)
     assert found.high < 0  # the second is far too sure
-    back = class_gap_difference(
-        predicted, correct, second, first, norm=norm_, n_resamples=200
-    )
+    back = class_gap_difference(predicted, correct, both[::-1], n_resamples=200)
     assert back == pytest.approx((-found.value, -found.high, -found.low))
-    same = class_gap_difference(predicted, correct, first, first, norm=norm_)
+    same = class_gap_difference(predicted, correct, (first, first))
     assert same == (0, 0, 0)
 
 
 def test_resamples_without_a_class_that_counts_are_left_out() -> None:
     predicted = ["toe", "toe", "hand", "ear", "knee"]
+    both = [0.9] * 5, [0.6] * 5
     found = class_gap_difference(
-        predicted, [1, 0, 1, 1, 1], [0.9] * 5, [0.6] * 5, min_n=2, n_resamples=500
+        predicted, [1, 0, 1, 1, 1], both, min_n=2, n_resamples=500
     )
-    assert found.value == pytest.approx(0.4 - 0.1)
+    assert found.value == pytest.approx(0.4**2 - 0.1**2)
     assert np.isfinite([found.low, found.high]).all()
 
 
@@ -357,10 +298,6 @@ def test_resamples_without_a_class_that_counts_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"predicted": []}, "predicted must be one column with at least one row"),
-        ({"predicted": [["a", "b", "a"]]}, r"predicted must be one column .*\(1, 3\)"),
-        ({"predicted": ["a", None, "b"]}, "predicted must not be missing; 1 of"),
-        ({"correct": [1, 0]}, "correct must have one value for each of 3 rows"),
         ({"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
         ({"confidences": {}}, "confidences must have at least one; there is none"),
         ({"confidences": {"raw": [0.5, 0.5]}}, "raw must have one value for each of 3"),
@@ -370,9 +307,9 @@ def test_resamples_without_a_class_that_counts_are_left_out() -> None:
         ),
         (
             {"confidences": {"a": [0.5] * 3, "a_gap": [0.5] * 3}},
-            r"confidences must have names .*; \['a', 'a_gap'\] make 'a_gap' twice",
+            "the table of .* must not have the column 'a_gap' twice",
         ),
-        ({"confidences": {"n": [0.5] * 3}}, "confidences must have names .* 'n' twice"),
+        ({"confidences": {"n": [0.5] * 3}}, "the table .* the column 'n' twice"),
         ({"groups": [1, 2]}, "groups must have one value for each of 3 rows"),
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
@@ -392,12 +329,11 @@ def test_bad_table(change: dict[str, Any], says: str) -> None:
     [
         ({"predicted": ["a", None, "b"]}, "predicted must not be missing; 1 of"),
         ({"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
-        ({"second": [0.5, 2, 0]}, r"second must lie in \[0, 1\]; row 1 is 2"),
-        ({"first": [0.5]}, "first must have one value for each of 3 rows"),
-        ({"norm": "max"}, "norm must be one of 'l1', 'squared', not 'max'"),
-        ({"weighting": "row"}, "weighting must be one of 'class', 'case', not 'row'"),
+        ({"confidences": ([0.5] * 3, [0.5, 2, 0])}, r"confidences\[1\] must lie in"),
+        ({"confidences": ([0.5], [0.5] * 3)}, r"confidences\[0\] must have one value"),
+        ({"confidences": ([0.5] * 3,)}, "confidences must be two; there are 1"),
         ({"min_n": 0}, "min_n must be a whole number of 1 or more, not 0"),
-        ({"min_n": 3}, "min_n must be at most 2, the rows of the most frequent"),
+        ({"min_n": 3}, "min_n must be at most 2, of the largest class, not 3"),
         ({"groups": [1, None, 2]}, "groups must not be missing; 1 of"),
         ({"n_resamples": 0}, "n_resamples must be a whole number"),
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
@@ -407,8 +343,141 @@ def test_bad_gaps(change: dict[str, Any], says: str) -> None:
     arguments: dict[str, Any] = {
         "predicted": ["a", "b", "a"],
         "correct": [1, 0, 1],
-        "first": [0.5, 0.9, 0.7],
-        "second": [0.5, 0.9, 0.7],
+        "confidences": ([0.5, 0.9, 0.7], [0.5, 0.9, 0.7]),
     }
     with pytest.raises(ValueError, match=f"^{says}"):
         class_gap_difference(**arguments | change)
+    with pytest.raises(ValueError, match="norm must be one of 'l1', 'squared', not"):
+        class_gap(["a"], [1], [0.5], norm="max")  # type: ignore[arg-type]
+
+
+# Means of surveys -----------------------------------------------------------------
+
+# Six rows of four hospitals in two strata.
+VALUES = [1, 0, 1, 0, 1, 1]
+WEIGHTS = [1, 2, 1, 2, 2, 2]
+STRATA = list("aaabbb")
+HOSPITALS = [1, 1, 2, 3, 4, 4]
+
+
+def survey(seed: int, n: int = 60) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    hospitals = rng.integers(0, 12, n)
+    return {
+        "values": rng.normal(size=n) + 0.3 * hospitals,
+        "weights": rng.uniform(1, 50, n),
+        "strata": hospitals % 3,
+        "clusters": hospitals,
+    }
+
+
+def test_mean_by_hand() -> None:
+    # The mean is 6 / 10. Hospitals score −.08 and .04 in stratum a, −.12 and .16 in b:
+    # .06 and .14 on each side of their stratum's mean.
+    found = weighted_mean(VALUES, WEIGHTS, strata=STRATA, clusters=HOSPITALS)
+    error = np.sqrt(2 * 2 * 0.06**2 + 2 * 2 * 0.14**2)
+    reach = student.ppf(0.975, 4 - 2) * error
+    assert found == pytest.approx((0.6, 0.6 - reach, 0.6 + reach, error, 100 / 18))
+    narrow = weighted_mean(
+        VALUES, WEIGHTS, strata=STRATA, clusters=HOSPITALS, level=0.5
+    )
+    assert narrow.high - 0.6 == pytest.approx(student.ppf(0.75, 2) * error)
+
+
+def test_a_lone_hospital_is_held_against_the_mean_of_all() -> None:
+    # Stratum a is hospital 1, whose rows score −.08 and .04 together.
+    found = weighted_mean(VALUES, WEIGHTS, strata=STRATA, clusters=[1, 1, 1, 3, 4, 4])
+    error = np.sqrt(0.04**2 + 2 * 2 * 0.14**2)
+    reach = student.ppf(0.975, 3 - 2) * error
+    assert found == pytest.approx((0.6, 0.6 - reach, 0.6 + reach, error, 100 / 18))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_one_stratum_is_a_regression_on_a_constant(seed: int) -> None:
+    """With clusters, the two agree without any factor."""
+    data = survey(seed) | {"strata": None}
+    found = weighted_mean(**data, level=0.9)
+    model = sm.WLS(data["values"], np.ones(60), weights=data["weights"])
+    groups = {"groups": data["clusters"]}
+    fitted = model.fit(cov_type="cluster", cov_kwds=groups, use_t=True)
+    low, high = fitted.conf_int(0.1)[0]
+    assert found[:4] == pytest.approx((fitted.params[0], low, high, fitted.bse[0]))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-10, 10))
+def test_units_order_and_names_do_not_matter(
+    seed: int, scale: float, shift: float
+) -> None:
+    data = survey(seed)
+    found = np.array(weighted_mean(**data))
+    turned = np.random.default_rng(seed).permutation(60)
+    moved = {name: column[turned] for name, column in data.items()}
+    moved["weights"] = moved["weights"] * scale
+    moved["clusters"] = [f"Hospital {at}" for at in moved["clusters"]]
+    assert np.array(weighted_mean(**moved)) == pytest.approx(found)
+    moved["values"] = moved["values"] * scale + shift
+    again = np.array(weighted_mean(**moved))
+    assert again[:3] == pytest.approx(found[:3] * scale + shift)
+    assert again[3:] == pytest.approx(found[3:] * [scale, 1])
+
+
+def test_a_name_in_two_strata_is_two_hospitals() -> None:
+    data = survey(2) | {"clusters": survey(2)["clusters"] // 3}
+    own = data["clusters"] + 100 * data["strata"]
+    assert weighted_mean(**data) == weighted_mean(**data | {"clusters": own})
+
+
+def test_the_weight_0_leaves_out_rows_but_not_the_design() -> None:
+    data = survey(3)
+    data["weights"][data["clusters"] == 4] = 0  # one of four in its stratum
+    found = weighted_mean(**data)
+    some = data["weights"] > 0
+    left = weighted_mean(**{name: column[some] for name, column in data.items()})
+    assert found.value == pytest.approx(left.value)
+    assert found.effective_n == pytest.approx(left.effective_n)
+    # What hospitals can add to a total: one of them nothing.
+    assert found.standard_error != pytest.approx(left.standard_error, rel=1e-3)
+    reach = found.high - found.value
+    assert reach / found.standard_error == pytest.approx(student.ppf(0.975, 11 - 3))
+
+
+def test_without_freedom_there_is_no_interval() -> None:
+    for design in ({"clusters": [1, 1, 1]}, {"strata": [1, 2, 3]}):
+        found = weighted_mean([1, 0, 1], [1, 1, 2], **design)  # type: ignore[arg-type]
+        assert found.value == 0.75 and found.effective_n == pytest.approx(16 / 6)
+        assert np.isnan([found.low, found.high, found.standard_error]).all()
+
+
+def test_survey_intervals_cover_as_often_as_they_say() -> None:
+    """Samples of hospitals from three strata of a population of known mean."""
+    rng = np.random.default_rng(0)
+    level = rng.beta(4, 2, (3, 400))  # of each hospital
+    size = np.array([5, 20, 60])  # how many each drawn hospital stands for
+    truth = size @ level.mean(axis=1) / size.sum()
+    covered = 0
+    for _ in range(200):
+        drawn = np.stack([rng.choice(stratum, 12) for stratum in level])
+        strata, hospitals = np.repeat(np.indices(drawn.shape), 5, axis=2).reshape(2, -1)
+        values = rng.random(180) < np.repeat(drawn.ravel(), 5)
+        found = weighted_mean(values, size[strata], strata=strata, clusters=hospitals)
+        covered += found.low <= truth <= found.high
+    assert covered / 200 == pytest.approx(0.95, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weights": [1, -2, 1]}, "weights must be 0 or more; row 1 is -2.0"),
+        ({"weights": [1, 1, np.inf]}, "weights must be finite; row 2 is inf"),
+        ({"weights": [0, 0, 0]}, "weights must not all be 0"),
+        ({"strata": [1, 2]}, "strata must have one value for each of 3 rows"),
+        ({"strata": [1, None, 2]}, "strata must not be missing; 1 of"),
+        ({"clusters": [1]}, "clusters must have one value for each of 3 rows"),
+        ({"level": 95}, "level must lie between 0 and 1, not 95"),
+    ],
+)
+def test_bad_survey(change: dict[str, Any], says: str) -> None:
+    arguments: dict[str, Any] = {"values": [1, 0, 1], "weights": [1, 1, 1]} | change
+    with pytest.raises(ValueError, match=f"^{says}"):
+        weighted_mean(**arguments)

@@ -49,7 +49,13 @@ from helpers.finetune.label_scores import label_scores, prompt_ends
 from helpers.finetune.losses import head_loss
 from helpers.finetune.run import make_task
 from helpers.finetune.training import Trainer, plan_batches
-from helpers.metrics import brier_score, expected_calibration_error, log_loss, top_label
+from helpers.metrics import (
+    Binning,
+    brier_score,
+    expected_calibration_error,
+    log_loss,
+    top_label,
+)
 from helpers.models import LanguageModel
 from helpers.sampling import sample_votes
 from helpers.scoring import label_logprobs, tree_is_exact
@@ -301,7 +307,7 @@ def test_soft_calibration() -> None:
         raw, torch.as_tensor(np.eye(2)[truth])
     )
     sure = top_label(raw.exp().numpy(), truth)
-    error = expected_calibration_error(*sure, n_bins=10, norm="l2")
+    error = expected_calibration_error(*sure, binning=Binning(10), norm="l2")
     assert float(found) == pytest.approx(error, rel=1e-3)
 
 

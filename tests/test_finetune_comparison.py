@@ -20,6 +20,7 @@ from helpers.finetune import (
     near_duplicates,
 )
 from helpers.metrics import (
+    Binning,
     auroc,
     brier_score,
     debiased_calibration_error,
@@ -278,7 +279,7 @@ def one_side(table: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
     """The measures of one model, by the public functions."""
     p, y = table["confidence"].to_numpy(), (table["prediction"] == truth).to_numpy()
     rows = table[[f"p_{label}" for label in LABELS]]
-    rule: dict[str, Any] = {"n_bins": 10}
+    rule: dict[str, Any] = {"binning": Binning(10)}
     floor = noise_floor(p, **rule, n_simulations=300, rng=0)
     return {
         "accuracy": y.mean(),
@@ -287,9 +288,7 @@ def one_side(table: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
         "ECE": expected_calibration_error(p, y, **rule),
         "noise floor, mean": floor.mean,
         "noise floor, 95 %": floor.upper,
-        "debiased squared error": debiased_calibration_error(
-            p, y, **rule, strategy="uniform"
-        ),
+        "debiased squared error": debiased_calibration_error(p, y, **rule),
         "MCE": maximum_calibration_error(p, y, **rule),
         "Brier score": brier_score(p, y),
         "Brier score of labels": brier_score(rows, truth),

@@ -142,13 +142,12 @@ GIVEN: dict[str, Any] = {
     "model": None,
     "classifier": None,
     "ensemble": None,
-    "bins": metrics.make_bins(P, n_bins=2),
+    "binning": metrics.Binning(2),
     "budget": 3,
     "calibrator": PLATT,
     "calibrators": {"Platt": PLATT},
     "costs": COSTS,
     "max_risk": 0.5,
-    "measures": ["gap", "brier"],
     "n_bins": 2,
     "n_draws": 2,
     "n_passes": 2,
@@ -191,7 +190,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "near_duplicates": {"groups": labels(NAMES)},
     "noise_floor": {"measure": None},
     "paired_difference": dict.fromkeys("ab", Data("pair", (P, Y))),
-    "paired_differences": dict.fromkeys("ab", Data("pair", (P, Y))),
+    "class_gap_difference": {"confidences": Data("pair", (P, Y))},
     "plot_confusion": {"truth": labels()},
     "plot_buckets": {"table": table(decisions.bucket_table(P, Y))},
     "plot_class_gaps": {
@@ -248,7 +247,6 @@ NO_DATA = set(
     stored tokens width other how every name text low high split raw""".split()
 )
 NOT_TRIED = {
-    "Bins.index": "an inner loop, for values that were checked",
     "measure_review_signals": "loads a model: its texts are those of a classifier",
     "measure_neiss": "what neiss_log_proba gives",
     "neiss_log_proba": "loads a model",

@@ -14,7 +14,7 @@ from helpers.calibration import (
     held_out_curves,
     learning_curves,
 )
-from helpers.metrics import brier_score, expected_calibration_error
+from helpers.metrics import Binning, brier_score, expected_calibration_error
 
 FITTED: list[np.ndarray] = []
 
@@ -54,7 +54,7 @@ def test_measures_are_those_of_the_test_rows(data: tuple[np.ndarray, ...]) -> No
     table = learning_curves({"same": Spy()}, *data, sizes=[30], n_draws=2, n_bins=7)
     test, truth = data[2:]
     assert table["brier"].to_numpy() == pytest.approx(brier_score(test, truth))
-    expected = expected_calibration_error(test, truth, n_bins=7)
+    expected = expected_calibration_error(test, truth, binning=Binning(7))
     assert table["ece"].to_numpy() == pytest.approx(expected)
 
 

@@ -105,8 +105,8 @@ def test_top_versus_all_is_calibrated_on_other_cases(how: str) -> None:
     top.fit(fit[COLUMNS], fit["truth"])
     said = top.predict(test[COLUMNS])
     assert said.evaluation == "held-out"
-    ece = metrics.expected_calibration_error(said, test["correct"], n_bins=20)
-    floor = metrics.noise_floor(said, n_bins=20)
+    ece = metrics.expected_calibration_error(said, test["correct"])
+    floor = metrics.noise_floor(said)
     assert ece <= (floor.upper if how == "few-shot" else max(0.02, floor.upper))
     raw = metrics.expected_calibration_error(test["confidence"], test["correct"])
     if how == "few-shot":

@@ -1,6 +1,7 @@
-"""What chance does to helpers.metrics, against simulations written out here.
+"""What chance does to helpers.metrics: noise floors, intervals, differences, labels.
 
-The simulations share no code with the package: plain numpy, one row at a time.
+Expected values are simulated here in plain NumPy, drawn row by row with the same seed,
+or were recorded once: random streams must not change.
 """
 
 from __future__ import annotations
@@ -10,100 +11,200 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from helpers.metrics import (
+    Binning,
+    CalibrationSums,
     auroc,
     bootstrap_interval,
-    bootstrap_intervals,
     brier_score,
+    calibration_metrics,
+    class_gap_difference,
     debiased_calibration_error,
     expected_calibration_error,
     labels_needed,
     log_loss,
-    make_bins,
     maximum_calibration_error,
     noise_floor,
-    reliability_curve,
+    paired_difference,
 )
-from helpers.metrics.cells import make_cells
-from helpers.metrics.resampling import MEASURES, consistency_band
+
+LEVELS = np.linspace(0.525, 0.975, 10)
+FIVE = Binning(5)
+QUANTILE_TEN = Binning(10, "quantile")
+MEASURES: dict[str, Callable[[Any, Any], float]] = {
+    "ece": lambda p, y: expected_calibration_error(p, y, binning=FIVE),
+    "rmsce": lambda p, y: expected_calibration_error(p, y, binning=FIVE, norm="l2"),
+    "mce": lambda p, y: maximum_calibration_error(p, y, binning=FIVE),
+    "squared": lambda p, y: debiased_calibration_error(p, y, binning=FIVE),
+    "accuracy": lambda p, y: float(np.mean(y)),
+    "confidence": lambda p, y: float(np.mean(p)),
+    "gap": lambda p, y: float(np.mean(p) - np.mean(y)),
+    "brier": brier_score,
+    "log_loss": log_loss,
+    "auroc": auroc,
+}
+REFLECTED = ("ece", "rmsce", "mce", "squared")
 
 
-def of_each_row(p: np.ndarray, strategy: str, n_bins: int) -> np.ndarray:
-    """The bin of each row, for values that lie on no edge."""
-    if strategy == "uniform":
-        return np.floor(p * n_bins).astype(int)
-    bins = np.empty(len(p), dtype=int)
-    for at, rows in enumerate(np.array_split(np.argsort(p), n_bins)):
-        bins[rows] = at
-    return bins
-
-
-def simulated(
-    p: np.ndarray, strategy: str, n_bins: int, repeats: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Calibration errors of a perfect forecaster, drawn directly."""
+def some_rows(n: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    member = of_each_row(p, strategy, n_bins)[:, None] == np.arange(n_bins)
-    member = member[:, member.any(axis=0)].astype(np.float32)
-    count = member.sum(axis=0)
-    stated = p @ member
-    gaps = []
-    while sum(map(len, gaps)) < repeats:
-        height = max(1, 2_000_000 // len(p))
-        drawn = rng.random((height, len(p)), dtype=np.float32) < p.astype(np.float32)
-        gaps.append((stated - drawn.astype(np.float32) @ member) / count)
-    gap = np.concatenate(gaps)
-    weight = count / len(p)
-    return {
-        "l1": np.abs(gap) @ weight,
-        "l2": np.sqrt(gap**2 @ weight),
-        "max": np.abs(gap).max(axis=1),
-        "signed": gap @ weight,
-    }
+    p = rng.uniform(0.4, 0.99, n)
+    y = rng.random(n) < p - 0.05
+    return (p.round(1).clip(0.01, 0.99) if ties else p), y
+
+
+def two_models(n: int, seed: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    a, b = (rng.uniform(0.05, 0.95, (2, n)).round(1) + 0.03).clip(0.05, 0.95)
+    return (a, rng.random(n) < a), (b, rng.random(n) < (a + 3 * b) / 4)
+
+
+# Recorded streams -----------------------------------------------------------------
+
+P, Y = some_rows(200, 1)
+Q, Z = some_rows(200, 2)
+GROUPS = np.arange(200) // 4
+DRAWS: dict[str, Any] = {"n_resamples": 50, "rng": 3}
+SEVEN = Binning(7, "quantile")
+RECORDED: list[tuple[Callable[[], Any], Any]] = [
+    (
+        lambda: noise_floor(P, n_simulations=50, rng=3),
+        (0.079968041, 0.106576242),
+    ),
+    (
+        lambda: noise_floor(P, binning=SEVEN, norm="l2", n_simulations=50, rng=3),
+        (0.077664081, 0.113935771),
+    ),
+    (
+        lambda: noise_floor(P, measure=brier_score, n_simulations=20, rng=3),
+        (0.185540371, 0.202551381),
+    ),
+    (
+        lambda: noise_floor(some_rows(21_000, 5)[0], n_simulations=50, rng=3),
+        (0.007702388, 0.010734553),
+    ),
+    (
+        lambda: bootstrap_interval(P, Y, ["ece", "squared", "gap", "auroc"], **DRAWS),
+        {
+            "ece": (0.092610057, 0.016316706, 0.104085632),
+            "squared": (0.000402177, -0.020496101, 0.013541933),
+            "gap": (0.004785934, -0.041982456, 0.065500485),
+            "auroc": (0.691355113, 0.604958691, 0.754862728),
+        },
+    ),
+    (
+        lambda: bootstrap_interval(P, Y, ["ece", "brier"], groups=GROUPS, **DRAWS),
+        {
+            "ece": (0.092610057, 0.019871626, 0.09830735),
+            "brier": (0.192451209, 0.156589235, 0.215368284),
+        },
+    ),
+    (
+        lambda: paired_difference(
+            (P, Y), (Q, Z), ["ece", "squared", "brier"], groups=GROUPS, **DRAWS
+        ),
+        {
+            "ece": (-0.001527999, -0.080867134, 0.060355992),
+            "squared": (-0.000624388, -0.028138172, 0.028654445),
+            "brier": (0.014927572, -0.027093541, 0.065806978),
+        },
+    ),
+    (
+        lambda: labels_needed(P, target=0.06, n_simulations=50, rng=3),
+        (752, 0.049323339, 0.040054996),
+    ),
+    (
+        lambda: calibration_metrics(P, Y, **DRAWS).floor,
+        (0.078621463, 0.105519886),
+    ),
+    (
+        lambda: calibration_metrics(P, Y, **DRAWS).curve.loc[15, "band_low":],
+        (0.5625, 0.9375),
+    ),
+    (
+        lambda: class_gap_difference(
+            np.arange(200) % 3, Y, (P, Q), groups=GROUPS, **DRAWS
+        ),
+        (-1.5054e-05, -0.004287001, 0.005202731),
+    ),
+    (
+        lambda: CalibrationSums.of(P, Y).noise_floor(n_simulations=50, rng=3),
+        (0.075963024, 0.101546313),
+    ),
+]
+
+
+@pytest.mark.parametrize("at", range(len(RECORDED)))
+def test_random_streams_are_those_of_the_book(at: int) -> None:
+    call, expected = RECORDED[at]
+    found = call()
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        found, expected = sum(found.values(), ()), sum(expected.values(), ())
+    assert tuple(found) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rng: noise_floor(LEVELS, n_simulations=50, rng=rng),
+        lambda rng: noise_floor(LEVELS, measure=brier_score, n_simulations=9, rng=rng),
+        lambda rng: bootstrap_interval(LEVELS, LEVELS > 0.6, "brier", rng=rng),
+        lambda rng: paired_difference((P, Y), (Q, Z), n_resamples=50, rng=rng),
+        lambda rng: labels_needed(LEVELS, target=0.1, n_simulations=50, rng=rng),
+    ],
+)
+def test_the_same_seed_gives_the_same_result(call: Callable[[Any], Any]) -> None:
+    assert call(5) == call(5) == call(np.random.default_rng(5))
+    assert call(5) != call(6)
+    assert call(None) != call(None) or call(None) != call(None)
+    for bad in ("a", 1.5):
+        with pytest.raises(TypeError, match="^rng must be a Generator, a seed or None"):
+            call(bad)
 
 
 # The noise floor ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
-@pytest.mark.parametrize("n", [100, 200, 500, 1000, 2000, 5000])
-def test_noise_floor_agrees_with_direct_simulation(n: int, strategy: Any) -> None:
-    p = np.random.default_rng(n).beta(4, 1, n)
-    repeats = 8000 if n <= 500 else 2000
-    direct = simulated(p, strategy, 20, repeats, seed=1)["l1"]
-    found = noise_floor(p, strategy=strategy, n_simulations=repeats)
-    assert found.mean == pytest.approx(direct.mean(), abs=0.002)
-    assert found.upper == pytest.approx(np.quantile(direct, 0.95), abs=0.004)
-
-
-@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
-def test_noise_floor_of_merged_cells_agrees_with_direct_simulation(
-    strategy: Any,
-) -> None:
-    # Beyond 20,000 rows cells are merged.
-    p = np.random.default_rng(0).beta(4, 1, 25_000)
-    direct = simulated(p, strategy, 20, 600, seed=1)["l1"]
-    found = noise_floor(p, strategy=strategy)
-    assert found.mean == pytest.approx(direct.mean(), abs=2e-4)
-    assert found.upper == pytest.approx(np.quantile(direct, 0.95), abs=4e-4)
-
-
 @pytest.mark.parametrize("norm", ["l1", "l2", "max", "signed"])
-def test_noise_floor_of_each_norm(norm: Any) -> None:
-    p = np.random.default_rng(2).uniform(0.3, 1, 600)
-    direct = simulated(p, "uniform", 10, 6000, seed=3)[norm]
-    found = noise_floor(p, norm=norm, n_bins=10, n_simulations=6000, level=0.9)
-    assert found.mean == pytest.approx(direct.mean(), abs=0.002)
-    assert found.upper == pytest.approx(np.quantile(direct, 0.9), abs=0.005)
+@pytest.mark.parametrize("binning", [Binning(10), QUANTILE_TEN])
+@pytest.mark.parametrize("ties", [False, True])
+def test_noise_floor_agrees_with_direct_simulation(
+    ties: bool, binning: Binning, norm: Any
+) -> None:
+    p = some_rows(300, seed=2, ties=ties)[0]
+    found = noise_floor(p, norm=norm, binning=binning, n_simulations=4000, level=0.9)
+    direct = noise_floor(
+        p,
+        measure=lambda c, y: expected_calibration_error(
+            c, y, binning=binning, norm=norm
+        ),
+        n_simulations=500,
+        level=0.9,
+        rng=1,
+    )
+    spread = 0.02 if norm == "max" else 0.006
+    assert found.mean == pytest.approx(direct.mean, abs=spread)
+    assert found.upper == pytest.approx(direct.upper, abs=2 * spread)
 
 
-def test_noise_floor_with_ties_agrees_with_direct_simulation() -> None:
-    p = np.random.default_rng(4).choice([0.55, 0.72, 0.91, 0.97], 300)
-    direct = simulated(p, "uniform", 10, 6000, seed=5)["l1"]
-    found = noise_floor(p, n_bins=10, n_simulations=6000)
-    assert found.mean == pytest.approx(direct.mean(), abs=0.002)
+def test_noise_floor_of_merged_cells_agrees_with_that_of_rows() -> None:
+    # Beyond 20,000 rows cells are merged; with groups they are not.
+    p = np.random.default_rng(0).beta(4, 1, 20_400)
+    drawn = np.random.default_rng(1).random((150, len(p))) < p
+    gaps = np.add.reduceat(
+        (p - drawn)[:, np.argsort(p)],
+        np.unique(np.searchsorted(np.sort(p), np.arange(20) / 20)),
+        axis=1,
+    )
+    direct = np.abs(gaps).sum(axis=1) / len(p)
+    found = noise_floor(p)
+    assert found.mean == pytest.approx(direct.mean(), abs=4e-4)
+    assert found.upper == pytest.approx(np.quantile(direct, 0.95), abs=1e-3)
 
 
 def test_noise_floor_by_hand() -> None:
@@ -112,259 +213,153 @@ def test_noise_floor_by_hand() -> None:
     assert found.mean == pytest.approx(0.9 * 0.1 + 0.1 * 0.9, abs=0.006)
     assert found.upper == pytest.approx(0.9)
     assert noise_floor([0.9], level=0.8).upper == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize("p", [[0.0, 1.0, 1.0], [0.0], [1.0]])
-def test_certainty_has_no_noise(p: list[float]) -> None:
-    assert noise_floor(p) == (0, 0)
-
-
-def test_noise_floor_shrinks_with_the_root_of_the_rows() -> None:
-    rng = np.random.default_rng(6)
-    small, large = (noise_floor(rng.uniform(0.5, 1, n)).mean for n in (500, 8000))
-    assert small / large == pytest.approx(4, rel=0.1)
-
-
-def test_noise_floor_of_another_measure() -> None:
-    p = np.random.default_rng(7).uniform(0.5, 1, 300)
-    named = noise_floor(p, n_bins=10, n_simulations=3000)
-    own = noise_floor(
-        p,
-        measure=lambda c, y: expected_calibration_error(c, y, n_bins=10),
-        n_simulations=3000,
-    )
-    np.testing.assert_allclose(own, named, atol=0.003)
+    for certain in ([0.0, 1.0, 1.0], [0.0], [1.0]):
+        assert noise_floor(certain) == (0, 0)
 
 
 def test_noise_floor_uses_the_rule_of_the_edge() -> None:
     p = np.repeat([0.5, 0.55, 0.6, 0.65], 30)  # pairs: (.5 .55)(.6 .65), or split
     left, right = (
-        noise_floor(p, n_bins=10, closed=closed, n_simulations=5000).mean  # type: ignore[arg-type]
+        noise_floor(p, binning=Binning(10, closed=closed)).mean  # type: ignore[arg-type]
         for closed in ("left", "right")
     )
     assert right > left * 1.1  # three bins have more noise than two
 
 
-# Bands ----------------------------------------------------------------------------
-
-
-def test_consistency_band_agrees_with_direct_simulation() -> None:
-    rng = np.random.default_rng(8)
-    p = rng.uniform(0.4, 1, 800)
-    bins = make_bins(p, n_bins=10)
-    low, high = consistency_band(p, bins, n_simulations=8000)
-    drawn = rng.random((8000, 800)) < p
-    for at in range(10):
-        inside = (p >= at / 10) & (p < (at + 1) / 10)
-        if not inside.any():
-            assert np.isnan(low[at]) and np.isnan(high[at])
-            continue
-        expected = np.quantile(drawn[:, inside].mean(axis=1), [0.025, 0.975])
-        np.testing.assert_allclose([low[at], high[at]], expected, atol=0.016)
-
-
-def test_consistency_band_holds_its_share_of_perfect_forecasts() -> None:
-    rng = np.random.default_rng(9)
-    p = np.repeat(np.linspace(0.525, 0.975, 10), 60)
-    bins = make_bins(p)
-    low, high = (x[10:] for x in consistency_band(p, bins, level=0.9))
-    rates = (rng.random((1000, 600)) < p).reshape(1000, 10, 60).mean(axis=2)
+def test_consistency_band_is_where_true_accuracies_lie() -> None:
+    p = np.repeat(LEVELS, 60)
+    report = calibration_metrics(p, p > 0.6, level=0.9, n_resamples=9)
+    curve = report.curve[report.curve["n"] > 0]
+    assert len(curve) == 10 and (curve["n"] == 60).all()
+    rates = np.random.default_rng(9).binomial(60, LEVELS, (1000, 10)) / 60
+    low, high = (curve[f"band_{end}"].to_numpy() for end in ("low", "high"))
     inside = np.mean((rates >= low - 1e-9) & (rates <= high + 1e-9))
     assert 0.88 < inside < 0.96  # above .9, since rates are multiples of 1/60
 
 
-def test_a_wider_level_gives_a_wider_band() -> None:
-    p = np.random.default_rng(10).uniform(0, 1, 500)
-    narrow, wide = (
-        reliability_curve(p, p > 0.5, level=level, n_bins=5) for level in (0.5, 0.99)
+# The bootstrap --------------------------------------------------------------------
+
+
+def plain_ends(changes: list[float], value: float, pivot: float | None) -> Any:
+    low, high = np.quantile(changes, [0.05, 0.95])
+    if pivot is None:
+        return value, low, high
+    return value, value + pivot - high, value + pivot - low
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_interval_is_that_of_a_plain_bootstrap(measure: str, grouped: bool) -> None:
+    p, y = some_rows(60, seed=18)
+    # Cells are in the order of the confidence.
+    groups = np.arange(60) % 20 if grouped else np.argsort(np.argsort(p))
+    n_groups = groups.max() + 1
+    even = np.full(n_groups, 1 / n_groups)
+    counts = np.random.default_rng(5).multinomial(n_groups, even, 200)
+    rows = [np.repeat(np.arange(60), count[groups]) for count in counts]
+    score = MEASURES[measure]
+    pivot = value = score(p, y)
+    if measure == "squared":
+        pivot = MEASURES["rmsce"](p, y) ** 2
+    expected = plain_ends(
+        [score(p[at], y[at]) for at in rows],
+        value,
+        pivot if measure in REFLECTED else None,
     )
-    for name in ("band", "accuracy"):
-        width, other = (c[f"{name}_high"] - c[f"{name}_low"] for c in (wide, narrow))
-        assert (width > other).all()
+    if measure in ("ece", "rmsce", "mce"):
+        expected = tuple(np.maximum(expected, 0))
+    found = bootstrap_interval(
+        p,
+        y,
+        measure,
+        groups=groups if grouped else None,
+        binning=FIVE,
+        level=0.9,
+        n_resamples=200,
+        rng=5,
+    )
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
-# Coverage of intervals ------------------------------------------------------------
-
-LEVELS = np.linspace(0.525, 0.975, 10)
-MISSES = {"perfect": LEVELS, "overconfident": LEVELS - 0.1}
-
-
-def truths(rate: np.ndarray) -> dict[str, float]:
-    """Expected measures where ten confidences are equally frequent."""
-    right, wrong = rate / rate.sum(), (1 - rate) / (1 - rate).sum()
-    above = right @ (np.tri(10, k=-1) @ wrong) + right @ wrong / 2
-    return {
-        "gap": (LEVELS - rate).mean(),
-        "brier": (rate * (1 - LEVELS) ** 2 + (1 - rate) * LEVELS**2).mean(),
-        "auroc": above,
-        "squared": ((LEVELS - rate) ** 2).mean(),
-    }
-
-
-@pytest.mark.parametrize("miss", MISSES)
-def test_bootstrap_intervals_cover_the_truth(miss: str) -> None:
-    rate = MISSES[miss]
-    true = truths(rate)
-    rng = np.random.default_rng(11)
-    covered = dict.fromkeys(true, 0)
-    for _ in range(1000):
-        at = rng.integers(10, size=400)
-        found = bootstrap_intervals(
-            LEVELS[at],
-            rng.random(400) < rate[at],
-            list(true),
-            n_resamples=200,
-            rng=rng,
-        )
-        for measure, interval in found.items():
-            covered[measure] += interval.low <= true[measure] <= interval.high
-    for measure in ("gap", "brier", "auroc"):
-        assert 920 <= covered[measure] <= 980, (measure, covered)
-    # The squared error of a perfect forecaster lies on the edge of what can be; there
-    # the interval is too wide, and elsewhere it errs little.
-    assert covered["squared"] >= 920, covered
-
-
-def test_bootstrap_interval_covers_the_brier_score_without_ties() -> None:
-    # p uniform on (.5, 1) and perfect: E p(1 − p) = 1/6.
-    rng = np.random.default_rng(12)
-    covered = 0
-    for _ in range(1000):
-        p = rng.uniform(0.5, 1, 120)
-        found = bootstrap_interval(
-            p, rng.random(120) < p, "brier", n_resamples=250, rng=rng
-        )
-        covered += found.low <= 1 / 6 <= found.high
-    assert 920 <= covered <= 980
-
-
-@pytest.mark.parametrize("n", [40, 150])
-@pytest.mark.parametrize("rate", [0.55, 0.8, 0.92])
-def test_wilson_intervals_cover_the_accuracy_of_each_bin(rate: float, n: int) -> None:
-    # A thousand bins of n rows, each with a confidence of its own.
-    p = np.repeat(0.7 + np.arange(1000) * 1e-6, n)
-    y = np.random.default_rng(13).random(1000 * n) < rate
-    curve = reliability_curve(p, y, strategy="distinct")
-    assert len(curve) == 1000 and (curve["n"] == n).all()
-    covered = (curve["accuracy_low"] <= rate) & (rate <= curve["accuracy_high"])
-    assert 0.92 <= covered.mean() <= 0.98
-
-
-def test_interval_of_an_ece_that_is_large_covers_it() -> None:
-    rng = np.random.default_rng(14)
-    covered = 0
-    for _ in range(300):
-        at = rng.integers(10, size=1000)
-        y = rng.random(1000) < (LEVELS - 0.2)[at]
-        found = bootstrap_interval(LEVELS[at], y, n_resamples=300, rng=rng)
-        covered += found.low <= 0.2 <= found.high
-    assert 0.92 <= covered / 300 <= 0.98
-
-
-# Bias -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
-def test_debiased_errors_of_a_perfect_forecaster(strategy: Any) -> None:
-    rng = np.random.default_rng(15)
-    rule: dict[str, Any] = {"n_bins": 10, "strategy": strategy}
-    found = []
-    for _ in range(1500):
-        p = rng.uniform(0.5, 1, 300)
-        y = rng.random(300) < p
-        found.append(
-            (
-                debiased_calibration_error(p, y, **rule),
-                expected_calibration_error(p, y, norm="l2", **rule) ** 2,
-                debiased_calibration_error(p, y, norm="l1", **rule),
-                expected_calibration_error(p, y, **rule),
-            )
-        )
-    squared, plain_squared, absolute, plain = np.transpose(found)
-    error = squared.std() / np.sqrt(len(squared))
-    assert abs(squared.mean()) < 3 * error
-    assert plain_squared.mean() > 30 * error
-    # The L1 form takes about half of the bias away, not all of it.
-    assert 0 < absolute.mean() < 0.7 * plain.mean()
-
-
-def test_debiased_squared_error_finds_the_error_of_a_bad_forecaster() -> None:
-    rng = np.random.default_rng(16)
-    at = rng.integers(10, size=(2000, 200))
-    found = [
-        debiased_calibration_error(
-            LEVELS[row], rng.random(200) < LEVELS[row] - 0.1, strategy="distinct"
-        )
-        for row in at
-    ]
-    assert np.mean(found) == pytest.approx(0.01, abs=3 * np.std(found) / 2000**0.5)
-
-
-# Bootstrap ------------------------------------------------------------------------
-
-FUNCTIONS: dict[str, Callable[[Any, Any], float]] = {
-    "ece": expected_calibration_error,
-    "rmsce": lambda p, y: expected_calibration_error(p, y, norm="l2"),
-    "mce": maximum_calibration_error,
-    "squared": lambda p, y: debiased_calibration_error(p, y, strategy="uniform"),
-    "accuracy": lambda p, y: float(np.mean(y)),
-    "confidence": lambda p, y: float(np.mean(p)),
-    "gap": lambda p, y: expected_calibration_error(p, y, norm="signed"),
-    "brier": brier_score,
-    "log_loss": log_loss,
-    "auroc": auroc,
-}
-
-
-def some_rows(n: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    p = rng.uniform(0.4, 0.99, n)
-    p = p.round(1) if ties else p
-    return p, rng.random(n) < p - 0.05
-
-
-def test_there_is_a_function_for_each_measure() -> None:
-    assert set(FUNCTIONS) == set(MEASURES)
-
-
-@pytest.mark.parametrize("n", [300, 30_000])
-@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("measure", MEASURES)
-def test_bootstrap_value_is_the_measure(measure: str, ties: bool, n: int) -> None:
-    p, y = some_rows(n, seed=17, ties=ties)
-    p = p.clip(0.01, 0.99)
-    found = bootstrap_interval(p, y, measure, n_resamples=10)
-    assert found.value == pytest.approx(FUNCTIONS[measure](p, y), abs=1e-9)
-    grouped = bootstrap_interval(p, y, measure, groups=np.arange(n), n_resamples=2)
-    assert grouped.value == pytest.approx(found.value, abs=1e-9)
+def test_difference_is_that_of_a_plain_paired_bootstrap(
+    measure: str, grouped: bool
+) -> None:
+    (a, right_a), (b, right_b) = two_models(60, 2)
+    groups = np.arange(60) % 20 if grouped else np.arange(60)
+    n_groups = groups.max() + 1
+    even = np.full(n_groups, 1 / n_groups)
+    counts = np.random.default_rng(5).multinomial(n_groups, even, 200)
+
+    def change(rows: np.ndarray, name: str, power: int = 1) -> float:
+        score = MEASURES[name]
+        after, before = score(b[rows], right_b[rows]), score(a[rows], right_a[rows])
+        return after**power - before**power
+
+    every = np.arange(60)
+    pivot = value = change(every, measure)
+    if measure == "squared":
+        pivot = change(every, "rmsce", 2)
+    expected = plain_ends(
+        [change(np.repeat(every, count[groups]), measure) for count in counts],
+        value,
+        pivot if measure in ("ece", "rmsce", "squared") else None,
+    )
+    found = paired_difference(
+        (a, right_a),
+        (b, right_b),
+        measure,
+        groups=groups if grouped else None,
+        binning=FIVE,
+        level=0.9,
+        n_resamples=200,
+        rng=5,
+    )
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("measure", MEASURES)
-def test_named_measures_resample_like_functions(measure: str, ties: bool) -> None:
-    p, y = some_rows(250, seed=18, ties=ties)
-    p = p.clip(0.01, 0.99)
-    own = FUNCTIONS[measure]
-    rule: dict[str, Any] = {"method": "percentile"}
-    named = bootstrap_interval(p, y, measure, n_resamples=2000, rng=1, **rule)
-    plain = bootstrap_interval(p, y, own, n_resamples=400, rng=2, **rule)
-    assert named.value == pytest.approx(plain.value)
-    width = plain.high - plain.low
-    assert named.low == pytest.approx(plain.low, abs=0.2 * width)
-    assert named.high == pytest.approx(plain.high, abs=0.2 * width)
-
-
-def test_merged_cells_resample_like_rows() -> None:
+@pytest.mark.parametrize(("n", "ties"), [(300, True), (21_000, False)])
+def test_merged_cells_resample_like_rows(n: int, ties: bool) -> None:
     # Groups of one row each are not merged.
-    p, y = some_rows(21_000, seed=19)
-    rule: dict[str, Any] = {"n_resamples": 400}
-    merged = bootstrap_intervals(p, y, MEASURES, **rule)
-    rows = bootstrap_intervals(p, y, MEASURES, groups=np.arange(21_000), **rule)
+    p, y = some_rows(n, seed=19, ties=ties)
+    names = [*MEASURES]
+    merged = bootstrap_interval(p, y, names, binning=FIVE, n_resamples=600)
+    rows = bootstrap_interval(
+        p, y, names, binning=FIVE, groups=np.arange(n), n_resamples=300
+    )
     for measure, (value, low, high) in rows.items():
         width = high - low
+        assert value == pytest.approx(MEASURES[measure](p, y), abs=1e-9), measure
         assert merged[measure].value == pytest.approx(value), measure
         assert merged[measure].low == pytest.approx(low, abs=0.2 * width), measure
         assert merged[measure].high == pytest.approx(high, abs=0.2 * width), measure
+
+
+@pytest.mark.parametrize("miss", [0, 0.1])
+def test_bootstrap_intervals_cover_the_truth(miss: float) -> None:
+    """Ten confidences, equally frequent, that are true or too high."""
+    rate = LEVELS - miss
+    right, wrong = rate / rate.sum(), (1 - rate) / (1 - rate).sum()
+    true = {
+        "gap": miss,
+        "brier": (rate * (1 - LEVELS) ** 2 + (1 - rate) * LEVELS**2).mean(),
+        "auroc": right @ (np.tri(10, k=-1) @ wrong) + right @ wrong / 2,
+        "squared": miss**2,
+    }
+    rng = np.random.default_rng(11)
+    covered = dict.fromkeys(true, 0)
+    for _ in range(250):
+        at = rng.integers(10, size=300)
+        y = rng.random(300) < rate[at]
+        found = bootstrap_interval(LEVELS[at], y, list(true), n_resamples=100, rng=rng)
+        for measure, interval in found.items():
+            covered[measure] += interval.low <= true[measure] <= interval.high
+    for measure in ("gap", "brier", "auroc"):
+        assert 0.9 <= covered[measure] / 250 <= 0.985, (measure, covered)
+    # The squared error of a perfect forecaster lies on the edge of what can be; there
+    # the interval is too wide, and elsewhere it errs little.
+    assert covered["squared"] / 250 >= 0.9, covered
 
 
 def test_ties_stay_ties_when_rows_are_merged() -> None:
@@ -378,329 +373,154 @@ def test_ties_stay_ties_when_rows_are_merged() -> None:
 
 
 def test_confidences_that_crowd_at_one_keep_their_order() -> None:
-    # 30,000 rows within 1/4096 of one; their order is the whole of the AUROC.
+    # 24,000 rows within 1/4096 of one; their order is the whole of the AUROC.
     rng = np.random.default_rng(20)
-    off = 10 ** -rng.uniform(3.7, 8, 30_000)
-    p, y = 1 - off, rng.random(30_000) > 800 * off
-    found = bootstrap_interval(p, y, "auroc", n_resamples=300)
+    off = 10 ** -rng.uniform(3.7, 8, 24_000)
+    p, y = 1 - off, rng.random(24_000) > 800 * off
+    found = bootstrap_interval(p, y, "auroc", n_resamples=200)
     assert found.low < roc_auc_score(y, p) < found.high
-    small = bootstrap_interval(p[:15_000], y[:15_000], "auroc", n_resamples=300)
+    small = bootstrap_interval(p[:12_000], y[:12_000], "auroc", n_resamples=200)
     assert np.ptp(found[1:]) == pytest.approx(np.ptp(small[1:]) / 2**0.5, rel=0.25)
 
 
 @pytest.mark.parametrize("place", [0.0, 1.0])
 def test_an_infinite_loss_stays_alone_when_rows_are_merged(place: float) -> None:
-    p = np.full(30_000, abs(place - 1e-5))
+    p = np.full(21_000, abs(place - 1e-5))
     p[0] = place
-    found = bootstrap_interval(p, np.full(30_000, place == 0), "log_loss")
-    assert found.value == np.inf
+    y = np.full(21_000, place == 0)
     # About one resample of e does without the row.
-    drawn = bootstrap_interval(
-        p, np.full(30_000, place == 0), "log_loss", level=0.2, n_resamples=200
-    )
-    assert drawn.low == pytest.approx(-np.log(1e-5))
-
-
-def test_a_measure_that_is_a_function_gets_the_rows() -> None:
-    p, y = some_rows(80, seed=21)
-    seen = []
-
-    def measure(confidence: np.ndarray, correct: np.ndarray) -> float:
-        seen.append(set(zip(confidence.tolist(), correct.tolist(), strict=True)))
-        return float(confidence.mean())
-
-    found = bootstrap_interval(p, y, measure, n_resamples=50)
-    assert len(seen) == 51 and all(s <= seen[0] for s in seen)
-    assert np.mean([len(s) for s in seen[1:]]) == pytest.approx(80 * 0.632, rel=0.04)
-    assert found.low < found.value < found.high
-
-
-def test_basic_interval_reflects_the_percentile_interval() -> None:
-    p, y = some_rows(300, seed=22)
-    for measure in ("brier", "gap", "auroc", "accuracy"):
-        default = bootstrap_interval(p, y, measure)
-        percentile = bootstrap_interval(p, y, measure, method="percentile")
-        basic = bootstrap_interval(p, y, measure, method="basic")
-        assert default == percentile
-        assert basic.low == pytest.approx(2 * basic.value - percentile.high)
-        assert basic.high == pytest.approx(2 * basic.value - percentile.low)
-
-
-def test_calibration_errors_have_basic_intervals_that_stay_above_zero() -> None:
-    p, y = some_rows(300, seed=23)
-    for measure in ("ece", "rmsce", "mce"):
-        default = bootstrap_interval(p, y, measure)
-        percentile = bootstrap_interval(p, y, measure, method="percentile")
-        assert default == bootstrap_interval(p, y, measure, method="basic")
-        for end, other in [(1, 2), (2, 1)]:
-            expected = max(2 * default.value - percentile[other], 0)
-            assert default[end] == pytest.approx(expected)
-
-
-def test_function_measures_have_percentile_intervals_unless_asked() -> None:
-    p, y = some_rows(100, seed=24)
-    rule: dict[str, Any] = {"n_resamples": 200, "rng": 3}
-    default = bootstrap_interval(p, y, brier_score, **rule)
-    percentile = bootstrap_interval(p, y, brier_score, method="percentile", **rule)
-    basic = bootstrap_interval(p, y, brier_score, method="basic", **rule)
-    assert default == percentile
-    assert basic.low == pytest.approx(2 * basic.value - percentile.high)
-
-
-def test_interval_of_the_accuracy_has_the_width_of_theory() -> None:
-    found = bootstrap_interval([0.9] * 400, [1] * 300 + [0] * 100, "accuracy")
-    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
-    assert found.low == pytest.approx(0.75 - half, abs=0.006)
-    assert found.high == pytest.approx(0.75 + half, abs=0.006)
-    narrow = bootstrap_interval(
-        [0.9] * 400, [1] * 300 + [0] * 100, "accuracy", level=0.5
-    )
-    assert np.ptp(narrow[1:]) == pytest.approx(2 * half * 0.6745 / 1.96, abs=0.006)
+    found = bootstrap_interval(p, y, "log_loss", level=0.2, n_resamples=200)
+    assert found.value == np.inf and found.low == pytest.approx(-np.log(1e-5))
 
 
 def test_resamples_without_both_outcomes_are_left_out() -> None:
     # A resample of four rows has one outcome only in 1/8 of the cases.
     found = bootstrap_interval([0.9, 0.8, 0.7, 0.6], [1, 1, 0, 0], "auroc")
     assert found == (1, 1, 1)
-    alone = bootstrap_interval([0.9, 0.8], [1, 1], "auroc")
-    assert all(np.isnan(alone))
+    assert all(np.isnan(bootstrap_interval([0.9, 0.8], [1, 1], "auroc")))
 
 
 def test_several_measures_share_their_resamples() -> None:
-    p, y = some_rows(200, seed=25)
-    both = bootstrap_intervals(p, y, ["brier", "ece"])
-    assert list(both) == ["brier", "ece"]
-    for measure, interval in both.items():
-        assert interval == bootstrap_interval(p, y, measure)
+    a, b = two_models(80, 3)
+    for call, rows in ((bootstrap_interval, a), (paired_difference, (a, b))):
+        both = call(*rows, ["brier", "ece"], n_resamples=50)  # type: ignore[operator]
+        assert list(both) == ["brier", "ece"]
+        for measure, interval in both.items():
+            assert interval == call(*rows, measure, n_resamples=50)  # type: ignore[operator]
 
 
-# Groups ---------------------------------------------------------------------------
+def test_groups_undo_duplicates() -> None:
+    a, b = two_models(200, 7)
+    groups = np.repeat([f"text {n}" for n in range(200)], 5)
+    for call, sides in ((bootstrap_interval, [a]), (paired_difference, [a, b])):
+        copies = [tuple(np.repeat(part, 5) for part in side) for side in sides]
+        once, many = (
+            (rows if call is paired_difference else rows[0]) for rows in (sides, copies)
+        )
+        rule: dict[str, Any] = {"measure": "brier", "n_resamples": 1000}
+        single = call(*once, **rule)  # type: ignore[operator]
+        naive = call(*many, **rule)  # type: ignore[operator]
+        grouped = call(*many, groups=groups, **rule)  # type: ignore[operator]
+        assert grouped == pytest.approx(single, abs=0.1 * np.ptp(single[1:]))
+        assert np.ptp(grouped[1:]) > 1.5 * np.ptp(naive[1:])
 
 
-@pytest.mark.parametrize("measure", ["ece", "brier", "gap", "accuracy", "auroc"])
-def test_groups_undo_duplicates(measure: str) -> None:
-    p, y = some_rows(300, seed=26)
-    groups = np.repeat(np.arange(300), 5)
-    copies, truth = np.repeat(p, 5), np.repeat(y, 5)
-    rule: dict[str, Any] = {"n_resamples": 2000, "method": "percentile"}
-    single = bootstrap_interval(p, y, measure, **rule)
-    naive = bootstrap_interval(copies, truth, measure, **rule)
-    grouped = bootstrap_interval(copies, truth, measure, groups=groups, **rule)
-    assert grouped.value == pytest.approx(single.value)
-    width = np.ptp(single[1:])
-    np.testing.assert_allclose(grouped[1:], single[1:], atol=0.1 * width)
-    assert np.ptp(grouped[1:]) > 1.5 * np.ptp(naive[1:])
-
-
-def test_groups_undo_duplicates_for_a_function() -> None:
-    p, y = some_rows(150, seed=27)
-    groups = np.repeat([f"text {n}" for n in range(150)], 5)
-    rule: dict[str, Any] = {"n_resamples": 1000}
-    single = bootstrap_interval(p, y, brier_score, **rule)
-    grouped = bootstrap_interval(
-        np.repeat(p, 5), np.repeat(y, 5), brier_score, groups=groups, **rule
-    )
-    width = np.ptp(single[1:])
-    np.testing.assert_allclose(grouped[1:], single[1:], atol=0.12 * width)
-
-
-def test_order_and_names_of_groups_do_not_matter() -> None:
-    p, y = some_rows(200, seed=28)
-    groups = np.arange(200) // 4
-    one = bootstrap_interval(p, y, "brier", groups=groups)
-    named = bootstrap_interval(p, y, "brier", groups=[f"g{g}" for g in groups])
-    assert named == one
-    order = np.random.default_rng(0).permutation(200)
-    mixed = bootstrap_interval(p[order], y[order], "brier", groups=groups[order])
-    width = np.ptp(one[1:])
-    np.testing.assert_allclose(mixed[1:], one[1:], atol=0.12 * width)
-
-
-@pytest.mark.parametrize("measure", ["brier", brier_score])
-def test_missing_groups_are_refused(measure: Any) -> None:
-    p, y = np.linspace(0.5, 0.9, 40), np.arange(40) % 2
-    missing = [0, None, *range(38)]
-    with pytest.raises(ValueError, match="groups must not be missing; 1 of"):
-        bootstrap_interval(p, y, measure, groups=missing)
-
-
-def test_one_group_leaves_nothing_to_draw() -> None:
-    p, y = some_rows(50, seed=29)
-    found = bootstrap_interval(p, y, "brier", groups=["a"] * 50)
-    assert found.low == pytest.approx(found.value) == found.high
-
-
-def test_groups_of_unlike_size_are_drawn_whole() -> None:
+def test_groups_by_hand() -> None:
     # Two groups: 9 rows right, 1 wrong; a draw gives accuracy 1, .9 or 0.
-    found = bootstrap_interval(
-        [0.5] * 10, [1] * 9 + [0], "accuracy", groups=[0] * 9 + [1], level=0.6
-    )
+    groups = ["A b"] * 9 + ["c"]
+    rows = [0.5] * 10, [1] * 9 + [0]
+    found = bootstrap_interval(*rows, "accuracy", groups=groups, level=0.6)
     assert found == pytest.approx((0.9, 0, 1))
+    spelled = ["a  B"] * 4 + ["A b"] * 5 + [" C"]
+    again = bootstrap_interval(*rows, "accuracy", groups=spelled, level=0.6)
+    assert again == found
+    alone = bootstrap_interval(P, Y, "brier", groups=["a"] * 200)
+    assert alone.low == pytest.approx(alone.value) == alone.high
 
 
-# Chance and settings --------------------------------------------------------------
+# Differences ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda rng: noise_floor(LEVELS, n_simulations=50, rng=rng),
-        lambda rng: noise_floor(LEVELS, measure=brier_score, n_simulations=9, rng=rng),
-        lambda rng: bootstrap_interval(
-            LEVELS, LEVELS > 0.6, "brier", n_resamples=50, rng=rng
-        ),
-        lambda rng: bootstrap_interval(
-            LEVELS, LEVELS > 0.6, brier_score, n_resamples=50, rng=rng
-        ),
-        lambda rng: labels_needed(LEVELS, target=0.1, n_simulations=50, rng=rng),
-    ],
-)
-def test_the_same_seed_gives_the_same_result(call: Callable[[Any], Any]) -> None:
-    assert call(5) == call(5) == call(np.random.default_rng(5))
-    assert call(5) != call(6)
-    assert call(None) != call(None) or call(None) != call(None)
-    for bad in ("a", 1.5):
-        with pytest.raises(TypeError, match="^rng must be a Generator, a seed or None"):
-            call(bad)
+def test_difference_by_hand() -> None:
+    # Squares .01, .01, .81 against .25 each; row 2 is right in b only.
+    a, b = ([0.9, 0.9, 0.9], [1, 1, 0]), ([0.5, 0.5, 0.5], [1, 1, 1])
+    found = paired_difference(a, b, ["brier", "accuracy", "confidence", "gap"])
+    assert found["brier"].value == pytest.approx(0.25 - 0.83 / 3)
+    assert found["confidence"] == pytest.approx((-0.4, -0.4, -0.4))
+    assert found["gap"].value == pytest.approx(-0.4 - 1 / 3)
+    # The difference in accuracy is that of row 2: drawn k of 3 times.
+    assert found["accuracy"] == pytest.approx((1 / 3, 0, 1))
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: noise_floor(LEVELS, level=95),
-            "level must lie between 0 and 1, not 95",
-        ),
-        (
-            lambda: noise_floor(LEVELS, n_simulations=0),
-            "n_simulations must be a whole number of 1 or more, not 0",
-        ),
-        (
-            lambda: bootstrap_interval(LEVELS, LEVELS > 0.6, "ecce"),
-            "measure must be one of 'ece', .*, not 'ecce'",
-        ),
-        (
-            lambda: bootstrap_intervals(LEVELS, LEVELS > 0.6, ["gap", "f1"]),
-            "measure must be one of 'ece', .*, not 'f1'",
-        ),
-        (
-            lambda: bootstrap_interval(LEVELS, LEVELS > 0.6, method="bca"),  # type: ignore[arg-type]
-            "method must be one of 'basic', 'percentile', not 'bca'",
-        ),
-        (
-            lambda: bootstrap_interval(LEVELS, LEVELS > 0.6, brier_score, level=0),
-            "level must lie between 0 and 1, not 0",
-        ),
-        (
-            lambda: bootstrap_interval(
-                LEVELS, LEVELS > 0.6, brier_score, n_resamples=0
-            ),
-            "n_resamples must be a whole number",
-        ),
-        (
-            lambda: bootstrap_interval(LEVELS, LEVELS > 0.6, level=float("nan")),
-            "level must lie between 0 and 1, not nan",
-        ),
-        (
-            lambda: bootstrap_interval(LEVELS, LEVELS > 0.6, groups=[1, 2]),
-            r"groups must have one value for each of 10 rows, not shape \(2,\)",
-        ),
-        (
-            lambda: bootstrap_interval(LEVELS, LEVELS > 0.6, auroc, groups=[1] * 11),
-            r"groups must have one value for each of 10 rows, not shape \(11,\)",
-        ),
-        (lambda: labels_needed(LEVELS, target=0), "target must lie between 0 and 1"),
-        (lambda: labels_needed(LEVELS, level=1.0), "level must lie between 0 and 1"),
-        (lambda: labels_needed(LEVELS, power=80), "power must lie between 0 and 1"),
-        (lambda: labels_needed(LEVELS, most=0), "most must be a whole number"),
-        (
-            lambda: labels_needed(LEVELS, n_simulations=1.5),  # type: ignore[arg-type]
-            "n_simulations must be a whole number",
-        ),
-        (
-            lambda: labels_needed([0.1, 0.2], target=0.3),
-            "target must be below the mean confidence; it is 0.3, .* 0.1500",
-        ),
-        (
-            lambda: labels_needed(LEVELS, target=0.02, most=500, n_simulations=50),
-            "most=500 labels do not certify an error below 0.02; .* would show 0.0",
-        ),
-    ],
-)
-def test_bad_settings(call: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}"):
-        call()
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([*MEASURES]))
+def test_a_difference_turns_its_sign_with_its_sides(seed: int, measure: str) -> None:
+    a, b = two_models(30, seed)
+    there = paired_difference(a, b, measure, n_resamples=50)
+    back = paired_difference(b, a, measure, n_resamples=50)
+    assert back == pytest.approx((-there.value, -there.high, -there.low), nan_ok=True)
+    assert paired_difference(a, a, measure, n_resamples=20) == (0, 0, 0)
 
 
-def test_cells_hold_all_rows() -> None:
-    for n in (400, 25_000):
-        p, y = some_rows(n, seed=30, ties=n == 400)
-        bins = make_bins(p, n_bins=7)
-        cells = make_cells(p, y, bins)
-        assert cells.count.sum() == n and len(cells.count) < n
-        assert cells.count @ cells.confidence == pytest.approx(p.sum())
-        assert cells.count @ cells.correct == y.sum()
-        assert len(make_cells(p, y, bins, merge=False).ties) == len(np.unique(p))
-        assert cells.count @ cells.means["brier"] == pytest.approx(((p - y) ** 2).sum())
-        expected = np.bincount(np.minimum(p * 7, 6).astype(int), minlength=7)
-        np.testing.assert_array_equal(cells.by_bin(cells.count), expected[cells.bins])
+def test_pairs_are_kept_together() -> None:
+    """Two forecasters that are nearly one: what differs is much less than either."""
+    p, y = some_rows(400, 6)
+    found = paired_difference((p, y), (p - 0.01, y), "brier")
+    alone = bootstrap_interval(p, y, "brier")
+    assert np.ptp(found[1:]) < 0.1 * np.ptp(alone[1:])
+
+
+def test_undefined_differences() -> None:
+    one_outcome = ([0.9, 0.8, 0.7], [1, 1, 1])
+    both = ([0.9, 0.8, 0.7], [1, 1, 0])
+    assert all(np.isnan(paired_difference(one_outcome, both, "auroc")))
+    # Draws of rows that are all right, or all wrong, are left out.
+    turned = ([0.7, 0.8, 0.9], [1, 1, 0])
+    assert paired_difference(both, turned, "auroc") == (-1, -1, -1)
+    certain = ([1.0, 0.8, 0.7], [0, 1, 1])
+    found = paired_difference(both, certain, "log_loss")
+    assert found.value == np.inf and np.isnan(found.low) and np.isnan(found.high)
+    assert np.isnan(paired_difference(certain, certain, "log_loss").value)
 
 
 # How many labels ------------------------------------------------------------------
 
 
-def pass_rate(
-    pool: np.ndarray,
-    shift: float,
-    found: Any,
-    seed: int,
-    strategy: str = "uniform",
-    n_bins: int = 20,
-) -> float:
-    """Share of samples of found.n labels whose ECE is below the limit."""
-    rng = np.random.default_rng(seed)
-    place = of_each_row(pool, strategy, n_bins)
-    below = []
-    for _ in range(1500):
-        rows = rng.integers(len(pool), size=found.n)
-        wrong = rng.random(found.n) >= np.maximum(pool[rows] - shift, 0)
-        gap = np.bincount(place[rows], pool[rows] - 1 + wrong, minlength=n_bins)
-        below.append(np.abs(gap).sum() / found.n < found.limit)
-    return float(np.mean(below))
-
-
 @pytest.mark.parametrize(
-    ("rule", "target", "level", "power"),
+    ("pool", "binning", "target", "level", "power"),
     [
-        ({}, 0.05, 0.95, 0.8),
-        ({"strategy": "quantile", "n_bins": 10}, 0.05, 0.95, 0.8),
-        ({"n_bins": 5}, 0.04, 0.9, 0.5),
+        ((1, 1, 0.5), Binning(), 0.05, 0.95, 0.8),
+        ((1, 1, 0.5), QUANTILE_TEN, 0.05, 0.95, 0.8),
+        ((1, 1, 0.5), FIVE, 0.04, 0.9, 0.5),
+        # Confidences near 0 cannot fall by all of the shift; others make up for it.
+        ((0.6, 0.8, 0.0), Binning(), 0.06, 0.95, 0.8),
     ],
 )
 def test_labels_needed_against_direct_simulation(
-    rule: dict[str, Any], target: float, level: float, power: float
+    pool: Any, binning: Binning, target: float, level: float, power: float
 ) -> None:
-    pool = np.random.default_rng(31).uniform(0.5, 1, 2000)
-    settings: dict[str, Any] = {"target": target, "level": level, "power": power}
-    found = labels_needed(pool, n_simulations=2000, **settings, **rule)
-    assert pass_rate(pool, 0, found, 1, **rule) == pytest.approx(power, abs=0.04)
-    bad = pass_rate(pool, target, found, 2, **rule)
-    assert bad == pytest.approx(1 - level, abs=0.02)
-    assert target / 2 < found.limit < target + found.floor
-    sample = pool[np.random.default_rng(3).integers(2000, size=found.n)]
-    assert found.floor == pytest.approx(noise_floor(sample, **rule).mean, abs=0.003)
-
-
-def test_labels_needed_where_the_shift_hits_zero() -> None:
-    # Confidences below the shift cannot fall by all of it; the others make up for it.
-    pool = np.random.default_rng(32).beta(0.6, 0.8, 2000)
-    found = labels_needed(pool, target=0.06, n_simulations=2000)
+    rng = np.random.default_rng(31)
+    alpha, beta, least = pool
+    p = least + (1 - least) * rng.beta(alpha, beta, 2000)
+    rule: dict[str, Any] = {"target": target, "level": level, "power": power}
+    found = labels_needed(p, binning=binning, n_simulations=2000, **rule)
+    place = np.floor(p * binning.n).astype(int)
+    if binning.strategy == "quantile":
+        place = np.argsort(np.argsort(p)) * binning.n // 2000
     shifts = np.linspace(0, 0.5, 5001)
-    lost = [np.minimum(pool, shift).mean() for shift in shifts]
-    shift = shifts[np.searchsorted(lost, 0.06)]
-    assert shift > 0.065
-    assert pass_rate(pool, 0, found, 1) == pytest.approx(0.8, abs=0.04)
-    assert pass_rate(pool, shift, found, 2) == pytest.approx(0.05, abs=0.02)
+    lost = [np.minimum(p, shift).mean() for shift in shifts]
+    too_high = shifts[np.searchsorted(lost, target)]
+    assert too_high == pytest.approx(target, abs=1e-4) or too_high > 1.08 * target
+    for shift, share, near in ((0, power, 0.05), (too_high, 1 - level, 0.025)):
+        below = []
+        for _ in range(800):
+            rows = rng.integers(2000, size=found.n)
+            wrong = rng.random(found.n) >= np.maximum(p[rows] - shift, 0)
+            gap = np.bincount(place[rows], p[rows] - 1 + wrong)
+            below.append(np.abs(gap).sum() / found.n < found.limit)
+        assert np.mean(below) == pytest.approx(share, abs=near)
+    floor = noise_floor(p[rng.integers(2000, size=found.n)], binning=binning).mean
+    assert found.floor == pytest.approx(floor, abs=0.003)
 
 
 def test_a_smaller_target_or_more_power_takes_more_labels() -> None:
@@ -709,18 +529,58 @@ def test_a_smaller_target_or_more_power_takes_more_labels() -> None:
     assert labels_needed(LEVELS, target=0.03, **rule).n > 3 * base
     assert labels_needed(LEVELS, target=0.06, power=0.95, **rule).n > 1.1 * base
     assert labels_needed(LEVELS, target=0.06, level=0.99, **rule).n > 1.1 * base
-    assert labels_needed(LEVELS, target=0.06, n_bins=1, **rule).n < 0.7 * base
-
-
-def test_the_number_of_confidences_does_not_matter() -> None:
-    one = labels_needed(LEVELS, target=0.06)
-    many = labels_needed(np.tile(LEVELS, 50), target=0.06)
-    assert many.n == pytest.approx(one.n, rel=0.06)
+    assert labels_needed(LEVELS, target=0.06, binning=Binning(1), **rule).n < 0.7 * base
+    many = labels_needed(np.tile(LEVELS, 50), target=0.06, **rule)
+    assert many.n == pytest.approx(base, rel=0.08)
 
 
 def test_no_more_labels_than_most() -> None:
-    for most in (1, 3, 10, 100):
-        try:
-            assert labels_needed([0.999] * 9, target=0.9, most=most).n <= most
-        except ValueError as error:
-            assert f"most={most} labels" in str(error)
+    assert labels_needed([0.999] * 9, target=0.9, most=3).n <= 3
+    with pytest.raises(ValueError, match="^most=500 labels cannot certify 0.02"):
+        labels_needed(LEVELS, target=0.02, most=500, n_simulations=50)
+    with pytest.raises(ValueError, match="^target must be below 0.1500, the mean"):
+        labels_needed([0.1, 0.2], target=0.3)
+
+
+# What is refused ------------------------------------------------------------------
+
+FLOOR: Any = (noise_floor, {"confidence": LEVELS})
+LABELS: Any = (labels_needed, {"confidence": LEVELS})
+BOOT: Any = (bootstrap_interval, {"confidence": LEVELS, "correct": LEVELS > 0.6})
+PAIR: Any = (paired_difference, dict.fromkeys("ab", ([0.5, 0.9, 0.7], [1, 0, 1])))
+
+
+@pytest.mark.parametrize(
+    ("call", "change", "says"),
+    [
+        (FLOOR, {"level": 95}, "level must lie between 0 and 1"),
+        (FLOOR, {"n_simulations": 0}, "n_simulations must be a whole number"),
+        (FLOOR, {"norm": "squared"}, "norm must be one of"),
+        (BOOT, {"measure": "ecce"}, "measure must be one of 'ece', .*, not 'ecce'"),
+        (BOOT, {"measure": ["gap", "f1"]}, "measure must be one of .* 'f1'"),
+        (BOOT, {"level": float("nan")}, "level must lie between 0 and 1, not nan"),
+        (BOOT, {"n_resamples": 0}, "n_resamples must be a whole number"),
+        (BOOT, {"groups": [1, 2]}, "groups must have one value for each of 10 rows"),
+        (BOOT, {"groups": [None] + [1] * 9}, "groups must not be missing; 1 of"),
+        (LABELS, {"target": 0}, "target must lie between 0 and 1"),
+        (LABELS, {"level": 1.0}, "level must lie between 0 and 1"),
+        (LABELS, {"power": 80}, "power must lie between 0 and 1"),
+        (LABELS, {"most": 0}, "most must be a whole number"),
+        (LABELS, {"n_simulations": 1.5}, "n_simulations must be a whole number"),
+        (PAIR, {"a": [0.5, 0.9, 0.7]}, r"a must be a pair, .*, not list"),
+        (PAIR, {"b": np.ones((2, 3))}, r"b must be a pair, .*, not ndarray"),
+        (PAIR, {"a": ([0.5, 1.9], [1, 0])}, r"confidence of a must .* row 1 is 1.9"),
+        (PAIR, {"a": ([0.5, np.nan], [0, None])}, "confidence of a must not be mi"),
+        (PAIR, {"b": ([0.5, 0.9], [1, 0])}, "confidence of b must have one value for"),
+        (PAIR, {"b": ([0.5] * 3, [1, 0])}, "correct of b must have one value for"),
+        (PAIR, {"b": ([0.5] * 3, [1, 0, 2])}, "correct of b must be 0 or 1; row 2"),
+        (PAIR, {"measure": "f1"}, "measure must be one of 'ece', .*, not 'f1'"),
+        (PAIR, {"level": 95}, "level must lie between 0 and 1, not 95"),
+        (PAIR, {"n_resamples": 0}, "n_resamples must be a whole number of 1 or more"),
+        (PAIR, {"groups": [0, None, 1]}, "groups must not be missing; 1 of"),
+    ],
+)
+def test_bad_settings(call: Any, change: dict[str, Any], says: str) -> None:
+    function, arguments = call
+    with pytest.raises(ValueError, match=f"^{says}"):
+        function(**arguments | change)

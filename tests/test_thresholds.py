@@ -47,7 +47,6 @@ from helpers.decisions.thresholds import _grid
 from helpers.finetune import accuracy_above_table
 from helpers.metrics import (
     paired_difference,
-    reliability_curve,
     risk_coverage_curve,
 )
 
@@ -825,7 +824,7 @@ def test_tables_and_figures_of_seen_rows_say_so() -> None:
     seen = PlattScalingCalibrator().fit(p, y).predict(p)
     curve = cost_curve(seen, y, Costs(error=9, review=1))
     risks = risk_coverage_curve(seen, y)
-    for made in (reliability_curve(seen, y), bucket_table(seen, y), curve):
+    for made in (bucket_table(seen, y), curve):
         assert made.attrs["evaluation"] == "in-sample"
     assert risks.evaluation == "in-sample"
     for ax in (

@@ -16,7 +16,7 @@ from ..checks import (
     check_rng,
     check_rows,
 )
-from ..metrics import brier_score, expected_calibration_error, log_loss
+from ..metrics import Binning, brier_score, expected_calibration_error, log_loss
 from .base import Calibrator
 
 SIZES = (25, 50, 100, 200, 500, 1000, 2000)
@@ -81,6 +81,7 @@ def learning_curves(
     """
     test = check_probabilities(test_scores, "test_scores")
     truth = check_outcomes(test_correct, test_scores, name="test_correct")
+    binning = Binning(n_bins)
     rows = []
     for n, draw, part, outcome in _draws(scores, correct, sizes, n_draws, rng):
         for name, calibrator in calibrators.items():
@@ -91,7 +92,9 @@ def learning_curves(
                     "calibrator": name,
                     "n": n,
                     "draw": draw,
-                    "ece": expected_calibration_error(predicted, truth, n_bins=n_bins),
+                    "ece": expected_calibration_error(
+                        predicted, truth, binning=binning
+                    ),
                     "brier": brier_score(predicted, truth),
                     "log_loss": log_loss(predicted, truth),
                 }

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.isotonic import IsotonicRegression
 
 from ..checks import check_choice, check_count
-from ..metrics.binning import Bins, make_bins
+from ..metrics.bins import Binning, Bins
 from .base import Calibrator
 from .files import numbers
 
@@ -144,7 +144,7 @@ class HistogramBinningCalibrator(Calibrator):
 
     def _fit(self, scores: np.ndarray, correct: np.ndarray) -> None:
         strategy: Any = self.strategy
-        edges = make_bins(scores, n_bins=self.n_bins, strategy=strategy).edges[1:-1]
+        edges = Bins.of(scores, Binning(self.n_bins, strategy)).edges[1:-1]
         if strategy == "quantile":
             # Ties may leave no rows between two edges, or below the first.
             below = np.searchsorted(np.sort(scores), edges)

@@ -22,7 +22,7 @@ from ..checks import (
     check_rng,
     evaluation_of,
 )
-from ..metrics.binning import at_least
+from ..metrics.bins import at_least
 from ..metrics.resampling import Interval, drawn_groups, quantile_interval
 
 

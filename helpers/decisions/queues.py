@@ -16,7 +16,7 @@ from ..checks import (
     check_rng,
     check_table,
 )
-from ..metrics.binning import make_bins
+from ..metrics.bins import Binning, Bins
 from .costs import Costs, expected_cost
 
 Strategy = Literal["least-confident", "value", "near-threshold", "random", "stratified"]
@@ -216,7 +216,7 @@ def _spot_checks(
     n_strata: int,
     generator: np.random.Generator,
 ) -> pd.DataFrame:
-    bins = make_bins(confidence, n_bins=n_strata)
+    bins = Bins.of(confidence, Binning(n_strata))
     stratum = bins.index(confidence)
     filled, sizes = np.unique(stratum, return_counts=True)
     if budget < len(filled):

@@ -23,7 +23,7 @@ from ..checks import (
     check_probabilities,
     check_rows,
 )
-from ..metrics.binning import at_least
+from ..metrics.bins import at_least
 from ..metrics.resampling import Interval
 from .risk import (
     Verification,

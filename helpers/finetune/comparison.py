@@ -15,9 +15,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from .. import checks
-from ..metrics import bootstrap_intervals, noise_floor, paired_differences
-from ..metrics.binning import N_BINS, at_least
-from ..metrics.report import in_digits, p_text
+from ..metrics import Binning, bootstrap_interval, noise_floor, paired_difference
+from ..metrics.bins import at_least
+from ..metrics.report import format_number, p_text
 from ..metrics.resampling import drawn_groups, quantile_interval
 
 Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
@@ -112,7 +112,7 @@ class Comparison:
         shown = self.table.rename_axis(None).rename(columns={"note": ""})
         digits = [0 if name == "rows above" else 4 for name in shown.index]
         for name in ("base", "tuned", "difference", "low", "high"):
-            shown[name] = list(map(in_digits, shown[name], digits))
+            shown[name] = list(map(format_number, shown[name], digits))
         low, high = shown.pop("low"), shown.pop("high")
         shown.insert(3, "95% interval", (low + " to " + high).where(low != "–", ""))
         return shown
@@ -125,7 +125,7 @@ def compare(
     *,
     groups: ArrayLike | None = None,
     threshold: float = 0.9,
-    n_bins: int = N_BINS,
+    n_bins: int = 20,
     n_resamples: int = 2000,
     rng: np.random.Generator | int | None = 0,
 ) -> Comparison:
@@ -197,8 +197,8 @@ def compare(
         codes = checks.check_groups(groups, base)
     pairs = [(side["confidence"], side["right"]) for side in sides]
     names = list(_MEASURES.values())
-    rule: dict[str, Any] = {"n_bins": n_bins}
-    found = paired_differences(
+    rule: dict[str, Any] = {"binning": Binning(n_bins)}
+    found = paired_difference(
         *pairs, names, **rule, groups=codes, n_resamples=n_resamples, rng=seed
     )
     changes = {name: found[measure] for name, measure in _MEASURES.items()}
@@ -213,7 +213,7 @@ def compare(
         changes[name] = quantile_interval(change[at], known, 0.95)
     table = pd.DataFrame(index=pd.Index(_ROWS, name="measure"))
     for at, pair in enumerate(pairs):
-        once = bootstrap_intervals(*pair, names, **rule, n_resamples=1)
+        once = bootstrap_interval(*pair, names, **rule, n_resamples=1)
         floor = noise_floor(pair[0], **rule, n_simulations=n_resamples, rng=seed)
         values = {name: once[measure].value for name, measure in _MEASURES.items()}
         values |= {"noise floor, mean": floor.mean, "noise floor, 95 %": floor.upper}

@@ -1,9 +1,9 @@
-"""Calibration class by class, where each predicted class has few rows."""
+"""Calibration class by class, and means of surveys: few rows, in clusters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,18 +16,18 @@ from ..checks import (
     check_between,
     check_choice,
     check_count,
+    check_different,
     check_groups,
     check_labels,
+    check_numbers,
     check_outcomes,
     check_probabilities,
     check_rng,
     evaluation_of,
 )
-from .resampling import Interval, drawn_groups, quantile_interval
-from .survey import weighted_mean
+from .resampling import Interval, bootstrapped, drawn_groups
 
 ClassNorm = Literal["l1", "squared"]
-Weighting = Literal["class", "case"]
 _ENDS = ("", "_low", "_high")
 
 
@@ -52,8 +52,7 @@ def class_table(
         calibration.
     groups : array-like of shape (n,), optional
         Rows with the same value, such as the cases of a hospital, are not independent
-        of each other; the intervals allow for it. Strings are compared without regard
-        to case and white space.
+        of each other; the intervals allow for it.
     level : float, default=0.95
         Level of the intervals.
 
@@ -67,43 +66,16 @@ def class_table(
         gap are NaN where a class has one row; all are where it has one group.
         ``attrs["in_sample"]`` lists the confidences of which some rows were fitted on.
 
-    Raises
-    ------
-    ValueError
-        Bad data, no confidences, or a name that makes two columns of the same name.
-
     Notes
     -----
-    The accuracy has Wilson's interval and the mean confidence Student's. The interval
-    of the gap joins the two: from the gap it reaches as far as the root of the sum of
-    their squared reaches (Newcombe's square-and-add, or MOVER). It is not empty for a
-    class that is always right, as one from the variance of the gap or from a bootstrap
-    would nearly be. That confidence and correctness go together in the rows is left
-    out, which makes it wider than it need be, never narrower, as long as higher
-    confidence is more often right.
+    The accuracy has Wilson's interval and the mean confidence Student's; that of the
+    gap joins the two (Newcombe's square-and-add: Statistics in Medicine 17, 1998), so
+    that it is not empty for a class that is always right. Intervals of the gap and the
+    accuracy cover about as often as they say from 10 rows on; those of a mean
+    confidence that is nearly always 1 less often.
 
     With groups, Student's interval counts groups, not rows; and Wilson's has the
-    effective number of rows n / deff, where deff is the variance of the accuracy
-    between groups over that of independent rows, but at least 1, and the quantile of
-    Student's distribution. Where all rows are right, or all wrong, deff cannot be seen
-    and is taken as 1.
-
-    In simulations of accuracies of .5, .9 and .98, and of confidences that are true,
-    crowd at .97, or are either .6 or .999, 95 % intervals of the gap covered its true
-    value in 90 to 99 % of samples of 10 rows, 93 to 99 % of 30 and 94 to 99 % of 100;
-    those of the accuracy in 92 to 99 %. Those of the mean confidence did so in 65, 80
-    and 89 % where 98 % is true of confidences most of which are nearly 1, else in 88 to
-    96 %: what is rare is not in the sample. For comparison, percentile bootstrap
-    intervals of the gap of 10 rows covered in 18 to 92 %. Rows of 8 to 30 groups, 10 to
-    450 in a class, with a correlation of .05 and .2 inside a group: the gap 90 to 99 %,
-    the accuracy 89 to 99 %, least often for 98 % accuracy in large groups, and without
-    ``groups`` down to 66 %.
-
-    References
-    ----------
-    Wilson, JASA 22, 1927; Newcombe, Statistics in Medicine 17, 1998; Zou and Donner,
-    Statistics in Medicine 27, 2008; Korn and Graubard, Survey Methodology 24, 1998, for
-    the effective number of rows.
+    effective number of rows n / deff (Korn and Graubard, Survey Methodology 24, 1998).
 
     Examples
     --------
@@ -121,7 +93,11 @@ def class_table(
     check_between("level", level, 0, 1)
     codes, classes = _read_classes(predicted)
     outcome = check_outcomes(correct, predicted)
-    _check_names(list(confidences))
+    if not confidences:
+        raise ValueError("confidences must have at least one; there is none.")
+    parts = ["accuracy", *confidences, *(f"{name}_gap" for name in confidences)]
+    columns = ["n", *(f"{part}{end}" for part in parts for end in _ENDS)]
+    check_different(columns, f"the table of {list(confidences)!r}")
     stated = _read_confidences(confidences, predicted, correct)
     rows_of = (predicted, correct, *confidences.values())
     member = None if groups is None else check_groups(groups, *rows_of)
@@ -151,44 +127,25 @@ def class_gap(
     confidence: ArrayLike,
     *,
     norm: ClassNorm = "l1",
-    weighting: Weighting = "class",
     min_n: int = 1,
 ) -> float:
     """How far mean confidence and accuracy lie apart, on average over classes.
 
+    Small classes show a gap by chance; :func:`noise_floor` says how much of it a
+    perfect forecaster would show, as in the example. To say whether there is a gap,
+    compare "l1" with it; to say how large, use "squared".
+
     Parameters
     ----------
-    predicted : array-like of shape (n,)
-        The predicted classes.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    predicted, correct
+        See :func:`class_table`.
     confidence : array-like of shape (n,)
         Confidences in the prediction, in [0, 1].
     norm : {"l1", "squared"}, default="l1"
         The mean of the absolute gaps; or that of the squared gaps less what chance
-        alone would add, the sample variance of confidence − correct in the class over
-        its number of rows, taken as independent. That of one row is not known, and it
-        counts as 0.
-    weighting : {"class", "case"}, default="class"
-        Whether each class counts once, or by its number of rows.
+        alone would add, which may be negative. A class of one row then counts as 0.
     min_n : int, default=1
         Leave out classes with fewer rows.
-
-    Returns
-    -------
-    float
-        "l1" is in [0, 1]. "squared" may be negative: the gaps cannot be told from 0.
-
-    Raises
-    ------
-    ValueError
-        Bad data, or no class with ``min_n`` rows.
-
-    Notes
-    -----
-    Small classes show a gap by chance. How much of it a perfect forecaster would show
-    :func:`noise_floor` says, as in the example. To say whether there is a gap, compare
-    "l1" with it; to say how large, use "squared".
 
     Examples
     --------
@@ -203,131 +160,190 @@ def class_gap(
     >>> round(floor.mean, 2)
     0.23
     """
-    codes, sizes = _read_sizes(predicted, norm, weighting, min_n)
+    check_choice("norm", norm, ("l1", "squared"))
+    codes, sizes = _read_sizes(predicted, min_n)
     outcome = check_outcomes(correct, predicted)
     values = check_probabilities(confidence, "confidence", predicted, correct)
     gap = values.astype(float) - outcome
     sums = np.stack([sizes, np.bincount(codes, gap), np.bincount(codes, gap**2)])
-    return float(_mean_over_classes(sums[:, sizes >= min_n], norm, weighting))
+    return float(_mean_over_classes(sums[:, sizes >= min_n], norm))
 
 
 def class_gap_difference(
     predicted: ArrayLike,
     correct: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
+    confidences: tuple[ArrayLike, ArrayLike],
     *,
-    norm: ClassNorm = "l1",
-    weighting: Weighting = "class",
     min_n: int = 1,
     groups: ArrayLike | None = None,
     level: float = 0.95,
     n_resamples: int = 1000,
     rng: np.random.Generator | int | None = 0,
 ) -> Interval:
-    """How much larger the class gap of one confidence is than that of another.
+    """How much larger the squared class gap of one confidence is than of another.
+
+    Each resample draws the same rows for both. Classes are those of the data with
+    ``min_n`` rows; one that a resample misses is left out of its mean.
 
     Parameters
     ----------
-    predicted : array-like of shape (n,)
-        The predicted classes, the same for both.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-    first, second : array-like of shape (n,)
+    predicted, correct
+        See :func:`class_table`; the predictions are the same for both.
+    confidences : pair of array-like of shape (n,)
         Two confidences in the prediction, in [0, 1].
-    norm, weighting, min_n
-        See :func:`class_gap`.
-    groups : array-like of shape (n,), optional
-        Rows with the same value are drawn together: see :func:`bootstrap_interval`.
-    level : float, default=0.95
-        Confidence level.
-    n_resamples : int, default=1000
-        How many resamples.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
+    min_n : int, default=1
+        Leave out classes with fewer rows.
+    groups, level, n_resamples, rng
+        See :func:`bootstrap_interval`.
 
     Returns
     -------
     Interval
-        Of the class gap of ``first`` less that of ``second``: above 0, the second is
-        better calibrated class by class.
-
-    Raises
-    ------
-    ValueError
-        Bad data or rules, or no class with ``min_n`` rows.
-
-    Notes
-    -----
-    Each resample draws the same rows for both. Classes are those of the data with
-    ``min_n`` rows; one that a resample misses is left out of its mean.
-
-    Resampled "l1" differences are reflected about the value, and those of "squared"
-    spread around the plain squares, as in :func:`paired_difference`. In simulations of
-    26 classes of 20 to 450 rows, 95 % intervals of "squared" covered the true
-    difference in 91 to 95 % of samples. Those of "l1" did so in 3 to 93 % (without
-    reflection 0 to 98 %), least often where one of the two is perfect: what it shows is
-    the noise floor, and the difference looks smaller than it is. To say whether the
-    gaps have changed, use "squared".
+        Of the class gap (norm "squared") of the first less that of the second: above
+        0, the second is better calibrated class by class.
 
     Examples
     --------
     >>> predicted, correct = ["hand", "knee"] * 50, [1] * 80 + [0] * 20
-    >>> found = class_gap_difference(predicted, correct, [0.99] * 100, [0.8] * 100)
-    >>> round(found.value, 2), found.low > 0
-    (0.19, True)
+    >>> both = [0.99] * 100, [0.8] * 100
+    >>> found = class_gap_difference(predicted, correct, both)
+    >>> round(found.value, 3), found.low > 0
+    (0.036, True)
     """
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    codes, sizes = _read_sizes(predicted, norm, weighting, min_n)
-    n, given = len(codes), {"first": first, "second": second}
+    codes, sizes = _read_sizes(predicted, min_n)
     outcome = check_outcomes(correct, predicted)
+    if len(confidences) != 2:
+        raise ValueError(f"confidences must be two; there are {len(confidences)}.")
+    given = {f"confidences[{at}]": part for at, part in enumerate(confidences)}
     stated = _read_confidences(given, predicted, correct)
-    member = np.arange(n)
+    member = np.arange(len(codes))
     if groups is not None:
-        member = check_groups(groups, predicted, correct, first, second)
+        member = check_groups(groups, predicted, correct, *confidences)
     order = np.argsort(codes, kind="stable")
     starts = np.append(0, np.cumsum(sizes)[:-1])
-    gaps = [(values - outcome)[order] for values in stated.values()]
 
-    def differences(weights: np.ndarray, norm: str) -> np.ndarray:
-        found = []
-        for gap in gaps:
+    def difference(weights: np.ndarray, norm: str) -> np.ndarray:
+        means = []
+        for values in stated.values():
+            gap = (values - outcome)[order]
             parts = np.stack([weights, weights * gap, weights * gap**2])
             sums = np.add.reduceat(parts, starts, axis=-1)[..., sizes >= min_n]
-            found.append(_mean_over_classes(sums, norm, weighting))
-        return found[0] - found[1]
+            means.append(_mean_over_classes(sums, norm))
+        return means[0] - means[1]
 
-    once = np.ones((1, n))
-    value = float(differences(once, norm)[0])
-    # Resampled debiased gaps spread around the plain ones of the data.
-    pivot = float(differences(once, "plain")[0]) if norm == "squared" else value
-    found = [
-        differences(weights, norm)
-        for weights in drawn_groups(member[order], n_resamples, generator)
-    ]
-    return quantile_interval(value, np.concatenate(found), level, pivot)
+    draws = drawn_groups(member[order], n_resamples, generator)
+    once = np.ones((1, len(codes)))
+    return bootstrapped(["squared"], difference, once, draws, level)["squared"]
 
 
-def _mean_over_classes(sums: np.ndarray, norm: str, weighting: Weighting) -> np.ndarray:
+class WeightedMean(NamedTuple):
+    """A mean over a survey, with its interval and standard error by the design.
+
+    These are NaN where the design leaves no degrees of freedom. ``effective_n`` is
+    Kish's effective number of rows, (Σw)² / Σw², which knows of the weights only.
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    effective_n: float
+
+
+def weighted_mean(
+    values: ArrayLike,
+    weights: ArrayLike,
+    *,
+    strata: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+) -> WeightedMean:
+    """The mean of a population, from a survey of it: Σwy / Σw.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        Finite numbers, such as 1 where a prediction was correct, else 0.
+    weights : array-like of shape (n,)
+        How many members of the population each row stands for, in any unit. To see a
+        part of the population only, give the rest the weight 0 rather than leaving it
+        out: which clusters were drawn stays known.
+    strata : array-like of shape (n,), optional
+        The parts of the population that were drawn from separately. Default: one.
+    clusters : array-like of shape (n,), optional
+        What was drawn in a stratum, such as hospitals. The same name in two strata
+        means two clusters. Default: each row is its own. Strings here and in
+        ``strata`` are compared without regard to case and white space.
+    level : float, default=0.95
+        Level of the interval.
+
+    Notes
+    -----
+    Taylor linearisation, with clusters taken as drawn with replacement (Lumley, Complex
+    surveys, 2010). A single cluster in a stratum is held against the mean over all
+    strata, which errs on the wide side. The interval is Student's, with as many degrees
+    of freedom as there are clusters less strata, counted where some weight is above 0.
+    It may reach beyond the values; and where all values are equal it has no width: for
+    the accuracy of a small class see :func:`class_table`.
+
+    Examples
+    --------
+    Two hospitals in each of two strata:
+
+    >>> strata = ["small", "small", "large", "large"]
+    >>> found = weighted_mean(
+    ...     [1, 0, 1, 1], [10, 10, 30, 50], strata=strata, clusters=[1, 2, 3, 4]
+    ... )
+    >>> round(found.value, 2), round(found.standard_error, 3)
+    (0.9, 0.102)
+    """
+    check_between("level", level, 0, 1)
+    y = check_numbers(values, "values")
+    w = check_numbers(weights, "weights", values)
+    if (w < 0).any():
+        at = int(np.argmax(w < 0))
+        raise ValueError(f"weights must be 0 or more; row {at} is {w[at].item()!r}.")
+    total = float(w.sum())
+    if total == 0:
+        raise ValueError("weights must not all be 0.")
+    stratum, named = np.zeros(len(y), int), np.arange(len(y))
+    if strata is not None:
+        stratum = check_groups(strata, values, weights, name="strata")
+    if clusters is not None:
+        named = check_groups(clusters, values, weights, strata, name="clusters")
+    # The same name in two strata is two clusters.
+    pair = stratum * (int(named.max()) + 1) + named
+    first, cluster = np.unique(pair, return_index=True, return_inverse=True)[1:]
+    of_cluster = stratum[first]
+    value = float(w @ y / total)
+    score = np.bincount(cluster, w * (y - value) / total)
+    counted = np.bincount(cluster, w > 0) > 0
+    freedom = int(counted.sum()) - len(np.unique(of_cluster[counted]))
+    effective = float(total**2 / (w @ w))
+    if freedom < 1:
+        return WeightedMean(value, np.nan, np.nan, np.nan, effective)
+    error = float(np.sqrt(_variance(score, of_cluster)))
+    reach = float(student.ppf((1 + level) / 2, freedom)) * error
+    return WeightedMean(value, value - reach, value + reach, error, effective)
+
+
+def _mean_over_classes(sums: np.ndarray, norm: str) -> np.ndarray:
     """The mean gap from the sums of 1, gap and squared gap in each class (last axis).
 
     "plain" is "squared" with what chance adds. NaN where no class has a row.
     """
     count, some = sums[0], np.maximum(sums[0], 1)
     gap, square = sums[1] / some, sums[2] / some
-    if norm == "l1":
-        scores = np.abs(gap)
-    elif norm == "plain":
-        scores = gap**2
-    else:
+    scores = np.abs(gap) if norm == "l1" else gap**2
+    if norm == "squared":
         chance = (square - gap**2) / np.maximum(count - 1, 1)
-        scores = np.where(count > 1, gap**2 - chance, 0.0)
-    weight = count if weighting == "case" else (count > 0).astype(float)
-    total = weight.sum(axis=-1)
-    top = (weight * scores).sum(axis=-1)
-    return np.divide(top, total, out=np.full(np.shape(top), np.nan), where=total > 0)
+        scores = np.where(count > 1, scores - chance, 0.0)
+    seen = count > 0
+    with np.errstate(invalid="ignore"):
+        return (seen * scores).sum(axis=-1) / seen.sum(axis=-1)
 
 
 def _accuracy(right: np.ndarray, groups: np.ndarray | None, level: float) -> Interval:
@@ -366,38 +382,21 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
     return {f"{name}{end}": at for end, at in zip(_ENDS, interval, strict=True)}
 
 
-def _check_names(names: Sequence[str]) -> None:
-    if not names:
-        raise ValueError("confidences must have at least one; there is none.")
-    parts = ["accuracy", *names, *(f"{name}_gap" for name in names)]
-    columns = ["n", *(f"{part}{end}" for part in parts for end in _ENDS)]
-    twice = [column for column in columns if columns.count(column) > 1]
-    if twice:
-        raise ValueError(
-            f"confidences must have names that make different columns; {list(names)!r} "
-            f"make {twice[0]!r} twice."
-        )
-
-
 def _read_classes(predicted: ArrayLike) -> tuple[np.ndarray, list[Any]]:
     """The class of each row as a number, and what the classes are called, sorted."""
     codes, classes = pd.factorize(check_labels(predicted, "predicted"), sort=True)
     return codes, list(classes)
 
 
-def _read_sizes(
-    predicted: ArrayLike, norm: str, weighting: str, min_n: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_sizes(predicted: ArrayLike, min_n: int) -> tuple[np.ndarray, np.ndarray]:
     """The class of each row as a number, and the rows of each class."""
-    check_choice("norm", norm, ("l1", "squared"))
-    check_choice("weighting", weighting, ("class", "case"))
     check_count("min_n", min_n)
     codes, _ = _read_classes(predicted)
     sizes = np.bincount(codes)
     if sizes.max() < min_n:
+        most = sizes.max()
         raise ValueError(
-            f"min_n must be at most {sizes.max()}, the rows of the most frequent "
-            f"class, not {min_n}."
+            f"min_n must be at most {most}, of the largest class, not {min_n}."
         )
     return codes, sizes
 
@@ -410,3 +409,11 @@ def _read_confidences(
         together = (*rows, *(confidences[known] for known in stated))
         stated[name] = check_probabilities(given, name, *together).astype(float)
     return stated
+
+
+def _variance(score: np.ndarray, stratum: np.ndarray) -> float:
+    """Of the sum of the clusters' scores, which is 0 over all strata."""
+    count = np.bincount(stratum)
+    centre = np.where(count > 1, np.bincount(stratum, score) / count, 0.0)
+    scale = np.where(count > 1, count / np.maximum(count - 1, 1), 1.0)
+    return float(scale @ np.bincount(stratum, (score - centre[stratum]) ** 2))

@@ -1,41 +1,49 @@
-"""What chance does to a measure: the noise floor and bootstrap intervals."""
+"""What chance does to a measure: the noise floor and bootstrap intervals.
+
+Rows of equal confidence and outcome make one cell; where there are very many rows, so
+do those that lie close together. The sums in a cell are those of its rows; only the
+place of a row inside its cell is lost, which no measure can see to three digits. A
+draw then costs as many numbers as there are cells, not rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..checks import (
     check_between,
     check_choice,
     check_count,
+    check_groups,
+    check_not_fitted_on,
+    check_outcomes,
     check_probabilities,
     check_rng,
     check_rows,
 )
-from .binning import N_BINS, Bins, Closed, Strategy, make_bins
-from .cells import BINNED, MEANS, Cells, batches, make_cells, norm_of_gaps, weighted
-from .errors import Norm
+from .bins import NORMS, UNIFORM, Binning, Bins, BinSums, Norm
 from .scores import auroc
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
-MEASURES = (*BINNED, "squared", *MEANS, "auroc")
+Pair = tuple[ArrayLike, ArrayLike]
+_BINNED: dict[str, Norm] = {"ece": "l1", "rmsce": "l2", "mce": "max"}
+_MEANS = ("accuracy", "confidence", "gap", "brier", "log_loss")
+MEASURES = (*_BINNED, "squared", *_MEANS, "auroc")
+_MANY = 20_000
+_LEVELS = 2048
+_NUMBERS = 1 << 18
 
 
 class NoiseFloor(NamedTuple):
     """What a perfect forecaster would score, by chance alone.
 
-    Attributes
-    ----------
-    mean : float
-        The mean over simulated outcomes.
-    upper : float
-        Their 95th percentile, or that of another level: a value above it is more than
-        chance explains.
+    ``mean`` over simulated outcomes, and ``upper``, their 95th percentile, or that of
+    another level: a value above it is more than chance explains.
     """
 
     mean: float
@@ -43,311 +51,20 @@ class NoiseFloor(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A value and the interval around it.
-
-    Attributes
-    ----------
-    value : float
-        The measure on the data.
-    low, high : float
-        The interval's ends.
-    """
+    """A ``value`` on the data, and ``low`` and ``high``, the ends of its interval."""
 
     value: float
     low: float
     high: float
 
 
-def noise_floor(
-    confidence: ArrayLike,
-    *,
-    n_bins: int = N_BINS,
-    strategy: Strategy = "uniform",
-    closed: Closed = "left",
-    norm: Norm = "l1",
-    measure: Measure | None = None,
-    level: float = 0.95,
-    n_simulations: int = 1000,
-    rng: np.random.Generator | int | None = 0,
-) -> NoiseFloor:
-    """The calibration error that a perfect forecaster shows at this sample size.
-
-    Outcomes are drawn with exactly the stated probabilities, and the error is
-    measured as on real ones. What is left over is noise; no observed error
-    should be quoted without it.
-
-    Parameters
-    ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    n_bins, strategy, closed, norm
-        See :func:`expected_calibration_error`; use those of the error itself.
-    measure : callable, optional
-        Another measure, called with confidences and drawn outcomes; bins and norm
-        then do not matter.
-    level : float, default=0.95
-        Which quantile to give beside the mean.
-    n_simulations : int, default=1000
-        How many times to draw.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
-
-    Returns
-    -------
-    NoiseFloor
-
-    Raises
-    ------
-    ValueError
-        Bad data or rules.
-
-    References
-    ----------
-    Bröcker and Smith, Increasing the reliability of reliability diagrams,
-    Weather and Forecasting 22, 2007.
-
-    Examples
-    --------
-    >>> floor = noise_floor(np.linspace(0.5, 1, 200))
-    >>> round(floor.mean, 2), round(floor.upper, 2)
-    (0.07, 0.1)
-    """
-    check_choice("norm", norm, ("l1", "l2", "max", "signed"))
-    check_between("level", level, 0, 1)
-    check_count("n_simulations", n_simulations)
-    generator = check_rng(rng)
-    values = check_probabilities(confidence)
-    if measure is not None:
-        found = [
-            measure(values, generator.random(len(values)) < values)
-            for _ in range(n_simulations)
-        ]
-    else:
-        bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
-        cells = make_cells(values, None, bins)
-        count = cells.by_bin(cells.count)
-        gaps = _drawn_gaps(cells, n_simulations, generator)
-        found = np.concatenate([norm_of_gaps(g, count, norm) for g in gaps]).tolist()
-    return NoiseFloor(float(np.mean(found)), float(np.quantile(found, level)))
-
-
-def consistency_band(
-    confidence: np.ndarray,
-    bins: Bins,
-    *,
-    level: float = 0.95,
-    n_simulations: int = 1000,
-    rng: np.random.Generator | int | None = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where the accuracy of each bin would lie if the confidences were true.
-
-    Parameters
-    ----------
-    confidence : numpy.ndarray of float, of shape (n,)
-        Probabilities in [0, 1].
-    bins : Bins
-        The bins.
-    level : float, default=0.95
-        The share of simulations inside the band, bin by bin.
-    n_simulations : int, default=1000
-        How many times to draw outcomes.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
-
-    Returns
-    -------
-    low, high : numpy.ndarray of shape (n_bins,)
-        NaN where a bin is empty.
-    """
-    cells = make_cells(check_probabilities(confidence), None, bins)
-    count = cells.by_bin(cells.count)
-    mean = cells.by_bin(cells.count * cells.confidence) / count
-    gaps = np.concatenate([*_drawn_gaps(cells, n_simulations, check_rng(rng))])
-    shares = mean - gaps / count
-    low, high = np.full((2, len(bins)), np.nan)
-    tail = (1 - level) / 2
-    low[cells.bins], high[cells.bins] = np.quantile(shares, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-def bootstrap_interval(
-    confidence: ArrayLike,
-    correct: ArrayLike,
-    measure: str | Measure = "ece",
-    *,
-    groups: ArrayLike | None = None,
-    n_bins: int = N_BINS,
-    strategy: Strategy = "uniform",
-    closed: Closed = "left",
-    method: Literal["basic", "percentile"] | None = None,
-    level: float = 0.95,
-    n_resamples: int = 1000,
-    rng: np.random.Generator | int | None = 0,
-) -> Interval:
-    """A bootstrap interval for any measure of confidence and correctness.
-
-    Parameters
-    ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-    measure : str or callable, default="ece"
-        "ece", "rmsce" (its L2 form), "mce", "squared" (the debiased squared error),
-        "accuracy", "confidence", "gap" (confidence − accuracy), "brier", "log_loss",
-        "auroc"; or a function of confidences and outcomes, which is slower.
-    groups : array-like of shape (n,), optional
-        Rows with the same value, such as copies of a text or pages of a document,
-        are drawn together: the cluster bootstrap. Strings are compared without regard
-        to case and white space.
-    n_bins, strategy, closed
-        The bins, chosen once on the data: see :func:`expected_calibration_error`.
-    method : {"basic", "percentile"}, optional
-        "basic" reflects the resampled values about the value, "percentile" takes
-        their quantiles. By default "basic" for calibration errors, since resampling
-        adds to them the same bias again that the value has, and "percentile" for the
-        rest. "squared" has a rule of its own: resampled debiased values spread around
-        the plain squared error of the data, which stands for the truth.
-    level : float, default=0.95
-        Confidence level.
-    n_resamples : int, default=1000
-        How many resamples.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
-
-    Returns
-    -------
-    Interval
-        Resamples for which the measure is not defined, such as the AUROC of rows that
-        are all correct, are left out.
-
-    Notes
-    -----
-    In simulations, 95 % intervals of "gap", "brier" and "auroc" covered the true value
-    in 93 to 95 % of samples, and those of "squared" in 94 % or more. Those of the plain
-    errors, "ece", "rmsce" and "mce", cannot cover an error of zero, which lies below
-    all their values, and cover a small one too seldom: to say how large an error is,
-    use "squared"; to say whether there is one, the noise floor.
-
-    Raises
-    ------
-    ValueError
-        Bad data or rules.
-
-    References
-    ----------
-    Davison and Hinkley, Bootstrap methods and their application, 1997.
-
-    Examples
-    --------
-    >>> bootstrap_interval([0.9] * 100, [1] * 80 + [0] * 20, "accuracy")
-    Interval(value=0.8, low=0.72, high=0.88)
-    """
-    if method is not None:
-        check_choice("method", method, ("basic", "percentile"))
-    if not callable(measure):
-        return bootstrap_intervals(
-            confidence,
-            correct,
-            (measure,),
-            groups=groups,
-            n_bins=n_bins,
-            strategy=strategy,
-            closed=closed,
-            method=method,
-            level=level,
-            n_resamples=n_resamples,
-            rng=rng,
-        )[measure]
-    check_between("level", level, 0, 1)
-    check_count("n_resamples", n_resamples)
-    generator = check_rng(rng)
-    values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
-    values = values.astype(float)
-    value = float(measure(values, outcome))
-    found = _resampled(measure, values, outcome, codes, n_resamples, generator)
-    return quantile_interval(value, found, level, value if method == "basic" else None)
-
-
-def bootstrap_intervals(
-    confidence: ArrayLike,
-    correct: ArrayLike,
-    measures: Sequence[str],
-    *,
-    groups: ArrayLike | None = None,
-    n_bins: int = N_BINS,
-    strategy: Strategy = "uniform",
-    closed: Closed = "left",
-    method: Literal["basic", "percentile"] | None = None,
-    level: float = 0.95,
-    n_resamples: int = 1000,
-    rng: np.random.Generator | int | None = 0,
-) -> dict[str, Interval]:
-    """Bootstrap intervals for several measures on the same resamples.
-
-    Parameters
-    ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-    measures : sequence of str
-        Names of measures.
-    groups, n_bins, strategy, closed, method, level, n_resamples, rng
-        See :func:`bootstrap_interval`.
-
-    Returns
-    -------
-    dict of str to Interval
-
-    Raises
-    ------
-    ValueError
-        Bad data or rules.
-
-    Examples
-    --------
-    >>> found = bootstrap_intervals([0.9] * 9, [1] * 8 + [0], ["accuracy", "gap"])
-    >>> round(found["gap"].value, 3)
-    0.011
-    """
-    for measure in measures:
-        check_choice("measure", measure, MEASURES)
-    check_between("level", level, 0, 1)
-    check_count("n_resamples", n_resamples)
-    generator = check_rng(rng)
-    values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
-    bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
-    cells = make_cells(values, outcome, bins, merge=codes is None)
-    found: dict[str, list[np.ndarray]] = {measure: [] for measure in measures}
-    for weights in _weights(cells, codes, n_resamples, generator):
-        for measure, parts in found.items():
-            parts.append(weighted(cells, weights, measure))
-    intervals = {}
-    for measure, parts in found.items():
-        value = float(weighted(cells, cells.count[None, :], measure)[0])
-        if measure == "auroc" and np.isfinite(value):
-            value = auroc(values, outcome)
-        biased = measure in BINNED or measure == "squared"
-        pivot = None
-        if method == "basic" or (method is None and biased):
-            pivot = value
-            if measure == "squared":
-                pivot = float(weighted(cells, cells.count[None, :], "rmsce")[0] ** 2)
-        interval = quantile_interval(value, np.concatenate(parts), level, pivot)
-        if measure in BINNED:
-            interval = Interval(value, max(interval.low, 0.0), max(interval.high, 0.0))
-        intervals[measure] = interval
-    return intervals
-
-
 def quantile_interval(
     value: float, found: np.ndarray, level: float, pivot: float | None = None
 ) -> Interval:
-    """The interval that resampled values give.
+    """The interval that resampled values give, by their quantiles.
 
     With a pivot, what the resampled values spread around, it has their distances from
-    it, reflected about the value; else it has their quantiles.
+    it, reflected about the value.
     """
     found = found[np.isfinite(found)]
     if not len(found):
@@ -358,55 +75,391 @@ def quantile_interval(
     return Interval(value, value + pivot - high, value + pivot - low)
 
 
+@dataclass(frozen=True)
+class Cells:
+    """Merged rows, sorted by bin and, inside it, by confidence.
+
+    ``means`` are of the rows of each cell; ``starts`` are the first cells of the filled
+    ``bins``, ``ties`` those of each confidence, and ``rows`` is the order of the rows.
+    """
+
+    count: np.ndarray
+    means: dict[str, np.ndarray]
+    starts: np.ndarray
+    bins: np.ndarray
+    ties: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        confidence: np.ndarray,
+        correct: np.ndarray | None,
+        bins: Bins,
+        *,
+        merge: bool = True,
+        levels: int | None = None,
+    ) -> Self:
+        """Sort and merge rows."""
+        values = confidence.astype(float)
+        outcome = np.zeros(len(values), dtype=bool) if correct is None else correct
+        if levels is None and merge and len(values) > _MANY:
+            levels = _LEVELS
+        place = values
+        if levels is not None:
+            place = _places(values, levels, correct is not None)
+        key = np.stack([outcome, place, bins.index(confidence)])
+        rows = np.lexsort(key)
+        key = key[:, rows]
+        new = (
+            np.any(np.diff(key) != 0, axis=0) if merge else np.ones(len(rows) - 1, bool)
+        )
+        starts = np.append(0, np.flatnonzero(new) + 1)
+        count = np.diff(np.append(starts, len(rows)))
+        filled, first = np.unique(key[2, starts], return_index=True)
+        tied = np.all(np.diff(key[1:, starts]) == 0, axis=0)
+        with np.errstate(divide="ignore"):
+            loss = -np.log(np.where(outcome, values, 1 - values))
+        columns = {
+            "accuracy": outcome,
+            "confidence": values,
+            "gap": values - outcome,
+            "brier": (values - outcome) ** 2,
+            "log_loss": loss,
+        }
+        means = {
+            name: np.add.reduceat(x[rows].astype(float), starts) / count
+            for name, x in columns.items()
+        }
+        means["confidence"] = means["confidence"].clip(0, 1)
+        ties = np.append(0, np.flatnonzero(~tied) + 1)
+        return cls(count, means, first, filled.astype(np.intp), ties, rows)
+
+    def sums(self, weights: np.ndarray, correct: np.ndarray) -> BinSums:
+        """Sums of the filled bins for each weighting of the cells (the last axis)."""
+        tables = (weights, weights * self.means["confidence"], correct)
+        return BinSums(*(np.add.reduceat(x, self.starts, axis=-1) for x in tables))
+
+    def batches(self, n: int) -> Iterator[int]:
+        """Numbers of draws that are n in all, each a table that fits into memory."""
+        return _batches(n, len(self.count))
+
+    def drawn(self, n: int, generator: np.random.Generator) -> Iterator[BinSums]:
+        """Sums of the filled bins if the confidences were true, drawn n times."""
+        for height in self.batches(n):
+            shape, chance = (height, len(self.count)), self.means["confidence"]
+            yield self.sums(self.count, generator.binomial(self.count, chance, shape))
+
+    def floor(
+        self, norm: Norm, level: float, n: int, generator: np.random.Generator
+    ) -> NoiseFloor:
+        """The noise floor of a calibration error."""
+        errors = [sums.error(norm) for sums in self.drawn(n, generator)]
+        return _floor(np.concatenate(errors), level)
+
+    def measured(self, weights: np.ndarray, measure: str) -> np.ndarray:
+        """A measure for each of many weightings of the cells."""
+        if measure in _MEANS:
+            # Not a matrix product: an infinite loss that was not drawn does not count.
+            parts = np.zeros(weights.shape)
+            np.multiply(weights, self.means[measure], out=parts, where=weights > 0)
+            return parts.sum(axis=1) / weights.sum(axis=1)
+        right = weights * self.means["accuracy"]
+        if measure == "auroc":
+            return self._auroc(right, weights - right)
+        sums = self.sums(weights, right)
+        if measure == "squared":
+            return sums.debiased_error()
+        return (
+            sums.error("l2") ** 2
+            if measure == "plain"
+            else sums.error(_BINNED[measure])
+        )
+
+    def _auroc(self, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+        right, wrong = (np.add.reduceat(x, self.ties, axis=1) for x in (right, wrong))
+        below = np.cumsum(wrong, axis=1) - wrong / 2
+        pairs = right.sum(axis=1) * wrong.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return (right * below).sum(axis=1) / pairs
+
+
+def noise_floor(
+    confidence: ArrayLike,
+    *,
+    binning: Binning = UNIFORM,
+    norm: Norm = "l1",
+    measure: Measure | None = None,
+    level: float = 0.95,
+    n_simulations: int = 1000,
+    rng: np.random.Generator | int | None = 0,
+) -> NoiseFloor:
+    """The calibration error that a perfect forecaster shows at this sample size.
+
+    Outcomes are drawn with exactly the stated probabilities, and the error is measured
+    as on real ones (Bröcker and Smith 2007). What is left over is noise; no observed
+    error should be quoted without it.
+
+    Parameters
+    ----------
+    confidence : array-like of shape (n,)
+        Probabilities in [0, 1].
+    binning, norm
+        See :func:`expected_calibration_error`; use those of the error itself.
+    measure : callable, optional
+        Another measure, called with confidences and drawn outcomes.
+    level : float, default=0.95
+        Which quantile to give beside the mean.
+    n_simulations : int, default=1000
+        How many times to draw.
+    rng : numpy.random.Generator, int or None, default=0
+        Source or seed of chance.
+
+    Examples
+    --------
+    >>> floor = noise_floor(np.linspace(0.5, 1, 200))
+    >>> round(floor.mean, 2), round(floor.upper, 2)
+    (0.07, 0.1)
+    """
+    check_choice("norm", norm, NORMS)
+    check_between("level", level, 0, 1)
+    check_count("n_simulations", n_simulations)
+    generator = check_rng(rng)
+    values = check_probabilities(confidence)
+    if measure is None:
+        cells = Cells.of(values, None, Bins.of(values, binning))
+        return cells.floor(norm, level, n_simulations, generator)
+    found = [
+        measure(values, generator.random(len(values)) < values)
+        for _ in range(n_simulations)
+    ]
+    return _floor(found, level)
+
+
+def bootstrap_interval(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    measure: str | Sequence[str] = "ece",
+    *,
+    groups: ArrayLike | None = None,
+    binning: Binning = UNIFORM,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+    rng: np.random.Generator | int | None = 0,
+) -> Any:
+    """A bootstrap interval for a measure of confidence and correctness.
+
+    Parameters
+    ----------
+    confidence, correct
+        See :func:`expected_calibration_error`.
+    measure : str or list of str, default="ece"
+        "ece", "rmsce" (its L2 form), "mce", "squared" (the debiased squared error),
+        "accuracy", "confidence", "gap" (confidence − accuracy), "brier", "log_loss" or
+        "auroc"; or several of these, on the same resamples.
+    groups : array-like of shape (n,), optional
+        Rows with the same value, such as copies of a text or pages of a document, are
+        drawn together. Strings are compared without regard to case and white space.
+    binning : Binning, default=Binning()
+        The bins, chosen once on the data.
+    level : float, default=0.95
+        Confidence level.
+    n_resamples : int, default=1000
+        How many resamples.
+    rng : numpy.random.Generator, int or None, default=0
+        Source or seed of chance.
+
+    Returns
+    -------
+    Interval, or dict of str to Interval where several measures are given
+        Resamples for which the measure is not defined, such as the AUROC of rows that
+        are all correct, are left out.
+
+    Notes
+    -----
+    The interval has the quantiles of the resampled values; for calibration errors they
+    are reflected about the value, since resampling adds to them the same bias again
+    that the value has. The plain errors lie above an error of zero in every sample, and
+    their intervals seldom cover a small one: to say how large an error is, use
+    "squared"; to say whether there is one, the noise floor.
+
+    Examples
+    --------
+    >>> p, right = [0.9] * 100, [1] * 80 + [0] * 20
+    >>> bootstrap_interval(p, right, "accuracy")
+    Interval(value=0.8, low=0.72, high=0.88)
+    >>> round(bootstrap_interval(p, right, ["accuracy", "gap"])["gap"].low, 2)
+    0.02
+    """
+    names = _read_names(measure)
+    check_between("level", level, 0, 1)
+    check_count("n_resamples", n_resamples)
+    generator = check_rng(rng)
+    values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
+    cells = Cells.of(values, outcome, Bins.of(values, binning), merge=codes is None)
+    draws = _drawn_cells(cells, codes, n_resamples, generator)
+    once = cells.count[None, :]
+    found = bootstrapped(names, cells.measured, once, draws, level, tuple(_BINNED))
+    for name, interval in found.items():
+        if name in _BINNED:
+            ends = (max(end, 0.0) for end in interval[1:])
+            found[name] = Interval(interval.value, *ends)
+        elif name == "auroc" and np.isfinite(interval.value):
+            found[name] = interval._replace(value=auroc(values, outcome))
+    return found[measure] if isinstance(measure, str) else found
+
+
+def paired_difference(
+    a: Pair,
+    b: Pair,
+    measure: str | Sequence[str] = "brier",
+    *,
+    groups: ArrayLike | None = None,
+    binning: Binning = UNIFORM,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+    rng: np.random.Generator | int | None = 0,
+) -> Any:
+    """What a measure changes by from a to b, with a paired bootstrap interval.
+
+    Both are measured on the same rows, and each resample draws the same rows for both:
+    what makes a row hard for both of them cancels.
+
+    Parameters
+    ----------
+    a, b : pair of array-like of shape (n,)
+        Confidences in [0, 1], and whether each row was right. Two models may be right
+        in different rows; for two confidences in the same predictions give the same
+        outcomes twice.
+    measure, groups, binning, level, n_resamples, rng
+        See :func:`bootstrap_interval`; bins are chosen once for a and once for b.
+
+    Returns
+    -------
+    Interval, or dict of str to Interval where several measures are given
+        Of measure(b) − measure(a). Resamples in which it is not defined are left out;
+        where it is not finite on the data, as the log loss of a certainty that was
+        wrong, the interval is NaN.
+
+    Notes
+    -----
+    Intervals of "ece", "rmsce" and "mce" cover less often than they say, least often
+    where one of the two is perfect: to say whether calibration has changed, use
+    "squared" or "brier".
+
+    Examples
+    --------
+    >>> right = [1] * 80 + [0] * 20
+    >>> found = paired_difference(([0.99] * 100, right), ([0.8] * 100, right))
+    >>> round(found.value, 4), found.high < 0
+    (-0.0361, True)
+    """
+    names = _read_names(measure)
+    check_between("level", level, 0, 1)
+    check_count("n_resamples", n_resamples)
+    generator = check_rng(rng)
+    sides = []
+    for name, pair in (("a", a), ("b", b)):
+        values, outcome = _read_pair(pair, name, *(a if name == "b" else ()))
+        # Rows stay apart: those that are alike in a may differ in b.
+        sides.append(Cells.of(values, outcome, Bins.of(values, binning), merge=False))
+    once = np.ones((1, len(sides[0].rows)), dtype=np.intp)
+    codes = np.arange(once.size) if groups is None else check_groups(groups, *a, *b)
+
+    def change(weights: np.ndarray, name: str) -> np.ndarray:
+        before, after = (side.measured(weights[:, side.rows], name) for side in sides)
+        with np.errstate(invalid="ignore"):  # both may be infinite
+            return after - before
+
+    draws = drawn_groups(codes, n_resamples, generator)
+    found = bootstrapped(names, change, once, draws, level, ("ece", "rmsce"))
+    for name, interval in found.items():
+        if not np.isfinite(interval.value):
+            found[name] = Interval(interval.value, np.nan, np.nan)
+    return found[measure] if isinstance(measure, str) else found
+
+
+def bootstrapped(
+    names: Sequence[str],
+    measured: Callable[[np.ndarray, str], np.ndarray],
+    once: np.ndarray,
+    draws: Iterator[np.ndarray],
+    level: float,
+    reflected: Sequence[str] = (),
+) -> dict[str, Interval]:
+    """Intervals of measures from drawn weights, and ``once``, those of the data."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for weights in draws:
+        for name, parts in found.items():
+            parts.append(measured(weights, name))
+    intervals = {}
+    for name, parts in found.items():
+        value = float(measured(once, name)[0])
+        pivot = value if name in reflected else None
+        if name == "squared":
+            # Resampled debiased errors spread around the plain ones of the data.
+            pivot = float(measured(once, "plain")[0])
+        intervals[name] = quantile_interval(value, np.concatenate(parts), level, pivot)
+    return intervals
+
+
 def drawn_groups(
     groups: np.ndarray, n_resamples: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """How often each row counts where whole groups are drawn."""
     n_groups = int(groups.max()) + 1
     even = np.full(n_groups, 1 / n_groups)
-    for height, _ in batches(n_resamples, len(groups)):
+    for height in _batches(n_resamples, len(groups)):
         yield generator.multinomial(n_groups, even, height)[:, groups]
 
 
-def _drawn_gaps(
-    cells: Cells, n_simulations: int, generator: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Sums of confidence − correct in each bin, for outcomes drawn as stated."""
-    stated = cells.by_bin(cells.count * cells.confidence)
-    for shape in batches(n_simulations, len(cells.count)):
-        drawn = generator.binomial(cells.count, cells.confidence, shape)
-        yield stated - cells.by_bin(drawn)
-
-
-def _weights(
+def _drawn_cells(
     cells: Cells,
     groups: np.ndarray | None,
     n_resamples: int,
     generator: np.random.Generator,
 ) -> Iterator[np.ndarray]:
     """How often each cell is drawn, in tables of one row a resample."""
-    if groups is None:
-        n = int(cells.count.sum())
-        for height, _ in batches(n_resamples, len(cells.count)):
-            yield generator.multinomial(n, cells.count / n, height)
+    if groups is not None:
+        yield from drawn_groups(groups[cells.rows], n_resamples, generator)
         return
-    yield from drawn_groups(groups[cells.rows], n_resamples, generator)
+    n = int(cells.count.sum())
+    for height in cells.batches(n_resamples):
+        yield generator.multinomial(n, cells.count / n, height)
 
 
-def _resampled(
-    measure: Measure,
-    values: np.ndarray,
-    outcome: np.ndarray,
-    groups: np.ndarray | None,
-    n_resamples: int,
-    generator: np.random.Generator,
-) -> np.ndarray:
-    codes = np.arange(len(values)) if groups is None else groups
-    members = pd.Series(np.arange(len(codes))).groupby(codes).indices
-    found = np.empty(n_resamples)
-    for at in range(n_resamples):
-        drawn = generator.integers(len(members), size=len(members))
-        if groups is not None:
-            drawn = np.concatenate([members[group] for group in drawn])
-        found[at] = measure(values[drawn], outcome[drawn])
-    return found
+def _batches(n: int, width: int) -> Iterator[int]:
+    """Heights of tables that have n rows in all and each fit into little memory."""
+    height = max(1, _NUMBERS // width)
+    for start in range(0, n, height):
+        yield min(height, n - start)
+
+
+def _floor(found: Any, level: float) -> NoiseFloor:
+    return NoiseFloor(float(np.mean(found)), float(np.quantile(found, level)))
+
+
+def _places(values: np.ndarray, levels: int, ranked: bool) -> np.ndarray:
+    """Rising with the confidence, and equal where rows are to be merged."""
+    place = np.floor(values * levels)
+    if ranked:
+        # Confidences often crowd at 1, where their order still makes the AUROC.
+        rank = np.searchsorted(np.sort(values), values)
+        place += np.floor(rank * (levels / len(values)))
+        place[values == 0] = -1  # an infinite loss stays alone
+    return place
+
+
+def _read_names(measure: str | Sequence[str]) -> list[str]:
+    names = [measure] if isinstance(measure, str) else list(measure)
+    return [check_choice("measure", name, MEASURES) for name in names]
+
+
+def _read_pair(pair: Any, name: str, *rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        kind = type(pair).__name__
+        raise ValueError(f"{name} must be a pair, (confidence, correct), not {kind}.")
+    values = check_probabilities(pair[0], f"confidence of {name}", *rows).astype(float)
+    check_not_fitted_on(pair[0], f"confidence of {name}")
+    right = check_outcomes(pair[1], *rows, pair[0], name=f"correct of {name}")
+    return values, right

@@ -1,12 +1,14 @@
-"""Proper scores and discrimination: what calibration errors do not see."""
+"""Proper scores, discrimination and tests: what calibration errors do not see."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from mapie.metrics import calibration as mapie
 from numpy.typing import ArrayLike
+from scipy.stats import norm as normal
 from sklearn.metrics import roc_auc_score
 
 from ..checks import (
@@ -16,7 +18,9 @@ from ..checks import (
     check_rows,
     evaluation_of,
 )
-from .binning import N_BINS, Closed, Strategy, make_bins, sum_bins
+from .bins import UNIFORM, Binning, Bins
+
+TestMethod = Literal["kolmogorov-smirnov", "kuiper", "spiegelhalter"]
 
 
 def top_label(
@@ -33,15 +37,9 @@ def top_label(
 
     Returns
     -------
-    confidence : numpy.ndarray of float, of shape (n,)
-        The largest probability of each row.
-    correct : numpy.ndarray of bool, of shape (n,)
-        Whether its class is the true one; the first class wins a tie.
-
-    Raises
-    ------
-    ValueError
-        Rows that do not sum to one, or a truth that is no class.
+    confidence, correct : numpy.ndarray of shape (n,)
+        The largest probability of each row, and whether its class is the true one; the
+        first class wins a tie.
 
     Examples
     --------
@@ -53,13 +51,11 @@ def top_label(
     return values.max(axis=1), values.argmax(axis=1) == actual
 
 
-def brier_score(
-    probabilities: ArrayLike,
-    truth: ArrayLike,
-    *,
-    scale: Literal["sum", "half"] = "sum",
-) -> float:
+def brier_score(probabilities: ArrayLike, truth: ArrayLike) -> float:
     """Brier score: mean squared distance between probability and outcome.
+
+    Of one column it lies in [0, 1]. Of several it is the sum over the classes, in
+    [0, 2], which for two classes is twice that of one column: state which one you give.
 
     Parameters
     ----------
@@ -69,25 +65,6 @@ def brier_score(
     truth : array-like of shape (n,)
         For one column, 1 or True where the event came (or the prediction was
         correct), else 0. For several, the true classes.
-    scale : {"sum", "half"}, default="sum"
-        For several columns: the sum over the classes, in [0, 2], as Brier defined it;
-        or half of it, in [0, 1], which for two classes is the score of one column.
-
-    Returns
-    -------
-    float
-        In [0, 1] for one column. The score of the confidence in a prediction is not
-        that of all the classes: state which one you give.
-
-    Raises
-    ------
-    ValueError
-        Bad probabilities or outcomes, or an unknown scale.
-
-    References
-    ----------
-    Brier, Verification of forecasts expressed in terms of probability, Monthly
-    Weather Review 78, 1950.
 
     Examples
     --------
@@ -97,104 +74,13 @@ def brier_score(
     >>> round(brier_score(p, [0, 1, 1, 0]), 4)
     0.075
     """
-    check_choice("scale", scale, ("sum", "half"))
     if np.ndim(probabilities) == 1:
-        values, outcome, _ = check_rows(
-            probabilities, truth, name="probabilities", outcome="truth", unanswered=True
-        )
+        values, outcome = _read_column(probabilities, truth)
         return float(np.mean((values - outcome) ** 2, dtype=float))
+    # scikit-learn's brier_score_loss warns of rows that sum to one but for rounding.
     values, classes, actual = check_classified(probabilities, truth)
     distance = values - np.eye(len(classes))[actual]
-    total = float(np.mean(np.sum(distance**2, axis=1)))
-    return total / 2 if scale == "half" else total
-
-
-@dataclass(frozen=True)
-class BrierDecomposition:
-    """The parts of a Brier score: brier = reliability − resolution + uncertainty +
-    within_variance − within_covariance.
-
-    Attributes
-    ----------
-    reliability : float
-        Mean squared gap between a bin's confidence and its accuracy; less is better.
-    resolution : float
-        Mean squared distance of a bin's accuracy from the overall one; more is better.
-    uncertainty : float
-        Accuracy times one minus accuracy: the score of always stating the accuracy.
-    within_variance, within_covariance : float
-        What the bins hide: the variance of the confidence inside them, and twice its
-        covariance with the outcome. Zero where each bin holds one value.
-    brier : float
-        The score itself.
-    """
-
-    reliability: float
-    resolution: float
-    uncertainty: float
-    within_variance: float
-    within_covariance: float
-    brier: float
-
-
-def brier_decomposition(
-    confidence: ArrayLike,
-    correct: ArrayLike,
-    *,
-    n_bins: int = N_BINS,
-    strategy: Strategy = "uniform",
-    closed: Closed = "left",
-) -> BrierDecomposition:
-    """Murphy's decomposition of the Brier score, exact also for bins.
-
-    Parameters
-    ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-    n_bins, strategy, closed
-        The bins: see :func:`expected_calibration_error`.
-
-    Returns
-    -------
-    BrierDecomposition
-
-    Raises
-    ------
-    ValueError
-        As :func:`expected_calibration_error`.
-
-    References
-    ----------
-    Murphy, A new vector partition of the probability score, Journal of Applied
-    Meteorology 12, 1973; the terms within bins: Stephenson, Coelho and Jolliffe,
-    Two extra components in the Brier score decomposition, Weather and Forecasting
-    23, 2008.
-
-    Examples
-    --------
-    >>> parts = brier_decomposition([0.9, 0.9, 0.2, 0.2], [1, 1, 0, 1])
-    >>> round(parts.reliability, 3), round(parts.resolution, 4), parts.uncertainty
-    (0.05, 0.0625, 0.1875)
-    """
-    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
-    bins = make_bins(values, n_bins=n_bins, strategy=strategy, closed=closed)
-    sums = sum_bins(values, outcome, bins)
-    base = outcome.mean()
-    filled = sums.filled
-    gap = filled.mean_confidence - filled.accuracy
-    # Deviations from the mean of the row's own bin.
-    index = bins.index(values)
-    off = values - sums.mean_confidence[index]
-    return BrierDecomposition(
-        reliability=float(filled.weight @ gap**2),
-        resolution=float(filled.weight @ (filled.accuracy - base) ** 2),
-        uncertainty=float(base * (1 - base)),
-        within_variance=float(np.mean(off**2)),
-        within_covariance=float(2 * np.mean(off * (outcome - sums.accuracy[index]))),
-        brier=float(np.mean((values - outcome) ** 2, dtype=float)),
-    )
+    return float(np.mean(np.sum(distance**2, axis=1)))
 
 
 def log_loss(
@@ -204,25 +90,11 @@ def log_loss(
 
     Parameters
     ----------
-    probabilities : array-like of shape (n,) or (n, n_classes)
-        One column: the probability of an event, or the confidence in a prediction.
-        Several: rows that sum to one.
-    truth : array-like of shape (n,)
-        For one column, 1 or True where the event came (or the prediction was
-        correct), else 0. For several, the true classes.
+    probabilities, truth
+        See :func:`brier_score`.
     clip : float, optional
-        Lift probabilities to at least this. Without it, whoever calls something
-        impossible that happens gets an infinite loss, as he should.
-
-    Returns
-    -------
-    float
-        Natural logarithms; 0 or more, possibly infinite.
-
-    Raises
-    ------
-    ValueError
-        Bad probabilities or outcomes, or a clip outside (0, 0.5).
+        Lift probabilities to at least this, in (0, 0.5). Without it, a zero probability
+        for what happened gives an infinite loss.
 
     Examples
     --------
@@ -234,9 +106,7 @@ def log_loss(
     if clip is not None:
         check_between("clip", clip, 0, 0.5)
     if np.ndim(probabilities) == 1:
-        values, outcome, _ = check_rows(
-            probabilities, truth, name="probabilities", outcome="truth", unanswered=True
-        )
+        values, outcome = _read_column(probabilities, truth)
         happened = np.where(outcome, values, 1.0 - values).astype(float)
     else:
         values, _, actual = check_classified(probabilities, truth)
@@ -247,28 +117,71 @@ def log_loss(
         return float(-np.mean(np.log(happened)) + 0.0)
 
 
+@dataclass(frozen=True)
+class BrierDecomposition:
+    """Murphy's decomposition of the Brier score, exact also for bins.
+
+    brier = reliability − resolution + uncertainty + within_variance −
+    within_covariance (Murphy 1973; Stephenson et al. 2008 for the terms within bins).
+
+    Attributes
+    ----------
+    reliability : float
+        Mean squared gap between a bin's confidence and its accuracy; less is better.
+    resolution : float
+        Mean squared distance of a bin's accuracy from the overall one; more is better.
+    uncertainty : float
+        Accuracy times one minus accuracy: the score of always stating the accuracy.
+    within_variance, within_covariance : float
+        Inside the bins: the variance of the confidence, and twice its covariance with
+        the outcome. Zero where each bin holds one value.
+    brier : float
+        The score itself.
+
+    Examples
+    --------
+    >>> parts = BrierDecomposition.of([0.9, 0.9, 0.2, 0.2], [1, 1, 0, 1])
+    >>> round(parts.reliability, 3), round(parts.resolution, 4), parts.uncertainty
+    (0.05, 0.0625, 0.1875)
+    """
+
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within_variance: float
+    within_covariance: float
+    brier: float
+
+    @classmethod
+    def of(
+        cls, confidence: ArrayLike, correct: ArrayLike, *, binning: Binning = UNIFORM
+    ) -> BrierDecomposition:
+        """Decompose a score; arguments as of :func:`expected_calibration_error`."""
+        values, outcome, _ = check_rows(confidence, correct, unanswered=True)
+        bins = Bins.of(values, binning)
+        index, sums = bins.index(values), bins.sums(values, outcome)
+        stated, rate = sums.mean_confidence[index], sums.accuracy[index]
+        base, off = outcome.mean(), values - stated
+        return cls(
+            reliability=float(np.mean((stated - rate) ** 2)),
+            resolution=float(np.mean((rate - base) ** 2)),
+            uncertainty=float(base * (1 - base)),
+            within_variance=float(np.mean(off**2)),
+            within_covariance=float(2 * np.mean(off * (outcome - rate))),
+            brier=float(np.mean((values - outcome) ** 2, dtype=float)),
+        )
+
+
 def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Area under the ROC curve: how well confidence ranks right above wrong.
 
     The probability that a correct row has more confidence than a wrong one, ties
-    counting half. Calibration by a rising map leaves it as it is.
+    counting half; 0.5 is guessing. A rising calibration map does not change it.
 
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0; both must occur.
-
-    Returns
-    -------
-    float
-        In [0, 1]; 0.5 is guessing.
-
-    Raises
-    ------
-    ValueError
-        Bad data, or all rows correct or all wrong: there is nothing to rank.
+    confidence, correct
+        See :func:`expected_calibration_error`; both outcomes must occur.
 
     Examples
     --------
@@ -277,9 +190,9 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """
     values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     if outcome.all() or not outcome.any():
+        only = bool(outcome[0])
         raise ValueError(
-            f"correct must hold both outcomes to rank them; all {len(outcome)} rows "
-            f"are {bool(outcome[0])}."
+            f"correct must hold both outcomes to rank them; all are {only}."
         )
     return float(roc_auc_score(outcome, values))
 
@@ -288,16 +201,9 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
 class RiskCoverage:
     """Risk at each coverage that a threshold on the confidence can reach.
 
-    Attributes
-    ----------
-    threshold : numpy.ndarray of float
-        Distinct confidences, from high to low: rows at or above are answered.
-    coverage : numpy.ndarray of float
-        Share of rows answered, in (0, 1].
-    risk : numpy.ndarray of float
-        Share of the answered rows that are wrong, in [0, 1].
-    evaluation : {"held-out", "in-sample", "unstated"}
-        Whether a calibrator was fitted on rows of them.
+    ``threshold`` are the distinct confidences, from high to low; ``coverage`` is the
+    share of rows at or above each, which are answered, and ``risk`` the share of these
+    that are wrong. ``evaluation`` says whether a calibrator was fitted on rows of them.
     """
 
     threshold: np.ndarray
@@ -309,28 +215,13 @@ class RiskCoverage:
 def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Selective risk: the error rate among the most confident rows.
 
+    One point a distinct confidence: rows with equal confidence are answered together
+    or not at all (El-Yaniv and Wiener, JMLR 11, 2010).
+
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-
-    Returns
-    -------
-    RiskCoverage
-        One point a distinct confidence: rows with equal confidence are answered
-        together or not at all.
-
-    Raises
-    ------
-    ValueError
-        Bad data.
-
-    References
-    ----------
-    El-Yaniv and Wiener, On the foundations of noise-free selective
-    classification, JMLR 11, 2010.
+    confidence, correct
+        See :func:`expected_calibration_error`.
 
     Examples
     --------
@@ -347,32 +238,14 @@ def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCovera
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Area under the risk–coverage curve: the mean risk over all coverages.
 
-    The mean over k = 1 … n of the error rate among the k most confident rows.
-    Among rows of equal confidence the order is a matter of chance, and the value is
-    the mean over all orders, so that it does not depend on the order of the rows.
+    The mean over k = 1 … n of the error rate among the k most confident rows; among
+    rows of equal confidence, over all their orders (Geifman et al., ICLR 2019). It
+    depends on the error rate as well as on the ranking; less is better.
 
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-
-    Returns
-    -------
-    float
-        In [0, 1]; less is better. It depends on the error rate as well as on the
-        ranking.
-
-    Raises
-    ------
-    ValueError
-        Bad data.
-
-    References
-    ----------
-    Geifman, Uziel and El-Yaniv, Bias-reduced uncertainty estimation for deep
-    neural classifiers, ICLR 2019.
+    confidence, correct
+        See :func:`expected_calibration_error`.
 
     Examples
     --------
@@ -385,6 +258,74 @@ def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     # Within a tie, errors are expected to come evenly.
     expected = np.interp(k, np.append(0, answered), np.append(0, wrong))
     return float(np.mean(expected / k))
+
+
+class CalibrationTest(NamedTuple):
+    """A test statistic, and the probability of such a one under perfect calibration."""
+
+    statistic: float
+    p_value: float
+
+
+def calibration_test(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    *,
+    method: TestMethod = "kolmogorov-smirnov",
+) -> CalibrationTest:
+    """Test whether outcomes could come from these probabilities, without any bins.
+
+    Statistics and distributions are MAPIE's, but for Kuiper's range, which here counts
+    the start of the walk, 0, as its distribution does.
+
+    Parameters
+    ----------
+    confidence, correct
+        See :func:`expected_calibration_error`; some row must lie inside (0, 1).
+    method : str, default="kolmogorov-smirnov"
+        "kolmogorov-smirnov": the largest cumulative difference between outcomes and
+        probabilities; "kuiper": the range of these differences (Arrieta-Ibarra et al.,
+        JMLR 23, 2022); "spiegelhalter": a z-score of the Brier score, two-sided, which
+        does not see errors that leave the Brier score as expected.
+
+    Examples
+    --------
+    >>> p, y = [0.8, 0.3, 0.5, 0.5, 0.7, 0.1], [1, 0, 1, 0, 1, 0]
+    >>> round(calibration_test(p, y, method="kuiper").p_value, 4)
+    0.9684
+    """
+    check_choice("method", method, ("kolmogorov-smirnov", "kuiper", "spiegelhalter"))
+    stated, right, _ = check_rows(confidence, correct, unanswered=True)
+    values, outcome = stated.astype(float), right.astype(float)
+    on_z = method == "spiegelhalter"
+    inside = (values > 0) & (values < 1) & ~(on_z & (values == 0.5))
+    if not inside.any():
+        off = ", off 0.5" if on_z else ""
+        raise ValueError(
+            f"confidence must lie inside (0, 1){off} in some row; none does."
+        )
+    # MAPIE breaks ties by a jitter that depends on the order; so the order is fixed.
+    order = np.lexsort((-outcome, values))
+    values, outcome = values[order], outcome[order]
+    if on_z:
+        statistic = mapie.spiegelhalter_statistic(outcome, values)
+        p_value = 2 * normal.sf(abs(statistic))
+    elif method == "kuiper":
+        walk = np.append(0.0, mapie.cumulative_differences(outcome, values))
+        statistic = np.ptp(walk) / mapie.length_scale(values)
+        p_value = 1 - mapie.kuiper_cdf(statistic)
+    else:
+        statistic = mapie.kolmogorov_smirnov_statistic(outcome, values)
+        p_value = 1 - mapie.kolmogorov_smirnov_cdf(statistic)
+    return CalibrationTest(float(statistic), float(np.clip(p_value, 0, 1)))
+
+
+def _read_column(
+    probabilities: ArrayLike, truth: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    return check_rows(
+        probabilities, truth, name="probabilities", outcome="truth", unanswered=True
+    )[:2]
 
 
 def _by_threshold(

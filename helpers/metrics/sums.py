@@ -1,36 +1,78 @@
-"""Sums of the rows of a table that add up, and the means that follow from them."""
+"""Measures of a table too large for memory, from sums of its shards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import norm as normal
+from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
+    check_choice,
     check_count,
     check_labels,
     check_outcomes,
     check_probabilities,
-    chunks,
+    check_rng,
 )
-from .binning import N_BINS, BinSums, make_bins, sum_bins
-from .resampling import Interval
-from .stored_sums import CELLS, SCALARS, class_frame, read_sums, write_sums
-from .tables import wilson
+from .bins import NORMS, UNIFORM, Binning, Bins, BinSums, Norm
+from .report import measure_table
+from .resampling import Cells, Interval, NoiseFloor
 
 # A power of two times the 20 bins of a report: both then cut at the same floats.
-N_CELLS = 128 * N_BINS
+N_CELLS = 128 * UNIFORM.n
+_SUMS = ("count", "confidence", "correct")
+_UNLABELLED = ("n_unlabelled", "unlabelled_confidence")
+_SCALARS = ("squared", "loss", "n_impossible", *_UNLABELLED)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RowSums:
-    """Sums of some rows: :class:`CalibrationSums` says what each is."""
+class CalibrationSums:
+    """What a report on calibration needs of some rows, in a form that adds up.
+
+    Take the sums of each shard with :meth:`of`, and add them with ``+``, in any order
+    and grouping. They take as much memory for a billion rows as for a thousand: [0, 1]
+    is cut into narrow cells, and of the confidence only its sum in each cell is kept.
+    Bins of equal width are made of whole cells, so that their errors are those of the
+    rows. Only what asks for the order of rows inside a cell, :meth:`auroc`, or for
+    their spread, the noise floor, is not exact.
+
+    Attributes
+    ----------
+    cells : BinSums
+        Rows, confidence and correct rows of each cell [a, b), of the rows whose outcome
+        is known.
+    squared, loss : float
+        Sums of their squared differences of confidence and outcome, and of their log
+        losses that are finite.
+    n_impossible : int
+        Rows whose log loss is infinite: what happened had been called impossible.
+    n_unlabelled, unlabelled_confidence : int, float
+        Rows without a known outcome, and the sum of their confidences.
+    classes : pandas.DataFrame
+        For each predicted class the same sums: ``count``, ``confidence``, ``correct``,
+        ``n_unlabelled`` and ``unlabelled_confidence``. Empty where predictions were
+        not given.
+    clip : float or None
+        Probabilities were lifted to at least this for the log loss.
+
+    Examples
+    --------
+    >>> shards = [([0.9, 0.8], [1, 0]), ([0.6, 0.7, 0.5], [1, None, None])]
+    >>> parts = [CalibrationSums.of(*shard) for shard in shards]
+    >>> total = sum(parts, CalibrationSums.of([]))
+    >>> total
+    CalibrationSums(n=3, n_unlabelled=2)
+    >>> round(total.calibration_error(), 3), round(total.mean_confidence_of_all, 3)
+    (0.433, 0.7)
+    """
 
     cells: BinSums
     squared: float
@@ -66,45 +108,32 @@ class RowSums:
             How many cells. Bins must be made of whole ones: 1,920 have 15 bins.
         clip : float, optional
             See :func:`log_loss`.
-
-        Returns
-        -------
-        CalibrationSums
-
-        Raises
-        ------
-        ValueError
-            Confidences outside [0, 1] or missing, outcomes other than 0 and 1, classes
-            that are missing or no text, lengths that differ, or bad settings.
-
-        Examples
-        --------
-        >>> from helpers.metrics import CalibrationSums
-        >>> CalibrationSums.of([0.9, 0.6, 0.8], [1, 0, None])
-        CalibrationSums(n=2, n_unlabelled=1)
         """
         check_count("n_cells", n_cells)
         if clip is not None:
             check_between("clip", clip, 0, 0.5)
         empty = np.shape(confidence) == (0,)
         values = np.empty(0) if empty else check_probabilities(confidence)
-        known, outcome = _read_outcomes(correct, confidence)
+        given = np.full(len(values), np.nan) if correct is None else correct
+        outcome = check_outcomes(given, confidence, missing=True)
+        known, right = ~np.isnan(outcome), outcome == 1
         labels = np.empty(0, dtype=object)
         if predicted is not None:
             labels = check_labels(predicted, "predicted", confidence, correct)
-        of_class = slice(len(labels))
-        classes = _by_class(
-            values[of_class], known[of_class], outcome[of_class], labels
-        )
+        part = slice(len(labels))
+        classes = _by_class(values[part], known[part], right[part], labels)
         others = values[~known]
         if len(others):
-            values, outcome = values[known], outcome[known]
-        squared, loss, n_impossible = _scores(values, outcome, clip)
+            values, right = values[known], right[known]
+        happened = np.where(right, values, 1.0 - values).astype(float)
+        if clip is not None:
+            happened = np.clip(happened, clip, 1 - clip)
+        possible = happened[happened > 0]
         return cls(
-            cells=sum_bins(values, outcome, make_bins(np.zeros(1), n_bins=n_cells)),
-            squared=squared,
-            loss=loss,
-            n_impossible=n_impossible,
+            cells=Bins.of(values, Binning(n_cells)).sums(values, right),
+            squared=float(np.sum((values - right) ** 2, dtype=float)),
+            loss=0.0 - float(np.log(possible).sum()),
+            n_impossible=len(happened) - len(possible),
             n_unlabelled=len(others),
             unlabelled_confidence=float(others.sum(dtype=float)),
             classes=classes,
@@ -117,21 +146,15 @@ class RowSums:
         for name in ("n_cells", "clip"):
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
-                raise ValueError(
-                    f"{name} must be the same in sums that are added; it is {mine!r} "
-                    f"and {its!r}."
-                )
-        cells = (getattr(self.cells, x) + getattr(other.cells, x) for x in CELLS)
-        classes = pd.concat([self.classes, other.classes]).groupby(level=0).sum()
-        classes.index = classes.index.astype(object)
-        scalars: dict[str, Any] = {
-            name: getattr(self, name) + getattr(other, name) for name in SCALARS
-        }
+                raise ValueError(f"{name} must be the same in both: {mine!r}, {its!r}.")
+        cells = (getattr(self.cells, x) + getattr(other.cells, x) for x in _SUMS)
+        scalars: Any = {x: getattr(self, x) + getattr(other, x) for x in _SCALARS}
+        rows = pd.concat([self.classes, other.classes])
+        classes = _add_classes(rows, rows.index)
         return replace(self, cells=BinSums(*cells), classes=classes, **scalars)
 
     def __repr__(self) -> str:
-        name = type(self).__name__
-        return f"{name}(n={self.n:,}, n_unlabelled={self.n_unlabelled:,})"
+        return f"CalibrationSums(n={self.n:,}, n_unlabelled={self.n_unlabelled:,})"
 
     @property
     def n_cells(self) -> int:
@@ -157,9 +180,8 @@ class RowSums:
     def mean_confidence_of_all(self) -> float:
         """Mean confidence of all the rows; NaN where there are none."""
         n = self.n + self.n_unlabelled
-        if not n:
-            return float("nan")
-        return float((self.cells.confidence.sum() + self.unlabelled_confidence) / n)
+        total = self.cells.confidence.sum() + self.unlabelled_confidence
+        return float(total / n) if n else np.nan
 
     @property
     def brier(self) -> float:
@@ -169,67 +191,20 @@ class RowSums:
     @property
     def log_loss(self) -> float:
         """Log loss: see :func:`log_loss`; infinite where ``n_impossible`` is not 0."""
-        return float("inf") if self.n_impossible else self.loss / self._some()
+        return np.inf if self.n_impossible else self.loss / self._some()
 
     def accuracy(self, *, level: float = 0.95) -> Interval:
-        """Share of correct rows, with Wilson's interval.
-
-        Parameters
-        ----------
-        level : float, default=0.95
-            Confidence level.
-
-        Returns
-        -------
-        Interval
-
-        Raises
-        ------
-        ValueError
-            No row has a known outcome, or a bad level.
-
-        Examples
-        --------
-        >>> from helpers.metrics import CalibrationSums
-        >>> CalibrationSums.of([0.9] * 4, [1, 1, 0, 0]).accuracy().value
-        0.5
-        """
+        """Share of correct rows, with Wilson's interval."""
         check_between("level", level, 0, 1)
         n, right = self._some(), self.n_correct
-        return Interval(right / n, *wilson(right, n, level).tolist())
+        ends = proportion_confint(right, n, alpha=1 - level, method="wilson")
+        return Interval(right / n, *map(float, ends))
 
     def gap(self, *, level: float = 0.95) -> Interval:
         """Mean confidence minus accuracy: positive is overconfident.
 
-        Parameters
-        ----------
-        level : float, default=0.95
-            Confidence level.
-
-        Returns
-        -------
-        Interval
-            From the normal distribution, with rows taken as independent; NaN for a
-            single row.
-
-        Raises
-        ------
-        ValueError
-            No row has a known outcome, or a bad level.
-
-        Notes
-        -----
-        In simulations with confidences that are true or 5 points too high, 95 %
-        intervals covered the true gap in 93 to 96 % of samples with ten wrong rows or
-        more, but in 86 % of those with about two. For few rows see
-        :func:`class_table`.
-
-        Examples
-        --------
-        >>> from helpers.metrics import CalibrationSums
-        >>> found = CalibrationSums.of([0.9] * 100, [1] * 80 + [0] * 20).gap()
-        >>> [round(x, 3) for x in found]
-        [0.1, 0.021, 0.179]
+        The interval is from the normal distribution, with rows taken as independent;
+        NaN for a single row. For few rows see :func:`class_table`.
         """
         check_between("level", level, 0, 1)
         n = self._some()
@@ -241,94 +216,225 @@ class RowSums:
         reach = float(normal.ppf((1 + level) / 2) * np.sqrt(variance))
         return Interval(value, value - reach, value + reach)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The sums as plain JSON, for :meth:`from_dict`.
+    def bins(self, n_bins: int = UNIFORM.n) -> BinSums:
+        """Sums of wider bins of equal width, whose number must divide that of cells.
 
-        Returns
-        -------
-        dict
+        They are those of the bins [a, b) of :func:`expected_calibration_error`. Where
+        the number of cells is ``n_bins`` times a power of two, every row is in the same
+        bin as there; for other numbers one that lies four rounding errors below an edge
+        may be in the bin beside it.
         """
-        return write_sums(self)
+        shape = n_bins, self._width(n_bins)
+        return BinSums(*(getattr(self.cells, x).reshape(shape).sum(1) for x in _SUMS))
+
+    def calibration_error(self, *, n_bins: int = UNIFORM.n, norm: Norm = "l1") -> float:
+        """What :func:`expected_calibration_error` gives for bins of equal width."""
+        check_choice("norm", norm, NORMS)
+        sums = self.bins(n_bins)
+        self._some()
+        return float(sums.error(norm))
+
+    def auroc(self) -> Interval:
+        """Area under the ROC curve, as closely as the cells tell.
+
+        ``low`` and ``high`` have nothing to do with chance: they are the values for
+        the worst and the best order of the rows inside each cell, and :func:`auroc` of
+        the rows lies between them. ``value`` is half way: rows of one cell are ties.
+        """
+        n, n_correct = self.n, self.n_correct
+        if n_correct in (0, n):
+            raise ValueError(f"correct must hold both outcomes; {n_correct} of {n} do.")
+        right = self.cells.correct.astype(float)
+        wrong = self.cells.count - right
+        pairs = n_correct * (n - n_correct)
+        tied = float(right @ wrong / pairs)
+        low = float(right @ (np.cumsum(wrong) - wrong) / pairs)
+        return Interval(low + tied / 2, low, low + tied)
+
+    def noise_floor(
+        self,
+        *,
+        n_bins: int = UNIFORM.n,
+        norm: Norm = "l1",
+        level: float = 0.95,
+        n_simulations: int = 1000,
+        rng: np.random.Generator | int | None = 0,
+    ) -> NoiseFloor:
+        """What :func:`helpers.metrics.noise_floor` gives for bins of equal width.
+
+        All rows of a cell come true with the cell's mean confidence. Where that makes a
+        difference, it is towards more noise.
+        """
+        check_choice("norm", norm, NORMS)
+        check_between("level", level, 0, 1)
+        check_count("n_simulations", n_simulations)
+        of_cell = np.flatnonzero(self.cells.count) // self._width(n_bins)
+        generator = check_rng(rng)
+        self._some()
+        bins, starts = np.unique(of_cell, return_index=True)
+        filled = self.cells.filled
+        means = {"confidence": filled.mean_confidence.clip(0, 1)}
+        cells = Cells(filled.count, means, starts, bins, starts, of_cell)
+        return cells.floor(norm, level, n_simulations, generator)
+
+    def by_class(self, *, level: float = 0.95) -> pd.DataFrame:
+        """Each predicted class by itself, the most frequent first.
+
+        Of the rows whose outcome is known: ``n``, the mean ``confidence``, the
+        ``accuracy`` with Wilson's interval (``accuracy_low``, ``accuracy_high``), and
+        ``confidence_gap``, the mean less the accuracy; NaN where there are none. And
+        ``n_unlabelled``, the other rows, and ``confidence_of_all``, the mean over both.
+        """
+        check_between("level", level, 0, 1)
+        n_all = self.classes["count"] + self.classes["n_unlabelled"]
+        classes = self.classes.iloc[np.argsort(-n_all.to_numpy(), kind="stable")]
+        known = BinSums(*(classes[x].to_numpy() for x in _SUMS))
+        table = pd.DataFrame(known.means(level), index=classes.index)
+        table["confidence_gap"] = table["confidence"] - table["accuracy"]
+        table["n_unlabelled"] = classes["n_unlabelled"]
+        total = classes["confidence"] + classes["unlabelled_confidence"]
+        return table.assign(confidence_of_all=total / n_all)
+
+    def table(
+        self,
+        *,
+        n_bins: int = UNIFORM.n,
+        level: float = 0.95,
+        n_simulations: int = 1000,
+        rng: np.random.Generator | int | None = 0,
+    ) -> pd.DataFrame:
+        """All the measures, under the names that :class:`CalibrationReport` has.
+
+        One row a measure: ``value``, ``low`` and ``high`` of its interval or bounds,
+        ``note``. Where no outcome is known, numbers of rows and mean confidence only;
+        NaN for the AUROC where all rows are right, or all wrong.
+        """
+        binned = self.bins(n_bins)
+        measures: dict[str, float | Interval] = {
+            "rows": self.n,
+            "rows without outcome": self.n_unlabelled,
+            "mean confidence, of all rows": self.mean_confidence_of_all,
+        }
+        if self.n:
+            n_draws, one_sided = n_simulations, self.n_correct in (0, self.n)
+            floor = self.noise_floor(n_bins=n_bins, n_simulations=n_draws, rng=rng)
+            measures |= {
+                "accuracy": self.accuracy(level=level),
+                "mean confidence": self.mean_confidence,
+                "confidence − accuracy": self.gap(level=level),
+                "ECE": float(binned.error("l1")),
+                "noise floor, mean": floor.mean,
+                "noise floor, 95 %": floor.upper,
+                "debiased squared error": float(binned.debiased_error()),
+                "MCE": float(binned.error("max")),
+                "Brier score": self.brier,
+                "log loss": self.log_loss,
+                "AUROC": np.nan if one_sided else self.auroc(),
+            }
+        notes = {
+            "rows": "outcome known; what follows is of these",
+            "ECE": str(Bins.of(np.empty(0), Binning(n_bins))),
+            "log loss": f"infinite in {self.n_impossible:,} of the rows",
+            "AUROC": f"bounds from {self.n_cells:,} cells, not of chance",
+        }
+        return measure_table(measures, notes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sums as plain JSON, for :meth:`from_dict`."""
+        return {
+            "format": "helpers.metrics.CalibrationSums/1",
+            "clip": self.clip,
+            **{name: getattr(self.cells, name).tolist() for name in _SUMS},
+            **{name: getattr(self, name) for name in _SCALARS},
+            "classes": self.classes.index.tolist(),
+            "by_class": self.classes.to_dict("list"),
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """The sums that :meth:`to_dict` described.
-
-        Parameters
-        ----------
-        stored : mapping
-            What :meth:`to_dict` gave.
-
-        Returns
-        -------
-        CalibrationSums
-
-        Raises
-        ------
-        ValueError
-            It describes no such sums, or some that are not whole.
-
-        Examples
-        --------
-        >>> from helpers.metrics import CalibrationSums
-        >>> CalibrationSums.from_dict(CalibrationSums.of([0.9], [1]).to_dict())
-        CalibrationSums(n=1, n_unlabelled=0)
-        """
-        return cls(**read_sums(stored))
+        """The sums that :meth:`to_dict` described; anything else is refused."""
+        read = _Stored.model_validate(stored)
+        cells = pd.DataFrame({name: getattr(read, name) for name in _SUMS})
+        rows = pd.DataFrame(read.by_class.model_dump())
+        for sums in (cells, rows):
+            parts = sums[["confidence", "correct"]]
+            if parts.gt(sums["count"] * (1 + 1e-9), axis=0).any(axis=None):
+                raise ValueError("confidence and correct must be at most count.")
+        return cls(
+            cells=BinSums(*(cells[name].to_numpy() for name in _SUMS)),
+            classes=_add_classes(rows, read.classes),
+            clip=read.clip,
+            **{name: getattr(read, name) for name in _SCALARS},
+        )
 
     def _some(self) -> int:
         if not self.n:
-            raise ValueError(
-                "correct must be known for at least one row; it is missing in all "
-                f"{self.n_unlabelled:,}."
-            )
+            n = self.n_unlabelled
+            raise ValueError(f"correct must be known of a row; it is of none of {n:,}.")
         return self.n
 
+    def _width(self, n_bins: int) -> int:
+        """How many cells make a bin."""
+        width, rest = divmod(self.n_cells, check_count("n_bins", n_bins))
+        if rest:
+            n = self.n_cells
+            raise ValueError(f"n_bins must divide the {n} cells; it is {n_bins}.")
+        return width
 
-def _read_outcomes(correct: Any, confidence: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each outcome is known, and the outcome; False where it is not."""
-    given = np.full(len(confidence), np.nan) if correct is None else correct
-    found = check_outcomes(given, confidence, missing=True)
-    return ~np.isnan(found), found == 1
+
+_Count = Annotated[int, Field(ge=0)]
+_Sum = Annotated[float, Field(ge=0)]
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def _scores(
-    values: np.ndarray, outcome: np.ndarray, clip: float | None
-) -> tuple[float, float, int]:
-    """Sums of squared differences and of finite log losses, and infinite ones."""
-    squared, loss, n_impossible = 0.0, 0.0, 0
-    for part in chunks(len(values)):
-        stated, came = values[part], outcome[part]
-        squared += float(np.sum((stated - came) ** 2, dtype=float))
-        happened = np.where(came, stated, 1.0 - stated).astype(float)
-        if clip is not None:
-            happened = np.clip(happened, clip, 1 - clip)
-        possible = happened[happened > 0]
-        loss -= float(np.log(possible).sum())
-        n_impossible += len(happened) - len(possible)
-    return squared, loss, n_impossible
+class _Columns(BaseModel):
+    """Sums of predicted classes, as they are stored."""
+
+    model_config = _STRICT
+    count: list[_Count]
+    confidence: list[_Sum]
+    correct: list[_Count]
+    n_unlabelled: list[_Count]
+    unlabelled_confidence: list[_Sum]
+
+
+class _Stored(BaseModel):
+    """What :meth:`CalibrationSums.to_dict` writes down."""
+
+    model_config = _STRICT
+    format: Literal["helpers.metrics.CalibrationSums/1"]
+    clip: Annotated[float, Field(gt=0, lt=0.5)] | None
+    count: Annotated[list[_Count], Field(min_length=1)]
+    confidence: list[_Sum]
+    correct: list[_Count]
+    squared: _Sum
+    loss: _Sum
+    n_impossible: _Count
+    n_unlabelled: _Count
+    unlabelled_confidence: _Sum
+    classes: list[str]
+    by_class: _Columns
 
 
 def _by_class(
-    values: np.ndarray, known: np.ndarray, outcome: np.ndarray, predicted: np.ndarray
+    values: np.ndarray, known: np.ndarray, right: np.ndarray, predicted: np.ndarray
 ) -> pd.DataFrame:
     """The sums of each predicted class, sorted by its name."""
-    codes, found = pd.factorize(predicted)
-    names = list(found)
-    for at, name in enumerate(names):
+    for row, name in enumerate(predicted):
         if not isinstance(name, str):
-            row = int(np.argmax(codes == at))
             raise ValueError(f"predicted must be text; row {row} is {name!r}.")
-    n = len(names)
-    key = codes + n * known.astype(np.intp)
-    count = np.bincount(key, minlength=2 * n)
-    confidence = np.bincount(key, values, minlength=2 * n)
     columns = {
-        "count": count[n:],
-        "confidence": confidence[n:],
-        # Unknown outcomes are False.
-        "correct": np.bincount(codes[outcome], minlength=n),
-        "n_unlabelled": count[:n],
-        "unlabelled_confidence": confidence[:n],
+        "count": known,
+        "confidence": np.where(known, values, 0.0),
+        "correct": right,
+        "n_unlabelled": ~known,
+        "unlabelled_confidence": np.where(known, 0.0, values),
     }
-    return class_frame(names, columns).sort_index()
+    return _add_classes(pd.DataFrame(columns), predicted)
+
+
+def _add_classes(rows: pd.DataFrame, names: Any) -> pd.DataFrame:
+    """Rows of the same class as one, in the order of their names."""
+    rows.index = pd.Index(names, dtype=object, name="class")
+    kinds = {name: float if "confidence" in str(name) else int for name in rows}
+    return rows.astype(kinds).groupby(level=0).sum()
