@@ -40,7 +40,7 @@ _ROWS: dict[str, tuple[str | None, str]] = {
     "rows above": (None, _ABOVE),
     "accuracy above": (None, _ABOVE + ": other rows for each model"),
 }
-_RATIOS = ("Brier score of labels", "log loss of labels")
+_RATIOS: tuple[str, ...] = ("Brier score of labels", "log loss of labels")
 _RATIOS += ("rows above", "accuracy above")
 _MEASURES = {name: measure for name, (measure, _) in _ROWS.items() if measure}
 
@@ -197,9 +197,15 @@ def compare(
         codes = checks.check_groups(groups, base)
     pairs = [(side["confidence"], side["right"]) for side in sides]
     names = list(_MEASURES.values())
-    rule: dict[str, Any] = {"binning": Binning(n_bins)}
+    binning = Binning(n_bins)
     found = paired_difference(
-        *pairs, names, **rule, groups=codes, n_resamples=n_resamples, rng=seed
+        pairs[0],
+        pairs[1],
+        names,
+        groups=codes,
+        binning=binning,
+        n_resamples=n_resamples,
+        rng=seed,
     )
     changes = {name: found[measure] for name, measure in _MEASURES.items()}
     parts = _parts_of_ratios(sides, threshold)
@@ -213,8 +219,12 @@ def compare(
         changes[name] = quantile_interval(change[at], known, 0.95)
     table = pd.DataFrame(index=pd.Index(_ROWS, name="measure"))
     for at, pair in enumerate(pairs):
-        once = bootstrap_interval(*pair, names, **rule, n_resamples=1)
-        floor = noise_floor(pair[0], **rule, n_simulations=n_resamples, rng=seed)
+        once = bootstrap_interval(
+            pair[0], pair[1], names, binning=binning, n_resamples=1
+        )
+        floor = noise_floor(
+            pair[0], binning=binning, n_simulations=n_resamples, rng=seed
+        )
         values = {name: once[measure].value for name, measure in _MEASURES.items()}
         values |= {"noise floor, mean": floor.mean, "noise floor, 95 %": floor.upper}
         values |= dict(zip(_RATIOS, ratios[:, at], strict=True))
@@ -424,7 +434,8 @@ def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.nda
             "correct must be of the models of confidence, one or more, "
             f"{list(confidence)!r}, not {list(correct)!r}."
         )
-    models, seen = {}, []
+    models: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    seen: list[Any] = []
     for name in confidence:
         called = f"confidence of {name!r}"
         values = checks.check_probabilities(confidence[name], called, *seen)
