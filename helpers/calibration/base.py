@@ -40,8 +40,7 @@ class CalibrationWarning(UserWarning):
 class BaseCalibrator(StoredEstimator):
     """Base of all calibrators: of scores, of label probabilities and of signals.
 
-    A fit leaves ``n_``, ``source_`` and ``fitted_at_`` (in UTC), and hashes of the
-    rows.
+    After ``fit`` they have ``n_``, ``source_``, ``fitted_at_`` and hashes of the rows.
     """
 
     # Which attribute keeps the names of columns.
@@ -92,9 +91,8 @@ class BaseCalibrator(StoredEstimator):
     ) -> Calibrated:
         """Calibrated values of scores, with the rows fitted on marked.
 
-        Rows are recognised by their ids, if both ``fit`` and ``predict`` had some; else
-        by their scores, where most of them were fitted on and hardly any of these
-        occurs twice.
+        Rows are recognised by their ids, if ``fit`` had some, too; else by their
+        scores, if most of these were fitted on and hardly any occurs twice.
         """
         values, hashed = self._read_again(scores, ids, source)
         return self._marked(self._predict(values), values, hashed)

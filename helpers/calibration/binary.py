@@ -238,8 +238,7 @@ class IsotonicRegressionCalibrator(Calibrator):
 class HistogramBinningCalibrator(Calibrator):
     """The share of right rows in each bin of scores (Zadrozny and Elkan, 2001).
 
-    A score on one of ``edges_`` is in the upper bin; one in an empty bin does not
-    change.
+    A score on one of ``edges_`` is in the upper bin; an empty bin changes none.
 
     Parameters
     ----------

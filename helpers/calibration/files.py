@@ -35,7 +35,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Stored(BaseModel):
-    """What a file holds: these fields, all of them, no others, and of these kinds."""
+    """A stored record: exactly these fields, of these kinds."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
@@ -99,7 +99,7 @@ def write_json(stored: Mapping[str, Any], path: str | Path) -> None:
 
 
 def load(path: str | Path, read: Callable[[Any], T]) -> T:
-    """What ``read`` makes of a JSON file; its errors name the file."""
+    """Read a JSON file with ``read``; its errors name the file."""
     try:
         text = Path(path).read_bytes()
         stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
@@ -201,6 +201,7 @@ def load_calibrator(path: str | Path) -> Any:
 
     Examples
     --------
+    >>> import tempfile
     >>> from helpers.calibration import PlattScalingCalibrator
     >>> with tempfile.NamedTemporaryFile() as file:
     ...     PlattScalingCalibrator().fit([0.2, 0.7, 0.8], [0, 1, 0]).save(file.name)

@@ -109,8 +109,7 @@ def learning_curves(
     Returns
     -------
     pandas.DataFrame
-        One row per ``n``, ``draw`` and ``calibrator``: ``ece``, ``brier``,
-        ``log_loss``.
+        ``ece``, ``brier`` and ``log_loss`` for each ``n``, ``draw`` and ``calibrator``.
 
     Examples
     --------
@@ -159,9 +158,8 @@ def held_out_curves(
     Returns
     -------
     pandas.DataFrame
-        One row per number of labels ``n``, ``draw`` and ``bin`` (its lower edge), with
-        the mean calibrated ``confidence``, the ``accuracy`` and the number of test
-        ``rows``.
+        Mean calibrated ``confidence``, ``accuracy`` and number of test ``rows`` for
+        each ``n``, ``draw`` and ``bin`` (its lower edge).
 
     Examples
     --------

@@ -63,7 +63,7 @@ class Calibrated(np.ndarray):
         return "held-out" if self.known else "unstated"
 
     def _mark(self, origins: Iterable[Any]) -> Calibrated:
-        """Mark all rows if any row that they were made of is marked."""
+        """Mark all rows if any of ``origins`` has a marked row."""
         parts = [part for part in origins if isinstance(part, Calibrated)]
         seen = any(part.fitted_on.any() for part in parts)
         self.known = bool(parts) and all(part.known for part in parts)

@@ -26,7 +26,7 @@ def _checked(calibrator: Calibrator) -> Calibrator:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _ObjectiveCalibrator(MulticlassCalibrator):
-    """What the two calibrators of whole rows share: what they minimise."""
+    """Base of calibrators of whole rows, with a choice of objective."""
 
     objective: Literal["multiclass", "top-versus-all"] = "multiclass"
     floor: Floor = 1e-12
@@ -57,7 +57,7 @@ class _ObjectiveCalibrator(MulticlassCalibrator):
 class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     """softmax(ln p / T), with the one temperature T that fits best.
 
-    The most probable class stays so. For ``temperature_`` and ``at_bound_`` see
+    The prediction does not change. ``temperature_`` and ``at_bound_`` are those of
     :class:`TemperatureScalingCalibrator`.
 
     Parameters
@@ -167,7 +167,7 @@ class VectorScaling(_ObjectiveCalibrator):
 
 @dataclass(eq=False, repr=False)
 class _TopCalibrator(MulticlassCalibrator):
-    """What the two calibrators of the predicted class share: one inside."""
+    """Base of calibrators of the predicted class, which wrap another calibrator."""
 
     calibrator: Annotated[InstanceOf[Calibrator], AfterValidator(_checked)]
 
@@ -209,9 +209,10 @@ class TopVersusAll(_TopCalibrator):
 class TopLabelCalibrator(_TopCalibrator):
     """One map for each predicted class, shrunk towards the map for all of them.
 
-    ``predict`` is as of :class:`TopVersusAll`. ``by_class_`` holds maps, or the number
-    (right + 1) / (n_k + 2) where a class has too few rows or one outcome; a class never
-    predicted in ``fit`` gets ``shared_``. Without shrinkage: Gupta and Ramdas, 2022.
+    As with :class:`TopVersusAll`, ``predict`` gives one confidence a row. ``by_class_``
+    holds maps, or (right + 1) / (n_k + 2) where a class has too few rows or one
+    outcome; a class never predicted in ``fit`` gets ``shared_``. Without shrinkage:
+    Gupta and Ramdas, 2022.
 
     Parameters
     ----------

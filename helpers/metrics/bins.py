@@ -30,7 +30,7 @@ class Binning:
     n : int, default=20
         Number of bins; equal values stay together, so there may be fewer of equal mass.
     strategy : {"uniform", "quantile", "distinct"}, default="uniform"
-        Bins of equal width, of equal mass, or one a distinct value, whatever ``n``.
+        Bins of equal width, of equal mass, or (whatever ``n``) one per distinct value.
     closed : {"left", "right"}, default="left"
         Whether bins are [a, b) or (a, b].
 
@@ -89,7 +89,7 @@ class Bins:
         return f"{len(self)} bin{plural} {_KINDS[self.strategy]}, {shape}"
 
     def index(self, confidence: np.ndarray) -> np.ndarray:
-        """The bin of each value; of equal width, up to 1e-7 below an edge is on it."""
+        """The bin of each value; with equal widths, values near an edge are on it."""
         if self.strategy != "uniform":
             # NumPy's "right" sends a value on an edge up: such bins are closed left.
             side: Closed = "right" if self.closed == "left" else "left"

@@ -41,9 +41,8 @@ def class_table(
 ) -> pd.DataFrame:
     """Accuracy and mean confidence of each predicted class, with their intervals.
 
-    The accuracy has Wilson's interval, a mean Student's, and their gap Newcombe's
-    square-and-add (1998). With groups, Student's counts groups and Wilson's n / deff
-    rows (Korn and Graubard, 1998).
+    Accuracies have Wilson's interval, means Student's, and gaps Newcombe's (1998). With
+    groups, Student's counts groups, Wilson's n / deff rows (Korn and Graubard, 1998).
 
     Parameters
     ----------
@@ -60,8 +59,7 @@ def class_table(
         One row a class, the most frequent first: ``n``, ``accuracy``, and for each
         confidence its mean ``<name>`` and ``<name>_gap``, the mean less the accuracy.
         Each has ``_low`` and ``_high``: NaN for a class with one group or, but for the
-        accuracy, one row. ``attrs["in_sample"]`` lists the confidences with rows fitted
-        on.
+        accuracy, one row. ``attrs["in_sample"]`` lists confidences with rows fitted on.
 
     Examples
     --------
@@ -111,8 +109,7 @@ def class_gap(
     """How far mean confidence and accuracy lie apart, on average over classes.
 
     Small classes show a gap by chance: to say whether there is one, compare "l1" with
-    its noise floor (``measure`` of :func:`noise_floor`); to say how large, use
-    "squared".
+    its :func:`noise_floor` (its ``measure``); to say how large it is, use "squared".
 
     Parameters
     ----------
@@ -159,8 +156,7 @@ def class_gap_difference(
     predicted, correct, min_n
         See :func:`class_gap`.
     confidences : pair of array-like of shape (n,)
-        Two in the same predictions, in [0, 1]. Above 0, the second is better
-        calibrated.
+        In the same predictions; above 0, the second is better calibrated.
     groups, level, n_resamples, rng
         See :func:`bootstrap_interval`.
 
@@ -221,9 +217,9 @@ def weighted_mean(
     """The mean of a population, Σwy / Σw, from a survey of it.
 
     Taylor linearisation, clusters as if drawn with replacement (Lumley, 2010), and
-    Student's interval; NaN where the design leaves no degrees of freedom, and of no
-    width where all values are equal: for the accuracy of a small class see
-    :func:`class_table`.
+    Student's interval, NaN without degrees of freedom; a single cluster in a stratum is
+    compared with the overall mean. Equal values give an interval of no width: for the
+    accuracy of a small class see :func:`class_table`.
 
     Parameters
     ----------
@@ -235,8 +231,8 @@ def weighted_mean(
     strata : array-like of shape (n,), optional
         The parts of the population that were drawn from separately. Default: one.
     clusters : array-like of shape (n,), optional
-        What was drawn in a stratum, such as hospitals, named within it. Default: each
-        row. Strings are compared without regard to case and white space.
+        What was drawn, such as hospitals; one name in two strata is two clusters.
+        Default: each row. Strings are compared without regard to case and white space.
     level : float, default=0.95
 
     Examples
@@ -354,7 +350,7 @@ def _read_confidences(
 
 
 def _variance(score: np.ndarray, stratum: np.ndarray) -> float:
-    """Of the sum of the clusters' scores, which is 0 over all strata."""
+    """Variance of the sum of the clusters' scores, which is 0 over all strata."""
     count = np.bincount(stratum)
     centre = np.where(count > 1, np.bincount(stratum, score) / count, 0.0)
     scale = np.where(count > 1, count / np.maximum(count - 1, 1), 1.0)

@@ -22,9 +22,8 @@ def expected_calibration_error(
 ) -> float:
     """Expected calibration error (ECE): the mean gap in bins of the confidence.
 
-    The sum over bins b of ``(n_b / n) * abs(accuracy_b - confidence_b)`` (Naeini et
-    al., AAAI 2015). It is positive even for a perfect forecaster: see
-    :func:`noise_floor`.
+    The sum over bins of ``(n_b / n) * abs(accuracy_b - confidence_b)`` (Naeini et al.,
+    2015). It is positive even for a perfect forecaster: see :func:`noise_floor`.
 
     Parameters
     ----------

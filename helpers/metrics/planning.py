@@ -14,7 +14,7 @@ from .resampling import Cells
 
 
 class LabelsNeeded(NamedTuple):
-    """With ``n`` labels, an ECE below ``limit`` passes; chance makes ``floor``."""
+    """With ``n`` labels an ECE below ``limit`` passes; ``floor`` is that of chance."""
 
     n: int
     limit: float
@@ -34,9 +34,9 @@ def labels_needed(
 ) -> LabelsNeeded:
     """How many labels it takes to certify that the ECE is below a target.
 
-    The measured ECE certifies it if so small a value had probability 1 − level or less
-    with every confidence too high by the target. What cancels inside a bin, no ECE can
-    exclude. The number is right to about two per cent.
+    The measured ECE certifies it if so small a value would have probability 1 − level
+    or less, were every confidence too high by the target. What cancels inside a bin, no
+    ECE can exclude. The number is right to about two per cent.
 
     Parameters
     ----------
@@ -47,8 +47,7 @@ def labels_needed(
     level : float, default=0.95
         Confidence of the certificate.
     power : float, default=0.8
-        Probability that a *perfect* forecaster earns it; a miscalibrated one needs
-        more.
+        Probability that a perfect forecaster earns it; others need more labels.
     binning, rng
         See :func:`bootstrap_interval`.
     n_simulations : int, default=1000

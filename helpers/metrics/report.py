@@ -78,7 +78,7 @@ class CalibrationReport:
 
     @property
     def n(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.confidence)
 
     @property
@@ -121,7 +121,7 @@ class CalibrationReport:
 
     @property
     def verdict(self) -> str:
-        """What the ECE shows, given the noise floor; no praise, no blame."""
+        """What the ECE shows, given the noise floor."""
         if self.evaluation == "in-sample":
             return "nothing can be concluded from rows that were fitted on"
         if self.ece <= self.floor.upper:

@@ -385,7 +385,7 @@ def _floor(found: Any, level: float) -> NoiseFloor:
 
 
 def _places(values: np.ndarray, levels: int, ranked: bool) -> np.ndarray:
-    """Rising with the confidence, and equal where rows are to be merged."""
+    """Keys that rise with the confidence, equal where rows are to be merged."""
     place = np.floor(values * levels)
     if ranked:
         # Confidences often crowd at 1, where their order still makes the AUROC.

@@ -150,8 +150,7 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Area under the ROC curve: how well confidence ranks right above wrong.
 
     The probability that a correct row has more confidence than a wrong one, ties
-    counting half. Arguments are those of :func:`expected_calibration_error`; both
-    outcomes must occur.
+    counting half. Arguments are those of :func:`expected_calibration_error`.
 
     Examples
     --------
@@ -180,8 +179,7 @@ class RiskCoverage:
 def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Selective risk: the error rate among rows at or above each distinct confidence.
 
-    Arguments are those of :func:`expected_calibration_error` (El-Yaniv and Wiener, JMLR
-    11, 2010).
+    See El-Yaniv and Wiener (JMLR 11, 2010); the arguments are those of :func:`aurc`.
 
     Examples
     --------
@@ -233,10 +231,10 @@ def calibration_test(
     ----------
     confidence, correct
         See :func:`expected_calibration_error`; some row must lie inside (0, 1).
-    method : str, default="kolmogorov-smirnov"
-        "kolmogorov-smirnov": the largest cumulative difference between outcomes and
-        probabilities; "kuiper": the range of these, from 0 (Arrieta-Ibarra et al., JMLR
-        23, 2022); "spiegelhalter": a two-sided z-score of the Brier score.
+    method : {"kolmogorov-smirnov", "kuiper", "spiegelhalter"}
+        By default the largest cumulative difference of outcomes and probabilities; the
+        range of these, from 0 (Arrieta-Ibarra et al., JMLR 23, 2022); or a two-sided
+        z-score of the Brier score, blind to errors that leave it as expected.
 
     Examples
     --------

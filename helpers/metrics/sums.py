@@ -235,9 +235,8 @@ class CalibrationSums:
     def by_class(self, *, level: float = 0.95) -> pd.DataFrame:
         """One row a predicted class, the most frequent first.
 
-        ``n``, ``confidence``, ``accuracy`` with Wilson's interval and
-        ``confidence_gap`` are of rows with known outcome, ``confidence_of_all`` of
-        these and ``n_unlabelled`` others.
+        ``n``, the means and ``confidence_gap`` are of rows with known outcome,
+        ``confidence_of_all`` of these and the ``n_unlabelled`` others.
         """
         check_between("level", level, 0, 1)
         n_all = self.classes["count"] + self.classes["n_unlabelled"]

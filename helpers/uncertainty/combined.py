@@ -25,9 +25,8 @@ _ABOUT = "_label"  # columns of this ending name the label that a signal is abou
 class CombinedConfidence(BaseCalibrator):
     """A confidence from several signals, by logistic regression of being right.
 
-    The signals are columns of a data frame, standardised, so that weights ``coef_`` can
-    be compared. Columns that end in ``_label`` say which label a signal is about, and
-    must be equal in a row.
+    Signals are columns of a data frame, standardised, so that ``coef_`` can be
+    compared. Columns named ``…_label`` say which one label the signals are about.
 
     Parameters
     ----------

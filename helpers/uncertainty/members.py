@@ -34,7 +34,7 @@ class EnsembleDecomposition:
 
 @dataclass(frozen=True)
 class PositionBias:
-    """The ``mean`` over orders, and mean probability ``by_position`` of the option."""
+    """Label probabilities: ``mean`` over the orders, and mean ``by_position``."""
 
     mean: np.ndarray
     by_position: np.ndarray
@@ -74,7 +74,7 @@ def margin(probabilities: ArrayLike) -> np.ndarray:
 
 
 def combine(members: Any) -> EnsembleDecomposition:
-    """Average the members of an ensemble and split the uncertainty of the mean.
+    """Average the members' probabilities and split the uncertainty of the mean.
 
     Members that are wrong in the same way agree: epistemic uncertainty is only what
     these members can show (Lakshminarayanan et al., 2017; Depeweg et al., 2018).
@@ -82,8 +82,7 @@ def combine(members: Any) -> EnsembleDecomposition:
     Parameters
     ----------
     members : array-like of shape (m, n, K), or sequence of (n, K) tables
-        Label probabilities by each of m members for the same rows and classes, as for
-        :func:`entropy`.
+        Rows as for :func:`entropy`, in the same order from each of m members.
 
     Examples
     --------
@@ -108,9 +107,8 @@ def orders(
     labels : sequence of str
         Two or more different labels.
     n : int, optional
-        How many orders, as all rotations of one random order, then of another: a
-        multiple of K is balanced. Default: all K! for up to four labels, else the K
-        rotations.
+        How many: all rotations of one random order, then of another; multiples of K
+        are balanced. Default: all K! for up to four labels, else the K rotations.
     seed : int, default=0
         Seed of the random orders, if n is given.
 
