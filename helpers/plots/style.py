@@ -1,8 +1,4 @@
-"""The book's style: its colours, markers and patterns.
-
-Colours are those of seaborn's colour-blind palette that stand out on white (contrast
-3:1 or more), always together with a marker, a pattern or a label.
-"""
+"""The book's style: colour-blind palette with contrast, markers and patterns."""
 
 from __future__ import annotations
 
@@ -53,10 +49,6 @@ R = TypeVar("R")
 def style() -> Iterator[None]:
     """The book's style, for the figures drawn inside a ``with`` block.
 
-    Yields
-    ------
-    None
-
     Examples
     --------
     >>> with style():
@@ -86,7 +78,7 @@ def style() -> Iterator[None]:
 
 
 def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
-    """The same figure with its words as they are: dollar signs begin no formula."""
+    """The same figure with dollar signs as plain text, not as formulas."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
