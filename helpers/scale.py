@@ -150,20 +150,16 @@ def classify_dataset(
     Examples
     --------
     >>> import tempfile
-    >>> class ShortIsGood:
+    >>> class Optimist:
     ...     def score_table(self, texts):
-    ...         p = pd.Series([1 / (1 + len(text) / 10) for text in texts])
-    ...         table = pd.DataFrame({"p_bad": 1 - p, "p_good": p, "off_label": 0.0})
-    ...         table["prediction"] = ["good" if x > 0.5 else "bad" for x in p]
-    ...         return table.assign(confidence=p.where(p > 0.5, 1 - p))
-    >>> reviews = pd.DataFrame({"text": ["A joy.", None, "A bore, a long one."]})
+    ...         table = pd.DataFrame({"p_bad": [0.2] * len(texts), "p_good": 0.8})
+    ...         return table.assign(off_label=0.0, prediction="good", confidence=0.8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     source, out = f"{folder}/reviews.parquet", f"{folder}/out"
-    ...     reviews.to_parquet(source)
-    ...     done = classify_dataset(source, out, ShortIsGood, workers=0)
-    ...     predictions = read_results(out)["prediction"].tolist()
-    >>> done.rows, done.bad_rows, predictions
-    (3, 1, ['good', 'bad'])
+    ...     pd.DataFrame({"text": ["A joy.", None]}).to_parquet(source)
+    ...     done = classify_dataset(source, out, Optimist, workers=0)
+    ...     done.rows, done.bad_rows, read_results(out)["prediction"].tolist()
+    (2, 1, ['good'])
     """
     began = time.perf_counter()
     check_count("rows_per_block", rows_per_block)
@@ -242,7 +238,7 @@ def read_results(
 
 
 def read_bad_rows(destination: str | Path) -> pd.DataFrame:
-    """The rows that could not be classified: ``row``, the id if named, and ``reason``."""
+    """The rows that could not be classified: ``row``, the id, and ``reason``."""
     plan, _, shards = Folder(destination).finished("bad")
     names = ["row", plan["id"], "reason"]
     return _joined(shards, [name for name in names if name is not None])

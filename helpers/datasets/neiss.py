@@ -67,10 +67,6 @@ def load_neiss(
         No NEISS file, one of another year, or a value that could corrupt a result.
     helpers.fetch.FetchError
         The year could not be downloaded.
-
-    Examples
-    --------
-    >>> cases = load_neiss(2024, n=100, split="test")  # doctest: +SKIP
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")

@@ -206,7 +206,7 @@ def measure_neiss(
     model: LanguageModel | str | None = None,
     train: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """The columns of :func:`load_neiss_predictions`, measured by :func:`neiss_log_proba`."""
+    """As :func:`load_neiss_predictions`, but asked now by :func:`neiss_log_proba`."""
     return _table(neiss_log_proba(cases, how, model=model, train=train), cases)
 
 
@@ -227,8 +227,9 @@ def load_neiss_predictions(how: str, split: str | None = None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        By case number, the tidy table, with ``p_<name>`` for each body part, and the
-        columns of :func:`load_neiss` that are not text or injury.
+        By case number, the tidy table, with ``p_<name>`` for each body part, and
+        ``year``, ``treatment_date``, ``age_years``, ``sex``, ``psu``, ``stratum``,
+        ``weight``, ``body_part`` and ``split``.
 
     Examples
     --------

@@ -174,10 +174,8 @@ def set_coverage(
         The true labels.
     labels : sequence, optional
         Names of the columns. Default: 0, 1, ….
-    level : float, default=0.95
-        Level of the intervals, not of the sets.
-    method : {"wilson", "clopper-pearson"}, default="wilson"
-        The interval.
+    level, method
+        Level of the intervals (0.95), "wilson" (default) or "clopper-pearson".
 
     Returns
     -------

@@ -183,18 +183,15 @@ def best_threshold(
 
     Parameters
     ----------
-    scores : array-like of shape (n,)
-        Finite numbers, higher for answers more likely right; need not be probabilities.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    scores, correct : array-like of shape (n,)
+        Finite numbers, higher for answers more likely right; and 1 or True where the
+        prediction was correct, else 0.
     costs : Costs
         The prices.
     level : float, default=0.95
         Level of the intervals.
-    rng : numpy.random.Generator, int or None, default=0
-        Random generator or its seed.
-    n_resamples : int, default=1000
-        Number of resamples.
+    rng, n_resamples
+        Random generator or its seed (0), and number of resamples (1000).
     groups : array-like of shape (n,), optional
         Rows of one group, such as pages of a document, are drawn together.
 

@@ -64,10 +64,8 @@ def score_drift(
     ----------
     reference, current : array-like of shape (n_reference,) and (n_current,)
         Finite scores: those on which a threshold was chosen, and newer ones.
-    rng : numpy.random.Generator, int or None
-        Random generator or its seed.
-    n_resamples : int, default=999
-        Number of permutations for the noise floor and the p-values.
+    rng, n_resamples
+        Random generator or its seed, and number of permutations (999).
     level : float, default=0.95
         Level of the upper quantile of the noise.
     n_bins : int, default=10
@@ -161,16 +159,13 @@ def resample_label_shift(
         The true class of each row.
     shares : mapping of label to float
         Shares of some or all classes, in [0, 1]; the others keep their proportions.
-    n : int
-        Number of rows to draw, with replacement.
-    rng : numpy.random.Generator, int or None
-        Random generator or its seed.
+    n, rng
+        Number of rows to draw, with replacement, and random generator or seed.
 
     Examples
     --------
-    >>> truth = np.array(["hand", "hand", "hand", "foot", "head"])
-    >>> rows = resample_label_shift(truth, {"head": 0.6}, 10, rng=0)
-    >>> int((truth[rows] == "head").sum())
+    >>> rows = resample_label_shift(["hand", "hand", "head"], {"head": 0.6}, 10, rng=0)
+    >>> int((rows == 2).sum())
     6
     """
     codes, labels = pd.factorize(check_labels(truth, "truth"))

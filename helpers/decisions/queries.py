@@ -53,24 +53,18 @@ def review_queue(
     by : str, optional
         The column of confidences. Default: ``decided_on`` if there, else
         ``confidence``.
-    threshold : float, optional
-        For "near-threshold" only, in [0, 1].
-    costs : Costs or mapping of label to Costs, optional
-        For "value" only: the prices, or those of each prediction.
-    rng : numpy.random.Generator, int or None, optional
-        Random generator or its seed, for "random" and "stratified".
-    n_strata : int, default=5
-        For "stratified": number of parts of equal width of [0, 1].
+    threshold, costs
+        For "near-threshold", a number in [0, 1]; for "value", :class:`Costs` or a
+        mapping of predictions to them.
+    rng, n_strata
+        For "random" and "stratified", a random generator or its seed; for the latter,
+        the number of equal parts of [0, 1] (5).
 
     Returns
     -------
     pandas.DataFrame
         The queued rows in order, with ``queue_reason``; for random strategies also
         ``queue_weight``, the number of items each stands for, and ``queue_stratum``.
-
-    References
-    ----------
-    Lewis and Gale, SIGIR 1994; Horvitz and Thompson, JASA 47, 1952.
 
     Examples
     --------

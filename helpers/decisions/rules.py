@@ -130,16 +130,12 @@ def bucket_table(
 
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    confidence, correct : array-like of shape (n,)
+        Probabilities in [0, 1], and 1 or True where the prediction was correct, else 0.
     buckets : Buckets, default=REVIEW_BUCKETS
         The ranges.
-    method : {"wilson", "clopper-pearson"}, default="wilson"
-        The interval.
-    level : float, default=0.95
-        Level of each interval.
+    method, level
+        The interval, "wilson" (default) or "clopper-pearson", and its level (0.95).
 
     Returns
     -------

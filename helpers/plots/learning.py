@@ -72,7 +72,7 @@ def plot_learning_curves(
     levels: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Held-out ECE of each calibrator by number of labels, with bands of half the draws.
+    """Held-out ECE of each calibrator by number of labels; bands hold half the draws.
 
     Parameters
     ----------
