@@ -69,7 +69,7 @@ class ListedToken(NamedTuple):
         return _TURN_END.fullmatch(self.text) is not None
 
     def encode(self, before: str = "") -> _Bytes:
-        r"""The bytes, if need be from a plain text, one like ``bytes:\xe2``, or surrogates."""
+        r"""The bytes, or those of a text: plain, like ``bytes:\xe2``, or surrogates."""
         if self.bytes is not None:
             return self.bytes
         if self.text.startswith("bytes:"):
@@ -215,7 +215,7 @@ class LabelMass:
         self.branches: tuple[tuple[bytes, float], ...] = ()
 
     def open(self, p: float, labels: Sequence[int], *, sure: bool = False) -> None:
-        """Count listed tokens that begin these labels (``sure``: become one), or none."""
+        """Count listed tokens that begin these labels, surely or not, or begin none."""
         if not labels:
             self.off_list += p
             return

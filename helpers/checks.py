@@ -1,8 +1,4 @@
-"""What measures and calibrators accept: probabilities, outcomes, class labels.
-
-All data come in through ``as_array``: masked or missing data are no values, and pandas
-objects are paired by their index.
-"""
+"""What measures and calibrators accept: probabilities, outcomes, class labels."""
 
 from __future__ import annotations
 
@@ -182,8 +178,7 @@ def check_labels(values: Any, name: str, *rows: Any, what: str = "label") -> np.
 
 def evaluation_of(values: Any) -> tuple[str, int]:
     """How calibrated values are marked, and how many of their rows were fitted on."""
-    # A column of a table may hold marked values. That it holds unmarked ones says
-    # nothing: pandas may make one array of several columns.
+    # pandas may join several columns into one array and lose their marks.
     column = getattr(values, "values", None)
     marked = column if getattr(column, "evaluation", "") == "in-sample" else values
     state = getattr(marked, "evaluation", "unstated")

@@ -1,8 +1,4 @@
-"""Self-consistency: let the model answer several times, and count.
-
-One forward pass a text suffices for any number of answers: it gives the next-token
-distribution at every beginning of a label, and other answers are invalid.
-"""
+"""Self-consistency: sample several answers to a text, with one forward pass."""
 
 from __future__ import annotations
 
@@ -58,8 +54,10 @@ def sample_votes(
         Its model, prompt, labels and terminator are used.
     X : iterable of str
         Texts; the index of a pandas Series is kept.
-    n, temperature, seed
-        Answers for each text (10), above-zero temperature (1), and seed (0).
+    n, seed : int
+        Number of answers for each text (10), and seed (0).
+    temperature : float, default=1.0
+        Above 0.
     top_k, top_p : int and float, optional
         Sample only from the k most probable tokens, and from the smallest set of tokens
         with probability p.

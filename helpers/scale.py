@@ -1,8 +1,4 @@
-"""Classify a data set of any size, on one machine or a cluster, restartably.
-
-This process reads the files block by block and writes a shard for each; classifiers in
-Ray actors, or one here, make the tables.
-"""
+"""Classify a data set of any size, on one machine or a Ray cluster, restartably."""
 
 from __future__ import annotations
 
@@ -50,10 +46,9 @@ class Workers:
     ----------
     n : int, default=1
         How many. With 0, this process does the work, without Ray.
-    cpus : int, optional
-        Cores for each. Default: an equal share of this machine, or 1 of another Ray's.
-    gpus : float, default=0
-        Accelerators for each; with 0.5, two share one.
+    cpus, gpus
+        Cores for each (default: an equal share of this machine, or 1 of another Ray's),
+        and accelerators (0); with 0.5, two share one.
     address : str, optional
         A Ray cluster, such as "auto" or "ray://head:10001". Default: the Ray that is
         initialised, or one on this machine for the time of the call.
@@ -213,7 +208,7 @@ def iter_results(
 def read_results(
     destination: str | Path, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """The results of a run in one table, in the order of the source.
+    """The results of a run in one table; ValueError if it is unfinished or damaged.
 
     ``row`` is the place in the source; then come the columns carried over, those of the
     tidy table and, where the truth is known, ``truth`` and ``correct``.
@@ -224,11 +219,6 @@ def read_results(
         What :func:`classify_dataset` was given.
     columns : sequence of str, optional
         The columns wanted. Default: all.
-
-    Raises
-    ------
-    ValueError
-        The run has not finished, or files or columns are missing or damaged.
     """
     plan, source, shards = Folder(destination).finished("table", columns)
     # Without a row, nobody knows what the labels are.

@@ -1,8 +1,4 @@
-"""Self-report: ask the model how sure it is, and read what it writes.
-
-Answers that cannot be read are counted by status, not dropped: models refuse and
-stumble where the task is hard.
-"""
+"""Self-report: ask the model how sure it is, and read what it writes."""
 
 from __future__ import annotations
 

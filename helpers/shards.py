@@ -1,4 +1,4 @@
-"""The two ends of :mod:`helpers.scale`: rows of files in blocks, results in shards.
+"""Rows of files in blocks, and results in shards, for :mod:`helpers.scale`.
 
 The journal in the folder of results has a line for the plan, the source, each block and
 the end, each line and each shard with its SHA-256. A block whose line or shard is

@@ -1,8 +1,4 @@
-"""Injuries as emergency departments recorded them, with the part of the body.
-
-NEISS is the injury surveillance system of the US Consumer Product Safety Commission
-(CPSC): some 350,000 coded narratives a year, public but not in this package.
-"""
+"""Injuries recorded by US emergency departments (NEISS), and the body part hurt."""
 
 from __future__ import annotations
 
@@ -35,20 +31,23 @@ def load_neiss(
 ) -> pd.DataFrame:
     """Narratives of injuries, with the part of the body that was hurt.
 
+    They are from NEISS, the injury surveillance system of the US Consumer Product
+    Safety Commission (CPSC). A file that could corrupt a result is refused with a
+    ValueError.
+
     Parameters
     ----------
     source : str, pathlib.Path, int or a sequence of them, optional
         A CPSC annual file (.tsv or .xlsx), or a .parquet with the columns below; a
         year, to download its file into the user's cache; or several, where the first
         has precedence. Default: the path in the environment variable HOW_SURE_NEISS.
-    n : int, optional
-        How many, drawn at random. Default: all, in the order of the file.
+    n, seed : int, optional
+        How many to draw at random (default: all, in the order of the file), and seed
+        (0).
     stratify : bool, default=False
         Whether the draw keeps the shares of the labels, by largest remainders.
     split : {"train", "calibration", "test"}, optional
         A third of the narratives each, near-copies together. Default: all.
-    seed : int, default=0
-        Seed of the draw.
 
     Returns
     -------
@@ -60,13 +59,6 @@ def load_neiss(
         (hospital); ``weight``, the injuries a case stands for; ``narrative`` and, in
         one line of lower case, ``text``; ``split``. ``attrs["dropped"]`` counts the
         cases left out, by reason.
-
-    Raises
-    ------
-    ValueError
-        No NEISS file, one of another year, or a value that could corrupt a result.
-    helpers.fetch.FetchError
-        The year could not be downloaded.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")

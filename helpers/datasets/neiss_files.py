@@ -1,7 +1,4 @@
-"""Annual files of the injury data: fetched from CPSC, read, and validated.
-
-They are tab-separated without quoting; a narrative may hold a line break.
-"""
+"""Annual files of the injury data: downloaded from CPSC, read and validated."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def neiss_log_proba(
         fitted = neiss_baseline().fit(train["text"], train["body_part"])
         values = fitted.predict_log_proba(cases["text"])
         raw = pd.DataFrame(values, cases.index, fitted.classes_)
-        # A body part that it never saw is impossible to it.
+        # The classifier gives no probability to body parts it never saw.
         raw = raw.reindex(columns=codes, fill_value=-np.inf)
         raw.attrs["source"] = {"model": f"TF-IDF on {len(train)} cases"}
         return raw

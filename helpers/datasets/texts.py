@@ -1,7 +1,4 @@
-"""Texts made for this book: questions about foods, and texts to train on.
-
-The questions are to be answered in JSON, after Jinks (2025).
-"""
+"""Texts made for this book: questions about foods (after Jinks, 2025); sentiment."""
 
 from __future__ import annotations
 

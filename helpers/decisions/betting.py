@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike
 from ..checks import check_between, check_count
 
 SHIFTS = np.geomspace(0.02, 8, 64)
-# A half-Cauchy distribution with the median 1/2: heavy tails for want of knowledge.
-# Half for the ends, as in the trapezoidal rule.
+# Half-Cauchy with the median 1/2, by the trapezoidal rule.
 SHARES = SHIFTS / (0.25 + SHIFTS**2)
 SHARES[[0, -1]] /= 2
 SHARES /= SHARES.sum()
@@ -51,7 +50,7 @@ def log_factors(p: np.ndarray, correct: np.ndarray, shifts: np.ndarray) -> np.nd
 
 def log_sum(log_wealths: np.ndarray) -> np.ndarray:
     """Logarithm of the sum of each row's wealths."""
-    # Several times as fast as that of SciPy, which one item at a time needs.
+    # Several times as fast as SciPy's.
     top = log_wealths.max(axis=1)
     return top + np.log(np.exp(log_wealths - top[:, None]).sum(axis=1))
 
@@ -117,15 +116,14 @@ def detection_delay(
     Parameters
     ----------
     promised, actual : float
-        The accuracy promised to the monitor, in (0, 1), and the one after the change.
+        Accuracies promised to the monitor, in (0, 1), and after the change, at most
+        that.
     was : float, optional
         The accuracy before the change, in [``promised``, 1]. Default: ``promised``.
-    before : int, default=0
-        Number of items checked before the change.
+    before, limit : int
+        Numbers of items checked before the change (0), and to look at after it (5000).
     alpha : float, default=0.05
         The monitor's largest probability of a false alarm, in (0, 1).
-    limit : int, default=5000
-        Number of items after the change to look at.
 
     Examples
     --------

@@ -99,7 +99,7 @@ class ConformalSets(BaseEstimator):
                 f"probabilities must have at least {least} rows for a level of "
                 f"{level:g} with score {score!r}, not {len(values)}."
             )
-        # What MAPIE takes for a fitted classifier: one whose input is its output.
+        # For MAPIE, a fitted classifier that returns its input.
         labels = np.arange(len(classes))
         given = SimpleNamespace(fit=None, classes_=labels, predict_proba=_as_given)
         self._model = SplitConformalClassifier(
@@ -216,8 +216,7 @@ def set_coverage(
     return table
 
 
-# MAPIE takes fewer than three labels that occur for two classes, and then refuses all
-# scores that are not of this one kind; whether there are two classes, fit has checked.
+# MAPIE refuses all but "lac" if fewer than three labels occur; fit has checked.
 class _TopK(conformity_scores.TopKConformityScore, LACConformityScore):
     """Ranks, however many labels occur."""
 

@@ -172,8 +172,7 @@ def resample_label_shift(
     wanted = _shares(shares, list(labels), np.bincount(codes) / len(codes))
     check_count("n", n)
     generator = check_rng(rng)
-    # The ends of the classes on a line of length n, and marks at random on it, one
-    # apart: each class has as many marks as its length says, on average and within one.
+    # Systematic sampling: marks one apart on a line of n that the classes divide.
     ends = np.append(n * np.cumsum(wanted)[:-1], n)
     marks = np.minimum(np.floor(ends + generator.random()), n).astype(int)
     drawn = np.diff(marks, prepend=0)

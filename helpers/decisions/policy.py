@@ -172,14 +172,12 @@ class Policy:
 
         Parameters
         ----------
-        table : pandas.DataFrame
-            As for :meth:`apply`, with ``correct``; rows that chose no threshold.
+        table, source
+            As for :meth:`apply`; with ``correct``, of rows that chose no threshold.
         max_risk, delta, groups, rng
             As for :func:`helpers.decisions.verify`.
         action : str, optional
             Which action. Default: the one at the highest confidence.
-        source : mapping of str to str, optional
-            As for :meth:`apply`.
 
         Examples
         --------
@@ -222,7 +220,6 @@ class Policy:
             )
         lines.append(f"  is {made}")
         lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
-        # The rule, which is the same of each, is said above.
         found = [f"  {replace(one, rule=None)}" for one in self.verified]
         lines += ["", "What it was verified on", *(found or ["  nothing"])]
         return "\n".join(lines)
@@ -406,8 +403,7 @@ def _calibrated(scores: pd.DataFrame, labels: pd.Series, calibrator: Any) -> Any
         return column if calibrator is None else calibrator.predict(column)
     found = calibrator.predict(scores)
     at = pd.Index(calibrator.classes_).get_indexer(labels.to_numpy())
-    # A calibrator of all probabilities may prefer another label by now; what is acted
-    # on is still the prediction in the table.
+    # The calibrator may prefer another label; the table's prediction is acted on.
     due, wrong = "one of the classes", at < 0
     if found.ndim == 1:
         due, wrong = "the most probable label", at != scores.to_numpy().argmax(axis=1)

@@ -192,8 +192,8 @@ class Verification:
     The ``verdict`` is "holds" where ``high`` is at most ``max_risk``, "fails" where
     ``low`` is above it, else "not enough data". ``risk`` is the share of errors among
     the accepted, ``low`` and ``high`` its one-sided Clopper–Pearson limits,
-    ``coverage`` the share accepted, with Wilson's interval at 95 %. Of each group, one
-    row counts.
+    ``coverage`` the share accepted, with Wilson's interval at 95 %. One row of each
+    group counts.
     """
 
     max_risk: Share
@@ -292,8 +292,7 @@ def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
     Parameters
     ----------
     max_risk, delta : float
-        The risk, and the probability that the statement is false (default 0.05), in (0,
-        1).
+        The risk and the probability of a false statement (default 0.05), in (0, 1).
 
     Examples
     --------

@@ -121,31 +121,28 @@ def choose_threshold(
     """The lowest threshold above which the risk is certified to be low enough.
 
     Thresholds are tested from high to low with the binomial distribution, until one
-    fails: fixed-sequence testing, with up to four sequences that share ``delta``.
+    fails: fixed-sequence testing (Angelopoulos et al., Learn then Test, Annals of
+    Applied Statistics 19, 2025), with up to four sequences that share ``delta``. For
+    those after the first, the guarantee is exact if the risk does not fall with the
+    threshold.
 
     Parameters
     ----------
-    scores : array-like of shape (n,)
-        Confidences in [0, 1] of a random sample of items like those to come, on which
-        neither model nor calibrator was fitted.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    scores, correct : array-like of shape (n,)
+        Confidences in [0, 1] and outcomes, 1 or True if correct, of a random sample of
+        items like those to come, on which neither model nor calibrator was fitted.
     max_risk : float
         The largest share of errors among accepted items, in (0, 1).
     delta : float, default=0.05
         Probability that the statement is false, in (0, 1).
     grid : array-like of float, optional
-        Thresholds in [0, 1], independent of these rows. Default: 0, 0.01, … 0.99, and
+        Thresholds in [0, 1], chosen without these rows. Default: 0, 0.01, … 0.99, and
         0.992 … 0.9999.
     groups : array-like of shape (n,), optional
         Group of each row, such as its document. One random row of each is used.
     rng : numpy.random.Generator, int or None, default=0
         Generator for that draw, or its seed. Keeping the best of several voids the
         guarantee.
-
-    References
-    ----------
-    Angelopoulos et al., Learn then Test, Annals of Applied Statistics 19, 2025.
 
     Examples
     --------
@@ -313,7 +310,7 @@ def _sequence_starts(n: int, max_risk: float, delta: float) -> np.ndarray:
     for count in range(_MOST_STARTS, 0, -1):
         least = zero_failure_sample_size(max_risk, delta / count)
         starts = least * _APART ** np.arange(count)
-        # One more costs all others some of their power.
+        # Each further sequence lowers the power of the others.
         if 2 * starts[-1] <= n:
             break
     return starts

@@ -274,8 +274,8 @@ def plot_confusion(
 ) -> Axes:
     """Confusion matrix as a heat map for many classes.
 
-    Rows are true classes, cells shares of the row: blank below 0.5 %, with numbers from
-    5 %.
+    Rows are true classes, cells shares of the row, blank below 0.5 %, numbered from 5
+    %.
 
     Parameters
     ----------

@@ -31,8 +31,7 @@ STAMP = Look(
     | {"rotation": 35, "fontsize": 28, "fontweight": "bold"}
     | {"color": "#b00020", "alpha": 0.45}
 )
-# Looks of one curve after the other, and of single points of them. Where the colours
-# begin again, the lines are others.
+# Line styles of successive curves, and markers.
 LOOKS: tuple[Look, ...] = tuple(
     {"color": PALETTE[at % 5], "linestyle": LINES[(at + at // 5) % 5]}
     for at in range(25)
@@ -71,8 +70,7 @@ def style() -> Iterator[None]:
     }
     with plt.rc_context(settings):
         yield
-        # A notebook's backend, loaded with the first figure, switches this on: it has
-        # to outlast the block, or no later figure is shown.
+        # A notebook's backend switches this on; without it no later figure is shown.
         interactive = mpl.is_interactive()
     mpl.interactive(interactive)
 

@@ -82,7 +82,9 @@ def field_distribution(
 
     From the first token of the value on, listed alternatives that complete a choice
     count for both of its limits, those that begin one, and tokens not listed, for the
-    upper limit only. The answer's own tokens are followed to the end of the value.
+    upper limit only. The answer's own tokens are followed to the end of the value. An
+    answer that is not whole JSON with log-probabilities and the field is refused with a
+    ValueError.
 
     Parameters
     ----------
@@ -102,12 +104,6 @@ def field_distribution(
         only one choice ends in it.
     index : int, default=0
         Which of several texts in one response.
-
-    Raises
-    ------
-    ValueError
-        No log-probabilities, or invalid ones; no whole JSON, no such field, or one that
-        holds an empty string, an object or an array; or bad choices.
 
     Examples
     --------
