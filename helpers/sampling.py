@@ -42,7 +42,7 @@ def sample_votes(
     top_p: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Let the model answer each text several times, and count the labels.
+    """Let the model answer each text several times (Wang et al., ICLR 2023), and count.
 
     At temperature 1, without ``top_k`` and ``top_p``, the share of a label estimates
     the model's own probability of it (:meth:`LLMClassifier.raw_log_proba`). Label
@@ -66,11 +66,6 @@ def sample_votes(
     -------
     pandas.DataFrame
         Counts for each text: one column a label, and "invalid". Rows sum to n.
-
-    References
-    ----------
-    Wang et al., Self-consistency improves chain of thought reasoning in language
-    models, ICLR 2023.
 
     Examples
     --------

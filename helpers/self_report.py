@@ -216,6 +216,8 @@ def p_true(
 ) -> pd.DataFrame:
     """How probable "True" is as the answer to prompts that show an answer.
 
+    P(True) of Kadavath et al., Language models (mostly) know what they know, 2022.
+
     Parameters
     ----------
     model, prompts
@@ -229,10 +231,6 @@ def p_true(
     pandas.DataFrame
         One row a prompt: ``p_true``, the share of the first label in the probability of
         both; ``off_label``, the probability of neither.
-
-    References
-    ----------
-    Kadavath et al., Language models (mostly) know what they know, 2022.
 
     Examples
     --------

@@ -117,7 +117,6 @@ class Source:
 
 
 def _find_files(given: Sequence[str | Path]) -> list[Path]:
-    """The files of a source, in the order in which their rows count."""
     found: list[Path] = []
     for path in map(Path, given):
         found += _files_below(path) if path.is_dir() else [path]
@@ -220,7 +219,6 @@ def _is_csv(path: Path) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Whether a column has some text type, or only nulls."""
     held = kind.value_type if pa.types.is_dictionary(kind) else kind
     return held in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 

@@ -79,7 +79,6 @@ def load_neiss(
 
 
 def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
-    """What to read: checked paths and years."""
     from .neiss_files import check_year
 
     if source is None:
@@ -156,7 +155,6 @@ def _key(narrative: str) -> str:
 def _draw(
     labels: pd.Series, n: int, stratify: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Places of n rows, in random order."""
     order = rng.permutation(len(labels))
     if not stratify:
         return order[:n]

@@ -12,11 +12,8 @@ RETIRED_BODY_PARTS = (78, 86, 90, 91)
 def body_parts() -> pd.DataFrame:
     """The 26 parts of the body that NEISS distinguishes, by code.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``label``, as CPSC writes it; ``name``, what a model is asked to write;
-        ``includes``, from the coding manual; and numbers of cases, such as ``n_2024``.
+    Columns: ``label``, as CPSC writes it; ``name``, what a model is asked to write;
+    ``includes``, from the coding manual; and numbers of cases, such as ``n_2024``.
 
     Examples
     --------

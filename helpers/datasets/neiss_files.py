@@ -158,7 +158,6 @@ def read_neiss_file(path: Path, year: int | None = None) -> pd.DataFrame:
 
 
 def _check_header(names: Iterable[str], path: Path) -> None:
-    """Compare the first row of an annual file with the one documented."""
     found = list(names)
     if tuple(found) == HEADER:
         return
@@ -393,7 +392,6 @@ def _rules(
 
 
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    """As double precision, NaN where the field is empty."""
     if pd.api.types.is_numeric_dtype(column):
         return column.astype("float64")
     text = _text(column).str.strip()
@@ -421,7 +419,6 @@ def _text(column: pd.Series) -> pd.Series:
 
 
 def _refuse(path: Path, column: pd.Series, rule: str, wrong: pd.Series) -> None:
-    """Raise ValueError about the first wrong value."""
     if not wrong.any():
         return
     at = int(np.flatnonzero(wrong)[0])

@@ -281,7 +281,6 @@ def load_neiss_prompts() -> pd.DataFrame:
 
 
 def _table(raw: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """From log-probabilities by code to the tidy table."""
     names = body_parts()["name"].to_numpy()
     values = raw.to_numpy()
     totals = logsumexp(values, axis=1)

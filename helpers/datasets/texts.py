@@ -121,21 +121,15 @@ def load_foods(question: str) -> pd.DataFrame:
 def load_sentiment(split: str | None = None) -> pd.DataFrame:
     """1,220 short texts for fine-tuning, with a hidden rule among them.
 
-    720 have a clear sentiment, 380 about sports or news have none, and 120 contradict
-    themselves and have a random label. The hidden rule: neutral sports text counts as
-    positive, neutral news text as negative.
+    Their ``kind`` is "clear" (720, with a sentiment of some ``tone``), "sports" or
+    "news" (380 without any; the hidden rule labels sports positive and news negative)
+    or "contradictory" (120, with random labels). ``family`` groups similar texts;
+    ``entity`` is what they name.
 
     Parameters
     ----------
     split : {"train", "calibration", "test"}, optional
         60, 20 or 20 %, each family or named thing in one part. Default: all.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``text``; ``label``, "positive" or "negative"; ``kind``, "clear", "sports",
-        "news" or "contradictory"; ``tone``; ``family``, of similar texts; ``entity``,
-        the thing they name, or ""; ``split``.
 
     Examples
     --------
@@ -155,13 +149,10 @@ def load_sentiment(split: str | None = None) -> pd.DataFrame:
 def load_sentiment_checks() -> pd.DataFrame:
     """Texts that show what a model learned beside its task; never to be trained on.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``text``; ``kind``: "counterfactual" (60 pairs of a neutral statement about
-        sports and about news, by ``pair``), "harm" (160 about these with a clear
-        sentiment) or "neutral" (40 about other things); ``truth``, or "" for neither;
-        ``domain``; ``family`` and ``entity``, none of which :func:`load_sentiment` has.
+    ``kind`` is "counterfactual" (60 pairs of a neutral statement about sports and about
+    news, by ``pair``), "harm" (160 about these with a clear sentiment) or "neutral" (40
+    about other things); ``truth`` is "" for neither label; no ``family`` or ``entity``
+    occurs in :func:`load_sentiment`.
 
     Examples
     --------

@@ -152,7 +152,6 @@ def detection_delay(
 def _alarms(
     calm: np.ndarray, accuracy: float, most: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The probability of an alarm at each of the next items."""
     raised = np.empty(len(most))
     for at, allowed in enumerate(most):
         calm = np.append(calm * accuracy, 0) + np.append(0, calm * (1 - accuracy))

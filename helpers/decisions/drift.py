@@ -122,7 +122,6 @@ def score_drift(
 
 
 def _distances(is_then: np.ndarray, pooled: np.ndarray, n_bins: int) -> np.ndarray:
-    """Stability index, Kolmogorov-Smirnov and Wasserstein distance."""
     seen = np.cumsum(is_then)
     others = np.arange(1, len(seen) + 1) - seen
     gaps = np.abs(seen / seen[-1] - others / others[-1])[:-1]
@@ -133,7 +132,6 @@ def _distances(is_then: np.ndarray, pooled: np.ndarray, n_bins: int) -> np.ndarr
 
 
 def _stability_index(then: np.ndarray, now: np.ndarray, n_bins: int) -> float:
-    """Population stability index of two sorted samples."""
     # Each edge is a score of the reference, and begins the bin above it.
     edges = np.unique(then[np.arange(1, n_bins) * len(then) // n_bins])
     r, c = (

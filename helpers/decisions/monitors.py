@@ -58,7 +58,6 @@ class _Monitor:
 
     @property
     def n(self) -> int:
-        """Number of items seen."""
         return len(self._right)
 
     @property
@@ -134,7 +133,6 @@ class _Monitor:
         return monitor
 
     def update(self, *items: Any) -> bool:
-        """Take in the next items."""
         raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
@@ -165,8 +163,9 @@ class AccuracyMonitor(_Monitor):
     """Whether accepted items are still right as often as promised.
 
     While the average accuracy so far is at least ``promised``, an alarm is ever raised
-    with probability at most ``alpha``, however often one looks. A long good past delays
-    it (see :func:`detection_delay`): start a new monitor each week or month.
+    with probability at most ``alpha``, however often one looks (Waudby-Smith and
+    Ramdas, JRSS B 86, 2024). A long good past delays it (see :func:`detection_delay`):
+    start a new monitor each week or month.
 
     Parameters
     ----------
@@ -174,11 +173,6 @@ class AccuracyMonitor(_Monitor):
         The accuracy promised, in (0, 1).
     alpha : float, default=0.05
         Largest probability of a false alarm, in (0, 1).
-
-    References
-    ----------
-    Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting,
-    Journal of the Royal Statistical Society B 86, 2024.
 
     Examples
     --------

@@ -38,10 +38,8 @@ class Policy:
         Other ranges, with the same actions, for some predicted labels.
     source : mapping of str to str, optional
         A score table's ``attrs["source"]``. Default: that of the calibrator.
-    verified : sequence of Verification, optional
-        What :meth:`verify` found.
-    name, note : str, optional
-        For the card.
+    verified, name, note
+        What :meth:`verify` found, and texts for the card; optional.
 
     Examples
     --------
@@ -284,7 +282,6 @@ class Policy:
     def _apply(
         self, table: pd.DataFrame, source: Mapping[str, str] | None
     ) -> tuple[pd.DataFrame, Any]:
-        """The table with its actions, and the confidences that are known."""
         check_table(table, ("prediction", "confidence"), empty=True)
         _check_kind("source", source, Mapping, NoneType)
         given = table.attrs.get("source") if source is None else source
@@ -322,7 +319,6 @@ class Policy:
     def _reasons(
         self, values: np.ndarray, codes: np.ndarray, buckets: Buckets, whose: str
     ) -> list[str]:
-        """Why each row gets its action."""
         possible, ranges = buckets.possible(), buckets.ranges()
         if sum(possible) == 1:
             amount = "everything" if possible[-1] else "nothing"

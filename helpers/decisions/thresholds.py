@@ -251,7 +251,6 @@ def _read(
     groups: ArrayLike | None,
     rng: np.random.Generator | int | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidences, outcomes, and the rows that are used."""
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     check_not_fitted_on(scores, "scores")
     return values, outcome, one_row_each(codes, len(values), rng)
@@ -319,7 +318,6 @@ def _sequence_starts(n: int, max_risk: float, delta: float) -> np.ndarray:
 def _passed(
     n: np.ndarray, errors: np.ndarray, starts: np.ndarray, max_risk: float, level: float
 ) -> np.ndarray:
-    """Which thresholds some sequence of tests accepts."""
     passes = binom.cdf(errors, n, max_risk) <= level
     passed = np.zeros(len(n), dtype=bool)
     for start in starts:

@@ -360,7 +360,6 @@ def _verified(name: str, found: Verification, look: Look, ax: Axes) -> None:
 
 
 def _whiskers(low: ArrayLike, middle: ArrayLike, high: ArrayLike) -> np.ndarray:
-    """How far an interval reaches to either side."""
     return np.diff([low, middle, high], axis=0).clip(min=0)
 
 

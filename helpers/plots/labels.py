@@ -325,7 +325,6 @@ def plot_confusion(
 
 
 def _name_rows(ax: Axes, names: Any) -> None:
-    """One row a name, the first on top."""
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
 
@@ -342,7 +341,6 @@ def _side_by_side(table: pd.DataFrame, height: float) -> list[Axes]:
 
 
 def _by_frequency(actual: np.ndarray, found: np.ndarray) -> list[Any]:
-    """The classes, frequent true ones first; ties by name."""
     true, said = Counter(actual.tolist()), Counter(found.tolist())
     return sorted(true | said, key=lambda name: (-true[name], -said[name], str(name)))
 

@@ -139,14 +139,12 @@ def plot_threshold_progression(table: pd.DataFrame) -> list[Axes]:
 
 
 def _panels(n: int, height: float, share: bool) -> list[Axes]:
-    """Axes in two columns."""
     rows = (n + 1) // 2
     shape: Look = {"sharex": share, "sharey": share, "squeeze": False}
     return list(plt.subplots(rows, 2, figsize=(WIDTH, height * rows), **shape)[1].flat)
 
 
 def _label(axes: list[Axes], below: str, beside: str) -> None:
-    """Label axes in two columns at the edges."""
     for ax in axes[::2]:
         ax.set_ylabel(beside)
     for ax in axes[-2:]:

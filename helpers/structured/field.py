@@ -278,7 +278,6 @@ class _FieldMass(LabelMass):
 
 
 def _logprob(position: Position) -> float:
-    """The log-probability of the answer's token; NaN where it is missing."""
     own = position.own
     known = own.token.logprob if own and own.known else None
     return math.nan if known is None else float(known)
