@@ -121,10 +121,10 @@ def load_foods(question: str) -> pd.DataFrame:
 def load_sentiment(split: str | None = None) -> pd.DataFrame:
     """1,220 short texts for fine-tuning, with a hidden rule among them.
 
-    Their ``kind`` is "clear" (720, with a sentiment of some ``tone``), "sports" or
-    "news" (380 without any; the hidden rule labels sports positive and news negative)
-    or "contradictory" (120, with random labels). ``family`` groups similar texts;
-    ``entity`` is what they name.
+    Each ``text`` has a ``label``, "positive" or "negative", and a ``kind``: "clear"
+    (720, with a sentiment of some ``tone``), "sports" or "news" (380 without any; the
+    hidden rule labels sports positive and news negative) or "contradictory" (120, with
+    random labels). ``family`` groups similar texts; ``entity`` is what they name.
 
     Parameters
     ----------
@@ -151,8 +151,8 @@ def load_sentiment_checks() -> pd.DataFrame:
 
     ``kind`` is "counterfactual" (60 pairs of a neutral statement about sports and about
     news, by ``pair``), "harm" (160 about these with a clear sentiment) or "neutral" (40
-    about other things); ``truth`` is "" for neither label; no ``family`` or ``entity``
-    occurs in :func:`load_sentiment`.
+    about other things), ``domain`` their subject; ``truth`` is "" for neither label; no
+    ``family`` or ``entity`` occurs in :func:`load_sentiment`.
 
     Examples
     --------

@@ -46,7 +46,7 @@ class _Course(Stored):
 
 
 class _Monitor:
-    """What both monitors share."""
+    """What both monitors share; ``alarm_at`` is the item at the alarm, or None."""
 
     _settings: ClassVar[tuple[str, ...]]
 
@@ -58,10 +58,12 @@ class _Monitor:
 
     @property
     def n(self) -> int:
+        """Number of items seen."""
         return len(self._right)
 
     @property
     def n_right(self) -> int:
+        """Number of items that were right."""
         return self._right.count(1)
 
     @property
