@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 from scipy.stats import entropy, poisson
@@ -22,7 +23,7 @@ from .checks import (
     check_truth,
 )
 from .classifier import LLMClassifier
-from .models import LanguageModel, check_logprobs, sampling_probabilities
+from .models import LanguageModel, check_logprobs, check_sampling
 from .progress import progress_bar
 from .scoring import tree_is_exact
 from .tree import is_packed, nodes_to_read, positions_in_batch, tree_logits
@@ -103,6 +104,45 @@ def sample_votes(
     table = pd.DataFrame(counts, columns=[*labels.labels, INVALID], index=index)
     table.attrs["source"] = classifier.source()
     return table
+
+
+def sampling_probabilities(
+    logprobs: np.ndarray,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> np.ndarray:
+    """The probability with which sampling draws each token, as ``transformers`` does.
+
+    Parameters
+    ----------
+    logprobs : numpy.ndarray of shape (vocabulary,)
+        From :meth:`LanguageModel.next_logprobs`.
+    temperature : float, default=1.0
+        Divides log-probabilities; at 0, all goes to the best token.
+    top_k : int, optional
+        Keep the k most probable tokens.
+    top_p : float, optional
+        Then keep the smallest set of tokens that holds this probability.
+
+    Examples
+    --------
+    >>> sampling_probabilities(np.log([0.6, 0.3, 0.1]), top_k=2).round(3)
+    array([0.667, 0.333, 0.   ])
+    """
+    check_sampling(temperature, top_k, top_p)
+    if temperature == 0:
+        return (np.arange(len(logprobs)) == np.argmax(logprobs)).astype(float)
+    scores = torch.tensor(np.asarray(logprobs, dtype=float))[None]
+    steps: list[Any] = [transformers.TemperatureLogitsWarper(float(temperature))]
+    if top_k is not None:
+        steps.append(transformers.TopKLogitsWarper(top_k))
+    if top_p is not None:
+        steps.append(transformers.TopPLogitsWarper(top_p))
+    for step in steps:
+        scores = step(torch.empty((1, 0), dtype=torch.long), scores)
+    return scores.softmax(-1)[0].numpy()
 
 
 def _node_logits(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
-import os
-import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -25,6 +22,8 @@ from pydantic import (
 )
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
+
+from ..files import read_json, write_json
 
 T = TypeVar("T")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -88,33 +87,13 @@ def _different(names: list[Any]) -> list[Any]:
 Classes = Annotated[list[str | int | float], AfterValidator(_different)]
 
 
-def write_json(stored: Mapping[str, Any], path: str | Path) -> None:
-    """Write a JSON file, whole or not at all; infinities are refused."""
-    text = json.dumps(stored, indent=2, allow_nan=False, ensure_ascii=False)
-    target = Path(path)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        unfinished = Path(folder) / target.name
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        os.replace(unfinished, target)
-
-
 def load(path: str | Path, read: Callable[[Any], T]) -> T:
     """What ``read`` makes of a JSON file; its errors name the file."""
-    try:
-        text = Path(path).read_bytes()
-        stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
+    stored = read_json(path)
     try:
         return read(stored)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _finite(word: str) -> float:
-    if not math.isfinite(float(word)):
-        raise ValueError(f"{word} is no number")
-    return float(word)
 
 
 class StoredEstimator(BaseEstimator):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..fetch import FetchError, building, cache_dir
+from ..files import FetchError, building, cache_dir
 from ..progress import progress_bar
 from .neiss_codes import RETIRED_BODY_PARTS, body_parts
 

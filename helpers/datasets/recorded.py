@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import EMBEDDED
-from ..fetch import cache_dir
+from ..files import cache_dir
 from ..hosted import Journal, play_recording
 from ..hosted.requests import open_client, plain_url
 from .parts import DATA

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import EMBEDDED, MODEL_VARIABLE
 from ..checks import check_count
-from ..fetch import WheelFile, cache_dir, file_from_wheel
+from ..files import WheelFile, cache_dir, file_from_wheel
 from .parts import DATA, SPLITS, part_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from ..calibration.files import Stored, load, write_json
+from ..calibration.files import Stored, load
 from ..checks import (
     check_between,
     check_choice,
@@ -23,6 +23,7 @@ from ..checks import (
     check_outcomes,
     check_rows,
 )
+from ..files import write_json
 from .betting import (
     ROWS,
     SHARES,

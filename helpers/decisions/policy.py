@@ -18,8 +18,9 @@ from pydantic import Field
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
-from ..calibration.files import Stored, from_dict, load, write_json
+from ..calibration.files import Stored, from_dict, load
 from ..checks import check_between, check_choice, check_not_fitted_on, check_table
+from ..files import write_json
 from .rules import Buckets, Verification, verify_accepted
 from .thresholds import CertifiedThreshold
 
