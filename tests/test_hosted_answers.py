@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -372,6 +373,7 @@ def test_the_key_of_a_request_is_what_recordings_are_found_by() -> None:
 # Keys ----------------------------------------------------------------------------
 
 
+@cache
 def secrets_of(key: str) -> Secrets:
     return Secrets(AsyncOpenAI(api_key=key, base_url="http://x/v1"))
 
