@@ -7,6 +7,8 @@ import hashlib
 import pickle
 import re
 import sqlite3
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -154,7 +156,7 @@ def test_plain_prompts(
     assert found.predict_proba(TEXTS).shape == (7, 2)
 
 
-def test_chat_prompt_has_examples_as_turns(
+def test_chat_has_example_turns(
     embedded: LanguageModel, tiny_gpt2: LanguageModel
 ) -> None:
     found = make(embedded, examples=EXAMPLES[:1], instruction="Judge.", chat=True)
@@ -230,9 +232,7 @@ def test_control_tokens_in_texts_examples_and_labels_are_text(
     assert count(prompt=framed, examples=EXAMPLES) == plain + 2 * 3
 
 
-def test_terminator_makes_the_end_of_the_answer_part_of_it(
-    tiny_llama: LanguageModel,
-) -> None:
+def test_terminator_makes_the_end_part_of_the_answer(tiny_llama: LanguageModel) -> None:
     prompt = make(tiny_llama).render("a film")
     cases: list[tuple[Any, Any]] = [("auto", ENDS), (".", "."), (None, "")]
     for terminator, ends in cases:
@@ -255,9 +255,7 @@ def test_most_of_the_probability_on_no_label_is_said(embedded: LanguageModel) ->
     assert p[0, 1] > p[1, 1]  # it tells good from bad
 
 
-def test_a_follow_up_shows_text_label_and_question(
-    tiny_llama: LanguageModel, embedded: LanguageModel
-) -> None:
+def test_follow_up_prompt(tiny_llama: LanguageModel, embedded: LanguageModel) -> None:
     found = make(tiny_llama, instruction="Judge.", examples=EXAMPLES)
     asked = found.follow_up(
         pd.Series(["a film", "a bore"], index=[4, 2]),
@@ -372,9 +370,7 @@ def test_drawn_examples_do_not_count_towards_the_prior(
     [{"examples": 2}, {"prior": "domain"}, {"prior": "unlabelled"}, {"labels": None}],
     ids=str,
 )
-def test_what_needs_data_needs_fit(
-    tiny_llama: LanguageModel, settings: dict[str, Any]
-) -> None:
+def test_data_need_a_fit(tiny_llama: LanguageModel, settings: dict[str, Any]) -> None:
     found = make(tiny_llama, **settings)
     assert hasattr(found, "classes_") == ("labels" not in settings)
     with pytest.raises(NotFittedError):
@@ -391,9 +387,7 @@ def test_what_needs_data_needs_fit(
 @pytest.mark.parametrize(
     "settings", [{}, {"examples": EXAMPLES}, {"prior": "contextual"}], ids=str
 )
-def test_what_needs_no_data_needs_no_fit(
-    tiny_llama: LanguageModel, settings: dict[str, Any]
-) -> None:
+def test_no_data_no_fit(tiny_llama: LanguageModel, settings: dict[str, Any]) -> None:
     found = make(tiny_llama, **settings)
     check_is_fitted(found)
     fitted = make(tiny_llama, **settings).fit()
@@ -510,9 +504,7 @@ def test_table_has_one_tidy_row_a_text(tiny: LLMClassifier, tmp_path: Path) -> N
     assert again.attrs == table.attrs == table["confidence"].attrs
 
 
-def test_source_changes_with_model_prompt_prior_and_labels(
-    tiny: LLMClassifier, tiny_gpt2: LanguageModel
-) -> None:
+def test_what_changes_the_source(tiny: LLMClassifier, tiny_gpt2: LanguageModel) -> None:
     first = tiny.source()
     assert set(first) == {"model", "prompt", "labels"} and tiny.source() == first
     assert first["model"].startswith("tiny llama ")
@@ -560,7 +552,7 @@ def change(cache: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return file.execute(query, values).fetchall()
 
 
-def test_what_is_known_needs_no_forward_pass(
+def test_known_needs_no_pass(
     tiny: LLMClassifier, passes: list[int], cache: Path
 ) -> None:
     without = clone(tiny).set_params(cache=False)
@@ -588,7 +580,7 @@ def test_no_text_is_stored(tiny_llama: LanguageModel, cache: Path) -> None:
         assert word.encode("utf-16-le") not in content
 
 
-def test_other_questions_do_not_share_entries(
+def test_other_questions_share_no_entries(
     tiny: LLMClassifier, passes: list[int]
 ) -> None:
     tiny.predict_proba(TEXTS)
@@ -607,7 +599,7 @@ def test_other_questions_do_not_share_entries(
         assert passes, other
 
 
-def test_other_models_do_not_share_entries(
+def test_models_share_nothing(
     tiny: LLMClassifier, make_tiny: Any, passes: list[int]
 ) -> None:
     other = make_tiny("llama", tiny.model.tokenizer)
@@ -619,9 +611,7 @@ def test_other_models_do_not_share_entries(
     assert passes
 
 
-def test_interrupted_run_goes_on_where_it_was(
-    tiny_llama: LanguageModel, passes: list[int]
-) -> None:
+def test_interrupted_run_goes_on(tiny_llama: LanguageModel, passes: list[int]) -> None:
     expected = make(tiny_llama, cache=False).predict_proba(TEXTS)
     found = make(tiny_llama, token_budget=1)  # one text a batch
     found.predict_proba(TEXTS[:1])
@@ -724,7 +714,7 @@ def test_swapped_rows_are_found(tiny: LLMClassifier, cache: Path) -> None:
         np.testing.assert_allclose(tiny.predict_proba(TEXTS[:2]), expected, atol=1e-6)
 
 
-def test_several_may_write_and_one_may_die(
+def test_several_writers(
     tiny: LLMClassifier, tiny_llama: LanguageModel, cache: Path
 ) -> None:
     expected = tiny.predict_proba(TEXTS)
@@ -898,9 +888,7 @@ def test_bad_follow_ups_are_refused(
 LONG = "the plot is dull " * 100
 
 
-def test_text_longer_than_the_window_is_named(
-    tiny: LLMClassifier, tiny_llama: LanguageModel
-) -> None:
+def test_text_beyond_the_window(tiny: LLMClassifier, tiny_llama: LanguageModel) -> None:
     with pytest.raises(ValueError, match="text 1 makes a prompt of .* tokens"):
         tiny.predict_proba(["a film", LONG])
     found = make(tiny_llama, instruction=LONG, too_long="cut")
@@ -925,9 +913,7 @@ def test_as_much_of_a_text_as_fits_is_read_cut_between_characters(
 
 
 @pytest.mark.parametrize("prior", ["domain", "unlabelled"])
-def test_priors_of_long_texts_and_of_none(
-    tiny_llama: LanguageModel, prior: str
-) -> None:
+def test_priors_of_long_texts_or_none(tiny_llama: LanguageModel, prior: str) -> None:
     found = make(tiny_llama, prior=prior, too_long="cut").fit(["a film", LONG, LONG])
     assert found.prior_.sum() == pytest.approx(1)
     with pytest.raises(ValueError, match="needs texts"):

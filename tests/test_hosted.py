@@ -266,7 +266,7 @@ def test_odd_answers_are_answers_that_say_what_is_odd(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(("status", "says"), [(400, "Correct the"), (404, "check mo")])
-def test_a_refused_request_is_asked_once(
+def test_refused_requests_are_asked_once(
     journal: Journal, status: int, says: str
 ) -> None:
     reply = Reply({"error": {"message": "no logprobs here"}}, status)
@@ -277,9 +277,7 @@ def test_a_refused_request_is_asked_once(
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses", "completions"])
-def test_the_body_is_sent_as_it_is(
-    protocol: str, journal: Journal, httpserver: HTTPServer
-) -> None:
+def test_body_as_it_is(protocol: str, journal: Journal, httpserver: HTTPServer) -> None:
     asked = build_request(protocol, "m", "Hi", max_tokens=16, top_logprobs=5, odd={})
     path = {"chat": "chat/completions"}.get(protocol, protocol)
     httpserver.expect_oneshot_request(
@@ -313,7 +311,7 @@ def test_the_budget_is_never_passed(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(("n", "retries", "budget"), [(9, 0, 0.001), (1, 9, 0.00105)])
-def test_attempts_without_a_bill_count_in_full(
+def test_unbilled_attempts(
     journal: Journal, n: int, retries: int, budget: float
 ) -> None:
     options = {"budget": budget, "prices": PRICES, "retries": retries}
@@ -450,9 +448,7 @@ def test_a_key_is_in_nothing_that_stays(
 
 
 @pytest.mark.parametrize("status", [301, 303, 307])
-def test_another_server_gets_neither_texts_nor_keys(
-    journal: Journal, status: int
-) -> None:
+def test_another_server_gets_no_texts_or_keys(journal: Journal, status: int) -> None:
     goal = {"location": ""}
     gate = {"api_key": "-", "default_headers": {"x-gate": KEY}}
     with (
@@ -605,7 +601,7 @@ def test_an_interrupt_keeps_what_has_come(
     assert all(server.asked[f"q{at}"] == 1 for at in range(5))
 
 
-def test_a_full_disk_stops_the_run(
+def test_a_full_disk_stops_it(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = Mock(side_effect=sqlite3.OperationalError("database or disk is full"))

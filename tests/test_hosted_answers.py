@@ -179,9 +179,7 @@ def test_the_responses_api_ends_in_the_same_words(
         ("chat", {"choices": []}, "no choices"),
     ],
 )
-def test_what_holds_no_answer_is_an_error(
-    protocol: str, response: Any, says: str
-) -> None:
+def test_without_an_answer_is_an_error(protocol: str, response: Any, says: str) -> None:
     with pytest.raises(UnreadableAnswer, match=says):
         read_answer(protocol, response)
 
@@ -265,9 +263,7 @@ JSON = st.recursive(
     st.dictionaries(st.sampled_from(["choices", "output", "usage", "id"]), JSON),
     JSON,
 )
-def test_no_json_breaks_the_reader(
-    protocol: str, fields: dict[str, Any], choice: Any
-) -> None:
+def test_no_json_breaks_it(protocol: str, fields: dict[str, Any], choice: Any) -> None:
     for response in (fields, {**fields, "choices": [choice], "output": [choice]}):
         try:
             answer = read_answer(protocol, response)

@@ -73,9 +73,7 @@ def rows(path: Path, query: str = "SELECT key, status FROM calls ORDER BY id") -
         return file.execute(query).fetchall()
 
 
-def test_what_is_written_is_read_by_others_and_later(
-    path: Path, journal: Journal
-) -> None:
+def test_what_is_written_others_read_later(path: Path, journal: Journal) -> None:
     journal.add(answered(str(at)) for at in range(1200))
     assert len(journal.get([str(at) for at in range(2000)])) == 1200
     journal.add([answered("a"), failed("b")])
@@ -91,9 +89,7 @@ def test_what_is_written_is_read_by_others_and_later(
         assert later.get(["c", "b", "a"]) == expected
 
 
-def test_the_first_answer_stays_and_every_bill_counts(
-    path: Path, journal: Journal
-) -> None:
+def test_first_answer_stays_every_bill_counts(path: Path, journal: Journal) -> None:
     journal.add([failed("a", "first"), failed("a", "second")])
     assert journal.get(["a"])["a"] == failed("a", "second").result
     journal.add([answered("a", "yes")])
@@ -320,9 +316,7 @@ def test_a_batch_is_of_one_kind_and_size(
     assert not file.exists()
 
 
-def test_direct_runs_find_what_a_batch_answered(
-    journal: Journal, tmp_path: Path
-) -> None:
+def test_direct_runs_find_batch_answers(journal: Journal, tmp_path: Path) -> None:
     # Nobody answers at this address.
     client = AsyncOpenAI(api_key="k", base_url=URL)
     asked = build_request("chat", "m", "q", max_tokens=1)

@@ -256,7 +256,7 @@ def test_texts_after_a_word_begin_with_a_space() -> None:
         (["no"], {}, "at least two"),
     ],
 )
-def test_labels_that_overlap_are_refused(
+def test_overlapping_labels(
     labels: list[str], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

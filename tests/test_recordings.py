@@ -304,9 +304,7 @@ def test_requests_are_kept_only_where_one_says_so(tmp_path: Path, file: Path) ->
         assert len(journal.get([q.key(URL) for q in (first, second, third)])) == 3
 
 
-def test_a_journal_in_memory_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     key = chat("a").key(URL)
     with Journal(":memory:") as journal, Journal(":memory:") as other:
@@ -400,9 +398,7 @@ def test_a_probe_is_played_back(httpserver: HTTPServer, file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDED_SERVERS)
-def test_the_books_recordings_play_and_say_where_they_come_from(
-    root: Path, name: str
-) -> None:
+def test_the_books_recordings_play_and_say_their_origin(root: Path, name: str) -> None:
     files = sorted((root / "data" / "recorded" / name).glob("*.parquet"))
     assert len(files) >= 4
     for path in files:
