@@ -201,10 +201,9 @@ def test_tokens_of_prompt_and_label_are_those_of_the_whole(
 
 def test_text_is_put_in_as_it_is(tiny_llama: LanguageModel) -> None:
     found = make(tiny_llama, examples=[("shown {text}", "positive")])
+    shown = "Review: shown {text}\nSentiment: positive\n\n"
     for text in TRICKY:
-        assert found.render(text) == (
-            f"Review: shown {{text}}\nSentiment: positive\n\nReview: {text}\nSentiment:"
-        )
+        assert found.render(text) == f"{shown}Review: {text}\nSentiment:"
     np.testing.assert_allclose(found.predict_proba(TRICKY).sum(axis=1), 1)
 
 
@@ -485,18 +484,17 @@ def test_numbers_for_labels_are_positions_in_classes(tiny_llama: LanguageModel) 
 def test_table_has_one_tidy_row_a_text(tiny: LLMClassifier, tmp_path: Path) -> None:
     table = tiny.score_table(pd.Series(TEXTS, index=list("tuvwxyz")), TRUTH)
     columns = ["p_negative", "p_positive", "off_label", "prediction", "confidence"]
+    assert list(tiny.score_table(TEXTS).columns) == columns
     assert list(table.columns) == [*columns, "truth", "correct"]
     assert list(table.index) == list("tuvwxyz")
-    p = table[["p_negative", "p_positive"]].to_numpy()
-    np.testing.assert_array_equal(p, tiny.predict_proba(TEXTS))
+    p, best = tiny.predict_proba(TEXTS), tiny.predict(TEXTS)
+    np.testing.assert_array_equal(table[["p_negative", "p_positive"]], p)
     raw = np.exp(tiny.raw_log_proba(TEXTS))
     np.testing.assert_allclose(table["off_label"], 1 - raw.sum(axis=1))
     np.testing.assert_array_equal(table["confidence"], p.max(axis=1))
-    best = tiny.predict(TEXTS)
     assert list(table["prediction"]) == list(best)
     assert list(table["truth"]) == list(TRUTH)
     assert list(table["correct"]) == list(best == TRUTH)
-    assert list(tiny.score_table(TEXTS).columns) == columns
     assert table.attrs["source"] == tiny.source()
     table.to_parquet(tmp_path / "scores.parquet")
     again = pd.read_parquet(tmp_path / "scores.parquet")
@@ -681,11 +679,9 @@ SPOILED: list[Callable[[str, bytes], Any]] = [
     lambda key, value: pickle.dumps([-1.5, -2.5]),  # never unpickled
     lambda key, value: value[:-8],
     lambda key, value: bytes([value[0] ^ 1]) + value[1:],
-    lambda key, value: b"",
-    lambda key, value: "text",
+    lambda key, value: checked("of another text", value[:-8]),
     lambda key, value: "\ud800".encode("utf-8", "surrogatepass"),
-    lambda key, value: -1.5,
-    lambda key, value: None,
+    *[lambda key, value, odd=odd: odd for odd in (b"", "text", -1.5, None)],
     *[
         lambda key, value, row=row: checked(key, np.array(row, float).tobytes())
         for row in ROWS
@@ -703,15 +699,6 @@ def test_what_is_no_row_of_scores_is_computed_again(
     with one_warning("1 entries are no scores"):
         np.testing.assert_allclose(tiny.predict_proba(TEXTS[:1]), expected, atol=1e-6)
     tiny.predict_proba(TEXTS[:1])  # written anew: no warning, which would be an error
-
-
-def test_swapped_rows_are_found(tiny: LLMClassifier, cache: Path) -> None:
-    expected = tiny.predict_proba(TEXTS[:2])
-    (one, first), (two, second) = change(cache, "SELECT key, value FROM Cache")
-    for key, value in ((one, second), (two, first)):
-        change(cache, "UPDATE Cache SET value = ? WHERE key = ?", value, key)
-    with one_warning("2 entries are no scores"):
-        np.testing.assert_allclose(tiny.predict_proba(TEXTS[:2]), expected, atol=1e-6)
 
 
 def test_several_writers(

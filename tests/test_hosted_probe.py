@@ -37,17 +37,19 @@ def look(httpserver: HTTPServer, **how: Any) -> tuple[Probe, ModelServer]:
     return probe(client, "m", retries=0), server
 
 
-GOOD = dict.fromkeys(
-    (
-        "chat|completions|max_completion_tokens|logprobs|20 alternatives|"
-        "5 alternatives|"
-        "1 alternative|bytes|end of turn listed|sampling|seed|logit_bias|json_object|"
-        "json_schema|after the mask|continues"
-    ).split("|"),
-    "yes",
-) | dict.fromkeys(
-    "responses|after temperature|schema in json_object|reasoning|sentinel".split("|"),
-    "no",
+def verdicts(written: str) -> dict[str, str]:
+    """Of "yes a, b; no c": what is found of each."""
+    parts = [part.split(" ", 1) for part in written.split("; ")]
+    return {name: verdict for verdict, names in parts for name in names.split(", ")}
+
+
+FORMS = "json_object, json_schema, schema in json_object"
+FORMATS = FORMS.split(", ")
+GOOD = verdicts(
+    "yes chat, completions, max_completion_tokens, logprobs, 20 alternatives, "
+    "5 alternatives, 1 alternative, bytes, end of turn listed, sampling, seed, "
+    "logit_bias, json_object, json_schema, after the mask, continues; "
+    "no responses, after temperature, schema in json_object, reasoning, sentinel"
 )
 
 
@@ -85,48 +87,42 @@ def test_way_to_ask_for_a_schema_is_the_one_that_works(
     assert not strict or (strict["schema"] == {} and strict["strict"] is True)
 
 
-FORMATS = ("json_object", "json_schema", "schema in json_object")
 # What a server does, what is found of it, and words of why.
-WAYS: list[tuple[dict[str, Any], dict[str, str], dict[str, str]]] = [
-    ({"samples": False}, {"sampling": "no", "seed": "unclear"}, {}),
+WAYS: list[tuple[dict[str, Any], str, dict[str, str]]] = [
+    ({"samples": False}, "no sampling; unclear seed", {}),
     (
-        {"refuses": "temperature"},
-        {"sampling": "no", "after temperature": "unclear"},
+        *({"refuses": "temperature"}, "no sampling; unclear after temperature"),
         {"sampling": "temperature"},
     ),
     *(
         (
             {"hides": hides},
-            {"chat": "yes", "logprobs": "no", "20 alternatives": "no"}
-            | dict.fromkeys(("after temperature", "after the mask"), "unclear")
             # What needs no log-probabilities is found out all the same.
-            | dict.fromkeys(("json_schema", "continues", "seed"), "yes"),
+            "yes chat, json_schema, continues, seed; no logprobs, 20 alternatives; "
+            "unclear after temperature, after the mask",
             {},
         )
         for hides in ("silently", "loudly")
     ),
     (
         {"hides": "loudly", "hides_in": ("chat",)},
-        dict.fromkeys(("20 alternatives", "json_schema", "continues"), "yes"),
+        "yes 20 alternatives, json_schema, continues",
         {"logprobs": "By completions."},
     ),
     (
         {"refuses": "max_completion_tokens", "protocols": ("chat",)},
-        dict.fromkeys(("chat", "logprobs", "json_object"), "yes")
-        | {"after temperature": "no", "max_completion_tokens": "no"},
+        "yes chat, logprobs, json_object; no after temperature, max_completion_tokens",
         {"max_completion_tokens": "max_tokens is not"},
     ),
     (
         {"refuses": "temperature", "protocols": ("chat",)},
-        dict.fromkeys(("chat", "logprobs", "json_object"), "yes")
-        | {"after temperature": "unclear"},
+        "yes chat, logprobs, json_object; unclear after temperature",
         {},
     ),
     *(
         (
             {"most": 5, "refuses_more": refuses},
-            dict.fromkeys(("logprobs", "5 alternatives"), "yes")
-            | dict.fromkeys(("20 alternatives", "after temperature"), "no"),
+            "yes logprobs, 5 alternatives; no 20 alternatives, after temperature",
             {"20 alternatives": "at most 5" if refuses else "5 came"},
         )
         for refuses in (False, True)
@@ -134,44 +130,43 @@ WAYS: list[tuple[dict[str, Any], dict[str, str], dict[str, str]]] = [
     *(
         (
             {"mask": mask, "formats": ("json_object", "inside")},
-            {"after the mask": verdict, "json_schema": "no", FORMATS[2]: "yes"},
+            f"{verdict} after the mask; no json_schema; yes schema in json_object",
             {},
         )
         for mask, verdict in (("after", "yes"), ("before", "no"))
     ),
     (
-        {"formats": ()},
-        dict.fromkeys(FORMATS, "no") | {"after the mask": "unclear"},
+        *({"formats": ()}, f"no {FORMS}; unclear after the mask"),
         dict.fromkeys(FORMATS, "Water"),
     ),
-    ({"continues": "flag"}, {"continues": "yes"}, {}),
+    ({"continues": "flag"}, "yes continues", {}),
     (
-        {"after_temperature": True},
-        {"after temperature": "yes"},
+        *({"after_temperature": True}, "yes after temperature"),
         {"after temperature": "factor of 0.50"},
     ),
     (
         {"protocols": ("completions",), "sentinel": True},
-        {"chat": "no", "completions": "yes", "bytes": "no", "sentinel": "yes"}
-        | dict.fromkeys((*FORMATS, "continues", "after the mask"), "unclear"),
+        "no chat, bytes; yes completions, sentinel; "
+        f"unclear {FORMS}, continues, after the mask",
         dict.fromkeys((*FORMATS, "continues", "after the mask"), "chat only"),
     ),
     (
         {"has_seed": False, "bias_works": False, "shows_end": False}
         | {"sends_bytes": False, "continues": "", "ignores_new_limit": True},
-        dict.fromkeys(("seed", "logit_bias", "bytes", "continues"), "no")
-        | dict.fromkeys(("end of turn listed", "max_completion_tokens"), "no"),
+        "no seed, logit_bias, bytes, continues, end of turn listed, "
+        "max_completion_tokens",
         {},
     ),
 ]
 
 
-@pytest.mark.parametrize(("how", "verdicts", "words"), WAYS)
+@pytest.mark.parametrize(("how", "written", "words"), WAYS)
 def test_servers_ways_are_found_out(
-    httpserver: HTTPServer, how: Any, verdicts: dict[str, str], words: dict[str, str]
+    httpserver: HTTPServer, how: Any, written: str, words: dict[str, str]
 ) -> None:
     found, _ = look(httpserver, **how)
-    assert {name: found[name].verdict for name in verdicts} == verdicts
+    expected = verdicts(written)
+    assert {name: found[name].verdict for name in expected} == expected
     for name, word in words.items():
         assert word in found[name].seen
     protocols = how.get("protocols", ("chat", "completions"))
@@ -179,8 +174,8 @@ def test_servers_ways_are_found_out(
     assert found.protocol == usable[0]
     needs_old = how.get("refuses") == "max_completion_tokens"
     assert found.old_limit == (needs_old or how.get("ignores_new_limit", False))
-    flags = {"continue_final_message": True, "add_generation_prompt": False}
     if how.get("continues") == "flag":
+        flags = {"continue_final_message": True, "add_generation_prompt": False}
         assert found.continue_with == flags
     if "chat" not in protocols:
         assert found.continue_with is None
