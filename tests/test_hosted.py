@@ -372,11 +372,7 @@ def test_what_a_dead_process_had_claimed_is_asked(journal: Journal) -> None:
         (question(), {"budget": 1.0}, "budget needs prices"),
         (question(), {"budget": -1, "prices": PRICES}, "budget must be"),
         (question(), {"prices": {"other": (1, 1)}}, "prices must hold 'm'"),
-        (
-            Request("chat", {"model": "m"}),
-            {"budget": 1.0, "prices": PRICES},
-            "limit th",
-        ),
+        (UNLIMITED, {"budget": 1.0, "prices": PRICES}, "limit their answers"),
         (question(), {"concurrency": 0}, "concurrency must be"),
         (question(), {"retries": -1}, "retries must be"),
         (question(), {"timeout": 0}, "timeout must be"),

@@ -173,6 +173,11 @@ MASSES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = 
         *("no yes", LINE, {"": [token("no", 1.0), token("\n", 0.5, t=0.01)]}),
         {"lower": [0.5, 0], "gain": [0.49, 0]},
     ),
+    "an end of turn ends nothing where it is not asked for": (
+        *("no yes", LINE),
+        {"": [token("no", 1.0), token(END, 0.5, **{"\n": 0.25, "x": 0.25})]},
+        {"lower": [0.25, 0]},
+    ),
     "an end that no list shows stays open": (
         *("no yes", END_TOO, {"": [token("no", 0.6, yes=0.4)], "no": []}),
         {"lower": [0, 0], "branches": {b"yes": 0.4}, "unresolved": 1.0},
