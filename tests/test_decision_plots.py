@@ -332,9 +332,7 @@ def test_monitor_draws_tiny_evidence_on_the_edge(monitor: AccuracyMonitor) -> No
 # Risk and coverage
 
 
-def test_risk_lines_begin_with_twenty_rows(
-    data: Data,
-) -> None:
+def test_risk_lines_begin_with_twenty_rows(data: Data) -> None:
     curve = risk_coverage_curve(*data)
     ax = plots.plot_risk_coverage({"raw": curve}, max_risk=0.2)
     expected = np.column_stack([curve.coverage, curve.risk])[19:]
@@ -362,9 +360,7 @@ def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
     assert ax.get_ylim()[0] < 0 < ax.get_ylim()[1]  # a risk of nothing has an axis
 
 
-def test_risk_marks_have_intervals_both_ways(
-    data: Data,
-) -> None:
+def test_risk_marks_have_intervals_both_ways(data: Data) -> None:
     curve = risk_coverage_curve(*data)
     found = verify(0.8, *data, max_risk=0.1)
     ax = plots.plot_risk_coverage(

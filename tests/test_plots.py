@@ -98,9 +98,7 @@ def test_every_figure_of_a_notebook_is_shown(monkeypatch: pytest.MonkeyPatch) ->
     cells = ["from helpers import plots", cell, cell]
     notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
     client = nbclient.NotebookClient(
-        notebook,
-        kernel_name="python3",
-        extra_arguments=["--IPKernelApp.log_level=40"],
+        notebook, kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=40"]
     )
     client.execute()
     shown = [
@@ -404,9 +402,7 @@ def test_class_gaps_lead_from_accuracy_to_confidence() -> None:
     assert intervals == pytest.approx(table[["accuracy_low", "accuracy_high"]].values)
 
 
-def test_class_gaps_say_what_was_fitted_on(
-    data: Data,
-) -> None:
+def test_class_gaps_say_what_was_fitted_on(data: Data) -> None:
     fitted = IsotonicRegressionCalibrator().fit(*data).predict(data[0])[:51]
     ax = plots.plot_class_gaps(
         class_gaps(raw=data[0][:51], mended=fitted), names=["raw"]

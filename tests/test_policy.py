@@ -557,10 +557,7 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
 
 @pytest.mark.parametrize(
     "calibrator",
-    [
-        TopLabelCalibrator(PlattScalingCalibrator()),
-        VectorScaling(),
-    ],
+    [TopLabelCalibrator(PlattScalingCalibrator()), VectorScaling()],
     ids=lambda calibrator: type(calibrator).__name__,
 )
 def test_calibrators_of_label_probabilities_decide(calibrator) -> None:

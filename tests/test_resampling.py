@@ -71,10 +71,7 @@ GROUPS = np.arange(200) // 4
 DRAWS: dict[str, Any] = {"n_resamples": 50, "rng": 3}
 SEVEN = Binning(7, "quantile")
 RECORDED: list[tuple[Callable[[], Any], Any]] = [
-    (
-        lambda: noise_floor(P, n_simulations=50, rng=3),
-        (0.079968041, 0.106576242),
-    ),
+    (lambda: noise_floor(P, n_simulations=50, rng=3), (0.079968041, 0.106576242)),
     (
         lambda: noise_floor(P, binning=SEVEN, norm="l2", n_simulations=50, rng=3),
         (0.077664081, 0.113935771),
@@ -117,10 +114,7 @@ RECORDED: list[tuple[Callable[[], Any], Any]] = [
         lambda: labels_needed(P, target=0.06, n_simulations=50, rng=3),
         (752, 0.049323339, 0.040054996),
     ),
-    (
-        lambda: calibration_metrics(P, Y, **DRAWS).floor,
-        (0.078621463, 0.105519886),
-    ),
+    (lambda: calibration_metrics(P, Y, **DRAWS).floor, (0.078621463, 0.105519886)),
     (
         lambda: calibration_metrics(P, Y, **DRAWS).curve.loc[15, "band_low":],
         (0.5625, 0.9375),

@@ -20,12 +20,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
-from helpers.calibration import (
-    Calibrated,
-    cross_fitted,
-    from_dict,
-    load_calibrator,
-)
+from helpers.calibration import Calibrated, cross_fitted, from_dict, load_calibrator
 from helpers.classifier import LLMClassifier
 from helpers.models import LanguageModel
 from helpers.uncertainty import (
