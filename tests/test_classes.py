@@ -38,9 +38,6 @@ def wilson(rate: float, n: float, z: float) -> tuple[float, float]:
     return middle - reach, middle + reach
 
 
-# The table ------------------------------------------------------------------------
-
-
 def test_table_by_hand() -> None:
     predicted = ["toe", "ear", "hand", "hand", "toe", "hand", "hand"]
     raw, fair = np.array([0.9, 0.8, 0.6, 0.9, 0.5, 0.8, 0.9]), np.full(7, 0.7)
@@ -74,6 +71,12 @@ def test_one_row_tells_nothing_of_a_mean() -> None:
     low, high = wilson(0, 1, norm.ppf(0.975))
     assert ear["accuracy_low"] == pytest.approx(low, abs=1e-12)
     assert ear["accuracy_high"] == pytest.approx(high)
+    # Nor does one hospital of others.
+    one = class_table(
+        ["toe"] * 3, [1, 0, 1], {"raw": [0.5, 0.6, 0.7]}, groups=["a"] * 3
+    )
+    assert one.filter(regex="_low|_high").isna().all(axis=None)
+    assert one["raw_gap"].item() == pytest.approx(0.6 - 2 / 3)
 
 
 def test_ties_are_by_name_and_names_need_not_be_text() -> None:
@@ -104,15 +107,6 @@ def test_groups_by_hand() -> None:
     pd.testing.assert_series_equal(turned.iloc[0], row)
 
 
-def test_one_hospital_tells_nothing_of_others() -> None:
-    table = class_table(
-        ["toe"] * 3, [1, 0, 1], {"raw": [0.5, 0.6, 0.7]}, groups=["a"] * 3
-    )
-    ends = [name for name in table if name.endswith(("_low", "_high"))]
-    assert table[ends].isna().all(axis=None)
-    assert table["raw_gap"].item() == pytest.approx(0.6 - 2 / 3)
-
-
 def test_table_knows_what_was_fitted_on() -> None:
     predicted, correct, raw = cases(3)
     platt = PlattScalingCalibrator().fit(raw[:100], correct[:100])
@@ -120,9 +114,6 @@ def test_table_knows_what_was_fitted_on() -> None:
         stated = {"raw": raw[rows], "mended": platt.predict(raw[rows])}
         table = class_table(predicted[rows], correct[rows], stated)
         assert table.attrs["in_sample"] == expected
-
-
-# The mean gap ---------------------------------------------------------------------
 
 
 def test_gap_by_hand() -> None:
@@ -134,9 +125,6 @@ def test_gap_by_hand() -> None:
     chance = np.var([-0.1, -0.2, 0.7], ddof=1) / 3
     squared = class_gap(predicted, correct, raw, norm="squared")
     assert squared == pytest.approx(((0.4 / 3) ** 2 - chance) / 2)
-
-
-# The difference of two confidences ------------------------------------------------
 
 
 def plain_gap(
@@ -212,9 +200,6 @@ def test_resamples_without_a_class_that_counts_are_left_out() -> None:
     assert np.isfinite([found.low, found.high]).all()
 
 
-# What is refused ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -264,8 +249,6 @@ def test_bad_gaps(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match="norm must be one of 'l1', 'squared', not"):
         class_gap(["a"], [1], [0.5], norm="max")  # type: ignore[arg-type]
 
-
-# Means of surveys -----------------------------------------------------------------
 
 # Six rows of four hospitals in two strata.
 VALUES = [1, 0, 1, 0, 1, 1]

@@ -98,9 +98,6 @@ def points(ax: Axes, start: str) -> np.ndarray:
     return np.asarray(line(ax, start).get_xydata())
 
 
-# Thresholds
-
-
 def test_thresholds_draw_the_risk_its_limit_and_what_passed(
     certified: CertifiedThreshold,
 ) -> None:
@@ -141,9 +138,6 @@ def test_what_matters_of_few_thresholds_is_in_view(
         assert (line(ax, "risk above").get_marker() == "o") == (n == 1)
 
 
-# Buckets
-
-
 def test_buckets_draw_accuracies_intervals_and_confidences() -> None:
     table = bucket_table([0.95] * 1500 + [0.55] * 500, np.arange(2000) % 9 > 0)
     ax = plots.plot_buckets(table)
@@ -173,8 +167,6 @@ def test_buckets_draw_accuracies_intervals_and_confidences() -> None:
     ax = plots.plot_buckets(bucket_table([0.9], [1])[2:])
     assert not len(points(ax, "mean confidence"))
 
-
-# Costs
 
 TABLE = bucket_table([0.9], [1])
 COURSE = pd.DataFrame(
@@ -226,9 +218,6 @@ def test_costs_mark_the_choice_and_its_honest_price() -> None:
     earns = cost_curve(SCORES, CORRECT, Costs(error=1, review=1, right=-3))
     assert earns["cost"].min() < 0
     assert plots.plot_cost_curve(earns).get_ylim()[0] < earns["cost"].min()
-
-
-# Monitors
 
 
 def test_monitor_draws_accuracy_and_evidence(monitor: AccuracyMonitor) -> None:
@@ -289,9 +278,6 @@ def test_monitor_draws_mean_confidence_and_infinite_evidence() -> None:
     assert plots.plot_monitor(table)[0].get_ylim()[0] > table["lower"].min() + 0.1
 
 
-# Risk and coverage
-
-
 def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
     # Of 500 rows, 100 share a confidence near the middle.
     confidence = np.linspace(0.5, 1, 500)
@@ -338,9 +324,6 @@ def test_risk_marks_have_intervals_both_ways(data: Data) -> None:
     ax = plots.plot_risk_coverage({"raw": curve}, marks={"raw": nothing})
     assert legend(ax)[1] == "raw from 0.99 on: not enough data (nothing accepted)"
     assert not len(middle(bars(ax, "raw from")))
-
-
-# All
 
 
 def test_given_axes_are_used_and_nothing_else_is_changed(

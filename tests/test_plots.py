@@ -78,9 +78,6 @@ def line(ax: Axes, start: str) -> Any:
     return found
 
 
-# Style
-
-
 def test_import_and_style_leave_settings_alone() -> None:
     code = (
         "import matplotlib as m; m.use('agg'); before = dict(m.rcParams);"
@@ -181,9 +178,6 @@ def test_a_given_axes_is_drawn_on(
     assert plots.legend_below(ax) is ax and not plt.get_fignums()
 
 
-# Tokens and labels
-
-
 def test_next_token_bars_show_what_is_not_listed(tokens: NextTokens) -> None:
     ax = plots.next_token_bars(tokens, groups={"agree": ["␣yes"]})
     assert widths(ax) == pytest.approx([0.6, 0.3, 0.1])
@@ -214,9 +208,6 @@ def test_panels_have_one_column_each() -> None:
     assert [ax.get_xlabel() for ax in axes] == ["T = 1", "T = 0"]
     assert axes[1].lines[-1].get_xdata()[0] == 0.5
     assert [text.get_text() for text in axes[0].get_yticklabels()] == ["x", "y"]
-
-
-# Calibration
 
 
 def test_histograms_count_every_row() -> None:

@@ -168,12 +168,10 @@ def test_floats_beside_an_edge_fall_into_the_same_bin(dtype):
     p = beside_edges(dtype)
     y = np.zeros(len(p), dtype=bool)
     sums = CalibrationSums.of(p, y)
-    for n_bins in NESTED:
-        expected = curve(p, y, n_bins)["n"]
-        np.testing.assert_array_equal(sums.bins(n_bins).count, expected)
-    for n_bins in OTHERS:
+    for n_bins in NESTED + OTHERS:
         moved = np.cumsum(sums.bins(n_bins).count - curve(p, y, n_bins)["n"])
-        assert moved.abs().max() <= 1  # float by float and edge by edge
+        # Of other bins float by float and edge by edge.
+        assert moved.abs().max() <= (n_bins in OTHERS)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
@@ -289,18 +287,14 @@ def test_the_table_has_the_numbers_of_the_report():
 
 
 def test_a_table_says_what_can_be_said():
-    empty = CalibrationSums.of([]).table()["value"]
-    assert empty.index.tolist() == ["rows", "rows without outcome"] + [
-        "mean confidence, of all rows"
-    ]
-    assert empty.iloc[0] == 0 and math.isnan(empty.iloc[2])
     unknown = CalibrationSums.of([0.5, 0.7]).table()["value"]
     assert unknown.tolist() == pytest.approx([0, 2, 0.6])
+    empty = CalibrationSums.of([]).table()["value"]
+    assert empty.index.equals(unknown.index) and math.isnan(empty.iloc[2])
     right = CalibrationSums.of([0.5, 1.0], [1, 1]).table()["value"]
     assert math.isnan(right["AUROC"]) and right["accuracy"] == 1
-    wrong = CalibrationSums.of([0.5, 1.0], [1, 0]).table()
-    assert wrong.loc["log loss", "value"] == math.inf
-    assert wrong.loc["log loss", "note"] == "infinite in 1 of the rows"
+    wrong = CalibrationSums.of([0.5, 1.0], [1, 0]).table().loc["log loss"]
+    assert (wrong["value"], wrong["note"]) == (math.inf, "infinite in 1 of the rows")
 
 
 @pytest.mark.parametrize("labelled", [True, False])
