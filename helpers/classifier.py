@@ -16,11 +16,10 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from .checks import check_choice, check_labels
-from .models import LanguageModel
+from .models import MARK, LanguageModel
 from .prompted import OffLabelWarning as OffLabelWarning
 from .prompted import PromptedClassifier, check_texts
-from .prompts import MARK, Prompt
-from .score_cache import cached_label_logprobs
+from .prompts import Prompt
 from .scoring import check_lengths, label_logprobs, room_for_prompt
 from .verbalizer import LabelTokens, Verbalizer
 
@@ -141,7 +140,7 @@ class LLMClassifier(PromptedClassifier):
         self.token_budget = token_budget
         self.random_state = random_state
 
-    _learned = ("labels_", "examples_", "prior_", "_loaded", "_tokens")
+    _learned = ("labels_", "examples_", "prior_", "_loaded", "_kept")
     _learns = "draws examples, learns its labels or estimates a prior from texts"
 
     def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
@@ -153,12 +152,11 @@ class LLMClassifier(PromptedClassifier):
 
         What the probabilities of a row lack to one is the off-label mass.
         """
-        self._ready()
         scores = self._text_scores(check_texts(X))
         off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
         if off > 0.5:
-            (model, _, prompt), tokens = self._tokens
-            end = prompt.replace(MARK, "")[-20:]
+            (model, prompt, _), tokens, _ = self._kept
+            end = prompt.render(model, "A").replace(MARK, "")[-20:]
             warnings.warn(
                 "Most probability is on no label, in the median text more than half. "
                 f"The prompt ends in {end!r}; the first label is "
@@ -254,8 +252,9 @@ class LLMClassifier(PromptedClassifier):
         The model, the labels in the order of ``classes_``, the token ids of the whole
         prompt of each text, and the tokens that all prompts begin with.
         """
-        self._ready()
-        return self._inputs(check_texts(X))
+        model, tokens, prompts, prefix = self._inputs(check_texts(X))
+        check_lengths(model, prompts, tokens)
+        return model, tokens, prompts, prefix
 
     def _scored(
         self, X: Iterable[str]
@@ -266,8 +265,7 @@ class LLMClassifier(PromptedClassifier):
         return np.exp(logs), logs.argmax(axis=1), off_label, None
 
     def _identity(self) -> tuple[dict[str, str], Any, Any]:
-        self._ready()
-        model, prompt, tokens = self._asked()
+        model, prompt, tokens, _ = self._asked()
         return (
             {"model": f"{model.name} {model.fingerprint[:12]}"},
             [prompt.render(model, "A"), self.prior_.tolist()],
@@ -283,22 +281,31 @@ class LLMClassifier(PromptedClassifier):
             model = self._loaded = LanguageModel.load(model)
         return model, self._prompt(self.chat, model.fill)
 
-    def _asked(self) -> tuple[LanguageModel, Prompt, LabelTokens]:
-        """Model, frame and the tokens of the labels, which are kept for the next."""
+    def _asked(self) -> tuple[LanguageModel, Prompt, LabelTokens, tuple[int, ...]]:
+        """Model, frame, tokens of the labels and of what all prompts begin with.
+
+        The tokens are kept for the next call.
+        """
         model, prompt = self._frame()
-        terminator = self.terminator
-        if terminator == "auto":
-            terminator = ("\n", *filter(None, model.token_texts(model.stop_ids)))
-        verbalizer = Verbalizer(
-            tuple(self.classes_.tolist()),
-            family=self.family,
-            spellings=deepcopy(self.spellings or {}),
-            terminator=terminator,
-        )
-        key = model, verbalizer, prompt.render(model, "A")
-        if getattr(self, "_tokens", (None,))[0] != key:
-            self._tokens = key, verbalizer.tokens(model, after=key[2])
-        return model, prompt, self._tokens[1]
+        spelled = self.classes_.tolist(), self.family, self.spellings, self.terminator
+        key = model, prompt, spelled
+        if getattr(self, "_kept", (None,))[0] != key:
+            terminator = self.terminator
+            if terminator == "auto":
+                terminator = ("\n", *filter(None, model.token_texts(model.stop_ids)))
+            verbalizer = Verbalizer(
+                tuple(self.classes_.tolist()),
+                family=self.family,
+                spellings=self.spellings or {},
+                terminator=terminator,
+            )
+            start = prompt.render(model, "A")
+            tokens = verbalizer.tokens(model, after=start)
+            probes = (start, prompt.render(model, "0 b"))
+            ids = [self._encoded(model, probe, tokens) for probe in probes]
+            kept = (model, prompt, deepcopy(spelled))
+            self._kept = kept, tokens, _common_start(*ids)
+        return model, prompt, *self._kept[1:]
 
     def _needs_fit(self) -> bool:
         return super()._needs_fit() or (
@@ -348,15 +355,19 @@ class LLMClassifier(PromptedClassifier):
     def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
         """Log-probabilities of the labels for texts as they are, cut if asked for."""
         model, tokens, prompts, prefix = self._inputs(texts)
-        score = cached_label_logprobs if self.cache else label_logprobs
-        return score(
-            model, prompts, tokens, prefix=prefix, token_budget=self.token_budget
+        return label_logprobs(
+            model,
+            prompts,
+            tokens,
+            prefix=prefix,
+            token_budget=self.token_budget,
+            cache=self.cache,
         )
 
     def _inputs(
         self, texts: Sequence[str]
     ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
-        model, prompt, tokens = self._asked()
+        model, prompt, tokens, prefix = self._asked()
 
         def encoded(text: str) -> list[int]:
             return self._encoded(model, prompt.render(model, text), tokens)
@@ -372,8 +383,7 @@ class LLMClassifier(PromptedClassifier):
                         kept, clean_up_tokenization_spaces=False
                     )
                     prompts[at] = encoded(str(shorter).rstrip("\ufffd"))
-        check_lengths(model, prompts, tokens)
-        return model, tokens, prompts, _common_start(encoded("A"), encoded("0 b"))
+        return model, tokens, prompts, prefix
 
     def _encoded(
         self, model: LanguageModel, prompt: str, tokens: LabelTokens

@@ -23,11 +23,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Prose, notes, questions, code, another language.
 SAMPLE = """The film was a joy: warm, funny and never dull.
@@ -40,6 +42,7 @@ La ville est belle. import os; print(os.getcwd())  # <html>
 Text: I want my money back!
 Label: complaint
 """
+_MARK = "_how_sure_int8"
 _TINY = 1e-12  # a row of zeros has no scale
 _unrounded: ContextVar[bool] = ContextVar("unrounded", default=False)
 
@@ -49,10 +52,6 @@ def has_int8() -> bool:
     """Whether this processor multiplies 8-bit integers, and does it right.
 
     Without the instructions for it, sums of two products are cut to 16 bits.
-
-    Returns
-    -------
-    bool
     """
     try:
         layer = nn.Linear(64, 64, bias=False)
@@ -105,6 +104,7 @@ def to_int8(network: PreTrainedModel, sample: list[int]) -> None:
         factors = spreading(largest[group[0]], weights)
         for name in group:
             network.set_submodule(name, Int8Linear(parts[name], factors))
+    setattr(network, _MARK, True)
 
 
 def _with_equal_inputs(largest: dict[str, torch.Tensor]) -> Iterator[list[str]]:
@@ -137,8 +137,8 @@ def _lifted(largest: torch.Tensor) -> torch.Tensor:
 
 
 def is_int8(network: nn.Module) -> bool:
-    """Whether a network has layers of 8-bit integers."""
-    return any(isinstance(part, Int8Linear) for part in network.modules())
+    """Whether :func:`to_int8` has been here."""
+    return getattr(network, _MARK, False)
 
 
 @contextmanager
@@ -195,34 +195,21 @@ class Int8Linear(nn.Module):
         """From shape (..., in_features) to (..., out_features)."""
         rows = inputs.reshape(-1, self.in_features)
         if rounds_inputs():
-            found = self.product(self.rounded(rows))
+            found = self.product(Rounded.of(rows * self.factors))
         else:
             found = (rows * self.factors) @ (self.codes * self.scales[:, None]).T
             found = found if self.bias is None else found + self.bias
         return found.view(*inputs.shape[:-1], self.out_features)
 
-    def rounded(self, rows: torch.Tensor) -> Rounded:
-        """Rows of inputs, shape (n, in_features), in integers."""
-        return Rounded.of(rows * self.factors)
-
     def product(self, rows: Rounded) -> torch.Tensor:
         """From rounded inputs to shape (n, out_features)."""
         if self._packed is None:
             self._packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
+        # The scale of all inputs is one, since each row has its own; then come scale
+        # and offset of the output, and what could be done to it at once.
         found = torch.ops.onednn.qlinear_pointwise(
-            rows.codes,
-            1.0,  # the scale of all inputs, which here each row has by itself
-            128,
-            self._packed,
-            self.scales,
-            self._no_shift,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
+            *(rows.codes, 1.0, 128, self._packed, self.scales, self._no_shift, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
         )
         found.mul_(rows.scales)
         return found if self.bias is None else found.add_(self.bias)

@@ -1,75 +1,57 @@
 """Load a causal language model and look at what it computes: the next token.
 
-Without a name this is the embedded default, SmolLM2-135M-Instruct, which runs on any
-laptop and needs nothing but a Python package index. Any model id of the hub, or the
-path of a model on disk, works the same way.
+Without a name this is the embedded SmolLM2-135M-Instruct, which runs on any laptop. Any
+model id of the hub, or the path of a model on disk, works the same way.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import weakref
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pandas as pd
 import torch
-import transformers
+import transformers  # loads its parts when they are first used
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
-from . import EMBEDDED, MODEL_VARIABLE
-from .checkpoints import (
-    ModelError,
-    check_precision,
-    check_quantisation,
-    is_adapter,
-    load_checkpoint,
-    resolve_device,
-)
-from .prompts import MARK
-from .verbalizer import visible
+from . import EMBEDDED, MODEL_VARIABLE, checkpoints
+from .checkpoints import ModelError, Precision, Quantisation, Source
+from .checks import check_count
 
-# Longer windows than any real one are how tokenizers say "not known".
-_UNKNOWN_LENGTH = 10**9
+# Keeps what a text spells from being read as a control token; no text has use for it.
+MARK = "\ufdd0"
+_UNKNOWN_LENGTH = 10**9  # longer windows mean that a tokenizer does not know
+_VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 
-Quantisation = Literal["8bit", "4bit"]
-Precision = Literal["int8"]
-Source = tuple[str, str, str, Quantisation | None, Precision | None]
+_loaded: WeakValueDictionary[Source, LanguageModel] = WeakValueDictionary()
 
-_loaded: weakref.WeakValueDictionary[Source, LanguageModel] = (
-    weakref.WeakValueDictionary()
-)
+
+def visible(text: str) -> str:
+    """Make the spaces, tabs and line breaks of a token visible.
+
+    Examples
+    --------
+    >>> visible(" Yes\\n")
+    '␣Yes↵'
+    """
+    return text.translate(_VISIBLE)
 
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The most probable next tokens after a prompt, and what the list leaves out.
+    """The most probable next tokens after a prompt, as :meth:`next_tokens` finds them.
 
-    Attributes
-    ----------
-    prompt : str
-        The prompt.
-    table : pandas.DataFrame
-        One row a token, most probable first: ``rank`` (from 1), ``token`` (spaces and
-        line breaks made visible), ``id``, ``probability``, ``logprob`` (natural).
-    unlisted : float
-        Probability of all tokens that are not in the table, in [0, 1].
+    ``table`` has one row a token: ``rank`` (from 1), ``token`` (white space made
+    visible), ``id``, ``probability``, ``logprob`` (natural). ``unlisted`` is the
+    probability of all tokens that are not in it.
     """
 
     prompt: str
@@ -79,10 +61,9 @@ class NextTokens:
     def _repr_html_(self) -> str:
         shown = self.table.assign(percentage=self.table["probability"] * 100)
         columns = ["rank", "token", "id", "probability", "percentage", "logprob"]
+        formats: dict[Any, Any] = {"probability": "{:.6f}", "percentage": "{:.2f} %"}
         style = shown[columns].style.hide(axis="index")
-        style = style.format("{:.6f}", subset=["probability"])
-        style = style.format("{:.2f} %", subset=["percentage"])
-        style = style.format("{:.3f}", subset=["logprob"])
+        style = style.format(formats | {"logprob": "{:.3f}"})
         note = f"All other tokens together: {self.unlisted:.4f}"
         return style.set_caption(note).to_html()
 
@@ -91,30 +72,24 @@ class NextTokens:
 class LanguageModel:
     """A causal language model with its tokenizer.
 
-    Make one with :meth:`load`; a network that is in memory already can be wrapped
-    directly.
+    Make one with :meth:`load`, or from a network in memory. Sampling defaults that came
+    with it are dropped, since they would bend probabilities. A copy, such as
+    scikit-learn's ``clone`` makes, is the same object, since it is never changed.
 
     Parameters
     ----------
     network : transformers.PreTrainedModel
-        The network, in evaluation mode.
+        The network; it is put into evaluation mode.
     tokenizer : transformers.PreTrainedTokenizerBase
         Its tokenizer.
     name : str, default="in memory"
         What the model is called in tables and error messages.
-    source : tuple, optional
-        What :meth:`load` was given: name, device, dtype, quantisation
-        and precision.
-
-    Notes
-    -----
-    A copy (``copy.deepcopy``, scikit-learn's ``clone``) is the same object, since it
-    is never changed. Sampling defaults that came with the model, which would bend
-    probabilities without a word, are dropped.
+    source : Source, optional
+        Where :meth:`load` took it from.
     """
 
-    network: PreTrainedModel = field(repr=False)
-    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    network: transformers.PreTrainedModel = field(repr=False)
+    tokenizer: transformers.PreTrainedTokenizerBase = field(repr=False)
     name: str = "in memory"
     source: Source | None = field(default=None, repr=False)
 
@@ -122,7 +97,7 @@ class LanguageModel:
         self.network.eval()
         came_with = self.network.generation_config
         ends = getattr(came_with, "eos_token_id", None)
-        self.network.generation_config = GenerationConfig(
+        self.network.generation_config = transformers.GenerationConfig(
             bos_token_id=self.tokenizer.bos_token_id,
             eos_token_id=self.tokenizer.eos_token_id if ends is None else ends,
             pad_token_id=self.pad_id,
@@ -145,10 +120,9 @@ class LanguageModel:
         Parameters
         ----------
         name : str, optional
-            A hub id (``"meta-llama/Llama-3.1-8B-Instruct"``) or a local path, be it
-            of an adapter, which is put on the base that it names. Without one: what
-            the environment variable ``HOW_SURE_MODEL`` names, else the embedded
-            SmolLM2-135M-Instruct.
+            A hub id or a local path, also of an adapter, which is put on the base that
+            it names. Default: what the environment variable ``HOW_SURE_MODEL`` names,
+            else the embedded SmolLM2-135M-Instruct.
         device : str, default="auto"
             A torch device; "auto" takes CUDA, then Apple's MPS, then the CPU.
         dtype : str, default="auto"
@@ -157,52 +131,37 @@ class LanguageModel:
         quantize : {"8bit", "4bit"}, optional
             Keep the weights in so many bits, by the package ``bitsandbytes``, on CUDA.
         precision : {"int8"}, optional
-            Let linear layers compute in 8-bit integers, on a processor: see
-            :mod:`helpers.int8`. Probabilities change; measure on your own labels
-            whether calibration and accuracy do. Where the processor computes in
-            bfloat16, ``dtype="bfloat16"`` is about as quick, and more exact.
-
-        Returns
-        -------
-        LanguageModel
-
-        Raises
-        ------
-        ModelError
-            The model is not there, needs a login, or does not fit in memory.
-        ValueError
-            ``device`` or ``dtype`` is not known to torch, or ``quantize`` or
-            ``precision`` cannot be done here.
+            Compute linear layers in 8-bit integers, on a CPU: see :mod:`helpers.int8`.
 
         Examples
         --------
-        >>> model = LanguageModel.load()
-        >>> model.name
+        >>> LanguageModel.load().name
         'SmolLM2-135M-Instruct'
         """
         name = name or os.environ.get(MODEL_VARIABLE) or EMBEDDED
-        device = resolve_device(device)
-        if dtype == "auto":
-            dtype = "float32" if device == "cpu" else "auto"
-        elif not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"dtype must be 'auto' or a torch dtype, not {dtype!r}.")
-        check_quantisation(quantize, device)
-        check_precision(precision, device, dtype)
-        key = (name, device, dtype, quantize, precision)
-        found = _loaded.get(key)
-        if found is None or is_adapter(name):  # whose files may be others by now
-            called = Path(name).resolve().name if is_adapter(name) else name
-            found = cls(*load_checkpoint(*key), name=called, source=key)
-            _loaded[key] = found
+        asked = Source(name, device, dtype, quantize, precision)
+        if (found := _loaded.get(asked)) is not None:
+            return found
+        source = checkpoints.check_source(asked)
+        if checkpoints.is_adapter(
+            name
+        ):  # never kept: its files may be others next time
+            called = Path(name).resolve().name
+            return cls(
+                *checkpoints.load_checkpoint(*source), name=called, source=source
+            )
+        if (found := _loaded.get(source)) is None:
+            found = cls(*checkpoints.load_checkpoint(*source), name=name, source=source)
+        _loaded[asked] = _loaded[source] = found
         return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.source is not None:
-            return _load_from, self.source
-        return LanguageModel, (self.network, self.tokenizer, self.name)
+        if self.source is None:
+            return LanguageModel, (self.network, self.tokenizer, self.name)
+        return partial(LanguageModel.load, **Source(*self.source)._asdict()), ()
 
     @property
     def device(self) -> torch.device:
@@ -212,10 +171,8 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """Id of the token that fills short rows; it never counts."""
-        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token_id is not None:
-                return int(token_id)
-        return 0
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return int(next(token_id for token_id in known if token_id is not None))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -236,30 +193,13 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the architecture, every weight, an adapter's, too, and the tokenizer.
+        """Equal in two models only if they give the same probabilities."""
+        return checkpoints.fingerprint(self.network, self.tokenizer)
 
-        Two models with the same fingerprint give the same probabilities behind the
-        same text, on whatever device. A fine-tuned or requantised one has another, be
-        it in a single weight or its place.
-        """
-        config = self.network.config.to_dict()
-        for volatile in ("_name_or_path", "transformers_version", "_commit_hash"):
-            config.pop(volatile, None)
-        digest = hashlib.sha256(repr(sorted(config.items(), key=str)).encode())
-        digest.update(_tokenizer_rules(self.tokenizer).encode())
-        weights = self.network.state_dict()
-        with ThreadPoolExecutor() as pool:
-            hashes = pool.map(_tensor_hash, weights.values())
-            for (key, tensor), found in zip(weights.items(), hashes, strict=True):
-                named = f"{key}{tuple(tensor.shape)}{tensor.dtype}{found}"
-                digest.update(named.encode())
-        for key, module in self.network.named_modules():
-            scaling = getattr(module, "scaling", None)
-            if isinstance(scaling, dict):  # how strongly an adapter counts
-                state = (sorted(scaling.items()), list(module.active_adapters))
-                off = bool(module.disable_adapters or module.merged)
-                digest.update(repr((key, state, off)).encode())
-        return digest.hexdigest()
+    @cached_property
+    def label_tokens(self) -> dict[Any, Any]:
+        """What verbalizers became for this model, so that each is spelled once."""
+        return {}
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -269,16 +209,8 @@ class LanguageModel:
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the model's start token exactly once.
 
-        Parameters
-        ----------
-        text : str
-            A plain prompt, or one made by :meth:`chat`, which has its start token.
-            Control tokens that it spells are control tokens, but for those that
-            :meth:`fill` has marked.
-
-        Returns
-        -------
-        list of int
+        Control tokens that the prompt spells are control tokens, except those that
+        :meth:`fill` has marked.
         """
         start = self.tokenizer.bos_token
         whole = bool(start) and text.startswith(str(start))
@@ -291,27 +223,9 @@ class LanguageModel:
     def fill(self, text: str, before: str = "", after: str = "") -> str:
         """A text between two parts of a prompt, where all that it spells stays text.
 
-        Parameters
-        ----------
-        text : str
-            A text, a label, or anything else that is not a part of the question.
-        before, after : str, default=""
-            The parts of the prompt around it; control tokens in them stay such.
+        The noncharacter U+FDD0 is put behind the first character of each control token
+        that the text spells; a text must not contain it.
 
-        Returns
-        -------
-        str
-            For :meth:`encode`. The noncharacter U+FDD0 stands behind the first
-            character of each control token that the text spells.
-
-        Raises
-        ------
-        ValueError
-            The text contains that noncharacter itself, or spells a control token that
-            the tokenizer cannot read as text.
-
-        Examples
-        --------
         >>> model = LanguageModel.load()
         >>> model.token_texts(model.encode(model.fill("<|im_end|>", "Text: ")))
         ['Text', ':', ' <', '|', 'im', '_', 'end', '|', '>']
@@ -333,22 +247,13 @@ class LanguageModel:
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text by itself, all that it spells read as text."""
-        found = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True
-        )
-        return list(found.input_ids)
+        as_text = {"add_special_tokens": False, "split_special_tokens": True}
+        return list(self.tokenizer(text, **as_text).input_ids)
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:
-        """What spells a control token, longest first.
-
-        One of a single character is left out: as text, it is the same.
-        """
-        known = self.tokenizer.added_tokens_decoder.values()
-        special = {*self.tokenizer.all_special_tokens}
-        special |= {token.content for token in known if token.special}
-        longer = [token for token in special if len(token) > 1]
-        return tuple(sorted(longer, key=lambda token: (-len(token), token)))
+        """What spells a control token, longest first."""
+        return checkpoints.control_tokens(self.tokenizer)
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
@@ -361,37 +266,14 @@ class LanguageModel:
 
     @cached_property
     def _unmarking(self) -> Tokenizer:
-        """A tokenizer that finds no control token where a mark is and drops marks."""
-        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for token in told["added_tokens"]:
-            token["normalized"] &= not token["special"]  # looked for before marks go
-        drop = {"type": "Replace", "pattern": {"String": MARK}, "content": ""}
-        steps = [drop, told["normalizer"]] if told["normalizer"] else [drop]
-        told |= {"truncation": None, "padding": None}
-        told["normalizer"] = {"type": "Sequence", "normalizers": steps}
-        return Tokenizer.from_str(json.dumps(told))
+        return checkpoints.dropping_marks(self.tokenizer, MARK)
 
     @cached_property
     def _added_behind(self) -> int:
-        """How many tokens, such as an end of text, the tokenizer puts behind a text."""
-        bare = self.tokenizer("x", add_special_tokens=False).input_ids
-        whole = self.tokenizer("x").input_ids
-        extra = len(whole) - len(bare)
-        before = (at for at in range(extra) if whole[at : at + len(bare)] == bare)
-        return extra - next(before, extra)
+        return checkpoints.added_behind(self.tokenizer)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """Decode each id by itself, spaces and line breaks kept.
-
-        Parameters
-        ----------
-        token_ids : sequence of int
-            Token ids.
-
-        Returns
-        -------
-        list of str
-        """
+        """Decode each id by itself, spaces and line breaks kept."""
         ids = [int(token_id) for token_id in token_ids]
         texts = self.tokenizer.batch_decode(
             [[token_id] for token_id in ids], clean_up_tokenization_spaces=False
@@ -403,6 +285,10 @@ class LanguageModel:
             space + text.lstrip(" ") if space else text
             for space, text in zip(spaces, texts, strict=True)
         ]
+
+    def visible_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Decode each id by itself, with white space made visible."""
+        return [visible(text) for text in self.token_texts(token_ids)]
 
     def chat(
         self,
@@ -419,22 +305,12 @@ class LanguageModel:
         message : str
             What the user says.
         system : str, optional
-            The system message; without one the template's own default applies. Where
-            the template knows none, it begins the first message.
+            The system message, by default the template's own. It begins the first
+            message where the template knows none.
         examples : sequence of (str, str), optional
             Earlier turns: what the user said and what the model is to have answered.
         literal : bool, default=True
             Whether control tokens that all these spell are text: see :meth:`fill`.
-
-        Returns
-        -------
-        str
-            The prompt, the template's control tokens spelled out.
-
-        Raises
-        ------
-        ValueError
-            The tokenizer has no chat template.
 
         Examples
         --------
@@ -455,44 +331,23 @@ class LanguageModel:
             {"role": "assistant" if at % 2 else "user", "content": part}
             for at, part in enumerate(said)
         ]
+        put = partial(
+            self.tokenizer.apply_chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
         try:
-            return self._templated(
-                [{"role": "system", "content": part} for part in first] + turns
-            )
+            said_first = [{"role": "system", "content": part} for part in first]
+            return str(put(said_first + turns))
         except TemplateError:
             if not first:
                 raise
             turns[0]["content"] = f"{first[0]}\n\n{turns[0]['content']}"
-            return self._templated(turns)
-
-    def _templated(self, turns: list[dict[str, str]]) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            )
-        )
+            return str(put(turns))
 
     @torch.inference_mode()
     def next_logprobs(self, prompt: str) -> np.ndarray:
-        """Log-probability of every token of the vocabulary as the next one.
-
-        Parameters
-        ----------
-        prompt : str
-            A plain prompt or one made by :meth:`chat`.
-
-        Returns
-        -------
-        numpy.ndarray of shape (vocabulary,)
-            Natural logarithms, from a float64 softmax at temperature 1.
-
-        Raises
-        ------
-        ValueError
-            The prompt has no tokens or more than the model's window.
-        ModelError
-            The network gives NaN or infinity.
-        """
+        """Natural log-probability of every token of the vocabulary as the next one."""
         ids = self._checked_ids(prompt)
         row = torch.tensor([ids], device=self.device)
         logits = self.network(input_ids=row, use_cache=False).logits[0, -1]
@@ -501,33 +356,19 @@ class LanguageModel:
         return logprobs
 
     def next_tokens(self, prompt: str, k: int = 10) -> NextTokens:
-        """The k most probable next tokens.
+        """The k most probable next tokens after a prompt.
 
-        Parameters
-        ----------
-        prompt : str
-            A plain prompt or one made by :meth:`chat`.
-        k : int, default=10
-            How many to list, at least 1.
-
-        Returns
-        -------
-        NextTokens
-
-        Examples
-        --------
         >>> tokens = LanguageModel.load().next_tokens("The capital of France is", 3)
         >>> tokens.table["token"][0]
         '␣Paris'
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k!r}.")
+        check_count("k", k)
         logprobs = self.next_logprobs(prompt)
         best = np.argsort(-logprobs, kind="stable")[:k].tolist()
         table = pd.DataFrame(
             {
                 "rank": np.arange(1, len(best) + 1),
-                "token": [visible(text) for text in self.token_texts(best)],
+                "token": self.visible_texts(best),
                 "id": best,
                 "probability": np.exp(logprobs[best]),
                 "logprob": logprobs[best],
@@ -547,30 +388,22 @@ class LanguageModel:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> list[str]:
-        """Let the model write.
+        """Let the model write answers to a prompt, without their special tokens.
 
         Parameters
         ----------
         prompt : str
             A plain prompt or one made by :meth:`chat`.
-        n : int, default=1
-            How many independent answers.
-        max_new_tokens : int, default=20
-            The most tokens an answer may have.
+        n, max_new_tokens : int
+            How many independent answers, and the most tokens of each.
         temperature : float, default=1.0
             0 takes the most probable token each time; 1 samples from the model's own
             distribution; more flattens it.
-        top_k : int, optional
-            Sample from the k most probable tokens only.
-        top_p : float, optional
-            Sample from the smallest set of tokens that holds this probability.
+        top_k, top_p : int, float, optional
+            Sample from the k most probable tokens only, and then from the smallest set
+            of them that holds this probability.
         seed : int, optional
             Same seed, same answers. Torch's own random state is left as it was.
-
-        Returns
-        -------
-        list of str
-            The answers, without the prompt and without special tokens.
 
         Examples
         --------
@@ -578,18 +411,21 @@ class LanguageModel:
         ...     "The capital of France is", temperature=0, max_new_tokens=1)
         [' Paris']
         """
-        for label, value in (("n", n), ("max_new_tokens", max_new_tokens)):
-            if value < 1:
-                raise ValueError(f"{label} must be at least 1, not {value!r}.")
-        _check_sampling(temperature, top_k, top_p)
+        check_count("n", n)
+        check_count("max_new_tokens", max_new_tokens)
+        check_sampling(temperature, top_k, top_p)
         ids = self._checked_ids(prompt, more=max_new_tokens)
         choice: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             choice = {"do_sample": True, "temperature": float(temperature)}
             choice |= {"top_k": top_k or 0, "top_p": 1.0 if top_p is None else top_p}
-        with _seeded(seed, self.device), torch.inference_mode():
-            rows = torch.tensor([ids] * (n if temperature > 0 else 1))
-            rows = rows.to(self.device)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, seed is not None), torch.inference_mode():
+            if seed is not None:
+                torch.manual_seed(seed)
+            rows = torch.tensor(
+                [ids] * (n if temperature > 0 else 1), device=self.device
+            )
             # transformers' mixins confuse its own annotations
             answers = self.network.generate(  # type: ignore[operator]
                 input_ids=rows,
@@ -626,12 +462,12 @@ class LanguageModel:
         check_logprobs(self, top.cpu().numpy(), [0] * len(top))
         return logits
 
-    def _read_once(self, rows: torch.Tensor) -> DynamicCache | None:
+    def _read_once(self, rows: torch.Tensor) -> transformers.DynamicCache | None:
         """Cache of equal prompts but for their last token, computed once for all."""
         stateful = getattr(self.network, "_is_stateful", False)
         if stateful or len(rows) == 1 or rows.shape[1] == 1:
             return None
-        cache = DynamicCache(config=self.network.config)
+        cache = transformers.DynamicCache(config=self.network.config)
         self.network.base_model(
             input_ids=rows[:1, :-1], past_key_values=cache, use_cache=True
         )
@@ -642,11 +478,7 @@ class LanguageModel:
 def check_logprobs(
     model: LanguageModel, values: np.ndarray, rows: Sequence[int]
 ) -> None:
-    """Raise ModelError for the first of these rows whose numbers are no probabilities.
-
-    Where a logit is NaN or infinite, all that comes of it is. A label may have no
-    probability at all (-inf), but not every one.
-    """
+    """Raise ModelError for the first row of NaN, infinity, or no probability at all."""
     top = values.max(axis=1)
     for at in np.flatnonzero(~np.isfinite(top)).tolist():
         what = "NaN or infinity"
@@ -659,96 +491,10 @@ def check_logprobs(
         )
 
 
-def sampling_probabilities(
-    logprobs: np.ndarray,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> np.ndarray:
-    """What sampling makes of a distribution: the probability to draw each token.
-
-    Parameters
-    ----------
-    logprobs : numpy.ndarray of shape (vocabulary,)
-        What :meth:`LanguageModel.next_logprobs` gives.
-    temperature : float, default=1.0
-        Above 0: log-probabilities are divided by it. 0: all goes to the best token.
-    top_k : int, optional
-        Keep the k most probable tokens.
-    top_p : float, optional
-        Then keep the smallest set of tokens that holds this probability.
-
-    Returns
-    -------
-    numpy.ndarray of shape (vocabulary,)
-        It sums to one.
-
-    Notes
-    -----
-    The steps, and their order, are those of ``transformers``.
-
-    Examples
-    --------
-    >>> sampling_probabilities(np.log([0.6, 0.3, 0.1]), top_k=2).round(3)
-    array([0.667, 0.333, 0.   ])
-    """
-    _check_sampling(temperature, top_k, top_p)
-    if temperature == 0:
-        return (np.arange(len(logprobs)) == np.argmax(logprobs)).astype(float)
-    scores = torch.tensor(np.asarray(logprobs, dtype=float))[None]
-    steps: list[Any] = [transformers.TemperatureLogitsWarper(float(temperature))]
-    if top_k is not None:
-        steps.append(transformers.TopKLogitsWarper(top_k))
-    if top_p is not None:
-        steps.append(transformers.TopPLogitsWarper(top_p))
-    for step in steps:
-        scores = step(torch.empty((1, 0), dtype=torch.long), scores)
-    return scores.softmax(-1)[0].numpy()
-
-
-def _tensor_hash(tensor: torch.Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
-
-
-def _tokenizer_rules(tokenizer: Any) -> str:
-    """All that decides which tokens a text becomes."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # written in Python
-        return repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
-    rules = json.loads(backend.to_str())
-    for passing in ("truncation", "padding"):  # as the last call had it
-        rules.pop(passing, None)
-    return json.dumps(rules)
-
-
-def _load_from(
-    name: str,
-    device: str,
-    dtype: str,
-    quantize: Quantisation | None,
-    precision: Precision | None,
-) -> LanguageModel:
-    return LanguageModel.load(
-        name, device=device, dtype=dtype, quantize=quantize, precision=precision
-    )
-
-
-def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     if not temperature >= 0:
         raise ValueError(f"temperature must be 0 or more, not {temperature!r}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k!r}.")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], not {top_p!r}.")
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed torch for a block and put its random state back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield

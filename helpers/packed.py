@@ -6,44 +6,49 @@ a batch lie behind one another; each attends to its own positions and, apart fro
 all at once to the prefix (two softmaxes are joined by the logarithms of their sums);
 and most of what a layer computes goes into memory that the one before it has used.
 
-What comes out is the same but for rounding. Only networks that :func:`suits` names are
-read so; :mod:`helpers.scoring` tries it out on each model before it relies on it.
+What comes out is the same but for rounding. Only networks that :func:`can_pack` names
+are read so; :mod:`helpers.scoring` tries it out on each model before it relies on it.
+Logits are computed a slice of the vocabulary at a time, and of the labels' tokens: see
+:class:`ProjectedLogits`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.functional import silu
-from transformers import DynamicCache, PreTrainedModel
 
-from .branches import Branches
-from .int8 import Rounded, is_int8, share_rounding
+from .int8 import Int8Linear, Rounded, is_int8, share_rounding
+from .verbalizer import LabelTrie
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
-FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
+_FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
 VECTOR = 16  # keys that a processor's softmax takes at a time; some take 4 or 8
+_SLICE = 2**20  # logits computed at a time: 4 MB in float32, which a cache can hold
 
 
-def suits(network: PreTrainedModel) -> bool:
-    """Whether this module knows how to run a network."""
+def can_pack(network: PreTrainedModel, parts: Iterable[nn.Module]) -> bool:
+    """Whether this module knows how to run a network of these parts."""
     output = network.get_output_embeddings()
     return (
         network.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and network.config.model_type in FAMILIES
+        and network.config.model_type in _FAMILIES
         and network.config.hidden_act == "silu"
         and type(output) is nn.Linear
         and output.bias is None
         and not any(
             part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
-            for part in network.modules()
+            for part in parts
         )
     )
 
@@ -56,7 +61,7 @@ def has_bfloat16() -> bool:
 
 
 def attention_dtype(network: PreTrainedModel) -> torch.dtype:
-    """What a network that :func:`suits` attends in."""
+    """What a network that :func:`can_pack` attends in."""
     quick = is_int8(network) and has_bfloat16()
     return torch.bfloat16 if quick else network.dtype
 
@@ -77,7 +82,88 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class Pack:
+class Branches:
+    """Positions behind a text, of which each sees the text and its own ancestors."""
+
+    tokens: list[int]
+    depths: list[int]
+    ancestry: torch.Tensor
+
+    @classmethod
+    def of(cls, trie: LabelTrie, nodes: Sequence[int]) -> Branches:
+        """Branches for the given nodes."""
+        place = {node: at for at, node in enumerate(nodes)}
+        ancestry = torch.zeros(len(nodes), len(nodes)).bool()
+        for node, at in place.items():
+            while node:
+                ancestry[at, place[node]] = True
+                node = trie.parents[node]
+        return cls(
+            [trie.tokens[node] for node in nodes],
+            [trie.depths[node] - 1 for node in nodes],
+            ancestry,
+        )
+
+
+class NodeLogits:
+    """Logits of some texts at the nodes of a tree that are read."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self._logits = logits.float()
+
+    def whole(self) -> torch.Tensor:
+        """All of them, shape (n_texts, n_nodes, vocabulary), in float32."""
+        return self._logits
+
+    def of(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """One token at each node, shape (n_texts, len(nodes))."""
+        return self._logits[:, nodes, tokens]
+
+    def each(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Every token at each node, shape (n_texts, len(nodes), len(tokens))."""
+        return self._logits[:, nodes][..., list(tokens)]
+
+    def normaliser(self) -> torch.Tensor:
+        """Logarithm of the sum of all exponentials, shape (n_texts, n_nodes)."""
+        # Text by text, since what logsumexp works in is as large as what it is given.
+        return torch.stack([text.logsumexp(-1) for text in self._logits])
+
+
+class ProjectedLogits(NodeLogits):
+    """Logits that are computed when they are asked for, so that few are in memory."""
+
+    def __init__(self, states: torch.Tensor, weight: torch.Tensor) -> None:
+        self._states = states.float()
+        self._weight = weight
+
+    def whole(self) -> torch.Tensor:
+        return self._states @ self._weight.float().T
+
+    def of(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        found = self._states.new_empty(len(self._states), len(nodes))
+        wanted, places = torch.tensor(tokens), torch.tensor(nodes)
+        for node in set(nodes):
+            at = (places == node).nonzero()[:, 0]
+            weight = self._weight[wanted[at]].float()
+            found[:, at] = self._states[:, node] @ weight.T
+        return found
+
+    def each(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        return self._states[:, nodes] @ self._weight[list(tokens)].float().T
+
+    def normaliser(self) -> torch.Tensor:
+        states = self._states.flatten(0, 1)
+        width = max(64, _SLICE // len(states))
+        sums = []
+        for part in self._weight.split(width):
+            logits = torch.mm(states, part.float().T)
+            top = logits.amax(-1, keepdim=True)
+            sums.append(top[:, 0] + logits.sub_(top).exp_().sum(-1).log())
+        return torch.stack(sums).logsumexp(0).view(self._states.shape[:2])
+
+
+@dataclass(frozen=True)
+class _Pack:
     """Texts that lie behind one another, each with the same tree behind it."""
 
     ids: torch.Tensor
@@ -89,11 +175,8 @@ class Pack:
 
     @classmethod
     def of(
-        cls,
-        texts: Sequence[Sequence[int]],
-        branches: Branches,
-        start: int,
-    ) -> Pack:
+        cls, texts: Sequence[Sequence[int]], branches: Branches, start: int
+    ) -> _Pack:
         """Lay out texts and the tree behind each."""
         n_nodes = len(branches.tokens)
         lengths = torch.tensor([len(text) for text in texts])
@@ -124,9 +207,23 @@ class Pack:
         )
 
 
-def packed_states(
+def packed_logits(
     network: PreTrainedModel,
-    pack: Pack,
+    texts: Sequence[Sequence[int]],
+    branches: Branches,
+    prefix: DynamicCache | None,
+    workspace: Workspace,
+) -> ProjectedLogits:
+    """Logits at the end of each text and at the nodes of the tree behind it."""
+    start = 0 if prefix is None else prefix.get_seq_length()
+    states = _states(network, _Pack.of(texts, branches, start), prefix, workspace)
+    output: Any = network.get_output_embeddings()
+    return ProjectedLogits(states, output.weight)
+
+
+def _states(
+    network: PreTrainedModel,
+    pack: _Pack,
     prefix: DynamicCache | None,
     workspace: Workspace,
 ) -> torch.Tensor:
@@ -173,7 +270,7 @@ class _Attention:
     """Attention within each text of a pack, and from all to the shared prefix."""
 
     def __init__(
-        self, pack: Pack, dtype: torch.dtype, n_shared: int, groups: int, n_prefix: int
+        self, pack: _Pack, dtype: torch.dtype, n_shared: int, groups: int, n_prefix: int
     ) -> None:
         n_texts, longest = pack.seen.shape[:2]
         self._n_shared, self._groups = n_shared, groups
@@ -289,7 +386,7 @@ def _normed(
     normed = workspace.take("normed", hidden, *hidden.shape)
     torch.mul(hidden, scale.rsqrt_(), out=normed)
     parts = list(layers.values())
-    if share_rounding(parts):
+    if isinstance(parts[0], Int8Linear) and share_rounding(parts):
         rows = Rounded.of(normed.mul_(norm.weight * parts[0].factors))
         return [part.product(rows) for part in parts]
     normed.mul_(norm.weight)

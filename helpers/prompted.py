@@ -228,7 +228,7 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         # A trailing space belongs to the label: tokenizers join the two.
         return Prompt(
             item.rstrip(" "),
-            getattr(self, "examples_", ()),
+            tuple(getattr(self, "examples_", ())),
             instruction,
             self.separator,
             chat,

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from .models import LanguageModel
 
 SLOT = "{text}"  # where the text goes
-# Keeps what a text spells from being read as a control token; no text has use for it.
-MARK = "\ufdd0"
-Turn = tuple[str, str]  # what is asked, and what is answered
+Turn = tuple[str, str | None]  # what is asked, and what is answered
 _SCRIPTS = ("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
 _TAG = re.compile(r"<[^<>\s][^<>]*>$")
 
@@ -30,12 +28,9 @@ def seam(before: str, answer: str, control: Sequence[str] = ()) -> str:
     run = len(line) - len(line.rstrip(end))
     left = line[:-run][-1:]
     kind = unicodedata.category(end)
-    if (
-        kind == "Ps"
-        or end in "<¿¡"
-        or _TAG.search(line)
-        or (end in "#@$\\" and run == 1)
-    ):
+    if kind == "Ps" or end in "<¿¡" or (end in "#@$\\" and run == 1):
+        return ""
+    if _TAG.search(line):
         return ""
     if (end in "=/" or kind == "Pd") and re.search(r"\w[^\w\s]*$", line):
         return ""
@@ -97,7 +92,7 @@ class Prompt:
     """
 
     item: str
-    examples: Sequence[Turn] = ()
+    examples: Sequence[tuple[str, str]] = ()
     instruction: str | None = None
     separator: str = "\n\n"
     chat: bool = False
@@ -112,55 +107,12 @@ class Prompt:
         return filled if after else filled.rstrip()
 
     def render(self, model: LanguageModel, text: str) -> str:
-        """The prompt that asks for the label of a text.
+        """The prompt that asks for the label of a text, for ``model.encode``.
 
-        Parameters
-        ----------
-        model : LanguageModel
-            Whose chat template is used, if any.
-        text : str
-            The text.
-
-        Returns
-        -------
-        str
-            For :meth:`LanguageModel.encode`: control tokens that texts and labels
-            spell are marked as text.
+        Control tokens that texts and labels spell are marked as text.
         """
-        asked = self.ask(text, model.fill)
-        return self._joined(model, self._shown(model.fill), [], asked)
-
-    def plain(self, text: str) -> str:
-        """The prompt that asks for the label of a text, without any template."""
-        return self._plain(self._shown(_between), [], self.ask(text))
-
-    def messages(self, text: str) -> list[dict[str, str]]:
-        """The turns of a conversation that ask for the label of a text.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Returns
-        -------
-        list of dict of str to str
-            Each with ``role`` and ``content``, as hosted models take them.
-
-        Examples
-        --------
-        >>> Prompt("Review: {text}", instruction="Be brief.").messages("A bore.")
-        [{'role': 'system', 'content': 'Be brief.'}, \
-{'role': 'user', 'content': 'Review: A bore.'}]
-        """
-        turns = [("system", self.instruction)] if self.instruction else []
-        for example, label in self.examples:
-            turns += [("user", self.ask(example)), ("assistant", label)]
-        turns.append(("user", self.ask(text)))
-        return [{"role": role, "content": content} for role, content in turns]
-
-    def _shown(self, fill: Callable[..., str]) -> list[list[Turn]]:
-        return [[(self.ask(text, fill), fill(label))] for text, label in self.examples]
+        last = (self.ask(text, model.fill), None)
+        return self._written(model, [*self._shown(model.fill), [last]])
 
     def follow_up(
         self,
@@ -175,46 +127,56 @@ class Prompt:
         Examples are texts, labels, and answers to the question: they take the place of
         the prompt's own.
         """
-        fill = model.fill
-        shown = [
-            [(self.ask(example, fill), fill(given)), (question, fill(answer))]
-            for example, given, answer in examples
-        ]
-        return self._joined(
-            model, shown, [(self.ask(text, fill), fill(label))], question
-        )
 
-    def _joined(
-        self,
-        model: LanguageModel,
-        shown: Sequence[Sequence[Turn]],
-        so_far: Sequence[Turn],
-        asked: str,
+        def turns(text: str, label: str, answer: str | None) -> list[Turn]:
+            said = None if answer is None else model.fill(answer)
+            return [(self.ask(text, model.fill), model.fill(label)), (question, said)]
+
+        shown = [turns(*example) for example in examples]
+        return self._written(model, [*shown, turns(text, label, None)])
+
+    def plain(self, text: str) -> str:
+        """The prompt that asks for the label of a text, without any template."""
+        return self._plain([*self._shown(_between), [(self.ask(text), None)]])
+
+    def messages(self, text: str) -> list[dict[str, str]]:
+        """The turns that ask for the label of a text, as hosted models take them.
+
+        >>> Prompt("Review: {text}", instruction="Be brief.").messages("A bore.")
+        [{'role': 'system', 'content': 'Be brief.'}, \
+{'role': 'user', 'content': 'Review: A bore.'}]
+        """
+        said = [self.instruction] if self.instruction else []
+        roles = ["system"] * len(said)
+        for [(question, answer)] in self._shown(_between):
+            said += [question, str(answer)]
+            roles += ["user", "assistant"]
+        pairs = zip([*roles, "user"], [*said, self.ask(text)], strict=True)
+        return [{"role": role, "content": content} for role, content in pairs]
+
+    def _shown(self, fill: Callable[..., str]) -> list[list[Turn]]:
+        return [[(self.ask(text, fill), fill(label))] for text, label in self.examples]
+
+    def _written(
+        self, model: LanguageModel, conversations: Sequence[Sequence[Turn]]
     ) -> str:
         """Conversations one after the other; the last one waits for an answer."""
-        if self.chat:
-            turns = [turn for part in (*shown, so_far) for turn in part]
-            return model.chat(
-                asked, system=self.instruction, examples=turns, literal=False
-            )
-        return self._plain(shown, so_far, asked, model.control_tokens)
+        if not self.chat:
+            return self._plain(conversations, model.control_tokens)
+        *turns, (asked, _) = [turn for part in conversations for turn in part]
+        said = [(question, str(answer)) for question, answer in turns]
+        return model.chat(asked, system=self.instruction, examples=said, literal=False)
 
     def _plain(
-        self,
-        shown: Sequence[Sequence[Turn]],
-        so_far: Sequence[Turn],
-        asked: str,
-        control: Sequence[str] = (),
+        self, conversations: Sequence[Sequence[Turn]], control: Sequence[str] = ()
     ) -> str:
-        def answered(turns: Sequence[Turn]) -> list[str]:
+        parts = [self.instruction] if self.instruction else []
+        for turns in conversations:
             # By the frame alone: the space must not depend on a text.
             ends = [self.ask("A"), *(question for question, _ in turns[1:])]
-            return [
-                f"{question}{seam(end, answer, control)}{answer}"
-                for end, (question, answer) in zip(ends, turns, strict=False)
+            said = [
+                asked if answer is None else asked + seam(end, answer, control) + answer
+                for end, (asked, answer) in zip(ends, turns, strict=True)
             ]
-
-        first = [self.instruction] if self.instruction else []
-        done = ["\n".join(answered(turns)) for turns in shown]
-        last = "\n".join([*answered(so_far), asked])
-        return self.separator.join([*first, *done, last])
+            parts.append("\n".join(said))
+        return self.separator.join(parts)

@@ -4,13 +4,23 @@ One pass reads the prompt and the tree of all labels behind it: see
 :mod:`helpers.tree`. Where that would be wrong (sliding windows shorter than the prompt,
 recurrent layers, positions that do not come from position ids) each sequence is scored
 on its own instead; a short trial on the model itself decides.
+
+Scores can be kept between runs: a row of numbers under a hash of the model, the
+prompt's tokens and the labels' tokens. Texts are not kept. The cache only saves time:
+whatever is wrong with its folder or with an entry costs a warning, and the scores are
+computed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import sqlite3
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,12 +28,12 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedConfig
 
+from .checks import check_count
+from .files import cache_dir
 from .int8 import unrounded_inputs
-from .logits import NodeLogits
 from .models import LanguageModel, check_logprobs
-from .packed import VECTOR, attention_dtype
+from .packed import VECTOR, NodeLogits, attention_dtype
 from .progress import progress_bar
 from .tree import (
     LOGIT_BUDGET,
@@ -41,6 +51,17 @@ from .verbalizer import LabelTokens
 # 0.5 in half precision, wrong ones by more than 1.5.
 _PRECISE, _ROUGH = (1e-4, 1e-5), (0.5, 0.01)
 
+# Columns and index of the package diskcache, which wrote such files before.
+_TABLE = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS Cache (key BLOB, raw INTEGER, mode INTEGER, value BLOB);
+CREATE UNIQUE INDEX IF NOT EXISTS Cache_key_raw ON Cache (key, raw);
+"""
+_READ = "SELECT value FROM Cache WHERE key = ? AND raw = 1"
+_WRITE = "INSERT OR REPLACE INTO Cache (key, raw, mode, value) VALUES (?, 1, 1, ?)"
+_SURPLUS = 0.05  # what rounding in half precision may add to the sum of a row, in nats
+
 _log = logging.getLogger(__name__)
 _trials: WeakKeyDictionary[LanguageModel, dict[Any, bool]] = WeakKeyDictionary()
 
@@ -52,6 +73,7 @@ def label_logprobs(
     *,
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
+    cache: bool = False,
     progress: bool = True,
 ) -> np.ndarray:
     """Log-probability that the answer to each prompt is each label.
@@ -67,14 +89,16 @@ def label_logprobs(
     prompts : sequence of sequence of int
         Token ids of whole prompts, as :meth:`LanguageModel.encode` gives them.
     labels : LabelTokens
-        What :meth:`Verbalizer.tokens` gives.
+        From :meth:`Verbalizer.tokens`.
     prefix : sequence of int, optional
-        Tokens that these and later prompts begin with; their cache is kept for the
-        next call. Without it, what the prompts happen to share is used.
+        Tokens that these and later prompts begin with, read once. By default, what
+        the prompts happen to share.
     token_budget : int, optional
         The most positions in one batch: memory follows it, not the number of texts.
-        Without it, 1,024 on a processor, twice that where texts are read without
+        By default 1,024 on a processor, twice that where texts are read without
         padding, and 16,384 on an accelerator.
+    cache : bool, default=False
+        Whether to keep scores in the user's cache, and take those that are there.
     progress : bool, default=True
         Whether a run of more than a few seconds shows a bar.
 
@@ -82,13 +106,6 @@ def label_logprobs(
     -------
     numpy.ndarray of shape (n_prompts, n_labels)
         Natural logarithms; each row's probabilities sum to at most one.
-
-    Raises
-    ------
-    ValueError
-        A prompt has no tokens, or does not fit into the model's window.
-    ModelError
-        The network gives NaN or infinity, or none of the labels any probability.
 
     Examples
     --------
@@ -101,51 +118,56 @@ def label_logprobs(
     True
     """
     check_lengths(model, prompts, labels)
+    if token_budget is not None:
+        check_count("token_budget", token_budget)
     scores = np.empty((len(prompts), len(labels.labels)))
-    parts = label_logprob_batches(
-        model, prompts, labels, prefix=prefix, token_budget=token_budget
-    )
-    with progress_bar(total=len(prompts), show=progress) as bar:
-        for rows, values in parts:
-            scores[rows] = values
-            bar.update(len(rows))
+    todo, keys = list(range(len(prompts))), []
+    if cache:
+        keys = [_score_key(model, labels, ids) for ids in prompts]
+    with (
+        closing(_ScoreCache(cache_dir() / "scores")) if cache else nullcontext() as kept
+    ):
+        if kept:
+            todo = kept.read(keys, scores)
+        if not todo:
+            return scores
+        with progress_bar(total=len(todo), show=progress) as bar:
+            for rows, values in _batches(
+                model, prompts, labels, todo, prefix, token_budget
+            ):
+                scores[rows] = values
+                if kept:
+                    kept.write([keys[row] for row in rows], values)
+                bar.update(len(rows))
     return scores
 
 
-def label_logprob_batches(
+def _batches(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
-    *,
-    rows: Sequence[int] | None = None,
-    prefix: Sequence[int] = (),
-    token_budget: int | None = None,
+    rows: Sequence[int],
+    prefix: Sequence[int],
+    token_budget: int | None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield the rows of :func:`label_logprobs` batch by batch, as they are done."""
+    """Yield rows and their scores batch by batch, as they are done."""
+    asked = [prompts[row] for row in rows]
+    by_tree = tree_is_exact(model, max(map(len, asked)) + max(labels.trie.depths))
+    packed = is_packed(model)
+    budget = positions_in_batch(model, token_budget, packed=packed)
+    if by_tree:
+        scores = _score_by_tree(model, asked, labels, prefix, budget, packed)
+    else:
+        scores = _score_one_by_one(model, asked, labels, budget)
     owners = np.asarray(labels.owners)
-    for done, values in _sequence_batches(
-        model, prompts, labels, prefix, token_budget, rows
-    ):
+    for part, values in scores:
+        done = [rows[at] for at in part]
+        check_logprobs(model, values, done)
         columns = [
             logsumexp(values[:, owners == index], axis=1)
             for index in range(len(labels.labels))
         ]
         yield done, np.column_stack(columns)
-
-
-def sequence_logprobs(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    labels: LabelTokens,
-    *,
-    prefix: Sequence[int] = (),
-    token_budget: int | None = None,
-) -> np.ndarray:
-    """Log-probability of every token sequence of every label after each prompt."""
-    scores = np.empty((len(prompts), len(labels.sequences)))
-    for rows, values in _sequence_batches(model, prompts, labels, prefix, token_budget):
-        scores[rows] = values
-    return scores
 
 
 def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
@@ -167,28 +189,6 @@ def check_lengths(
                 f"{model.name} has room for {int(room)}. Shorten it, or ask for texts "
                 "to be cut."
             )
-
-
-def _sequence_batches(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    labels: LabelTokens,
-    prefix: Sequence[int],
-    token_budget: int | None,
-    rows: Sequence[int] | None = None,
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    budget = positions_in_batch(model, token_budget, packed=is_packed(model))
-    check_lengths(model, prompts, labels)
-    rows = range(len(prompts)) if rows is None else rows
-    asked = [prompts[row] for row in rows]
-    if not asked:
-        return
-    longest = max(map(len, asked)) + max(labels.trie.depths)
-    score = _score_by_tree if tree_is_exact(model, longest) else _score_one_by_one
-    for part, values in score(model, asked, labels, prefix, budget):
-        done = [rows[at] for at in part]
-        check_logprobs(model, values, done)
-        yield done, values
 
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:
@@ -213,13 +213,15 @@ def tree_is_exact(model: LanguageModel, length: int) -> bool:
         return False
     known = _trials.setdefault(model, {})
     kind = (model.device.type, model.network.dtype)
-    if (is_packed(model), *kind) not in known:
-        # All ways at once: later, somebody may be listening to the network's parts.
-        known |= {(packed, *kind): same for packed, same in _trial(model).items()}
-    return known[is_packed(model), *kind]
+    packed = is_packed(model)
+    if (packed, *kind) not in known:
+        # All ways at once: hooks may be registered later.
+        known |= {(way, *kind): same for way, same in _trial(model).items()}
+        packed = is_packed(model)
+    return known[packed, *kind]
 
 
-def rope_changes(config: PreTrainedConfig, length: int) -> bool:
+def rope_changes(config: Any, length: int) -> bool:
     """Whether rows of this length get other rotary positions than shorter ones."""
     rope = getattr(config, "rope_parameters", None) or {}
     return any(
@@ -245,27 +247,26 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
     sequences = (tuple(ids[1:4]), tuple(ids[1:3]) + (ids[7],), (ids[8],))
     labels = LabelTokens(("a", "b", "c"), sequences, (0, 1, 2), (ids[0],))
 
-    def scores(score: Any, **way: bool) -> np.ndarray:
-        values = np.empty((len(prompts), len(sequences)))
-        for rows, part in score(model, prompts, labels, (), PADDED_BUDGET, **way):
-            values[rows] = part
-        return values
-
     precise = attention_dtype(model.network) in (torch.float32, torch.float64)
     absolute, relative = _PRECISE if precise else _ROUGH
 
     def agrees(packed: bool) -> bool:
         try:
-            found = scores(_score_by_tree, packed=packed)
+            found = _score_by_tree(model, prompts, labels, (), PADDED_BUDGET, packed)
+            pairs = [(expected[rows], values) for rows, values in found]
         except MemoryError:
             raise
         except Exception:  # each architecture refuses in its own way
             _log.debug("%s cannot read labels as a tree", model.name, exc_info=True)
             return False
-        return np.allclose(expected, found, rtol=relative, atol=absolute)
+        return all(
+            np.allclose(right, values, rtol=relative, atol=absolute)
+            for right, values in pairs
+        )
 
     with unrounded_inputs():
-        expected = scores(_score_one_by_one)
+        one_by_one = _score_one_by_one(model, prompts, labels, PADDED_BUDGET)
+        expected = np.concatenate([values for _, values in one_by_one])
         ways = [True, False] if is_packed(model) else [False]
         found = {packed: agrees(packed) for packed in ways}
     if not found.get(True, True):
@@ -281,7 +282,7 @@ def _score_by_tree(
     labels: LabelTokens,
     prefix: Sequence[int],
     token_budget: int,
-    packed: bool | None = None,
+    packed: bool,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield rows and their scores, batch by batch, longest texts first."""
     for rows, logits in tree_logits(
@@ -318,7 +319,6 @@ def _score_one_by_one(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
-    prefix: Sequence[int],
     token_budget: int,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield one prompt's scores at a time, every sequence read as a row of its own."""
@@ -349,3 +349,83 @@ def _score_one_by_one(
                     total += logprobs[-1, stops].logsumexp(-1)
                 scores[row] = float(total)
         yield [index], scores[None]
+
+
+class _ScoreCache:
+    """The kept rows; after the first error of the file, none are."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: sqlite3.Connection | None = None
+        with self._or_without():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(folder / "cache.db", timeout=10)
+            self._file.text_factory = bytes  # a damaged text need not be UTF-8
+            self._file.executescript(_TABLE)
+
+    def read(self, keys: Sequence[str], scores: np.ndarray) -> list[int]:
+        """Fill in the rows that are kept; which ones are not."""
+        todo, damaged, file = dict.fromkeys(range(len(keys))), 0, self._file
+        with self._or_without():
+            for at, key in enumerate(keys):
+                found = file.execute(_READ, [key]).fetchone() if file else None
+                row = found and _unpacked(key, found[0], scores.shape[1])
+                if row is not None:
+                    scores[at] = row
+                    del todo[at]
+                damaged += row is None and found is not None
+        if damaged:
+            self._warn(f"{damaged} entries are no scores and are computed again")
+        return list(todo)
+
+    def write(self, keys: Sequence[str], values: np.ndarray) -> None:
+        """Keep rows, all or none."""
+        if self._file:
+            with self._or_without(), self._file as file:
+                pairs = zip(keys, values, strict=True)
+                file.executemany(
+                    _WRITE, [(key, _packed(key, row)) for key, row in pairs]
+                )
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file:
+            file.close()
+
+    @contextmanager
+    def _or_without(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            with self._or_without():
+                self.close()
+            self._warn(f"it is not used for now ({error})")
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(
+            f"The cache of scores in {self._folder} is damaged, or cannot be read and "
+            f"written: {what}. Results are not affected. If this persists, delete the "
+            "folder or make room in it; cache=False does without it.",
+            stacklevel=2,
+        )
+
+
+def _score_key(model: LanguageModel, labels: LabelTokens, ids: Sequence[int]) -> str:
+    identity = (model.fingerprint, labels.sequences, labels.owners, labels.stop_ids)
+    text = repr((identity, labels.labels, tuple(ids)))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _packed(key: str, row: np.ndarray) -> bytes:
+    numbers = np.asarray(row, dtype="<f8").tobytes()
+    return numbers + hashlib.blake2b(numbers, digest_size=8, key=key.encode()).digest()
+
+
+def _unpacked(key: str, value: object, n: int) -> np.ndarray | None:
+    """A kept row, if it is one of n log-probabilities, as it was written."""
+    if not isinstance(value, bytes) or len(value) != 8 * n + 8:
+        return None
+    row = np.frombuffer(value[:-8], dtype="<f8")
+    with np.errstate(invalid="ignore"):
+        total = np.logaddexp.reduce(row)
+    return row if value == _packed(key, row) and -np.inf < total <= _SURPLUS else None

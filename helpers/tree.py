@@ -7,25 +7,26 @@ sees the prompt and its own ancestors only. So one pass gives the distribution o
 next token behind the prompt and behind every beginning of an answer.
 
 Networks that :mod:`helpers.packed` knows are run by it, without padding; all others by
-``transformers``, as :mod:`helpers.padded` says.
+``transformers``, with padding.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from transformers import DynamicCache
+import transformers
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 
-from .branches import Branches
+from .checks import check_count
 from .int8 import rounds_inputs, unrounded_inputs
-from .logits import NodeLogits, ProjectedLogits, WholeLogits
 from .models import LanguageModel
-from .packed import Pack, Workspace, packed_states, suits
-from .padded import grouped_attention, padded_logits
+from .packed import Branches, NodeLogits, Workspace, can_pack, packed_logits
 from .verbalizer import LabelTokens
 
 LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
@@ -33,10 +34,14 @@ LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
 # there is padding. That for accelerators, which want to be kept busy, is a guess.
 PADDED_BUDGET, PACKED_BUDGET, ACCELERATOR_BUDGET = 1024, 2048, 16384
 
-_prefixes: WeakKeyDictionary[LanguageModel, tuple[Any, DynamicCache]] = (
+_prefixes: WeakKeyDictionary[LanguageModel, tuple[Any, transformers.DynamicCache]] = (
     WeakKeyDictionary()
 )
 _never_packed: WeakSet[LanguageModel] = WeakSet()
+_parts: WeakKeyDictionary[LanguageModel, list[tuple[Any, tuple[Any, ...]]]] = (
+    WeakKeyDictionary()
+)
+_GROUPED = "how_sure_grouped"  # under this name transformers finds our attention
 
 
 def tree_logits(
@@ -61,25 +66,28 @@ def tree_logits(
     for rows in batches(widths, token_budget, most):
         suffixes = [prompts[row][start:] for row in rows]
         if packed:
-            pack = Pack.of(suffixes, branches, start)
-            states = packed_states(model.network, pack, cache, workspace)
-            yield rows, ProjectedLogits(states, output.weight)
+            network = model.network
+            yield rows, packed_logits(network, suffixes, branches, cache, workspace)
         else:
-            with grouped_attention(model.network):
-                found = padded_logits(model, suffixes, branches, cache)
-            yield rows, WholeLogits(found)
+            with _grouped_attention(model.network):
+                found = _padded_logits(model, suffixes, branches, cache)
+            yield rows, NodeLogits(found)
 
 
 def is_packed(model: LanguageModel) -> bool:
     """Whether texts are read without padding: see :mod:`helpers.packed`."""
-    return model not in _never_packed and suits(model.network)
-
-
-def arithmetic(model: LanguageModel) -> tuple[Any, ...]:
-    """What a model computes with just now: numbers of another kind are others."""
-    kind = model.device.type
-    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-    return kind, model.network.dtype, autocast, rounds_inputs()
+    if model in _never_packed:
+        return False
+    # Walking through a network takes a thousand steps, so its parts are remembered.
+    network, known = model.network, _parts.get(model, [])
+    if (
+        not known
+        or known[0][0] is not network
+        or any(tuple(part._modules.values()) != children for part, children in known)
+    ):
+        known = [(part, tuple(part._modules.values())) for part in network.modules()]
+        _parts[model] = known
+    return can_pack(network, [part for part, _ in known])
 
 
 def never_pack(model: LanguageModel) -> None:
@@ -92,7 +100,7 @@ def batch_logits(
 ) -> torch.Tensor:
     """What :func:`tree_logits` gives, of one batch, so that gradients can flow back."""
     branches = Branches.of(labels.trie, nodes_to_read(labels)[1:])
-    return padded_logits(model, prompts, branches, None)
+    return _padded_logits(model, prompts, branches, None)
 
 
 def forget_prefix(model: LanguageModel) -> None:
@@ -104,27 +112,21 @@ def positions_in_batch(
     model: LanguageModel, token_budget: int | None, *, packed: bool = False
 ) -> int:
     """The most positions in one batch, where nobody says how many."""
-    if token_budget is None:
-        if model.device.type != "cpu":
-            return ACCELERATOR_BUDGET
-        return PACKED_BUDGET if packed else PADDED_BUDGET
-    if token_budget < 1:
-        raise ValueError(f"token_budget must be at least 1, not {token_budget!r}.")
-    return token_budget
+    if token_budget is not None:
+        return check_count("token_budget", token_budget)
+    if model.device.type != "cpu":
+        return ACCELERATOR_BUDGET
+    return PACKED_BUDGET if packed else PADDED_BUDGET
 
 
 def nodes_to_read(labels: LabelTokens) -> list[int]:
-    """Nodes whose next-token distribution is needed.
+    """Nodes of ``labels.trie`` that something can follow, the root first.
 
-    Parameters
-    ----------
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    list of int
-        Nodes of ``labels.trie``, the root first: all that something can follow.
+    Examples
+    --------
+    >>> from helpers.verbalizer import LabelTokens
+    >>> nodes_to_read(LabelTokens(("face", "head"), ((5, 7), (5, 8)), (0, 1)))
+    [0, 1]
     """
     inner = set(labels.trie.parents[1:])
     if labels.stop_ids:
@@ -166,23 +168,136 @@ def _shared_prefix(
 
 def _prefix_cache(
     model: LanguageModel, shared: tuple[int, ...], *, is_named: bool
-) -> DynamicCache | None:
+) -> transformers.DynamicCache | None:
     """Key-value cache of the shared prefix; the model's last one is kept."""
     if not shared:
         return None
     # What rounding moves here, it moves for all texts, and the same way. A prefix that
     # somebody names is read once for many; others may change from call to call.
     with unrounded_inputs() if is_named else nullcontext():
-        return _read_prefix(model, shared)
+        kind = model.device.type
+        autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        key = (shared, kind, model.network.dtype, autocast, rounds_inputs())
+        kept = _prefixes.get(model)
+        if kept is None or kept[0] != key:
+            ids = torch.tensor([shared], device=model.device)
+            cache = transformers.DynamicCache(config=model.network.config)
+            body = model.network.base_model
+            body(input_ids=ids, past_key_values=cache, use_cache=True)
+            _prefixes[model] = kept = (key, cache)
+        return kept[1]
 
 
-def _read_prefix(model: LanguageModel, shared: tuple[int, ...]) -> DynamicCache:
-    kept = _prefixes.get(model)
-    key = (shared, arithmetic(model))
-    if kept is None or kept[0] != key:
-        ids = torch.tensor([shared], device=model.device)
-        cache = DynamicCache(config=model.network.config)
-        body = model.network.base_model
-        body(input_ids=ids, past_key_values=cache, use_cache=True)
-        _prefixes[model] = kept = (key, cache)
-    return kept[1]
+def _padded_logits(
+    model: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    branches: Branches,
+    prefix: transformers.DynamicCache | None,
+) -> torch.Tensor:
+    """Logits at the end of each text and at the nodes of the tree behind it."""
+    device = model.device
+    start = 0 if prefix is None else prefix.get_seq_length()
+    lengths = torch.tensor([len(text) for text in texts])
+    wide, nodes = int(lengths.max()), len(branches.tokens)
+    padded = pad_sequence(
+        [torch.tensor(text) for text in texts],
+        batch_first=True,
+        padding_value=model.pad_id,
+        padding_side="left",
+    )
+    added = torch.tensor(branches.tokens, dtype=torch.long)
+    ids = torch.cat([padded, added.expand(len(texts), nodes)], dim=1)
+    text_positions = torch.arange(wide) - (wide - lengths)[:, None]
+    depths = torch.tensor(branches.depths).expand(1, nodes)
+    places = [text_positions.clamp(min=0), lengths[:, None] + depths]
+    positions = start + torch.cat(places, dim=1).long()
+
+    # seen[row, query, key]: the prefix always; text keys that are no padding, up to
+    # the query; nodes see the whole text and their ancestors. Padding sees itself,
+    # since a softmax over nothing would be NaN.
+    seen = torch.ones(len(texts), wide + nodes, start + wide + nodes).bool()
+    seen[:, :, start:] = torch.eye(wide + nodes).bool()
+    causal = torch.ones(wide, wide).tril().bool() & (text_positions >= 0)[:, None, :]
+    seen[:, :wide, start : start + wide] |= causal
+    seen[:, wide:, start : start + wide] = (text_positions >= 0)[:, None, :]
+    seen[:, wide:, start + wide :] = branches.ancestry
+    mask = torch.zeros(seen.shape, dtype=model.network.dtype)
+    mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
+
+    wanted = torch.arange(wide - 1, wide + nodes, device=device)
+    shared = None if prefix is None else _SharedPrefix(prefix, len(texts))
+    inputs = {
+        "input_ids": ids.to(device),
+        "position_ids": positions.to(device),
+        "attention_mask": mask[:, None].to(device),
+        "past_key_values": shared,
+        "use_cache": prefix is not None,
+    }
+    if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
+        return model.network(**inputs, logits_to_keep=wanted).logits.float()
+    return model.network(**inputs).logits[:, wanted].float()
+
+
+@contextmanager
+def _grouped_attention(network: transformers.PreTrainedModel) -> Iterator[None]:
+    """Let heads that share keys read them where they lie, for one forward pass."""
+    config = network.config.get_text_config()
+    usual = config._attn_implementation
+    if usual == "sdpa":
+        transformers.AttentionInterface.register(_GROUPED, _attend_in_groups)
+        config._attn_implementation = _GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def _attend_in_groups(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """What "sdpa" computes, with the heads of a group as further queries."""
+    rows, heads, length, width = query.shape
+    groups = heads // key.shape[1]
+    if groups == 1 or attention_mask is None:
+        usual = transformers.AttentionInterface()["sdpa"]
+        return usual(module, query, key, value, attention_mask, **settings)
+    found = scaled_dot_product_attention(
+        query.reshape(rows, key.shape[1], groups * length, width),
+        key,
+        value,
+        attn_mask=attention_mask.repeat(1, 1, groups, 1),
+        scale=settings.get("scaling"),
+    )
+    return found.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+class _SharedPrefix(transformers.DynamicCache):
+    """One prefix read by many rows: joined with their keys, never written to."""
+
+    def __init__(self, prefix: transformers.DynamicCache, rows: int) -> None:
+        super().__init__()
+        self._rows, self._prefix = rows, prefix
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._prefix.get_seq_length(layer_idx)
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        layer: Any = self._prefix.layers[layer_idx]
+        kept = [
+            part.expand(self._rows, -1, -1, -1) for part in (layer.keys, layer.values)
+        ]
+        return torch.cat([kept[0], key_states], 2), torch.cat(
+            [kept[1], value_states], 2
+        )

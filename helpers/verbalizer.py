@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
+from .checks import check_choice
 from .prompts import seam
 
 if TYPE_CHECKING:
@@ -22,28 +23,8 @@ if TYPE_CHECKING:
 
 FAMILIES = ("exact", "case", "wide")
 _LEADS = {"exact": 1, "case": 2, "wide": 3}  # the fitting one, the other, a line break
-_VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 _QUOTES = "\"'`“”‘’"
-
-
-def visible(text: str) -> str:
-    """Make the spaces, tabs and line breaks of a token visible.
-
-    Parameters
-    ----------
-    text : str
-        A decoded token.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> visible(" Yes\\n")
-    '␣Yes↵'
-    """
-    return text.translate(_VISIBLE)
+_KEPT = 256  # verbalizers that are kept for one model
 
 
 def written_forms(texts: Sequence[str], family: str) -> tuple[str, ...]:
@@ -110,7 +91,7 @@ class LabelTokens:
     def describe(self, model: LanguageModel) -> list[tuple[str, list[str]]]:
         """Pairs of label and tokens, one a sequence, spaces made visible."""
         return [
-            (self.labels[owner], [visible(t) for t in model.token_texts(sequence)])
+            (self.labels[owner], model.visible_texts(sequence))
             for owner, sequence in zip(self.owners, self.sequences, strict=True)
         ]
 
@@ -135,11 +116,13 @@ class Verbalizer:
         The answer must go on with one of these, as in ``"\\n"``. Any token that
         begins so counts. Without one, the answer need only begin with the label.
 
-    Raises
-    ------
-    ValueError
-        Fewer than two labels, an empty or repeated one, an unknown family, or
-        spellings of a label that is not there.
+    Examples
+    --------
+    >>> from helpers.models import LanguageModel
+    >>> model = LanguageModel.load()
+    >>> found = Verbalizer(["yes", "no"], family="case").tokens(model, after="A:")
+    >>> [tokens for label, tokens in found.describe(model) if label == "no"][:2]
+    [['␣no'], ['␣No']]
     """
 
     labels: Sequence[str]
@@ -151,18 +134,13 @@ class Verbalizer:
         if isinstance(self.labels, str):
             raise ValueError(f"labels must be several strings, not {self.labels!r}.")
         labels = tuple(self.labels)
-        for label in labels:
-            if not isinstance(label, str) or not label.strip():
-                raise ValueError(
-                    f"labels must be strings with visible characters, not {label!r}."
-                )
+        _check_visible("labels", labels)
         repeated = sorted({label for label in labels if labels.count(label) > 1})
         if repeated:
             raise ValueError(f"labels must all be different; repeated: {repeated!r}.")
         if len(labels) < 2:
             raise ValueError(f"labels must be at least two, not {labels!r}.")
-        if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {FAMILIES}, not {self.family!r}.")
+        check_choice("family", self.family, FAMILIES)
         unknown = sorted(set(self.spellings) - set(labels))
         if unknown:
             raise ValueError(f"spellings names labels that are not there: {unknown!r}.")
@@ -171,28 +149,12 @@ class Verbalizer:
                 raise ValueError(
                     f"spellings of {label!r} must be several strings, not {texts!r}."
                 )
-            for text in texts:
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError(
-                        f"spellings of {label!r} must be strings with visible "
-                        f"characters, not {text!r}."
-                    )
+            _check_visible(f"spellings of {label!r}", texts)
         object.__setattr__(self, "labels", labels)
 
     def texts(self, label: str) -> tuple[str, ...]:
         """Texts that express a label, before any leading space, each once.
 
-        Parameters
-        ----------
-        label : str
-            One of the labels.
-
-        Returns
-        -------
-        tuple of str
-
-        Examples
-        --------
         >>> Verbalizer(["yes", "no"], family="case").texts("yes")
         ('yes', 'Yes', 'YES')
         """
@@ -207,34 +169,24 @@ class Verbalizer:
         return (natural, "" if natural else " ", "\n")[: _LEADS[self.family]]
 
     def tokens(self, model: LanguageModel, *, after: str) -> LabelTokens:
-        """Token sequences of every label as they follow a prompt.
+        """Token sequences of every label as they follow a prompt, or the end of one.
 
-        Parameters
-        ----------
-        model : LanguageModel
-            Whose tokenizer to use.
-        after : str
-            The end of the prompt, a line of it or all. It must not end in a space:
-            that space belongs to the answer, and is put there by the verbalizer.
-
-        Returns
-        -------
-        LabelTokens
-
-        Raises
-        ------
-        ValueError
-            Two labels share a token sequence, or one label's sequence begins another
-            label's and no terminator tells them apart.
-
-        Examples
-        --------
-        >>> from helpers.models import LanguageModel
-        >>> model = LanguageModel.load()
-        >>> found = Verbalizer(["yes", "no"], family="case").tokens(model, after="A:")
-        >>> [tokens for label, tokens in found.describe(model) if label == "no"][:2]
-        [['␣no'], ['␣No']]
+        ``after`` must not end in a space: that space belongs to the answer, and is put
+        there by the verbalizer. A ValueError names labels that share a token sequence,
+        or of which one begins another without a terminator that tells them apart.
         """
+        spelled = tuple((label, self.texts(label)) for label in self.labels)
+        ends = self.terminator
+        ends = ends if ends is None or isinstance(ends, str) else tuple(ends)
+        key, known = (spelled, self.family, ends, after), model.label_tokens
+        if key not in known:
+            found = self._spelled(model, after)
+            if len(known) == _KEPT:
+                known.clear()
+            known[key] = found
+        return known[key]
+
+    def _spelled(self, model: LanguageModel, after: str) -> LabelTokens:
         if after.endswith(" "):
             raise ValueError(
                 f"after must not end in a space, as {after[-20:]!r} does: tokenizers "
@@ -291,6 +243,14 @@ class Verbalizer:
         if not found:
             raise ValueError(f"terminator {ends!r} begins no token of {model.name}.")
         return found
+
+
+def _check_visible(name: str, texts: Sequence[str]) -> None:
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(
+                f"{name} must be strings with visible characters, not {text!r}."
+            )
 
 
 def _tokens_behind(model: LanguageModel, before: str, text: str) -> tuple[int, ...]:

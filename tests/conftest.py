@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from helpers.fetch import cache_dir
+from helpers.files import cache_dir
 
 if TYPE_CHECKING:
     from helpers.models import LanguageModel

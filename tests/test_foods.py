@@ -21,7 +21,7 @@ from helpers.datasets import (
     answering_servers,
     load_foods,
 )
-from helpers.fetch import cache_dir
+from helpers.files import cache_dir
 from helpers.hosted import Answer, ask, build_request, save_recording
 
 KEY = "sk-secret-0123456789abcdef"

@@ -168,7 +168,7 @@ GIVEN: dict[str, Any] = {
     "power": 0.5,
     "how": "few-shot",
     "max_new_tokens": 1,
-    "settings": finetune.TrainingSettings(epochs=1, layers=1),
+    "settings": finetune.TrainingSettings(finetune.Lora(layers=1), epochs=1),
     "validation": (["a joy", "a bore"], ["positive", "negative"]),
 }
 # Where a name means something else than elsewhere.
@@ -184,7 +184,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "choose_thresholds_per_class": {"grid": [0.5, 0.75]},
     "agreement": {"prediction": labels(np.where(TRUE, "x", "y").astype(object))},
     "agreement_targets": {"votes": table(VOTES[["x", "y"]])},
-    "business_table": {"thresholds": [0.5]},
+    "accuracy_above_table": {"thresholds": [0.5]},
     "compare": {"truth": labels()},
     "cost_curve": {"thresholds": [0.5]},
     "fewer_votes": {"n": 2},
@@ -244,17 +244,15 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     },
     "neiss_log_proba": {"how": "other"},
     "measure_neiss": {"how": "other"},
-    "true_label_logprobs_with_gradient": {"truth": None},
 }
 # Settings and results of other functions: who takes nothing else takes no data.
 NO_DATA = set(
     """actual after answer answered ax axes before certified curves delta errors folder
-    key labels maps max_risk measure model path promised question report reports shares
-    stored tokens width other how every name text low high split raw""".split()
+    key labels logprobs maps max_risk measure model path promised question report
+    reports shares stored tokens width other how every name text low high split
+    raw""".split()
 )
 NOT_TRIED = {
-    "label_logprobs_with_gradient": "takes token ids",
-    "true_label_logprobs_with_gradient": "takes token ids",
     "measure_review_signals": "loads a model: its texts are those of a classifier",
     "measure_neiss": "what neiss_log_proba gives",
     "neiss_log_proba": "loads a model",
@@ -361,8 +359,9 @@ def exported() -> Iterator[tuple[str, Any]]:
     """What the packages export, and the classifier."""
     for package in PACKAGES:
         module = importlib.import_module(f"helpers.{package}")
-        for name in module.__all__:
-            if callable(found := getattr(module, name)):
+        for name, found in vars(module).items():
+            own = getattr(found, "__module__", "").startswith(module.__name__)
+            if own and callable(found) and not name.startswith("_"):
                 yield name, found
     yield "LLMClassifier", LLMClassifier
 

@@ -26,7 +26,7 @@ from helpers.datasets import (
     part_of,
 )
 from helpers.datasets.neiss_files import COLUMNS, HEADER
-from helpers.fetch import FetchError
+from helpers.files import FetchError
 
 COLUMNS_OUT = (
     "year treatment_date age_years sex body_part label diagnosis body_part_2 "

@@ -1,4 +1,4 @@
-"""Rules of helpers.scoring: as if each sequence were scored on its own."""
+"""Rules of helpers.scoring, tree, packed: as if each sequence were read on its own."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import logsumexp
-from transformers import DynamicCache
 
-from helpers import packed, scoring, tree
+from helpers import packed, scoring
 from helpers.adapters import add_lora
-from helpers.logits import WholeLogits
 from helpers.models import LanguageModel
-from helpers.scoring import (
-    label_logprob_batches,
-    label_logprobs,
-    sequence_logprobs,
-    sequence_scores,
-    tree_is_exact,
-)
+from helpers.packed import NodeLogits, ProjectedLogits
+from helpers.scoring import label_logprobs, sequence_scores, tree_is_exact
 from helpers.tree import forget_prefix, is_packed, nodes_to_read
 from helpers.verbalizer import LabelTokens, Verbalizer
 
@@ -58,6 +54,36 @@ def naive(
     return scores
 
 
+def by_sequence(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    **settings: Any,
+) -> np.ndarray:
+    """Scores where each sequence is a label by itself."""
+    n = len(labels.sequences)
+    single = LabelTokens(
+        tuple(map(str, range(n))), labels.sequences, tuple(range(n)), labels.stop_ids
+    )
+    return label_logprobs(model, prompts, single, **settings)
+
+
+def check(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    *,
+    packed: bool | None = None,
+    **settings: Any,
+) -> np.ndarray:
+    """Scores, which must be those of the definition, and read in the expected way."""
+    found = by_sequence(model, prompts, labels, **settings)
+    np.testing.assert_allclose(found, naive(model, prompts, labels), atol=TOLERANCE)
+    if packed is not None:
+        assert tree_is_exact(model, 48) and is_packed(model) is packed
+    return found
+
+
 def random_prompts(lengths: Sequence[int], prefix: Sequence[int] = ()) -> list:
     rng = np.random.default_rng(0)
     return [[*prefix, *rng.integers(2, 300, length).tolist()] for length in lengths]
@@ -75,40 +101,21 @@ PROMPTS = random_prompts([5, 1, 30, 12, 12, 2], PREFIX)
 def test_equals_scoring_each_sequence_on_its_own(
     any_model: LanguageModel, labels: LabelTokens
 ) -> None:
-    prompts = PROMPTS if any_model.window == 256 else PROMPTS[:3]
-    found = sequence_logprobs(any_model, prompts, labels)
+    check(any_model, PROMPTS if any_model.window == 256 else PROMPTS[:3], labels)
     assert tree_is_exact(any_model, 48)  # the quick way was taken
-    np.testing.assert_allclose(found, naive(any_model, prompts, labels), atol=TOLERANCE)
-
-
-def test_equals_it_on_words_and_an_explicit_prefix(embedded: LanguageModel) -> None:
-    start = "Review: A joy.\nSentiment: positive\n\nReview: "
-    texts = ["A bore.", "Funny, warm; not dull!"]
-    prompts = [embedded.encode(f"{start}{text}\nSentiment:") for text in texts]
-    labels = Verbalizer(
-        ["positive", "negative", "not sure"], family="wide", terminator="\n"
-    ).tokens(embedded, after="Sentiment:")
-    short = LabelTokens(
-        labels.labels, labels.sequences[-6:], labels.owners[-6:], labels.stop_ids
-    )
-    prefix = embedded.encode(start.rstrip(" "))
-    found = sequence_logprobs(embedded, prompts, short, prefix=prefix)
-    np.testing.assert_allclose(found, naive(embedded, prompts, short), atol=TOLERANCE)
 
 
 @tiny_models
 @pytest.mark.parametrize("budget", [1, 40, 4096])
-@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 2, 0, 4, 1, 3]], ids=str)
-@pytest.mark.parametrize("prefix", [(), PREFIX[:4], PREFIX], ids=len)
-def test_order_budget_and_prefix_change_nothing(
-    any_model: LanguageModel, order: list[int], budget: int, prefix: list[int]
+@pytest.mark.parametrize(
+    "prefix", [(), PREFIX[:4], PREFIX, PREFIX + [2], PROMPTS[0], [299]], ids=len
+)
+def test_budget_and_prefix_change_nothing(
+    any_model: LanguageModel, budget: int, prefix: list[int]
 ) -> None:
+    order = [5, 2, 0, 4, 1, 3]
     prompts = [PROMPTS[row] for row in order]
-    found = sequence_logprobs(
-        any_model, prompts, ENDING, prefix=prefix, token_budget=budget
-    )
-    expected = naive(any_model, PROMPTS, ENDING)[order]
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    check(any_model, prompts, ENDING, prefix=prefix, token_budget=budget)
 
 
 CASES = {
@@ -118,6 +125,7 @@ CASES = {
     "equal prompts": [PROMPTS[0]] * 3,
     "nothing shared": random_prompts([4, 9, 1]),
     "one begins the other": [PROMPTS[2], PROMPTS[2][:5], PROMPTS[2][:1]],
+    "the window is full": random_prompts([256 - 4, 3]),
 }
 
 
@@ -126,27 +134,7 @@ CASES = {
 def test_equals_it_whatever_prompts_have_in_common(
     any_model: LanguageModel, case: str
 ) -> None:
-    found = sequence_logprobs(any_model, CASES[case], ENDING)
-    expected = naive(any_model, CASES[case], ENDING)
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-
-
-@tiny_models
-@pytest.mark.parametrize("prefix", [PREFIX + [2], PROMPTS[0], [299]], ids=len)
-def test_prefix_that_not_all_prompts_have_is_harmless(
-    any_model: LanguageModel, prefix: list[int]
-) -> None:
-    found = sequence_logprobs(any_model, PROMPTS, LABELS, prefix=prefix)
-    expected = naive(any_model, PROMPTS, LABELS)
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-
-
-@tiny_models
-def test_prompt_that_fills_the_window_is_scored(any_model: LanguageModel) -> None:
-    prompts = random_prompts([256 - 4, 3])
-    found = sequence_logprobs(any_model, prompts, ENDING)
-    expected = naive(any_model, prompts, ENDING)
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    check(any_model, CASES[case], ENDING)
 
 
 # Other architectures -----------------------------------------------------------------
@@ -230,9 +218,7 @@ def test_every_architecture_is_scored_right(
     quick: bool,
 ) -> None:
     model = make_tiny(kind, **settings)
-    found = sequence_logprobs(model, PROMPTS, ENDING)
-    expected = naive(model, PROMPTS, ENDING)
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    check(model, PROMPTS, ENDING)
     assert tree_is_exact(model, max(map(len, PROMPTS)) + 4) is quick
 
 
@@ -262,9 +248,7 @@ def test_families_are_read_without_padding(
     for part in model.network.modules():  # zeros when made, and so never seen
         if getattr(part, "bias", None) is not None:
             torch.nn.init.normal_(part.bias, generator=torch.manual_seed(1))
-    found = sequence_logprobs(model, PROMPTS, labels, token_budget=100)
-    assert is_packed(model)
-    np.testing.assert_allclose(found, naive(model, PROMPTS, labels), atol=TOLERANCE)
+    check(model, PROMPTS, labels, token_budget=100, packed=True)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 31, 32, 45])
@@ -273,9 +257,7 @@ def test_shared_prefix_of_any_length(
 ) -> None:
     model, (prefix,) = make_tiny("llama"), random_prompts([length])
     prompts = random_prompts([5, 1, 30, 12, 2], prefix)
-    found = sequence_logprobs(model, prompts, ENDING, token_budget=100)
-    assert is_packed(model)
-    np.testing.assert_allclose(found, naive(model, prompts, ENDING), atol=TOLERANCE)
+    check(model, prompts, ENDING, token_budget=100, packed=True)
 
 
 @pytest.mark.parametrize("length", [0, 5, 16, 20])
@@ -292,7 +274,7 @@ def test_text_that_is_not_a_number_leaves_the_others_alone(
     with torch.no_grad():
         embeddings[250] = torch.nan
     prompts = [[*prefix, *ids] for ids in (bad, good, good[:1])]
-    found = sequence_logprobs(model, prompts, LABELS, prefix=prefix)
+    found = by_sequence(model, prompts, LABELS, prefix=prefix)
     assert is_packed(model)
     assert np.isnan(found[0]).all()
     expected = naive(model, prompts[1:], LABELS)
@@ -303,7 +285,7 @@ def test_an_infinite_logit_leaves_no_label_below_it_a_number() -> None:
     labels = LabelTokens(("a", "b"), ((3, 4), (5,)), (0, 1), ())
     logits = torch.zeros(1, len(nodes_to_read(labels)), 9)
     logits[0, 1, 7] = torch.inf  # of a token that no label has
-    (found,) = sequence_scores(WholeLogits(logits), labels)
+    (found,) = sequence_scores(NodeLogits(logits), labels)
     assert found[0].isnan() and found[1].isfinite()
 
 
@@ -328,9 +310,7 @@ def test_trial_sees_a_shared_prefix_that_is_misread(
     make_tiny: Callable[..., LanguageModel],
 ) -> None:
     model = make_tiny("llama")
-    found = sequence_logprobs(model, PROMPTS, ENDING)
-    assert not is_packed(model)
-    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+    check(model, PROMPTS, ENDING, packed=False)
 
 
 @pytest.mark.usefixtures("misread_prefix")
@@ -345,9 +325,7 @@ def test_other_families_are_padded(
 ) -> None:
     settings = {} if kind == "gpt2" else {"head_dim": 8}
     model = make_tiny(kind, **settings)
-    found = sequence_logprobs(model, PROMPTS, ENDING)
-    assert tree_is_exact(model, 48) and not is_packed(model)
-    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+    check(model, PROMPTS, ENDING, packed=False)
 
 
 def test_network_that_computes_otherwise_is_padded(
@@ -360,9 +338,7 @@ def test_network_that_computes_otherwise_is_padded(
             return 2 * super().forward(hidden)
 
     model.network.model.layers[1].input_layernorm.__class__ = Doubled
-    found = sequence_logprobs(model, PROMPTS, ENDING)
-    assert tree_is_exact(model, 48) and not is_packed(model)
-    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+    check(model, PROMPTS, ENDING, packed=False)
 
 
 def test_trial_is_of_the_way_that_is_taken(
@@ -371,26 +347,28 @@ def test_trial_is_of_the_way_that_is_taken(
     model = make_tiny("llama")
     body: Any = model.network.base_model
     with body.register_forward_hook(lambda *_: None):
-        sequence_logprobs(model, PROMPTS, ENDING)  # padded, and so was the trial
+        check(model, PROMPTS, ENDING)  # padded, and so was the trial
     body.layers[0].mlp.act_fn = torch.nn.GELU()
-    found = sequence_logprobs(model, PROMPTS, ENDING)
-    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
-    other = make_tiny("llama", hidden_act="gelu")
-    found = sequence_logprobs(other, PROMPTS, ENDING)
-    assert not is_packed(other)
-    np.testing.assert_allclose(found, naive(other, PROMPTS, ENDING), atol=TOLERANCE)
+    check(model, PROMPTS, ENDING)
+    check(make_tiny("llama", hidden_act="gelu"), PROMPTS, ENDING, packed=False)
 
 
+@pytest.mark.parametrize("at", ["layer", "new part"])
 @pytest.mark.parametrize("pre", [True, False])
-def test_hooks_are_called(make_tiny: Callable[..., LanguageModel], pre: bool) -> None:
+def test_hooks_are_called(
+    make_tiny: Callable[..., LanguageModel], pre: bool, at: str
+) -> None:
     model = make_tiny("llama")
-    first = sequence_logprobs(model, PROMPTS, ENDING)
+    first = by_sequence(model, PROMPTS, ENDING)
     assert is_packed(model)
     layer, called = model.network.model.layers[0], []
+    if at == "new part":  # put in after the model has been looked at
+        layer.input_layernorm = torch.nn.Sequential(layer.input_layernorm)
+        layer = layer.input_layernorm
     listen = layer.register_forward_pre_hook if pre else layer.register_forward_hook
     with listen(lambda *_: called.append(1)):
-        again = sequence_logprobs(model, PROMPTS, ENDING)
-    assert called and is_packed(model)
+        again = by_sequence(model, PROMPTS, ENDING)
+    assert called
     np.testing.assert_allclose(again, first, atol=TOLERANCE)
 
 
@@ -401,11 +379,9 @@ def test_autocast_is_left_to_transformers(
     assert tree_is_exact(model, 48)  # a trial would come between what is compared
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not is_packed(model)
-        found = sequence_logprobs(model, PROMPTS, ENDING)
-    assert is_packed(model)
+        found = by_sequence(model, PROMPTS, ENDING)
     # Nothing is left of what was computed in half precision, such as the prefix.
-    again = sequence_logprobs(model, PROMPTS, ENDING)
-    np.testing.assert_allclose(again, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
+    again = check(model, PROMPTS, ENDING, packed=True)
     assert 1e-4 < np.abs(found - again).max() < 3
 
 
@@ -413,16 +389,14 @@ def test_adapters_count_without_padding(
     make_tiny: Callable[..., LanguageModel],
 ) -> None:
     model = make_tiny("llama")
-    before = sequence_logprobs(model, PROMPTS, ENDING)
+    before = by_sequence(model, PROMPTS, ENDING)
     add_lora(model.network)
     for name, weight in model.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, generator=torch.manual_seed(2))
     forget_prefix(model)
-    found = sequence_logprobs(model, PROMPTS, ENDING)
-    assert is_packed(model)
+    found = check(model, PROMPTS, ENDING, packed=True)
     assert np.abs(found - before).max() > 0.1
-    np.testing.assert_allclose(found, naive(model, PROMPTS, ENDING), atol=TOLERANCE)
 
 
 def test_half_precision_is_near_the_whole_one(embedded: LanguageModel) -> None:
@@ -448,31 +422,31 @@ def test_tree_that_a_model_gets_wrong_is_not_used(
 
     monkeypatch.setattr(model.network, "forward", without_positions)
     assert not tree_is_exact(model, 20)
-    found = sequence_logprobs(model, PROMPTS, ENDING)
-    expected = naive(model, PROMPTS, ENDING)
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    check(model, PROMPTS, ENDING)
 
 
 @pytest.mark.parametrize("budget", [1, 60, 4096])
 def test_one_by_one_keeps_to_any_budget(
     make_tiny: Callable[..., LanguageModel], budget: int
 ) -> None:
-    model = make_tiny("mistral", sliding_window=20)
-    found = sequence_logprobs(model, PROMPTS, ENDING, token_budget=budget)
-    expected = naive(model, PROMPTS, ENDING)
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    check(make_tiny("mistral", sliding_window=20), PROMPTS, ENDING, token_budget=budget)
 
 
 # Probabilities -----------------------------------------------------------------------
 
 
-@tiny_models
-def test_all_tokens_as_labels_have_probability_one(any_model: LanguageModel) -> None:
-    n = any_model.network.config.vocab_size
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_all_tokens_as_labels_have_probability_one(
+    make_tiny: Callable[..., LanguageModel], kind: str, dtype: torch.dtype
+) -> None:
+    model = make_tiny(kind)
+    model.network.to(dtype)  # turned into float32 before the softmax
+    n = model.network.config.vocab_size
     everything = LabelTokens(
         tuple(map(str, range(n))), tuple((i,) for i in range(n)), tuple(range(n))
     )
-    found = label_logprobs(any_model, PROMPTS, everything)
+    found = label_logprobs(model, PROMPTS, everything)
     np.testing.assert_allclose(logsumexp(found, axis=1), 0, atol=1e-5)
 
 
@@ -492,16 +466,6 @@ def test_all_pairs_of_two_tokens_have_the_probability_of_the_first(
         label_logprobs(any_model, PROMPTS, single),
         atol=TOLERANCE,
     )
-
-
-@every_model
-@pytest.mark.parametrize("labels", [LABELS, ENDING], ids=["open", "ending"])
-def test_labels_have_at_most_probability_one(
-    any_model: LanguageModel, labels: LabelTokens
-) -> None:
-    found = label_logprobs(any_model, PROMPTS[:2], labels)
-    assert found.shape == (2, 5)
-    assert (logsumexp(found, axis=1) <= 1e-6).all()
 
 
 @tiny_models
@@ -529,42 +493,6 @@ def test_order_of_labels_changes_nothing_but_the_columns(
     )
 
 
-def test_spelling_given_twice_changes_nothing(tiny_llama: LanguageModel) -> None:
-    once = Verbalizer(["yes", "no"], spellings={"yes": ["yes", "positive"]})
-    twice = Verbalizer(
-        ["yes", "no"], spellings={"yes": ["yes", "positive", " yes", "positive"]}
-    )
-    np.testing.assert_array_equal(
-        label_logprobs(tiny_llama, PROMPTS, twice.tokens(tiny_llama, after="A:")),
-        label_logprobs(tiny_llama, PROMPTS, once.tokens(tiny_llama, after="A:")),
-    )
-
-
-def test_another_spelling_adds_probability(tiny_llama: LanguageModel) -> None:
-    one = Verbalizer(["yes", "no"]).tokens(tiny_llama, after="A:")
-    two = Verbalizer(["yes", "no"], spellings={"yes": ["yes", "positive"]}).tokens(
-        tiny_llama, after="A:"
-    )
-    gained = label_logprobs(tiny_llama, PROMPTS, two) - label_logprobs(
-        tiny_llama, PROMPTS, one
-    )
-    assert (gained[:, 0] > 0).all()
-    np.testing.assert_allclose(gained[:, 1], 0, atol=TOLERANCE)
-
-
-def test_half_precision_is_turned_into_float32_before_the_softmax(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
-    model = make_tiny("llama")
-    model.network.to(torch.bfloat16)
-    n = model.network.config.vocab_size
-    everything = LabelTokens(
-        tuple(map(str, range(n))), tuple((i,) for i in range(n)), tuple(range(n))
-    )
-    found = label_logprobs(model, PROMPTS, everything)
-    np.testing.assert_allclose(logsumexp(found, axis=1), 0, atol=1e-5)
-
-
 # The kept prefix ---------------------------------------------------------------------
 
 
@@ -572,7 +500,7 @@ def test_half_precision_is_turned_into_float32_before_the_softmax(
 def test_prefix_is_computed_once_for_many_calls(
     any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    first = by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX)
     read: list[int] = []
     forward = any_model.network.base_model.forward
 
@@ -582,10 +510,10 @@ def test_prefix_is_computed_once_for_many_calls(
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(any_model.network.base_model, "forward", count)
-    sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX)
     read.clear()  # of the trial, and of the prefix
     for _ in range(2):
-        again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+        again = by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX)
         np.testing.assert_allclose(again, first, atol=TOLERANCE)
     nodes = len(nodes_to_read(ENDING)) - 1
     assert read == [30 + nodes] * 2  # one pass a call: texts and labels, no prefix
@@ -596,15 +524,16 @@ def test_one_cache_is_made_of_a_prefix(
     any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_prefix(any_model)
-    made: list[DynamicCache] = []
+    made: list[Any] = []
 
-    def make(**settings: Any) -> DynamicCache:
-        made.append(DynamicCache(**settings))
+    def make(**settings: Any) -> Any:
+        made.append(plain(**settings))
         return made[-1]
 
-    monkeypatch.setattr(tree, "DynamicCache", make)
+    plain = transformers.DynamicCache
+    monkeypatch.setattr(transformers, "DynamicCache", make)
     for _ in range(3):
-        sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX, token_budget=40)
+        by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX, token_budget=40)
     assert len(made) == 1
     assert made[0].get_seq_length() == len(PREFIX)  # texts were not written into it
 
@@ -613,7 +542,7 @@ def test_one_cache_is_made_of_a_prefix(
 def test_kept_prefix_survives_other_work_and_errors(
     any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    first = by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX)
     for interruption in (KeyboardInterrupt, RuntimeError):
         with monkeypatch.context() as patch:
 
@@ -622,16 +551,11 @@ def test_kept_prefix_survives_other_work_and_errors(
 
             patch.setattr(any_model.network.get_output_embeddings(), "forward", fail)
             with pytest.raises(interruption):
-                sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
-        again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+                by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX)
+        again = by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX)
         np.testing.assert_array_equal(again, first)
-    other = random_prompts([3, 4])
-    np.testing.assert_allclose(
-        sequence_logprobs(any_model, other, LABELS),
-        naive(any_model, other, LABELS),
-        atol=TOLERANCE,
-    )
-    again = sequence_logprobs(any_model, PROMPTS, ENDING, prefix=PREFIX)
+    check(any_model, random_prompts([3, 4]), LABELS)
+    again = by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX)
     np.testing.assert_array_equal(again, first)
 
 
@@ -639,69 +563,106 @@ def test_kept_prefix_survives_other_work_and_errors(
 
 
 def test_batches_are_long_ones_first_and_within_budget(
-    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[int] = []
-    forward = tiny_llama.network.forward
+    model = make_tiny("llama")
+    sizes: list[tuple[int, int]] = []
+    forward = model.network.forward
 
     def count(*args: Any, **kwargs: Any) -> Any:
-        sizes.append(kwargs["input_ids"].numel())
+        sizes.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
     count.__signature__ = inspect.signature(forward)  # type: ignore
-    monkeypatch.setattr(tiny_llama.network, "forward", count)
-    tree_is_exact(tiny_llama, 48)
+    monkeypatch.setattr(model.network, "forward", count)
+    tree_is_exact(model, 48)
     sizes.clear()  # of its trial
-    prompts = random_prompts([5, 30, 8, 20, 3, 11])
-    batches = list(label_logprob_batches(tiny_llama, prompts, ENDING, token_budget=60))
-    rows = [row for batch, _ in batches for row in batch]
-    assert [len(prompts[row]) for row in rows] == [30, 20, 11, 8, 5, 3]
-    assert len(batches) == len(sizes) > 2
-    assert max(sizes) <= 60
+    label_logprobs(
+        model, random_prompts([5, 30, 8, 20, 3, 11]), ENDING, token_budget=60
+    )
+    widths = [width for _, width in sizes]
+    assert sum(rows for rows, _ in sizes) == 6 and len(sizes) > 2
+    assert widths == sorted(widths, reverse=True)
+    assert max(rows * width for rows, width in sizes) <= 60
 
 
 @pytest.mark.parametrize(("kind", "most"), [("llama", 2048), ("gpt2", 1024)])
 def test_batches_without_padding_are_larger(
-    make_tiny: Callable[..., LanguageModel], kind: str, most: int
+    make_tiny: Callable[..., LanguageModel],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    most: int,
 ) -> None:
-    model = make_tiny(kind)
-    prompts = random_prompts([97] * 30)  # with ENDING about 100 positions
-    batches = label_logprob_batches(model, prompts, ENDING)
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        scoring, "check_logprobs", lambda _, values, rows: sizes.append(len(rows))
+    )
+    label_logprobs(make_tiny(kind), random_prompts([97] * 30), ENDING)
     width = 97 + len(nodes_to_read(ENDING)) - 1
-    assert len(next(batches)[0]) == most // width
-    batches.close()
+    assert sizes[0] == most // width
 
 
 def test_no_prompts_give_no_rows(tiny_llama: LanguageModel) -> None:
     assert label_logprobs(tiny_llama, [], LABELS).shape == (0, 5)
 
 
-# Bad input ---------------------------------------------------------------------------
-
-
-@tiny_models
-def test_prompt_too_long_for_the_window_is_named(any_model: LanguageModel) -> None:
-    prompts = random_prompts([3, 253, 254])  # the longest label has 4 tokens
-    with pytest.raises(ValueError, match="text 1 makes a prompt of 253 .* for 252"):
-        label_logprobs(any_model, prompts, LABELS)
-
-
-def test_empty_prompt_is_named(tiny_llama: LanguageModel) -> None:
-    with pytest.raises(ValueError, match="prompt 1 has no tokens"):
-        label_logprobs(tiny_llama, [[5], []], LABELS)
-
-
-@pytest.mark.parametrize("budget", [0, -1])
-def test_budget_below_one_is_refused(tiny_llama: LanguageModel, budget: int) -> None:
-    with pytest.raises(ValueError, match="token_budget must be at least 1"):
-        label_logprobs(tiny_llama, PROMPTS, LABELS, token_budget=budget)
-
-
-def test_gradients_are_the_callers_own_between_batches(
-    tiny_llama: LanguageModel,
+@pytest.mark.parametrize(
+    ("prompts", "settings", "said"),
+    [
+        # the longest label has 4 tokens
+        ([3, 253, 254], {}, "text 1 makes a prompt of 253 .* for 252"),
+        ([5, 0], {}, "prompt 1 has no tokens"),
+        ([5], {"token_budget": 0}, "token_budget must be .* 1 or more, not 0"),
+        ([], {"token_budget": -1}, "token_budget must be .* 1 or more, not -1"),
+    ],
+)
+def test_senseless_input_is_named(
+    tiny_llama: LanguageModel, prompts: list[int], settings: dict[str, int], said: str
 ) -> None:
-    batches = label_logprob_batches(tiny_llama, PROMPTS, LABELS, token_budget=1)
-    next(batches)
-    assert not torch.is_inference_mode_enabled()
-    assert torch.ones(1, requires_grad=True).mul(2).requires_grad
-    batches.close()
+    with pytest.raises(ValueError, match=said):
+        label_logprobs(tiny_llama, random_prompts(prompts), LABELS, **settings)
+
+
+# A few numbers of a large table, without the table -----------------------------------
+
+
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 300)),
+    st.integers(0, 99),
+    st.sampled_from([1e-2, 1, 1e3]),
+)
+def test_numbers_are_those_of_the_table(
+    shape: tuple[int, int, int], seed: int, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(*shape[:2], 8, generator=generator) * scale
+    weight = torch.randn(shape[2], 8, generator=generator).bfloat16()
+    whole = np.einsum("tnh,vh->tnv", states.double(), weight.double())
+    rng, close = np.random.default_rng(seed), {"atol": 1e-5 * scale, "rtol": 1e-4}
+    nodes = rng.integers(0, shape[1], 6).tolist()
+    tokens = rng.integers(0, shape[2], 6).tolist()
+    for one in (ProjectedLogits(states, weight), NodeLogits(torch.tensor(whole))):
+        np.testing.assert_allclose(one.whole(), whole, **close)
+        np.testing.assert_allclose(
+            one.of(nodes, tokens), whole[:, nodes, tokens], **close
+        )
+        np.testing.assert_allclose(
+            one.each(nodes, tuple(tokens)), whole[:, nodes][..., tokens], **close
+        )
+        np.testing.assert_allclose(one.normaliser(), logsumexp(whole, -1), **close)
+
+
+@pytest.mark.parametrize("vocabulary", [63, 64, 65, 1000])
+def test_slices_of_the_vocabulary_add_up(
+    monkeypatch: pytest.MonkeyPatch, vocabulary: int
+) -> None:
+    monkeypatch.setattr(packed, "_SLICE", 1)  # the narrowest there are
+    states, weight = torch.randn(3, 2, 8), torch.randn(vocabulary, 8)
+    found = ProjectedLogits(states, weight).normaliser()
+    np.testing.assert_allclose(found, (states @ weight.T).logsumexp(-1), atol=1e-5)
+
+
+def test_gradients_flow_through_a_table() -> None:
+    table = torch.randn(2, 3, 4, generator=torch.manual_seed(0), requires_grad=True)
+    NodeLogits(table).normaliser().sum().backward()
+    torch.testing.assert_close(table.grad, table.detach().softmax(-1))

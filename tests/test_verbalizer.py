@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.models import LanguageModel
 from helpers.prompts import seam
-from helpers.scoring import sequence_logprobs
+from helpers.scoring import label_logprobs
 from helpers.verbalizer import LabelTokens, LabelTrie, Verbalizer
 
 
@@ -38,76 +38,52 @@ sequences = st.lists(
 
 
 @given(sequences)
-def test_every_sequence_is_the_path_to_its_leaf(found: list[tuple[int, ...]]) -> None:
+def test_trie_has_one_node_for_each_distinct_beginning(
+    found: list[tuple[int, ...]],
+) -> None:
     trie = LabelTrie.build(found)
     for sequence, leaf in zip(found, trie.leaves, strict=True):
         path, node = [], leaf
         while node:
             path.append(trie.tokens[node])
+            assert trie.parents[node] < node  # parents stand before their children
             node = trie.parents[node]
         assert tuple(reversed(path)) == sequence
         assert trie.depths[leaf] == len(sequence)
-
-
-@given(sequences)
-def test_trie_has_one_node_for_each_distinct_beginning(
-    found: list[tuple[int, ...]],
-) -> None:
-    trie = LabelTrie.build(found)
     beginnings = {s[:n] for s in found for n in range(1, len(s) + 1)}
     assert len(trie.tokens) == len(trie.parents) == 1 + len(beginnings)
-
-
-@given(sequences)
-def test_parents_stand_before_their_children(found: list[tuple[int, ...]]) -> None:
-    trie = LabelTrie.build(found)
-    assert (trie.tokens[0], trie.parents[0]) == (-1, -1)
-    assert all(trie.parents[node] < node for node in range(1, len(trie.tokens)))
 
 
 # Families ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("family", "expected"),
+    ("label", "family", "expected"),
     [
-        ("exact", ("yes",)),
-        ("case", ("yes", "Yes", "YES")),
-        ("wide", ("yes", "Yes", "YES", '"yes"', '"Yes"', '"YES"')),
+        ("yes", "exact", "yes"),
+        ("yes", "case", "yes Yes YES"),
+        ("yes", "wide", "yes Yes YES \"yes\" \"Yes\" \"YES\" 'yes' 'Yes' 'YES'"),
+        ("McDonald", "case", "McDonald mcdonald Mcdonald MCDONALD"),
     ],
 )
 def test_family_says_how_a_label_may_be_spelled(
-    family: str, expected: tuple[str, ...]
+    label: str, family: str, expected: str
 ) -> None:
-    found = Verbalizer(["yes", "no"], family=family).texts("yes")
-    assert found[: len(expected)] == expected
-    quoted = {f"'{text}'" for text in ("yes", "Yes", "YES")}
-    assert set(found[len(expected) :]) == (quoted if family == "wide" else set())
+    found = Verbalizer([label, "no"], family=family).texts(label)
+    assert " ".join(found) == expected
+    spelled = Verbalizer([label, "no"], spellings={label: [" good "]})
+    assert spelled.texts(label) == ("good",) and spelled.texts("no") == ("no",)
 
 
-def test_label_as_written_is_kept_whatever_its_case() -> None:
-    found = Verbalizer(["McDonald", "other"], family="case").texts("McDonald")
-    assert found == ("McDonald", "mcdonald", "Mcdonald", "MCDONALD")
-
-
-def test_spellings_stand_instead_of_the_label() -> None:
-    verbalizer = Verbalizer(["positive", "negative"], spellings={"positive": ["good"]})
-    assert verbalizer.texts("positive") == ("good",)
-    assert verbalizer.texts("negative") == ("negative",)
-
-
-@pytest.mark.parametrize("after", ["Answer:", "Answer"])
-def test_exact_label_follows_a_space(embedded: LanguageModel, after: str) -> None:
-    found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
-    assert found == {"yes": [" yes"], "no": [" no"]}
-
-
-@pytest.mark.parametrize("after", ["Answer:\n", "<|im_start|>", ""])
-def test_exact_label_follows_a_line_break_or_special_token_at_once(
-    embedded: LanguageModel, after: str
+@pytest.mark.parametrize(
+    ("after", "space"),
+    [("Answer:", " "), ("A", " "), ("A:\n", ""), ("<|im_start|>", ""), ("", "")],
+)
+def test_exact_label_follows_a_space_where_the_prompt_calls_for_one(
+    embedded: LanguageModel, after: str, space: str
 ) -> None:
     found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
-    assert found == {"yes": ["yes"], "no": ["no"]}
+    assert found == {"yes": [f"{space}yes"], "no": [f"{space}no"]}
 
 
 # Two spaces or a line break stand between them.
@@ -146,7 +122,7 @@ def test_the_space_before_a_label_is_where_the_model_sees_it(
         ]
         labels = LabelTokens(tuple(map(str, range(8))), tuple(tokens), tuple(range(8)))
         encoded = [embedded.encode(prompt) for prompt in prompts]
-        mass = np.exp(sequence_logprobs(embedded, encoded, labels))
+        mass = np.exp(label_logprobs(embedded, encoded, labels))
         for prompt, none, space in zip(
             prompts, mass[:, :4].sum(1), mass[:, 4:].sum(1), strict=True
         ):
@@ -206,9 +182,6 @@ def test_case_family_takes_in_every_single_token_that_reads_so(
         text for text in embedded.vocabulary if text.strip(" ").casefold() == "yes"
     }
     assert {" yes", "yes", " Yes", "Yes"} <= singles <= set(found["yes"])
-
-
-def test_wide_family_takes_in_line_breaks_and_quotes(embedded: LanguageModel) -> None:
     found = texts_of(embedded, Verbalizer(["yes", "no"], family="wide"), "A:")
     assert {"\nyes", ' "Yes"', "'no'"} <= set(found["yes"] + found["no"])
 
@@ -245,21 +218,26 @@ def test_description_shows_labels_and_tokens(embedded: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "family"),
-    [(["yes", " yes"], "exact"), (["Yes", "yes"], "case"), (["yes", '"yes"'], "wide")],
+    ("labels", "settings", "said"),
+    [
+        (["yes", " yes"], {}, "share the tokens"),
+        (["Yes", "yes"], {"family": "case"}, "share the tokens"),
+        (["yes", '"yes"'], {"family": "wide"}, "share the tokens"),
+        (["a", "b"], {"spellings": {"a": ["x"], "b": ["y", "x"]}}, "'a' and 'b' share"),
+        # "no\nway" begins with "no" and its terminator: it happens only if "no" does.
+        (["no", "no\nway"], {"terminator": "\n"}, "is a prefix"),
+        (["yes", "no"], {"terminator": ""}, "terminator must not be empty"),
+        (["yes", "no"], {"terminator": []}, "terminator must not be empty"),
+        (["yes", "no"], {"terminator": ["\n", ""]}, "terminator must not be empty"),
+        (["yes", "no"], {"terminator": "⁂⁂⁂"}, "begins no token"),
+    ],
+    ids=str,
 )
-def test_labels_that_share_tokens_are_refused(
-    embedded: LanguageModel, labels: list[str], family: str
+def test_labels_that_cannot_be_told_apart_are_refused(
+    embedded: LanguageModel, labels: list[str], settings: Any, said: str
 ) -> None:
-    with pytest.raises(ValueError, match="share the tokens"):
-        Verbalizer(labels, family=family).tokens(embedded, after="A:")
-
-
-def test_shared_spelling_is_refused(embedded: LanguageModel) -> None:
-    spellings = {"positive": ["fine"], "negative": ["bad", "fine"]}
-    verbalizer = Verbalizer(["positive", "negative"], spellings=spellings)
-    with pytest.raises(ValueError, match="'positive' and 'negative' share the tokens"):
-        verbalizer.tokens(embedded, after="A:")
+    with pytest.raises(ValueError, match=said):
+        Verbalizer(labels, **settings).tokens(embedded, after="A:")
 
 
 PREFIXES = [("no", "no way"), ("lower", "lower trunk"), ("not", "not sure")]
@@ -295,14 +273,6 @@ def test_label_that_begins_another_in_letters_only_is_no_prefix(
     assert found.sequences[1][: len(found.sequences[0])] != found.sequences[0]
 
 
-def test_label_behind_a_terminator_is_inside_the_shorter_one(
-    embedded: LanguageModel,
-) -> None:
-    # "no\nway" begins with "no" and its terminator: it happens only if "no" does.
-    with pytest.raises(ValueError, match="is a prefix"):
-        Verbalizer(["no", "no\nway"], terminator="\n").tokens(embedded, after="A:")
-
-
 def test_longer_spelling_of_the_same_label_is_not_counted_twice(
     embedded: LanguageModel,
 ) -> None:
@@ -329,64 +299,52 @@ def test_every_token_that_begins_with_a_terminator_counts(
     assert all(text.startswith(("\n", ".")) for text in texts)
 
 
-def test_without_a_terminator_nothing_need_follow(embedded: LanguageModel) -> None:
-    assert Verbalizer(["yes", "no"]).tokens(embedded, after="A:").stop_ids == ()
-
-
-@pytest.mark.parametrize("terminator", ["", [], ["\n", ""]])
-def test_empty_terminator_is_refused(embedded: LanguageModel, terminator: Any) -> None:
-    with pytest.raises(ValueError, match="terminator must not be empty"):
-        Verbalizer(["yes", "no"], terminator=terminator).tokens(embedded, after="A:")
-
-
-def test_terminator_that_no_token_begins_with_is_refused(
-    embedded: LanguageModel,
+@pytest.mark.parametrize(
+    ("labels", "settings", "said"),
+    [
+        ("yes", {}, "labels must be several strings"),
+        (["yes", ""], {}, "visible characters, not ''"),
+        (["yes", " \n"], {}, "visible characters"),
+        (["yes", None], {}, "visible characters, not None"),
+        ([1, 2], {}, "visible characters, not 1"),
+        (["yes", "no", "yes"], {}, "must all be different; repeated: \\['yes'\\]"),
+        (["yes"], {}, "labels must be at least two"),
+        (["yes", "no"], {"family": "loose"}, "family must be one of"),
+        (["yes", "no"], {"spellings": {"maybe": ["so"]}}, "not there: \\['maybe'\\]"),
+        (["yes", "no"], {"spellings": {"yes": "yeah"}}, "several strings, not 'yeah'"),
+        (["yes", "no"], {"spellings": {"yes": []}}, "must be several strings"),
+        (["yes", "no"], {"spellings": {"yes": ["y", " "]}}, "characters, not ' '"),
+        (["yes", "no"], {"spellings": {"yes": [None]}}, "characters, not None"),
+    ],
+    ids=str,
+)
+def test_senseless_verbalizers_are_refused(
+    labels: Any, settings: Any, said: str
 ) -> None:
-    with pytest.raises(ValueError, match="begins no token"):
-        Verbalizer(["yes", "no"], terminator="⁂⁂⁂").tokens(embedded, after="A:")
-
-
-# Bad input ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        ("yes", "labels must be several strings"),
-        (["yes", ""], "visible characters, not ''"),
-        (["yes", " \n"], "visible characters"),
-        (["yes", None], "visible characters, not None"),
-        ([1, 2], "visible characters, not 1"),
-        (["yes", "no", "yes"], "must all be different; repeated: \\['yes'\\]"),
-        (["yes"], "labels must be at least two"),
-        ([], "labels must be at least two"),
-    ],
-)
-def test_senseless_labels_are_refused(labels: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Verbalizer(labels)
-
-
-def test_unknown_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="family must be one of"):
-        Verbalizer(["yes", "no"], family="loose")
-
-
-@pytest.mark.parametrize(
-    ("spellings", "said"),
-    [
-        ({"maybe": ["perhaps"]}, "not there: \\['maybe'\\]"),
-        ({"yes": "yeah"}, "must be several strings, not 'yeah'"),
-        ({"yes": []}, "must be several strings"),
-        ({"yes": ["yeah", " "]}, "visible characters, not ' '"),
-        ({"yes": [None]}, "visible characters, not None"),
-    ],
-)
-def test_senseless_spellings_are_refused(spellings: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        Verbalizer(["yes", "no"], spellings=spellings)
+        Verbalizer(labels, **settings)
 
 
 def test_prompt_that_ends_in_a_space_is_refused(embedded: LanguageModel) -> None:
     with pytest.raises(ValueError, match="after must not end in a space"):
         Verbalizer(["yes", "no"]).tokens(embedded, after="Answer: ")
+
+
+def test_a_verbalizer_is_spelled_once_for_a_model(
+    embedded: LanguageModel, tiny_llama: LanguageModel
+) -> None:
+    def tokens(
+        model: LanguageModel = embedded, after: str = "A:", **settings: Any
+    ) -> Any:
+        return Verbalizer(["yes", "no"], **settings).tokens(model, after=after)
+
+    assert tokens() is tokens()
+    others = [
+        tokens(tiny_llama),
+        tokens(after="A:\n"),
+        tokens(family="case"),
+        tokens(terminator="\n"),
+        tokens(spellings={"yes": ["yeah"]}),
+    ]
+    for other in others:
+        assert other != tokens()

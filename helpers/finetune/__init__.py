@@ -1,40 +1,34 @@
 """Fine-tuning: a low-rank adapter trained on the very tokens that are scored.
 
 :func:`finetune` takes a classifier and labelled texts, and gives the same classifier on
-a tuned model. ``label_scores`` has the labels' log-probabilities with gradient;
-``losses`` what is minimised; ``settings`` how; ``task``, ``training``, ``store`` and
-``result`` are the training from its data to its folder, and ``trunk`` spares it running
-frozen layers again; ``head`` is a second output that learns to say whether the first is
-right; ``ensembles`` are several adapters.
+a tuned model; ``run`` is its module, ``training`` has the settings and the steps, and
+``store`` the result and its folder. ``label_scores`` has the labels' log-probabilities
+with gradient, ``losses`` what is minimised, and ``trunk`` caches frozen layers.
 
 Around it stands what makes the result believable: ``splits`` cuts a data set so that
-texts that belong together stay on one side; ``audit`` finds texts that are nearly the
-same; ``comparison`` measures two models on the same rows; ``business`` counts what is
-left above a threshold.
+texts that belong together stay on one side, and finds near duplicates; ``comparison``
+measures two models on the same rows.
 """
 
-from .audit import near_duplicates
-from .business import RateDifference, business_table, error_rate_difference
-from .comparison import Comparison, McNemar, compare
-from .ensembles import finetune_ensemble, members
-from .head import ConfidenceHead
-from .label_scores import (
-    label_logprobs_with_gradient,
-    true_label_logprobs_with_gradient,
+from .comparison import (
+    Comparison,
+    accuracy_above_table,
+    compare,
+    error_rate_difference,
 )
 from .losses import (
     BrierPenalty,
+    ConfidenceHead,
     CrossEntropy,
     Focal,
     LabelSmoothing,
-    Loss,
     SoftCalibration,
     agreement_targets,
 )
-from .result import FineTuned, load_finetuned
-from .run import finetune
-from .settings import TrainingSettings
-from .splits import grouped_split, joined_groups
+from .run import finetune, finetune_ensemble, members
+from .splits import grouped_split, joined_groups, near_duplicates
+from .store import FineTuned, load_finetuned
+from .training import Lora, TrainingSettings
 
 __all__ = [
     "BrierPenalty",
@@ -44,22 +38,18 @@ __all__ = [
     "FineTuned",
     "Focal",
     "LabelSmoothing",
-    "Loss",
-    "McNemar",
-    "RateDifference",
+    "Lora",
     "SoftCalibration",
     "TrainingSettings",
+    "accuracy_above_table",
     "agreement_targets",
-    "business_table",
     "compare",
     "error_rate_difference",
     "finetune",
     "finetune_ensemble",
     "grouped_split",
     "joined_groups",
-    "label_logprobs_with_gradient",
     "load_finetuned",
     "members",
     "near_duplicates",
-    "true_label_logprobs_with_gradient",
 ]

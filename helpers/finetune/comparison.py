@@ -1,8 +1,8 @@
-"""Two models asked the same questions: what changed, and what chance would change."""
+"""Two models on the same texts: what changed, and what is left above a threshold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, NamedTuple
@@ -10,88 +10,80 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import fisher_exact
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
-from ..checks import (
-    check_between,
-    check_count,
-    check_distributions,
-    check_groups,
-    check_not_fitted_on,
-    check_probabilities,
-    check_rng,
-    check_table,
-    check_truth,
-    in_order_of,
-)
-from ..metrics import Binning, Interval, noise_floor, paired_difference
-from ..metrics.bins import Bins, at_least
+from .. import checks
+from ..metrics import Binning, bootstrap_interval, noise_floor, paired_difference
+from ..metrics.bins import at_least
 from ..metrics.report import format_number, p_text
-from ..metrics.resampling import Cells, drawn_groups, quantile_interval
+from ..metrics.resampling import drawn_groups, quantile_interval
 
-# What the rows of the table are called in helpers.metrics.
-_OF_CONFIDENCE = {
-    "accuracy": "accuracy",
-    "mean confidence": "confidence",
-    "confidence − accuracy": "gap",
-    "ECE": "ece",
-    "debiased squared error": "squared",
-    "MCE": "mce",
-    "Brier score": "brier",
-    "log loss": "log_loss",
-    "AUROC": "auroc",
+Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
+_ABOVE = "confidence of {threshold:g} or more"
+# The rows of the table: what helpers.metrics calls them, or None, and a note.
+_ROWS: dict[str, tuple[str | None, str]] = {
+    "accuracy": ("accuracy", ""),
+    "mean confidence": ("confidence", ""),
+    "confidence − accuracy": ("gap", "positive is overconfident"),
+    "ECE": ("ece", "{bins} of equal width"),
+    "noise floor, mean": (None, "ECE of a perfect forecaster"),
+    "noise floor, 95 %": (None, "an ECE above it is more than chance explains"),
+    "debiased squared error": ("squared", "may be negative"),
+    "MCE": ("mce", "one thin bin can make it"),
+    "Brier score": ("brier", "of the confidence, in [0, 1]"),
+    "Brier score of labels": (None, "of all label probabilities, in [0, 2]"),
+    "log loss": ("log_loss", "of the confidence"),
+    "log loss of labels": (None, "of the probability of the true label"),
+    "AUROC": ("auroc", "ranking of right above wrong"),
+    "rows above": (None, _ABOVE),
+    "accuracy above": (None, _ABOVE + ": other rows for each model"),
 }
+_RATIOS: tuple[str, ...] = ("Brier score of labels", "log loss of labels")
+_RATIOS += ("rows above", "accuracy above")
+_MEASURES = {name: measure for name, (measure, _) in _ROWS.items() if measure}
 
 
 class McNemar(NamedTuple):
-    """McNemar's exact test of whether one of two models is right more often.
-
-    Attributes
-    ----------
-    only_base, only_tuned : int
-        Rows in which only this one was right: the others say nothing.
-    p_value : float
-        The probability of counts at least so unequal, were both equally often right.
-    """
+    """McNemar's exact test of whether one of two models is right more often."""
 
     only_base: int
     only_tuned: int
     p_value: float
 
 
+class RateDifference(NamedTuple):
+    """Two error rates, second − first, and the p-value of Fisher's exact test."""
+
+    first: float
+    second: float
+    difference: float
+    p_value: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
-    """What :func:`compare` found.
-
-    Shown in a notebook it is a table; printed, the same as text.
+    """What :func:`compare` found; shown as a table.
 
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a measure: its value for ``base`` and for ``tuned``, their
-        ``difference``, tuned − base, ``low`` and ``high``, the ends of its paired
-        bootstrap interval, and a ``note``. The rows are called "accuracy", "mean
-        confidence", "confidence − accuracy", "ECE", "noise floor, mean", "noise floor,
-        95 %", "debiased squared error", "MCE", "Brier score", "Brier score of labels",
-        "log loss", "log loss of labels", "AUROC", "rows above" and "accuracy above".
+        One row a measure, such as "accuracy", "ECE" or "Brier score of labels": its
+        value for ``base`` and for ``tuned``, their ``difference``, tuned − base,
+        ``low`` and ``high``, the ends of its paired 95 % bootstrap interval, and a
+        ``note``.
     mcnemar : McNemar
-        The test of the accuracies.
-    n : int
-        Rows.
-    n_groups : int
-        Groups of rows that were drawn together; the number of rows, if there are none.
-    threshold : float
-        From which confidence on a row is above.
-    level : float
-        Level of the intervals.
+        The test of the accuracies: ``only_base`` and ``only_tuned``, the numbers of
+        rows in which only this one was right, and the ``p_value``.
+    n, n_groups : int
+        Rows, and groups of rows that were drawn together.
     """
 
     table: pd.DataFrame = field(repr=False)
     mcnemar: McNemar
     n: int
     n_groups: int
-    threshold: float
-    level: float
 
     @property
     def verdict(self) -> str:
@@ -108,10 +100,8 @@ class Comparison:
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
             table = self._shown().to_html(border=0)
-        return (
-            f"<p><strong>{escape(self._title())}</strong></p>{table}"
-            f"<p>{escape(self.verdict)}</p>"
-        )
+        title, verdict = escape(self._title()), escape(self.verdict)
+        return f"<p><strong>{title}</strong></p>{table}<p>{verdict}</p>"
 
     def _title(self) -> str:
         drawn = f" in {self.n_groups:,} groups" if self.n_groups < self.n else ""
@@ -119,19 +109,12 @@ class Comparison:
 
     def _shown(self) -> pd.DataFrame:
         """The table as it is printed."""
-        shown = pd.DataFrame(index=self.table.index.rename(None))
+        shown = self.table.rename_axis(None).rename(columns={"note": ""})
         digits = [0 if name == "rows above" else 4 for name in shown.index]
-
-        def column(name: str) -> list[str]:
-            return list(map(format_number, self.table[name], digits))
-
-        for name in ("base", "tuned", "difference"):
-            shown[name] = column(name)
-        shown[f"{100 * self.level:g}% interval"] = [
-            "" if low == "–" else f"{low} to {high}"
-            for low, high in zip(column("low"), column("high"), strict=True)
-        ]
-        shown[""] = self.table["note"]
+        for name in ("base", "tuned", "difference", "low", "high"):
+            shown[name] = list(map(format_number, shown[name], digits))
+        low, high = shown.pop("low"), shown.pop("high")
+        shown.insert(3, "95% interval", (low + " to " + high).where(low != "–", ""))
         return shown
 
 
@@ -143,7 +126,6 @@ def compare(
     groups: ArrayLike | None = None,
     threshold: float = 0.9,
     n_bins: int = 20,
-    level: float = 0.95,
     n_resamples: int = 2000,
     rng: np.random.Generator | int | None = 0,
 ) -> Comparison:
@@ -164,8 +146,6 @@ def compare(
         Rows with at least this confidence count as above, in [0, 1].
     n_bins : int, default=20
         Bins of equal width, for all calibration errors.
-    level : float, default=0.95
-        Level of the intervals.
     n_resamples : int, default=2000
         Bootstrap resamples, the same for all measures, and simulations of the noise
         floor.
@@ -176,21 +156,12 @@ def compare(
     -------
     Comparison
 
-    Raises
-    ------
-    ValueError
-        The tables differ in their rows or labels, lack a column, or hold bad values;
-        a true label is none of theirs; or a rule is bad.
-
     Notes
     -----
-    "Brier score" and "log loss" are of the confidence as a probability of being right,
-    the former in [0, 1]; those "of labels" are of the whole distribution over labels
-    and of the true label's probability. The Brier score of labels is a sum over labels,
-    in [0, 2]; with two labels it is twice that of the most probable one.
-
-    What is "above" differs between the models: the accuracies above are of different
-    rows, and resamples in which a model has none above are left out of the interval.
+    "Brier score" and "log loss" are of the confidence as a probability of being right;
+    those "of labels" are of the whole distribution over labels and of the true label's
+    probability. The accuracies "above" are of different rows; resamples in which a
+    model has none above are left out of the interval.
 
     McNemar's test takes rows for independent; where groups matter, look at the
     interval of the accuracy. Intervals of "ECE" and "MCE" cover less often than they
@@ -216,181 +187,260 @@ def compare(
     >>> found.mcnemar.only_tuned, found.mcnemar.p_value < 1e-9
     (50, True)
     """
-    check_between("threshold", threshold, 0, 1, closed=True)
-    check_between("level", level, 0, 1)
-    check_count("n_bins", n_bins)
-    check_count("n_resamples", n_resamples)
-    seed = int(check_rng(rng).integers(2**32))
+    checks.check_between("threshold", threshold, 0, 1, closed=True)
+    checks.check_count("n_bins", n_bins)
+    checks.check_count("n_resamples", n_resamples)
+    seed = int(checks.check_rng(rng).integers(2**32))
     sides = _read(base, tuned, truth)
-    n = len(base)
-    codes = np.arange(n) if groups is None else check_groups(groups, base)
+    codes = np.arange(len(base))
+    if groups is not None:
+        codes = checks.check_groups(groups, base)
+    pairs = [(side["confidence"], side["right"]) for side in sides]
+    names = list(_MEASURES.values())
+    binning = Binning(n_bins)
     found = paired_difference(
-        (sides[0].confidence, sides[0].right),
-        (sides[1].confidence, sides[1].right),
-        tuple(_OF_CONFIDENCE.values()),
+        pairs[0],
+        pairs[1],
+        names,
         groups=codes,
-        binning=Binning(n_bins),
-        level=level,
+        binning=binning,
         n_resamples=n_resamples,
         rng=seed,
     )
-    changes = {name: found[measure] for name, measure in _OF_CONFIDENCE.items()}
+    changes = {name: found[measure] for name, measure in _MEASURES.items()}
+    parts = _parts_of_ratios(sides, threshold)
     draws = drawn_groups(codes, n_resamples, np.random.default_rng(seed))
-    changes |= _ratio_changes([side.ratios(threshold) for side in sides], draws, level)
-    values = [
-        _values_of_confidence(side, n_bins, n_resamples, seed)
-        | {name: _ratio(*parts) for name, parts in side.ratios(threshold).items()}
-        for side in sides
-    ]
-    nothing = Interval(np.nan, np.nan, np.nan)
-    rows = [
-        (name, values[0][name], values[1][name], *changes.get(name, nothing), note)
-        for name, note in _notes(n_bins, threshold).items()
-    ]
-    columns = ["measure", "base", "tuned", "difference", "low", "high", "note"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.divide(*parts.sum(axis=-1))
+        drawn = np.concatenate([np.divide(*parts @ w.T) for w in draws], axis=-1)
+        change, resampled = np.diff(ratios)[:, 0], np.diff(drawn, axis=1)[:, 0]
+    for at, name in enumerate(_RATIOS):
+        known = resampled[at] if np.isfinite(change[at]) else np.array([])
+        changes[name] = quantile_interval(change[at], known, 0.95)
+    table = pd.DataFrame(index=pd.Index(_ROWS, name="measure"))
+    for at, pair in enumerate(pairs):
+        once = bootstrap_interval(
+            pair[0], pair[1], names, binning=binning, n_resamples=1
+        )
+        floor = noise_floor(
+            pair[0], binning=binning, n_simulations=n_resamples, rng=seed
+        )
+        values = {name: once[measure].value for name, measure in _MEASURES.items()}
+        values |= {"noise floor, mean": floor.mean, "noise floor, 95 %": floor.upper}
+        values |= dict(zip(_RATIOS, ratios[:, at], strict=True))
+        table["tuned" if at else "base"] = pd.Series(values)
+    ends = pd.DataFrame(changes, index=["difference", "low", "high"]).T
+    table = table.join(ends)
+    said = {"bins": f"{n_bins} bin{'s' * (n_bins > 1)}", "threshold": threshold}
+    table["note"] = [note.format(**said) for _, note in _ROWS.values()]
     return Comparison(
-        table=pd.DataFrame(rows, columns=columns).set_index("measure"),
-        mcnemar=_mcnemar(sides[0].right, sides[1].right),
-        n=n,
+        table=table,
+        mcnemar=_mcnemar(sides[0]["right"], sides[1]["right"]),
+        n=len(base),
         n_groups=int(codes.max()) + 1,
-        threshold=float(threshold),
-        level=level,
     )
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One model: label probabilities, confidence, and what was true and right."""
+def error_rate_difference(
+    errors: Sequence[int], answered: Sequence[int]
+) -> RateDifference:
+    """Compare two error rates, where only counts are known.
 
-    rows: np.ndarray
-    truth: np.ndarray
-    confidence: np.ndarray
-    right: np.ndarray
+    Parameters
+    ----------
+    errors : sequence of int, of length 2
+        Wrong answers of the first and the second.
+    answered : sequence of int, of length 2
+        Answers of the first and the second.
 
-    def ratios(self, threshold: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Measures that are a sum over the rows divided by another."""
-        n, n_labels = self.rows.shape
-        each = np.ones(n)
-        above = at_least(self.confidence, threshold).astype(float)
-        squares = (self.rows - np.eye(n_labels)[self.truth]) ** 2
+    Returns
+    -------
+    RateDifference
+        The error rates ``first`` and ``second``, their ``difference``, second − first,
+        and the ``p_value`` of Fisher's exact test, two-sided; NaN where one has no
+        answers.
+
+    Notes
+    -----
+    Fisher's test takes the two sets for independent; answers of two models to the same
+    texts are not: see :func:`compare`.
+
+    Examples
+    --------
+    Of 285 answers 47 were wrong, and of 92 others 10:
+
+    >>> found = error_rate_difference([47, 10], [285, 92])
+    >>> round(found.first, 3), round(found.second, 3), round(found.p_value, 2)
+    (0.165, 0.109, 0.24)
+    """
+    for name, counts in (("errors", errors), ("answered", answered)):
+        if len(counts) != 2:
+            raise ValueError(f"{name} must be two counts, not {counts!r}.")
+        for count in counts:
+            checks.check_count(name, count, 0)
+    pairs = list(zip(errors, answered, strict=True))
+    for wrong, n in pairs:
+        if wrong > n:
+            raise ValueError(f"errors must be at most answered, {n}, not {wrong}.")
+    first, second = (wrong / n if n else np.nan for wrong, n in pairs)
+    p_value = np.nan
+    if min(answered):
+        p_value = float(fisher_exact([[wrong, n - wrong] for wrong, n in pairs]).pvalue)
+    return RateDifference(first, second, second - first, p_value)
+
+
+def accuracy_above_table(
+    confidence: Columns,
+    correct: Columns,
+    thresholds: Sequence[float] = (0.9,),
+    *,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Answers above each threshold, and their accuracy, for one model or several.
+
+    Parameters
+    ----------
+    confidence : array-like of shape (n,), mapping or pandas.DataFrame
+        Confidences in [0, 1]; of several models, by name, on the same texts.
+    correct : array-like of shape (n,), mapping or pandas.DataFrame
+        1 or True where the model was right, else 0; of several models, by the same
+        names. One column serves all models, if they give the same predictions.
+    thresholds : sequence of float, default=(0.9,)
+        An answer is above a threshold if its confidence is that or more. In [0, 1].
+    level : float, default=0.95
+        Level of the intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a ``threshold`` and ``model``: the number of texts ``above``; of these,
+        the number ``right``, their share, ``accuracy``, and its Clopper–Pearson
+        interval, ``low`` and ``high``; the ``errors``, their share of the texts above,
+        ``error_rate``, and their number for 1,000 texts of all, ``errors_per_1000``.
+        For models after the first one: ``difference`` and ``p_value`` of
+        :func:`error_rate_difference` from it. Shares of no texts are NaN.
+
+    Examples
+    --------
+    >>> right = [1] * 8 + [0] * 2
+    >>> models = {"base": [0.95] * 10, "tuned": [0.95] * 5 + [0.6] * 5}
+    >>> table = accuracy_above_table(models, right)
+    >>> table[["model", "above", "errors", "errors_per_1000"]]
+       model  above  errors  errors_per_1000
+    0   base     10       2            200.0
+    1  tuned      5       0              0.0
+    """
+    checks.check_between("level", level, 0, 1)
+    if np.ndim(thresholds) != 1 or not len(thresholds):
+        raise ValueError(f"thresholds must be one or more numbers, not {thresholds!r}.")
+    for threshold in thresholds:
+        checks.check_between("thresholds", threshold, 0, 1, closed=True)
+    models = _models(confidence, correct)
+    rows: list[dict[str, Any]] = []
+    for threshold in thresholds:
+        for at, (name, (stated, outcome)) in enumerate(models.items()):
+            chosen = outcome[at_least(stated, threshold)]
+            n, right = len(chosen), int(chosen.sum())
+            wrong = n - right
+            low = high = np.nan
+            if n:
+                low, high = proportion_confint(right, n, 1 - level, method="beta")
+            first = rows[-at] if at else {"errors": wrong, "above": n}
+            change = error_rate_difference(
+                (first["errors"], wrong), (first["above"], n)
+            )
+            row = {
+                "threshold": float(threshold),
+                "model": name,
+                "above": n,
+                "right": right,
+                "accuracy": right / n if n else np.nan,
+                "low": low,
+                "high": high,
+                "errors": wrong,
+                "error_rate": change.second,
+                "errors_per_1000": 1000 * wrong / len(outcome),
+                "difference": change.difference if at else np.nan,
+                "p_value": change.p_value if at else np.nan,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _parts_of_ratios(sides: list[dict[str, Any]], threshold: float) -> np.ndarray:
+    """What is summed above and below the line: (2, ratios, models, rows)."""
+    right = np.array([side["right"] for side in sides])
+    over = np.array([at_least(side["confidence"], threshold) for side in sides])
+    each, n = np.ones(right.shape), right.shape[1]
+    losses = [np.array([side[name] for side in sides]) for name in _RATIOS[:2]]
+    above = [*losses, n * over, over & right]
+    return np.array([above, [each, each, each, over]], dtype=float)
+
+
+def _read(base: Any, tuned: Any, truth: Any) -> list[dict[str, Any]]:
+    """Confidence, outcome and the losses of labels, row by row, of both models."""
+    rows, labels = _distributions(base, "base")
+    others, order = _distributions(tuned, "tuned", base)
+    if sorted(order) != sorted(labels):
+        raise ValueError(f"tuned must have the labels of base, {labels!r}: {order!r}.")
+    others = others[:, [order.index(label) for label in labels]]
+    true = checks.check_truth(truth, labels, base)
+    tuned = checks.in_order_of(base, tuned, "tuned")
+    sides = []
+    for name, table, p in (("base", base, rows), ("tuned", tuned, others)):
+        called = f"prediction of {name}"
+        said = checks.check_truth(table["prediction"], labels, name=called)
+        called = f"confidence of {name}"
+        confidence = checks.check_probabilities(table["confidence"], called)
+        checks.check_not_fitted_on(table["confidence"], called)
         with np.errstate(divide="ignore"):
-            loss = -np.log(self.rows[np.arange(n), self.truth]) + 0.0
-        return {
-            "Brier score of labels": (squares.sum(axis=1), each),
-            "log loss of labels": (loss, each),
-            "rows above": (n * above, each),
-            "accuracy above": (above * self.right, above),
+            loss = -np.log(p[np.arange(len(p)), true]) + 0.0
+        side = {
+            "confidence": confidence.astype(float),
+            "right": said == true,
+            "Brier score of labels": ((p - np.eye(len(labels))[true]) ** 2).sum(axis=1),
+            "log loss of labels": loss,
         }
+        sides.append(side)
+    return sides
 
 
-def _notes(n_bins: int, threshold: float) -> dict[str, str]:
-    above = f"confidence of {threshold:g} or more"
-    return {
-        "accuracy": "",
-        "mean confidence": "",
-        "confidence − accuracy": "positive is overconfident",
-        "ECE": f"{n_bins} bin{'s' if n_bins > 1 else ''} of equal width",
-        "noise floor, mean": "ECE of a perfect forecaster",
-        "noise floor, 95 %": "an ECE above it is more than chance explains",
-        "debiased squared error": "may be negative",
-        "MCE": "one thin bin can make it",
-        "Brier score": "of the confidence, in [0, 1]",
-        "Brier score of labels": "of all label probabilities, in [0, 2]",
-        "log loss": "of the confidence",
-        "log loss of labels": "of the probability of the true label",
-        "AUROC": "ranking of right above wrong",
-        "rows above": above,
-        "accuracy above": f"{above}: other rows for each model",
-    }
-
-
-def _read(base: Any, tuned: Any, truth: Any) -> tuple[_Side, _Side]:
-    first, labels = _read_table(base, "base")
-    second, others = _read_table(tuned, "tuned", base)
-    tuned = in_order_of(base, tuned, "tuned")
-    if sorted(others) != sorted(labels):
-        raise ValueError(f"tuned must have the labels of base, {labels!r}: {others!r}.")
-    true = check_truth(truth, labels, base)
-    order = [others.index(label) for label in labels]
-    return (
-        _side(base, "base", first, labels, true),
-        _side(tuned, "tuned", second[:, order], labels, true),
-    )
-
-
-def _read_table(table: Any, name: str, *others: Any) -> tuple[np.ndarray, list[str]]:
-    check_table(table, ("prediction", "confidence"), name)
+def _distributions(table: Any, name: str, *others: Any) -> tuple[np.ndarray, list[str]]:
+    checks.check_table(table, ("prediction", "confidence"), name)
     stated = [c for c in table.columns if isinstance(c, str) and c.startswith("p_")]
     named = f"probabilities of {name}"
-    rows, labels = check_distributions(table[stated], named, *others)
+    rows, labels = checks.check_distributions(table[stated], named, *others)
     return rows.astype(float), labels
-
-
-def _side(
-    table: pd.DataFrame,
-    name: str,
-    rows: np.ndarray,
-    labels: list[str],
-    truth: np.ndarray,
-) -> _Side:
-    places = check_truth(table["prediction"], labels, name=f"prediction of {name}")
-    confidence = check_probabilities(table["confidence"], f"confidence of {name}")
-    check_not_fitted_on(table["confidence"], f"confidence of {name}")
-    return _Side(rows, truth, confidence.astype(float), places == truth)
-
-
-def _values_of_confidence(
-    side: _Side, n_bins: int, n_simulations: int, seed: int
-) -> dict[str, float]:
-    binning = Binning(n_bins)
-    bins = Bins.of(side.confidence, binning)
-    cells = Cells.of(side.confidence, side.right, bins)
-    once = cells.count[None, :]
-    floor = noise_floor(
-        side.confidence, binning=binning, n_simulations=n_simulations, rng=seed
-    )
-    values = {
-        name: float(cells.measured(once, measure)[0])
-        for name, measure in _OF_CONFIDENCE.items()
-    }
-    return values | {"noise floor, mean": floor.mean, "noise floor, 95 %": floor.upper}
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> float:
-    return float(above.sum() / below.sum()) if below.any() else np.nan
-
-
-def _ratio_changes(
-    sides: list[dict[str, tuple[np.ndarray, np.ndarray]]],
-    draws: Iterable[np.ndarray],
-    level: float,
-) -> dict[str, Interval]:
-    """Changes of measures that are ratios of sums, on resampled rows."""
-    names = list(sides[0])
-    above, below = (
-        np.stack([[side[name][part] for name in names] for side in sides])
-        for part in (0, 1)
-    )
-    found = []
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for weights in draws:
-            base, tuned = (weights @ above.mT) / (weights @ below.mT)
-            found.append(tuned - base)
-    resampled = np.concatenate(found)
-    changes = {}
-    for at, name in enumerate(names):
-        base_value, tuned_value = (_ratio(*side[name]) for side in sides)
-        value = tuned_value - base_value
-        changes[name] = Interval(value, np.nan, np.nan)
-        if np.isfinite(value):
-            changes[name] = quantile_interval(value, resampled[:, at], level)
-    return changes
 
 
 def _mcnemar(base: np.ndarray, tuned: np.ndarray) -> McNemar:
     only_base, only_tuned = int((base & ~tuned).sum()), int((~base & tuned).sum())
-    counts = [
-        [int((base & tuned).sum()), only_base],
-        [only_tuned, int((~base & ~tuned).sum())],
-    ]
-    return McNemar(only_base, only_tuned, float(mcnemar(counts, exact=True).pvalue))
+    # Rows that both have right, or both wrong, do not count.
+    test = mcnemar([[0, only_base], [only_tuned, 0]], exact=True)
+    return McNemar(only_base, only_tuned, float(test.pvalue))
+
+
+def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Confidences and outcomes by the names of the models."""
+    for name, given in (("confidence", confidence), ("correct", correct)):
+        if isinstance(given, pd.DataFrame):
+            checks.check_table(given, name=name)
+    if not isinstance(confidence, (Mapping, pd.DataFrame)):
+        confidence = {"model": confidence}
+    if not isinstance(correct, (Mapping, pd.DataFrame)):
+        correct = dict.fromkeys(confidence, correct)
+    if set(correct) != set(confidence) or not len(confidence):
+        raise ValueError(
+            "correct must be of the models of confidence, one or more, "
+            f"{list(confidence)!r}, not {list(correct)!r}."
+        )
+    models: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    seen: list[Any] = []
+    for name in confidence:
+        called = f"confidence of {name!r}"
+        values = checks.check_probabilities(confidence[name], called, *seen)
+        checks.check_not_fitted_on(confidence[name], called)
+        seen.append(confidence[name])
+        right = checks.check_outcomes(correct[name], *seen, name=f"correct of {name!r}")
+        models[name] = (values, right)
+    return models

@@ -1,124 +1,46 @@
-"""Log-probabilities of the labels as :mod:`helpers.scoring` has them, with gradient."""
+"""Log-probabilities of the labels as :mod:`helpers.scoring` has them, with gradient.
+
+All prompts make one batch, and logits are computed behind the prompt and within the
+labels only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..logits import WholeLogits
-from ..models import LanguageModel, check_logprobs
-from ..scoring import check_lengths, rope_changes, sequence_scores, tree_is_exact
+from ..models import LanguageModel
+from ..packed import NodeLogits
+from ..scoring import rope_changes, sequence_scores, tree_is_exact
 from ..tree import batch_logits, nodes_to_read
 from ..verbalizer import LabelTokens
 
 
-def label_logprobs_with_gradient(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
-) -> torch.Tensor:
-    """Log-probability that the answer to each prompt is each label, to be trained on.
-
-    The numbers are those of :func:`helpers.scoring.label_logprobs`. Logits are
-    computed behind the prompt and within the labels only; all prompts make one batch.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts, at least one.
-    labels : LabelTokens
-        The labels.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_prompts, n_labels)
-        Natural logarithms; each row's probabilities sum to at most one.
-
-    Raises
-    ------
-    ValueError
-        There are no prompts, or one has no tokens or does not fit into the model's
-        window.
-    ModelError
-        The network gives NaN or infinity, or none of the labels any probability.
-
-    Examples
-    --------
-    >>> from helpers.verbalizer import Verbalizer
-    >>> model = LanguageModel.load()
-    >>> prompt = "The opposite of up is"
-    >>> tokens = Verbalizer(["down", "left"]).tokens(model, after=prompt)
-    >>> label_logprobs_with_gradient(model, [model.encode(prompt)], tokens).shape
-    torch.Size([1, 2])
-    """
-    found = read_answers(model, prompts, labels)[0]
-    check_logprobs(model, found.detach().cpu().numpy(), range(len(prompts)))
-    return found
-
-
-def true_label_logprobs_with_gradient(
+def label_scores(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
-    truth: Sequence[int],
-) -> torch.Tensor:
-    """Log-probability of each prompt's own label, reading no other label.
-
-    With many labels this is much less work than the whole table, and enough for a
-    loss that looks at nothing else.
-
-    Parameters
-    ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts, at least one.
-    labels : LabelTokens
-        The labels.
-    truth : sequence of int
-        The position of each prompt's label in ``labels.labels``.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_prompts,)
-        Natural logarithms.
-
-    Raises
-    ------
-    ValueError
-        As in :func:`label_logprobs_with_gradient`, or there is not one label a prompt.
-    """
-    _check(model, prompts, labels)
-    wrong = [at for at in truth if not 0 <= at < len(labels.labels)]
-    if len(truth) != len(prompts) or wrong:
-        raise ValueError(
-            f"truth must have a position below {len(labels.labels)} for each of "
-            f"{len(prompts)} prompts, not {list(truth)!r}."
-        )
-    spelled = [
-        [at for at, owner in enumerate(labels.owners) if owner == label]
-        for label in truth
-    ]
-    pairs = [(row, at) for row, found in enumerate(spelled) for at in found]
-    values, _ = _read_pairs(model, prompts, labels, pairs)
-    parts = values.split([len(found) for found in spelled])
-    return torch.stack([part.logsumexp(0) for part in parts])
-
-
-def read_answers(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
+    truth: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The labels' log-probabilities, and the hidden states that answers start from."""
-    _check(model, prompts, labels)
+    """A row a prompt and a column a label; and hidden states at the prompts' ends.
+
+    With the labels' places in ``truth``, the one column is that of each prompt's own
+    label, which has to be spelled in one way: less work where there are many labels.
+    """
+    if truth is not None:
+        pairs = [(row, labels.owners.index(label)) for row, label in enumerate(truth)]
+        values, ends = _read_pairs(model, prompts, labels, pairs)
+        return values[:, None], ends
     longest = max(map(len, prompts)) + max(labels.trie.depths)
     if tree_is_exact(model, longest):
-        with _seen_by_output(model) as seen:
+        seen: list[torch.Tensor] = []
+        output: Any = model.network.get_output_embeddings()
+        with output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
             logits = batch_logits(model, prompts, labels)
-        sequences = sequence_scores(WholeLogits(logits), labels)
+        sequences = sequence_scores(NodeLogits(logits), labels)
         ends = seen[0][:, -len(nodes_to_read(labels))]
     else:
         n = len(labels.sequences)
@@ -126,25 +48,14 @@ def read_answers(
         values, all_ends = _read_pairs(model, prompts, labels, pairs)
         sequences, ends = values.reshape(-1, n), all_ends[::n]
     owners = torch.tensor(labels.owners, device=sequences.device)
-    columns = [
-        sequences[:, owners == label].logsumexp(1)
-        for label in range(len(labels.labels))
-    ]
-    return torch.stack(columns, dim=1), ends
+    own = [sequences[:, owners == at].logsumexp(1) for at in range(len(labels.labels))]
+    return torch.stack(own, dim=1), ends
 
 
 def prompt_ends(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
     """The hidden state that answers start from, without reading any answer."""
     places = torch.tensor([[len(ids) - 1] for ids in prompts])
     return _read_places(model, prompts, places)[1][:, 0]
-
-
-def _check(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
-) -> None:
-    if not len(prompts):
-        raise ValueError("prompts must hold at least one prompt; there is none.")
-    check_lengths(model, prompts, labels)
 
 
 def _read_pairs(
@@ -190,27 +101,20 @@ def _read_places(
     config = model.network.config.get_text_config()
     if len(rows) > 1 and rope_changes(config, max(map(len, rows))):
         # A longer neighbour would change a row's positions.
-        single = [
-            _read_places(model, rows[at : at + 1], places[at : at + 1])
-            for at in range(len(rows))
-        ]
-        return torch.cat([one[0] for one in single]), torch.cat([o[1] for o in single])
+        pairs = zip(rows, places, strict=True)
+        single = [_read_places(model, [row], at[None]) for row, at in pairs]
+        logits, hidden = zip(*single, strict=True)
+        return torch.cat(logits), torch.cat(hidden)
     ids = pad_sequence([torch.tensor(row) for row in rows], True, model.pad_id)
     every = torch.arange(len(rows))[:, None]
 
+    seen: list[torch.Tensor] = []
+
     def pick(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][every, places], *inputs[1:])
+        seen.append(inputs[0][every, places])
+        return (seen[0], *inputs[1:])
 
     output: Any = model.network.get_output_embeddings()
-    with output.register_forward_pre_hook(pick), _seen_by_output(model) as seen:
+    with output.register_forward_pre_hook(pick):
         found = model.network(input_ids=ids.to(model.device), use_cache=False)
     return found.logits.float(), seen[0]
-
-
-@contextmanager
-def _seen_by_output(model: LanguageModel) -> Iterator[list[torch.Tensor]]:
-    """Collect what the output embedding is given, one tensor a forward pass."""
-    seen: list[torch.Tensor] = []
-    output: Any = model.network.get_output_embeddings()
-    with output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
-        yield seen

@@ -1,48 +1,40 @@
-"""What training minimises: losses of label log-probabilities.
+"""What training minimises: losses of label log-probabilities, and a confidence head.
 
-A loss takes the raw log-probabilities of the labels and the distribution that they
-should have, both of shape (n, K), and gives one number a row. Raw log-probabilities are
-those of the whole vocabulary: raising a label's takes probability from all other
-answers, so that what falls on no label is pushed down, too.
+A loss takes the raw log-probabilities of the labels and their target distribution,
+both of shape (n, K), and gives one number a row. Raw log-probabilities are those of the
+whole vocabulary: raising a label's takes probability from all other answers.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
+from pydantic import Field, create_model
+from torch import nn
 
-from ..checks import (
-    check_between,
-    check_count,
-    check_distributions,
-    check_not_negative,
-    check_table,
-    in_order_of,
-)
+from ..calibration.files import NotNegative, Positive, Stored
+from ..checks import check_between, check_distributions, check_table, in_order_of
+from ..models import LanguageModel, check_logprobs
 from ..sampling import INVALID
+from ..tree import batches
+from .label_scores import prompt_ends
+
+Whole = Annotated[int, Field(ge=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Loss(Protocol):
-    """What :func:`finetune` asks of a loss, beside being a dataclass.
+class Checked:
+    """A dataclass whose values must be of the kinds that its annotations say."""
 
-    Attributes
-    ----------
-    truth_suffices : bool
-        Whether, for targets that are all on one label, the loss depends on nothing
-        but that label's log-probability.
-    """
-
-    truth_suffices: ClassVar[bool]
-
-    def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of each row."""
-        ...
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self), include_extras=True)
+        named: Any = {name: (kinds[name], ...) for name in vars(self)}
+        create_model("Values", __base__=Stored, **named).read(vars(self))
 
 
 @dataclass(frozen=True)
@@ -64,8 +56,8 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class LabelSmoothing:
-    """Cross-entropy with a part of each target spread over all labels alike.
+class LabelSmoothing(Checked):
+    """Cross-entropy with a part of each target spread evenly over all labels.
 
     Parameters
     ----------
@@ -84,11 +76,8 @@ class LabelSmoothing:
     tensor([0.8664])
     """
 
-    amount: float
+    amount: Part
     truth_suffices: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_not_negative("amount", self.amount, below=1)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
@@ -97,10 +86,8 @@ class LabelSmoothing:
 
 
 @dataclass(frozen=True)
-class Focal:
-    """Cross-entropy that cares less for what is nearly certain already.
-
-    The term −log p of each label is weighed by (1 − p)^gamma.
+class Focal(Checked):
+    """Focal loss: the term −log p of each label is weighted by (1 − p)^gamma.
 
     Parameters
     ----------
@@ -118,29 +105,25 @@ class Focal:
     tensor([0.3466])
     """
 
-    gamma: float
+    gamma: NotNegative
     truth_suffices: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_not_negative("gamma", self.gamma)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
-        # Rounding may put a probability of one a little above it; and the gradient of
-        # a fractional power has no value at 0.
+        # Rounding may lift a probability above one, and at 0 the gradient of a
+        # fractional power is infinite.
         rest = (-torch.expm1(raw)).clamp(min=torch.finfo(raw.dtype).tiny)
         return -(target * rest**self.gamma * raw).sum(1)
 
 
 @dataclass(frozen=True)
-class BrierPenalty:
+class BrierPenalty(Checked):
     """Cross-entropy plus the Brier score of the normalised distribution.
 
     Parameters
     ----------
     weight : float
-        What the Brier score, the sum over the labels of squared differences, is
-        multiplied by; 0 or more.
+        Factor of the Brier score (a sum over the labels); 0 or more.
 
     Examples
     --------
@@ -149,11 +132,8 @@ class BrierPenalty:
     tensor([1.6931])
     """
 
-    weight: float
+    weight: NotNegative
     truth_suffices: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_not_negative("weight", self.weight)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
@@ -162,28 +142,22 @@ class BrierPenalty:
 
 
 @dataclass(frozen=True)
-class SoftCalibration:
+class SoftCalibration(Checked):
     """Cross-entropy plus a calibration error whose bins have soft edges.
 
-    The second term is one number a batch and is added to each of its rows: it needs
-    batches that are large beside the number of bins.
+    The second term is one number a batch, added to each of its rows: the root of the
+    mean squared gap, bin by bin, between the confidence and the target's probability of
+    that label. Batches should be large compared with the number of bins.
 
     Parameters
     ----------
     weight : float
-        What the calibration error is multiplied by; 0 or more.
+        Factor of the calibration error; 0 or more.
     n_bins : int, default=15
         Bins of equal width on [0, 1].
     temperature : float, default=0.01
-        How soft their edges are: a confidence c belongs to a bin with middle m in
-        proportion to exp(−(c − m)² / temperature). Towards 0 the bins become hard.
-
-    Notes
-    -----
-    Confidence is the largest probability of the normalised distribution, and being
-    right the target's probability of that label. The error is the root of the mean
-    squared gap between the two, bin by bin. Whether a prediction is right is taken as
-    given; gradients flow through the confidence alone.
+        Softness: a confidence c belongs to a bin with middle m in proportion to
+        exp(−(c − m)² / temperature).
 
     References
     ----------
@@ -196,15 +170,10 @@ class SoftCalibration:
     tensor([0.5377])
     """
 
-    weight: float
-    n_bins: int = 15
-    temperature: float = 0.01
+    weight: NotNegative
+    n_bins: Whole = 15
+    temperature: Positive = 0.01
     truth_suffices: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_not_negative("weight", self.weight)
-        check_count("n_bins", self.n_bins)
-        check_between("temperature", self.temperature, 0, math.inf)
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of each row, shape (n,)."""
@@ -214,20 +183,7 @@ class SoftCalibration:
     def calibration_error(
         self, raw: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        """The calibration error of a batch, without its weight.
-
-        Parameters
-        ----------
-        raw : torch.Tensor of shape (n, K)
-            Raw log-probabilities.
-        target : torch.Tensor of shape (n, K)
-            Target distributions.
-
-        Returns
-        -------
-        torch.Tensor
-            A number in [0, 1].
-        """
+        """The calibration error of a batch, a number in [0, 1], without its weight."""
         confidence, prediction = raw.softmax(1).max(1)
         right = target.gather(1, prediction[:, None])[:, 0]
         middles = (torch.arange(self.n_bins).to(confidence) + 0.5) / self.n_bins
@@ -237,7 +193,7 @@ class SoftCalibration:
         total = (share * (right - confidence)[:, None]).sum(0)
         held = share.sum(0).clamp(min=torch.finfo(share.dtype).tiny)
         squared = (total.square() / held).sum() / len(raw)
-        # At 0 the root has no gradient, and nothing is left to gain.
+        # The root has no gradient at 0.
         return torch.where(squared > 0, squared.clamp(min=1e-24).sqrt(), 0 * squared)
 
 
@@ -257,17 +213,12 @@ def agreement_targets(
         What :func:`helpers.sampling.sample_votes` gives for the same texts. Invalid
         answers do not count; a text without a valid one keeps its label.
     strength : float
-        0 keeps the labels, 1 puts the shares of the votes in their place.
+        0 keeps the labels, 1 replaces them by the shares of the votes.
 
     Returns
     -------
     numpy.ndarray of shape (n, K)
         Rows sum to one.
-
-    Raises
-    ------
-    ValueError
-        Shapes differ, a count is negative, or strength lies outside [0, 1].
 
     Examples
     --------
@@ -290,3 +241,76 @@ def agreement_targets(
     valid = counts.sum(1, keepdims=True)
     shares = np.where(valid > 0, counts / np.maximum(valid, 1), truth)
     return (1 - strength) * truth + strength * shares
+
+
+@dataclass(frozen=True)
+class ConfidenceHead(Checked):
+    """A second output: how likely the model's own prediction is right.
+
+    It maps the hidden state at the end of a prompt to a confidence, and is trained
+    together with the adapter: to the loss of a text is added ``weight`` times the log
+    loss of the head, whose target is whether the prediction, at that step, is right.
+
+    Parameters
+    ----------
+    hidden : int, optional
+        Units of a hidden layer; without it, the map is linear.
+    weight : float, default=1.0
+        Factor of the head's loss.
+    learning_rate : float, default=0.001
+        The highest one of the schedule, for the head alone.
+
+    References
+    ----------
+    Kadavath et al., Language models (mostly) know what they know, 2022.
+
+    Corbière et al., Addressing failure prediction by learning model confidence,
+    NeurIPS 2019.
+
+    Examples
+    --------
+    >>> ConfidenceHead(hidden=16)
+    ConfidenceHead(hidden=16, weight=1.0, learning_rate=0.001)
+    """
+
+    hidden: Whole | None = None
+    weight: Positive = 1.0
+    learning_rate: Positive = 1e-3
+
+    def build(self, model: LanguageModel, *, seed: int = 0) -> nn.Sequential:
+        """A fresh head for a model's hidden states; all its log-odds are 0."""
+        embedding: Any = model.network.get_output_embeddings()
+        width = embedding.weight.shape[1]
+        last = nn.utils.skip_init(nn.Linear, self.hidden or width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        if self.hidden is None:
+            return nn.Sequential(last).to(model.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inner = nn.Linear(width, self.hidden)
+        return nn.Sequential(inner, nn.GELU(), last).to(model.device)
+
+
+def head_loss(
+    head: nn.Module, ends: torch.Tensor, raw: torch.Tensor, truth: torch.Tensor
+) -> torch.Tensor:
+    """Log loss in nats, row by row, of a head against whether predictions are right."""
+    odds = head(ends.float())[:, 0]
+    right = (raw.detach().argmax(1) == truth).to(odds)
+    return nn.BCEWithLogitsLoss(reduction="none")(odds, right)
+
+
+@torch.inference_mode()
+def head_confidence(
+    head: nn.Module, model: LanguageModel, prompts: list[list[int]], token_budget: int
+) -> np.ndarray:
+    """The head's probability, for each prompt, that the model's answer is right."""
+    found = np.empty(len(prompts))
+    widths = [len(ids) for ids in prompts]
+    for rows in batches(widths, token_budget, len(prompts)) if prompts else ():
+        ends = prompt_ends(model, [prompts[row] for row in rows])
+        odds = head(ends.float()).double().cpu()
+        check_logprobs(model, odds.numpy(), rows)
+        found[rows] = odds[:, 0].sigmoid().numpy()
+    return found

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike
 
+from ..checks import check_count, check_distributions, check_truth
 from ..classifier import LLMClassifier
-from ..fetch import cache_dir
-from .head import ConfidenceHead
-from .losses import Loss
-from .result import FineTuned, finetuned, load_finetuned, write_result
-from .settings import TrainingSettings
-from .store import Store
-from .task import make_task
-from .training import Trainer, trainable_copy
+from ..files import cache_dir
+from ..prompted import check_texts
+from ..scoring import check_lengths
+from .store import (
+    CHECKPOINT,
+    FineTuned,
+    is_finished,
+    load_finetuned,
+    prompt_hash,
+    write_result,
+)
+from .training import Task, Trainer, TrainingSettings, plain_hash
 
 
 def finetune(
@@ -25,21 +33,15 @@ def finetune(
     y: ArrayLike,
     *,
     validation: tuple[Iterable[str], ArrayLike],
-    loss: Loss | None = None,
+    sample_targets: ArrayLike | None = None,
     settings: TrainingSettings | None = None,
     folder: str | Path | None = None,
-    resume: bool = True,
-    sample_targets: ArrayLike | None = None,
-    head: ConfidenceHead | None = None,
-    progress: bool = True,
     on_evaluation: Callable[[dict[str, float]], None] | None = None,
 ) -> FineTuned:
     """Train a low-rank adapter on what a classifier asks its model.
 
-    The prompt, the examples and the label tokens are those of the classifier, so that
-    the base and the tuned model are asked the same way. The base stays as it is; the
-    tuned model shares its memory. From the held-out texts come the numbers by which
-    the best weights are chosen, so texts of their own are needed to measure anything.
+    The base model stays unchanged; the tuned one shares its memory. The best weights
+    are chosen on the held-out texts, so measure on others.
 
     Parameters
     ----------
@@ -51,23 +53,15 @@ def finetune(
         Their labels.
     validation : tuple of (iterable of str, array-like of str)
         Held-out texts and their labels; none may be among X.
-    loss : Loss, optional
-        What is minimised; without it, :class:`CrossEntropy`.
-    settings : TrainingSettings, optional
-        How; without it, the defaults.
-    folder : str or pathlib.Path, optional
-        Where to keep checkpoints and the result. Without it, a folder of the user's
-        cache, named by a hash of all that the result depends on.
-    resume : bool, default=True
-        Whether to go on from a checkpoint, or just load the result, where the folder
-        has one of this very training. Without it, it starts anew.
     sample_targets : array-like of shape (n_texts, n_labels), optional
         Distributions to learn instead of the bare labels, columns in the order of
         ``classes_``: see :func:`agreement_targets`.
-    head : ConfidenceHead, optional
-        A second output to train along.
-    progress : bool, default=True
-        Whether a training of more than a few seconds shows a bar.
+    settings : TrainingSettings, optional
+        What is minimised, and how; without it, the defaults.
+    folder : str or pathlib.Path, optional
+        Where to keep checkpoints and the result; without it, a folder of the user's
+        cache, named by a hash of all that the result depends on. An interrupted
+        training goes on there, and a finished one is loaded.
     on_evaluation : callable, optional
         Called after each evaluation with its row of the history.
 
@@ -77,56 +71,158 @@ def finetune(
 
     Raises
     ------
-    ValueError
-        Data or settings break a rule, the folder holds something else, or the model
-        has an adapter already.
     FloatingPointError
         The loss is no longer a number: the learning rate is too high.
 
     Notes
     -----
-    On a processor, the same data, settings and library versions give the same
-    weights, whether or not the training was interrupted. The adapter with the best
-    held-out measure is the result, be it the untrained one of step 0.
+    On a processor, the same data, settings and library versions give the same weights,
+    interrupted or not. The adapter with the best held-out measure is the result, even
+    if that is the untrained one of step 0.
 
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
+    >>> from helpers.finetune import Lora
     >>> classifier = LLMClassifier(
     ...     labels=["positive", "negative"], prompt="Review: {text}\\nSentiment:"
     ... )
     >>> X, y = ["A joy.", "A bore."], ["positive", "negative"]
+    >>> settings = TrainingSettings(Lora(layers=1), epochs=1)
     >>> with TemporaryDirectory() as folder:
     ...     tuned = finetune(
     ...         classifier, X, y, validation=(["Fun!", "Dull."], y), folder=folder,
-    ...         settings=TrainingSettings(epochs=1, layers=1),
+    ...         settings=settings,
     ...     )
     >>> tuned.history["step"].tolist(), tuned.n_trainable
     ([0, 1], 162816)
     """
-    task = make_task(
-        classifier,
-        X,
-        y,
-        validation=validation,
-        loss=loss,
-        settings=settings,
-        sample_targets=sample_targets,
-        head=head,
-    )
-    if folder is None:
-        folder = cache_dir() / "adapters" / task.digest[:16]
-    place = Path(folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    task = make_task(classifier, X, y, validation, sample_targets, settings)
+    parts = task.parts()
+    place = Path(folder or cache_dir() / "adapters" / plain_hash(parts)[:16])
+    place.mkdir(parents=True, exist_ok=True)
     # Whoever asks for the same training at the same time waits for its result.
     with FileLock(place.with_name(place.name + ".lock")):
-        store = Store(place, task.parts, resume=resume)
-        if store.finished:
-            return load_finetuned(place, classifier)
-        model = trainable_copy(task)
-        trainer = Trainer(
-            task, model, store, progress=progress, on_evaluation=on_evaluation
+        if not is_finished(place, parts):
+            trainer = Trainer(task, place / CHECKPOINT, on_evaluation)
+            trainer.run()
+            write_result(trainer, task.model, classifier.render("{text}"))
+            del trainer  # its network is read again
+        return load_finetuned(place, classifier)
+
+
+def finetune_ensemble(
+    classifier: LLMClassifier,
+    X: Sequence[str],
+    y: ArrayLike,
+    *,
+    validation: tuple[Iterable[str], ArrayLike],
+    seeds: Sequence[int],
+    settings: TrainingSettings | None = None,
+    folder: str | Path | None = None,
+    **options: Any,
+) -> list[FineTuned]:
+    """Train one adapter for each of several seeds.
+
+    Members differ in their first weights, in the order of texts and in dropout. All
+    share the base's memory.
+
+    Parameters
+    ----------
+    classifier, X, y, validation, settings, **options
+        As of :func:`finetune`; the settings' own seed does not count.
+    seeds : sequence of int
+        One a member, all different.
+    folder : str or pathlib.Path, optional
+        Where a folder ``seed-…`` for each member goes; without it, the user's cache.
+
+    Returns
+    -------
+    list of FineTuned
+        In the order of the seeds.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel and Blundell, Simple and scalable predictive uncertainty
+    estimation using deep ensembles, NeurIPS 2017.
+    """
+    chosen = [check_count("seeds", seed, 0) for seed in seeds]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"seeds must be one or more, none twice, not {chosen!r}.")
+    found = []
+    for seed in chosen:
+        options["settings"] = replace(settings or TrainingSettings(), seed=seed)
+        options["folder"] = Path(folder) / f"seed-{seed}" if folder else None
+        found.append(finetune(classifier, X, y, validation=validation, **options))
+    return found
+
+
+def members(ensemble: Sequence[FineTuned], X: Iterable[str]) -> np.ndarray:
+    """Label probabilities by each member, for :func:`helpers.uncertainty.combine`.
+
+    Parameters
+    ----------
+    ensemble : sequence of FineTuned
+        At least one.
+    X : iterable of str
+        Texts.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_members, n_texts, n_labels)
+    """
+    if not ensemble:
+        raise ValueError("ensemble must have at least one member; there is none.")
+    texts = check_texts(X)
+    return np.stack([member.classifier.predict_proba(texts) for member in ensemble])
+
+
+def make_task(
+    classifier: LLMClassifier,
+    X: Iterable[str],
+    y: ArrayLike,
+    validation: tuple[Iterable[str], ArrayLike],
+    sample_targets: ArrayLike | None = None,
+    settings: TrainingSettings | None = None,
+) -> Task:
+    """Check the data of a training and write them as tokens."""
+    settings = settings or TrainingSettings()
+    texts, held_out = check_texts(X), check_texts(validation[0], "validation")
+    for name, found in (("X", texts), ("validation", held_out)):
+        if not found:
+            raise ValueError(f"{name} must hold at least one text; there is none.")
+    known, *others = (
+        [" ".join(text.casefold().split()) for text in part]
+        for part in (texts, held_out)
+    )
+    if twice := set(known).intersection(*others):
+        raise ValueError(
+            f"validation must hold other texts than X; {twice.pop()[:60]!r} is in both."
         )
-        trainer.run()
-        history = write_result(task, trainer, store)
-        return finetuned(classifier, model, history, place, trainer.head)
+    model, labels, prompts, _ = classifier.inputs(texts)
+    check_lengths(model, prompts, labels)
+    names = list(labels.labels)
+    truth = check_truth(y, names, texts, X, name="y")
+    targets = onehot = np.eye(len(names))[truth]
+    if sample_targets is not None:
+        targets, _ = check_distributions(sample_targets, "sample_targets", onehot, X, y)
+    if targets.shape != onehot.shape:
+        raise ValueError(
+            f"sample_targets must have the shape {onehot.shape}, a row a text and a "
+            f"column a label, not {targets.shape}."
+        )
+    held_out_truth = check_truth(
+        validation[1], names, held_out, validation[0], name="validation"
+    )
+    data = [texts, truth.tolist(), targets.tolist(), held_out, held_out_truth.tolist()]
+    return Task(
+        model=model,
+        labels=labels,
+        prompts=prompts,
+        truth=truth,
+        targets=targets,
+        held_out=classifier.inputs(held_out)[2],
+        held_out_truth=held_out_truth,
+        settings=settings,
+        hashes={"prompt": prompt_hash(classifier), "data": plain_hash(data)},
+    )

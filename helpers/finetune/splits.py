@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ..checks import as_array, check_count, check_table
+from ..checks import as_array, check_between, check_count, check_groups, check_table
+from ..prompted import check_texts
 
-PARTS = ("train", "calibration", "test")
+_PARTS = ("train", "calibration", "test")
+BLOCK = 1 << 22  # similarities at a time
 
 
 def joined_groups(groups: ArrayLike | pd.DataFrame) -> np.ndarray:
@@ -27,20 +32,14 @@ def joined_groups(groups: ArrayLike | pd.DataFrame) -> np.ndarray:
     ----------
     groups : array-like or pandas.DataFrame of shape (n,) or (n, n_columns)
         What each row belongs to, such as its family of texts and the entity it names.
-        Strings are compared without regard to case and to the amount of white space.
-        Missing values and empty strings join nothing; equal values in different
-        columns neither.
+        Case and the amount of white space do not matter. Missing values and empty
+        strings join nothing, and neither do equal values in different columns.
 
     Returns
     -------
     numpy.ndarray of int, of shape (n,)
         From 0 on, in the order in which the components first occur. They serve as
         ``groups`` in folds and bootstraps.
-
-    Raises
-    ------
-    ValueError
-        There are no rows, or more than two dimensions.
 
     Examples
     --------
@@ -52,19 +51,18 @@ def joined_groups(groups: ArrayLike | pd.DataFrame) -> np.ndarray:
     """
     columns = _columns(groups, "groups")
     n = len(columns[0])
-    rows, values, n_values = [], [], 0
+    # The nodes of the graph are the rows, then the values of one column after another.
+    rows, values, size = [], [], n
     for column in columns:
-        codes = pd.factorize(np.array([_plain(v) for v in column], dtype=object))[0]
+        plain = np.array([_plain(value) for value in column], dtype=object)
+        codes = pd.factorize(plain)[0]
         known = np.flatnonzero(codes >= 0)
         rows.append(known)
-        values.append(n + n_values + codes[known])
-        n_values += len(known)
-    # Rows and values are the two kinds of nodes.
-    size = n + n_values
+        values.append(size + codes[known])
+        size += len(known)
     joins = (np.concatenate(rows), np.concatenate(values))
     graph = coo_array((np.ones(len(joins[0]), dtype=np.int8), joins), (size, size))
-    found = connected_components(graph, directed=False)[1][:n]
-    return pd.factorize(found)[0]
+    return pd.factorize(connected_components(graph, directed=False)[1][:n])[0]
 
 
 def grouped_split(
@@ -84,8 +82,8 @@ def grouped_split(
     shares : sequence of float, default=(0.6, 0.2, 0.2)
         Shares of the rows for training, calibration and test; 0 leaves a part out.
     stratify : array-like or pandas.DataFrame of shape (n,) or (n, n_columns), optional
-        What is to be as frequent in each part, such as labels: each combination of
-        values is one stratum.
+        What should be equally frequent in all parts, such as labels: each combination
+        of values is one stratum.
     seed : int, default=0
         Seed of the order among components of one size.
 
@@ -97,15 +95,14 @@ def grouped_split(
     Raises
     ------
     ValueError
-        Three shares that sum to one are not given, strata are not one for each row, a
-        component has more rows than the largest part is to have, or there are too few
-        components to fill all parts.
+        A component has more rows than the largest part should have, or there are too
+        few components to fill all parts.
 
     Notes
     -----
     The components are taken by size, the largest first, and each goes to the part
     where it makes the chi-squared distance between the numbers of rows wanted and
-    given, in all and in each stratum, least. Shares are met as well as sizes allow.
+    given, overall and in each stratum, least.
 
     Examples
     --------
@@ -117,69 +114,112 @@ def grouped_split(
     wanted = _check_shares(shares)
     check_count("seed", seed, 0)
     joined = joined_groups(groups)
-    n = len(joined)
-    strata = _strata(stratify, groups)
-    n_components = int(joined.max()) + 1
-    _check_components(joined, groups, wanted)
-    n_strata = int(strata.max()) + 1
-    cells = np.bincount(joined * n_strata + strata, minlength=n_components * n_strata)
-    by_stratum = cells.reshape(n_components, n_strata)
-    # Rows of each component in all, and in each stratum.
+    strata: np.ndarray = np.zeros(len(joined))
+    if stratify is not None:
+        table = pd.DataFrame(dict(enumerate(_columns(stratify, "stratify", groups))))
+        by = table.groupby(list(table.columns), dropna=False, sort=False)
+        strata = by.ngroup().to_numpy()
+    by_stratum = pd.crosstab(joined, strata).to_numpy()
+    # Rows of each component overall, and in each stratum.
     counts = np.column_stack([by_stratum.sum(axis=1), by_stratum])
     targets = wanted[:, None] * counts.sum(axis=0)
-    mixed = np.random.default_rng(seed).permutation(n_components)
+    largest, most = counts[:, 0].argmax(), math.ceil(targets[:, 0].max())
+    if counts[largest, 0] > most:
+        raise ValueError(
+            f"groups must not join more rows than the largest part should have, {most} "
+            f"of {len(joined)}; those joined to row {np.argmax(joined == largest)} are "
+            f"{counts[largest, 0]}."
+        )
+    mixed = np.random.default_rng(seed).permutation(len(counts))
     order = mixed[np.argsort(-counts[mixed, 0], kind="stable")]
     given = np.zeros(targets.shape)
     open_parts = np.flatnonzero(wanted > 0)
-    part_of = np.empty(n_components, dtype=np.intp)
+    part_of = np.empty(len(counts), dtype=np.intp)
     for component in order:
-        more = counts[component]
-        target = targets[open_parts]
+        more, target = counts[component], targets[open_parts]
         before = given[open_parts] - target
         growth = (((before + more) ** 2 - before**2) / target).sum(axis=1)
-        chosen = open_parts[growth.argmin()]
-        part_of[component] = chosen
+        part_of[component] = chosen = open_parts[growth.argmin()]
         given[chosen] += more
-    empty = [PARTS[at] for at in open_parts if not given[at, 0]]
+    empty = [_PARTS[at] for at in open_parts if not given[at, 0]]
     if empty:
         raise ValueError(
-            f"groups must fill every part; {n_components} components of at most "
-            f"{int(counts[:, 0].max())} of {n} rows leave {empty[0]!r} empty."
+            f"groups must fill every part; {len(counts)} components of at most "
+            f"{counts[:, 0].max()} of {len(joined)} rows leave {empty[0]!r} empty."
         )
-    return np.array(PARTS)[part_of[joined]]
+    return np.array(_PARTS)[part_of[joined]]
+
+
+def near_duplicates(
+    texts: Iterable[str], *, groups: Any = None, threshold: float = 0.6
+) -> pd.DataFrame:
+    """Pairs of texts that are the same, or nearly.
+
+    Similarity is the cosine of TF-IDF weighted counts of character 3- to 5-grams within
+    words, regardless of case, accents, punctuation and white space.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        The texts.
+    groups : array-like of shape (n,), optional
+        What each text belongs to, such as a family, or the part of a split: only pairs
+        of different groups are given.
+    threshold : float, default=0.6
+        The least similarity of a pair, above 0 and at most 1.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a pair, the most similar first: ``row_a`` and ``row_b``, their places
+        among the texts, the first before the second; ``similarity``, 1 for texts of
+        the same words; ``text_a`` and ``text_b``.
+
+    Notes
+    -----
+    What many texts have in common weighs little, so a similarity depends on the other
+    texts. The order of words does not matter, and paraphrases are not found. Time grows
+    with the square of the number of texts, memory does not.
+
+    Examples
+    --------
+    >>> found = near_duplicates(["A joy to watch!", "a joy to  watch", "A bore."])
+    >>> found[["row_a", "row_b", "similarity"]].values.tolist()
+    [[0.0, 1.0, 1.0]]
+    """
+    check_between("threshold", threshold, 0, 1, closed=True)
+    if threshold == 0:
+        raise ValueError("threshold must be above 0; all pairs are at or above 0.")
+    given = check_texts(texts)
+    if not given:
+        raise ValueError("texts must hold at least one text; there is none.")
+    n = len(given)
+    codes = np.arange(n) if groups is None else check_groups(groups, given, texts)
+    pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), lowercase=False)
+    vectors = pieces.fit_transform([_normalised(text) for text in given]).tocsr()
+    height = max(1, BLOCK // n)
+    starts = range(0, n, height)
+    pairs = pd.concat([_pairs(vectors, at, height, threshold) for at in starts])
+    table = pairs[codes[pairs["row_a"]] != codes[pairs["row_b"]]].sort_values(
+        ["similarity", "row_a", "row_b"],
+        ascending=[False, True, True],
+        ignore_index=True,
+    )
+    for side in "ab":
+        shown = [given[row] for row in table[f"row_{side}"]]
+        table[f"text_{side}"] = pd.Series(shown, dtype=object)
+    return table
 
 
 def _check_shares(shares: Any) -> np.ndarray:
     values = np.asarray(shares)
-    good = values.shape == (len(PARTS),) and values.dtype.kind in "if"
+    good = values.shape == (len(_PARTS),) and values.dtype.kind in "if"
     if not good or not (values >= 0).all() or not math.isclose(values.sum(), 1):
         raise ValueError(
-            f"shares must be one number of 0 or more for each of {', '.join(PARTS)}, "
+            f"shares must be one number of 0 or more for each of {', '.join(_PARTS)}, "
             f"and sum to 1; not {shares!r}."
         )
     return values.astype(float)
-
-
-def _check_components(joined: np.ndarray, groups: Any, wanted: np.ndarray) -> None:
-    sizes = np.bincount(joined)
-    most = math.ceil(wanted.max() * len(joined))
-    if sizes.max() <= most:
-        return
-    first = int(np.flatnonzero(joined == sizes.argmax())[0])
-    values = [column[first] for column in _columns(groups, "groups")]
-    raise ValueError(
-        f"groups must not join more rows than the largest part is to have, {most} of "
-        f"{len(joined)}; those joined to row {first}, {values!r}, are {sizes.max()}."
-    )
-
-
-def _strata(stratify: Any, groups: Any) -> np.ndarray:
-    if stratify is None:
-        return np.zeros(len(groups), dtype=np.intp)
-    columns = _columns(stratify, "stratify", groups)
-    table = pd.DataFrame(dict(enumerate(columns)))
-    by = list(table.columns)
-    return table.groupby(by, dropna=False, sort=False).ngroup().to_numpy()
 
 
 def _columns(values: Any, name: str, *rows: Any) -> list[np.ndarray]:
@@ -200,3 +240,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return " ".join(value.casefold().split()) or None
     return None if pd.isna(value) else value
+
+
+def _normalised(text: str) -> str:
+    """Words in lower case, without accents; the text itself where it has no words."""
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(part for part in parts if not unicodedata.combining(part))
+    words = re.findall(r"[^\W_]+", re.sub("['’]", "", plain))
+    return " ".join(words or text.split())
+
+
+def _pairs(vectors: Any, start: int, height: int, threshold: float) -> pd.DataFrame:
+    """Pairs of a block of rows with all rows below, at or above the threshold."""
+    block = vectors[start : start + height]
+    cosines = (vectors[start:] @ block.T.tocsr()).tocoo()
+    # Equal texts are to be 1 in spite of rounding.
+    values = np.minimum(np.round(cosines.data, 12), 1.0)
+    kept = (cosines.row > cosines.col) & (values >= threshold)
+    return pd.DataFrame(
+        {
+            "row_a": start + cosines.col[kept],
+            "row_b": start + cosines.row[kept],
+            "similarity": values[kept],
+        }
+    )

@@ -1,341 +1,438 @@
-"""The training itself: batches, steps, evaluations on held-out texts."""
+"""The training itself: settings, data as tokens, steps, and held-out evaluations."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from peft import prepare_model_for_kbit_training
+from pydantic import AfterValidator, Field
 from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedModel, get_scheduler
 
-from ..adapters import (
-    adapter_parameters,
-    adapter_weights,
-    add_lora,
-    set_adapter_weights,
-    twin,
-)
+from .. import tree
+from ..adapters import adapter_parameters, add_lora, copy_sharing_weights
+from ..calibration.files import Count, NotNegative, Positive
 from ..checkpoints import load_checkpoint
 from ..int8 import is_int8
-from ..metrics import (
-    Binning,
-    brier_score,
-    expected_calibration_error,
-    log_loss,
-    top_label,
-)
+from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
 from ..models import LanguageModel, check_logprobs
 from ..progress import progress_bar
 from ..scoring import label_logprobs, tree_is_exact
-from ..tree import (
-    LOGIT_BUDGET,
-    batches,
-    forget_prefix,
-    nodes_to_read,
-    positions_in_batch,
-)
-from .head import head_loss
-from .label_scores import read_answers, true_label_logprobs_with_gradient
-from .store import Store
-from .task import Task, plan_batches
-from .trunk import Read, read_once
+from ..verbalizer import LabelTokens
+from .label_scores import label_scores
+from .losses import Checked, ConfidenceHead, CrossEntropy, Part, Whole, head_loss
+from .trunk import Read, cache_frozen_layers
 
-N_BINS = 20
-_SHOWN = ("accuracy", "log_loss", "ece")  # beside the progress bar
-_HEAD = "head."
+_Name = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Lora(Checked):
+    """A low-rank adapter: its size and its place.
+
+    Parameters
+    ----------
+    rank : int, default=16
+        Rank of the adapter.
+    alpha : float, optional
+        The adapter is scaled by alpha / rank; without it, alpha is twice the rank.
+    dropout : float, default=0.05
+        Dropout on the adapter's inputs in training, in [0, 1).
+    target_modules : tuple of str or "all-linear", default="all-linear"
+        All linear maps but the output embedding, or those whose names end so, as in
+        ``("q_proj", "v_proj")``.
+    layers : int, optional
+        Only the last so many decoder layers. In float32 without ``checkpointing`` those
+        below are then run once for each text where that is exact (up to 2 GB).
+
+    Examples
+    --------
+    >>> Lora(rank=8, layers=6).target_modules
+    'all-linear'
+    """
+
+    rank: Whole = 16
+    alpha: Positive | None = None
+    dropout: Part = 0.05
+    target_modules: (
+        Annotated[tuple[_Name, ...], Field(min_length=1)] | Literal["all-linear"]
+    ) = "all-linear"
+    layers: Whole | None = None
+
+
+def _is_loss(value: Any) -> Any:
+    if is_dataclass(value) and callable(value) and hasattr(value, "truth_suffices"):
+        return value
+    raise ValueError("it must be a dataclass such as CrossEntropy()")
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Checked):
+    """Everything about a training but its data and its model.
+
+    Parameters
+    ----------
+    lora : Lora, default=Lora()
+        The adapter.
+    loss : CrossEntropy or another loss, default=CrossEntropy()
+        A dataclass that is called with raw log-probabilities and target distributions
+        and gives one number a row. Its ``truth_suffices`` says whether, for targets on
+        one label, that label's log-probability alone is enough.
+    head : ConfidenceHead, optional
+        A second output to train along.
+    learning_rate : float, default=0.0005
+        The highest one of the schedule.
+    epochs : int, default=3
+        How often each text is seen.
+    token_budget : int, default=512
+        The most positions in one batch, which is one step of the optimiser.
+    warmup : float, default=0.1
+        Share of the steps in which the learning rate rises from 0, in [0, 1).
+    schedule : {"cosine", "linear", "constant"}, default="cosine"
+        How it falls afterwards.
+    weight_decay, max_grad_norm : float, default=0.0 and 1.0
+        Decay of the adapter's weights; longer gradients are scaled down.
+    evaluate_every : int, optional
+        Steps between evaluations on held-out texts; without it, a third of an epoch.
+    patience : int, optional
+        Stop after so many evaluations without a gain; without it, never.
+    monitor : {"log_loss", "brier", "ece"}, default="log_loss"
+        The held-out measure that chooses the best weights; lower is better.
+    precision : {"float32", "bfloat16"}, default="float32"
+        Precision of matrix products. The adapter's own weights are always float32.
+    checkpointing : bool, default=False
+        Compute activations twice instead of keeping them: less memory, more time.
+    seed : int, default=0
+        Seed of the adapter's first weights, the order of texts and dropout.
+
+    Examples
+    --------
+    >>> TrainingSettings(Lora(rank=8, layers=6), epochs=2).learning_rate
+    0.0005
+    """
+
+    lora: Lora = field(default_factory=Lora)
+    loss: Annotated[Any, AfterValidator(_is_loss)] = field(default_factory=CrossEntropy)
+    head: ConfidenceHead | None = None
+    learning_rate: Positive = 5e-4
+    epochs: Whole = 3
+    token_budget: Whole = 512
+    warmup: Part = 0.1
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    evaluate_every: Whole | None = None
+    patience: Whole | None = None
+    monitor: Literal["log_loss", "brier", "ece"] = "log_loss"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    seed: Count = 0
+
+    def plain(self) -> dict[str, Any]:
+        """All but the loss and the head, as JSON has it."""
+        values = {k: v for k, v in vars(self).items() if k not in ("loss", "head")}
+        return asdict(values.pop("lora")) | values
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training, ready to be run: prompts as tokens, truth as positions of labels."""
+
+    model: LanguageModel
+    labels: LabelTokens
+    prompts: list[list[int]]
+    truth: np.ndarray
+    targets: np.ndarray
+    held_out: list[list[int]]
+    held_out_truth: np.ndarray
+    settings: TrainingSettings
+    hashes: dict[str, str]
+
+    def parts(self) -> dict[str, str]:
+        """All that the result depends on; kept trainings are found by it."""
+        return {
+            "model": self.model.fingerprint,
+            **self.hashes,
+            "loss": repr(self.settings.loss),
+            "settings": plain_hash(self.settings.plain()),
+            "head": repr(self.settings.head),
+        }
+
+    @property
+    def truth_suffices(self) -> bool:
+        """Whether reading each text's own label is enough, and less work."""
+        hard = bool((self.targets.max(axis=1) == 1).all())
+        single = len(self.labels.sequences) == len(self.labels.labels)
+        settings = self.settings
+        return settings.loss.truth_suffices and hard and single and not settings.head
+
+    def is_exact(self, prompts: list[list[int]]) -> bool:
+        """Whether all labels can be read in one pass behind the longest prompt."""
+        depth = max(self.labels.trie.depths)
+        return tree_is_exact(self.model, max(map(len, prompts)) + depth)
+
+    def widths(self) -> list[int]:
+        """Positions that each prompt takes in a batch, its labels included."""
+        lengths = np.array([len(ids) for ids in self.prompts])
+        depth = max(self.labels.trie.depths)
+        if self.truth_suffices:
+            return (lengths + depth).tolist()
+        if self.is_exact(self.prompts):
+            return (lengths + len(tree.nodes_to_read(self.labels)) - 1).tolist()
+        return ((lengths + depth) * len(self.labels.sequences)).tolist()
+
+
+def plain_hash(value: Any) -> str:
+    """A hash of plain data."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def plan_batches(
+    widths: list[int], settings: TrainingSettings
+) -> list[list[list[int]]]:
+    """Rows of each batch of each epoch, by its number and the seed alone."""
+    plan = []
+    for epoch in range(settings.epochs):
+        rng = np.random.default_rng([settings.seed, epoch])
+        order = np.argsort(widths * rng.uniform(0.9, 1.1, len(widths)))
+        found: list[list[int]] = [[]]
+        for row in order.tolist():
+            more = [*found[-1], row]
+            if len(more) * max(widths[at] for at in more) > settings.token_budget:
+                found.append([])
+            found[-1].append(row)
+        found = [batch for batch in found if batch]
+        plan.append([found[at] for at in rng.permutation(len(found))])
+    return plan
 
 
 def copy_of_base(base: LanguageModel) -> PreTrainedModel:
     """A network with the base's weights, to put an adapter on."""
     if is_int8(base.network):
         raise ValueError(
-            "classifier's model must be loaded without precision='int8': integers have "
-            "no gradient. What is trained can be loaded with it afterwards."
+            "classifier's model must be loaded without precision='int8', which has no "
+            "gradient. What is trained can be loaded with it afterwards."
         )
     if getattr(base.network, "hf_quantizer", None) is None:
-        return twin(base.network)
+        return copy_sharing_weights(base.network)
     if base.source is None:
         raise ValueError(
             "classifier's model must be loaded by LanguageModel.load where it is "
-            "quantised, so that it can be loaded a second time."
+            "quantised: it is loaded a second time."
         )
     return load_checkpoint(*base.source)[0]
 
 
-def trainable_copy(task: Task) -> LanguageModel:
-    """A model with the base's weights, frozen, and a fresh adapter."""
-    base, settings = task.model, task.settings
-    network = copy_of_base(base)
-    if getattr(network, "hf_quantizer", None) is not None:
-        network = prepare_model_for_kbit_training(
-            network, use_gradient_checkpointing=False
-        )
-    add_lora(
-        network,
-        rank=settings.rank,
-        alpha=settings.full_alpha,
-        dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        layers=settings.layers,
-        base=base.source[0] if base.source else None,
-        seed=settings.seed,
-    )
-    return LanguageModel(network, base.tokenizer, name=f"{base.name} in training")
-
-
 class Trainer:
-    """Runs a task on a model with an adapter, from its last checkpoint to its end."""
+    """Runs a task on a copy of its model, from its last checkpoint to its end."""
 
     def __init__(
         self,
         task: Task,
-        model: LanguageModel,
-        store: Store,
-        *,
-        progress: bool = True,
+        checkpoint: Path,
         on_evaluation: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
-        self.task, self.model, self.store = task, model, store
-        self.progress, self.on_evaluation = progress, on_evaluation
-        self.history: list[dict[str, float]] = []
-        settings = task.settings
-        self.head = task.head.build(model, seed=settings.seed) if task.head else None
-        # On the network as it is asked later, before dropout is on.
-        longest = max(map(len, task.prompts)) + max(task.labels.trie.depths)
-        tree_is_exact(model, longest)
+        self.parts, self.checkpoint = task.parts(), checkpoint
+        self.on_evaluation = on_evaluation
+        self.task = task = replace(task, model=_trainable(task))
+        self.settings = settings = task.settings
+        self.head: nn.Module | None = None
+        groups = [{"params": adapter_parameters(task.model.network)}]
+        if settings.head is not None:
+            self.head = settings.head.build(task.model, seed=settings.seed)
+            rate: Any = settings.head.learning_rate
+            groups.append({"params": list(self.head.parameters()), "lr": rate})
+        self.trained = [weight for group in groups for weight in group["params"]]
+        # Tried on the network as it is asked later, before dropout is on.
+        task.is_exact(task.prompts)
         plan = plan_batches(task.widths(), settings)
         self.plan = [batch for epoch in plan for batch in epoch]
-        self._read: Read = self._read_whole
-        self._read_held_out: Read | None = None
-        self._find_trunks()
         self.every = settings.evaluate_every or math.ceil(len(plan[0]) / 3)
-        groups: list[dict[str, Any]] = [{"params": adapter_parameters(model.network)}]
-        if self.head is not None and task.head is not None:
-            rate = task.head.learning_rate
-            groups.append({"params": list(self.head.parameters()), "lr": rate})
+        self.read: Read = self._read
+        self.read_held_out: Read | None = None
+        # Half precision would round otherwise, and checkpointing is to save memory.
+        if settings.precision == "float32" and not settings.checkpointing:
+            model, n = task.model, len(tree.nodes_to_read(task.labels))
+            if settings.epochs > 1:
+                cached = cache_frozen_layers(model, self._read, task.widths())
+                self.read = cached or self._read
+            if task.is_exact(task.held_out):
+                self._widths = [len(ids) + n - 1 for ids in task.held_out]
+                self.read_held_out = cache_frozen_layers(
+                    model, self._read_held_out, self._widths
+                )
         self.optimiser = torch.optim.AdamW(
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        warmup = math.ceil(settings.warmup * len(self.plan))
-        constant = settings.schedule == "constant" and warmup > 0
         self.schedule: Any = get_scheduler(
-            "constant_with_warmup" if constant else settings.schedule,
+            settings.schedule.replace("constant", "constant_with_warmup"),
             self.optimiser,
-            num_warmup_steps=warmup,
+            num_warmup_steps=math.ceil(settings.warmup * len(self.plan)),
             num_training_steps=len(self.plan),
         )
-        half = settings.precision == "float16"
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=half)
+        self.history: list[dict[str, float]] = []
         self.best = self._weights()
 
     def run(self) -> None:
-        """Train; afterwards the model and the head have the best weights found."""
-        step = self._restore()
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        """Train, and end with the best weights found."""
+        step, device = self._restore(), self.task.model.device
         losses: list[float] = []
-        bar = progress_bar(
-            total=len(self.plan), initial=step, unit="step", show=self.progress
-        )
-        with bar, torch.random.fork_rng(devices=devices), self._memory_saved():
+        bar = progress_bar(total=len(self.plan), initial=step, unit="step")
+        with bar, torch.random.fork_rng([device] if device.type == "cuda" else []):
             if not self.history:
                 self._evaluate(0, float("nan"))
             while step < len(self.plan) and not self._is_patience_over():
-                losses.append(self._step(step))
+                losses.append(self.step(step))
                 step += 1
                 bar.update()
                 if step % self.every == 0 or step == len(self.plan):
                     self._evaluate(step, float(np.mean(losses)))
                     losses = []
-                    shown = {name: self.history[-1][name] for name in _SHOWN}
-                    bar.set_postfix(shown, refresh=False)
         self._set_weights(self.best)
-        self.model.network.eval()
 
-    def head_weights(self) -> dict[str, torch.Tensor]:
-        """A copy of the head's weights; none where there is no head."""
-        state = self.head.state_dict() if self.head is not None else {}
-        return {name: value.detach().cpu().clone() for name, value in state.items()}
-
-    # One step ------------------------------------------------------------------
-
-    def _step(self, step: int) -> float:
+    def step(self, at: int) -> float:
+        """Take one step of the plan, and give its loss."""
         # Dropout is a function of seed and step, so a resumed training repeats it.
-        seeds = np.random.SeedSequence([self.task.settings.seed, step])
+        seeds = np.random.SeedSequence([self.settings.seed, at])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
-        self.model.network.train()
-        loss = self._loss(self.plan[step])
+        self.task.model.network.train()
+        loss = self.loss(self.plan[at])
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"The loss is {value} at step {step}: take a lower learning rate"
-                + (", or another precision." if self.scaler.is_enabled() else ".")
+                f"The loss is {value} at step {at}: take a lower learning rate."
             )
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimiser)
-        weights = [w for group in self.optimiser.param_groups for w in group["params"]]
-        nn.utils.clip_grad_norm_(weights, self.task.settings.max_grad_norm)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm)
+        self.optimiser.step()
         self.schedule.step()
         return value
 
-    def _loss(self, rows: list[int]) -> torch.Tensor:
-        task = self.task
-        with self._precision():
-            raw, ends = self._read(rows)
+    def loss(self, rows: list[int]) -> torch.Tensor:
+        """The mean loss of some texts."""
+        task, settings = self.task, self.settings
+        half = settings.precision == "bfloat16"
+        with torch.autocast(task.model.device.type, torch.bfloat16, enabled=half):
+            raw, ends = self.read(rows)
         if task.truth_suffices:
-            return task.loss(raw, torch.ones_like(raw)).mean()
-        loss = task.loss(raw, torch.as_tensor(task.targets[rows]).to(raw))
-        if self.head is not None and task.head is not None:
-            target = torch.as_tensor(task.truth[rows], device=raw.device)
-            loss = loss + task.head.weight * head_loss(self.head, ends, raw, target)
+            return settings.loss(raw, torch.ones_like(raw)).mean()
+        loss = settings.loss(raw, torch.as_tensor(task.targets[rows]).to(raw))
+        if self.head is not None and settings.head is not None:
+            truth = torch.as_tensor(task.truth[rows], device=raw.device)
+            more = head_loss(self.head, ends, raw, truth)
+            loss = loss + settings.head.weight * more
         return loss.mean()
 
-    def _read_whole(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probabilities, of the own label alone where it suffices; and the ends."""
-        task = self.task
-        prompts = [task.prompts[row] for row in rows]
-        if task.truth_suffices:
-            truth = task.truth[rows].tolist()
-            own = true_label_logprobs_with_gradient(
-                self.model, prompts, task.labels, truth
-            )
-            return own[:, None], None
-        return read_answers(self.model, prompts, task.labels)
-
-    def _read_held_out_whole(self, rows: list[int]) -> torch.Tensor:
-        prompts = [self.task.held_out[row] for row in rows]
-        return read_answers(self.model, prompts, self.task.labels)[0]
-
-    def _find_trunks(self) -> None:
-        """Let texts be read with their frozen layers run once, where that is exact."""
-        task, settings = self.task, self.task.settings
-        # Half precision would round otherwise, and checkpointing is to save memory.
-        if settings.precision != "float32" or settings.checkpointing:
-            return
-        if settings.epochs > 1:
-            trunk = read_once(self.model, self._read_whole, task.widths())
-            self._read = trunk or self._read_whole
-        longest = max(map(len, task.held_out)) + max(task.labels.trie.depths)
-        if not tree_is_exact(self.model, longest):
-            return
-        read = nodes_to_read(task.labels)
-        widths = [len(ids) + len(read) - 1 for ids in task.held_out]
-        self._read_held_out = read_once(self.model, self._read_held_out_whole, widths)
-        vocabulary = self.model.network.get_output_embeddings().weight.shape[0]
-        most = max(1, LOGIT_BUDGET // (len(read) * vocabulary))
-        budget = positions_in_batch(self.model, None)
-        self._held_out_batches = list(batches(widths, budget, most))
-
-    def _precision(self) -> torch.autocast:
-        name = self.task.settings.precision
-        return torch.autocast(
-            self.model.device.type,
-            dtype=getattr(torch, name) if name != "float32" else torch.bfloat16,
-            enabled=name != "float32",
-        )
-
-    @contextmanager
-    def _memory_saved(self) -> Iterator[None]:
-        network = self.model.network
-        if not self.task.settings.checkpointing:
-            yield
-            return
-        # transformers is changing the name.
-        new = hasattr(network, "activation_checkpointing_enable")
-        word = "activation" if new else "gradient"
-        getattr(network, f"{word}_checkpointing_enable")({"use_reentrant": False})
-        try:
-            yield
-        finally:
-            getattr(network, f"{word}_checkpointing_disable")()
-
-    # Evaluations and checkpoints -----------------------------------------------
-
-    def _evaluate(self, step: int, train_loss: float) -> None:
-        self.model.network.eval()
-        seen = sum(map(len, self.plan[:step])) / len(self.task.prompts)
-        row = {"step": step, "epoch": seen, "train_loss": train_loss}
-        row |= held_out_measures(self.task, self._held_out_logprobs())
-        monitor = self.task.settings.monitor
-        if row[monitor] < min((r[monitor] for r in self.history), default=math.inf):
-            self.best = self._weights()
-        self.history.append(row)
-        optimiser = {
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-        state = {"history": self.history}
-        self.store.save_point(step, self._weights(), self.best, optimiser, state)
-        if self.on_evaluation is not None:
-            self.on_evaluation(dict(row))
-
     @torch.no_grad()
-    def _held_out_logprobs(self) -> np.ndarray:
-        task, model = self.task, self.model
-        if self._read_held_out is None:
-            forget_prefix(model)
-            raw = label_logprobs(model, task.held_out, task.labels, progress=False)
-            forget_prefix(model)
+    def held_out_logprobs(self) -> np.ndarray:
+        """Log-probabilities of the labels behind the held-out prompts."""
+        model, prompts, labels = self.task.model, self.task.held_out, self.task.labels
+        if self.read_held_out is None:
+            raw = label_logprobs(model, prompts, labels, progress=False)
+            tree.forget_prefix(model)  # its weights will change
             return raw
-        raw = np.empty((len(task.held_out), len(task.labels.labels)))
-        for rows in self._held_out_batches:
-            raw[rows] = self._read_held_out(rows).cpu().numpy()
+        raw = np.empty((len(prompts), len(labels.labels)))
+        vocabulary = model.network.get_output_embeddings().weight.shape[0]
+        n, budget = (
+            len(tree.nodes_to_read(labels)),
+            tree.positions_in_batch(model, None),
+        )
+        most = max(1, tree.LOGIT_BUDGET // (n * vocabulary))
+        for rows in tree.batches(self._widths, budget, most):
+            raw[rows] = self.read_held_out(rows)[0].cpu().numpy()
         check_logprobs(model, raw, range(len(raw)))
         return raw
 
-    def _is_patience_over(self) -> bool:
-        settings = self.task.settings
-        values = [row[settings.monitor] for row in self.history]
-        without_gain = len(values) - 1 - int(np.argmin(values))
-        return settings.patience is not None and without_gain >= settings.patience
+    def _read(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities, of the own label alone where it suffices; and the ends."""
+        task = self.task
+        prompts = [task.prompts[row] for row in rows]
+        truth = task.truth[rows].tolist() if task.truth_suffices else None
+        return label_scores(task.model, prompts, task.labels, truth)
+
+    def _read_held_out(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        prompts = [self.task.held_out[row] for row in rows]
+        return label_scores(self.task.model, prompts, self.task.labels)
+
+    def _evaluate(self, step: int, train_loss: float) -> None:
+        self.task.model.network.eval()
+        seen = sum(map(len, self.plan[:step])) / len(self.task.prompts)
+        truth = self.task.held_out_truth
+        probabilities = softmax(self.held_out_logprobs(), axis=1)
+        confidence, correct = top_label(probabilities, truth)
+        row = {
+            "step": step,
+            "epoch": seen,
+            "train_loss": train_loss,
+            "accuracy": float(correct.mean()),
+            "log_loss": float(log_loss(probabilities, truth)),
+            "brier": float(brier_score(probabilities, truth)),
+            "ece": float(expected_calibration_error(confidence, correct)),
+        }
+        monitor = self.settings.monitor
+        if row[monitor] < min((r[monitor] for r in self.history), default=math.inf):
+            self.best = self._weights()
+        self.history.append(row)
+        state = {
+            "parts": self.parts,
+            "step": step,
+            "history": self.history,
+            "weights": self._weights(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+        unfinished = self.checkpoint.with_suffix(".unfinished")
+        torch.save(state, unfinished)
+        os.replace(unfinished, self.checkpoint)
+        if self.on_evaluation is not None:
+            self.on_evaluation(dict(row))
 
     def _restore(self) -> int:
-        point = self.store.last_point()
-        if point is None:
+        if not self.checkpoint.exists():
             return 0
-        self._set_weights(point["weights"])
-        self.best = point["best"]
-        self.optimiser.load_state_dict(point["optimiser"]["optimiser"])
-        self.schedule.load_state_dict(point["optimiser"]["schedule"])
-        self.scaler.load_state_dict(point["optimiser"]["scaler"])
-        self.history = point["state"]["history"]
-        return int(point["step"])
+        state = torch.load(self.checkpoint, weights_only=True)
+        self._set_weights(state["weights"])
+        self.best, self.history = state["best"], state["history"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        return int(state["step"])
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        of_head = {_HEAD + name: value for name, value in self.head_weights().items()}
-        return adapter_weights(self.model.network) | of_head
+    def _is_patience_over(self) -> bool:
+        values = [row[self.settings.monitor] for row in self.history]
+        without_gain = len(values) - 1 - int(np.argmin(values))
+        return without_gain >= (self.settings.patience or math.inf)
 
-    def _set_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        adapter = {k: v for k, v in weights.items() if not k.startswith(_HEAD)}
-        set_adapter_weights(self.model.network, adapter)
-        if self.head is not None:
-            self.head.load_state_dict(
-                {
-                    name.removeprefix(_HEAD): value
-                    for name, value in weights.items()
-                    if name.startswith(_HEAD)
-                }
-            )
-        forget_prefix(self.model)
+    def _weights(self) -> list[torch.Tensor]:
+        return [weight.detach().to("cpu", copy=True) for weight in self.trained]
+
+    @torch.no_grad()
+    def _set_weights(self, values: list[torch.Tensor]) -> None:
+        for weight, value in zip(self.trained, values, strict=True):
+            weight.copy_(value)
 
 
-def held_out_measures(task: Task, raw: np.ndarray) -> dict[str, float]:
-    """Accuracy, log loss, Brier score and ECE on the held-out texts."""
-    probabilities = softmax(raw, axis=1)
-    confidence, correct = top_label(probabilities, task.held_out_truth)
-    ece = expected_calibration_error(confidence, correct, binning=Binning(N_BINS))
-    return {
-        "accuracy": float(correct.mean()),
-        "log_loss": float(log_loss(probabilities, task.held_out_truth)),
-        "brier": float(brier_score(probabilities, task.held_out_truth)),
-        "ece": float(ece),
-    }
+def _trainable(task: Task) -> LanguageModel:
+    """A model with the base's weights, frozen, and a fresh adapter."""
+    base, settings = task.model, task.settings
+    network: Any = copy_of_base(base)
+    if getattr(network, "hf_quantizer", None) is not None:
+        network = prepare_model_for_kbit_training(network, False)
+    source = base.source[0] if base.source else None
+    add_lora(network, **asdict(settings.lora), base=source, seed=settings.seed)
+    if settings.checkpointing:
+        # transformers is changing the name.
+        new = getattr(network, "activation_checkpointing_enable", None)
+        (new or network.gradient_checkpointing_enable)({"use_reentrant": False})
+    return LanguageModel(network, base.tokenizer, name=f"{base.name} in training")

@@ -1,11 +1,9 @@
-"""Frozen lower layers, run once for each text and not once a step.
+"""Frozen lower layers, run once for each text instead of once a step.
 
-An adapter on the last layers only leaves everything below as it was: the hidden states
-that enter the first trained layer are the same whenever a text is read. Here they are
-kept, and given to that layer in place of what comes from below.
-
-What is kept is 4 bytes a position and hidden unit, on the network's own device: 90 MB
-for a thousand texts of forty tokens and 576 hidden units, :data:`LIMIT` at most.
+An adapter on the last layers leaves everything below unchanged: the hidden states that
+enter the first trained layer are the same whenever a text is read. Here they are cached
+on the network's own device: 4 bytes a position and hidden unit, 90 MB for a thousand
+texts of forty tokens and 576 hidden units, :data:`LIMIT` at most.
 """
 
 from __future__ import annotations
@@ -21,14 +19,16 @@ from transformers import PreTrainedModel
 from ..models import LanguageModel
 from ..tree import batches, positions_in_batch
 
-LIMIT = 2**30  # bytes of hidden states; for more, all layers are run as ever
+LIMIT = 2**30  # bytes of hidden states; for more, all layers are run every time
 _TOLERANCE = 1e-4
 
 Read = Callable[[list[int]], Any]
 
 
-def read_once(model: LanguageModel, read: Read, widths: Sequence[int]) -> Read | None:
-    """The same reading, but its frozen lower layers are run once for each text."""
+def cache_frozen_layers(
+    model: LanguageModel, read: Read, widths: Sequence[int]
+) -> Read | None:
+    """The same reading with cached lower layers; None where that is not exact."""
     network = model.network
     quantised = getattr(network, "hf_quantizer", None) is not None
     if quantised or network.dtype != torch.float32:
@@ -43,17 +43,15 @@ def read_once(model: LanguageModel, read: Read, widths: Sequence[int]) -> Read |
     groups = list(batches(widths, budget, len(widths)))
     trunk = _Trunk(layers, n_frozen, read, groups)
     longest, shortest = groups[0][0], groups[-1][-1]
-    # Alone, the shortest loses the padding of its group; beside the longest it gains
-    # some: the one or the other shows where padding goes.
+    # The trials show where padding goes: alone, the shortest text loses that of its
+    # group; beside the longest it gains some.
     trials = [[shortest], [longest, shortest]]
-    try:
+    with suppress(Exception):  # each architecture refuses in its own way
         if _is_random(trunk, network, trials[-1]):
             return None
         for trunk.padded_before in (False, True):
-            if all(_logits_agree(trunk, network, rows) for rows in trials):
+            if all(_agrees(trunk, rows) for rows in trials):
                 return trunk
-    except Exception:  # each architecture refuses in its own way
-        pass
     return None
 
 
@@ -89,8 +87,7 @@ class _Trunk:
     def __init__(
         self, layers: nn.ModuleList, n_frozen: int, read: Read, groups: list[list[int]]
     ) -> None:
-        self.read = read
-        self.padded_before = False
+        self.read, self.padded_before = read, False
         self._layers, self._n_frozen = layers, n_frozen
         self._groups = {row: group for group in groups for row in group}
         self._kept: dict[int, torch.Tensor] = {}
@@ -123,24 +120,19 @@ class _Trunk:
         """Skip the lower layers, and let these states enter the first trained one."""
 
         def give(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            shape = inputs[0].shape
             fitted = []
             for states in kept:
                 # Padding is added or, by a negative number, taken away.
-                missing = shape[1] - states.shape[1]
+                missing = inputs[0].shape[1] - states.shape[1]
                 edges = (missing, 0) if self.padded_before else (0, missing)
                 fitted.append(nn.functional.pad(states, (0, 0, *edges)))
-            states = torch.cat(fitted)
-            if states.shape != shape:
-                raise ValueError(f"read must take the rows at once, not {shape}.")
-            return (states, *inputs[1:])
+            return (torch.cat(fitted), *inputs[1:])
 
-        lower = list(self._layers[: self._n_frozen])
-        first = self._layers[self._n_frozen]
-        for at in range(len(lower)):
-            self._layers[at] = _Passed()
+        lower = list(self._layers)[: self._n_frozen]
         try:
-            with first.register_forward_pre_hook(give):
+            for at in range(len(lower)):
+                self._layers[at] = _Passed()
+            with self._layers[len(lower)].register_forward_pre_hook(give):
                 yield
         finally:
             for at, layer in enumerate(lower):
@@ -152,29 +144,23 @@ def _is_random(trunk: _Trunk, network: PreTrainedModel, rows: list[int]) -> bool
     usual = trunk.hidden(rows)
     devices = [network.device] if network.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        dice = torch.random.get_rng_state()
+        state = torch.random.get_rng_state()
         network.train()
         try:
             in_training = trunk.hidden(rows)
         finally:
             network.eval()
-        # A layer left out by chance may have stayed; and an accelerator has dice of
-        # its own, so numbers are compared, too.
-        drawn = not torch.equal(dice, torch.random.get_rng_state())
+        # Both are needed: a layer that may be left out may have stayed, and an
+        # accelerator has a random state of its own.
+        drawn = not torch.equal(state, torch.random.get_rng_state())
     return drawn or not _are_close(usual, in_training)
 
 
 @torch.no_grad()
-def _logits_agree(trunk: _Trunk, network: PreTrainedModel, rows: list[int]) -> bool:
-    """Whether the logits are those of the whole network."""
-    logits: list[torch.Tensor] = []
-    output: Any = network.get_output_embeddings()
-    with output.register_forward_hook(lambda *args: logits.append(args[2])):
-        # The whole comes last: what it leaves behind would help the split one.
-        trunk(rows)
-        trunk.read(rows)
-    split, whole = logits
-    return _are_close(split, whole)
+def _agrees(trunk: _Trunk, rows: list[int]) -> bool:
+    """Whether the log-probabilities are those of the whole network."""
+    # The whole network comes last: what it leaves behind would help the split one.
+    return _are_close(trunk(rows)[0], trunk.read(rows)[0])
 
 
 def _are_close(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from ..checks import check_choice
-from ..fetch import cache_dir
+from ..files import cache_dir
 from ..prompted import PromptedClassifier, check_texts
 from .client import Transport
 from .journal import Journal

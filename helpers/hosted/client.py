@@ -46,11 +46,7 @@ _LOOK_AGAIN = 0.05  # seconds until another run may have answered
 
 
 class RunStopped(RuntimeError):
-    """A run that ended early; what is done is in the journal.
-
-    ``results`` are in the order of the requests, None for those without; ``cost`` is
-    what they cost, 0 without prices.
-    """
+    """A run that ended early; what is done is in the journal and in ``results``."""
 
     def __init__(self, message: str, results: Sequence[Any], cost: float) -> None:
         super().__init__(message)
@@ -126,10 +122,9 @@ async def run(
     """Ask a hosted model, at most once for each request, also over several runs.
 
     Whatever ends a run (an error, Ctrl-C, a killed process), the answers that had come
-    are in the journal, and the next run goes on from there. Runs at the same time with
-    one journal share the work and the budget. Where a server asks to wait for more than
-    two minutes, the run ends: what it did not answer is a failure that says until when,
-    is not written down, and is asked by the next run.
+    are in the journal, and the next run goes on from there. Runs with one journal share
+    the work and the budget. Where a server asks to wait for more than two minutes, the
+    run ends: what is left is a failure, is not written down, and is asked next time.
 
     Parameters
     ----------
@@ -242,8 +237,8 @@ class _Run:
     disk_error: Exception | None = None
 
     def __post_init__(self) -> None:
-        how = {"max_retries": 0, "timeout": self.how.timeout}
-        self.client = self.client.with_options(**how)
+        silence = self.how.timeout
+        self.client = self.client.with_options(max_retries=0, timeout=silence)
         self.waiting = deque(key for key in self.wanted if key not in self.results)
         self.unwritten: list[Call] = []
         self.over, self.disk = asyncio.Event(), asyncio.Lock()
@@ -306,14 +301,15 @@ class _Run:
             result, said, usage, error = await attempt(
                 self.client, request, silence=how.timeout, total=how.deadline, end=end
             )
-            if error is not None and _is_denied(error):
+            if isinstance(result, Failure) and error and _is_denied(error):
                 words = f"The server takes no requests. {result.message}"
                 if self.client.api_key == "-" and os.environ.get("OPENAI_API_KEY"):
                     words += (
                         " No key was sent, since that in OPENAI_API_KEY is OpenAI's: "
                         "give an openai.AsyncOpenAI with the key of this server."
                     )
-                return self._stop(AccessDenied, words)
+                self._stop(AccessDenied, words)
+                return None
             wait = 0.0 if error is None else _wait_of(error)
             if wait > _LONGEST_WAIT:
                 later = datetime.now() + timedelta(seconds=wait)
@@ -323,7 +319,8 @@ class _Run:
                     "that the run ended before this request was answered. Ask again "
                     "then: all answers so far are in the journal."
                 )
-                return self._stop(None, words)
+                self._stop(None, words)
+                return None
             self.quiet_until = max(self.quiet_until, self.clock() + wait)
             pause = min(_FIRST_PAUSE * 2 ** (how.retries - left), 8.0)
             pause = wait or pause * random.uniform(0.75, 1)

@@ -394,11 +394,11 @@ async def _send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]
             )
             break
         except APIStatusError as error:
-            goal = error.response.next_request and error.response.next_request.url
-            here = client.base_url
+            following, here = error.response.next_request, client.base_url
             # After 303, what to send would be something else.
-            if goal is None or error.status_code == 303 or not left:
+            if following is None or error.status_code == 303 or not left:
                 raise
+            goal = following.url
             if goal.copy_with(raw_path=b"/") != here.copy_with(raw_path=b"/"):
                 raise
             url = str(goal)

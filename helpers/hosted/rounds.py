@@ -145,7 +145,7 @@ class Rounds:
             keys = [request.key(str(self.client.base_url)) for request in requests]
             known = self.journal.get(keys)
             return [known.get(key, _UNKNOWN) for key in keys]
-        how = {"retry_failed": True, **vars(self.transport)}
+        how: dict[str, Any] = {"retry_failed": True, **vars(self.transport)}
         if self.transport.budget is not None:
             how["counted"] = before
         results = ask(requests, self.client, self.journal, **how)
@@ -273,8 +273,8 @@ class Rounds:
             for label, why in zip(given[own], lost, strict=True):
                 count[-1 if label is None else label] += why is None
             whys = list(filter(None, lost))
-            failed = whys and f"{len(whys)} of {draws} draws failed: {whys[0]}"
-            problems.append(failed or None)
+            failed = f"{len(whys)} of {draws} draws failed: {whys[0]}" if whys else None
+            problems.append(failed)
             words = [one.text for one in answers[own] if isinstance(one, Answer)]
             alike += [len(set(words)) == 1] if len(words) > 1 else []
         if len(alike) > 4 and all(alike):

