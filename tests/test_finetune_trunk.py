@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_finetune import HELD_OUT, X, Y
 
 from helpers import adapters
 from helpers.classifier import LLMClassifier
@@ -31,6 +30,10 @@ from helpers.scoring import label_logprobs, tree_is_exact
 from helpers.tree import forget_prefix
 
 Make = Callable[..., LanguageModel]
+ENDS = ["film", "plot", "a film that is warm and funny", "the plot", "way"]
+X = [f"{word} {end}" for word in ("warm", "dull") for end in ENDS]
+Y = ["positive"] * 5 + ["negative"] * 5
+HELD_OUT = (["warm maybe", "warm one day", "dull maybe", "dull one"], Y[:2] + Y[-2:])
 SETTINGS = TrainingSettings(
     Lora(rank=4, dropout=0.1, layers=1), epochs=2, token_budget=90, learning_rate=0.02
 )

@@ -229,16 +229,17 @@ def test_words_are_followed_through_names_tables_and_functions() -> None:
                 "    if x.low > 0:\n        return more\n"
                 "    return f'less, by {x:.1f}'\n"
                 "word = 'a' if n else ('b' if m else 'c')\n"
-                "word += '.'\n"
                 "table = {'x': 'd', 'y': told(x, 'more')}\n"
                 "record('name', word)\n"
                 "record('table', table[key])\n"
                 "record(f'{key}_word', 'e ' + word)\n"
                 "record('exact_word', x or 'none')\n"
+                "more = 'It is'\nmore += '.'\nrecord('more', more)\n"
             ),
         ]
     )
-    assert words.recorded("name") == ["a.", "b.", "c."]
+    assert words.recorded("name") == ["a", "b", "c"]
     assert sorted(words.recorded("table")) == ["d", f"less, by {UNKNOWN}", "more"]
-    assert words.recorded("any_word") == ["e a.", "e b.", "e c."]
+    assert words.recorded("any_word") == ["e a", "e b", "e c"]
     assert words.recorded("exact_word") == [UNKNOWN, "none"]
+    assert words.recorded("more") == ["It is", f"{UNKNOWN}."]
