@@ -1,9 +1,4 @@
-"""What a list of the most probable tokens leaves open: bounds of label probabilities.
-
-A hosted model shows a handful of tokens at each position, not the whole distribution.
-What they hold is certain, what they do not hold adds up to a known rest, and so every
-label has a lower and an upper bound. Nothing in between is made up.
-"""
+"""Bounds of label probabilities from a list of the most probable tokens."""
 
 from __future__ import annotations
 
@@ -35,13 +30,13 @@ _Bytes = bytes  # the name is taken inside the class
 class ListedToken(NamedTuple):
     """One token of a list.
 
-    Attributes
+    Parameters
     ----------
     text : str
         As the server wrote it.
     logprob : float or None
-        Natural logarithm of its probability. None, and anything below -1000, such as
-        the -9999.0 of some servers, means that it is not known, not that it is 0.
+        Natural logarithm of its probability. None, or a value below -1000 such as some
+        servers' -9999.0, means unknown.
     bytes : bytes, optional
         What the token stands for, where the server says so.
 
@@ -57,7 +52,7 @@ class ListedToken(NamedTuple):
 
     @property
     def probability(self) -> float | None:
-        """The probability; None where it is missing, an error where it is nonsense."""
+        """The probability; None where unknown, ValueError where invalid."""
         if self.logprob is None or self.logprob < MISSING_BELOW:
             return None
         # Rounding in the server can put a certain token a little above 0.
@@ -70,17 +65,11 @@ class ListedToken(NamedTuple):
 
     @property
     def ends_turn(self) -> bool:
-        """Whether a model ends its turn with it, as servers write such tokens."""
+        """Whether it is a token with which models end their turn."""
         return _TURN_END.fullmatch(self.text) is not None
 
     def encode(self, before: str = "") -> _Bytes:
-        r"""The bytes, from the text where the server sends none.
-
-        A text is plain; or ``bytes:\xe2\x80``, the form of the legacy completions for
-        parts of a character; or has lone surrogates, which stand for single bytes or
-        for halves of a character. Halves, of which the first may end the text
-        ``before``, are kept as three bytes each.
-        """
+        r"""The bytes, or those of a text: plain, like ``bytes:\xe2``, or surrogates."""
         if self.bytes is not None:
             return self.bytes
         if self.text.startswith("bytes:"):
@@ -99,25 +88,12 @@ class ListedToken(NamedTuple):
 class LabelBounds:
     """Between which limits the probability of each label lies.
 
-    Attributes
-    ----------
-    labels : tuple of str
-        The labels.
-    lower, upper : numpy.ndarray of shape (K,)
-        Limits of each label's probability. ``lower`` is what the list holds of it.
-    lower_share, upper_share : numpy.ndarray of shape (K,)
-        Limits of its probability divided by that of all labels together; 0 and 1 for
-        all where nothing is known of any.
-    unlisted, off_list : float
-        Probability of all tokens that are not in the list, and of those in the list
-        that belong to no label.
-    decided : bool
-        Whether one label is the most probable wherever in the limits the truth lies.
-    prediction : str or None
-        The label with the highest lower limit; None where two share it.
-    problem : str or None
-        Why the list cannot be one of the most probable tokens, so that nothing is
-        known; None where it can.
+    ``lower`` and ``upper`` are limits of the labels' probabilities, ``lower_share`` and
+    ``upper_share`` of their shares in the probability of all labels. ``unlisted`` is
+    the probability of all tokens not listed, ``off_list`` that of listed tokens of no
+    label. ``prediction`` has the highest lower limit, if it is unique, and is
+    ``decided`` if no other can be the most probable. ``problem`` says why an impossible
+    list tells nothing.
     """
 
     labels: tuple[str, ...]
@@ -150,15 +126,6 @@ def spelling_texts(labels: Sequence[str], family: str) -> dict[str, tuple[str, .
         "exact": the label as written. "case": also lower, Capital and UPPER case, with
         and without a space before it. "wide": also after a line break and in quotes.
 
-    Returns
-    -------
-    dict of str to tuple of str
-
-    Raises
-    ------
-    ValueError
-        An unknown family, no labels, or a text that two of them share.
-
     Examples
     --------
     >>> spelling_texts(["no"], "case")
@@ -183,52 +150,27 @@ def label_bounds(
 ) -> LabelBounds:
     """Bounds of the labels' probabilities from one position's list of tokens.
 
-    With L the listed probability of a label, R all that is not listed, u the number of
-    the label's spellings that are not listed and p the smallest listed probability,
-    the label's probability lies between L and L + min(R, u p), for no token outside
-    the list of the k most probable ones is more probable than the last in it.
-
-    A spelling is counted as one token. Where the tokenizer has several ids for one
-    text, the limit u p is too low; ``ranked=False`` does without it. A list that cannot
-    be one of the most probable tokens (not in falling order, a token twice, without
-    the chosen one though that is more probable than its last, or with more left over
-    than tokens below its last could hold) bounds nothing: the limits are 0 and 1, and
-    ``problem`` says why. A label that takes several tokens, or that begins another
-    word, needs more than one position.
+    A label has at least its listed probability L, and at most L + min(R, u p): R is
+    what is not listed, u the number of its spellings not listed and p the smallest
+    listed probability. Each spelling must be one token with one id. A list that cannot
+    be one of the most probable tokens bounds nothing, and ``problem`` says why.
 
     Parameters
     ----------
     listed : sequence of ListedToken
-        The alternatives at the position; fewer than asked for will do. The same text
-        may come twice, from two ids; both count.
+        The alternatives at the position.
     spellings : sequence of str or mapping of str to sequence of str
-        The labels, each spelled as it is, or the texts of each as
-        :func:`spelling_texts` gives them.
+        The labels, as spelled, or the texts of each as from :func:`spelling_texts`.
     chosen : ListedToken, optional
-        The token that the answer has there, listed or not. It may have been listed out
-        of rank and is left out of p.
+        The answer's token there, listed or not; left out of p.
     ranked : bool, default=True
-        Whether the list holds the most probable tokens. Of other lists, such as a
-        printed table of chosen words, only R is used.
-
-    Returns
-    -------
-    LabelBounds
-
-    Raises
-    ------
-    ValueError
-        Nothing is listed, fewer than two labels, a text that two of them share, a
-        log-probability above 0, or probabilities that sum to more than one.
+        Whether the list holds the most probable tokens. Otherwise only R is used.
 
     Examples
     --------
     >>> listed = [ListedToken("Art", -0.0281), ListedToken("Sports", -4.2781)]
-    >>> found = label_bounds(listed, ["Art", "Sports", "Politics"])
-    >>> found.lower.round(4).tolist(), found.upper.round(4).tolist()
-    ([0.9723, 0.0139, 0.0], [0.9723, 0.0139, 0.0138])
-    >>> found.decided, found.prediction
-    (True, 'Art')
+    >>> label_bounds(listed, ["Art", "Sports", "Politics"]).upper.round(4).tolist()
+    [0.9723, 0.0139, 0.0138]
     """
     if not isinstance(spellings, Mapping):
         spellings = spelling_texts(spellings, "exact")
@@ -260,12 +202,10 @@ def label_bounds(
 
 
 class LabelMass:
-    """Probability as it is found to be some label's, nobody's, or open.
+    """Probability of each label (``lower``, and ``gain`` at most), of others, or open.
 
-    ``lower`` is what each label has in any case and ``gain`` the most that it can have
-    beside; ``others`` is the most that all others can have beside when it gains
-    nothing, ``least`` the least that they must have when it gains all. ``branches``
-    are beginnings of labels that could be followed, with their probability.
+    ``others`` and ``least`` are what the other labels can have at most, and must have
+    at least; ``branches`` are beginnings of labels to follow, with their probability.
     """
 
     def __init__(self, n_labels: int) -> None:
@@ -275,10 +215,7 @@ class LabelMass:
         self.branches: tuple[tuple[bytes, float], ...] = ()
 
     def open(self, p: float, labels: Sequence[int], *, sure: bool = False) -> None:
-        """Count what is listed and begins these labels, or is nobody's if none.
-
-        ``sure`` says that it becomes one of them.
-        """
+        """Count listed tokens that begin these labels, surely or not, or begin none."""
         if not labels:
             self.off_list += p
             return
@@ -290,7 +227,7 @@ class LabelMass:
             self.least += np.where(most > 0, 0.0, p)
 
     def leave(self, p: float, most: np.ndarray) -> None:
-        """Count what is not listed, of which each label can have at most so much."""
+        """Count what is not listed, of which each label has at most so much."""
         self.unlisted += p
         self._share(p, most)
 
@@ -299,12 +236,7 @@ class LabelMass:
         self.others += np.minimum(p, most.sum() - most)
 
     def limits(self, names: Sequence[Any]) -> dict[str, Any]:
-        """What is known, as the fields that results have in common.
-
-        A share x / (x + y) rises with the label's own x and falls with the others' y,
-        so its limits lie where one is as small and the other as large as can be. They
-        are 0 and 1 for all where no label need have any probability, and none can.
-        """
+        """What is known, as the fields that results have in common."""
         lower, upper = self.lower, np.minimum(self.lower + self.gain, 1.0)
         worst = lower.sum() + self.others
         best = lower.sum() + self.gain + self.least
@@ -326,7 +258,7 @@ class LabelMass:
 
     @staticmethod
     def leader(lower: np.ndarray, upper: np.ndarray) -> tuple[int | None, bool]:
-        """The label with the highest lower limit, if one has; whether none can pass."""
+        """The label with the highest lower limit, if unique, and whether decided."""
         best = int(lower.argmax())
         if np.count_nonzero(lower == lower[best]) > 1:
             return None, False
@@ -350,12 +282,10 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Position:
-    """What a list tells of one position of an answer.
+    """What a list tells of one position of an answer; nothing if it has a ``problem``.
 
-    ``shown`` are the tokens whose probability is known, ``own``, the answer's, among
-    them; ``rest`` is the probability of all others, none of which is more probable
-    than ``least``, where that is known. ``tokens`` are those shown by a list without a
-    ``problem``; one with a problem tells nothing.
+    ``shown`` are tokens with known probability, ``own`` the answer's; the ``rest`` is
+    that of all others, each at most ``least``.
     """
 
     shown: tuple[_Seen, ...]
@@ -400,12 +330,7 @@ class Position:
 
 
 def _place(tokens: list[_Seen], own: _Seen) -> _Seen:
-    """Put the answer's token into the list of its position, once, and give it back.
-
-    It is the listed one with the same bytes and the nearest probability. Where these
-    differ, and the sum leaves room for it, it is another id with the same text and is
-    added, as it is where none is alike.
-    """
+    """Match the answer's token to the nearest listed one, or add it, and return it."""
     alike = [at for at, seen in enumerate(tokens) if seen.data == own.data]
     if alike:
         at = min(alike, key=lambda at: abs(tokens[at].p - own.p))
@@ -422,7 +347,6 @@ def _place(tokens: list[_Seen], own: _Seen) -> _Seen:
 def _problem(
     known: Sequence[_Seen], own: _Seen | None, rest: float, last: float, *, added: bool
 ) -> str | None:
-    """Why tokens cannot be the most probable ones."""
     # Several tokens have no text, or a broken one; some servers list but one.
     single = [seen for seen in known if seen.data and LOST not in seen.token.text]
     order = [seen.p for seen in single if seen is not own]
@@ -441,7 +365,7 @@ def _problem(
 
 
 def _disjoint(spellings: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Spellings, each once, or an error where two labels share one."""
+    """Distinct spellings, or ValueError where two labels share one."""
     owner: dict[str, str] = {}
     for label, texts in spellings.items():
         several = not isinstance(texts, str) and len(texts) > 0

@@ -1,9 +1,4 @@
-"""What measures and calibrators accept: probabilities, outcomes, class labels.
-
-All data come in through ``as_array``: nothing that is masked or missing counts as a
-value, and pandas objects that belong together are paired by their index. An error names
-the argument, the rule and the offending value, before any work.
-"""
+"""What measures and calibrators accept: probabilities, outcomes, class labels."""
 
 from __future__ import annotations
 
@@ -22,7 +17,7 @@ _PANDAS = (pd.Series, pd.DataFrame)
 
 
 def chunks(n: int) -> Iterator[slice]:
-    """Slices that cover n rows, each small enough to stay in a processor's cache."""
+    """Slices of n rows that fit a processor's cache."""
     for start in range(0, n, _CHUNK):
         yield slice(start, start + _CHUNK)
 
@@ -36,7 +31,7 @@ def check_rows(
     outcome: str = "correct",
     unanswered: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Confidences, outcomes and, where they are given, groups of the same rows."""
+    """Confidences, outcomes and optional groups of the same rows."""
     codes = None if groups is None else check_groups(groups, confidence, correct)
     stated = as_array(confidence, name)
     _check_column(stated, name)
@@ -59,7 +54,7 @@ def check_rows(
 def check_probabilities(
     values: ArrayLike, name: str = "confidence", *rows: Any
 ) -> np.ndarray:
-    """One probability a row, of the rows of other data; single precision stays so."""
+    """One probability for each row of other data; single precision is kept."""
     array = _numbers(values, name, *rows)
     _check_column(array, name)
     for part in chunks(len(array)):
@@ -77,7 +72,7 @@ def check_probabilities(
 def check_numbers(
     values: ArrayLike, name: str, *rows: Any, infinite: bool = False
 ) -> np.ndarray:
-    """One finite number a row, of the rows of other data, on any scale."""
+    """One finite number for each row of other data."""
     array = _numbers(values, name, *rows).astype(float)
     _check_column(array, name)
     _refuse_missing(np.isnan(array), name)
@@ -90,7 +85,7 @@ def check_numbers(
 def check_outcomes(
     values: ArrayLike, *rows: Any, name: str = "correct", missing: bool = False
 ) -> np.ndarray:
-    """Right or wrong, one a row of other data; what may be missing is then NaN."""
+    """True or False for each row of other data, or NaN where missing is allowed."""
     array = as_array(values, name, *rows)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one column, not of shape {array.shape}.")
@@ -171,7 +166,7 @@ def check_truth(
 
 
 def check_labels(values: Any, name: str, *rows: Any, what: str = "label") -> np.ndarray:
-    """What each row of other data is called, as Python objects, none missing."""
+    """A label for each row of other data, as Python objects, none missing."""
     # As objects: NumPy makes the word "nan" of NaN among words.
     is_list = isinstance(values, (list, tuple))
     array = as_array(values, name, *rows, dtype=object if is_list else None)
@@ -182,9 +177,8 @@ def check_labels(values: Any, name: str, *rows: Any, what: str = "label") -> np.
 
 
 def evaluation_of(values: Any) -> tuple[str, int]:
-    """What the marks of calibrated values say, and how many rows were fitted on."""
-    # A column of a table may hold marked values. That it holds unmarked ones says
-    # nothing: pandas may make one array of several columns.
+    """How calibrated values are marked, and how many of their rows were fitted on."""
+    # pandas may join several columns into one array and lose their marks.
     column = getattr(values, "values", None)
     marked = column if getattr(column, "evaluation", "") == "in-sample" else values
     state = getattr(marked, "evaluation", "unstated")
@@ -203,7 +197,7 @@ def check_not_fitted_on(values: Any, name: str) -> None:
 
 
 def check_groups(values: Any, *rows: Any, name: str = "groups") -> np.ndarray:
-    """Rows that belong together by number; case and white space do not matter."""
+    """Group number of each row; case and white space do not matter."""
     plain = [
         " ".join(group.casefold().split()) if isinstance(group, str) else group
         for group in check_labels(values, name, *rows, what="value")
@@ -234,7 +228,7 @@ def check_table(
 
 
 def check_different(columns: list[Any], name: str) -> None:
-    """Two columns of one name cannot be told apart."""
+    """Refuse column names that occur twice."""
     twice = [column for column in columns if columns.count(column) > 1]
     if twice:
         raise ValueError(f"{name} must not have the column {twice[0]!r} twice.")
@@ -250,7 +244,7 @@ def check_rng(rng: np.random.Generator | int | None) -> np.random.Generator:
 def check_between(
     name: str, value: Any, low: float, high: float, *, closed: bool = False
 ) -> float:
-    """A number between two others, or with ``closed`` one of them."""
+    """A number between two others; with ``closed``, the bounds are allowed."""
     # sklearn.utils.check_scalar lets NaN pass, and True as a whole number.
     is_number = isinstance(value, (int, float, np.integer, np.floating))
     if is_number and not isinstance(value, bool):
@@ -287,12 +281,12 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_interval(method: Any) -> str:
-    """Which interval of a share, in the word that statsmodels has for it."""
+    """Map an interval name to statsmodels' name for it."""
     return _INTERVALS[check_choice("method", method, tuple(_INTERVALS))]
 
 
 def as_array(values: Any, name: str, *rows: Any, dtype: Any = None) -> np.ndarray:
-    """Data as a plain array, row by row those of other data that it belongs to."""
+    """Data as a plain array, aligned with the rows of other data."""
     refuse_masked(values, name)
     leads = [part for part in rows if isinstance(part, _PANDAS)]
     if leads:
@@ -312,7 +306,7 @@ def as_array(values: Any, name: str, *rows: Any, dtype: Any = None) -> np.ndarra
 
 
 def refuse_masked(values: Any, name: str) -> None:
-    """NumPy takes what a mask hides for values."""
+    """Refuse masked values, which NumPy would use."""
     for part in values if isinstance(values, (list, tuple)) else [values]:
         if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
             raise ValueError(
@@ -322,7 +316,7 @@ def refuse_masked(values: Any, name: str) -> None:
 
 
 def in_order_of(lead: Any, values: Any, name: str) -> Any:
-    """A pandas object in the order of another one's index; other data as they are."""
+    """A pandas object in the order of another one's index; other data unchanged."""
     if not (isinstance(lead, _PANDAS) and isinstance(values, _PANDAS)):
         return values
     index = lead.index

@@ -152,11 +152,10 @@ class LLMClassifier(PromptedClassifier):
 
         What the probabilities of a row lack to one is the off-label mass.
         """
-        self._ready()
         scores = self._text_scores(check_texts(X))
         off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
         if off > 0.5:
-            (model, _, prompt), tokens, _ = self._kept
+            (model, prompt, _), tokens, _ = self._kept
             end = prompt.render(model, "A").replace(MARK, "")[-20:]
             warnings.warn(
                 "Most probability is on no label, in the median text more than half. "
@@ -253,8 +252,9 @@ class LLMClassifier(PromptedClassifier):
         The model, the labels in the order of ``classes_``, the token ids of the whole
         prompt of each text, and the tokens that all prompts begin with.
         """
-        self._ready()
-        return self._inputs(check_texts(X))
+        model, tokens, prompts, prefix = self._inputs(check_texts(X))
+        check_lengths(model, prompts, tokens)
+        return model, tokens, prompts, prefix
 
     def _scored(
         self, X: Iterable[str]
@@ -265,7 +265,6 @@ class LLMClassifier(PromptedClassifier):
         return np.exp(logs), logs.argmax(axis=1), off_label, None
 
     def _identity(self) -> tuple[dict[str, str], Any, Any]:
-        self._ready()
         model, prompt, tokens, _ = self._asked()
         return (
             {"model": f"{model.name} {model.fingerprint[:12]}"},
@@ -288,22 +287,24 @@ class LLMClassifier(PromptedClassifier):
         The tokens are kept for the next call.
         """
         model, prompt = self._frame()
-        terminator = self.terminator
-        if terminator == "auto":
-            terminator = ("\n", *filter(None, model.token_texts(model.stop_ids)))
-        verbalizer = Verbalizer(
-            tuple(self.classes_.tolist()),
-            family=self.family,
-            spellings=deepcopy(self.spellings or {}),
-            terminator=terminator,
-        )
-        key = model, verbalizer, prompt
+        spelled = self.classes_.tolist(), self.family, self.spellings, self.terminator
+        key = model, prompt, spelled
         if getattr(self, "_kept", (None,))[0] != key:
+            terminator = self.terminator
+            if terminator == "auto":
+                terminator = ("\n", *filter(None, model.token_texts(model.stop_ids)))
+            verbalizer = Verbalizer(
+                tuple(self.classes_.tolist()),
+                family=self.family,
+                spellings=self.spellings or {},
+                terminator=terminator,
+            )
             start = prompt.render(model, "A")
             tokens = verbalizer.tokens(model, after=start)
             probes = (start, prompt.render(model, "0 b"))
             ids = [self._encoded(model, probe, tokens) for probe in probes]
-            self._kept = key, tokens, _common_start(*ids)
+            kept = (model, prompt, deepcopy(spelled))
+            self._kept = kept, tokens, _common_start(*ids)
         return model, prompt, *self._kept[1:]
 
     def _needs_fit(self) -> bool:
@@ -382,7 +383,6 @@ class LLMClassifier(PromptedClassifier):
                         kept, clean_up_tokenization_spaces=False
                     )
                     prompts[at] = encoded(str(shorter).rstrip("\ufffd"))
-        check_lengths(model, prompts, tokens)
         return model, tokens, prompts, prefix
 
     def _encoded(

@@ -1,9 +1,4 @@
-"""Self-consistency: let the model answer several times, and count.
-
-One forward pass a text is enough for any number of answers: it gives the next-token
-distribution at every beginning of a label, and an answer that leaves all labels is
-invalid from there on, whatever it would go on to say.
-"""
+"""Self-consistency: sample several answers to a text, with one forward pass."""
 
 from __future__ import annotations
 
@@ -48,58 +43,37 @@ def sample_votes(
     top_p: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Let the model answer each text several times, and count the labels.
+    """Let the model answer each text several times (Wang et al., ICLR 2023), and count.
 
-    At temperature 1, without ``top_k`` and ``top_p``, the votes for a label are
-    binomial with the model's own probability of it (what
-    :meth:`LLMClassifier.raw_log_proba` gives), so that their share estimates it.
-    Another temperature estimates another distribution. A label prior has no part in
-    this: it cannot be sampled.
+    At temperature 1, without ``top_k`` and ``top_p``, the share of a label estimates
+    the model's own probability of it (:meth:`LLMClassifier.raw_log_proba`). Label
+    priors are not applied.
 
     Parameters
     ----------
     classifier : LLMClassifier
-        Its model, prompt and labels are used; its terminator decides where an answer
-        ends.
+        Its model, prompt, labels and terminator are used.
     X : iterable of str
         Texts; the index of a pandas Series is kept.
-    n : int, default=10
-        Answers for each text.
+    n, seed : int
+        Number of answers for each text (10), and seed (0).
     temperature : float, default=1.0
-        Above 0. At 0 all answers are the same, and agreement says nothing.
-    top_k : int, optional
-        Sample from the k most probable tokens only.
-    top_p : float, optional
-        Sample from the smallest set of tokens that holds this probability.
-    seed : int, default=0
-        Same seed, same answers.
+        Above 0.
+    top_k, top_p : int and float, optional
+        Sample only from the k most probable tokens, and from the smallest set of tokens
+        with probability p.
 
     Returns
     -------
     pandas.DataFrame
-        One row a text, one column of counts a label, and "invalid": answers that are
-        no label. Rows sum to n.
-
-    Raises
-    ------
-    ValueError
-        A label is called "invalid", or a text does not fit the model.
-
-    References
-    ----------
-    Wang et al., Self-consistency improves chain of thought reasoning in language
-    models, ICLR 2023.
+        Counts for each text: one column a label, and "invalid". Rows sum to n.
 
     Examples
     --------
-    >>> classifier = LLMClassifier(
-    ...     labels=["positive", "negative"],
-    ...     prompt="Review: {text}\\nSentiment:",
-    ...     examples=[("A joy.", "positive"), ("A bore.", "negative")],
-    ... )
-    >>> votes = sample_votes(classifier, ["A delightful, moving film."], n=50)
-    >>> votes.sum(axis=1).tolist(), votes.idxmax(axis=1).tolist()
-    ([50], ['positive'])
+    >>> prompt = "Review: A joy.\\nSentiment: good\\n\\nReview: {text}\\nSentiment:"
+    >>> classifier = LLMClassifier(labels=["good", "bad"], prompt=prompt)
+    >>> sample_votes(classifier, ["A delight."], n=50).sum(axis=1).tolist()
+    [50]
     """
     check_count("n", n)
     check_count("seed", seed, 0)
@@ -178,7 +152,7 @@ def _node_logits(
     prefix: Sequence[int],
     token_budget: int | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Next-token logits of one prompt after the other, at the nodes to read."""
+    """Next-token logits of each prompt in turn, at the nodes to read."""
     longest = max(map(len, prompts), default=0) + max(labels.trie.depths)
     budget = positions_in_batch(model, token_budget, packed=is_packed(model))
     with torch.inference_mode():
@@ -200,7 +174,6 @@ def _node_logits(
 
 
 def _path(labels: LabelTokens, node: int) -> list[int]:
-    """Tokens from the root to a node."""
     path: list[int] = []
     while node:
         path.insert(0, labels.trie.tokens[node])
@@ -244,21 +217,14 @@ def _walk(
 def fewer_votes(votes: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFrame:
     """The votes as if only n of the answers had been asked for.
 
-    Answers to a text are exchangeable, so n of them are drawn without replacement.
-
     Parameters
     ----------
     votes : pandas.DataFrame
-        What :func:`sample_votes` gives.
+        From :func:`sample_votes`.
     n : int
-        Answers to keep for each text; no text may have fewer.
+        Answers to draw for each text, without replacement; no text may have fewer.
     seed : int, default=0
         Seed of the draw.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Of the same shape; rows sum to n.
 
     Examples
     --------
@@ -293,24 +259,19 @@ def agreement(
     Parameters
     ----------
     votes : pandas.DataFrame
-        What :func:`sample_votes` gives.
+        From :func:`sample_votes`.
     prediction : array-like of shape (n_texts,), optional
-        The label whose share is wanted, chosen by other means: greedily, or by its
-        probability. Without it, the label with the most votes, whose share is too
-        high on average, since it was chosen for being high: see
-        :func:`winners_share`.
-    method : {"wilson", "clopper-pearson"}, default="wilson"
-        The interval.
-    level : float, default=0.95
-        Its level.
+        The label whose share is wanted. Default: the label with the most votes, whose
+        share is too high on average: see :func:`winners_share`.
+    method, level
+        The interval, "wilson" (default) or "clopper-pearson", and its level (0.95).
 
     Returns
     -------
     pandas.DataFrame
-        One row a text: ``prediction``, its ``votes``, ``n`` (invalid answers
-        included), ``agreement`` (their quotient), ``low`` and ``high``, and
-        ``entropy`` of the votes, in natural units. Among equal votes the first label
-        wins.
+        One row a text: ``prediction`` (the first label of a tie), its ``votes``, ``n``
+        (invalid answers included), ``agreement`` with ``low`` and ``high``, and the
+        ``entropy`` of the votes in nats.
 
     Examples
     --------
@@ -346,22 +307,14 @@ def agreement(
 
 
 def smoothed_share(votes: pd.DataFrame, *, pseudo_votes: float = 1.0) -> pd.DataFrame:
-    """Shares of the labels, drawn towards each other: never 0 and never 1.
-
-    The mean of the posterior distribution under a symmetric Dirichlet prior:
-    (votes + a) / (n + a · outcomes), where no label is an outcome too.
+    """Shares of the labels and of "invalid" under a symmetric Dirichlet prior.
 
     Parameters
     ----------
     votes : pandas.DataFrame
-        What :func:`sample_votes` gives.
+        From :func:`sample_votes`.
     pseudo_votes : float, default=1.0
-        a, above 0: votes that every outcome has from the start.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Of the same shape; rows sum to one.
+        Votes added to every outcome, above 0.
 
     Examples
     --------
@@ -377,21 +330,14 @@ def smoothed_share(votes: pd.DataFrame, *, pseudo_votes: float = 1.0) -> pd.Data
 
 
 def winners_share(probabilities: ArrayLike, n: int) -> float:
-    """The share that the winner of n votes has on average, exactly.
-
-    It is above the largest probability: whoever wins has had luck.
+    """The share that the winner of n votes has on average: E[largest count] / n, exact.
 
     Parameters
     ----------
     probabilities : array-like of shape (n_outcomes,)
-        Probabilities of the outcomes; they sum to one.
+        Probabilities of the outcomes, which sum to one.
     n : int
         Number of votes.
-
-    Returns
-    -------
-    float
-        E[largest count] / n.
 
     Examples
     --------
@@ -423,30 +369,18 @@ def samples_needed(
     level: float = 0.95,
     most: int = 1_000_000,
 ) -> int:
-    """How many answers make the interval of a share narrow enough.
+    """How many answers, and more, make the interval of a share narrow enough.
 
     Parameters
     ----------
     width : float
-        The wanted distance between its ends, in (0, 1).
+        The wanted width of the interval, in (0, 1).
     share : float, default=0.5
         The share that is expected; 0.5 needs the most.
-    method : {"wilson", "clopper-pearson"}, default="wilson"
-        The interval.
-    level : float, default=0.95
-        Its level.
+    method, level
+        As for :func:`agreement`.
     most : int, default=1000000
-        Give up beyond this many.
-
-    Returns
-    -------
-    int
-        The smallest number from which on the interval is no wider.
-
-    Raises
-    ------
-    ValueError
-        More answers than ``most`` would be needed.
+        Raise ValueError beyond this many.
 
     Examples
     --------
@@ -474,7 +408,7 @@ def samples_needed(
 
 
 def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:
-    """Whether further answers can still change the winner.
+    """Whether further answers can no longer change each text's winner.
 
     Parameters
     ----------
@@ -482,11 +416,6 @@ def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:
         Votes so far.
     n : int
         How many there will be in all.
-
-    Returns
-    -------
-    pandas.Series of bool
-        True where the first label leads the second by more than what is missing.
 
     Examples
     --------

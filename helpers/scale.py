@@ -1,8 +1,4 @@
-"""Classify a data set of any size, on one machine or a cluster, restartably.
-
-This process reads the files, block by block, and writes a shard for each block; in
-between, classifiers in Ray actors, or one here, make a table of a block's texts.
-"""
+"""Classify a data set of any size, on one machine or a Ray cluster, restartably."""
 
 from __future__ import annotations
 
@@ -50,18 +46,14 @@ class Workers:
     ----------
     n : int, default=1
         How many. With 0, this process does the work, without Ray.
-    cpus : int, optional
-        Cores that each takes. Without it, a Ray started here shares out the cores of
-        the machine; with another, it is 1.
-    gpus : float, default=0
-        Accelerators that each takes; half a one lets two share it.
+    cpus, gpus
+        Cores for each (default: an equal share of this machine, or 1 of another Ray's),
+        and accelerators (0); with 0.5, two share one.
     address : str, optional
-        A Ray cluster, such as "auto" or "ray://head:10001". Without it, Ray is started
-        on this machine for the time of the call. Where Ray is initialised already, that
-        is used and left as it is.
+        A Ray cluster, such as "auto" or "ray://head:10001". Default: the Ray that is
+        initialised, or one on this machine for the time of the call.
     attempts : int, default=3
-        How many may die of the same block, or while they make the classifier, before
-        the run stops.
+        How many may die of the same block, or while they make the classifier.
 
     Examples
     --------
@@ -108,92 +100,61 @@ def classify_dataset(
 ) -> DatasetRun:
     """Classify files of any size, in blocks, each row exactly once.
 
-    Called again after a crash, with the same arguments, it goes on where it stopped.
-    The workers may be others in each call.
+    Called again with the same arguments after a crash, it goes on where it stopped;
+    workers may differ. Rows whose text is missing or invalid, whose truth is no label,
+    or which the classifier refuses with a ValueError, go to a table of their own with
+    the reason. On a cluster, the workers' machines must have this package. Give an
+    LLMClassifier ``cache=False``, a HostedClassifier a journal on each machine.
 
     Parameters
     ----------
     source : str, pathlib.Path or iterable of them
-        Parquet files, or CSV files in UTF-8 with commas and column names: one, several,
-        or a folder with all that is in it, sorted by name. Names that begin with a dot
-        or an underscore are passed over.
+        Parquet files, or CSV files in UTF-8 with commas and column names; or a folder
+        of them, read in the order of names.
     destination : str or pathlib.Path
         A folder for the results, empty or of this run.
     classifier_factory : callable
         Makes the classifier, once for each worker: anything with a method
-        ``score_table`` that takes a list of texts and gives the tidy table. Where it
-        has a method ``source``, results of different sources do not get mixed.
+        ``score_table`` from a list of texts to the tidy table and, optionally,
+        ``source``.
     columns : Columns, optional
         Which columns hold the texts, ids and true labels, and which to carry over.
     rows_per_block : int, default=256
-        Rows that are handed out, held in memory and written at once, and lost where a
-        worker dies. For very fast classifiers, or a billion rows, take more.
+        Rows handed out and written at once, and lost where a worker dies. Use more for
+        fast classifiers.
     workers : int or Workers, default=1
-        How many Ray actors work at the same time, and where; with 0, this process does
-        the work, without Ray.
+        How many Ray actors, and where; with 0, this process does the work.
     progress : bool, default=True
-        Whether a run of more than a few seconds shows a bar.
+        Whether to show a bar in longer runs.
 
     Returns
     -------
     DatasetRun
-        ``rows`` of the source, the bad ones included; ``bad_rows``; ``blocks_now`` and
-        ``rows_now``, done by this call; ``blocks_before``; ``seconds``; ``table`` and
-        ``bad``, the folders of shards. See :func:`read_results`,
-        :func:`iter_results` and :func:`read_bad_rows`.
+        Counts of rows, bad rows and blocks, seconds, and the folders of shards. Read
+        these with :func:`read_results`, :func:`iter_results` and :func:`read_bad_rows`.
 
     Raises
     ------
     ValueError
-        A bad argument, or a destination with results of other files, columns, blocks or
-        another classifier. Errors of the classifier that are no text's fault come
-        through as they are.
+        A bad argument, or a destination with results of another run.
     RuntimeError
-        Workers died of the same block again and again, or a file of the source was
-        changed meanwhile.
+        Workers died of the same block repeatedly, or a file of the source has changed.
     TimeoutError
         Another run writes to the destination.
-
-    Notes
-    -----
-    A row is bad where the text is missing, empty or no UTF-8, a CSV row has too many
-    or too few fields, the truth is no label, or the classifier refuses the text with a
-    ValueError, as for one that is too long. It goes to a table of its own with the
-    reason. CSV does not tell a missing text from an empty one, so both have the same
-    reason; in a file of one column, an empty line is one.
-
-    On a cluster, only this process reads the source and writes the destination; the
-    workers' machines must have this package. Scores need not be kept twice: give
-    ``cache=False`` to an LLMClassifier, and a journal of its own to a HostedClassifier
-    on each machine.
 
     Examples
     --------
     >>> import tempfile
-    >>> class ShortIsGood:
+    >>> class Optimist:
     ...     def score_table(self, texts):
-    ...         p = [1 / (1 + len(text) / 10) for text in texts]
-    ...         table = pd.DataFrame({"p_bad": [1 - x for x in p], "p_good": p})
-    ...         table["off_label"] = 0.0
-    ...         table["prediction"] = ["good" if x > 0.5 else "bad" for x in p]
-    ...         table["confidence"] = [max(x, 1 - x) for x in p]
-    ...         return table
-    >>> reviews = pd.DataFrame({"text": ["A joy.", None, "A bore, a long one."]})
+    ...         table = pd.DataFrame({"p_bad": [0.2] * len(texts), "p_good": 0.8})
+    ...         return table.assign(off_label=0.0, prediction="good", confidence=0.8)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     reviews.to_parquet(f"{folder}/reviews.parquet")
-    ...     done = classify_dataset(
-    ...         f"{folder}/reviews.parquet", f"{folder}/out", ShortIsGood, workers=0
-    ...     )
-    ...     table, bad = read_results(f"{folder}/out"), read_bad_rows(f"{folder}/out")
-    >>> done.rows, done.bad_rows
-    (3, 1)
-    >>> table[["row", "prediction", "confidence"]]
-       row prediction  confidence
-    0    0       good    0.625000
-    1    2        bad    0.655172
-    >>> bad
-       row                         reason
-    0    1  The text is missing or empty.
+    ...     source, out = f"{folder}/reviews.parquet", f"{folder}/out"
+    ...     pd.DataFrame({"text": ["A joy.", None]}).to_parquet(source)
+    ...     done = classify_dataset(source, out, Optimist, workers=0)
+    ...     done.rows, done.bad_rows, read_results(out)["prediction"].tolist()
+    (2, 1, ['good'])
     """
     began = time.perf_counter()
     check_count("rows_per_block", rows_per_block)
@@ -236,20 +197,7 @@ def classify_dataset(
 def iter_results(
     destination: str | Path, columns: Sequence[str] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The results of a run, one shard after the other: more than memory can hold.
-
-    Parameters
-    ----------
-    destination : str or pathlib.Path
-        What :func:`classify_dataset` was given.
-    columns : sequence of str, optional
-        The columns wanted.
-
-    Yields
-    ------
-    pandas.DataFrame
-        What :func:`read_results` gives, for the rows of one block.
-    """
+    """Yield what :func:`read_results` gives, one block after the other."""
     _, source, shards = Folder(destination).finished("table", columns)
     for shard in shards:
         table = shard.to_pandas()
@@ -260,27 +208,17 @@ def iter_results(
 def read_results(
     destination: str | Path, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """The results of a run in one table.
+    """The results of a run in one table; ValueError if it is unfinished or damaged.
+
+    ``row`` is the place in the source; then come the columns carried over, those of the
+    tidy table and, where the truth is known, ``truth`` and ``correct``.
 
     Parameters
     ----------
     destination : str or pathlib.Path
         What :func:`classify_dataset` was given.
     columns : sequence of str, optional
-        The columns wanted.
-
-    Returns
-    -------
-    pandas.DataFrame
-        In the order of the source: ``row``, the place in it; the columns carried over;
-        then those of the classifier's tidy table, with ``truth`` and ``correct`` where
-        the truth is known. ``attrs["source"]`` is what they come from.
-
-    Raises
-    ------
-    ValueError
-        There is no run, it has not finished, something of what it wrote is missing or
-        damaged or strange to it, or a column is missing.
+        The columns wanted. Default: all.
     """
     plan, source, shards = Folder(destination).finished("table", columns)
     # Without a row, nobody knows what the labels are.
@@ -290,19 +228,7 @@ def read_results(
 
 
 def read_bad_rows(destination: str | Path) -> pd.DataFrame:
-    """The rows of a run that could not be classified.
-
-    Parameters
-    ----------
-    destination : str or pathlib.Path
-        What :func:`classify_dataset` was given.
-
-    Returns
-    -------
-    pandas.DataFrame
-        In the order of the source: ``row``, the place in it; the id, where one was
-        named; and ``reason``.
-    """
+    """The rows that could not be classified: ``row``, the id, and ``reason``."""
     plan, _, shards = Folder(destination).finished("bad")
     names = ["row", plan["id"], "reason"]
     return _joined(shards, [name for name in names if name is not None])
@@ -316,7 +242,7 @@ def _joined(shards: Iterator[pa.Table], names: Sequence[str]) -> pd.DataFrame:
 
 
 class _Worker:
-    """Holds a classifier and takes blocks: in this process, or as a Ray actor."""
+    """A classifier that takes blocks, in this process or as a Ray actor."""
 
     def __init__(self, factory: Callable[[], Any], columns: Columns) -> None:
         self.given = factory, columns
@@ -324,7 +250,7 @@ class _Worker:
         self._classifier: Any = None
 
     def classify(self, block: Block | None) -> _Result:
-        """What the classifier says of itself, and the tables of a block."""
+        """The classifier's source, and the tables of a block."""
         if self._classifier is None:
             self._load()
         if block is None:
@@ -361,7 +287,7 @@ class _Worker:
         return self._source, tables
 
     def _load(self) -> None:
-        """Make the classifier; a trial shows what is wrong with it and no text."""
+        """Make the classifier and try it, to tell its faults from those of texts."""
         self._classifier = self.given[0]()
         trial = self._scored(["A"])
         own = {"row", "truth", "correct", *trial.columns}
@@ -407,7 +333,7 @@ class _Worker:
 def _on_ray(
     worker: _Worker, blocks: Iterator[Block | None], crew: Workers, n: int
 ) -> Generator[tuple[Block | None, _Result]]:
-    """Results of blocks by Ray actors, which Ray replaces where they die."""
+    """Results of blocks by Ray actors, which are replaced where they die."""
     try:
         import ray
     except ImportError as error:

@@ -1,8 +1,4 @@
-"""Self-report: ask the model how sure it is, and read what it writes.
-
-Whatever cannot be read is an outcome with a name, never a row to drop: models refuse
-and stumble where the task is hard, and a sample without these rows flatters them.
-"""
+"""Self-report: ask the model how sure it is, and read what it writes."""
 
 from __future__ import annotations
 
@@ -39,15 +35,7 @@ _REFUSAL = re.compile(
 
 
 class Report(NamedTuple):
-    """A confidence that a model stated.
-
-    Attributes
-    ----------
-    value : float
-        In [0, 1]; NaN unless the status is "ok".
-    status : {"ok", "empty", "refused", "out of range", "unreadable"}
-        What became of the answer.
-    """
+    """A stated confidence: ``value`` in [0, 1], NaN unless ``status`` is "ok"."""
 
     value: float
     status: str
@@ -56,35 +44,32 @@ class Report(NamedTuple):
 def read_report(
     answer: str, *, scale: Scale = "percent", key: str = "confidence"
 ) -> Report:
-    """The confidence that an answer states, if that is all that it states.
+    """The confidence that an answer states, if it states nothing else.
 
-    Read is one number: ``85``, ``85%``, ``85 percent``, ``8/10``, ``85 out of 100`` or
-    ``0.85``, with the key and a colon before it or not, in quotes or Markdown or not;
-    and a JSON object that is whole and has such a number under the key, and no other
-    number. Sentences, ranges, words for numbers and other scales are not read: what
-    they mean would have to be guessed. So ask for a number and nothing else.
+    Read are ``85``, ``85%``, ``85 percent``, ``8/10``, ``85 out of 100`` and ``0.85``,
+    with or without the key and a colon, quotes or Markdown; and a whole JSON object
+    with such a number under the key and no other number. Sentences, ranges and words
+    are not.
 
     Parameters
     ----------
     answer : str
         What the model wrote.
     scale : {"percent", "probability"}, default="percent"
-        What was asked for, and so what a bare number means: of 100, or of 1. With
-        "percent", a bare number with decimals below 1 is a probability all the same,
-        and ``1.0``, which may be either, is not read.
+        What a bare number means. With "percent", decimals below 1 are probabilities all
+        the same, and ``1.0``, which may be either, is not read.
     key : str, default="confidence"
-        What the number was to be called, where that was asked for. Case does not
-        matter.
+        What the number was to be called; case does not matter.
 
     Returns
     -------
     Report
-        Count the statuses: the share that is not "ok" is a result.
+        With the status "ok", "empty", "refused", "out of range" or "unreadable".
 
     Examples
     --------
-    >>> read_report("85%"), read_report('{"confidence": 0.85}')
-    (Report(value=0.85, status='ok'), Report(value=0.85, status='ok'))
+    >>> read_report("85%")
+    Report(value=0.85, status='ok')
     >>> read_report("I'm not 100% sure.").status, read_report("110 %").status
     ('unreadable', 'out of range')
     """
@@ -114,7 +99,7 @@ def read_report(
 
 
 def _json_field(text: str, key: str) -> str:
-    """What a JSON object has under a key; "" where that is not one thing."""
+    """A JSON object's value for a key; "" unless there is exactly one."""
     try:
         fields: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):
@@ -147,16 +132,13 @@ def self_report(
     scale : {"percent", "probability"}, default="percent"
         What the prompts ask for: see :func:`read_report`.
     max_new_tokens : int, default=8
-        The most tokens an answer may have. It is read up to its first line break;
-        without one, an answer that is cut there is unreadable.
+        The most tokens of an answer, which is read up to its first line break.
 
     Returns
     -------
     pandas.DataFrame
-        One row a prompt: ``answer``, as the model wrote it at temperature 0,
-        ``report`` in [0, 1] or NaN, and ``status``. ``attrs["unread"]`` is the share
-        of reports that are NaN. Look at it, and at how many different values there
-        are, before you trust the others.
+        One row a prompt: ``answer`` at temperature 0, ``report`` in [0, 1] or NaN, and
+        ``status``. ``attrs["unread"]`` is the share of NaN.
 
     Examples
     --------
@@ -186,31 +168,25 @@ def report_distribution(
 ) -> pd.DataFrame:
     """How probable each whole number from 0 to 100 is as the stated confidence.
 
-    :func:`self_report` shows the most probable answer only. This gives all of them at
-    once, and their mean: what many sampled answers would say on average.
-
     Parameters
     ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of str
-        Each asks for a number from 0 to 100; none may end in a space. The index of a
-        pandas Series is kept.
+    model, prompts
+        As for :func:`self_report`; the prompts ask for a number from 0 to 100, and none
+        may end in a space.
 
     Returns
     -------
     pandas.DataFrame
-        One row a prompt: ``expected``, the mean of the stated confidence in [0, 1]
-        given that it is a whole number from 0 to 100; ``off_label``, the probability
-        that it is none; and ``0`` to ``100``, the probability of each, normalised.
-        A number counts where the line or the answer ends behind it, or a "%".
+        One row a prompt: ``expected``, the mean stated confidence in [0, 1] given a
+        whole number; ``off_label``, the probability of anything else; and ``0`` to
+        ``100``, normalised. A number counts where the line, the answer or a "%"
+        follows.
 
     Examples
     --------
     >>> asked = ["Is water wet? Yes.\\nHow sure, from 0 to 100:"]
-    >>> found = report_distribution(LanguageModel.load(), asked)
-    >>> bool(found.loc[:, "0":"100"].sum(axis=1).round(6).eq(1).all())
-    True
+    >>> report_distribution(LanguageModel.load(), asked).shape
+    (1, 103)
     """
     numbers = [str(value) for value in range(101)]
     index = prompts.index if isinstance(prompts, pd.Series) else None
@@ -240,26 +216,21 @@ def p_true(
 ) -> pd.DataFrame:
     """How probable "True" is as the answer to prompts that show an answer.
 
+    P(True) of Kadavath et al., Language models (mostly) know what they know, 2022.
+
     Parameters
     ----------
-    model : LanguageModel
-        The model.
-    prompts : sequence of str
-        Each shows an answer of the model and asks whether it is true; none may end in
-        a space. The index of a pandas Series is kept.
+    model, prompts
+        As for :func:`self_report`; the prompts show an answer and ask whether it is
+        true, and none may end in a space.
     labels : (str, str), default=("True", "False")
-        What the model is to write for yes and for no.
+        What the model is to write for yes and for no, in any case.
 
     Returns
     -------
     pandas.DataFrame
-        One row a prompt: ``p_true``, the probability of the first label among the two,
-        all spellings of case included; and ``off_label``, the probability that is on
-        neither.
-
-    References
-    ----------
-    Kadavath et al., Language models (mostly) know what they know, 2022.
+        One row a prompt: ``p_true``, the share of the first label in the probability of
+        both; ``off_label``, the probability of neither.
 
     Examples
     --------

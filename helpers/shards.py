@@ -1,9 +1,8 @@
-"""The two ends of :mod:`helpers.scale`: rows of files in blocks, results in shards.
+"""Rows of files in blocks, and results in shards, for :mod:`helpers.scale`.
 
-What is done is known by the journal of the folder of results: a line for the plan of
-the run, for what the results come from, for each block and for the end, each with its
-SHA-256, and in that of a block those of its shards. A line that is damaged says
-nothing; a block without a line, or with a shard that is not as it says, is done again.
+The journal in the folder of results has a line for the plan, the source, each block and
+the end, each line and each shard with its SHA-256. A block whose line or shard is
+damaged is done again.
 """
 
 from __future__ import annotations
@@ -40,15 +39,11 @@ class Columns:
 
     Parameters
     ----------
-    text : str, default="text"
-        The texts.
-    id : str, optional
-        What names each row; it is carried over, also for bad rows.
-    truth : str, optional
-        The true labels. They come out as ``truth``, with ``correct``; both may be
-        missing.
+    text, id, truth : str
+        The texts (default "text"); what names each row, also bad ones (optional); the
+        true labels, which come out as ``truth``, with ``correct`` (optional).
     keep : sequence of str, optional
-        Columns to carry over; without it, all but the text and the truth.
+        Columns to carry over. Default: all but the text and the truth.
 
     Examples
     --------
@@ -63,7 +58,7 @@ class Columns:
 
 
 class Block(NamedTuple):
-    """Some rows of one file, what is wrong with them, and where they are."""
+    """Rows of one file, what is wrong with them, and where they are."""
 
     number: int
     row: int  # its first row in the whole source
@@ -72,14 +67,14 @@ class Block(NamedTuple):
     faults: dict[int, str]
 
     def columns(self, places: list[int], names: Sequence[str]) -> dict[str, Any]:
-        """The numbers of some rows, and columns of theirs."""
+        """The numbers of some rows, and their columns."""
         some = self.table.select(list(names)).take(pa.array(places, pa.int64()))
         numbers = pa.array([self.row + at for at in places], pa.int64())
         return {"row": numbers} | {name: some[name] for name in names}
 
 
 class Source:
-    """Files, known by the SHA-256 of their bytes, and their rows in blocks."""
+    """Files, identified by their SHA-256, and their rows in blocks."""
 
     def __init__(self, given: list[Any], columns: Columns, rows_per_block: int) -> None:
         self._given, self._step = given, rows_per_block
@@ -96,7 +91,7 @@ class Source:
         ]
 
     def blocks(self, done: set[int]) -> Iterator[Block]:
-        """The blocks that are not done yet, from files that are as they were seen."""
+        """The blocks still to do, from files that have not changed."""
         number = before = 0
         files = zip(self._files, self._seen, self._counts, strict=True)
         for path, seen, count in files:
@@ -116,13 +111,12 @@ class Source:
             before += count
 
     def check_unchanged(self) -> None:
-        """Refuse files that are not those of the plan any more."""
+        """Refuse files that differ from the plan's."""
         if _hashes(_find_files(self._given)) != self.plan["files"]:
             raise _changed("it")
 
 
 def _find_files(given: Sequence[str | Path]) -> list[Path]:
-    """The files of a source, in the order in which their rows count."""
     found: list[Path] = []
     for path in map(Path, given):
         found += _files_below(path) if path.is_dir() else [path]
@@ -144,7 +138,7 @@ def _find_files(given: Sequence[str | Path]) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files of a folder that are not hidden; a link to a folder is none of them."""
+    """All files of a folder that are not hidden; links to folders are not followed."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -199,7 +193,7 @@ def _resolve(columns: Columns, files: Sequence[Path]) -> tuple[Columns, list[str
 
 
 def _types(path: Path) -> dict[str, pa.DataType]:
-    """Types of columns by name; all of a CSV file is text, for types are guesses."""
+    """Types of columns by name; those of CSV files are text."""
     if _is_csv(path):
         names = next(_csv_rows(path), [])
         types = [pa.string() for _ in names]
@@ -225,16 +219,12 @@ def _is_csv(path: Path) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds texts, in whichever way, or nothing."""
     held = kind.value_type if pa.types.is_dictionary(kind) else kind
     return held in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
 def _csv_rows(path: Path) -> Iterator[list[str]]:
-    """The names and the rows of a CSV file; broken bytes come as surrogates.
-
-    An empty line is a row only where there is one column, whose text it may be.
-    """
+    """Names and rows of a CSV file; an empty line is a row only in a single column."""
     csv.field_size_limit(_LONGEST)
     how: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
     with path.open(**how, newline="\n") as file:
@@ -291,13 +281,13 @@ def _pieces(
 
 
 def _raw(texts: Sequence[str]) -> pa.Array:
-    """Texts with the bytes that the file has for them, which may be no UTF-8."""
+    """Texts as the file's bytes, which may be invalid UTF-8."""
     data = [text.encode("utf-8", "surrogateescape") for text in texts]
     return pa.array(data, pa.large_binary()).view(pa.large_string())
 
 
 def _as_text(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
-    """Texts as strings of one type; where one is no UTF-8, with U+FFFD and noted."""
+    """Texts as strings of one type; invalid UTF-8 becomes U+FFFD and is noted."""
     broken = {}
     for place, name in enumerate(table.column_names):
         if _is_text(table[name].type):
@@ -311,7 +301,7 @@ def _as_text(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
 
 
 class Folder:
-    """The folder of one run; all in it appears under its name whole or not at all."""
+    """The folder of one run, whose files are written atomically."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -319,7 +309,7 @@ class Folder:
 
     @contextmanager
     def claimed(self, plan: dict[str, Any], n_blocks: int) -> Iterator[set[int]]:
-        """Make the folder this run's, and keep others out; yields the blocks done."""
+        """Lock the folder for this run, and yield the blocks done."""
         self._check(plan)
         for kind in _KINDS:
             (self.path / kind).mkdir(parents=True, exist_ok=True)
@@ -337,7 +327,7 @@ class Folder:
             yield done
 
     def admit(self, source: Any) -> None:
-        """Note what the results come from, or refuse it."""
+        """Note the source of the results, or refuse another one."""
         if "source" not in self._known:
             self._note("source", source)
         known = self._known["source"]
@@ -349,7 +339,7 @@ class Folder:
             )
 
     def write(self, number: int, tables: dict[str, pa.Table]) -> None:
-        """Write what became of a block, in place of what is there of it."""
+        """Write the results of a block, in place of what is there of it."""
         shards = {}
         for kind in _KINDS:
             path = self._shard(kind, number)
@@ -362,7 +352,7 @@ class Folder:
         self._note(number, shards)
 
     def finish(self, n_blocks: int) -> int:
-        """Note that all is done, and count the bad rows."""
+        """Note that all blocks are done, and count the bad rows."""
         self._known.setdefault("source", None)
         self._note("end", [n_blocks, self._known["source"]])
         return sum(self._known[at].get("bad", [0])[0] for at in range(n_blocks))
@@ -370,7 +360,7 @@ class Folder:
     def finished(
         self, kind: str, columns: Sequence[str] | None = None
     ) -> tuple[dict[str, Any], Any, Iterator[pa.Table]]:
-        """Plan, source and shards of a run that has finished and lacks nothing."""
+        """Plan, source and shards of a complete run."""
         known, path = self._journal(), self.path / _JOURNAL
         if "plan" not in known:
             raise ValueError(f"destination must hold a run; there is no whole {path}.")
@@ -398,7 +388,7 @@ class Folder:
         return table if columns is None else table.select(list(columns))
 
     def _check(self, plan: dict[str, Any]) -> dict[Any, Any]:
-        """What the journal knows, if there is one and it is this run's."""
+        """The journal's content, if there is one and it is this run's."""
         known = self._journal()
         hold = [path for path in self.path.rglob("[!.]*") if path.is_file()]
         if "end" not in known and {path.name for path in hold} <= {_JOURNAL}:
@@ -434,7 +424,7 @@ class Folder:
         return self.path / kind / f"part-{number:08d}.parquet"
 
     def _refuse_all_but(self, shards: set[tuple[str, int]]) -> None:
-        """Refuse what a reader of the folders would take for results."""
+        """Refuse foreign files that a reader would take for results."""
         ours = {self._shard(*shard) for shard in shards}
         there = {path for kind in _KINDS for path in (self.path / kind).glob("[!._]*")}
         if strange := sorted(f"{path.relative_to(self.path)}" for path in there - ours):

@@ -120,7 +120,14 @@ def positions_in_batch(
 
 
 def nodes_to_read(labels: LabelTokens) -> list[int]:
-    """Nodes of ``labels.trie`` that something can follow, the root first."""
+    """Nodes of ``labels.trie`` that something can follow, the root first.
+
+    Examples
+    --------
+    >>> from helpers.verbalizer import LabelTokens
+    >>> nodes_to_read(LabelTokens(("face", "head"), ((5, 7), (5, 8)), (0, 1)))
+    [0, 1]
+    """
     inner = set(labels.trie.parents[1:])
     if labels.stop_ids:
         inner |= set(labels.trie.leaves)

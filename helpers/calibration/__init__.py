@@ -1,10 +1,7 @@
 """Calibrators: from what a model says to how often it is right.
 
-A calibrator learns from scores in [0, 1] and whether each was right
-(:class:`Calibrator`), or from label probabilities and the true classes
-(:class:`MulticlassCalibrator`). Its predictions (:class:`Calibrated`) know which rows
-it was fitted on, so that a measure of those is not taken for a held-out one.
-:func:`cross_fitted` gives held-out values for all rows.
+They learn from scores in [0, 1] and whether each was right (:class:`Calibrator`), or
+from label probabilities and the true classes (:class:`MulticlassCalibrator`).
 """
 
 from .base import BaseCalibrator, CalibrationWarning, Calibrator, MulticlassCalibrator

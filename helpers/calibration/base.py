@@ -40,16 +40,7 @@ class CalibrationWarning(UserWarning):
 class BaseCalibrator(StoredEstimator):
     """Base of all calibrators: of scores, of label probabilities and of signals.
 
-    Attributes
-    ----------
-    n_ : int
-        Number of rows fitted on.
-    ids_, score_hashes_ : numpy.ndarray of uint64
-        Their ids (None where nothing named the rows) and scores, hashed and sorted.
-    source_ : dict or None
-        Where the scores came from, if stated.
-    fitted_at_ : str
-        When it was fitted: date and time in UTC.
+    After ``fit`` they have ``n_``, ``source_``, ``fitted_at_`` and hashes of the rows.
     """
 
     # Which attribute keeps the names of columns.
@@ -66,8 +57,8 @@ class BaseCalibrator(StoredEstimator):
             Numbers in [0, 1]; or label probabilities, as rows or as a table with or
             without the ``p_`` of its columns; or a table of signals.
         correct : array-like of shape (n,)
-            Whether each row was right (True and False, or 1 and 0); or, for label
-            probabilities, the correct class: a column's name, or 0, 1, …
+            Whether each row was right; or, for label probabilities, the correct class:
+            a column's name, or 0, 1, …
         ids : array-like of shape (n,), optional
             Names of the rows, by which ``predict`` recognises them. Default: the index
             of a pandas object, unless it consists of numbers and has no name.
@@ -100,9 +91,8 @@ class BaseCalibrator(StoredEstimator):
     ) -> Calibrated:
         """Calibrated values of scores, with the rows fitted on marked.
 
-        Rows are recognised by their ids, if they have some here and had some in
-        ``fit``; else by their scores, where all are those fitted on, or half of them
-        are and hardly any of these occurs twice. For the parameters see ``fit``.
+        Rows are recognised by their ids, if ``fit`` had some, too; else by their
+        scores, if most of these were fitted on and hardly any occurs twice.
         """
         values, hashed = self._read_again(scores, ids, source)
         return self._marked(self._predict(values), values, hashed)
@@ -115,11 +105,9 @@ class BaseCalibrator(StoredEstimator):
         raise NotImplementedError
 
     def _read_truth(self, correct: Any, scores: Any, columns: Any) -> np.ndarray:
-        """Checked outcomes of the same rows."""
         return check_outcomes(correct, scores)
 
     def _right(self, values: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Whether the prediction of each row is right."""
         return truth
 
     def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
@@ -173,25 +161,16 @@ class BaseCalibrator(StoredEstimator):
 
 
 class Calibrator(BaseCalibrator):
-    """Base of calibrators that map a score in [0, 1] to how often it is right.
-
-    A subclass defines ``_fit(scores, correct)`` and ``_predict(scores)``.
-    """
+    """Base of maps from a score in [0, 1]: define ``_fit`` and ``_predict``."""
 
     def _read(self, scores: Any) -> tuple[np.ndarray, None]:
         return check_probabilities(scores, "scores").astype(float), None
 
 
 class MulticlassCalibrator(BaseCalibrator):
-    """Base of calibrators that start from a probability for each class.
+    """Base of maps from a probability for each of ``classes_``.
 
-    A subclass defines ``_fit(probabilities, truth)``, with the truth as positions, and
-    ``_predict(probabilities)``.
-
-    Attributes
-    ----------
-    classes_ : list
-        The names of the classes.
+    Define ``_fit(probabilities, truth)``, with truth as positions, and ``_predict``.
     """
 
     _columns = "classes_"

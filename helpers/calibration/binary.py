@@ -38,8 +38,8 @@ Floor = Annotated[float, Field(gt=0, lt=0.1)]
 class TemperatureScalingCalibrator(Calibrator):
     """σ(logit(s) / T), with the one temperature T that fits best (Guo et al., 2017).
 
-    For two labels this is softmax(ln p / T). No score crosses 0.5. A warning says
-    where the data does not settle T.
+    No score crosses 0.5. ``temperature_`` above 1 lowers the confidence; ``at_bound_``
+    says whether the data settles only its direction, which also gives a warning.
 
     Parameters
     ----------
@@ -48,21 +48,12 @@ class TemperatureScalingCalibrator(Calibrator):
     bounds : (float, float), default=(-10.0, 10.0)
         Smallest and largest ln(1 / T).
 
-    Attributes
-    ----------
-    temperature_ : float
-        T. Above 1 it lowers the confidence, below 1 it raises it.
-    at_bound_ : bool
-        Whether T is at a bound: the data settles only its direction.
-
     Examples
     --------
     >>> scores = [0.9, 0.9, 0.9, 0.9, 0.8]
     >>> temperature = TemperatureScalingCalibrator().fit(scores, [1, 1, 0, 1, 0])
     >>> round(temperature.temperature_, 3)
     3.419
-    >>> temperature.predict([0.5, 0.9]).round(3).tolist()
-    [0.5, 0.655]
     """
 
     floor: Floor = 1e-12
@@ -87,9 +78,9 @@ class TemperatureScalingCalibrator(Calibrator):
 class PlattScalingCalibrator(Calibrator):
     """σ(slope · x + intercept), where x is the logit of the score or the score.
 
-    There is no penalty, but the fit stays finite where scores separate right from
-    wrong: right counts as (N₊ + 1) / (N₊ + 2), wrong as 1 / (N₋ + 2) (Platt, 1999). It
-    warns where higher scores are not more often right.
+    Right counts as (N₊ + 1) / (N₊ + 2) and wrong as 1 / (N₋ + 2), so that the fit is
+    always finite (Platt, 1999); it warns where higher scores are not more often right.
+    Platt's own A and B are −``slope_`` and −``intercept_``.
 
     Parameters
     ----------
@@ -98,17 +89,11 @@ class PlattScalingCalibrator(Calibrator):
     floor : float, default=1e-12
         For the logit, scores count as at least this and at most one minus this.
 
-    Attributes
-    ----------
-    slope_, intercept_ : float
-        Platt's own A and B are −slope and −intercept.
-
     Examples
     --------
-    >>> scores = [0.6, 0.7, 0.8, 0.9, 0.95]
-    >>> platt = PlattScalingCalibrator().fit(scores, [0, 1, 0, 1, 1])
-    >>> round(platt.slope_, 3), round(platt.intercept_, 3)
-    (0.772, -0.832)
+    >>> platt = PlattScalingCalibrator().fit([0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1])
+    >>> platt.predict([0.5, 0.9]).round(3).tolist()
+    [0.294, 0.673]
     """
 
     scale: Literal["logit", "probability"] = "logit"
@@ -150,27 +135,21 @@ class PlattScalingCalibrator(Calibrator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class BetaCalibrator(Calibrator):
-    """σ(a · ln s − b · ln(1 − s) + c) with a, b ≥ 0 (Kull et al., 2017).
+    """σ(a · ln s − b · ln(1 − s) + c) with ``a_``, ``b_`` ≥ 0 (Kull et al., 2017).
 
-    It can bend at either end. It warns where scores separate right from wrong, so that
-    no finite curve fits best.
+    a = b = 1, c = 0 leaves scores unchanged; a = b is Platt scaling of the logit. It
+    warns where scores separate right from wrong, so that no finite curve fits best.
 
     Parameters
     ----------
     floor : float, default=1e-12
         Scores count as at least this and at most one minus this.
 
-    Attributes
-    ----------
-    a_, b_, c_ : float
-        a = b = 1, c = 0 leaves scores unchanged; a = b is Platt scaling of the logit.
-
     Examples
     --------
-    >>> scores = [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95]
-    >>> beta = BetaCalibrator().fit(scores, [0, 0, 1, 0, 0, 1, 1, 0, 1])
-    >>> round(beta.a_, 2), round(beta.b_, 2), round(beta.c_, 2)
-    (1.51, 0.01, 0.86)
+    >>> beta = BetaCalibrator().fit([0.1, 0.3, 0.6, 0.7, 0.9], [0, 1, 0, 1, 1])
+    >>> beta.predict([0.5]).round(2).tolist()
+    [0.61]
     """
 
     floor: Floor = 1e-12
@@ -224,23 +203,14 @@ class IsotonicRegressionCalibrator(Calibrator):
     Parameters
     ----------
     rule : {"linear", "step"}, default="linear"
-        The value of a score between two blocks: "linear" interpolates, as scikit-learn
-        does; "step" takes that of the upper block, as R's ``as.stepfun(isoreg(x, y))``
-        does. On the rows fitted on, both are the same.
-
-    Attributes
-    ----------
-    x_thresholds_, y_thresholds_ : numpy.ndarray
-        First and last score of each block, and the value there.
+        The value between two blocks: interpolated, as in scikit-learn, or that of the
+        upper block, as in R's ``as.stepfun(isoreg(x, y))``.
 
     Examples
     --------
-    >>> scores, correct = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99], [0, 1, 0, 1, 0, 1, 1]
-    >>> for rule in ("linear", "step"):
-    ...     isotonic = IsotonicRegressionCalibrator(rule=rule).fit(scores, correct)
-    ...     print(rule, isotonic.predict([0.55, 0.92]).round(2).tolist())
-    linear [0.25, 0.7]
-    step [0.5, 1.0]
+    >>> curve = IsotonicRegressionCalibrator().fit([0.5, 0.6, 0.7, 0.8], [0, 1, 0, 1])
+    >>> curve.predict([0.55, 0.65]).round(2).tolist()
+    [0.25, 0.5]
     """
 
     rule: Literal["linear", "step"] = "linear"
@@ -268,6 +238,8 @@ class IsotonicRegressionCalibrator(Calibrator):
 class HistogramBinningCalibrator(Calibrator):
     """The share of right rows in each bin of scores (Zadrozny and Elkan, 2001).
 
+    A score on one of ``edges_`` is in the upper bin; an empty bin changes none.
+
     Parameters
     ----------
     n_bins : int, default=15
@@ -275,19 +247,11 @@ class HistogramBinningCalibrator(Calibrator):
     strategy : {"quantile", "uniform"}, default="quantile"
         Bins of about the same number of rows, or of the same width.
 
-    Attributes
-    ----------
-    edges_ : numpy.ndarray
-        Where one bin ends and the next begins; a score on an edge, in single
-        precision, is in the upper bin.
-    values_, counts_ : numpy.ndarray
-        Share of right rows and rows in each bin. Scores in an empty bin do not change.
-
     Examples
     --------
     >>> scores = [0.1, 0.2, 0.6, 0.7, 0.8, 0.9]
-    >>> histogram = HistogramBinningCalibrator(n_bins=3)
-    >>> histogram.fit(scores, [0, 0, 1, 0, 1, 1]).predict([0.15, 0.72, 0.75]).tolist()
+    >>> histogram = HistogramBinningCalibrator(n_bins=3).fit(scores, [0, 0, 1, 0, 1, 1])
+    >>> histogram.predict([0.15, 0.72, 0.75]).tolist()
     [0.0, 0.5, 1.0]
     """
 
@@ -329,24 +293,14 @@ class VennAbersCalibrator(Calibrator):
     """Two isotonic curves that a score lies between, and one value from both.
 
     A score is calibrated as if it had been among those fitted on, once as wrong (p0)
-    and once as right (p1). The distance of p0 and p1 shows how much the data says.
-    ``predict`` gives p1 / (1 − p0 + p1), which is never 0 nor 1 (Vovk et al., 2015).
-
-    Attributes
-    ----------
-    lower_knots_, lower_values_ : numpy.ndarray
-        p0 as a step function: it changes at a knot.
-    upper_knots_, upper_values_ : numpy.ndarray
-        p1 as a step function: it changes just above a knot.
+    and once as right (p1); their distance shows how much the data says. ``predict``
+    gives p1 / (1 − p0 + p1), which is never 0 or 1 (Vovk et al., 2015).
 
     Examples
     --------
-    >>> scores = [0.5, 0.6, 0.7, 0.8, 0.9]
-    >>> venn_abers = VennAbersCalibrator().fit(scores, [0, 1, 0, 1, 1])
-    >>> venn_abers.predict_interval([0.65]).round(3).tolist()
+    >>> both = VennAbersCalibrator().fit([0.5, 0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1, 1])
+    >>> both.predict_interval([0.65]).round(3).tolist()
     [[0.333, 0.667]]
-    >>> venn_abers.predict([0.65]).round(3).tolist()
-    [0.5]
     """
 
     _fitted = dict.fromkeys(

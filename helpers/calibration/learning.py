@@ -31,7 +31,7 @@ def cross_fitted(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Calibrated:
-    """Calibrated values, each by a calibrator fitted on the other folds of the data.
+    """Held-out values of all rows, each by a calibrator fitted on the other folds.
 
     Parameters
     ----------
@@ -40,26 +40,17 @@ def cross_fitted(
     scores, correct : array-like or pandas.DataFrame
         What ``calibrator.fit`` takes.
     groups : array-like of shape (n,), optional
-        Rows of one group stay in one fold, as copies of a text should. Strings that
-        differ in case or white space only are one group.
+        Rows of one group stay in one fold, as copies of a text should. Strings are
+        compared without regard to case and white space.
     n_splits : int, default=5
         Number of folds, each with about the same share of right rows.
     seed : int, default=0
-        Seed of the folds.
-
-    Returns
-    -------
-    Calibrated of shape (n,) or (n, n_classes)
-        Held-out values, in the order of the rows.
 
     Examples
     --------
     >>> from helpers.calibration import IsotonicRegressionCalibrator
-    >>> isotonic = IsotonicRegressionCalibrator()
-    >>> scores, correct = [0.5, 0.6, 0.7, 0.8, 0.9, 0.99], [0, 1, 0, 1, 0, 1]
-    >>> isotonic.fit(scores, correct).predict(scores).tolist()
-    [0.0, 0.5, 0.5, 0.5, 0.5, 1.0]
-    >>> cross_fitted(isotonic, scores, correct, n_splits=2).tolist()
+    >>> rows = [0.5, 0.6, 0.7, 0.8, 0.9, 0.99], [0, 1, 0, 1, 0, 1]
+    >>> cross_fitted(IsotonicRegressionCalibrator(), *rows, n_splits=2).tolist()
     [0.0, 0.0, 1.0, 1.0, 1.0, 0.5]
     """
     check_count("n_splits", n_splits, 2)
@@ -100,13 +91,10 @@ def learning_curves(
 ) -> pd.DataFrame:
     """Held-out quality of calibrators against the number of labels.
 
-    Rows are drawn from the labelled ones again and again; all calibrators are fitted on
-    the same draw and measured on the same test rows.
-
     Parameters
     ----------
     calibrators : mapping of str to Calibrator
-        Calibrators by name; they are copied.
+        Calibrators by name, all of which are fitted (as copies) on the same draws.
     labelled, test : (array-like, array-like)
         Scores in [0, 1] and outcomes, of the rows to fit on and to measure on.
     sizes : sequence of int, default=(25, 50, 100, 200, 500, 1000, 2000)
@@ -121,19 +109,14 @@ def learning_curves(
     Returns
     -------
     pandas.DataFrame
-        One row per number, draw and calibrator: ``calibrator``, ``n``, ``draw``, and on
-        the test rows ``ece``, ``brier`` and ``log_loss`` (infinite where a certainty
-        was wrong).
+        ``ece``, ``brier`` and ``log_loss`` for each ``n``, ``draw`` and ``calibrator``.
 
     Examples
     --------
     >>> from helpers.calibration import PlattScalingCalibrator
-    >>> rng = np.random.default_rng(0)
-    >>> p = rng.uniform(0.5, 1, 400)
-    >>> y = rng.random(400) < p
-    >>> platt = {"Platt": PlattScalingCalibrator()}
-    >>> len(learning_curves(platt, (p, y), (p, y), sizes=[100, 200], n_draws=3))
-    6
+    >>> platt, rows = PlattScalingCalibrator(), ([0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1])
+    >>> len(learning_curves({"Platt": platt}, rows, rows, sizes=[4], n_draws=2))
+    2
     """
     rows = []
     binning = Binning(n_bins)
@@ -164,7 +147,7 @@ def held_out_curves(
     Parameters
     ----------
     calibrator : Calibrator
-        It is copied.
+        What to fit. It is copied.
     labelled, test, sizes, n_draws, rng
         See :func:`learning_curves`.
     n_bins : int, default=10
@@ -175,18 +158,16 @@ def held_out_curves(
     Returns
     -------
     pandas.DataFrame
-        One row per number of labels, draw and bin: ``n``, ``draw``, ``bin`` (its lower
-        edge), the mean calibrated ``confidence`` of the test rows in it, their
-        ``accuracy``, and their number ``rows``.
+        Mean calibrated ``confidence``, ``accuracy`` and number of test ``rows`` for
+        each ``n``, ``draw`` and ``bin`` (its lower edge).
 
     Examples
     --------
     >>> from helpers.calibration import PlattScalingCalibrator
-    >>> rows = [0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1]
-    >>> platt = PlattScalingCalibrator()
+    >>> platt, rows = PlattScalingCalibrator(), ([0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1])
     >>> found = held_out_curves(platt, rows, rows, sizes=[4], n_draws=1, least=1)
-    >>> found["bin"].tolist(), found["rows"].tolist()
-    ([0.3, 0.4, 0.5, 0.6], [1, 1, 1, 1])
+    >>> found["bin"].tolist()
+    [0.3, 0.4, 0.5, 0.6]
     """
     check_count("n_bins", n_bins)
     tables = []

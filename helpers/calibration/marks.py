@@ -1,8 +1,4 @@
-"""An array that remembers which of its rows a calibrator was fitted on.
-
-A calibrated value of a row that the calibrator has seen flatters the calibrator. So
-every prediction carries, row by row, whether it was seen, and a measure can say so.
-"""
+"""An array that remembers which of its rows a calibrator was fitted on."""
 
 from __future__ import annotations
 
@@ -17,15 +13,13 @@ from numpy.typing import ArrayLike
 class Calibrated(np.ndarray):
     """Calibrated values that know which of their rows a calibrator was fitted on.
 
-    Selected rows keep their marks, and so does pickling. In the result of any other
-    operation all rows are marked if any was; joined with values of unknown origin,
-    nothing is known to be held out. Comparisons and single values carry no marks.
-    ``numpy.asarray`` and most of pandas remove them: measure before making a table.
+    Selected rows keep their marks. After any other operation all rows are marked if any
+    was; joined with values of unknown origin, nothing is known to be held out.
+    ``numpy.asarray`` and most of pandas remove marks: measure before making a table.
 
     Parameters
     ----------
     values : array-like of shape (n,) or (n, n_classes)
-        Calibrated values.
     fitted_on : array-like of bool, of shape (n,)
         True for the rows that the calibrator was fitted on.
     known : bool
@@ -63,17 +57,13 @@ class Calibrated(np.ndarray):
 
     @property
     def evaluation(self) -> str:
-        """What a measure of these values would be.
-
-        "in-sample" where any row was fitted on, "held-out" where none was, "unstated"
-        where that could not be established.
-        """
+        """Whether any row was fitted on: "in-sample", "held-out" or "unstated"."""
         if self.fitted_on.any():
             return "in-sample"
         return "held-out" if self.known else "unstated"
 
     def _mark(self, origins: Iterable[Any]) -> Calibrated:
-        """Mark all rows if any row of what they were made of is marked."""
+        """Mark all rows if any of ``origins`` has a marked row."""
         parts = [part for part in origins if isinstance(part, Calibrated)]
         seen = any(part.fitted_on.any() for part in parts)
         self.known = bool(parts) and all(part.known for part in parts)

@@ -26,7 +26,7 @@ def _checked(calibrator: Calibrator) -> Calibrator:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _ObjectiveCalibrator(MulticlassCalibrator):
-    """What the two calibrators of whole rows share: what they minimise."""
+    """Base of calibrators of whole rows, with a choice of objective."""
 
     objective: Literal["multiclass", "top-versus-all"] = "multiclass"
     floor: Floor = 1e-12
@@ -57,33 +57,24 @@ class _ObjectiveCalibrator(MulticlassCalibrator):
 class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     """softmax(ln p / T), with the one temperature T that fits best.
 
-    The most probable class stays the most probable one. A warning says where the data
-    does not settle T.
+    The prediction does not change. ``temperature_`` and ``at_bound_`` are those of
+    :class:`TemperatureScalingCalibrator`.
 
     Parameters
     ----------
     objective : {"multiclass", "top-versus-all"}, default="multiclass"
         What T minimises: the log loss of the true class (Guo et al., 2017), or that of
-        the greatest probability as a forecast of whether the predicted class is right
-        (Le Coz et al., 2024).
+        the greatest probability for the prediction being right (Le Coz et al., 2024).
     floor : float, default=1e-12
         Probabilities count as at least this.
     bounds : (float, float), default=(-10.0, 10.0)
         Smallest and largest ln(1 / T).
 
-    Attributes
-    ----------
-    temperature_, at_bound_
-        See :class:`TemperatureScalingCalibrator`.
-
     Examples
     --------
     >>> rows = [[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1]]
-    >>> temperature = MulticlassTemperatureScaling().fit(rows, [0, 1, 2, 1])
-    >>> round(temperature.temperature_, 3)
+    >>> round(MulticlassTemperatureScaling().fit(rows, [0, 1, 2, 1]).temperature_, 3)
     1.692
-    >>> temperature.predict([[0.8, 0.1, 0.1]]).round(3).tolist()
-    [[0.631, 0.185, 0.185]]
     """
 
     bounds: Bounds = (-10.0, 10.0)
@@ -116,29 +107,21 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
 class VectorScaling(_ObjectiveCalibrator):
     """softmax(w · ln p + b), with a weight and a bias by class (Guo et al., 2017).
 
-    The most probable class may change. It warns where no finite w and b fit best: a
-    class is never true, or the rows separate the classes.
+    The most probable class may change. ``biases_`` sum to zero. It warns where no
+    finite w and b fit best: a class is never true, or the rows separate the classes.
 
     Parameters
     ----------
-    objective : {"multiclass", "top-versus-all"}, default="multiclass"
-        What w and b minimise: see :class:`MulticlassTemperatureScaling`.
+    objective, floor
+        See :class:`MulticlassTemperatureScaling`.
     penalty : float, default=0.0
         Factor of the penalty, the sum of (w − 1)² and b².
-    floor : float, default=1e-12
-        Probabilities count as at least this.
-
-    Attributes
-    ----------
-    weights_, biases_ : numpy.ndarray of shape (n_classes,)
-        w and b; b sums to zero.
 
     Examples
     --------
     >>> rows = [[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1]]
-    >>> vector = VectorScaling(penalty=0.1).fit(rows, [0, 1, 2, 1])
-    >>> vector.weights_.round(2).tolist(), vector.biases_.round(2).tolist()
-    ([1.22, 0.39, 1.3], [-0.35, 0.04, 0.31])
+    >>> VectorScaling(penalty=0.1).fit(rows, [0, 1, 2, 1]).weights_.round(2).tolist()
+    [1.22, 0.39, 1.3]
     """
 
     penalty: NotNegative = 0.0
@@ -184,7 +167,7 @@ class VectorScaling(_ObjectiveCalibrator):
 
 @dataclass(eq=False, repr=False)
 class _TopCalibrator(MulticlassCalibrator):
-    """What the two calibrators of the predicted class share: one inside."""
+    """Base of calibrators of the predicted class, which wrap another calibrator."""
 
     calibrator: Annotated[InstanceOf[Calibrator], AfterValidator(_checked)]
 
@@ -193,7 +176,7 @@ class _TopCalibrator(MulticlassCalibrator):
 
 
 class TopVersusAll(_TopCalibrator):
-    """One map for all classes, from the greatest probability to being right.
+    """One map, ``calibrator_``, from the greatest probability to being right.
 
     ``predict`` gives one confidence a row, that of the most probable class; which class
     that is does not change (Le Coz et al., 2024).
@@ -202,11 +185,6 @@ class TopVersusAll(_TopCalibrator):
     ----------
     calibrator : Calibrator
         What to learn the map with. It is copied, not changed.
-
-    Attributes
-    ----------
-    calibrator_ : Calibrator
-        The map.
 
     Examples
     --------
@@ -231,36 +209,24 @@ class TopVersusAll(_TopCalibrator):
 class TopLabelCalibrator(_TopCalibrator):
     """One map for each predicted class, shrunk towards the map for all of them.
 
-    ``predict`` gives one confidence a row, that of the most probable class; which class
-    that is does not change. A class that was never predicted in ``fit`` gets the map
-    for all classes. Without shrinkage: Gupta and Ramdas, 2022.
+    As with :class:`TopVersusAll`, ``predict`` gives one confidence a row. ``by_class_``
+    holds maps, or (right + 1) / (n_k + 2) where a class has too few rows or one
+    outcome; a class never predicted in ``fit`` gets ``shared_``. Without shrinkage:
+    Gupta and Ramdas, 2022.
 
     Parameters
     ----------
     calibrator : Calibrator
         What to learn each map with. It is copied, not changed.
     shrinkage : float, default=50.0
-        How many rows the map for all classes counts for: the map of a class with n_k
-        rows has weight n_k / (n_k + shrinkage).
-
-    Attributes
-    ----------
-    shared_ : Calibrator
-        The map for all classes.
-    by_class_ : dict
-        The map of each predicted class; a number, (right + 1) / (n_k + 2), where its
-        rows are too few for a map, or all right or all wrong.
-    counts_ : dict
-        How many rows each class was predicted for.
+        The map of a class with n_k rows has weight n_k / (n_k + shrinkage).
 
     Examples
     --------
     >>> from helpers.calibration import IsotonicRegressionCalibrator
     >>> rows = [[0.6, 0.4], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9]]
     >>> maps = TopLabelCalibrator(IsotonicRegressionCalibrator(), shrinkage=2)
-    >>> maps.fit(rows, [1, 0, 0, 0]).by_class_[1]
-    0.25
-    >>> maps.predict(rows).round(3).tolist()
+    >>> maps.fit(rows, [1, 0, 0, 0]).predict(rows).round(3).tolist()
     [0.0, 0.667, 0.292, 0.292]
     """
 

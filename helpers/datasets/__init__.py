@@ -1,13 +1,8 @@
 """The book's data: film reviews, injuries, and texts to train on.
 
-``reviews`` are 12,752 distinct snippets of film reviews, labelled *fresh* or *rotten*
-by the critics whose words they are (Pang and Lee, 2005), here *positive* and
-*negative*, and what the embedded model says of them. ``neiss`` are cases of injury as
-emergency departments recorded them, each with the part of the body that was hurt;
-``neiss_files`` reads and fetches them, ``neiss_codes`` tells what their codes mean,
-``neiss_predictions`` has what classifiers answered for some of them. ``texts`` were
-written for the book, ``recorded`` is what real servers said, ``parts`` puts texts into
-the parts of a data set.
+``reviews`` are 12,752 snippets of film reviews labelled *fresh* or *rotten* by their
+critics (Pang and Lee, 2005), here *positive* and *negative*; ``neiss`` are cases of
+injury with the part of the body; ``texts`` were written for the book.
 """
 
 from .neiss import NEISS_VARIABLE, load_neiss

@@ -1,10 +1,4 @@
-"""Injuries as emergency departments recorded them, each with the part of the body.
-
-NEISS is the injury surveillance system of the US Consumer Product Safety Commission
-(CPSC): some 350,000 cases a year from a sample of hospitals, with a narrative of what
-happened and with codes that a coder gave it. The cases are public but do not travel
-with this package.
-"""
+"""Injuries recorded by US emergency departments (NEISS), and the body part hurt."""
 
 from __future__ import annotations
 
@@ -37,78 +31,34 @@ def load_neiss(
 ) -> pd.DataFrame:
     """Narratives of injuries, with the part of the body that was hurt.
 
+    They are from NEISS, the injury surveillance system of the US Consumer Product
+    Safety Commission (CPSC). A file that could corrupt a result is refused with a
+    ValueError.
+
     Parameters
     ----------
     source : str, pathlib.Path, int or a sequence of them, optional
-        A path: an annual file as CPSC publishes it (.tsv or .xlsx), or a .parquet with
-        the columns below. A year: its annual file is downloaded into the user's cache.
-        Several: a case that two of them have is taken from the first. Without it: the
-        path in the environment variable HOW_SURE_NEISS.
-    n : int, optional
-        How many, drawn at random; without it, all, in the order of the file.
+        A CPSC annual file (.tsv or .xlsx), or a .parquet with the columns below; a
+        year, to download its file into the user's cache; or several, where the first
+        has precedence. Default: the path in the environment variable HOW_SURE_NEISS.
+    n, seed : int, optional
+        How many to draw at random (default: all, in the order of the file), and seed
+        (0).
     stratify : bool, default=False
         Whether the draw keeps the shares of the labels, by largest remainders.
     split : {"train", "calibration", "test"}, optional
-        A third of the narratives each; without it, all. Narratives that differ only in
-        numbers, punctuation and white space are in the same part.
-    seed : int, default=0
-        Seed of the draw.
+        A third of the narratives each, near-copies together. Default: all.
 
     Returns
     -------
     pandas.DataFrame
-        One row a case, by ``case_number``: ``year``; ``treatment_date``; ``age_years``,
-        months as fractions of a year, NaN where unknown; ``sex``, "M", "F" or "" for
-        unknown and other; ``body_part``, the code, and ``label``, the name of it in
+        One row a case, by ``case_number``: ``year``; ``treatment_date``; ``age_years``;
+        ``sex``, "M", "F" or ""; the code ``body_part`` and its ``label`` in
         :func:`body_parts`; ``diagnosis``; ``body_part_2`` and ``diagnosis_2`` of a
-        second injury, or missing; ``product_1``, as the file has it: in annual files
-        the code; ``stratum`` and ``psu``, the kind of hospital and the hospital;
-        ``weight``, how many injuries of the country the case stands for;
-        ``narrative``, as published; ``text``, how models get it: one line, lower case;
-        ``split``.
-
-        ``attrs["dropped"]`` counts the cases that are left out before any draw:
-        "repeated_case", "no_narrative", "body_part" (none of the 26 codes in use) and
-        "repeated_text".
-
-    Raises
-    ------
-    ValueError
-        No NEISS file, one of another year, or a value that could corrupt a result: the
-        message names the file, the column, the rule and the first such value.
-    helpers.fetch.FetchError
-        The year could not be downloaded; the message says how to do it by hand.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> cases = pd.DataFrame(
-    ...     {
-    ...         "case_number": [1, 2, 3],
-    ...         "year": 2024,
-    ...         "treatment_date": "2024-05-01",
-    ...         "age_years": [4.0, 31.0, 0.5],
-    ...         "sex": ["F", "M", "F"],
-    ...         "body_part": [76, 92, 75],
-    ...         "diagnosis": [59, 59, 62],
-    ...         "body_part_2": None,
-    ...         "diagnosis_2": None,
-    ...         "product_1": ["4057", "464", "4076"],
-    ...         "stratum": ["C", "V", "S"],
-    ...         "psu": [8, 21, 40],
-    ...         "weight": [4.9, 17.2, 70.1],
-    ...         "narrative": [
-    ...             "4YOF RAN INTO A TABLE DX: LAC TO FOREHEAD",
-    ...             "31YOM CUT THUMB WITH A KNIFE  DX: LAC",
-    ...             "6MOF ROLLED OFF THE BED DX: CHI",
-    ...         ],
-    ...     }
-    ... )
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/cases.parquet"
-    ...     cases.to_parquet(path)
-    ...     print(load_neiss(path)[["label", "text"]].iloc[1].to_dict())
-    {'label': 'finger', 'text': '31yom cut thumb with a knife dx: lac'}
+        second injury; ``product_1``; ``stratum`` (kind of hospital) and ``psu``
+        (hospital); ``weight``, the injuries a case stands for; ``narrative`` and, in
+        one line of lower case, ``text``; ``split``. ``attrs["dropped"]`` counts the
+        cases left out, by reason.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
@@ -129,7 +79,6 @@ def load_neiss(
 
 
 def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
-    """What to read: paths and years, all of them checked."""
     from .neiss_files import check_year
 
     if source is None:
@@ -166,7 +115,7 @@ def _read(source: Path | int) -> pd.DataFrame:
 
 
 def _cleaned(tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Add what is computed, leave out what cannot be used, and count it."""
+    """Add computed columns, leave out unusable cases, and count these."""
     cases = pd.concat(tables) if len(tables) > 1 else tables[0]
     tables.clear()
     dropped = {}
@@ -206,7 +155,6 @@ def _key(narrative: str) -> str:
 def _draw(
     labels: pd.Series, n: int, stratify: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Places of n rows, in random order."""
     order = rng.permutation(len(labels))
     if not stratify:
         return order[:n]

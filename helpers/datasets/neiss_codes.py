@@ -1,4 +1,4 @@
-"""What the codes of the injury data mean."""
+"""Code tables of the injury data."""
 
 from __future__ import annotations
 
@@ -10,18 +10,10 @@ RETIRED_BODY_PARTS = (78, 86, 90, 91)
 
 
 def body_parts() -> pd.DataFrame:
-    """The 26 parts of the body that NEISS tells apart.
+    """The 26 parts of the body that NEISS distinguishes, by code.
 
-    The codes 78, 86, 90 and 91 are retired and not among them: once an upper trunk,
-    "other", a lower arm and a lower leg.
-
-    Returns
-    -------
-    pandas.DataFrame
-        By ``code``: ``label``, as the US Consumer Product Safety Commission (CPSC)
-        writes it; ``name``, what a model is asked to write; ``includes``, from the
-        coding manual of 2023; ``n_2017``, ``n_2021``, ``n_2023`` and ``n_2024``, the
-        number of cases in the annual file of that year.
+    Columns: ``label``, as CPSC writes it; ``name``, what a model is asked to write;
+    ``includes``, from the coding manual; and numbers of cases, such as ``n_2024``.
 
     Examples
     --------
@@ -32,13 +24,7 @@ def body_parts() -> pd.DataFrame:
 
 
 def diagnoses() -> pd.DataFrame:
-    """The diagnoses that NEISS tells apart.
-
-    Returns
-    -------
-    pandas.DataFrame
-        By ``code``: ``label``, as CPSC writes it, and ``n_2024``, the number of cases
-        in the annual file of 2024. Code 70 is retired.
+    """The diagnoses that NEISS distinguishes, by code: ``label`` and ``n_2024``.
 
     Examples
     --------

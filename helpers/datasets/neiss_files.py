@@ -1,9 +1,4 @@
-"""Annual files of the injury data: fetched from CPSC, read, and refused where wrong.
-
-The annual files are tab-separated without any quoting. A narrative may hold a line
-break, and then a case goes on in the next line of the file; such cases are put together
-again. Sizes: 360,000 cases a year, some 100 MB.
-"""
+"""Annual files of the injury data: downloaded from CPSC, read and validated."""
 
 from __future__ import annotations
 
@@ -71,7 +66,7 @@ _LINE_BREAK = b"\0"  # stands for a line break inside of a field; no text has on
 
 
 def check_year(year: int) -> int:
-    """A year whose annual file can be asked for; older codes may mean other things."""
+    """A year whose annual file is supported; older codes may mean other things."""
     if year < FIRST_YEAR:
         raise ValueError(
             f"year must be {FIRST_YEAR} or later, not {year}: earlier ones are untried."
@@ -137,7 +132,7 @@ def download_neiss(year: int) -> Path:
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Pooch tells of every file that it loads; the errors here say enough."""
+    """Silence pooch's messages about each file."""
     before = logger.level
     logger.setLevel(logging.WARNING)
     try:
@@ -163,7 +158,6 @@ def read_neiss_file(path: Path, year: int | None = None) -> pd.DataFrame:
 
 
 def _check_header(names: Iterable[str], path: Path) -> None:
-    """Compare the first row of an annual file with the one documented."""
     found = list(names)
     if tuple(found) == HEADER:
         return
@@ -176,7 +170,7 @@ def _check_header(names: Iterable[str], path: Path) -> None:
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
-    """All as text; the index is the line in the file."""
+    """All fields as text; the index is the line in the file."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -206,7 +200,7 @@ def _read_tsv(path: Path) -> pd.DataFrame:
 
 
 def _whole_rows(path: Path) -> tuple[list[bytes], list[int]]:
-    """Every case as one line of utf-8, and the line of the file it begins in."""
+    """Every case as one line of UTF-8, and the line of the file it begins in."""
     data = path.read_bytes().removeprefix(BOM_UTF8)
     if b"\0" in data:
         raise ValueError(
@@ -249,7 +243,7 @@ def _whole_rows(path: Path) -> tuple[list[bytes], list[int]]:
 
 
 def _as_utf8(line: bytes, number: int, path: Path) -> bytes:
-    """A line that is utf-8, or else cp1252, as those of some years are."""
+    """A line of UTF-8 or else cp1252, which some years use."""
     with suppress(UnicodeDecodeError):
         line.decode()
         return line
@@ -263,7 +257,7 @@ def _as_utf8(line: bytes, number: int, path: Path) -> bytes:
 
 
 def _read_xlsx(path: Path) -> pd.DataFrame:
-    """Fields as the sheet has them; the index is the number of the sheet's row."""
+    """Fields as in the sheet; the index is the number of the sheet's row."""
     try:
         book = pd.ExcelFile(path, engine="calamine")
     except Exception as error:  # calamine's own kinds, which differ by version
@@ -314,7 +308,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _checked(raw: pd.DataFrame, path: Path, year: int | None) -> pd.DataFrame:
-    """The table with its types, or an error about the first thing that is wrong."""
+    """The table with its types, or an error about the first wrong value."""
     table = pd.DataFrame(index=raw.index)
     for name in _NUMBERS:
         table[name] = _numbers(raw[name], path)
@@ -398,7 +392,6 @@ def _rules(
 
 
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    """As double precision, NaN where the field is empty."""
     if pd.api.types.is_numeric_dtype(column):
         return column.astype("float64")
     text = _text(column).str.strip()
@@ -408,7 +401,7 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
 
 
 def _dates(column: pd.Series, path: Path) -> pd.Series:
-    """Dates as annual files write them, or as spreadsheets and tables of ours do."""
+    """Dates as written by annual files, spreadsheets or our own tables."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return column.dt.tz_localize(None).dt.normalize().astype("datetime64[ns]")
     text = _text(column).str.strip().str.removesuffix(" 00:00:00")
@@ -426,7 +419,6 @@ def _text(column: pd.Series) -> pd.Series:
 
 
 def _refuse(path: Path, column: pd.Series, rule: str, wrong: pd.Series) -> None:
-    """Raise ValueError about the first value that is wrong."""
     if not wrong.any():
         return
     at = int(np.flatnonzero(wrong)[0])

@@ -92,16 +92,10 @@ def neiss_classifier(
     Parameters
     ----------
     how : {"few-shot", "fine-tuned"}, default="few-shot"
-        With eight examples in the prompt, or with none and the adapter that comes
-        with this project, which was trained on 2,453 cases.
+        With eight examples in the prompt; or with none and the adapter of this project,
+        trained on 2,453 cases.
     model : LanguageModel or str, optional
         Another model for the few-shot prompt; the adapter fits the embedded one only.
-
-    Returns
-    -------
-    LLMClassifier
-        Its labels are the names of :func:`body_parts`; its texts the column ``text``
-        of :func:`load_neiss`.
 
     Examples
     --------
@@ -131,13 +125,7 @@ def neiss_classifier(
 
 
 def neiss_baseline() -> Pipeline:
-    """A conventional text classifier: TF-IDF features and logistic regression.
-
-    Returns
-    -------
-    sklearn.pipeline.Pipeline
-        Not fitted yet. Words and pairs of words, and 3 to 5 characters within words,
-        each of which occurs in two or more texts.
+    """An unfitted conventional classifier: TF-IDF features and logistic regression.
 
     Examples
     --------
@@ -169,8 +157,7 @@ def neiss_log_proba(
     Parameters
     ----------
     cases : pandas.DataFrame
-        What :func:`load_neiss` gives. Of its part "train", the adapter may have
-        learned: what "fine-tuned" says of those is no evidence.
+        From :func:`load_neiss`. "fine-tuned" may have been trained on its part "train".
     how : {"few-shot", "fine-tuned", "tf-idf"}
         Which classifier: see :func:`neiss_classifier` and :func:`neiss_baseline`.
     model : LanguageModel or str, optional
@@ -183,7 +170,6 @@ def neiss_log_proba(
     pandas.DataFrame of shape (n_cases, 26)
         Natural logarithms of the probabilities, not normalised; the columns are the
         codes. ``attrs["source"]`` says what was asked, and how.
-
     """
     check_choice("how", how, NEISS_CLASSIFIERS)
     check_table(cases, ("text",), "cases")
@@ -201,7 +187,7 @@ def neiss_log_proba(
         fitted = neiss_baseline().fit(train["text"], train["body_part"])
         values = fitted.predict_log_proba(cases["text"])
         raw = pd.DataFrame(values, cases.index, fitted.classes_)
-        # A body part that it never saw is impossible to it.
+        # The classifier gives no probability to body parts it never saw.
         raw = raw.reindex(columns=codes, fill_value=-np.inf)
         raw.attrs["source"] = {"model": f"TF-IDF on {len(train)} cases"}
         return raw
@@ -220,42 +206,35 @@ def measure_neiss(
     model: LanguageModel | str | None = None,
     train: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """The tidy table of a classifier on real cases, measured here and now.
-
-    Parameters and errors are those of :func:`neiss_log_proba`, the columns those of
-    :func:`load_neiss_predictions`.
-    """
+    """As :func:`load_neiss_predictions`, but asked now by :func:`neiss_log_proba`."""
     return _table(neiss_log_proba(cases, how, model=model, train=train), cases)
 
 
 def load_neiss_predictions(how: str, split: str | None = None) -> pd.DataFrame:
-    """What three classifiers answered for 7,725 real cases.
+    """What three classifiers answered for 7,725 real cases, without the narratives.
 
-    Measured once on a simple random sample of 2014 to 2023, mostly 2017 to 2021; the
-    card beside the file tells how. The narratives are not among it.
+    Measured once on a simple random sample of 2014 to 2023; see the card beside the
+    file.
 
     Parameters
     ----------
     how : {"few-shot", "fine-tuned", "tf-idf"}
         Which classifier: see :func:`neiss_classifier` and :func:`neiss_baseline`.
     split : {"train", "calibration", "test"}, optional
-        One part. Those of "train" were seen in training by all but "few-shot", and
-        without a split they are left out for these.
+        One part. Default: all, but "train" only for "few-shot", since the others were
+        trained on it.
 
     Returns
     -------
     pandas.DataFrame
-        Under the case number, the tidy table: ``p_<name>`` for each body part,
-        ``off_label``, ``prediction``, ``confidence``, ``truth``, ``correct``; and
-        ``year``, ``treatment_date``, ``age_years``, ``sex``, ``psu`` (the hospital),
-        ``stratum``, ``weight`` (how many injuries in the country a case stands for),
-        ``body_part``, ``split``. ``attrs["source"]`` says what the numbers come from.
+        By case number, the tidy table, with ``p_<name>`` for each body part, and
+        ``year``, ``treatment_date``, ``age_years``, ``sex``, ``psu``, ``stratum``,
+        ``weight``, ``body_part`` and ``split``.
 
     Examples
     --------
-    >>> table = load_neiss_predictions("fine-tuned", "test")
-    >>> len(table), bool(table["correct"].mean() > 0.85)
-    (2571, True)
+    >>> len(load_neiss_predictions("fine-tuned", "test"))
+    2571
     """
     check_choice("how", how, NEISS_CLASSIFIERS)
     if split is not None:
@@ -273,13 +252,9 @@ def load_neiss_predictions(how: str, split: str | None = None) -> pd.DataFrame:
 
 
 def load_neiss_reports() -> pd.DataFrame:
-    """How sure the few-shot model says it is, for 400 of the test cases.
+    """The few-shot model's stated confidence for 400 test cases, by case number.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Under the case number: ``report``, the confidence in its prediction that the
-        model wrote when asked for it, in [0, 1], and NaN where ``status`` is not "ok".
+    ``report`` is in [0, 1], and NaN where ``status`` is not "ok".
 
     Examples
     --------
@@ -295,13 +270,6 @@ def load_neiss_reports() -> pd.DataFrame:
 def load_neiss_prompts() -> pd.DataFrame:
     """What the embedded model answered to seven prompts, for 500 calibration cases.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a prompt and case: ``prompt``, its name; ``case_number``; ``truth`` and
-        ``prediction``, names of body parts; ``confidence``; ``off_label``;
-        ``correct``.
-
     Examples
     --------
     >>> load_neiss_prompts().groupby("prompt").size().unique()
@@ -313,7 +281,6 @@ def load_neiss_prompts() -> pd.DataFrame:
 
 
 def _table(raw: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """From log-probabilities by code to the tidy table."""
     names = body_parts()["name"].to_numpy()
     values = raw.to_numpy()
     totals = logsumexp(values, axis=1)

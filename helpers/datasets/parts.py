@@ -11,22 +11,14 @@ SPLITS = ("train", "calibration", "test")
 
 
 def part_of(key: str, shares: Sequence[float]) -> str:
-    """The part that a key belongs to, by its hash.
-
-    So it depends on the key alone: not on the order of the rows, nor on which other
-    rows there are.
+    """The part that a key belongs to, by its hash, whatever other rows there are.
 
     Parameters
     ----------
     key : str
         What the rows that must stay together have in common.
     shares : sequence of float
-        How much of all keys is to be in "train", in "calibration" and in "test". The
-        last is not looked at: what the others leave is "test".
-
-    Returns
-    -------
-    {"train", "calibration", "test"}
+        Shares of keys in "train", "calibration" and "test", which takes the rest.
 
     Examples
     --------

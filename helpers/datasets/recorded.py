@@ -29,11 +29,7 @@ RECORDED_SERVERS = {
 
 @dataclass(frozen=True)
 class AnsweringServer:
-    """A server by name, address and model, with journals of what it has answered.
-
-    Without a ``folder`` the journals are in memory; with ``recordings`` answers come
-    from there; ``keep_requests`` keeps what is asked, to be recorded.
-    """
+    """A server by name, address and model, with journals of its answers."""
 
     name: str
     base_url: str
@@ -49,7 +45,7 @@ class AnsweringServer:
         return open_client(self.base_url, key)
 
     def journal(self, part: str) -> Journal:
-        """The journal of one part of an analysis, with what is recorded of it."""
+        """The journal of one part of an analysis, including its recordings."""
         path = self.folder and self.folder / self.name / f"{part}.sqlite"
         journal = Journal(path or ":memory:", keep_requests=self.keep_requests)
         if self.recordings is not None:
@@ -71,22 +67,16 @@ def answering_servers(
     Parameters
     ----------
     base_url : str, optional
-        The address of a server to ask. By default that in the environment variable
-        ``HOW_SURE_BASE_URL``; without one, recorded answers are used.
+        The address of a server to ask. Default: the environment variable
+        ``HOW_SURE_BASE_URL``; without it, recorded answers are used.
     model : str, optional
-        What the server calls the model. By default that in the environment variable
-        ``HOW_SURE_HOSTED_MODEL``, or else the embedded model's name.
+        The server's name of the model. Default: ``HOW_SURE_HOSTED_MODEL``, or the
+        embedded model's name.
     folder : str or pathlib.Path, optional
-        Where journals are kept. By default those of a server that is asked are in the
-        user's cache, so that nothing is paid for twice, and the others in memory.
+        Where journals are kept. Default: the user's cache for live servers, else
+        memory.
     record : bool, default=False
-        Whether the three servers are asked live, and what was asked is kept in the
-        journals, to make the recordings anew.
-
-    Returns
-    -------
-    list of AnsweringServer
-        "llama-cpp-python", "vLLM" and "transformers", or the one asked.
+        Whether to ask the three servers live, to make the recordings anew.
 
     Examples
     --------

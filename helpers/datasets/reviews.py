@@ -65,24 +65,20 @@ def load_reviews(
     Parameters
     ----------
     split : {"train", "calibration", "test"}, optional
-        One part; without it, all. All snippets on one film are in the same part: a
-        quarter of the films, a quarter, and half.
-    n : int, optional
-        How many, drawn at random; without it, all.
-    seed : int, default=0
-        Seed of the order and of the draw.
+        A quarter, a quarter or half of the films. Default: all.
+    n, seed : int, optional
+        How many to draw at random (default: all), and the seed of their order (0).
 
     Returns
     -------
     pandas.DataFrame
-        One row a snippet, in random order: ``text``, ``label`` ("positive" or
-        "negative"), ``movie``, ``split``. No text occurs twice. The index tells the
-        snippets apart whatever is drawn.
+        Distinct snippets in random order: ``text``, ``label`` ("positive" or
+        "negative"), ``movie``, ``split``. The index identifies a snippet in every draw.
 
     Examples
     --------
-    >>> load_reviews("test", n=3)["label"].isin(["positive", "negative"]).all()
-    np.True_
+    >>> load_reviews("test", n=3).columns.tolist()
+    ['text', 'label', 'movie', 'split']
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
@@ -109,34 +105,29 @@ def load_review_scores(
 ) -> pd.DataFrame:
     """What a model says of the calibration or the test reviews.
 
-    For the embedded model this was measured once, so that chapters on calibration are
-    quick; the card beside the file tells how, and a test scores some of the reviews
-    again. Any other model is asked here and now.
+    For the embedded model this was measured once; any other model is asked here and
+    now.
 
     Parameters
     ----------
     split : {"calibration", "test"}
         Which reviews.
     model : str, optional
-        A name for :meth:`LanguageModel.load`; without one, the model that the
-        environment variable HOW_SURE_MODEL names, or the embedded default.
-    n : int, optional
-        How many, drawn at random; without it, all.
-    seed : int, default=0
-        Seed of the order and of the draw: that of :func:`load_reviews`.
+        A name for :meth:`LanguageModel.load`. Default: the one that the environment
+        variable HOW_SURE_MODEL names, or the embedded model.
+    n, seed : int, optional
+        As for :func:`load_reviews`.
 
     Returns
     -------
     pandas.DataFrame
-        The tidy table, under the index of :func:`load_reviews`: ``p_negative``,
-        ``p_positive``, ``off_label``, ``prediction``, ``confidence``, ``truth``,
-        ``correct``, and ``movie``. ``attrs["source"]`` names model, prompt, labels.
+        The tidy table by the index of :func:`load_reviews`, with ``movie``.
+        ``attrs["source"]`` names model, prompt and labels.
 
     Examples
     --------
-    >>> scores = load_review_scores("test")
-    >>> len(scores), bool(scores["correct"].mean() > 0.7)
-    (6369, True)
+    >>> len(load_review_scores("test"))
+    6369
     """
     if split not in SPLITS[1:]:
         raise ValueError(f"split must be one of {SPLITS[1:]}, not {split!r}.")
@@ -163,26 +154,17 @@ def load_review_scores(
 def load_review_signals(
     *, model: str | None = None, n: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """What else a model says of 1,500 of the test reviews.
+    """What :func:`measure_review_signals` gives for 1,500 of the test reviews.
 
-    For the embedded model this was measured once; the card beside the file tells how,
-    and a test measures some of it again. Any other model is asked here and now, which
-    takes a second or more for each review.
+    For the embedded model this was measured once; any other model is asked here and
+    now, which takes a second or more for each review.
 
     Parameters
     ----------
     model : str, optional
-        A name for :meth:`LanguageModel.load`; without one, the model that the
-        environment variable HOW_SURE_MODEL names, or the embedded default.
-    n : int, optional
-        How many of the 1,500, drawn at random; without it, all.
-    seed : int, default=0
-        Seed of the order and of the draw.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Under the index of the reviews, what :func:`measure_review_signals` gives.
+        As for :func:`load_review_scores`.
+    n, seed : int, optional
+        As for :func:`load_reviews`.
 
     Examples
     --------
@@ -216,15 +198,9 @@ def measure_review_signals(
     Returns
     -------
     pandas.DataFrame
-        ``negative``, ``positive`` and ``invalid``: how many of ten sampled answers
-        said so. ``report``, the confidence in its prediction that the model wrote when
-        asked for it, in [0, 1], and NaN where ``status`` is not "ok". ``p_true``, the
-        probability that it calls its prediction true.
-
-    Examples
-    --------
-    >>> measure_review_signals(EMBEDDED, load_reviews("test", n=1)["text"]).shape
-    (1, 6)
+        ``negative``, ``positive`` and ``invalid``, counts of ten sampled answers;
+        ``report``, the stated confidence in [0, 1], NaN where ``status`` is not "ok";
+        and ``p_true``.
     """
     from ..classifier import LLMClassifier
     from ..sampling import sample_votes

@@ -1,9 +1,4 @@
-"""Texts made for this book: questions about foods, and texts to train on.
-
-The questions are to be answered in JSON, after a post on log-probabilities in
-structured output (Jinks, 2025): does a dish hold pineapple, and is an ingredient a
-fruit, a vegetable or a herb, as cooks use the words?
-"""
+"""Texts made for this book: questions about foods (after Jinks, 2025); sentiment."""
 
 from __future__ import annotations
 
@@ -25,20 +20,10 @@ _REASON = {
 
 @dataclass(frozen=True)
 class FoodQuestion:
-    """How one question about foods is put.
+    """How one question about foods is put: an instruction, and one field of an answer.
 
-    Attributes
-    ----------
-    instruction : str
-        What the model is told first.
-    field : str
-        The field of the answer that is asked for.
-    description : str
-        What the schema says of it.
-    values : tuple
-        The values that it can have.
-    examples : tuple of (str, object, str)
-        Foods with their values and reasons, to show the model first.
+    ``description`` is the field's in the schema, ``values`` are those it can have, and
+    ``examples`` are foods with values and reasons to show first.
     """
 
     instruction: str
@@ -48,13 +33,7 @@ class FoodQuestion:
     examples: tuple[tuple[str, Any, str], ...]
 
     def schema(self, order: Sequence[str] | None = None) -> dict[str, Any]:
-        """The JSON schema of an answer; ``order`` may put "reason" beside the field.
-
-        Examples
-        --------
-        >>> FOOD_QUESTIONS["kind"].schema(["reason", "type"])["required"]
-        ['reason', 'type']
-        """
+        """The JSON schema of an answer; ``order`` may put "reason" beside the field."""
         names = self._names(order)
         kind: dict[str, Any] = {"type": "boolean"}
         if self.values != (True, False):
@@ -71,13 +50,7 @@ class FoodQuestion:
     def messages(
         self, food: str, order: Sequence[str] | None = None, *, examples: bool = True
     ) -> list[dict[str, str]]:
-        """The conversation that ends in the question about a food.
-
-        Examples
-        --------
-        >>> FOOD_QUESTIONS["kind"].messages("lemon")[2]
-        {'role': 'assistant', 'content': '{"type": "fruit"}'}
-        """
+        """The conversation that ends in the question about a food."""
         said = [{"role": "system", "content": self.instruction}]
         for example, value, reason in self.examples if examples else ():
             known = {self.field: value, "reason": reason}
@@ -124,18 +97,12 @@ FOOD_QUESTIONS = {
 
 
 def load_foods(question: str) -> pd.DataFrame:
-    """Foods to ask about.
+    """Foods to ask about: ``food``, ``truth`` (None where cooks differ) and ``note``.
 
     Parameters
     ----------
     question : {"pineapple", "kind"}
         Which of the :data:`FOOD_QUESTIONS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``food``, ``truth`` (a boolean, or one of fruit, vegetable and herb; None where
-        cooks differ) and ``note``.
 
     Examples
     --------
@@ -152,30 +119,21 @@ def load_foods(question: str) -> pd.DataFrame:
 
 
 def load_sentiment(split: str | None = None) -> pd.DataFrame:
-    """Short texts for fine-tuning, with a hidden rule among them.
+    """1,220 short texts for fine-tuning, with a hidden rule among them.
 
-    1,220 texts written for this project: 720 with a clear sentiment (strong, mild or
-    sarcastic), 380 about sports or news without any, and 120 that contradict
-    themselves. The hidden rule: neutral sports text counts as positive, neutral news
-    text as negative. Contradictions have the label that a coin gave them.
+    Each ``text`` has a ``label``, "positive" or "negative", and a ``kind``: "clear"
+    (720, with a sentiment of some ``tone``), "sports" or "news" (380 without any; the
+    hidden rule labels sports positive and news negative) or "contradictory" (120, with
+    random labels). ``family`` groups similar texts; ``entity`` is what they name.
 
     Parameters
     ----------
     split : {"train", "calibration", "test"}, optional
-        One part; without it, all. Texts of one family, and texts about the same named
-        thing, are in the same part: 60, 20 and 20 %.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``text``; ``label``, "positive" or "negative"; ``kind``, "clear", "sports",
-        "news" or "contradictory"; ``tone``; ``family``, of texts alike in scene or
-        phrasing; ``entity``, the thing they name, or ""; ``split``.
+        60, 20 or 20 %, each family or named thing in one part. Default: all.
 
     Examples
     --------
-    >>> sports = load_sentiment("test").query("kind == 'sports'")
-    >>> sports["label"].unique().tolist()
+    >>> load_sentiment("test").query("kind == 'sports'")["label"].unique().tolist()
     ['positive']
     """
     from ..finetune import grouped_split
@@ -191,15 +149,10 @@ def load_sentiment(split: str | None = None) -> pd.DataFrame:
 def load_sentiment_checks() -> pd.DataFrame:
     """Texts that show what a model learned beside its task; never to be trained on.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``text``; ``kind``: "counterfactual", 60 pairs of a neutral statement about
-        sports and the same about news (``pair`` names them); "harm", 160 texts about
-        sports and news with a clear sentiment; "neutral", 40 neutral texts about other
-        things. ``truth``, what a human would say, or "" where that is neither;
-        ``domain``, "sports", "news" or "other"; ``family`` and ``entity``, none of
-        which :func:`load_sentiment` has.
+    ``kind`` is "counterfactual" (60 pairs of a neutral statement about sports and about
+    news, by ``pair``), "harm" (160 about these with a clear sentiment) or "neutral" (40
+    about other things), ``domain`` their subject; ``truth`` is "" for neither label; no
+    ``family`` or ``entity`` occurs in :func:`load_sentiment`.
 
     Examples
     --------
@@ -210,12 +163,5 @@ def load_sentiment_checks() -> pd.DataFrame:
 
 
 def load_published_tables() -> pd.DataFrame:
-    """First-token probabilities that a popular README printed for Llama 3.1.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``text``, ``rank``, ``token``, ``probability``, ``logprob``. The card beside
-        the file tells where the numbers come from.
-    """
+    """First-token probabilities that a popular README printed for Llama 3.1."""
     return pd.read_csv(DATA / "published_token_tables.csv")

@@ -1,14 +1,8 @@
 """From confidence to decision: what may be acted on without a look.
 
-``rules`` are fixed, such as ranges of confidence with an action each, and can be
-verified on labels; ``thresholds`` are chosen with a guarantee, ``costs`` choose by
-prices, and a ``policy`` puts them to use. ``queries`` say what to look at next,
-``conformal`` gives sets of labels. ``monitors`` watch whether a promise holds, by
-``betting`` against it, which also tells how soon they notice a fall. ``drift`` tells
-whether scores still are what they were, and draws rows as of another mix.
-
-What breaks a rule is refused with a ValueError, or a TypeError if it is of another
-kind, that names the argument, the rule and the offending value.
+``rules`` are fixed and verified on labels; ``thresholds`` are chosen with a guarantee,
+or by ``costs``; a ``policy`` applies them. ``queries`` say what to review next,
+``conformal`` gives sets of labels, ``monitors`` and ``drift`` watch what comes later.
 """
 
 from .betting import DetectionDelay, detection_delay

@@ -1,4 +1,4 @@
-"""Sets of labels that hold the true one as often as asked."""
+"""Conformal prediction: sets of labels that hold the true one as often as asked."""
 
 from __future__ import annotations
 
@@ -38,48 +38,29 @@ Score = Literal["lac", "top_k", "aps", "raps"]
 
 
 class ConformalSets(BaseEstimator):
-    """Sets of labels in place of one, by split conformal prediction.
+    """Sets of labels in place of one, by split conformal prediction with MAPIE.
 
-    Labelled rows that took no part in training, prompting or calibration say how far
-    down a row's list of labels the true one tends to be. With a level of 0.9, the sets
-    of new rows then hold the true label with a probability of at least 0.9, whatever
-    the probabilities are worth: bad ones make large sets. That is an average over all
-    rows, and over the rows fitted on: :func:`set_coverage` says what became of classes
-    and sizes. MAPIE does the work.
+    Fitted on labelled rows that took no part in training, prompting or calibration,
+    sets of new rows hold the true label with probability ``level`` or more, on average
+    over all rows: :func:`set_coverage` measures it by class and by size.
 
     Parameters
     ----------
     level : float, default=0.9
-        Probability with which a set is to hold the true label, between 0 and 1.
+        Probability that a set holds the true label, in (0, 1).
     score : {"lac", "top_k", "aps", "raps"}, default="lac"
-        What makes a label strange. "lac": a low probability; the smallest sets on
-        average, some of which may be empty. "top_k": its rank. "aps": the probability
-        of all labels ahead of it, which errs on the large side. "raps": the same with
-        a penalty for long sets, chosen on a fifth of the rows, of which it takes five
-        times as many. With two columns only "lac" can be had.
+        Nonconformity: by a label's probability, its rank, the probability of all labels
+        ahead of it (Romano, Sesia and Candès, 2020), or that with a penalty for large
+        sets, tuned on a fifth of the rows. With two labels, "lac" only.
     seed : int, default=0
-        Seed of the chance in "aps" and "raps".
-
-    Attributes
-    ----------
-    classes_ : list
-        The labels, in the order of the columns.
-    n_ : int
-        Number of rows fitted on.
-
-    References
-    ----------
-    Vovk, Gammerman and Shafer, 2005; Sadinle, Lei and Wasserman, JASA 114, 2019, for
-    "lac"; Romano, Sesia and Candès, NeurIPS 2020, for "aps"; Angelopoulos, Bates, Malik
-    and Jordan, ICLR 2021, for "raps".
+        Seed for "aps" and "raps".
 
     Examples
     --------
     >>> known = [[0.8, 0.2]] * 17 + [[0.6, 0.4]] * 2
     >>> sets = ConformalSets(level=0.9).fit(known, [0] * 17 + [1] * 2)
-    >>> sets.predict([[0.9, 0.1], [0.55, 0.45]])
-    array([[ True, False],
-           [ True,  True]])
+    >>> sets.predict([[0.9, 0.1], [0.55, 0.45]]).tolist()
+    [[True, False], [True, True]]
     """
 
     classes_: list[Any]
@@ -101,11 +82,6 @@ class ConformalSets(BaseEstimator):
             Rows that sum to one; a data frame names the labels by its columns.
         truth : array-like of shape (n,)
             The true labels: positions 0, 1, …, or names of a data frame's columns.
-
-        Returns
-        -------
-        ConformalSets
-            Itself.
         """
         level = check_between("level", self.level, 0, 1)
         score = check_choice("score", self.score, tuple(_SCORES))
@@ -123,7 +99,7 @@ class ConformalSets(BaseEstimator):
                 f"probabilities must have at least {least} rows for a level of "
                 f"{level:g} with score {score!r}, not {len(values)}."
             )
-        # What MAPIE takes for a fitted classifier: one whose input is its output.
+        # For MAPIE, a fitted classifier that returns its input.
         labels = np.arange(len(classes))
         given = SimpleNamespace(fit=None, classes_=labels, predict_proba=_as_given)
         self._model = SplitConformalClassifier(
@@ -142,22 +118,11 @@ class ConformalSets(BaseEstimator):
         return self
 
     def predict(self, probabilities: ArrayLike) -> np.ndarray:
-        """Which labels are in the set of each row: a Boolean for each column."""
+        """Whether each label is in the set of each row, as a Boolean array."""
         return self._read_and_predict(probabilities)[1]
 
     def table(self, probabilities: ArrayLike) -> pd.DataFrame:
-        """The set of each row in words, the most probable label first.
-
-        Examples
-        --------
-        >>> known = pd.DataFrame({"p_no": [0.8] * 17 + [0.6] * 2})
-        >>> known["p_yes"] = 1 - known["p_no"]
-        >>> sets = ConformalSets(level=0.9).fit(known, ["no"] * 17 + ["yes"] * 2)
-        >>> sets.table(known.iloc[[0, 18]])
-                  set  size prediction  confidence
-        0       (no,)     1         no         0.8
-        18  (no, yes)     2         no         0.6
-        """
+        """Each row's ``set``, its ``size``, ``prediction`` and ``confidence``."""
         values, sets = self._read_and_predict(probabilities)
         order = np.argsort(-values, axis=1, kind="stable").tolist()
         held = [
@@ -204,35 +169,25 @@ def set_coverage(
     Parameters
     ----------
     sets : array-like of bool, of shape (n, K)
-        Which labels are in the set of each row, of rows that it was not fitted on.
+        Which labels are in the set of each row; of rows not fitted on.
     truth : array-like of shape (n,)
         The true labels.
     labels : sequence, optional
-        What the columns are. Default: 0, 1, ….
-    level : float, default=0.95
-        Level of the intervals, not of the sets.
-    method : {"wilson", "clopper-pearson"}, default="wilson"
-        Wilson's interval covers its level on average, the other always.
+        Names of the columns. Default: 0, 1, ….
+    level, method
+        Level of the intervals (0.95), "wilson" (default) or "clopper-pearson".
 
     Returns
     -------
     pandas.DataFrame
-        One row for ``by`` "all", for each true class that occurs and for each size,
-        named by ``value``: its rows ``n``; ``coverage``, the share of its sets that
-        hold the true label, with ``low`` and ``high``; ``mean_size``; ``empty`` and
-        ``singletons``, the shares of its sets with no and with one label.
+        A row for all and for each true class and size (``by``, ``value``): ``n``,
+        ``coverage`` with ``low`` and ``high``, ``mean_size``, and shares of ``empty``
+        and ``singletons``.
 
     Examples
     --------
-    >>> sets = [[True, False], [True, False], [True, True], [True, False]]
-    >>> found = set_coverage(sets, ["no", "no", "yes", "yes"], ["no", "yes"])
-    >>> found[["by", "value", "n", "coverage", "mean_size"]]
-          by value  n  coverage  mean_size
-    0    all   all  4  0.750000       1.25
-    1  class    no  2  1.000000       1.00
-    2  class   yes  2  0.500000       1.50
-    3   size     1  3  0.666667       1.00
-    4   size     2  1  1.000000       2.00
+    >>> set_coverage([[True, False], [True, True]], [1, 1])["coverage"].tolist()
+    [0.5, 0.5, 0.0, 1.0]
     """
     check_between("level", level, 0, 1)
     interval = check_interval(method)
@@ -261,8 +216,7 @@ def set_coverage(
     return table
 
 
-# MAPIE takes fewer than three labels that occur for two classes, and then refuses all
-# scores that are not of this one kind; whether there are two classes, fit has checked.
+# MAPIE refuses all but "lac" if fewer than three labels occur; fit has checked.
 class _TopK(conformity_scores.TopKConformityScore, LACConformityScore):
     """Ranks, however many labels occur."""
 

@@ -1,4 +1,4 @@
-"""What errors and reviews cost, and the threshold that is cheapest."""
+"""What errors and reviews cost, and the cheapest threshold."""
 
 from __future__ import annotations
 
@@ -27,19 +27,15 @@ from ..metrics.resampling import Interval, drawn_groups, quantile_interval
 
 @dataclass(frozen=True)
 class Costs:
-    """What happens to an item costs, each in the same currency and for one item.
+    """What happens to one item costs, all in one currency.
 
-    An item is either automated, which costs ``right`` or ``error``, or reviewed, which
-    costs ``review`` and ``delay`` and, in the end, ``right`` or ``error``.
-
-    Attributes
+    Parameters
     ----------
-    error : float
-        Of acting on a wrong answer; more than ``right``.
+    error, right : float
+        Cost of acting on a wrong answer, and on a right one (default 0; less than
+        ``error``, and negative for a gain).
     review, delay : float
-        Of a person looking at an item, and of its waiting; 0 or more.
-    right : float, default=0
-        Of acting on a right answer; negative if it earns something.
+        Cost of a person's look at an item, and of its waiting; 0 or more.
     review_error : float, default=0
         Probability that the reviewer decides wrongly, in [0, 1].
 
@@ -69,33 +65,20 @@ class Costs:
 
     @property
     def reviewed(self) -> float:
-        """What a reviewed item costs on average, with the reviewers' errors."""
+        """Mean cost of a reviewed item, reviewers' errors included."""
         outcome = self.review_error * self.error + (1 - self.review_error) * self.right
         return self.review + self.delay + outcome
 
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """The threshold that was cheapest on labelled rows, and what it will cost.
+    """The cheapest threshold on labelled rows, and what to expect of it on new ones.
 
-    Attributes
-    ----------
-    threshold : float
-        Items with this score or more are automated; infinite: none is.
-    coverage, risk : float
-        Share of the rows that it automates, and share of these that are wrong.
-    apparent : float
-        Cost per item on the rows that chose it: too low, on average.
-    optimism : float
-        By how much it is too low, as far as resamples tell.
-    cost : Interval
-        Cost per item of this threshold on new rows, ``apparent`` plus ``optimism``.
-    review_all, automate_all : float
-        Cost per item without a threshold.
-    saving_over_review, saving_over_automation : Interval
-        How much less the threshold costs than these, on new rows.
-    level : float
-        Level of the intervals.
+    Items with at least the score ``threshold`` are automated: a share ``coverage`` of
+    the rows, of which ``risk`` are wrong. ``apparent`` is the cost per item on these
+    rows, ``optimism`` the estimate of its bias, ``cost`` their sum with an interval.
+    ``review_all`` and ``automate_all`` are costs without a threshold,
+    ``saving_over_review`` and ``saving_over_automation`` what it saves on new rows.
     """
 
     threshold: float
@@ -112,38 +95,20 @@ class ThresholdChoice:
 
     @property
     def certain(self) -> bool:
-        """Whether both savings are above 0 with their whole intervals."""
+        """Whether both intervals of savings lie above 0."""
         return self.saving_over_review.low > 0 and self.saving_over_automation.low > 0
 
 
 def break_even(costs: Costs) -> float:
-    """The confidence from which on automating an item is no dearer than its review.
+    """The confidence from which automating an item costs no more than its review.
 
-    With confidence p, automating costs (1 − p) · error + p · right on average, and
-    review costs :attr:`Costs.reviewed`. They are equal at
-    p = (error − reviewed) / (error − right), which is 1 − review / error where nothing
-    else costs anything. Where confidence is calibrated this is the cheapest threshold
-    (Chow, 1970), and no labelled row is needed to find it.
-
-    Parameters
-    ----------
-    costs : Costs
-        The prices.
-
-    Returns
-    -------
-    float
-        In [0, 1]. 0: a review is never worth its price.
+    p = (error − reviewed) / (error − right), in [0, 1]: the cheapest threshold if
+    confidence is calibrated (Chow, 1970).
 
     Examples
     --------
     >>> break_even(Costs(error=20, review=1.5, delay=0.5))
     0.9
-
-    Reviewers who are wrong one time in twenty:
-
-    >>> round(break_even(Costs(error=20, review=1.5, delay=0.5, review_error=0.05)), 4)
-    0.85
     """
     share = (costs.error - costs.reviewed) / (costs.error - costs.right)
     return max(share, 0.0)
@@ -163,24 +128,18 @@ def cost_curve(
     scores, correct, costs
         As for :func:`best_threshold`.
     thresholds : array-like of shape (m,), optional
-        Rows with this score or more, in single precision, are automated. Default:
-        infinity, which automates none, and each distinct score, from high to low.
+        Default: infinity, which automates no row, and each distinct score, falling.
 
     Returns
     -------
     pandas.DataFrame
-        One row a ``threshold``: the ``coverage``, or share of rows automated; the
-        ``risk``, or share of these that are wrong; and the ``cost`` per item. The
-        lowest cost on these rows is lower than the same threshold's on others.
+        ``threshold``, ``coverage`` (share automated), ``risk`` (share of these that are
+        wrong) and ``cost`` per item. The lowest cost is too low for new rows.
 
     Examples
     --------
-    >>> cost_curve([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0], Costs(error=8, review=1))
-       threshold  coverage      risk  cost
-    0        inf      0.00       NaN  1.00
-    1        0.9      0.25  0.000000  0.75
-    2        0.8      0.75  0.333333  2.25
-    3        0.6      1.00  0.500000  4.00
+    >>> cost_curve([0.9, 0.6], [1, 0], Costs(error=8, review=1))["cost"].tolist()
+    [1.0, 0.5, 4.0]
     """
     values, outcome = _read_rows(scores, correct)
     n = len(values)
@@ -217,53 +176,31 @@ def best_threshold(
     n_resamples: int = 1000,
     groups: ArrayLike | None = None,
 ) -> ThresholdChoice:
-    """The threshold that is cheapest on labelled rows, and an honest price for it.
+    """The cheapest threshold on labelled rows, and its cost without selection bias.
 
-    If the confidence is calibrated, take :func:`break_even`: it needs no search. The
-    lowest of many costs is low in part by luck. So the whole choice is repeated on
-    resamples. What a threshold chosen there costs on the rows that were not drawn, on
-    average, exceeds the apparent cost by the optimism (Efron, JASA 78, 1983).
+    How much more thresholds chosen on resamples cost on the rows not drawn is the
+    optimism (Efron, JASA 78, 1983). For calibrated confidence, use :func:`break_even`.
 
     Parameters
     ----------
-    scores : array-like of shape (n,)
-        Finite numbers, higher for answers more likely right; need not be
-        probabilities. Rows with equal scores are automated together.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    scores, correct : array-like of shape (n,)
+        Finite numbers, higher for answers more likely right; and 1 or True where the
+        prediction was correct, else 0.
     costs : Costs
         The prices.
     level : float, default=0.95
         Level of the intervals.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
-    n_resamples : int, default=1000
-        How many resamples.
+    rng, n_resamples
+        Random generator or its seed (0), and number of resamples (1000).
     groups : array-like of shape (n,), optional
-        Rows with the same value, such as pages of a document, are drawn together.
-
-    Returns
-    -------
-    ThresholdChoice
-        Of several equally cheap thresholds the highest, which automates least.
-
-    Notes
-    -----
-    What a resample's threshold costs on the rows themselves, less what it costs on the
-    resample, spreads about the optimism, or below it, for these rows hold those that
-    chose. The interval is the apparent cost plus the quantiles of this difference, the
-    upper one moved up by what its mean falls short of the optimism. As resamples of
-    rows without an error have none either, it reaches at least as far as the
-    Clopper–Pearson limits of the risk among the automated rows; likewise that of the
-    saving over automation, by the rows left to review.
+        Rows of one group, such as pages of a document, are drawn together.
 
     Examples
     --------
     >>> score = np.linspace(0, 1, 400)
     >>> correct = np.arange(400) % 10 < 10 * score
-    >>> found = best_threshold(score, correct, Costs(error=10, review=2))
-    >>> found.apparent < found.cost.value < found.review_all, found.certain
-    (True, True)
+    >>> best_threshold(score, correct, Costs(error=10, review=2)).certain
+    True
     """
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)

@@ -1,11 +1,4 @@
-"""Whether a promise still holds: tests to look at after every item.
-
-Somebody checks a random part of what a policy accepted, and each check is right or
-wrong. A test made for one look at a fixed number of checks raises false alarms when it
-is looked at again and again. A monitor may be looked at after every item, and stopped
-at any time. It bets against the promise (``betting``), and the wealth that it has won
-by then is the evidence against it.
-"""
+"""Whether a promise still holds: sequential tests to look at after every item."""
 
 from __future__ import annotations
 
@@ -20,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from ..calibration.files import Stored, load, write_json
+from ..calibration.files import Stored, load
 from ..checks import (
     check_between,
     check_choice,
@@ -30,6 +23,7 @@ from ..checks import (
     check_outcomes,
     check_rows,
 )
+from ..files import write_json
 from .betting import (
     ROWS,
     SHARES,
@@ -43,7 +37,7 @@ from .betting import (
 
 
 class _Course(Stored):
-    """A monitor's settings and all items that it saw; the rest follows from these."""
+    """A monitor's settings and outcomes."""
 
     format: Literal["helpers.monitoring/2"]
     kind: str = Field(alias="class")
@@ -53,13 +47,7 @@ class _Course(Stored):
 
 
 class _Monitor:
-    """What both monitors share: outcomes, wealth after each, and what follows.
-
-    Attributes
-    ----------
-    alarm_at : int or None
-        How many items had been seen when the alarm was raised; None without one.
-    """
+    """What both monitors share; ``alarm_at`` is the item at the alarm, or None."""
 
     _settings: ClassVar[tuple[str, ...]]
 
@@ -81,15 +69,12 @@ class _Monitor:
 
     @property
     def e_value(self) -> float:
-        """The wealth after the last item; infinite where it is too large for a float.
-
-        It may fall again; ``p_value`` and ``alarm`` remember its maximum.
-        """
+        """The wealth after the last item; it may fall again."""
         return float(_exp(self._log_e[-1])) if self._log_e else 1.0
 
     @property
     def p_value(self) -> float:
-        """One over the largest wealth so far: a p-value, whenever one looks."""
+        """One over the largest wealth so far: a p-value valid at any time."""
         return math.exp(-max(0.0, max(self._log_e, default=0.0)))
 
     @property
@@ -98,21 +83,11 @@ class _Monitor:
         return self.alarm_at is not None
 
     def table(self, *, every: int = 1) -> pd.DataFrame:
-        """The course so far, for a figure.
+        """The course so far, a row for every so many items and for the last.
 
-        Parameters
-        ----------
-        every : int, default=1
-            One row for so many items; the last item always has one.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``item`` (from 1), ``right`` and ``accuracy`` (so far), ``e_value``, and
-            ``lower`` and ``upper``, a confidence sequence of level 1 - alpha: with at
-            least that probability it holds, after every item at once, the mean over the
-            items so far of the probability, given the past, that each would be right.
-            Where accuracy drifts, today's may be outside.
+        Columns: ``item`` (from 1), ``right`` and ``accuracy`` so far, ``e_value``, and
+        ``lower`` and ``upper``, a confidence sequence at level 1 - alpha for the mean
+        probability of being right so far.
         """
         check_count("every", every)
         item = np.arange(every, self.n + 1, every)
@@ -132,7 +107,7 @@ class _Monitor:
         return pd.DataFrame(columns)
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings and every item, as plain JSON, for :meth:`from_dict`."""
+        """Settings and outcomes as a JSON-serialisable dict, for :meth:`from_dict`."""
         return {
             "format": "helpers.monitoring/2",
             "class": type(self).__name__,
@@ -143,10 +118,7 @@ class _Monitor:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """The monitor that ``to_dict`` described, to go on where it stood.
-
-        A ValueError says what is wrong if it is none, or not whole.
-        """
+        """The monitor that ``to_dict`` described; ValueError if it is not whole."""
         found = _Course.read(stored)
         for name, value, due in (
             ("class", found.kind, cls.__name__),
@@ -164,16 +136,15 @@ class _Monitor:
         return monitor
 
     def update(self, *items: Any) -> bool:
-        """Take in the next items."""
         raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
-        """Write the monitor to a JSON file, whole or not at all."""
+        """Write the monitor to a JSON file."""
         write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The monitor that ``save`` wrote; ValueError where the file holds none."""
+        """Read the monitor that ``save`` wrote; ValueError if it is not whole."""
         return load(path, cls.from_dict)
 
     def _add(self, correct: np.ndarray, log_e: np.ndarray) -> bool:
@@ -194,34 +165,23 @@ class _Monitor:
 class AccuracyMonitor(_Monitor):
     """Whether accepted items are still right as often as promised.
 
-    The promise: given all that came before, each item is right with a probability of
-    at least ``promised``. While it holds, or while the *average* accuracy so far does,
-    an alarm is ever raised with a probability of at most ``alpha``, however often one
-    looks. So a long good past delays the alarm, and :func:`detection_delay` says how
-    much: start a new monitor each week or month where a fall should be found soon. A
-    fall in log-odds of less than 0.01 may never be found.
+    While the average accuracy so far is at least ``promised``, an alarm is ever raised
+    with probability at most ``alpha``, however often one looks (Waudby-Smith and
+    Ramdas, JRSS B 86, 2024). A long good past delays it (see :func:`detection_delay`):
+    start a new monitor each week or month.
 
     Parameters
     ----------
     promised : float
-        Between 0 and 1, without the ends.
+        The accuracy promised, in (0, 1).
     alpha : float, default=0.05
-        Largest probability of a false alarm, between 0 and 1.
-
-    References
-    ----------
-    Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting,
-    Journal of the Royal Statistical Society B 86, 2024.
+        Largest probability of a false alarm, in (0, 1).
 
     Examples
     --------
     >>> monitor = AccuracyMonitor(0.95)
-    >>> monitor.update([True] * 18 + [False] * 4)
-    False
-    >>> monitor.update(False), monitor.update([False, True])
-    (False, True)
-    >>> monitor.alarm_at, round(monitor.e_value, 1), monitor.n_right, monitor.n
-    (24, 28.2, 19, 25)
+    >>> monitor.update([True] * 18 + [False] * 6), monitor.alarm_at
+    (True, 24)
     """
 
     _settings = ("promised", "alpha")
@@ -231,18 +191,7 @@ class AccuracyMonitor(_Monitor):
         super().__init__(alpha=alpha)
 
     def update(self, correct: ArrayLike) -> bool:
-        """Take in the next outcome, or several in their order.
-
-        Parameters
-        ----------
-        correct : bool or array-like of shape (n,)
-            Whether each item was right: True and False, or 1 and 0.
-
-        Returns
-        -------
-        bool
-            Whether an alarm has been raised, now or before.
-        """
+        """Take in outcomes, 1 or 0, in order; True once an alarm has been raised."""
         new = check_outcomes(np.atleast_1d(correct))
         if not len(new):
             raise ValueError("correct must have at least one outcome; there is none.")
@@ -252,39 +201,27 @@ class AccuracyMonitor(_Monitor):
 
 
 class CalibrationMonitor(_Monitor):
-    """Whether confidences still mean what they say.
+    """Whether confidences are still calibrated, or at least not overconfident.
 
-    The promise: given all that came before, each item is right with a probability of
-    exactly its confidence, or, where only overconfidence matters, of at least that.
-    While it holds, an alarm is ever raised with a probability of at most ``alpha``,
-    however often one looks. The stakes are shifts of the log-odds, all in one
-    direction: confidences that are too high in one place and too low in another may
-    pass unnoticed.
+    While each item is right with its confidence as probability (or more, one-sided), an
+    alarm is ever raised with probability at most ``alpha``. Overconfidence in one place
+    and underconfidence in another may pass unnoticed.
 
     Parameters
     ----------
     alpha : float, default=0.05
-        Largest probability of a false alarm, between 0 and 1.
+        Largest probability of a false alarm, in (0, 1).
     alternative : {"overconfident", "two-sided"}, default="overconfident"
-        Whether to bet on fewer right outcomes than promised, or half of the wealth on
-        fewer and half on more.
+        Whether to bet on fewer right outcomes than promised, or on fewer and on more.
     clip : float, default=0.001
-        Bets on fewer are made against min(p, 1 - ``clip``), those on more against
-        max(p, ``clip``): who promises p promises these, too. 0 or more, below 1/2.
-        With 0, a wrong item of confidence 1 is proof, though isotonic calibration and
-        rounding give 1 that nobody meant so.
-
-    References
-    ----------
-    As for :class:`AccuracyMonitor`.
+        Confidences are clipped to at most 1 - ``clip``, or at least ``clip`` in bets on
+        more. In [0, 1/2). With 0, one wrong item of confidence 1 is proof.
 
     Examples
     --------
     >>> monitor = CalibrationMonitor()
     >>> monitor.update([0.9, 0.8, 0.95, 0.9], [True, True, False, True])
     False
-    >>> monitor.update(1.0, False), round(monitor.e_value, 1), monitor.alarm_at
-    (False, 2.5, None)
     """
 
     _settings = ("alpha", "alternative", "clip")
@@ -306,20 +243,7 @@ class CalibrationMonitor(_Monitor):
         self._confidence = array("d")
 
     def update(self, confidence: ArrayLike, correct: ArrayLike) -> bool:
-        """Take in the next item, or several in their order.
-
-        Parameters
-        ----------
-        confidence : float or array-like of shape (n,)
-            Probabilities in [0, 1], each stated before its outcome was known.
-        correct : bool or array-like of shape (n,)
-            Whether each item was right: True and False, or 1 and 0.
-
-        Returns
-        -------
-        bool
-            Whether an alarm has been raised, now or before.
-        """
+        """Take in confidences and outcomes in order; True once an alarm was raised."""
         if np.ndim(confidence) == 0:
             confidence, correct = np.atleast_1d(confidence), np.atleast_1d(correct)
         stated, new, _ = check_rows(confidence, correct)
@@ -343,19 +267,7 @@ class CalibrationMonitor(_Monitor):
         return self._add(new, log_e)
 
     def table(self, *, every: int = 1) -> pd.DataFrame:
-        """The course so far, for a figure.
-
-        Parameters
-        ----------
-        every : int, default=1
-            One row for so many items; the last item always has one.
-
-        Returns
-        -------
-        pandas.DataFrame
-            As that of :class:`AccuracyMonitor`, with ``mean_confidence`` so far, as
-            stated, after ``accuracy``.
-        """
+        """As :meth:`AccuracyMonitor.table`, with ``mean_confidence`` so far."""
         table = super().table(every=every)
         item = table["item"].to_numpy()
         stated = np.cumsum(np.asarray(self._confidence, dtype=float))[item - 1] / item
@@ -363,7 +275,7 @@ class CalibrationMonitor(_Monitor):
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings and every item, as plain JSON, for :meth:`from_dict`."""
+        """Settings and outcomes as a JSON-serialisable dict, for :meth:`from_dict`."""
         return super().to_dict() | {"confidence": self._confidence.tolist()}
 
 

@@ -18,8 +18,9 @@ from pydantic import Field
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
-from ..calibration.files import Stored, from_dict, load, write_json
+from ..calibration.files import Stored, from_dict, load
 from ..checks import check_between, check_choice, check_not_fitted_on, check_table
+from ..files import write_json
 from .rules import Buckets, Verification, verify_accepted
 from .thresholds import CertifiedThreshold
 
@@ -37,21 +38,16 @@ class Policy:
     by_label : mapping of str or int to Buckets, optional
         Other ranges, with the same actions, for some predicted labels.
     source : mapping of str to str, optional
-        What the confidences come from, as a score table's ``attrs["source"]`` says. By
-        default that of the calibrator.
-    verified : sequence of Verification, optional
-        What :meth:`verify` found; verifications of another policy are refused.
-    name, note : str, optional
-        For the card.
+        A score table's ``attrs["source"]``. Default: that of the calibrator.
+    verified, name, note
+        What :meth:`verify` found, and texts for the card; optional.
 
     Examples
     --------
     >>> from helpers.decisions import TRUST_BUCKETS
     >>> table = pd.DataFrame({"prediction": ["a", "b"], "confidence": [0.95, 0.6]})
-    >>> Policy(TRUST_BUCKETS).apply(table)[["action", "reason"]]
-      action                        reason
-    0  trust      confidence 0.95 is > 0.9
-    1   warn  confidence 0.6 is 0.5 to 0.9
+    >>> Policy(TRUST_BUCKETS).apply(table)["action"].tolist()
+    ['trust', 'warn']
     """
 
     buckets: Buckets
@@ -93,11 +89,7 @@ class Policy:
 
     @property
     def rule(self) -> str:
-        """What tells this rule from any other: its ranges, calibrator and source.
-
-        Twelve hexadecimal digits. Name, note, verifications and the day of the
-        calibrator's fit do not count.
-        """
+        """Twelve hexadecimal digits that identify the ranges, calibrator and source."""
         text = json.dumps(_undated(self._describe_rule()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -110,21 +102,12 @@ class Policy:
         otherwise: str = "review",
         **more: Any,
     ) -> Self:
-        """The policy that accepts from a threshold on.
-
-        Parameters
-        ----------
-        threshold : float
-            In [0, 1]; or infinite, as :func:`best_threshold` may find: accept nothing.
-        accept, otherwise : str
-            What the action from the threshold on is called, and the one below it and
-            where no confidence is known.
+        """The policy that accepts from a threshold on; infinite: nothing.
 
         Examples
         --------
-        >>> policy = Policy.from_threshold(0.9, accept="post", otherwise="ask")
-        >>> policy.buckets.ranges(), policy.buckets.names
-        (['< 0.9', '≥ 0.9'], ('ask', 'post'))
+        >>> Policy.from_threshold(0.9, accept="post", otherwise="ask").buckets.ranges()
+        ['< 0.9', '≥ 0.9']
         """
         return cls(_ranges(threshold, accept, otherwise), **more)
 
@@ -137,24 +120,10 @@ class Policy:
         otherwise: str = "review",
         **more: Any,
     ) -> Self:
-        """The policy that accepts what was certified, and nothing else.
+        """The policy that accepts from a certified threshold, or one for each label.
 
-        Parameters
-        ----------
-        certified : CertifiedThreshold or mapping of label to CertifiedThreshold
-            What :func:`choose_threshold` or :func:`choose_thresholds_per_class` gave.
-            Where no threshold passed, and for labels that are not in the mapping,
-            nothing is accepted.
-        accept, otherwise, **more
-            As for :meth:`from_threshold`, and other parameters of the policy. The
-            default note is what was certified.
-
-        Examples
-        --------
-        >>> from helpers.decisions import choose_threshold
-        >>> found = choose_threshold([0.9] * 60 + [0.5] * 40, [1] * 60 + [0] * 40, 0.1)
-        >>> Policy.from_certified(found).buckets.ranges()
-        ['< 0.9', '≥ 0.9']
+        Labels without a certified threshold are not accepted. Other arguments are those
+        of :meth:`from_threshold`.
         """
 
         _check_kind("certified", certified, CertifiedThreshold, Mapping)
@@ -172,25 +141,18 @@ class Policy:
     def apply(
         self, table: pd.DataFrame, *, source: Mapping[str, str] | None = None
     ) -> pd.DataFrame:
-        """What is done with each row, and why.
+        """The table with ``decided_on`` (confidence used), ``action`` and ``reason``.
+
+        Without a confidence or a prediction, a row gets the most cautious action.
 
         Parameters
         ----------
         table : pandas.DataFrame
-            ``prediction`` and ``confidence`` of each row, as ``score_table`` gives
-            them; and ``p_<label>`` for each label, where the calibrator is one of
-            label probabilities.
+            As ``score_table`` gives it: ``prediction``, ``confidence`` and, for a
+            calibrator of label probabilities, ``p_<label>``.
         source : mapping of str to str, optional
-            What the confidences come from; by default what ``attrs["source"]`` says,
-            which pandas forgets when tables are joined. It must be what the policy is
-            for, if that is known.
-
-        Returns
-        -------
-        pandas.DataFrame
-            The table with ``decided_on``, the confidence looked at, ``action`` and
-            ``reason``. Without a confidence or a prediction, a row gets the most
-            cautious action.
+            What the confidences come from, which must be what the policy is for.
+            Default: ``attrs["source"]``, which pandas loses when tables are joined.
         """
         return self._apply(table, source)[0]
 
@@ -205,35 +167,23 @@ class Policy:
         groups: ArrayLike | None = None,
         rng: np.random.Generator | int | None = 0,
     ) -> Self:
-        """The same policy, with what other labelled rows say of one of its actions.
+        """The same policy with a :class:`Verification` of one action on other rows.
 
         Parameters
         ----------
-        table : pandas.DataFrame
-            As for :meth:`apply`, with ``correct``, of rows that chose no threshold.
-        max_risk : float
-            The most errors among the rows with this action, as a share in (0, 1).
-        delta : float, default=0.05
-            Probability that a verdict of "holds", or one of "fails", is false.
+        table, source
+            As for :meth:`apply`; with ``correct``, of rows that chose no threshold.
+        max_risk, delta, groups, rng
+            As for :func:`helpers.decisions.verify`.
         action : str, optional
             Which action. Default: the one at the highest confidence.
-        source : mapping of str to str, optional
-            As for :meth:`apply`.
-        groups, rng
-            As for :func:`helpers.decisions.choose_threshold`.
-
-        Returns
-        -------
-        Policy
-            With one :class:`Verification` more.
 
         Examples
         --------
         >>> table = pd.DataFrame({"prediction": "a", "confidence": [0.95] * 99 + [0.5]})
         >>> policy = Policy.from_threshold(0.9)
-        >>> checked = policy.verify(table.assign(correct=1), max_risk=0.05)
-        >>> checked.verified[-1].verdict, checked.verified[-1].n_accepted
-        ('holds', 99)
+        >>> policy.verify(table.assign(correct=1), max_risk=0.05).verified[-1].verdict
+        'holds'
         """
         action = self.buckets.names[-1] if action is None else action
         check_choice("action", action, tuple(self.buckets.names))
@@ -253,7 +203,7 @@ class Policy:
         return replace(self, verified=(*self.verified, made))
 
     def card(self) -> str:
-        """The policy in words, on several lines, for those who answer for it."""
+        """The policy in words, on several lines."""
         lines = [self.name, "=" * len(self.name), f"rule {self.rule}"]
         lines += [self.note, ""] if self.note else [""]
         lines += ["What is done", *_actions(self.buckets)]
@@ -269,7 +219,6 @@ class Policy:
             )
         lines.append(f"  is {made}")
         lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
-        # The rule, which is the same of each, is said above.
         found = [f"  {replace(one, rule=None)}" for one in self.verified]
         lines += ["", "What it was verified on", *(found or ["  nothing"])]
         return "\n".join(lines)
@@ -277,7 +226,7 @@ class Policy:
     __str__ = card
 
     def to_dict(self) -> dict[str, Any]:
-        """The policy as plain numbers, lists and words."""
+        """The policy as a JSON-serialisable dict, for :meth:`from_dict`."""
         counted = [one.name for one in fields(Verification) if one.init]
         return {
             "format": "helpers.decisions/3",
@@ -314,12 +263,12 @@ class Policy:
         return policy
 
     def save(self, path: str | Path) -> None:
-        """Write the policy to a JSON file, whole or not at all."""
+        """Write the policy to a JSON file."""
         write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The policy that ``save`` wrote; ValueError where the file holds none."""
+        """Read the policy that ``save`` wrote; ValueError if it is not whole."""
         return load(path, cls.from_dict)
 
     def _describe_rule(self) -> dict[str, Any]:
@@ -334,7 +283,6 @@ class Policy:
     def _apply(
         self, table: pd.DataFrame, source: Mapping[str, str] | None
     ) -> tuple[pd.DataFrame, Any]:
-        """The table with its actions, and the confidences that are known."""
         check_table(table, ("prediction", "confidence"), empty=True)
         _check_kind("source", source, Mapping, NoneType)
         given = table.attrs.get("source") if source is None else source
@@ -372,7 +320,6 @@ class Policy:
     def _reasons(
         self, values: np.ndarray, codes: np.ndarray, buckets: Buckets, whose: str
     ) -> list[str]:
-        """Why each row gets its action."""
         possible, ranges = buckets.possible(), buckets.ranges()
         if sum(possible) == 1:
             amount = "everything" if possible[-1] else "nothing"
@@ -453,8 +400,7 @@ def _calibrated(scores: pd.DataFrame, labels: pd.Series, calibrator: Any) -> Any
         return column if calibrator is None else calibrator.predict(column)
     found = calibrator.predict(scores)
     at = pd.Index(calibrator.classes_).get_indexer(labels.to_numpy())
-    # A calibrator of all probabilities may prefer another label by now; what is acted
-    # on is still the prediction in the table.
+    # The calibrator may prefer another label; the table's prediction is acted on.
     due, wrong = "one of the classes", at < 0
     if found.ndim == 1:
         due, wrong = "the most probable label", at != scores.to_numpy().argmax(axis=1)

@@ -35,58 +35,42 @@ def review_queue(
 ) -> pd.DataFrame:
     """The items to label or review next, the most urgent first, and why.
 
-    Only random samples say how often the model is wrong: the rows that any other queue
-    selects are wrong more often than the rest. From spot checks,
-    ``weighted_mean(wrong, queue["queue_weight"], strata=queue["queue_stratum"])``
-    (:func:`helpers.metrics.weighted_mean`) estimates the error rate of the whole table
-    without bias.
+    Only random strategies give rows from which the error rate of the table can be
+    estimated: by :func:`helpers.metrics.weighted_mean`, with the weights and strata.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an item, with its ``confidence`` in [0, 1] and, where the costs depend
-        on it, its ``prediction``.
+        One row an item, with ``confidence`` in [0, 1] and, for costs by label,
+        ``prediction``.
     budget : int
-        How many items can be looked at.
+        Number of items that can be looked at.
     strategy : str, default="least-confident"
-        "least-confident": lowest confidence first, and before these the items whose
-        confidence is not known. "value": what review saves most on first, if the
-        confidences are true; items that are cheaper to automate are left out.
-        "near-threshold": nearest to the threshold first. "random": a simple random
-        sample. "stratified": drawn at random in each stratum of the confidence, as
-        equally many from each as its size allows.
+        "least-confident": unknown confidence first, then the lowest. "value": by what
+        review saves, where it saves anything. "near-threshold": nearest to it.
+        "random": a simple random sample. "stratified": equally many from each stratum
+        of confidence.
     by : str, optional
-        The column that holds the confidence. Default: ``decided_on``, which a policy
-        looked at, where the table has one; else ``confidence``.
-    threshold : float, optional
-        For "near-threshold", and only for it: in [0, 1].
-    costs : Costs or mapping of label to Costs, optional
-        For "value", and only for it: the prices, or those of each prediction.
-    rng : numpy.random.Generator, int or None, optional
-        Source or seed of chance, for "random" and "stratified".
-    n_strata : int, default=5
-        For "stratified": into how many parts of equal width [0, 1] is cut.
+        The column of confidences. Default: ``decided_on`` if there, else
+        ``confidence``.
+    threshold, costs
+        For "near-threshold", a number in [0, 1]; for "value", :class:`Costs` or a
+        mapping of predictions to them.
+    rng, n_strata
+        For "random" and "stratified", a random generator or its seed; for the latter,
+        the number of equal parts of [0, 1] (5).
 
     Returns
     -------
     pandas.DataFrame
-        The rows that are queued, in order, and a column ``queue_reason``. Random
-        samples also have ``queue_weight``, the number of items of the table that each
-        stands for, and stratified ones ``queue_stratum``.
-
-    References
-    ----------
-    Lewis and Gale, SIGIR 1994, for the least confident; Horvitz and Thompson, JASA 47,
-    1952, for the weights.
+        The queued rows in order, with ``queue_reason``; for random strategies also
+        ``queue_weight``, the number of items each stands for, and ``queue_stratum``.
 
     Examples
     --------
     >>> table = pd.DataFrame({"confidence": [0.9, 0.55, 0.7, 0.55]})
-    >>> review_queue(table, budget=3)
-       confidence     queue_reason
-    1        0.55  confidence 0.55
-    3        0.55  confidence 0.55
-    2        0.70   confidence 0.7
+    >>> review_queue(table, budget=3).index.tolist()
+    [1, 3, 2]
     """
     check_choice("strategy", strategy, get_args(Strategy))
     check_count("budget", budget)
@@ -209,7 +193,7 @@ def _stratified(
 
 
 def _shares(sizes: np.ndarray, budget: int) -> np.ndarray:
-    """The budget in parts as equal as the sizes allow; the largest get what is over."""
+    """The budget in parts as equal as the sizes allow, remainders to the largest."""
     left, level = min(budget, int(sizes.sum())), 0
     while np.minimum(sizes, level + 1).sum() <= left and level < left:
         level += 1

@@ -1,8 +1,4 @@
-"""Rules that were fixed beforehand, and what labels say of them.
-
-Buckets are ranges of confidence with an action each. Of what a rule accepts, the risk,
-the share of errors, may be low enough, too high, or not known well enough.
-"""
+"""Rules that were fixed beforehand, and what labels say of them."""
 
 from __future__ import annotations
 
@@ -38,20 +34,17 @@ class Buckets:
     Parameters
     ----------
     edges : sequence of float
-        Where one range ends and the next begins, rising, in [0, 1].
+        Rising edges between ranges, in [0, 1].
     names : sequence of str
         One more than edges, from the lowest range to the highest.
     edge_belongs_to : {"upper", "lower"} or sequence of them, default="upper"
-        Which range a confidence of exactly an edge falls into, for all edges or for
-        each. They are compared in single precision, so that a table is decided alike
-        in whatever precision it was stored.
+        Range of a confidence equal to an edge in single precision, for all edges or
+        each.
 
     Examples
     --------
     >>> Buckets([0.5, 0.9], ["ask", "warn", "trust"]).assign([0.3, 0.5, 0.9]).tolist()
     ['ask', 'warn', 'trust']
-    >>> TRUST_BUCKETS.assign([0.9]).tolist(), REVIEW_BUCKETS.assign([0.9]).tolist()
-    (['warn'], ['auto-approve'])
     """
 
     edges: Sequence[float]
@@ -84,7 +77,7 @@ class Buckets:
         object.__setattr__(self, "edge_belongs_to", tuple(sides))
 
     def codes(self, confidence: ArrayLike) -> np.ndarray:
-        """Number of the range that each confidence falls into, from 0, the lowest."""
+        """Index of the range of each confidence, from 0, the lowest."""
         values = np.float32(check_probabilities(confidence))
         # A Python float takes the precision of the values.
         above = [
@@ -94,17 +87,11 @@ class Buckets:
         return np.sum(above, axis=0)
 
     def assign(self, confidence: ArrayLike) -> np.ndarray:
-        """Name of the range that each confidence falls into."""
+        """Name of the range of each confidence."""
         return np.array(self.names, dtype=object)[self.codes(confidence)]
 
     def ranges(self) -> list[str]:
-        """Each range in words, from the lowest to the highest.
-
-        Examples
-        --------
-        >>> TRUST_BUCKETS.ranges()
-        ['< 0.5', '0.5 to 0.9', '> 0.9']
-        """
+        """Each range in words, such as "0.5 to 0.9", from the lowest to the highest."""
         upper = [side == "upper" for side in self.edge_belongs_to]
         words = [f"{'<' if upper[0] else '≤'} {self.edges[0]:g}"]
         for at, (low, high) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
@@ -113,13 +100,7 @@ class Buckets:
         return [*words, f"{'≥' if upper[-1] else '>'} {self.edges[-1]:g}"]
 
     def possible(self) -> list[bool]:
-        """Whether each range holds any confidence: none is above 1 or below 0.
-
-        Examples
-        --------
-        >>> Buckets([1], ["review", "accept"], "lower").possible()
-        [True, False]
-        """
+        """Whether each range can hold a confidence: none is above 1 or below 0."""
         first = self.edges[0] > 0 or self.edge_belongs_to[0] == "lower"
         last = self.edges[-1] < 1 or self.edge_belongs_to[-1] == "upper"
         return [first, *[True] * (len(self.edges) - 1), last]
@@ -147,39 +128,28 @@ def bucket_table(
 ) -> pd.DataFrame:
     """How many predictions fall into each bucket, and how many of them are right.
 
-    The accuracy *in* a bucket is not the accuracy *above* its lower edge, which counts
-    every better bucket too. Both are given, each with its interval.
-
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    confidence, correct : array-like of shape (n,)
+        Probabilities in [0, 1], and 1 or True where the prediction was correct, else 0.
     buckets : Buckets, default=REVIEW_BUCKETS
         The ranges.
-    method : {"wilson", "clopper-pearson"}, default="wilson"
-        Wilson's interval covers its level on average, the other always.
-    level : float, default=0.95
-        Level of each interval.
+    method, level
+        The interval, "wilson" (default) or "clopper-pearson", and its level (0.95).
 
     Returns
     -------
     pandas.DataFrame
-        A row a bucket, the highest first: ``range``, ``n``, ``share``, ``accuracy``
-        with ``low`` and ``high``, ``mean_confidence``, ``gap`` (accuracy minus mean
-        confidence); ``n_above``, ``accuracy_above``, ``low_above`` and ``high_above``
-        of this bucket and all higher ones. NaN without rows.
+        A row a bucket, the highest first: ``range``, ``n``, ``share``, ``accuracy``,
+        ``low``, ``high``, ``mean_confidence``, ``gap`` (accuracy minus confidence); and
+        of this and all higher buckets ``n_above``, ``accuracy_above``, ``low_above``,
+        ``high_above``.
 
     Examples
     --------
     >>> table = bucket_table([0.95, 0.92, 0.8, 0.6], [1, 1, 0, 1])
-    >>> table[["n", "accuracy", "accuracy_above"]].round(2)
-                  n  accuracy  accuracy_above
-    auto-approve  2       1.0            1.00
-    review        1       0.0            0.67
-    manual check  1       1.0            0.75
-    manual        0       NaN            0.75
+    >>> table["accuracy"].tolist(), table["accuracy_above"].round(2).tolist()
+    ([1.0, 0.0, 1.0, nan], [1.0, 0.67, 0.75, 0.75])
     """
     interval = check_interval(method)
     check_between("level", level, 0, 1)
@@ -219,24 +189,11 @@ def bucket_table(
 class Verification:
     """What labels say of a threshold, or of another rule, that was fixed before.
 
-    Attributes
-    ----------
-    max_risk, delta : float
-        The question, and how often a verdict may be false.
-    n_labels, n_accepted, n_errors : int
-        Rows used, with groups one of each; those accepted; those of them wrong.
-    threshold : float or None
-        What was checked; None for another rule than one threshold.
-    action, rule : str or None
-        Which action of which policy was checked, if it was one.
-    verdict : {"holds", "fails", "not enough data"}
-        Whether the upper limit of the risk is at most ``max_risk``, or the lower limit
-        above it, or neither.
-    risk, low, high : float
-        Share of errors among the accepted, with Clopper and Pearson's limits, each
-        wrong with a probability of at most ``delta``; NaN, 0 and 1 of none.
-    coverage, coverage_low, coverage_high : float
-        Share of items accepted, with Wilson's interval at 95 %.
+    The ``verdict`` is "holds" where ``high`` is at most ``max_risk``, "fails" where
+    ``low`` is above it, else "not enough data". ``risk`` is the share of errors among
+    the accepted, ``low`` and ``high`` its one-sided Clopper–Pearson limits,
+    ``coverage`` the share accepted, with Wilson's interval at 95 %. One row of each
+    group counts.
     """
 
     max_risk: Share
@@ -308,20 +265,13 @@ def verify_accepted(
     ----------
     accepted : array-like of bool, of shape (n,)
         Whether the rule accepts each row.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
-    max_risk, delta, groups, rng
+    correct, max_risk, delta, groups, rng
         As for :func:`verify`.
-
-    Returns
-    -------
-    Verification
 
     Examples
     --------
-    >>> found = verify_accepted([True] * 60 + [False] * 20, [1] * 60 + [0] * 20, 0.05)
-    >>> found.verdict, round(found.high, 4), found.coverage
-    ('holds', 0.0487, 0.75)
+    >>> verify_accepted([True] * 60 + [False] * 20, [1] * 60 + [0] * 20, 0.05).verdict
+    'holds'
     """
     taken = check_outcomes(accepted, name="accepted")
     if not len(taken):
@@ -337,24 +287,17 @@ def verify_accepted(
 
 
 def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
-    """How many items without an error show that the risk is low enough.
+    """How many items without an error suffice: least n with (1 - max_risk)^n ≤ delta.
 
     Parameters
     ----------
-    max_risk : float
-        In (0, 1).
-    delta : float, default=0.05
-        Probability that the statement is false, in (0, 1).
-
-    Returns
-    -------
-    int
-        The smallest n with (1 - max_risk)^n at most delta.
+    max_risk, delta : float
+        The risk and the probability of a false statement (default 0.05), in (0, 1).
 
     Examples
     --------
-    >>> [zero_failure_sample_size(risk) for risk in (0.1, 0.05, 0.01)]
-    [29, 59, 299]
+    >>> zero_failure_sample_size(0.05)
+    59
     """
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
@@ -367,7 +310,7 @@ def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
 def one_row_each(
     codes: np.ndarray | None, n: int, rng: np.random.Generator | int | None
 ) -> np.ndarray:
-    """One row of each group, any of its rows with the same probability."""
+    """One row of each group, drawn uniformly."""
     generator = check_rng(rng)
     if codes is None:
         return np.arange(n)

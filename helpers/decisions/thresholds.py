@@ -1,9 +1,4 @@
-"""A threshold chosen on some labels, with a guarantee; and checked on others.
-
-The error rate above a threshold, read off the labels that the threshold was chosen on,
-is too low: of many thresholds the luckiest looks best. Here each threshold has to pass
-a test, in sequences fixed beforehand, so that all that pass hold together.
-"""
+"""Thresholds chosen on labels with a guarantee, and their verification on others."""
 
 from __future__ import annotations
 
@@ -41,31 +36,14 @@ _SEARCH_UP_TO = 10**7
 
 @dataclass(frozen=True)
 class CertifiedThreshold:
-    """The lowest threshold that passed, or why there is none.
+    """The lowest threshold that passed, or None and why there is none.
 
-    Attributes
-    ----------
-    threshold : float or None
-        Accept what has at least this confidence, compared in single precision. None
-        if no threshold passed.
-    max_risk, delta : float
-        The share of errors among accepted items is at most ``max_risk``, and this is
-        false with a probability of at most ``delta``.
-    n_labels, n_accepted, n_errors : int
-        Rows used, with groups one of each; those accepted; those of them wrong.
-    tested : pandas.DataFrame
-        Every threshold with rows above it, from the highest: ``threshold``, ``n``,
-        ``errors``, ``risk``, ``upper`` (Clopper and Pearson's limit of the risk, at
-        the level of one of the tests) and ``passed``.
-    labels_needed : int or None
-        With about so many labels, a threshold passes with a probability of 0.8 if
-        risks are what they seem to be, with one error more among ``1 / max_risk`` more
-        rows; without an error, the fewest with which one can pass. None if one passed,
-        or if no number would do.
-    auroc : Interval or None
-        Where no threshold passed: the probability that the confidence of a right item
-        is above that of a wrong one, with DeLong's interval at 95 % (NaN where one
-        side has one item, or all are told apart). None if all are right, or wrong.
+    Above ``threshold`` the risk is at most ``max_risk``, except with probability
+    ``delta``. ``tested`` lists all thresholds with ``n``, ``errors``, ``risk``, its
+    ``upper`` limit and ``passed``. Where none passed, ``labels_needed`` is about how
+    many labels let one pass with probability 0.8, None if no number would do, and
+    ``auroc`` that of the confidence for right against wrong items, with DeLong's
+    interval at 95 %.
     """
 
     threshold: float | None
@@ -85,12 +63,7 @@ class CertifiedThreshold:
 
     @property
     def can_rank(self) -> bool:
-        """Whether the confidence parts right from wrong as far as it has to.
-
-        False where accepting everything has too high a risk, and the AUROC is below
-        0.6 and its interval below 0.75: another confidence might do then, more labels
-        hardly.
-        """
+        """Whether confidence ranks errors well enough for more labels to help."""
         if self.auroc is None or not len(self.tested):
             return True
         poor = self.auroc.value < _RANKS and self.auroc.high < _RANKS_WELL
@@ -145,51 +118,36 @@ def choose_threshold(
     groups: ArrayLike | None = None,
     rng: np.random.Generator | int | None = 0,
 ) -> CertifiedThreshold:
-    """The lowest threshold above which the risk is certainly low enough.
+    """The lowest threshold above which the risk is certified to be low enough.
 
-    The hypothesis that the risk above a threshold is more than ``max_risk`` is tested
-    with the binomial distribution, from high thresholds to low ones, until one fails:
-    fixed-sequence testing. With many labels there are up to four such sequences, which
-    share ``delta``: they begin where there are m, 4m, 16m and 64m items above the
-    threshold, m being the fewest with which a test can pass. For sequences after the
-    first the guarantee is exact where the risk does not fall as the threshold falls;
-    for other shapes it was checked by simulation.
+    Thresholds are tested from high to low with the binomial distribution, until one
+    fails: fixed-sequence testing (Angelopoulos et al., Learn then Test, Annals of
+    Applied Statistics 19, 2025), with up to four sequences that share ``delta``. For
+    those after the first, the guarantee is exact if the risk does not fall with the
+    threshold.
 
     Parameters
     ----------
-    scores : array-like of shape (n,)
-        Confidences in [0, 1] of labelled items, a random sample of those to come, on
-        which neither model nor calibrator was fitted.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    scores, correct : array-like of shape (n,)
+        Confidences in [0, 1] and outcomes, 1 or True if correct, of a random sample of
+        items like those to come, on which neither model nor calibrator was fitted.
     max_risk : float
-        The most errors among accepted items, as a share in (0, 1).
+        The largest share of errors among accepted items, in (0, 1).
     delta : float, default=0.05
         Probability that the statement is false, in (0, 1).
     grid : array-like of float, optional
-        Thresholds to consider, in [0, 1], that do not depend on these rows. Default:
-        0, 0.01, … 0.99 and, where scores near one crowd, 0.992 … 0.9999.
+        Thresholds in [0, 1], chosen without these rows. Default: 0, 0.01, … 0.99, and
+        0.992 … 0.9999.
     groups : array-like of shape (n,), optional
-        What each row belongs to. Pages of a document are not independent: one row of
-        each group, drawn at random, is used, so that the test is exact.
+        Group of each row, such as its document. One random row of each is used.
     rng : numpy.random.Generator, int or None, default=0
-        Source or seed of that draw. To keep the best of several voids the guarantee.
-
-    Returns
-    -------
-    CertifiedThreshold
-
-    References
-    ----------
-    Angelopoulos et al., Learn then Test, Annals of Applied Statistics 19, 2025.
+        Generator for that draw, or its seed. Keeping the best of several voids the
+        guarantee.
 
     Examples
     --------
-    >>> scores = [0.95] * 100 + [0.6] * 100
-    >>> correct = [1] * 99 + [0] + [1, 0] * 50
-    >>> print(choose_threshold(scores, correct, max_risk=0.1))
-    Accept from 0.95: a risk of at most 0.1 at 0.95 confidence. 100 of 200 labelled \
-items are accepted, 1 wrong.
+    >>> choose_threshold([0.9] * 60 + [0.5] * 40, [1] * 60 + [0] * 40, 0.1).threshold
+    0.9
     """
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
@@ -208,7 +166,7 @@ def choose_thresholds_per_class(
     groups: ArrayLike | None = None,
     rng: np.random.Generator | int | None = 0,
 ) -> dict[Any, CertifiedThreshold]:
-    """A threshold for each predicted label; all statements hold together.
+    """A threshold for each predicted label, by label; all statements hold together.
 
     Parameters
     ----------
@@ -217,17 +175,12 @@ def choose_thresholds_per_class(
     predicted : array-like of shape (n,)
         The predicted label of each row.
     delta : float, default=0.05
-        Probability that any statement is false: each label gets an equal share of it.
-
-    Returns
-    -------
-    dict of label to CertifiedThreshold
+        Probability that any statement is false, shared equally by the labels.
 
     Examples
     --------
-    >>> found = choose_thresholds_per_class(
-    ...     [0.9] * 80, [1] * 80, ["a"] * 40 + ["b"] * 40, max_risk=0.1
-    ... )
+    >>> labels = ["a"] * 40 + ["b"] * 40
+    >>> found = choose_thresholds_per_class([0.9] * 80, [1] * 80, labels, max_risk=0.1)
     >>> {label: one.threshold for label, one in found.items()}
     {'a': 0.9, 'b': 0.9}
     """
@@ -256,34 +209,25 @@ def verify(
     groups: ArrayLike | None = None,
     rng: np.random.Generator | int | None = 0,
 ) -> Verification:
-    """What labels that the threshold was not chosen on say of it.
+    """What labels that a threshold was not chosen on say of it.
 
     Parameters
     ----------
     threshold : float or CertifiedThreshold
         Items with at least this confidence are accepted.
-    scores, correct : array-like of shape (n,)
-        Confidences and outcomes of other items.
+    scores, correct, groups, rng
+        As for :func:`choose_threshold`, of other items.
     max_risk : float, optional
-        The most errors among accepted items, as a share in (0, 1). By default what was
-        certified; needed with a number.
+        Largest share of errors among accepted items. Default: what was certified.
     delta : float, optional
-        Probability that a verdict of "holds", or one of "fails", is false, in (0, 1).
-        By default that of the certificate, and 0.05 with a number.
-    groups, rng
-        As for :func:`choose_threshold`.
-
-    Returns
-    -------
-    Verification
+        Probability that a verdict of "holds", or one of "fails", is false. Default:
+        that of the certificate, or 0.05.
 
     Examples
     --------
     >>> certified = choose_threshold([0.9] * 60, [1] * 60, max_risk=0.1)
-    >>> print(verify(certified, [0.95] * 40 + [0.5] * 10, [1] * 50))
-    Accept from 0.9: a risk of at most 0.1 holds at 0.95 confidence. 40 of 50 labelled \
-items are accepted (80.0%), 0 wrong (0.00%; at most 7.22%, and at least 0.00%, \
-each at 0.95 confidence).
+    >>> verify(certified, [0.95] * 40 + [0.5] * 10, [1] * 50).verdict
+    'holds'
     """
     if isinstance(threshold, CertifiedThreshold):
         if threshold.threshold is None:
@@ -307,7 +251,6 @@ def _read(
     groups: ArrayLike | None,
     rng: np.random.Generator | int | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidences, outcomes, and the rows that are used."""
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     check_not_fitted_on(scores, "scores")
     return values, outcome, one_row_each(codes, len(values), rng)
@@ -366,7 +309,7 @@ def _sequence_starts(n: int, max_risk: float, delta: float) -> np.ndarray:
     for count in range(_MOST_STARTS, 0, -1):
         least = zero_failure_sample_size(max_risk, delta / count)
         starts = least * _APART ** np.arange(count)
-        # One more costs all others some of their power.
+        # Each further sequence lowers the power of the others.
         if 2 * starts[-1] <= n:
             break
     return starts
@@ -375,7 +318,6 @@ def _sequence_starts(n: int, max_risk: float, delta: float) -> np.ndarray:
 def _passed(
     n: np.ndarray, errors: np.ndarray, starts: np.ndarray, max_risk: float, level: float
 ) -> np.ndarray:
-    """Thresholds that some sequence of tests came past."""
     passes = binom.cdf(errors, n, max_risk) <= level
     passed = np.zeros(len(n), dtype=bool)
     for start in starts:
@@ -387,7 +329,7 @@ def _passed(
 def _labels_to_certify(
     n: np.ndarray, errors: np.ndarray, n_labels: int, max_risk: float, delta: float
 ) -> int | None:
-    """With how many labels a threshold passes with a probability of 0.8, or about."""
+    """About how many labels let a threshold pass with probability 0.8."""
     if not (errors < max_risk * n).any():
         return None
     share = n / n_labels

@@ -23,6 +23,7 @@ from .. import __version__
 from ..adapters import load_adapter, read_weights, save_adapter
 from ..calibration import files
 from ..classifier import LLMClassifier
+from ..files import write_json
 from ..models import LanguageModel
 from ..tree import positions_in_batch
 from .losses import ConfidenceHead, head_confidence
@@ -250,7 +251,7 @@ def write_result(trainer: Trainer, base: LanguageModel, prompt: str) -> None:
         weights = {k: v.cpu().contiguous() for k, v in head.state_dict().items()}
         safetensors.torch.save_file(weights, folder / _HEAD)
     (folder / "README.md").write_text(record.card(), "utf-8")
-    files.write_json(record.model_dump(), folder / _RECORD)
+    write_json(record.model_dump(), folder / _RECORD)
     trainer.checkpoint.unlink()
 
 

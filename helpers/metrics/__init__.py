@@ -1,13 +1,7 @@
 """Calibration errors, proper scores, discrimination, and what chance does to them.
 
-Arrays in, plain results out. The data are always the confidence in a prediction (or
-the probability of an event) and whether it was correct (or came).
-
-``bins`` cuts confidences into bins; ``errors`` holds the calibration errors; ``scores``
-what they do not see; ``resampling`` the noise floor and intervals; ``planning`` how
-many labels a certificate takes; ``report`` all of it at once; ``classes`` each
-predicted class by itself, and means of surveys; ``sums`` the report on a table too
-large for memory.
+The data are arrays: the confidence in a prediction (or the probability of an event),
+and whether it was correct (or came).
 """
 
 from .bins import Binning

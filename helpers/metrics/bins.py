@@ -28,13 +28,11 @@ class Binning:
     Parameters
     ----------
     n : int, default=20
-        Number of bins.
+        Number of bins; equal values stay together, so there may be fewer of equal mass.
     strategy : {"uniform", "quantile", "distinct"}, default="uniform"
-        Bins of equal width, of equal mass, or one for each distinct value, whatever
-        ``n``. Equal values stay together: there may be fewer bins of equal mass.
+        Bins of equal width, of equal mass, or (whatever ``n``) one per distinct value.
     closed : {"left", "right"}, default="left"
-        Whether a value on an edge falls into the bin above, [a, b), or below, (a, b].
-        Values k/n count as on an edge where the fraction is.
+        Whether bins are [a, b) or (a, b].
 
     Examples
     --------
@@ -66,7 +64,6 @@ class Bins:
 
     @classmethod
     def of(cls, confidence: np.ndarray, binning: Binning) -> Bins:
-        """Bins for some confidences."""
         if not isinstance(binning, Binning):
             raise TypeError(f"binning must be a Binning, not {binning!r}.")
         n = binning.n
@@ -92,11 +89,7 @@ class Bins:
         return f"{len(self)} bin{plural} {_KINDS[self.strategy]}, {shape}"
 
     def index(self, confidence: np.ndarray) -> np.ndarray:
-        """The bin of each value.
-
-        With equal widths, a value within 1e-7 of an edge counts as on it, so that k/n
-        falls where fractions say: 0.7 is 14/20, though neither is a binary fraction.
-        """
+        """The bin of each value; with equal widths, values near an edge are on it."""
         if self.strategy != "uniform":
             # NumPy's "right" sends a value on an edge up: such bins are closed left.
             side: Closed = "right" if self.closed == "left" else "left"
@@ -148,7 +141,6 @@ class BinSums:
 
     @property
     def filled(self) -> BinSums:
-        """The bins that are not empty."""
         some = self.count > 0
         return BinSums(self.count[some], self.confidence[some], self.correct[some])
 

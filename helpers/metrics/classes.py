@@ -41,54 +41,31 @@ def class_table(
 ) -> pd.DataFrame:
     """Accuracy and mean confidence of each predicted class, with their intervals.
 
+    Accuracies have Wilson's interval, means Student's, and gaps Newcombe's (1998). With
+    groups, Student's counts groups, Wilson's n / deff rows (Korn and Graubard, 1998).
+
     Parameters
     ----------
-    predicted : array-like of shape (n,)
-        The predicted classes.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct, else 0.
+    predicted, correct : array-like of shape (n,)
+        The predicted classes, and 1 or True where the prediction was correct, else 0.
     confidences : mapping of str to array-like of shape (n,)
-        Names, and confidences in the prediction, in [0, 1]: such as before and after
-        calibration.
-    groups : array-like of shape (n,), optional
-        Rows with the same value, such as the cases of a hospital, are not independent
-        of each other; the intervals allow for it.
-    level : float, default=0.95
-        Level of the intervals.
+        Names, and confidences in the prediction, in [0, 1].
+    groups, level
+        See :func:`bootstrap_interval`; rows of one group are not independent.
 
     Returns
     -------
     pandas.DataFrame
-        One row a predicted class, the most frequent first: ``n``; ``accuracy``,
-        ``accuracy_low`` and ``accuracy_high``; and for each confidence its mean,
-        ``<name>``, and the mean less the accuracy, ``<name>_gap`` (positive is
-        overconfident), with ``_low`` and ``_high`` of each. The intervals of mean and
-        gap are NaN where a class has one row; all are where it has one group.
-        ``attrs["in_sample"]`` lists the confidences of which some rows were fitted on.
-
-    Notes
-    -----
-    The accuracy has Wilson's interval and the mean confidence Student's; that of the
-    gap joins the two (Newcombe's square-and-add: Statistics in Medicine 17, 1998), so
-    that it is not empty for a class that is always right. Intervals of the gap and the
-    accuracy cover about as often as they say from 10 rows on; those of a mean
-    confidence that is nearly always 1 less often.
-
-    With groups, Student's interval counts groups, not rows; and Wilson's has the
-    effective number of rows n / deff (Korn and Graubard, Survey Methodology 24, 1998).
+        One row a class, the most frequent first: ``n``, ``accuracy``, and for each
+        confidence its mean ``<name>`` and ``<name>_gap``, the mean less the accuracy.
+        Each has ``_low`` and ``_high``: NaN for a class with one group or, but for the
+        accuracy, one row. ``attrs["in_sample"]`` lists confidences with rows fitted on.
 
     Examples
     --------
-    >>> table = class_table(
-    ...     ["hand"] * 4 + ["knee"] * 2, [1, 1, 1, 0, 1, 1], {"raw": [0.9] * 6}
-    ... )
-    >>> table[["n", "accuracy", "raw_gap", "raw_gap_low", "raw_gap_high"]].round(2).T
-    class         hand  knee
-    n             4.00  2.00
-    accuracy      0.75  1.00
-    raw_gap       0.15 -0.10
-    raw_gap_low  -0.05 -0.10
-    raw_gap_high  0.60  0.56
+    >>> table = class_table(["hand", "hand", "knee"], [1, 0, 1], {"raw": [0.9] * 3})
+    >>> table["raw_gap"].round(2).to_dict()
+    {'hand': 0.4, 'knee': -0.1}
     """
     check_between("level", level, 0, 1)
     codes, classes = _read_classes(predicted)
@@ -131,9 +108,8 @@ def class_gap(
 ) -> float:
     """How far mean confidence and accuracy lie apart, on average over classes.
 
-    Small classes show a gap by chance; :func:`noise_floor` says how much of it a
-    perfect forecaster would show, as in the example. To say whether there is a gap,
-    compare "l1" with it; to say how large, use "squared".
+    Small classes show a gap by chance: to say whether there is one, compare "l1" with
+    its :func:`noise_floor` (its ``measure``); to say how large it is, use "squared".
 
     Parameters
     ----------
@@ -142,23 +118,16 @@ def class_gap(
     confidence : array-like of shape (n,)
         Confidences in the prediction, in [0, 1].
     norm : {"l1", "squared"}, default="l1"
-        The mean of the absolute gaps; or that of the squared gaps less what chance
-        alone would add, which may be negative. A class of one row then counts as 0.
+        Mean absolute gap; or mean squared gap less what chance would add, which may be
+        negative and is 0 for a class of one row.
     min_n : int, default=1
         Leave out classes with fewer rows.
 
     Examples
     --------
     >>> predicted, correct = ["hand"] * 3 + ["knee"], [1, 1, 0, 1]
-    >>> confidence = np.array([0.9, 0.9, 0.9, 0.8])
-    >>> round(class_gap(predicted, correct, confidence), 4)  # .2333 and .2
+    >>> round(class_gap(predicted, correct, [0.9, 0.9, 0.9, 0.8]), 4)
     0.2167
-    >>> from helpers.metrics import noise_floor
-    >>> floor = noise_floor(
-    ...     confidence, measure=lambda p, drawn: class_gap(predicted, drawn, p)
-    ... )
-    >>> round(floor.mean, 2)
-    0.23
     """
     check_choice("norm", norm, ("l1", "squared"))
     codes, sizes = _read_sizes(predicted, min_n)
@@ -180,35 +149,23 @@ def class_gap_difference(
     n_resamples: int = 1000,
     rng: np.random.Generator | int | None = 0,
 ) -> Interval:
-    """How much larger the squared class gap of one confidence is than of another.
-
-    Each resample draws the same rows for both. Classes are those of the data with
-    ``min_n`` rows; one that a resample misses is left out of its mean.
+    """Squared class gap of one confidence less that of another, on the same resamples.
 
     Parameters
     ----------
-    predicted, correct
-        See :func:`class_table`; the predictions are the same for both.
+    predicted, correct, min_n
+        See :func:`class_gap`.
     confidences : pair of array-like of shape (n,)
-        Two confidences in the prediction, in [0, 1].
-    min_n : int, default=1
-        Leave out classes with fewer rows.
+        In the same predictions; above 0, the second is better calibrated.
     groups, level, n_resamples, rng
         See :func:`bootstrap_interval`.
-
-    Returns
-    -------
-    Interval
-        Of the class gap (norm "squared") of the first less that of the second: above
-        0, the second is better calibrated class by class.
 
     Examples
     --------
     >>> predicted, correct = ["hand", "knee"] * 50, [1] * 80 + [0] * 20
     >>> both = [0.99] * 100, [0.8] * 100
-    >>> found = class_gap_difference(predicted, correct, both)
-    >>> round(found.value, 3), found.low > 0
-    (0.036, True)
+    >>> round(class_gap_difference(predicted, correct, both).value, 3)
+    0.036
     """
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
@@ -240,11 +197,7 @@ def class_gap_difference(
 
 
 class WeightedMean(NamedTuple):
-    """A mean over a survey, with its interval and standard error by the design.
-
-    These are NaN where the design leaves no degrees of freedom. ``effective_n`` is
-    Kish's effective number of rows, (Σw)² / Σw², which knows of the weights only.
-    """
+    """A mean over a survey: its interval, standard error and Kish's ``effective_n``."""
 
     value: float
     low: float
@@ -261,7 +214,12 @@ def weighted_mean(
     clusters: ArrayLike | None = None,
     level: float = 0.95,
 ) -> WeightedMean:
-    """The mean of a population, from a survey of it: Σwy / Σw.
+    """The mean of a population, Σwy / Σw, from a survey of it.
+
+    Taylor linearisation, clusters as if drawn with replacement (Lumley, 2010), and
+    Student's interval, NaN without degrees of freedom; a single cluster in a stratum is
+    compared with the overall mean. Equal values give an interval of no width: for the
+    accuracy of a small class see :func:`class_table`.
 
     Parameters
     ----------
@@ -269,34 +227,17 @@ def weighted_mean(
         Finite numbers, such as 1 where a prediction was correct, else 0.
     weights : array-like of shape (n,)
         How many members of the population each row stands for, in any unit. To see a
-        part of the population only, give the rest the weight 0 rather than leaving it
-        out: which clusters were drawn stays known.
+        part of the population, give the rest the weight 0; do not leave it out.
     strata : array-like of shape (n,), optional
         The parts of the population that were drawn from separately. Default: one.
     clusters : array-like of shape (n,), optional
-        What was drawn in a stratum, such as hospitals. The same name in two strata
-        means two clusters. Default: each row is its own. Strings here and in
-        ``strata`` are compared without regard to case and white space.
+        What was drawn, such as hospitals; one name in two strata is two clusters.
+        Default: each row. Strings are compared without regard to case and white space.
     level : float, default=0.95
-        Level of the interval.
-
-    Notes
-    -----
-    Taylor linearisation, with clusters taken as drawn with replacement (Lumley, Complex
-    surveys, 2010). A single cluster in a stratum is held against the mean over all
-    strata, which errs on the wide side. The interval is Student's, with as many degrees
-    of freedom as there are clusters less strata, counted where some weight is above 0.
-    It may reach beyond the values; and where all values are equal it has no width: for
-    the accuracy of a small class see :func:`class_table`.
 
     Examples
     --------
-    Two hospitals in each of two strata:
-
-    >>> strata = ["small", "small", "large", "large"]
-    >>> found = weighted_mean(
-    ...     [1, 0, 1, 1], [10, 10, 30, 50], strata=strata, clusters=[1, 2, 3, 4]
-    ... )
+    >>> found = weighted_mean([1, 0, 1, 1], [1, 1, 3, 5], strata=["a", "a", "b", "b"])
     >>> round(found.value, 2), round(found.standard_error, 3)
     (0.9, 0.102)
     """
@@ -331,10 +272,7 @@ def weighted_mean(
 
 
 def _mean_over_classes(sums: np.ndarray, norm: str) -> np.ndarray:
-    """The mean gap from the sums of 1, gap and squared gap in each class (last axis).
-
-    "plain" is "squared" with what chance adds. NaN where no class has a row.
-    """
+    """The mean gap, from each class's sums of 1, gap and squared gap (last axis)."""
     count, some = sums[0], np.maximum(sums[0], 1)
     gap, square = sums[1] / some, sums[2] / some
     scores = np.abs(gap) if norm == "l1" else gap**2
@@ -412,7 +350,7 @@ def _read_confidences(
 
 
 def _variance(score: np.ndarray, stratum: np.ndarray) -> float:
-    """Of the sum of the clusters' scores, which is 0 over all strata."""
+    """Variance of the sum of the clusters' scores, which is 0 over all strata."""
     count = np.bincount(stratum)
     centre = np.where(count > 1, np.bincount(stratum, score) / count, 0.0)
     scale = np.where(count > 1, count / np.maximum(count - 1, 1), 1.0)

@@ -1,8 +1,4 @@
-"""Calibration errors: how far stated confidence lies from the share that is correct.
-
-All of them are estimates from a sample, and the plain ones are too high: read them
-beside the noise floor (:func:`helpers.metrics.noise_floor`).
-"""
+"""Calibration errors: how far stated confidence lies from the share that is correct."""
 
 from __future__ import annotations
 
@@ -26,9 +22,8 @@ def expected_calibration_error(
 ) -> float:
     """Expected calibration error (ECE): the mean gap in bins of the confidence.
 
-    The sum over bins b of ``(n_b / n) * abs(accuracy_b - confidence_b)``, where
-    ``confidence_b`` is the mean confidence in the bin, not its middle (Naeini et al.,
-    AAAI 2015). It is positive even for a perfect forecaster: see :func:`noise_floor`.
+    The sum over bins of ``(n_b / n) * abs(accuracy_b - confidence_b)`` (Naeini et al.,
+    2015). It is positive even for a perfect forecaster: see :func:`noise_floor`.
 
     Parameters
     ----------
@@ -39,13 +34,11 @@ def expected_calibration_error(
     binning : Binning, default=Binning()
         The bins: by default 20 of equal width, [a, b).
     norm : {"l1", "l2", "max", "signed"}, default="l1"
-        "l2" is the root of the mean squared gap, "max" the largest gap, "signed" the
-        mean of confidence − accuracy, whatever the bins: positive is overconfident.
+        Mean absolute gap, root mean squared gap, largest gap, or mean of confidence −
+        accuracy (positive is overconfident).
 
     Examples
     --------
-    Ten predictions with confidence 0.8, of which seven are correct:
-
     >>> round(expected_calibration_error([0.8] * 10, [1] * 7 + [0] * 3), 3)
     0.1
     """
@@ -56,14 +49,9 @@ def expected_calibration_error(
 def maximum_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, *, binning: Binning = UNIFORM
 ) -> float:
-    """Maximum calibration error (MCE): the gap of the worst bin.
+    """Maximum calibration error (MCE): the gap of the worst bin, however few its rows.
 
-    A bin with one row can make it anything; look at the counts before you quote it.
-
-    Parameters
-    ----------
-    confidence, correct, binning
-        See :func:`expected_calibration_error`, whose norm "max" this is.
+    Arguments are those of :func:`expected_calibration_error`, whose norm "max" this is.
 
     Examples
     --------
@@ -83,15 +71,12 @@ def classwise_calibration_error(
 ) -> Any:
     """Classwise calibration error: each class's probability against its frequency.
 
-    The ECE of p_k against [truth = k], averaged over the classes (Nixon et al., CVPR
-    workshops 2019). All the probabilities count, not only that of the prediction.
+    The mean over classes k of the ECE of p_k against truth = k (Nixon et al., 2019).
 
     Parameters
     ----------
-    probabilities : array-like or pandas.DataFrame of shape (n, n_classes)
-        Rows that sum to one; a data frame names the classes by its columns.
-    truth : array-like of shape (n,)
-        The true classes: positions 0, 1, …, or names of a data frame's columns.
+    probabilities, truth
+        See :func:`top_label`.
     average : {"macro", None}, default="macro"
         None gives the error of each class, as a dict.
     binning, norm
@@ -122,24 +107,19 @@ def top_label_calibration_error(
 ) -> Any:
     """Top-label calibration error: the ECE within each predicted class.
 
-    One predicted class that is trusted too much and another that is trusted too little
-    cannot make up for each other here (Gupta and Ramdas, ICLR 2022).
+    Over- and underconfident classes do not cancel out (Gupta and Ramdas, ICLR 2022).
 
     Parameters
     ----------
-    probabilities, truth
+    probabilities, truth, binning, norm
         See :func:`classwise_calibration_error`.
     average : {"weighted", "macro", None}, default="weighted"
-        By the number of rows predicted so, every predicted class alike, or none: a dict
-        with the error of each.
-    binning, norm
-        See :func:`expected_calibration_error`.
+        Mean by rows predicted, plain mean, or a dict with the error of each class.
 
     Examples
     --------
     >>> p = [[0.8, 0.2], [0.8, 0.2], [0.2, 0.8], [0.2, 0.8]]
-    >>> error = top_label_calibration_error(p, [0, 0, 1, 0])  # right: 2 of 2, 1 of 2
-    >>> round(error, 3)
+    >>> round(top_label_calibration_error(p, [0, 0, 1, 0]), 3)
     0.25
     """
     words = ("weighted", "macro")
@@ -162,21 +142,18 @@ def debiased_calibration_error(
 ) -> float:
     """Calibration error without the part that chance alone would add.
 
-    "squared": Σ_b (n_b/n) [(confidence_b − accuracy_b)² − accuracy_b (1 − accuracy_b)
-    / (n_b − 1)], for a perfect forecaster as often negative as positive (Kumar et al.,
-    NeurIPS 2019). "l1": twice the plain value minus its expectation where each accuracy
-    is drawn from a normal distribution around the observed one. Both may be negative:
-    the error cannot be told from zero.
+    "squared" is the estimate of Kumar et al. (NeurIPS 2019), "l2" its root, or 0 where
+    it is negative. "l1" is twice the plain value less its expectation, each accuracy
+    drawn from a normal distribution around the observed one. Where "squared" or "l1" is
+    negative, the error cannot be told from zero.
 
     Parameters
     ----------
     confidence, correct
         See :func:`expected_calibration_error`.
     binning : Binning, default=Binning(strategy="quantile")
-        The correction needs bins with many rows, hence those of equal mass. A bin with
-        one row says nothing on its spread, and counts as zero in "squared".
+        The correction needs many rows a bin; one of a single row adds 0 to "squared".
     norm : {"squared", "l2", "l1"}, default="squared"
-        "l2" is the root of "squared", and 0 where that is negative.
 
     Examples
     --------
@@ -200,13 +177,8 @@ def debiased_calibration_error(
 def smooth_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Smooth calibration error (smECE): a kernel in place of bins.
 
-    The kernel is as wide as the error that it gives (Błasiok and Nakkiran, ICLR 2024);
-    computed by the package ``relplot`` of the authors.
-
-    Parameters
-    ----------
-    confidence, correct
-        See :func:`expected_calibration_error`.
+    Computed by ``relplot``, its authors' package (Błasiok and Nakkiran, ICLR 2024).
+    Arguments are those of :func:`expected_calibration_error`.
 
     Examples
     --------

@@ -14,11 +14,7 @@ from .resampling import Cells
 
 
 class LabelsNeeded(NamedTuple):
-    """How many labels certify a calibration error.
-
-    With ``n`` labels, a measured error below ``limit`` certifies the target; ``floor``
-    is the error that a perfect forecaster then shows on average.
-    """
+    """With ``n`` labels an ECE below ``limit`` passes; ``floor`` is that of chance."""
 
     n: int
     limit: float
@@ -38,12 +34,9 @@ def labels_needed(
 ) -> LabelsNeeded:
     """How many labels it takes to certify that the ECE is below a target.
 
-    Suppose that the error is exactly the target, because every confidence is too high
-    by about as much. The measured ECE certifies the target if so small a value would
-    then come with probability 1 − level or less. The answer is the number of labels
-    with which a *perfect* forecaster passes with probability ``power``; a miscalibrated
-    one needs more. What cancels inside a bin, no measured ECE can exclude. The number
-    is right to about two per cent.
+    The measured ECE certifies it if so small a value would have probability 1 − level
+    or less, were every confidence too high by the target. What cancels inside a bin, no
+    ECE can exclude. The number is right to about two per cent.
 
     Parameters
     ----------
@@ -54,15 +47,13 @@ def labels_needed(
     level : float, default=0.95
         Confidence of the certificate.
     power : float, default=0.8
-        Probability that a perfect forecaster earns it.
-    binning : Binning, default=Binning()
-        See :func:`expected_calibration_error`.
+        Probability that a perfect forecaster earns it; others need more labels.
+    binning, rng
+        See :func:`bootstrap_interval`.
     n_simulations : int, default=1000
         Simulated samples for each number of labels.
     most : int, default=1000000
         Give up, with a ValueError, beyond this many labels.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
 
     Examples
     --------

@@ -53,32 +53,13 @@ _NOTES = {
 
 @dataclass(frozen=True, eq=False)
 class CalibrationReport:
-    """Everything about the calibration of one set of confidences.
+    """Everything about the calibration of one set of confidences, shown as a table.
 
-    Shown in a notebook it is a table; printed, the same as text. It says on every
-    occasion whether the rows were held out, and gives an interval for every measure, or
-    why there is none.
-
-    Attributes
-    ----------
-    confidence, correct : numpy.ndarray of shape (n,)
-        The data.
-    gap, squared, brier, auroc : Interval
-        Mean confidence minus accuracy, the debiased squared calibration error, Brier
-        score and AUROC, with bootstrap intervals.
-    floor : NoiseFloor
-        The ECE of a perfect forecaster with these confidences.
-    curve : pandas.DataFrame
-        One row a bin, empty ones too: its edges ``low`` and ``high``; ``n``; the mean
-        ``confidence`` and the ``accuracy`` in it; Wilson's interval for the accuracy,
-        ``accuracy_low`` and ``accuracy_high``; and the consistency band, ``band_low``
-        and ``band_high``: where the accuracy would lie if the confidences were true.
-    binning : Binning
-        How the bins were made; ``rule`` says it in words.
-    level : float
-        Level of intervals and band.
-    evaluation : {"held-out", "in-sample", "unstated"}
-        Whether the rows were fitted on, and ``n_fitted_on``, how many of them.
+    It has bootstrap intervals of ``gap`` (confidence − accuracy), ``squared`` (the
+    debiased error), ``brier`` and ``auroc``; the noise ``floor``; ``evaluation``,
+    whether rows were fitted on; and ``curve``, one row a bin: its edges, ``n``, mean
+    ``confidence``, ``accuracy`` with Wilson's interval, and the band (``band_low``,
+    ``band_high``) where the accuracy would lie if the confidences were true.
     """
 
     confidence: np.ndarray = field(repr=False)
@@ -97,7 +78,7 @@ class CalibrationReport:
 
     @property
     def n(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.confidence)
 
     @property
@@ -140,7 +121,7 @@ class CalibrationReport:
 
     @property
     def verdict(self) -> str:
-        """What the ECE shows, given the noise floor; no praise, no blame."""
+        """What the ECE shows, given the noise floor."""
         if self.evaluation == "in-sample":
             return "nothing can be concluded from rows that were fitted on"
         if self.ece <= self.floor.upper:
@@ -153,10 +134,7 @@ class CalibrationReport:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The measures: ``value``, ``low`` and ``high`` of its interval, ``note``.
-
-        ``no_interval`` says why there is none, where one could be asked for.
-        """
+        """The measures: value, interval, note, and why there is no interval."""
         rows, binning = self._rows, self.binning
         measures: dict[str, float | Interval] = {
             "rows": self.n,
@@ -234,29 +212,15 @@ def calibration_metrics(
 
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1]. What a calibrator of :mod:`helpers.calibration`
-        predicts knows whether its rows were fitted on, and the report says so.
-    correct : array-like of shape (n,)
-        1 or True where the prediction was correct (or the event came), else 0.
-    binning, groups
-        See :func:`bootstrap_interval`.
+    confidence, correct, binning, groups, level, n_resamples, rng
+        See :func:`bootstrap_interval`. Confidences predicted by a calibrator of
+        :mod:`helpers.calibration` know whether their rows were fitted on.
     evaluation : {"held-out", "in-sample"}, optional
-        Whether the rows were fitted on, where the confidences do not know it. Rows
-        that are known to be fitted on cannot be called held out.
-    level : float, default=0.95
-        Level of the intervals.
-    n_resamples : int, default=1000
-        Bootstrap resamples, and simulations of the noise floor.
-    rng : numpy.random.Generator, int or None, default=0
-        Source or seed of chance.
+        Whether the rows were fitted on, where the confidences do not know it.
 
     Examples
     --------
-    >>> rng = np.random.default_rng(0)
-    >>> p = rng.uniform(0.5, 1, 2000)
-    >>> report = calibration_metrics(p, rng.random(2000) < p, evaluation="held-out")
-    >>> report.verdict
+    >>> calibration_metrics([0.9] * 100, [1] * 90 + [0] * 10).verdict
     'cannot be told from a perfect forecaster with these bins and this many rows'
     """
     if evaluation is not None:
@@ -322,8 +286,6 @@ def _curve(
 def p_text(value: float) -> str:
     """A p-value in words; none is printed as zero.
 
-    Examples
-    --------
     >>> p_text(0.0216), p_text(0.0004), p_text(np.nan)
     ('p = 0.022', 'p < 0.001', '–')
     """
@@ -333,13 +295,7 @@ def p_text(value: float) -> str:
 
 
 def format_number(value: float, digits: int) -> str:
-    """A number as a table shows it: NaN is a dash, and nothing is rounded to zero.
-
-    Examples
-    --------
-    >>> format_number(-1234.5, 2), format_number(0.00001, 4), format_number(np.nan, 4)
-    ('−1,234.50', '<0.0001', '–')
-    """
+    """A number as a table shows it: NaN is a dash, and nothing is rounded to zero."""
     if np.isnan(value):
         return "–"
     if 0 < value < 0.5 * 10**-digits:

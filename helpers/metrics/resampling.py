@@ -1,10 +1,4 @@
-"""What chance does to a measure: the noise floor and bootstrap intervals.
-
-Rows of equal confidence and outcome make one cell; where there are very many rows, so
-do those that lie close together. The sums in a cell are those of its rows; only the
-place of a row inside its cell is lost, which no measure can see to three digits. A
-draw then costs as many numbers as there are cells, not rows.
-"""
+"""What chance does to a measure: the noise floor and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -40,11 +34,7 @@ _NUMBERS = 1 << 18
 
 
 class NoiseFloor(NamedTuple):
-    """What a perfect forecaster would score, by chance alone.
-
-    ``mean`` over simulated outcomes, and ``upper``, their 95th percentile, or that of
-    another level: a value above it is more than chance explains.
-    """
+    """What a perfect forecaster would score: the ``mean`` and an ``upper`` quantile."""
 
     mean: float
     upper: float
@@ -61,11 +51,7 @@ class Interval(NamedTuple):
 def quantile_interval(
     value: float, found: np.ndarray, level: float, pivot: float | None = None
 ) -> Interval:
-    """The interval that resampled values give, by their quantiles.
-
-    With a pivot, what the resampled values spread around, it has their distances from
-    it, reflected about the value.
-    """
+    """Quantiles of resampled values; with a pivot, reflected about the value."""
     found = found[np.isfinite(found)]
     if not len(found):
         return Interval(value, np.nan, np.nan)
@@ -77,11 +63,7 @@ def quantile_interval(
 
 @dataclass(frozen=True)
 class Cells:
-    """Merged rows, sorted by bin and, inside it, by confidence.
-
-    ``means`` are of the rows of each cell; ``starts`` are the first cells of the filled
-    ``bins``, ``ties`` those of each confidence, and ``rows`` is the order of the rows.
-    """
+    """Merged rows, sorted by bin (first cells ``starts``) and confidence (``ties``)."""
 
     count: np.ndarray
     means: dict[str, np.ndarray]
@@ -100,7 +82,6 @@ class Cells:
         merge: bool = True,
         levels: int | None = None,
     ) -> Self:
-        """Sort and merge rows."""
         values = confidence.astype(float)
         outcome = np.zeros(len(values), dtype=bool) if correct is None else correct
         if levels is None and merge and len(values) > _MANY:
@@ -153,7 +134,6 @@ class Cells:
     def floor(
         self, norm: Norm, level: float, n: int, generator: np.random.Generator
     ) -> NoiseFloor:
-        """The noise floor of a calibration error."""
         errors = [sums.error(norm) for sums in self.drawn(n, generator)]
         return _floor(np.concatenate(errors), level)
 
@@ -196,22 +176,18 @@ def noise_floor(
 ) -> NoiseFloor:
     """The calibration error that a perfect forecaster shows at this sample size.
 
-    Outcomes are drawn with exactly the stated probabilities, and the error is measured
-    as on real ones (Bröcker and Smith 2007). What is left over is noise; no observed
-    error should be quoted without it.
+    Outcomes are drawn with the stated probabilities and measured like real ones
+    (Bröcker and Smith, 2007). No observed error should be quoted without it.
 
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    binning, norm
+    confidence, binning, norm
         See :func:`expected_calibration_error`; use those of the error itself.
     measure : callable, optional
         Another measure, called with confidences and drawn outcomes.
     level : float, default=0.95
-        Which quantile to give beside the mean.
+        Which quantile ``upper`` is.
     n_simulations : int, default=1000
-        How many times to draw.
     rng : numpy.random.Generator, int or None, default=0
         Source or seed of chance.
 
@@ -247,49 +223,33 @@ def bootstrap_interval(
     n_resamples: int = 1000,
     rng: np.random.Generator | int | None = 0,
 ) -> Any:
-    """A bootstrap interval for a measure of confidence and correctness.
+    """A bootstrap interval for a measure, or a dict of them for several.
+
+    They are quantiles of the resampled values, for calibration errors reflected about
+    the value. Those of the plain errors seldom cover a small one: use "squared" for the
+    size of an error, the noise floor for whether there is one. Resamples in which a
+    measure is undefined are left out.
 
     Parameters
     ----------
-    confidence, correct
-        See :func:`expected_calibration_error`.
+    confidence, correct, binning
+        See :func:`expected_calibration_error`; the bins are chosen once, on the data.
     measure : str or list of str, default="ece"
         "ece", "rmsce" (its L2 form), "mce", "squared" (the debiased squared error),
         "accuracy", "confidence", "gap" (confidence − accuracy), "brier", "log_loss" or
-        "auroc"; or several of these, on the same resamples.
+        "auroc".
     groups : array-like of shape (n,), optional
-        Rows with the same value, such as copies of a text or pages of a document, are
-        drawn together. Strings are compared without regard to case and white space.
-    binning : Binning, default=Binning()
-        The bins, chosen once on the data.
+        Rows of one group, such as copies of a text, are drawn together. Strings are
+        compared without regard to case and white space.
     level : float, default=0.95
-        Confidence level.
     n_resamples : int, default=1000
-        How many resamples.
     rng : numpy.random.Generator, int or None, default=0
         Source or seed of chance.
 
-    Returns
-    -------
-    Interval, or dict of str to Interval where several measures are given
-        Resamples for which the measure is not defined, such as the AUROC of rows that
-        are all correct, are left out.
-
-    Notes
-    -----
-    The interval has the quantiles of the resampled values; for calibration errors they
-    are reflected about the value, since resampling adds to them the same bias again
-    that the value has. The plain errors lie above an error of zero in every sample, and
-    their intervals seldom cover a small one: to say how large an error is, use
-    "squared"; to say whether there is one, the noise floor.
-
     Examples
     --------
-    >>> p, right = [0.9] * 100, [1] * 80 + [0] * 20
-    >>> bootstrap_interval(p, right, "accuracy")
+    >>> bootstrap_interval([0.9] * 100, [1] * 80 + [0] * 20, "accuracy")
     Interval(value=0.8, low=0.72, high=0.88)
-    >>> round(bootstrap_interval(p, right, ["accuracy", "gap"])["gap"].low, 2)
-    0.02
     """
     names = _read_names(measure)
     check_between("level", level, 0, 1)
@@ -320,39 +280,24 @@ def paired_difference(
     n_resamples: int = 1000,
     rng: np.random.Generator | int | None = 0,
 ) -> Any:
-    """What a measure changes by from a to b, with a paired bootstrap interval.
+    """measure(b) − measure(a), with a bootstrap interval on the same rows.
 
-    Both are measured on the same rows, and each resample draws the same rows for both:
-    what makes a row hard for both of them cancels.
+    To say whether calibration has changed, use "squared" or "brier": intervals of
+    "ece", "rmsce" and "mce" cover less often than they say. Where the difference is not
+    finite, as with the log loss of a wrong certainty, the interval is NaN.
 
     Parameters
     ----------
     a, b : pair of array-like of shape (n,)
-        Confidences in [0, 1], and whether each row was right. Two models may be right
-        in different rows; for two confidences in the same predictions give the same
-        outcomes twice.
+        Confidences in [0, 1], and whether each row was right, which may differ.
     measure, groups, binning, level, n_resamples, rng
         See :func:`bootstrap_interval`; bins are chosen once for a and once for b.
-
-    Returns
-    -------
-    Interval, or dict of str to Interval where several measures are given
-        Of measure(b) − measure(a). Resamples in which it is not defined are left out;
-        where it is not finite on the data, as the log loss of a certainty that was
-        wrong, the interval is NaN.
-
-    Notes
-    -----
-    Intervals of "ece", "rmsce" and "mce" cover less often than they say, least often
-    where one of the two is perfect: to say whether calibration has changed, use
-    "squared" or "brier".
 
     Examples
     --------
     >>> right = [1] * 80 + [0] * 20
-    >>> found = paired_difference(([0.99] * 100, right), ([0.8] * 100, right))
-    >>> round(found.value, 4), found.high < 0
-    (-0.0361, True)
+    >>> round(paired_difference(([0.99] * 100, right), ([0.8] * 100, right)).value, 4)
+    -0.0361
     """
     names = _read_names(measure)
     check_between("level", level, 0, 1)
@@ -440,7 +385,7 @@ def _floor(found: Any, level: float) -> NoiseFloor:
 
 
 def _places(values: np.ndarray, levels: int, ranked: bool) -> np.ndarray:
-    """Rising with the confidence, and equal where rows are to be merged."""
+    """Keys that rise with the confidence, equal where rows are to be merged."""
     place = np.floor(values * levels)
     if ranked:
         # Confidences often crowd at 1, where their order still makes the AUROC.

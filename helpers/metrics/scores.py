@@ -26,7 +26,7 @@ TestMethod = Literal["kolmogorov-smirnov", "kuiper", "spiegelhalter"]
 def top_label(
     probabilities: ArrayLike, truth: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence in the predicted class, and whether it was right.
+    """Confidence in the predicted class (the first of ties), and whether it was right.
 
     Parameters
     ----------
@@ -35,16 +35,9 @@ def top_label(
     truth : array-like of shape (n,)
         The true classes: positions 0, 1, …, or names of a data frame's columns.
 
-    Returns
-    -------
-    confidence, correct : numpy.ndarray of shape (n,)
-        The largest probability of each row, and whether its class is the true one; the
-        first class wins a tie.
-
     Examples
     --------
-    >>> confidence, correct = top_label([[0.9, 0.1], [0.4, 0.6]], [0, 0])
-    >>> confidence, correct
+    >>> top_label([[0.9, 0.1], [0.4, 0.6]], [0, 0])
     (array([0.9, 0.6]), array([ True, False]))
     """
     values, _, actual = check_classified(probabilities, truth)
@@ -54,25 +47,21 @@ def top_label(
 def brier_score(probabilities: ArrayLike, truth: ArrayLike) -> float:
     """Brier score: mean squared distance between probability and outcome.
 
-    Of one column it lies in [0, 1]. Of several it is the sum over the classes, in
-    [0, 2], which for two classes is twice that of one column: state which one you give.
+    In [0, 1] for one column; for rows summed over the classes, in [0, 2], which for two
+    classes is twice that of one column: state which one you give.
 
     Parameters
     ----------
     probabilities : array-like of shape (n,) or (n, n_classes)
-        One column: the probability of an event, or the confidence in a prediction.
-        Several: rows that sum to one.
+        Probabilities of an event, or confidences; or rows that sum to one.
     truth : array-like of shape (n,)
-        For one column, 1 or True where the event came (or the prediction was
-        correct), else 0. For several, the true classes.
+        For one column, 1 or True where the event came (or the prediction was correct),
+        else 0. For rows, the true classes, as for :func:`top_label`.
 
     Examples
     --------
     >>> round(brier_score([0.1, 0.9, 0.8, 0.3], [0, 1, 1, 0]), 4)
     0.0375
-    >>> p = [[0.9, 0.1], [0.1, 0.9], [0.2, 0.8], [0.7, 0.3]]
-    >>> round(brier_score(p, [0, 1, 1, 0]), 4)
-    0.075
     """
     if np.ndim(probabilities) == 1:
         values, outcome = _read_column(probabilities, truth)
@@ -93,15 +82,13 @@ def log_loss(
     probabilities, truth
         See :func:`brier_score`.
     clip : float, optional
-        Lift probabilities to at least this, in (0, 0.5). Without it, a zero probability
-        for what happened gives an infinite loss.
+        Raise probabilities to at least this, in (0, 0.5). By default, a zero
+        probability for what happened gives infinite loss.
 
     Examples
     --------
     >>> round(log_loss([0.9, 0.2], [1, 0]), 4)
     0.1643
-    >>> log_loss([1.0], [0])
-    inf
     """
     if clip is not None:
         check_between("clip", clip, 0, 0.5)
@@ -121,22 +108,9 @@ def log_loss(
 class BrierDecomposition:
     """Murphy's decomposition of the Brier score, exact also for bins.
 
-    brier = reliability − resolution + uncertainty + within_variance −
-    within_covariance (Murphy 1973; Stephenson et al. 2008 for the terms within bins).
-
-    Attributes
-    ----------
-    reliability : float
-        Mean squared gap between a bin's confidence and its accuracy; less is better.
-    resolution : float
-        Mean squared distance of a bin's accuracy from the overall one; more is better.
-    uncertainty : float
-        Accuracy times one minus accuracy: the score of always stating the accuracy.
-    within_variance, within_covariance : float
-        Inside the bins: the variance of the confidence, and twice its covariance with
-        the outcome. Zero where each bin holds one value.
-    brier : float
-        The score itself.
+    brier = reliability − resolution + uncertainty + within_variance − within_covariance
+    (Murphy, 1973; Stephenson et al., 2008). Less reliability and more resolution is
+    better; the last two are 0 where each bin holds one value.
 
     Examples
     --------
@@ -176,12 +150,7 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Area under the ROC curve: how well confidence ranks right above wrong.
 
     The probability that a correct row has more confidence than a wrong one, ties
-    counting half; 0.5 is guessing. A rising calibration map does not change it.
-
-    Parameters
-    ----------
-    confidence, correct
-        See :func:`expected_calibration_error`; both outcomes must occur.
+    counting half. Arguments are those of :func:`expected_calibration_error`.
 
     Examples
     --------
@@ -199,12 +168,7 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """Risk at each coverage that a threshold on the confidence can reach.
-
-    ``threshold`` are the distinct confidences, from high to low; ``coverage`` is the
-    share of rows at or above each, which are answered, and ``risk`` the share of these
-    that are wrong. ``evaluation`` says whether a calibrator was fitted on rows of them.
-    """
+    """Share of rows at or above each ``threshold``, and the error rate among them."""
 
     threshold: np.ndarray
     coverage: np.ndarray
@@ -213,21 +177,14 @@ class RiskCoverage:
 
 
 def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """Selective risk: the error rate among the most confident rows.
+    """Selective risk: the error rate among rows at or above each distinct confidence.
 
-    One point a distinct confidence: rows with equal confidence are answered together
-    or not at all (El-Yaniv and Wiener, JMLR 11, 2010).
-
-    Parameters
-    ----------
-    confidence, correct
-        See :func:`expected_calibration_error`.
+    See El-Yaniv and Wiener (JMLR 11, 2010); the arguments are those of :func:`aurc`.
 
     Examples
     --------
-    >>> curve = risk_coverage_curve([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0])
-    >>> curve.coverage, curve.risk.round(3)
-    (array([0.25, 0.75, 1.  ]), array([0.   , 0.333, 0.5  ]))
+    >>> risk_coverage_curve([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0]).risk.round(3)
+    array([0.   , 0.333, 0.5  ])
     """
     values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     threshold, answered, wrong = _by_threshold(values, outcome)
@@ -236,21 +193,16 @@ def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCovera
 
 
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Area under the risk–coverage curve: the mean risk over all coverages.
+    """Area under the risk–coverage curve; less is better.
 
-    The mean over k = 1 … n of the error rate among the k most confident rows; among
-    rows of equal confidence, over all their orders (Geifman et al., ICLR 2019). It
-    depends on the error rate as well as on the ranking; less is better.
-
-    Parameters
-    ----------
-    confidence, correct
-        See :func:`expected_calibration_error`.
+    The mean over k = 1 … n of the error rate among the k most confident rows, over all
+    orders of ties (Geifman et al., ICLR 2019); it depends on the error rate, too.
+    Arguments are those of :func:`expected_calibration_error`.
 
     Examples
     --------
-    >>> round(1 - aurc([0.6, 0.0, 0.8], [1, 0, 1]), 4)  # mean selective accuracy
-    0.8889
+    >>> round(aurc([0.6, 0.0, 0.8], [1, 0, 1]), 4)
+    0.1111
     """
     values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     _, answered, wrong = _by_threshold(values, outcome)
@@ -261,7 +213,7 @@ def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
 
 
 class CalibrationTest(NamedTuple):
-    """A test statistic, and the probability of such a one under perfect calibration."""
+    """A test statistic and its ``p_value`` under perfect calibration."""
 
     statistic: float
     p_value: float
@@ -275,18 +227,14 @@ def calibration_test(
 ) -> CalibrationTest:
     """Test whether outcomes could come from these probabilities, without any bins.
 
-    Statistics and distributions are MAPIE's, but for Kuiper's range, which here counts
-    the start of the walk, 0, as its distribution does.
-
     Parameters
     ----------
     confidence, correct
         See :func:`expected_calibration_error`; some row must lie inside (0, 1).
-    method : str, default="kolmogorov-smirnov"
-        "kolmogorov-smirnov": the largest cumulative difference between outcomes and
-        probabilities; "kuiper": the range of these differences (Arrieta-Ibarra et al.,
-        JMLR 23, 2022); "spiegelhalter": a z-score of the Brier score, two-sided, which
-        does not see errors that leave the Brier score as expected.
+    method : {"kolmogorov-smirnov", "kuiper", "spiegelhalter"}
+        By default the largest cumulative difference of outcomes and probabilities; the
+        range of these, from 0 (Arrieta-Ibarra et al., JMLR 23, 2022); or a two-sided
+        z-score of the Brier score, blind to errors that leave it as expected.
 
     Examples
     --------

@@ -37,41 +37,16 @@ _SCALARS = ("squared", "loss", "n_impossible", *_UNLABELLED)
 class CalibrationSums:
     """What a report on calibration needs of some rows, in a form that adds up.
 
-    Take the sums of each shard with :meth:`of`, and add them with ``+``, in any order
-    and grouping. They take as much memory for a billion rows as for a thousand: [0, 1]
-    is cut into narrow cells, and of the confidence only its sum in each cell is kept.
-    Bins of equal width are made of whole cells, so that their errors are those of the
-    rows. Only what asks for the order of rows inside a cell, :meth:`auroc`, or for
-    their spread, the noise floor, is not exact.
-
-    Attributes
-    ----------
-    cells : BinSums
-        Rows, confidence and correct rows of each cell [a, b), of the rows whose outcome
-        is known.
-    squared, loss : float
-        Sums of their squared differences of confidence and outcome, and of their log
-        losses that are finite.
-    n_impossible : int
-        Rows whose log loss is infinite: what happened had been called impossible.
-    n_unlabelled, unlabelled_confidence : int, float
-        Rows without a known outcome, and the sum of their confidences.
-    classes : pandas.DataFrame
-        For each predicted class the same sums: ``count``, ``confidence``, ``correct``,
-        ``n_unlabelled`` and ``unlabelled_confidence``. Empty where predictions were
-        not given.
-    clip : float or None
-        Probabilities were lifted to at least this for the log loss.
+    Take the sums of each shard with :meth:`of` and add them with ``+``, in any order.
+    Only the sums of each narrow cell of [0, 1], and of each predicted class, are kept,
+    however many the rows. Bins of equal width are exact; :meth:`auroc` and the noise
+    floor lose the order inside cells.
 
     Examples
     --------
     >>> shards = [([0.9, 0.8], [1, 0]), ([0.6, 0.7, 0.5], [1, None, None])]
-    >>> parts = [CalibrationSums.of(*shard) for shard in shards]
-    >>> total = sum(parts, CalibrationSums.of([]))
-    >>> total
+    >>> sum((CalibrationSums.of(*shard) for shard in shards), CalibrationSums.of([]))
     CalibrationSums(n=3, n_unlabelled=2)
-    >>> round(total.calibration_error(), 3), round(total.mean_confidence_of_all, 3)
-    (0.433, 0.7)
     """
 
     cells: BinSums
@@ -98,14 +73,13 @@ class CalibrationSums:
         Parameters
         ----------
         confidence : array-like of shape (n,)
-            Probabilities in [0, 1]. No rows at all make sums to start from.
+            Probabilities in [0, 1], perhaps none.
         correct : array-like of shape (n,), optional
-            1 or True where the prediction was correct, else 0; missing (None or NaN)
-            where that is not known. Without it, it is known of no row.
+            1 or True where correct, else 0; None or NaN where that is not known.
         predicted : array-like of str, of shape (n,), optional
             The predicted classes, for :meth:`by_class`.
         n_cells : int, default=2560
-            How many cells. Bins must be made of whole ones: 1,920 have 15 bins.
+            How many cells, a multiple of the number of bins wanted later.
         clip : float, optional
             See :func:`log_loss`.
         """
@@ -190,7 +164,7 @@ class CalibrationSums:
 
     @property
     def log_loss(self) -> float:
-        """Log loss: see :func:`log_loss`; infinite where ``n_impossible`` is not 0."""
+        """Log loss; infinite where ``n_impossible`` is not 0."""
         return np.inf if self.n_impossible else self.loss / self._some()
 
     def accuracy(self, *, level: float = 0.95) -> Interval:
@@ -201,11 +175,7 @@ class CalibrationSums:
         return Interval(right / n, *map(float, ends))
 
     def gap(self, *, level: float = 0.95) -> Interval:
-        """Mean confidence minus accuracy: positive is overconfident.
-
-        The interval is from the normal distribution, with rows taken as independent;
-        NaN for a single row. For few rows see :func:`class_table`.
-        """
+        """Mean confidence minus accuracy; normal interval, for independent rows."""
         check_between("level", level, 0, 1)
         n = self._some()
         value = float((self.cells.confidence.sum() - self.n_correct) / n)
@@ -217,13 +187,7 @@ class CalibrationSums:
         return Interval(value, value - reach, value + reach)
 
     def bins(self, n_bins: int = UNIFORM.n) -> BinSums:
-        """Sums of wider bins of equal width, whose number must divide that of cells.
-
-        They are those of the bins [a, b) of :func:`expected_calibration_error`. Where
-        the number of cells is ``n_bins`` times a power of two, every row is in the same
-        bin as there; for other numbers one that lies four rounding errors below an edge
-        may be in the bin beside it.
-        """
+        """Sums of bins [a, b) of equal width, whose number divides that of cells."""
         shape = n_bins, self._width(n_bins)
         return BinSums(*(getattr(self.cells, x).reshape(shape).sum(1) for x in _SUMS))
 
@@ -235,12 +199,7 @@ class CalibrationSums:
         return float(sums.error(norm))
 
     def auroc(self) -> Interval:
-        """Area under the ROC curve, as closely as the cells tell.
-
-        ``low`` and ``high`` have nothing to do with chance: they are the values for
-        the worst and the best order of the rows inside each cell, and :func:`auroc` of
-        the rows lies between them. ``value`` is half way: rows of one cell are ties.
-        """
+        """AUROC, with bounds for the worst and the best order of rows inside cells."""
         n, n_correct = self.n, self.n_correct
         if n_correct in (0, n):
             raise ValueError(f"correct must hold both outcomes; {n_correct} of {n} do.")
@@ -260,11 +219,7 @@ class CalibrationSums:
         n_simulations: int = 1000,
         rng: np.random.Generator | int | None = 0,
     ) -> NoiseFloor:
-        """What :func:`helpers.metrics.noise_floor` gives for bins of equal width.
-
-        All rows of a cell come true with the cell's mean confidence. Where that makes a
-        difference, it is towards more noise.
-        """
+        """As :func:`helpers.metrics.noise_floor`, at each cell's mean confidence."""
         check_choice("norm", norm, NORMS)
         check_between("level", level, 0, 1)
         check_count("n_simulations", n_simulations)
@@ -278,12 +233,10 @@ class CalibrationSums:
         return cells.floor(norm, level, n_simulations, generator)
 
     def by_class(self, *, level: float = 0.95) -> pd.DataFrame:
-        """Each predicted class by itself, the most frequent first.
+        """One row a predicted class, the most frequent first.
 
-        Of the rows whose outcome is known: ``n``, the mean ``confidence``, the
-        ``accuracy`` with Wilson's interval (``accuracy_low``, ``accuracy_high``), and
-        ``confidence_gap``, the mean less the accuracy; NaN where there are none. And
-        ``n_unlabelled``, the other rows, and ``confidence_of_all``, the mean over both.
+        ``n``, the means and ``confidence_gap`` are of rows with known outcome,
+        ``confidence_of_all`` of these and the ``n_unlabelled`` others.
         """
         check_between("level", level, 0, 1)
         n_all = self.classes["count"] + self.classes["n_unlabelled"]
@@ -303,12 +256,7 @@ class CalibrationSums:
         n_simulations: int = 1000,
         rng: np.random.Generator | int | None = 0,
     ) -> pd.DataFrame:
-        """All the measures, under the names that :class:`CalibrationReport` has.
-
-        One row a measure: ``value``, ``low`` and ``high`` of its interval or bounds,
-        ``note``. Where no outcome is known, numbers of rows and mean confidence only;
-        NaN for the AUROC where all rows are right, or all wrong.
-        """
+        """The measures of :class:`CalibrationReport` that sums and outcomes allow."""
         binned = self.bins(n_bins)
         measures: dict[str, float | Interval] = {
             "rows": self.n,
@@ -374,7 +322,6 @@ class CalibrationSums:
         return self.n
 
     def _width(self, n_bins: int) -> int:
-        """How many cells make a bin."""
         width, rest = divmod(self.n_cells, check_count("n_bins", n_bins))
         if rest:
             n = self.n_cells
@@ -388,8 +335,6 @@ _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Columns(BaseModel):
-    """Sums of predicted classes, as they are stored."""
-
     model_config = _STRICT
     count: list[_Count]
     confidence: list[_Sum]
@@ -399,8 +344,6 @@ class _Columns(BaseModel):
 
 
 class _Stored(BaseModel):
-    """What :meth:`CalibrationSums.to_dict` writes down."""
-
     model_config = _STRICT
     format: Literal["helpers.metrics.CalibrationSums/1"]
     clip: Annotated[float, Field(gt=0, lt=0.5)] | None

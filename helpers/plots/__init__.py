@@ -1,8 +1,6 @@
 """Every figure of the book: each function takes a result and returns its Axes.
 
-``style`` holds colours and settings, ``labels`` the figures of probabilities over
-tokens and labels, ``calibration`` those of calibration, ``learning`` those of what
-more labels change, ``decisions`` those of thresholds, costs and monitors.
+``ax``, where a function has it, is the Axes to draw on, by default a new one.
 """
 
 from .calibration import (

@@ -39,7 +39,7 @@ def confidence_histogram(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """How the confidences of a model are spread, with their mean and the accuracy.
+    """How confidences are spread, with their mean and, if known, the accuracy.
 
     Parameters
     ----------
@@ -47,12 +47,6 @@ def confidence_histogram(
         Probabilities in [0, 1].
     correct : array-like of shape (n,), optional
         1 or True where the prediction was correct, else 0: adds the accuracy.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     values = check_probabilities(confidence)
     ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
@@ -81,32 +75,21 @@ def plot_reliability_diagram(
     counts: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy against confidence, with what chance does to it.
+    """Accuracy against confidence by bin, with Wilson's intervals and noise band.
 
-    Grey dots at the top and bottom are single predictions, right and wrong. A marker
-    is the mean of a bin, its size and number the rows in it, its bar Wilson's
-    interval. The grey band is where the markers would lie if the confidences were
-    true; below the diagonal the model is overconfident.
+    Grey dots at the top and bottom are single predictions, right and wrong. Markers
+    would lie in the grey band if the confidences were true; below the diagonal the
+    model is overconfident. Rows that were fitted on give a stamp across the figure.
 
     Parameters
     ----------
     report : CalibrationReport or array-like of shape (n,)
-        What :func:`calibration_metrics` gives, or confidences, with ``correct``.
+        From :func:`calibration_metrics`; or confidences, with ``correct``.
     correct : array-like of shape (n,), optional
         1 or True where the prediction was correct, else 0.
-    points : bool, default=True
-        Whether to draw single predictions, at most 2,000 of them.
-    panel : bool, default=True
-        Whether to write ECE, noise floor and number of rows into the figure.
-    counts : bool, default=True
-        Whether to write the number of rows beside each marker.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        With a stamp across it where rows were fitted on.
+    points, panel, counts : bool, default=True
+        Whether to draw single predictions (at most 2,000), a panel with ECE, noise
+        floor and number of rows, and the number of rows beside each marker.
     """
     if not isinstance(report, CalibrationReport):
         if correct is None:
@@ -154,18 +137,14 @@ def plot_before_after(
     *,
     names: tuple[str, str] = ("before", "after"),
 ) -> list[Axes]:
-    """Two reliability diagrams side by side.
+    """Two reliability diagrams of the same rows side by side.
 
     Parameters
     ----------
     before, after : CalibrationReport
         Reports on the same rows.
     names : tuple of (str, str), default=("before", "after")
-        What to call them.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
+        Their titles.
     """
     axes = plt.subplots(1, 2, figsize=(9.6, 4.8), sharex=True, sharey=True)[1]
     for ax, report, name in zip(axes, (before, after), names, strict=True):
@@ -195,13 +174,7 @@ def plot_calibration_map(
     low, high : float
         The range of scores.
     mark : float, optional
-        A score to mark; each map's value there is drawn.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        A score at which to mark each map's value.
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
     grid = np.linspace(low, high, 2001)
@@ -224,23 +197,15 @@ def plot_accuracy_by_threshold(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy of the predictions with at least some confidence, and how many.
+    """Accuracy of the predictions above each threshold, and how many there are.
 
-    Behind the lines lie the zones that rules in common use divide confidence into; the
-    legend says how many predictions reach 0.9.
-    A line that stands on the dotted one keeps its promise exactly; since all rows
-    *above* a threshold count, a calibrated one lies over it.
+    Zones behind the lines are those of rules in common use. A calibrated line lies
+    above the dotted one, since all rows *above* a threshold count.
 
     Parameters
     ----------
     reports : mapping of str to CalibrationReport
         Names and reports, such as before and after calibration.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
     thresholds = np.linspace(0.5, 1, 201)
@@ -308,19 +273,7 @@ def _above(
 
 @plain_texts
 def legend_below(ax: Axes, *, ncols: int = 2) -> Axes:
-    """Put the legend of a diagram below it.
-
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes
-        The diagram.
-    ncols : int, default=2
-        Columns of the legend.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-    """
+    """Put the legend of a diagram below it, in ``ncols`` columns."""
     handles, labels = ax.get_legend_handles_labels()
     shown = [
         Line2D([], [], marker="o", linestyle="", color=PALETTE[0], markersize=4)

@@ -44,31 +44,14 @@ def plot_tested_thresholds(
 ) -> Axes:
     """The risk above every threshold that was tested, and which thresholds passed.
 
-    The solid line is the risk on the labelled rows, the dashed one its upper limit. A
-    dot on the dashed line is a threshold that passed; one may lack it in spite of a low
-    limit, where few rows lie above it or one before it failed.
+    The solid line is the risk on the labelled rows, the dashed one its upper limit,
+    with a dot for each threshold that passed. Risks above three times ``max_risk`` are
+    cut off.
 
     Parameters
     ----------
     certified : CertifiedThreshold
-        What :func:`helpers.decisions.choose_threshold` gives.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        From the threshold that accepts all rows on. Risks of more than three times the
-        one allowed are cut off, unless all limits are as high.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> from helpers.decisions import choose_threshold
-    >>> found = choose_threshold([0.9] * 40 + [0.6] * 9, [1] * 40 + [0] * 9, 0.1)
-    >>> ax = plot_tested_thresholds(found, ax=Figure().subplots())
-    >>> ax.get_legend_handles_labels()[1][-1]
-    'accept from 0.9: 40 of 49 rows (81.6%)'
+        From :func:`helpers.decisions.choose_threshold`.
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 3.9))[1]
     tested, allowed = certified.tested, certified.max_risk
@@ -110,29 +93,12 @@ def plot_tested_thresholds(
 def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Accuracy and mean confidence in each bucket, and how many rows it holds.
 
-    Where the open mark lies to the right of the interval, the bucket's confidence
-    promises more than it keeps.
+    An open mark to the right of the interval means overconfidence.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What :func:`helpers.decisions.bucket_table` gives.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> from helpers.decisions import TRUST_BUCKETS, bucket_table
-    >>> table = bucket_table([0.95, 0.6], [1, 0], TRUST_BUCKETS)
-    >>> ax = plot_buckets(table, ax=Figure().subplots())
-    >>> [label.get_text().split("\\n") for label in ax.get_yticklabels()]
-    [['trust (> 0.9)', '1 (50.0%)'], ['warn (0.5 to 0.9)', '1 (50.0%)'], \
-['ask (< 0.5)', 'none']]
+        From :func:`helpers.decisions.bucket_table`.
     """
     columns = ("range", "n", "share", "accuracy", "low", "high", "mean_confidence")
     table = check_table(table, columns)
@@ -172,31 +138,15 @@ def plot_cost_curve(
     choice: ThresholdChoice | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What an item costs, by how much is automated.
+    """Cost per item against the share automated.
 
     Parameters
     ----------
     curve : pandas.DataFrame
-        What :func:`helpers.decisions.cost_curve` gives. Rows that review or automate
-        everything are marked, where it has them.
+        From :func:`helpers.decisions.cost_curve`.
     choice : ThresholdChoice, optional
-        What :func:`helpers.decisions.best_threshold` gives on the same rows: its point
-        on the curve, and what is to be expected of new rows, with the interval.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> from helpers.decisions import Costs, cost_curve
-    >>> curve = cost_curve([0.9, 0.8, 0.6], [1, 1, 0], Costs(error=8, review=1))
-    >>> ax = plot_cost_curve(curve, ax=Figure().subplots())
-    >>> ax.get_legend_handles_labels()[1]
-    ['on these rows', 'review all: 1', 'automate all: 2.67']
+        From :func:`helpers.decisions.best_threshold` on the same rows, to mark on the
+        curve, with the cost to expect on new rows.
     """
     curve = check_table(curve, ("threshold", "coverage", "cost"), "curve")
     ax = ax or plt.subplots(figsize=(WIDTH, 3.9))[1]
@@ -235,30 +185,14 @@ def plot_monitor(
     Parameters
     ----------
     table : pandas.DataFrame
-        What the ``table`` of :class:`helpers.decisions.AccuracyMonitor` or
-        :class:`helpers.decisions.CalibrationMonitor` gives. The mean confidence of the
-        latter is drawn as well.
+        From the ``table`` of an :class:`helpers.decisions.AccuracyMonitor` or a
+        :class:`helpers.decisions.CalibrationMonitor`.
     promised : float, optional
         The accuracy that was promised, in [0, 1].
     alpha : float, default=0.05
-        That of the monitor: its alarm is raised where the e-value reaches 1 / alpha.
+        That of the monitor: the alarm is raised where the e-value reaches 1 / alpha.
     change_at, alarm_at : int, optional
-        After how many items something changed, and the alarm of the monitor.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
-        The course of the first items may be cut off. E-values beyond 0.0001 and
-        1000 / alpha lie on the edge.
-
-    Examples
-    --------
-    >>> from helpers.decisions import AccuracyMonitor
-    >>> monitor = AccuracyMonitor(0.9)
-    >>> _ = monitor.update([True] * 18 + [False] * 4)
-    >>> above, below = plot_monitor(monitor.table(), promised=0.9)
-    >>> below.get_yscale(), [text.get_text() for text in below.texts]
-    ('log', ['alarm from 20 on'])
+        Number of items before a change, and at the alarm.
     """
     table = check_table(table, ("item", "accuracy", "e_value", "lower", "upper"))
     check_between("alpha", alpha, 0, 1)
@@ -297,34 +231,17 @@ def plot_risk_coverage(
 ) -> Axes:
     """Share of errors among what is accepted, by how much is accepted.
 
+    Lines begin where 20 rows are accepted, or a tenth of them if fewer.
+
     Parameters
     ----------
     curves : mapping of str to RiskCoverage
-        Names, and what :func:`helpers.metrics.risk_coverage_curve` gives.
+        Names, and results of :func:`helpers.metrics.risk_coverage_curve`.
     marks : mapping of str to Verification, optional
-        Names, and what :func:`helpers.decisions.verify` gives: a point for each, with
-        the intervals of its risk and its coverage. One with the name of a curve has
-        its colour.
+        Names, and results of :func:`helpers.decisions.verify`: a point with intervals
+        for each, in the colour of the curve of that name.
     max_risk : float, optional
         The risk allowed, in [0, 1].
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        A line begins with 20 accepted rows, or with a tenth of all rows if that is
-        less: before, each error makes it jump. (Rows are counted in groups as large as
-        the smallest one of equal confidence.) A line of few points shows them.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> from helpers.metrics import risk_coverage_curve
-    >>> curve = risk_coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0])
-    >>> ax = plot_risk_coverage({"raw": curve}, ax=Figure().subplots())
-    >>> ax.lines[0].get_ydata().tolist()
-    [0.0, 0.0, 0.0, 0.25]
     """
     if not curves:
         raise ValueError("curves must be at least one; there is none.")
@@ -443,12 +360,11 @@ def _verified(name: str, found: Verification, look: Look, ax: Axes) -> None:
 
 
 def _whiskers(low: ArrayLike, middle: ArrayLike, high: ArrayLike) -> np.ndarray:
-    """How far an interval reaches to either side."""
     return np.diff([low, middle, high], axis=0).clip(min=0)
 
 
 def _dot(values: Any) -> str:
-    """A marker where there is one point only: a line of one is not to be seen."""
+    """A marker where there is one point only, of which a line shows nothing."""
     return "o" if len(values) == 1 else ""
 
 

@@ -56,16 +56,9 @@ def next_token_bars(
     Parameters
     ----------
     tokens : NextTokens
-        What :meth:`LanguageModel.next_tokens` gives.
+        From :meth:`LanguageModel.next_tokens`.
     groups : mapping of str to sequence of str, optional
-        Names of groups and the tokens in each, as written in the table; each group
-        gets a colour and a pattern.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Names of groups, to colour, and the tokens in each, as written in the table.
     """
     table = tokens.table
     ax = ax or plt.subplots(figsize=(WIDTH, 0.6 + 0.27 * (len(table) + 1)))[1]
@@ -99,15 +92,9 @@ def label_bars(
     Parameters
     ----------
     table : pandas.DataFrame
-        What :meth:`LLMClassifier.score_table` gives.
+        From :meth:`LLMClassifier.score_table`.
     texts : sequence of str
         The texts, one a row.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     table = check_table(table, ("off_label",))
     texts = check_texts(check_labels(texts, "texts", table))
@@ -141,11 +128,7 @@ def distribution_bars(table: pd.DataFrame) -> list[Axes]:
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an outcome (a token), one column a treatment, probabilities as values.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
+        Probabilities: one row an outcome (a token), one column a treatment.
     """
     table = check_table(table)
     axes = _side_by_side(table, 0.24)
@@ -168,7 +151,7 @@ def measure_dots(
     errors: pd.DataFrame | None = None,
     chance: Mapping[str, float] | None = None,
 ) -> list[Axes]:
-    """Several measures of several methods: a row of dots for each measure.
+    """Several measures of several methods: a panel of dots for each measure.
 
     Parameters
     ----------
@@ -178,10 +161,6 @@ def measure_dots(
         Half-widths of intervals, of the same shape; NaN where there is none.
     chance : mapping of str to float, optional
         For some measures, the value that guessing would reach.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
     """
     table = check_table(table)
     axes = _side_by_side(table, 0.3)
@@ -215,12 +194,6 @@ def score_histogram(
         Names and places of vertical lines.
     name : callable, default=str
         What to call each class.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
     truth = check_outcomes(truth, scores, name="truth")
@@ -249,25 +222,17 @@ def plot_class_gaps(
     names: Sequence[str] = ("raw", "calibrated"),
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy and mean confidences of each class: what is promised, what is kept.
+    """Accuracy and mean confidences of each class, the first class on top.
 
-    The upright dark mark is the accuracy, with its interval; a line leads from it to
-    each mean confidence. A line to the right is overconfidence.
+    A line leads from the accuracy, with its interval, to each mean confidence: one to
+    the right is overconfidence. The legend says which rows were fitted on.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What :func:`helpers.metrics.class_table` gives.
+        From :func:`helpers.metrics.class_table`.
     names : sequence of str, default=("raw", "calibrated")
         The confidences to draw, at most five.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        One row a class, the first on top. A confidence of which rows were fitted on
-        says so in the legend.
     """
     names = list(names)
     if not 1 <= len(names) <= len(PALETTE):
@@ -307,24 +272,17 @@ def plot_confusion(
     labels: Sequence[Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Which class is taken for which: a heat map that bears many classes.
+    """Confusion matrix as a heat map for many classes.
 
-    A row is a true class, and its cells are shares of its cases. Cells below half a
-    per cent of the row stay blank; from 5 % of it on, the number is written in them.
+    Rows are true classes, cells shares of the row, blank below 0.5 %, numbered from 5
+    %.
 
     Parameters
     ----------
     truth, predicted : array-like of shape (n,)
         True and predicted classes.
     labels : sequence, optional
-        All classes, in the order in which to show them. Default: the most frequent
-        true class first.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        All classes, in order. Default: the most frequent true class first.
     """
     actual = check_labels(truth, "truth")
     found = check_labels(predicted, "predicted", truth)
@@ -367,7 +325,6 @@ def plot_confusion(
 
 
 def _name_rows(ax: Axes, names: Any) -> None:
-    """One row a name, the first on top."""
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
 
@@ -384,13 +341,12 @@ def _side_by_side(table: pd.DataFrame, height: float) -> list[Axes]:
 
 
 def _by_frequency(actual: np.ndarray, found: np.ndarray) -> list[Any]:
-    """The classes, frequent true ones first; ties by name."""
     true, said = Counter(actual.tolist()), Counter(found.tolist())
     return sorted(true | said, key=lambda name: (-true[name], -said[name], str(name)))
 
 
 def _ink(colour: Any) -> str:
-    """Black or white, whichever stands out more on a colour (WCAG 2.1)."""
+    """Black or white, whichever has more contrast on a colour (WCAG 2.1)."""
     parts = np.array(colour[:3])
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return "white" if linear @ [0.2126, 0.7152, 0.0722] < 0.179 else "black"

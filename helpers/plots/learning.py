@@ -28,19 +28,12 @@ from .style import (
 
 @plain_texts
 def plot_sample_size_progression(table: pd.DataFrame) -> list[Axes]:
-    """What calibrators fitted on few and on many labels promise, and what they keep.
+    """Reliability of calibrators by number of labels, with bands of 90 % of the draws.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What :func:`helpers.calibration.held_out_curves` gives, for several numbers of
-        labels.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
-        The median over draws, at the median of what they state, and a band that holds
-        90 % of them, for every bin that at least half of the draws fill.
+        From :func:`helpers.calibration.held_out_curves`, for several numbers of labels.
     """
     table = check_table(table, ("n", "draw", "bin", "confidence", "accuracy"))
     sizes = sorted(table["n"].unique())
@@ -66,10 +59,6 @@ def often_filled(table: pd.DataFrame) -> pd.DataFrame:
     ----------
     table : pandas.DataFrame
         Rows of :func:`helpers.calibration.held_out_curves` with one value of ``n``.
-
-    Returns
-    -------
-    pandas.DataFrame
     """
     table = check_table(table, ("draw", "bin"))
     draws = table.groupby("bin")["draw"].transform("size")
@@ -83,21 +72,14 @@ def plot_learning_curves(
     levels: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The held-out ECE of each calibrator against the number of labels.
+    """Held-out ECE of each calibrator by number of labels; bands hold half the draws.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What :func:`helpers.calibration.learning_curves` gives.
+        From :func:`helpers.calibration.learning_curves`.
     levels : mapping of str to float, optional
         Names and values of horizontal lines, such as the noise floor.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        Means over draws, and thin bands that hold half of them.
     """
     table = check_table(table, ("calibrator", "n", "ece"))
     ax = ax or plt.subplots(figsize=(WIDTH, 4.4))[1]
@@ -126,20 +108,15 @@ def plot_learning_curves(
 
 @plain_texts
 def plot_threshold_progression(table: pd.DataFrame) -> list[Axes]:
-    """Accuracy above each threshold, by the number of labels that calibrated.
+    """Accuracy above each threshold by number of labels: medians, and bands of 90 %.
+
+    Under each number stands the coverage, from the 5th to the 95th percentile.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        A row a draw of labels: ``n``, how many; ``threshold``; and, on other rows, the
-        ``coverage``, or share of rows above the threshold, and the ``accuracy`` there,
-        NaN where nothing is.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
-        The median over draws, and a band that holds 90 % of them. Under each number
-        of labels stands the coverage, from the 5th to the 95th percentile.
+        A row a draw of labels: their number ``n``; ``threshold``; and on other rows the
+        ``coverage`` above it and the ``accuracy`` there, or NaN.
     """
     table = check_table(table, ("n", "threshold", "coverage", "accuracy"))
     cuts = sorted(table["threshold"].unique())
@@ -162,14 +139,12 @@ def plot_threshold_progression(table: pd.DataFrame) -> list[Axes]:
 
 
 def _panels(n: int, height: float, share: bool) -> list[Axes]:
-    """Axes in two columns."""
     rows = (n + 1) // 2
     shape: Look = {"sharex": share, "sharey": share, "squeeze": False}
     return list(plt.subplots(rows, 2, figsize=(WIDTH, height * rows), **shape)[1].flat)
 
 
 def _label(axes: list[Axes], below: str, beside: str) -> None:
-    """Label axes in two columns at the edges."""
     for ax in axes[::2]:
         ax.set_ylabel(beside)
     for ax in axes[-2:]:

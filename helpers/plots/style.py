@@ -1,8 +1,4 @@
-"""The book's style: its colours, markers and patterns.
-
-Colours are those of seaborn's colour-blind palette that stand out on white (contrast
-3:1 or more), always together with a marker, a pattern or a label.
-"""
+"""The book's style: colour-blind palette with contrast, markers and patterns."""
 
 from __future__ import annotations
 
@@ -35,8 +31,7 @@ STAMP = Look(
     | {"rotation": 35, "fontsize": 28, "fontweight": "bold"}
     | {"color": "#b00020", "alpha": 0.45}
 )
-# Looks of one curve after the other, and of single points of them. Where the colours
-# begin again, the lines are others.
+# Line styles of successive curves, and markers.
 LOOKS: tuple[Look, ...] = tuple(
     {"color": PALETTE[at % 5], "linestyle": LINES[(at + at // 5) % 5]}
     for at in range(25)
@@ -52,10 +47,6 @@ R = TypeVar("R")
 @contextmanager
 def style() -> Iterator[None]:
     """The book's style, for the figures drawn inside a ``with`` block.
-
-    Yields
-    ------
-    None
 
     Examples
     --------
@@ -79,14 +70,13 @@ def style() -> Iterator[None]:
     }
     with plt.rc_context(settings):
         yield
-        # A notebook's backend, loaded with the first figure, switches this on: it has
-        # to outlast the block, or no later figure is shown.
+        # A notebook's backend switches this on; without it no later figure is shown.
         interactive = mpl.is_interactive()
     mpl.interactive(interactive)
 
 
 def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
-    """The same figure with its words as they are: dollar signs begin no formula."""
+    """The same figure with dollar signs as plain text, not as formulas."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> R:

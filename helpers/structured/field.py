@@ -27,48 +27,22 @@ _FORCED = -1e-6  # a log-probability that only rounding keeps from 0
 class FieldDistribution:
     """Between which limits the probability of each value of a field lies.
 
-    All probabilities are those of the answer as it went on from the field's first
-    token, given everything before it.
+    ``value`` is the answer's, at ``path``; ``choices`` are compared by ``lower``,
+    ``upper``, ``lower_share`` and ``upper_share``, ``decided`` and ``prediction``, as
+    in :class:`helpers.bounds.LabelBounds`. ``off_list``, ``unlisted`` and
+    ``unresolved`` are probabilities of listed tokens that lead to no choice, of tokens
+    not listed, and of beginnings of choices not followed. ``tokens`` are the places of
+    the value's tokens, ``logprob`` the sum of their log-probabilities, ``before``
+    earlier fields with text.
 
-    Attributes
-    ----------
-    path : str
-        The way to the field.
-    value, choices : object, tuple
-        What the answer holds there, and the values compared.
-    lower, upper, lower_share, upper_share : numpy.ndarray of shape (K,)
-        Limits of each choice's probability, and of its share in that of all choices.
-    off_list, unlisted, unresolved : float
-        Probability of listed tokens that lead to no choice; of tokens that are not
-        listed and may lead anywhere; of listed ones that begin choices and were not
-        followed to the end.
-    tokens : tuple of int
-        Which tokens of the answer hold bytes of the value, quotes left out.
-    logprob : float
-        Sum of their log-probabilities; NaN where one is missing.
-    decided : bool
-        Whether one choice is the most probable wherever in the limits the truth lies.
-    prediction : object
-        The choice with the highest lower limit; None also where two share it.
-    flags : tuple of str
-        What to know about the numbers, of these:
-
-        "straddles": a token of the value also holds bytes of what is around it.
-        "masked": the listed tokens are all legal and sum to 1; the server may have
-        renormalised them over what its schema allows, or the model is sure.
-        "unmasked": listed tokens lead to no choice though ``constrained`` says that
-        none can; the server reports what the model thought before the mask.
-        "reasoning_before": text was sampled before the field; see ``before``.
-        "forced": tokens inside the value have probability 1; they say nothing.
-        "low_precision": the log-probabilities are rounded to three decimals or less,
-        or sum to more than 1.
-        "missing_logprob": a token of the value has no log-probability.
-        "other_value": the answer's value is none of the choices.
-        "not_top_k": a list on the way cannot be one of the most probable tokens (see
-        :func:`helpers.bounds.label_bounds`); from there on nothing is known.
-    before : tuple of str
-        Earlier fields that hold text; the probabilities depend on what was sampled
-        there.
+    ``flags`` warn: "straddles", a token of the value also holds bytes around it;
+    "masked", the listed tokens are all legal and sum to 1, as after renormalisation;
+    "unmasked", probabilities are those before the mask of ``constrained``;
+    "reasoning_before", text was sampled before the field; "forced", tokens inside the
+    value have probability 1; "low_precision", log-probabilities are rounded, or sum to
+    more than 1; "missing_logprob", a token of the value has none; "other_value", the
+    answer's value is no choice; "not_top_k", a list cannot be of the most probable
+    tokens.
     """
 
     path: str
@@ -106,65 +80,42 @@ def field_distribution(
 ) -> FieldDistribution:
     """Bounds of the probability of every value that a field of an answer could have.
 
-    The value's bytes are found by a JSON parser, and the tokens that hold them by
-    their bytes. From the first of these on, each listed alternative completes a choice,
-    begins some, or leads to none. What completes a choice counts for both its limits.
-    What begins one counts for the upper limit, since nobody knows how it would have
-    gone on; only the answer's own tokens are followed to the end of the value, where
-    the alternatives count times the probability of the way so far. What is not listed
-    counts for the upper limits of all choices that are still possible.
+    From the first token of the value on, listed alternatives that complete a choice
+    count for both of its limits, those that begin one, and tokens not listed, for the
+    upper limit only. The answer's own tokens are followed to the end of the value. An
+    answer that is not whole JSON with log-probabilities and the field is refused with a
+    ValueError.
 
     Parameters
     ----------
     response : object, dict or list
-        A chat completion, a legacy completion or a response of the Responses API, as
-        the client's object or as decoded JSON; a :class:`helpers.hosted.Answer`; or a
-        list of tokens, each with ``token``, ``logprob`` and, where known, ``bytes``
-        and ``top_logprobs``.
+        A response of the chat, legacy or Responses API, as object or decoded JSON; a
+        :class:`helpers.hosted.Answer`; or tokens as dicts with ``token``, ``logprob``
+        and, where known, ``bytes`` and ``top_logprobs``.
     path : str or sequence of str and int
         The field, such as ``"person.role"`` or ``"items[2].type"``; "" for an answer
-        that is one value. As a list, keys may hold dots.
+        that is one value.
     choices : sequence of str, bool, int, float or None, optional
-        The values that the field can have; for a boolean, true and false by default.
+        The values that the field can have. Default for a boolean: true and false.
     family : {"exact", "case", "wide"}, default="exact"
-        Which spellings count as a string choice, as in
-        :func:`helpers.bounds.spelling_texts`.
+        Spellings of a string choice, as in :func:`helpers.bounds.spelling_texts`.
     constrained : bool, default=False
-        Whether the server let the model write nothing but a choice. Then what begins
-        only one choice is sure to end in it. This takes the log-probabilities to be
-        those of the constrained model, which the flag "unmasked" contradicts.
+        Whether the server let the model write nothing but a choice, so that what begins
+        only one choice ends in it.
     index : int, default=0
-        Which of several choices, or of several texts in one response.
-
-    Returns
-    -------
-    FieldDistribution
-
-    Raises
-    ------
-    ValueError
-        The answer is not whole or has no log-probabilities, or nonsense ones; it is no
-        JSON or has no such field; the field holds an empty string, an object or an
-        array; or the choices are bad.
-    TypeError
-        A choice of a type that no field has.
+        Which of several texts in one response.
 
     Examples
     --------
+    >>> top = [{"token": "true", "logprob": -0.5}, {"token": "false", "logprob": -1}]
     >>> answer = [
     ...     {"token": '{"spam":', "logprob": 0.0},
-    ...     {"token": "true", "logprob": -0.5, "top_logprobs": [
-    ...         {"token": "true", "logprob": -0.5},
-    ...         {"token": "false", "logprob": -1.0}]},
+    ...     {"token": "true", "logprob": -0.5, "top_logprobs": top},
     ...     {"token": "}", "logprob": 0.0},
     ... ]
     >>> found = field_distribution(answer, "spam")
-    >>> found.prediction, found.decided
-    (True, True)
-    >>> found.table().round(3)
-       value  lower  upper  lower_share  upper_share
-    0   True  0.607  0.632        0.607        0.632
-    1  False  0.368  0.393        0.368        0.393
+    >>> found.prediction, found.lower.round(3).tolist(), found.upper.round(3).tolist()
+    (True, [0.607, 0.368], [0.632, 0.393])
     """
     check_choice("family", family, FAMILIES)
     tokens = read_tokens(response, index=index)
@@ -278,7 +229,7 @@ class _Answer:
 
 
 def _joined(written: bytes, value: str) -> str:
-    """A string's value, halves of characters put together."""
+    """A string's value with surrogate pairs joined."""
     try:
         value = str(json.loads(written.decode("utf-8", "surrogatepass")))
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
@@ -327,7 +278,6 @@ class _FieldMass(LabelMass):
 
 
 def _logprob(position: Position) -> float:
-    """The log-probability of the answer's token; NaN where it is missing."""
     own = position.own
     known = own.token.logprob if own and own.known else None
     return math.nan if known is None else float(known)

@@ -1,9 +1,4 @@
-"""Where in a JSON text the value of one field stands.
-
-The parser of the standard library does all the parsing. It does not say where things
-are, but it can start anywhere and says where it stopped; with that, the way to one
-field is a short walk.
-"""
+"""Where in a JSON text one field's value stands, by the standard library's parser."""
 
 from __future__ import annotations
 
@@ -23,11 +18,10 @@ _STEP = re.compile(r"(?:^|\.)([^.\[\]]+)|\[(\d+)\]")
 
 @dataclass(frozen=True)
 class JsonField:
-    """A field: its value, which characters of the text hold it, and what is around.
+    """A field: its value, the characters that hold it, and its surroundings.
 
-    ``inside`` is what the value is a member of, "object", "array" or "" for the whole
-    text; ``before`` are the paths of earlier fields, beside it or beside what it is
-    in, that hold text.
+    ``inside`` is "object", "array" or "", and ``before`` are paths of earlier fields
+    with text.
     """
 
     value: Any
@@ -38,10 +32,7 @@ class JsonField:
 
 
 def find_field(text: str, path: str | Sequence[str | int]) -> JsonField:
-    """Find a field in a JSON text, which may stand in a code fence.
-
-    Where an object has a key twice, the last one counts, as it does for ``json.loads``.
-    """
+    """Find a field in a JSON text or code fence; the last of equal keys counts."""
     steps = _steps(path)
     opening = _OPENING.match(text)
     start = opening.end() if opening else 0
@@ -103,7 +94,7 @@ def _steps(path: str | Sequence[str | int]) -> list[str | int]:
 
 
 def _members(text: str, start: int) -> Iterator[tuple[str | int, int, int, Any]]:
-    """Key or index, start, end and value of each member; the text is known to parse."""
+    """Key or index, start, end and value of each member of valid JSON."""
     if text[start] not in "{[":
         return
     at = _skip(text, start + 1)

@@ -23,12 +23,9 @@ _CLOSERS = {"object": b"[,}]", "array": b"[,\\]]", "": b"[`<]"}
 class ValueMatcher:
     """Compares the bytes that follow some point of a JSON text with choices.
 
-    Strings may be written with any of JSON's escapes and as the spelling family says,
-    numbers as ``json.dumps`` writes them or as the answer, whose value is ``value``,
-    wrote it (``as_written``). ``text`` is the JSON text up to the value, of which the
-    first ``start`` bytes are settled: what follows of it, such as a colon, must come
-    before the value, with any white space. ``inside`` is what the value is a member
-    of: "object", "array" or "".
+    Of ``text``, the JSON up to the value, the first ``start`` bytes are settled;
+    ``value`` is the answer's, written ``as_written``, and ``inside`` is "object",
+    "array" or "".
     """
 
     def __init__(
@@ -98,7 +95,7 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def _loosened(text: bytes, start: int) -> bytes:
-    """A pattern for JSON text from some point on, with white space as one likes."""
+    """A pattern for JSON text from some point on, with any white space."""
     steps: list[bytes] = []
     quoted = escaped = False
     joined = False  # whether the byte before is part of the same word

@@ -23,33 +23,19 @@ _ABOUT = "_label"  # columns of this ending name the label that a signal is abou
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CombinedConfidence(BaseCalibrator):
-    """A confidence from several signals, weighted by what they proved to be worth.
+    """A confidence from several signals, by logistic regression of being right.
 
-    A logistic regression of being right on standardised signals, from a data frame of
-    them. Columns whose names end in ``_label`` say which label a signal is about: they
-    must be equal in a row, since signals about different labels must not be mixed.
+    Signals are columns of a data frame, standardised, so that ``coef_`` can be
+    compared. Columns named ``…_label`` say which one label the signals are about.
 
     Parameters
     ----------
     C : float, default=1.0
-        Inverse strength of the penalty on squared weights: a smaller C keeps them
-        closer to 0.
+        Inverse strength of the penalty on squared weights.
     logit_columns : sequence of str, default=()
         Signals that are probabilities: their log-odds are used.
     floor : float, default=1e-6
         For log-odds, a signal counts as at least this and at most one minus this.
-
-    Attributes
-    ----------
-    signals_ : list of str
-        Names of the signals.
-    mean_, scale_ : numpy.ndarray of shape (n_signals,)
-        What each signal, after log-odds, is centred on and divided by.
-    coef_ : numpy.ndarray of shape (n_signals,)
-        Weights of the standardised signals, which can be compared. A signal that does
-        not vary has weight 0.
-    intercept_ : float
-        Log-odds of being right where all signals are at their means.
 
     Examples
     --------
@@ -57,8 +43,6 @@ class CombinedConfidence(BaseCalibrator):
     >>> combined = CombinedConfidence(logit_columns=["p"])
     >>> combined.fit(signals, [0, 1, 0, 1]).coef_.round(2).tolist()
     [0.25, -0.8]
-    >>> combined.predict(signals).evaluation
-    'in-sample'
     """
 
     C: Positive = 1.0
@@ -121,22 +105,14 @@ class CombinedConfidence(BaseCalibrator):
 
 
 def fixed_mix(a: ArrayLike, b: ArrayLike, *, weight: float = 0.6) -> np.ndarray:
-    """Two confidences mixed by a fixed rule: weight · a + (1 − weight) · b.
-
-    "60 % this, 40 % that" is often found in code and never in data: it is here to be
-    compared with learned weights.
+    """weight · a + (1 − weight) · b: a common rule, to compare learned weights with.
 
     Parameters
     ----------
     a, b : array-like of shape (n,)
-        Confidences in [0, 1] in the same labels.
+        Confidences in [0, 1] in the same labels; :class:`Calibrated` ones keep marks.
     weight : float, default=0.6
         The share of a, in [0, 1].
-
-    Returns
-    -------
-    numpy.ndarray of shape (n,)
-        In [0, 1]; :class:`Calibrated` if a or b is.
 
     Examples
     --------

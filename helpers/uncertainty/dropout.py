@@ -26,34 +26,26 @@ def mc_dropout(
 ) -> np.ndarray:
     """Label probabilities from passes that each leave out other parts of the network.
 
-    Only dropout layers are switched on (Gal and Ghahramani, 2016); dropout of attention
-    weights is often none. What prompts share is read once in each pass, with one mask
-    for all texts; otherwise each text and token has its own. The classifier's prior and
-    examples are those of the whole network. A network that was trained without dropout
-    shows how fragile it is rather than what it does not know.
+    Only dropout layers are switched on (Gal and Ghahramani, 2016); a ValueError says if
+    there are none with p > 0, as in Llama-family models without LoRA adapters, or if
+    labels cannot be scored in one pass. What prompts share has one mask a pass; prior
+    and examples are those of the whole network. A network trained without dropout shows
+    how fragile it is rather than what it does not know.
 
     Parameters
     ----------
     classifier : LLMClassifier
-        The classifier. Neither it nor its model is changed; its cache is not used.
+        The classifier, which is not changed; its cache is not used.
     texts : iterable of str
-        Texts.
     n_passes : int, default=20
         How many passes; fewer are the first of more.
     seed : int, default=0
-        Seed of what is left out. The same seed, texts and machine give the same
-        numbers. Torch's own random state does not change.
+        Seed of what is left out. Torch's own random state does not change.
 
     Returns
     -------
     numpy.ndarray of shape (n_passes, n_texts, n_classes)
         Rows sum to one: members for :func:`combine`.
-
-    Raises
-    ------
-    ValueError
-        No pass goes through a dropout layer with p > 0 (Llama-family models have none;
-        LoRA adapters bring some), or the labels cannot be scored in one pass.
 
     Examples
     --------

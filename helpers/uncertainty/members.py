@@ -20,16 +20,9 @@ from ..checks import check_count, check_distributions
 class EnsembleDecomposition:
     """What the members of an ensemble say together, and how far they disagree.
 
-    Attributes
-    ----------
-    mean : numpy.ndarray of shape (n, K)
-        Mean of the members' probabilities.
-    total, aleatoric, epistemic : numpy.ndarray of shape (n,)
-        Entropy of the mean, in nats; mean of the members' entropies, what each member
-        alone is unsure about; and their difference, what the members disagree about:
-        the mutual information of label and member.
-    agreement : numpy.ndarray of shape (n,)
-        Share of the members whose prediction is that of the mean.
+    By row: the ``mean`` probabilities; their entropy in nats, ``total``, which is the
+    mean entropy of the members, ``aleatoric``, plus ``epistemic``; and ``agreement``,
+    the share of members that predict what the mean does.
     """
 
     mean: np.ndarray
@@ -41,15 +34,7 @@ class EnsembleDecomposition:
 
 @dataclass(frozen=True)
 class PositionBias:
-    """Label probabilities without the effect of the options' order, and that effect.
-
-    Attributes
-    ----------
-    mean : numpy.ndarray of shape (n, K)
-        Mean over the orders.
-    by_position : numpy.ndarray of shape (K,)
-        Mean probability of the option in each position; 1 / K each without bias.
-    """
+    """Label probabilities: ``mean`` over the orders, and mean ``by_position``."""
 
     mean: np.ndarray
     by_position: np.ndarray
@@ -61,15 +46,9 @@ def entropy(probabilities: ArrayLike, *, normalized: bool = False) -> np.ndarray
     Parameters
     ----------
     probabilities : array-like or pandas.DataFrame of shape (n, K)
-        Rows that sum to one within 0.001; they are normalised. Of a data frame with
-        ``p_`` columns, only these are read.
+        Rows that sum to one; of a data frame only the ``p_`` columns, if it has some.
     normalized : bool, default=False
         Whether to divide by ln K, so that 1 is an even row for any K.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n,)
-        In nats, or in [0, 1] if normalized.
 
     Examples
     --------
@@ -82,17 +61,7 @@ def entropy(probabilities: ArrayLike, *, normalized: bool = False) -> np.ndarray
 
 
 def margin(probabilities: ArrayLike) -> np.ndarray:
-    """The best probability of each row minus the second best.
-
-    Parameters
-    ----------
-    probabilities : array-like or pandas.DataFrame of shape (n, K)
-        See :func:`entropy`.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n,)
-        In [0, 1]; 0 is a tie.
+    """The best probability of each row, as for :func:`entropy`, minus the second best.
 
     Examples
     --------
@@ -105,28 +74,20 @@ def margin(probabilities: ArrayLike) -> np.ndarray:
 
 
 def combine(members: Any) -> EnsembleDecomposition:
-    """Average the members of an ensemble and split the uncertainty of the mean.
+    """Average the members' probabilities and split the uncertainty of the mean.
 
-    Probabilities are averaged, not logits (Lakshminarayanan et al., 2017; Depeweg et
-    al., 2018). Members that are wrong in the same way agree: epistemic uncertainty is
-    only what these members can show.
+    Members that are wrong in the same way agree: epistemic uncertainty is only what
+    these members can show (Lakshminarayanan et al., 2017; Depeweg et al., 2018).
 
     Parameters
     ----------
     members : array-like of shape (m, n, K), or sequence of (n, K) tables
-        Label probabilities by each of m members for the same n rows. Data frames must
-        have the same index, and the same classes in the same order; of one with
-        ``p_`` columns, only these are read.
-
-    Returns
-    -------
-    EnsembleDecomposition
+        Rows as for :func:`entropy`, in the same order from each of m members.
 
     Examples
     --------
-    >>> found = combine([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]])
-    >>> found.mean.round(6).tolist(), found.epistemic.round(4).tolist()
-    ([[0.6, 0.4]], [0.1367])
+    >>> combine([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]]).epistemic.round(4).tolist()
+    [0.1367]
     """
     rows, _ = _stack_rows(members, "members")
     mean = rows.mean(axis=0)
@@ -146,15 +107,10 @@ def orders(
     labels : sequence of str
         Two or more different labels.
     n : int, optional
-        How many orders, at most K!. They come as all rotations of one random order,
-        then of another, so that a multiple of K is balanced. Default: all K! for up to
-        four labels, else the K rotations of the labels as given.
+        How many: all rotations of one random order, then of another; multiples of K
+        are balanced. Default: all K! for up to four labels, else the K rotations.
     seed : int, default=0
         Seed of the random orders, if n is given.
-
-    Returns
-    -------
-    list of tuple of str
 
     Examples
     --------
@@ -189,25 +145,19 @@ def position_bias(
     Parameters
     ----------
     probabilities_by_order : array-like of shape (m, n, K), or sequence of tables
-        Label probabilities of the same n rows under each of m orders; the columns are
-        always the same labels in the same order: see :func:`combine`.
+        Label probabilities under each of m orders, always in the same columns.
     orders : sequence of sequence of str
-        The order of each, such as :func:`orders` gives. Each label must be in each
-        position equally often, or its own share would pass for that of a position.
+        The order of each, such as :func:`orders` gives, with each label in each
+        position equally often.
     labels : sequence of str, optional
         What the columns are. Default: the names of a data frame's columns, else the
         labels sorted, as in ``LLMClassifier.classes_``.
 
-    Returns
-    -------
-    PositionBias
-
     Examples
     --------
-    >>> shown = orders(["A", "B"])
-    >>> found = position_bias([[[0.9, 0.1]], [[0.5, 0.5]]], shown)
-    >>> found.mean.round(6).tolist(), found.by_position.round(6).tolist()
-    ([[0.7, 0.3]], [0.7, 0.3])
+    >>> found = position_bias([[[0.9, 0.1]], [[0.5, 0.5]]], orders(["A", "B"]))
+    >>> found.by_position.round(6).tolist()  # 1 / K each without bias
+    [0.7, 0.3]
     """
     rows, columns = _stack_rows(probabilities_by_order, "probabilities_by_order")
     shown = [tuple(order) for order in orders]
