@@ -1,8 +1,9 @@
 """Classifiers for tests of helpers.scale, and a driver that can be killed.
 
-``python scale_driver.py slow SOURCE DESTINATION ADDRESS`` classifies slowly, on that
-Ray; ``python scale_driver.py peaks FOLDER`` writes its peak of memory after each of
-four runs.
+``python scale_driver.py slow SOURCE DESTINATION`` classifies slowly, on a Ray of its
+own;
+``python scale_driver.py peaks FOLDER`` writes its peak of memory after
+each of four runs.
 """
 
 from __future__ import annotations
@@ -84,17 +85,18 @@ def dies() -> Any:
 
 
 if __name__ == "__main__":
-    from helpers.scale import Workers, classify_dataset
+    from helpers.scale import classify_dataset
 
     what, *paths = sys.argv[1:]
     if what == "slow":
-        source, out, address = paths
-        options = {"workers": Workers(1, address=address), "rows_per_block": 20}
-        slow = partial(ByLength, slow=0.01)
-        classify_dataset(source, out, slow, progress=False, **options)
-    else:
-        for name in ("1000.csv", "1000.parquet", "20000.csv", "20000.parquet"):
-            source, out = f"{paths[0]}/{name}", f"{paths[0]}/out of {name}"
-            classify_dataset(source, out, ByLength, workers=0, progress=False)
+        make = partial(ByLength, slow=0.01)
+        classify_dataset(*paths, make, rows_per_block=20, workers=2, progress=False)
+    for name in ("1000.csv", "1000.parquet", "20000.csv", "20000.parquet"):
+        if what == "peaks":
+            classify_dataset(
+                *(f"{paths[0]}/{name}", f"{paths[0]}/out of {name}", ByLength),
+                workers=0,
+                progress=False,
+            )
             status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
             print(status.split()[0])
