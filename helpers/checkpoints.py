@@ -326,7 +326,6 @@ def _tensor_hash(tensor: torch.Tensor) -> str:
 
 
 def _tokenizer_rules(tokenizer: Any) -> str:
-    """All that decides which tokens a text becomes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
         return repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))

@@ -156,7 +156,7 @@ class LLMClassifier(PromptedClassifier):
         return scores
 
     def render(self, text: str) -> str:
-        """The prompt for one text; control tokens in it are text to the model."""
+        """The prompt for one text; control tokens that texts spell count as text."""
         model, prompt = self._frame()
         return prompt.render(model, text).replace(MARK, "")
 
@@ -368,7 +368,6 @@ def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...
 
 
 def _random_words(texts: Sequence[str], seed: int) -> list[str]:
-    """Twenty texts of random words of a domain, as long as its texts on average."""
     words = [text.split() for text in texts]
     pool = np.array([word for text in words for word in text])
     length = round(float(np.mean([len(text) for text in words])))

@@ -193,7 +193,10 @@ class LanguageModel:
         return tuple(self.token_texts(range(len(self.tokenizer))))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, start token included; control tokens count."""
+        """Token ids of a prompt, with the model's start token exactly once.
+
+        Control tokens in the prompt count as such, unless :meth:`fill` has marked them.
+        """
         start = self.tokenizer.bos_token
         whole = bool(start) and text.startswith(str(start))
         if MARK in text:

@@ -89,7 +89,8 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Label probabilities in the order of ``classes_``; rows sum to one.
 
-        Of a hosted model: what its lists hold of each label, normalised, or NaN.
+        Of a hosted model: the listed probability of each label, normalised; NaN where
+        none is listed.
         """
         return self._scored(X)[0]
 
@@ -246,7 +247,6 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
     def _choose_examples(
         self, texts: Sequence[str], truth: np.ndarray | None
     ) -> tuple[list[tuple[str, str]], set[int]]:
-        """The examples, and which rows of the data they were taken from."""
         if self.examples is None:
             return [], set()
         if not isinstance(self.examples, (int, np.integer)):

@@ -139,7 +139,6 @@ class Prompt:
     def _written(
         self, model: LanguageModel, conversations: Sequence[Sequence[Turn]]
     ) -> str:
-        """Conversations one after the other; the last one waits for an answer."""
         if not self.chat:
             return self._plain(conversations, model.control_tokens)
         *turns, (asked, _) = [turn for part in conversations for turn in part]

@@ -89,8 +89,8 @@ def label_logprobs(
         Tokens that these and later prompts begin with, read once; by default, what the
         prompts share.
     token_budget : int, optional
-        The most positions in one batch, which bounds memory; by default 1,024 or 2,048
-        on a processor, and 16,384 on an accelerator.
+        The most positions in one batch, which bounds memory; by default 1,024 on a
+        processor (2,048 without padding), and 16,384 on an accelerator.
     cache : bool, default=False
         Whether to keep and use scores in the user's cache.
     progress : bool, default=True
@@ -313,7 +313,6 @@ def _score_one_by_one(
     labels: LabelTokens,
     token_budget: int,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield one prompt's scores at a time, every sequence read as a row of its own."""
     device = model.device
     vocabulary = model.network.get_output_embeddings().weight.shape[0]
     for index, prompt in enumerate(prompts):

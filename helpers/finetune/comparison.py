@@ -324,7 +324,6 @@ def accuracy_above_table(
 
 
 def _parts_of_ratios(sides: list[dict[str, Any]], threshold: float) -> np.ndarray:
-    """What is summed above and below the line: (2, ratios, models, rows)."""
     right = np.array([side["right"] for side in sides])
     over = np.array([at_least(side["confidence"], threshold) for side in sides])
     each, n = np.ones(right.shape), right.shape[1]

@@ -117,8 +117,8 @@ class SoftCalibration(Checked):
     """Cross-entropy plus a calibration error whose bins have soft edges.
 
     The second term is one number a batch: the root of the mean squared gap, bin by
-    bin, between confidence and accuracy. See Karandikar et al., Soft calibration
-    objectives for neural networks, NeurIPS 2021.
+    bin, between the confidence and the target's probability of that label. See
+    Karandikar et al., Soft calibration objectives for neural networks, NeurIPS 2021.
 
     Parameters
     ----------
@@ -204,9 +204,9 @@ def agreement_targets(
 class ConfidenceHead(Checked):
     """A second output: how likely the model's own prediction is right.
 
-    It maps the hidden state at the end of a prompt to a confidence, and is trained with
-    the adapter by log loss against whether the prediction is right. See Kadavath et al.,
-    Language models (mostly) know what they know, 2022.
+    It maps the hidden state at the end of a prompt to a confidence, and is trained
+    with the adapter by log loss against whether the prediction is right. See Kadavath
+    et al., Language models (mostly) know what they know, 2022.
 
     Parameters
     ----------

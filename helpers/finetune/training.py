@@ -339,7 +339,6 @@ class Trainer:
         return raw
 
     def _read(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities, of the own label alone where it suffices; and the ends."""
         task = self.task
         prompts = [task.prompts[row] for row in rows]
         truth = task.truth[rows].tolist() if task.truth_suffices else None

@@ -50,7 +50,6 @@ def cache_frozen_layers(
 
 
 def _frozen_layers(network: PreTrainedModel) -> tuple[nn.ModuleList, int]:
-    """The decoder's layers, and how many of them lie below all that is trained."""
     depth = network.config.get_text_config().num_hidden_layers
     for layers in network.modules():
         if isinstance(layers, nn.ModuleList) and len(layers) == depth:

@@ -132,7 +132,6 @@ def read_batch(
 
 
 def _call(key: str, request: Request, entry: dict[str, Any]) -> Call:
-    """One line of a file as a call."""
     response = entry.get("response") or {}
     body = response.get("body") or {}
     status, name = response.get("status_code"), response.get("request_id")

@@ -288,7 +288,6 @@ class _Run:
             self.bar.update()
 
     async def _answer(self, key: str) -> Call | None:
-        """Ask until there is an answer or no sense in asking on; None if it stops."""
         how, end = self.how, self.clock() + self.how.deadline
         left, request = how.retries, self.wanted[key]
         while not self.stopped:

@@ -134,7 +134,8 @@ class Journal:
     Parameters
     ----------
     path : str or pathlib.Path
-        The SQLite file, on a local disk; created if missing. ":memory:" keeps nothing.
+        The SQLite file, on a local disk; created if missing. With ":memory:", answers
+        are lost when the journal is closed.
     keep_requests : bool, default=False
         Whether to keep the requests too, which :func:`save_recording` needs. The file
         then contains the prompts.
@@ -328,7 +329,7 @@ class Journal:
         )
 
     def recorded(self) -> pd.DataFrame:
-        """Each kept request's answer, or its last failure, in order of asking."""
+        """Each kept request's answer, or its last failure, by time of first answer."""
         if not self._keeps_requests:
             return pd.DataFrame(columns=["key"])
         self.get(self._table("SELECT key FROM requests")["key"].tolist())

@@ -291,7 +291,6 @@ def _alternatives(k: int, asker: _Asker) -> _Seen:
 
 
 def _listing(asker: _Asker) -> list[Answer]:
-    """Answers with lists of different lengths, which have been asked for before."""
     found = asker.ask(_COLOUR, *({"top_logprobs": k} for k in (20, 5, 1)))
     return [result for result in found if isinstance(result, Answer)]
 
