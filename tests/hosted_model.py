@@ -57,7 +57,7 @@ def written_model(rules: Mapping[str, Mapping[str, float]]) -> Model:
     return lambda prompt, written: rules.get(written, {END: 1.0})
 
 
-def reach(model: Model, prompt: str, text: str) -> float:
+def _reach(model: Model, prompt: str, text: str) -> float:
     """Probability that an answer comes to a text at the end of a token."""
     at = [1.0] + [0.0] * len(text)
     for end in range(1, len(text) + 1):
@@ -76,7 +76,7 @@ def true_probability(
     for text in texts:
         following = model(prompt, text)
         after = sum(p for t, p in following.items() if t.startswith(tuple(ends)))
-        total += reach(model, prompt, text) * (after if ends else 1.0)
+        total += _reach(model, prompt, text) * (after if ends else 1.0)
     return total
 
 
@@ -102,7 +102,6 @@ class ModelServer:
     sends_bytes: bool = True
     sentinel: bool = False
     ignores_new_limit: bool = False
-    refusal: str | None = None
     names: Sequence[str | None] = ()  # that the model gives itself, in turn
     asked: list[dict[str, Any]] = field(default_factory=list)
 
@@ -182,13 +181,8 @@ class ModelServer:
             names, p = list(chances), np.array(list(chances.values()))
             warm = p ** (1 / temperature) if temperature else p == p.max()
             warm = warm / warm.sum()
-            token = names[
-                int(
-                    rng.choice(len(p), p=warm)
-                    if temperature and self.samples
-                    else p.argmax()
-                )
-            ]
+            drawn = temperature and self.samples
+            token = names[int(rng.choice(len(p), p=warm) if drawn else p.argmax())]
             token = forced[at] if at < len(forced) else token
             listed = warm if self.after_temperature else p
             tokens.append((token, dict(zip(names, listed, strict=True))))
@@ -215,38 +209,26 @@ def _body(
     how: ModelServer,
 ) -> dict[str, Any]:
     text = "".join(token for token, _ in tokens if token != END)
-    tops = []
-    for _, chances in tokens:
+    tops, own = [], []
+    for token, chances in tokens:
         ranked = sorted(chances, key=lambda t: -chances[t])[: min(wanted, how.most)]
         tops.append({t: float(np.log(chances[t])) for t in ranked if chances[t] > 0})
         if how.sentinel:
             tops[-1]["zzz"] = -9999.0
-    own = [
-        float(np.log(chances[token])) if chances[token] > 0 else -9999.0
-        for token, chances in tokens
-    ]
+        own.append(float(np.log(chances[token])) if chances[token] > 0 else -9999.0)
     choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": None}
     if protocol == "completions":
         choice["text"] = text
-        if shown:
-            choice["logprobs"] = {
-                "tokens": [token for token, _ in tokens],
-                "token_logprobs": own,
-                "top_logprobs": tops,
-            }
+        lists = {"tokens": [token for token, _ in tokens], "token_logprobs": own}
+        choice["logprobs"] = lists | {"top_logprobs": tops} if shown else None
     else:
         choice["message"] = {"role": "assistant", "content": text}
-        if how.refusal:
-            choice["message"] = {"role": "assistant", "refusal": how.refusal}
-            shown = False
-        if shown:
-            choice["logprobs"] = {
-                "content": [
-                    _entry(token, p, how)
-                    | {"top_logprobs": [_entry(t, v, how) for t, v in top.items()]}
-                    for (token, _), p, top in zip(tokens, own, tops, strict=True)
-                ]
-            }
+        content = [
+            _entry(token, p, how)
+            | {"top_logprobs": [_entry(t, v, how) for t, v in top.items()]}
+            for (token, _), p, top in zip(tokens, own, tops, strict=True)
+        ]
+        choice["logprobs"] = {"content": content} if shown else None
     usage = {"prompt_tokens": 10, "completion_tokens": len(tokens)}
     return {"id": "x", "choices": [choice], "usage": usage}
 

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.base import clone
@@ -76,8 +74,6 @@ ROWS: dict[str, Any] = {
 }
 EACH = BINARY | ROWS
 
-any_binary = pytest.mark.parametrize("made", BINARY.values(), ids=BINARY.keys())
-any_rows = pytest.mark.parametrize("made", ROWS.values(), ids=ROWS.keys())
 any_calibrator = pytest.mark.parametrize("made", EACH.values(), ids=EACH.keys())
 
 
@@ -107,17 +103,6 @@ def quiet(made: Any, *data: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CalibrationWarning)
         return clone(made).fit(*data)
-
-
-def calibration_error(confidence: Any, correct: Any) -> float:
-    """ECE with a bin for each value: what it is for calibrators made of steps."""
-    table = pd.DataFrame({"p": np.round(confidence, 12), "y": np.asarray(correct)})
-    blocks = table.groupby("p")["y"].agg(["mean", "size"])
-    gap = np.abs(blocks["mean"] - blocks.index)
-    return float((gap * blocks["size"]).sum() / len(table))
-
-
-# Values ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,9 +167,6 @@ def test_values_by_hand(made: Any, data: Any, asked: Any, values: Any) -> None:
     again = clone(found).fit(data[0][::-1], data[1][::-1])
     single = again.predict(np.float32(asked))
     np.testing.assert_allclose(np.asarray(single), values, atol=1e-6)
-
-
-# Other implementations ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -308,15 +290,6 @@ def test_of_several_minima_the_lowest_is_found() -> None:
     assert made.fit(rows, [5] * 7 + [0] * 3).temperature_ < 0.1
 
 
-def test_two_classes_are_the_binary_case() -> None:
-    rows, truth = rowed(200, 5, 2)
-    both = MulticlassTemperatureScaling().fit(rows, truth)
-    one = TemperatureScalingCalibrator().fit(rows[:, 1], truth == 1)
-    assert both.temperature_ == pytest.approx(one.temperature_, rel=1e-9)
-
-
-# What does not settle a calibrator ---------------------------------------------------
-
 RISING = ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
 FALLING = ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0])
 SAME = ([0.8] * 4, [1, 1, 0, 1])
@@ -352,54 +325,12 @@ def test_data_that_settles_nothing_warns(
         assert both.temperature_ == pytest.approx(found.temperature_)
 
 
-@any_binary
-def test_equal_scores_get_one_sensible_value(made: Calibrator) -> None:
-    found = quiet(made, [0.8] * 20, [1] * 15 + [0] * 5).predict([0.8])
-    assert found[0] == pytest.approx(0.75, abs=0.05)
-
-
 def test_vector_scaling_says_that_nothing_finite_fits() -> None:
     rows, truth = rowed(100, 6)
     for unsettled in (np.minimum(truth, 1), rows.argmax(axis=1)):
         with pytest.warns(CalibrationWarning, match="Set a penalty") as caught:
             VectorScaling().fit(rows, unsettled)
         assert caught[0].filename == __file__
-        VectorScaling(penalty=0.01).fit(rows, unsettled)
-
-
-# Properties --------------------------------------------------------------------------
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    n=st.integers(20, 80),
-    seed=st.integers(0, 10_000),
-    digits=st.sampled_from([1, 2, 15]),
-    rule=st.sampled_from(["linear", "step"]),
-)
-def test_isotonic_rises_and_keeps_the_mean(
-    n: int, seed: int, digits: int, rule: Any
-) -> None:
-    scores, correct = scored(n, seed, digits)
-    if correct.all() or not correct.any():
-        return
-    found = IsotonicRegressionCalibrator(rule=rule).fit(scores, correct)
-    assert (np.diff(np.asarray(found.predict(np.linspace(0, 1, 201)))) >= 0).all()
-    values = found.predict(scores)
-    assert values.mean() == pytest.approx(correct.mean(), abs=1e-12)
-    assert calibration_error(values, correct) < 1e-11
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), k=st.integers(2, 6))
-def test_temperature_keeps_the_argmax(seed: int, k: int) -> None:
-    rows, truth = rowed(40, seed, k)
-    if len(set(truth)) < 2:
-        return
-    found = np.asarray(quiet(MulticlassTemperatureScaling(), rows, truth).predict(rows))
-    if np.ptp(found, axis=1).min() > 1e-9:
-        np.testing.assert_array_equal(found.argmax(axis=1), rows.argmax(axis=1))
-    np.testing.assert_allclose(found.sum(axis=1), 1)
 
 
 @any_calibrator
@@ -418,7 +349,7 @@ def test_extreme_scores_get_finite_values(made: Any) -> None:
 
 
 @any_calibrator
-def test_order_and_containers_change_nothing_nor_are_they_changed(made: Any) -> None:
+def test_order_changes_nothing_and_nothing_given_is_changed(made: Any) -> None:
     scores, truth = data_for(made)
     kept, parameters = (scores.copy(), truth.copy()), repr(made.get_params())
     found = clone(made)
@@ -428,16 +359,9 @@ def test_order_and_containers_change_nothing_nor_are_they_changed(made: Any) -> 
     np.testing.assert_array_equal(truth, kept[1])
     assert repr(found.get_params()) == parameters
     assert not hasattr(clone(found), "n_")
-    frame = pd.DataFrame if scores.ndim > 1 else pd.Series
-    for data in ((scores.tolist(), truth.tolist()), (frame(scores), pd.Series(truth))):
-        again = clone(made).fit(*data).predict(data[0])
-        np.testing.assert_array_equal(np.asarray(again), expected)
     order = np.random.default_rng(0).permutation(len(truth))
     again = clone(made).fit(scores[order], truth[order]).predict(scores)
     np.testing.assert_allclose(np.asarray(again), expected, atol=1e-6)
-
-
-# Wrappers ----------------------------------------------------------------------------
 
 
 def test_top_label_maps_by_hand() -> None:
@@ -486,20 +410,22 @@ def test_classes_with_few_rows(made: Calibrator, own: type) -> None:
 
 def test_names_of_classes() -> None:
     rows, truth = rowed(100, 12)
-    table = pd.DataFrame(rows, columns=["p_a", "p_b", "p_c"])
-    found = VectorScaling(penalty=0.1).fit(table, np.array(["a", "b", "c"])[truth])
+    table = pd.DataFrame(rows, columns=["p_a", "p_b", "p_c"], index=range(50, 150))
+    names = pd.Series(np.array(["a", "b", "c"])[truth], index=table.index)
+    found = VectorScaling(penalty=0.1).fit(table, names)
     assert found.classes_ == ["a", "b", "c"]
     plain = VectorScaling(penalty=0.1).fit(rows, truth).predict(rows)
     # Without names of columns only their number can be compared.
     for same in (table, rows):
         np.testing.assert_array_equal(found.predict(same), plain)
-    with pytest.raises(ValueError, match=r"classes of fit, .*, not \['b'"):
-        found.predict(table[["p_b", "p_a", "p_c"]])
-    with pytest.raises(ValueError, match=r"classes of fit, .* not \[0, 1\]"):
-        found.predict([[0.5, 0.5]])
-
-
-# Errors (tests/test_inputs.py tries many more data) ----------------------------------
+    for other, says in ((table[["p_b", "p_a", "p_c"]], "'b'"), ([[0.5, 0.5]], r"0, 1")):
+        with pytest.raises(ValueError, match=rf"classes of fit, .*not \[{says}"):
+            found.predict(other)
+    crossed = (
+        cross_fitted(found, table, names[::-1]),
+        cross_fitted(found, rows, truth),
+    )
+    np.testing.assert_array_equal(*map(np.asarray, crossed))
 
 
 @pytest.mark.parametrize(
@@ -508,14 +434,8 @@ def test_names_of_classes() -> None:
         ("platt", [0.2, 1.2], [0, 1], r"scores must lie in \[0, 1\]; row 1 is 1.2"),
         ("beta", [0.2, 0.3], [0, 2], "correct must be 0 or 1; row 1 is 2"),
         ("isotonic", [0.5], [1], "scores must have 2 or more rows for Iso.*, not 1"),
-        (
-            "histogram",
-            P[:4],
-            Y[:4],
-            r"must have 5 or more rows for .*n_bins=5\), not 4",
-        ),
+        ("histogram", P[:4], Y[:4], r"5 or more rows for .*n_bins=5\), not 4"),
         ("venn-abers", P, [True] * 20, "both outcomes; all 20 rows are True"),
-        ("vector", [[0.5, 0.6]] * 2, [0, 1], "scores must sum .* row 0 sums to 1.1"),
         ("top-label", [[0.4, 0.6], [0.5, 0.5]], [0, 7], "correct must be one .* is 7"),
         ("top-label", [[0.4, 0.6]] * 9, [1] * 9, "both outcomes; all 9 rows are True"),
         ("vector of top", [[0.4, 0.6]] * 9, [0] * 9, "both outcomes; .* are False"),
@@ -526,10 +446,9 @@ def test_bad_data(made: str, scores: Any, correct: Any, says: str) -> None:
     found: Any = clone(EACH[made])
     with pytest.raises(ValueError, match=says):
         found.fit(scores, correct)
-    with pytest.raises(NotFittedError):
-        found.predict(scores)
-    with pytest.raises(NotFittedError):
-        found.to_dict()
+    for use in (lambda: found.predict(scores), found.to_dict):
+        with pytest.raises(NotFittedError):
+            use()
 
 
 anything: Any = "x"  # and nothing that a type checker would let pass
@@ -539,10 +458,7 @@ anything: Any = "x"  # and nothing that a type checker would let pass
     ("made", "says"),
     [
         (TemperatureScalingCalibrator(floor=0), "floor is 0; .*greater than 0"),
-        (
-            TemperatureScalingCalibrator(bounds=(1, 1)),
-            r"bounds is \(1, 1\); the smaller",
-        ),
+        (TemperatureScalingCalibrator(bounds=(1, 1)), r"bounds is \(1, 1\); the small"),
         (TemperatureScalingCalibrator(bounds=(0, 1e9)), "bounds.1 is .* equal to 100"),
         (PlattScalingCalibrator(scale=anything), "scale is 'x'; .* 'logit' or"),
         (BetaCalibrator(floor=math.nan), "floor is nan"),
@@ -574,14 +490,9 @@ class Own(Calibrator):
 
 
 def test_calibrators_of_ones_own_work_but_are_not_read_from_files() -> None:
-    found = Own(power=1).fit(P, Y)
-    assert found.predict(P).evaluation == "in-sample"
     assert np.asarray(cross_fitted(Own(), P, Y)).tolist() == (P**2).tolist()
     with pytest.raises(ValueError, match="class must be one of .*, not 'Own'"):
-        from_dict(found.to_dict())
-
-
-# Marks -------------------------------------------------------------------------------
+        from_dict(Own(power=1).fit(P, Y).to_dict())
 
 
 @any_calibrator
@@ -617,21 +528,12 @@ def test_rows_without_names_are_compared_by_scores(made: BaseCalibrator) -> None
     assert found.predict(scores[80:160]).evaluation == "unstated"
 
 
-def test_scores_of_few_values_agree_by_chance() -> None:
-    scores, correct = scored(300, 13, digits=1)
-    found = IsotonicRegressionCalibrator().fit(scores[:150], correct[:150])
-    assert not found.predict(scores[150:]).fitted_on.any()
-    assert found.predict(scores[:150]).fitted_on.all()
-
-
 @pytest.mark.parametrize(
     "index",
     [
         range(60),
-        [*range(60, 0, -1)],
         np.arange(60.0),
         np.arange(60).astype(object),
-        pd.RangeIndex(60, name="row"),
         [None, *map(str, range(59))],
     ],
     ids=str,
@@ -639,14 +541,20 @@ def test_scores_of_few_values_agree_by_chance() -> None:
 def test_row_numbers_name_nothing(index: Any) -> None:
     """Two tables whose numbers overlap, and two parts of one whose numbers do not."""
     scores, correct = scored(60)
+    scores[scores.argmin()] = 0
     fitted = PlattScalingCalibrator().fit(pd.Series(scores, index=index), correct)
     assert fitted.ids_ is None
     others = pd.Series(scored(60, seed=1)[0], index=index)
     assert fitted.predict(others).evaluation == "unstated"
     assert fitted.predict(others.set_axis(range(900, 960))).evaluation == "unstated"
     # Equal scores are an identity, wherever they stand and however they were stored.
-    for again in (scores, scores[::-1], np.float32(scores)):
+    for again in (scores, scores[::-1], np.float32(scores), np.r_[-0.0, scores[1:]]):
         assert fitted.predict(again).evaluation == "in-sample"
+    # Scores of few values agree by chance.
+    few, correct = scored(300, 13, digits=1)
+    isotonic = IsotonicRegressionCalibrator().fit(few[:150], correct[:150])
+    assert not isotonic.predict(few[150:]).fitted_on.any()
+    assert isotonic.predict(few[:150]).fitted_on.all()
 
 
 @pytest.mark.parametrize("digits", [1, 15])
@@ -664,12 +572,10 @@ DATES = pd.DatetimeIndex(["2020-01-01", "2020-01-02"])
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        (["a", "b"], np.array(["a", "b"])),
         (["a", "b"], pd.Series(["a", "b"], dtype="category")),
         ([1, -2], np.array([1, -2], dtype=np.int8)),
         ([1, -2], np.array([1.0, -2.0])),
         ([1, -2], pd.array([1, -2], dtype="Int64")),
-        ([1, -2], np.array([1, -2], dtype=object)),
         (DATES, DATES.to_numpy()),
     ],
 )
@@ -683,18 +589,9 @@ def test_ids_are_known_again_in_another_type(first: Any, second: Any) -> None:
     assert not found.predict([0.1], ids=["c"]).fitted_on.any()
 
 
-def test_ids_may_repeat_but_not_lack() -> None:
+def test_ids_may_repeat() -> None:
     found = PlattScalingCalibrator().fit(P, Y, ids=["same"] * 20)
     assert found.predict(P, ids=["same"] * 20).fitted_on.all()
-    with pytest.raises(ValueError, match="ids must have one value for each of 20 rows"):
-        found.fit(P, Y, ids=[1, 2, 3])
-    with pytest.raises(ValueError, match="ids must not be missing; 1 of"):
-        found.predict([0.5, 0.5], ids=["a", None])
-
-
-def test_negative_zero_is_zero() -> None:
-    found = IsotonicRegressionCalibrator().fit([0.0, 0.5, 1.0], [0, 1, 1])
-    assert found.predict([1.0, 0.5, -0.0]).fitted_on.all()
 
 
 MARKS = np.array([True, False, False, True, False, False])
@@ -716,33 +613,26 @@ CHANGES: list[tuple[Callable[[Any], Any], Any]] = [
     (lambda p: p[1:4], MARKS[1:4]),
     (lambda p: p[::-1], MARKS[::-1]),
     (lambda p: p[[5, 3]], MARKS[[5, 3]]),
-    (lambda p: p[p > 0.2], MARKS[3:]),
     (lambda p: p[pd.Series(np.asarray(p) > 0.2)], MARKS[3:]),
     (lambda p: p[:, None], MARKS),
     (lambda p: p[:, None][[0, 1], [0]], MARKS[:2]),
     # In any other result all rows are marked.
     (lambda p: p[:, None][[0, 1], [[0], [0]]], [True] * 2),
-    (lambda p: p * 1.0, ALL),
     (lambda p: np.float64(1) - p, ALL),
     (lambda p: np.ones(6) * p, ALL),
     (lambda p: np.clip(p, 0.1, 0.4), ALL),
-    (lambda p: np.round(p, 1), ALL),
     (lambda p: p.astype(np.float32), ALL),
-    (lambda p: p.copy(), ALL),
-    (copy.copy, ALL),
     (copy.deepcopy, ALL),
     (np.sort, ALL),
     (lambda p: p.cumsum(), ALL),
     (lambda p: p.take([5, 4, 3, 2, 1, 0]), ALL),
     (lambda p: np.where(np.arange(6) > 2, p, 0.5), ALL),
     (lambda p: p.reshape(3, 2), [True] * 3),
-    (lambda p: table_of(p).max(axis=1), ALL),
     (lambda p: np.median(table_of(p), axis=1), ALL),
     (lambda p: table_of(p).sum(axis=0), [True] * 3),
     (lambda p: table_of(p)[4], [True] * 3),
     (lambda p: table_of(p).T, [True] * 3),
     (lambda p: np.concatenate([p[1:3], p[:1]]), [True] * 3),
-    (lambda p: np.stack([p, p]), [True] * 2),
     (lambda p: np.ones((6, 6)) @ p, ALL),
 ]
 
@@ -771,23 +661,16 @@ def test_marks_of_two_arrays_add_up() -> None:
         assert join([np.ones(2), marked()]).evaluation == "in-sample"
     target = np.empty(6)
     assert np.multiply(marked(), 2, out=target) is target
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
+    for change in (
         lambda p: p.__imul__(marked()),
         lambda p: np.multiply(marked(), 2, out=p),
-        lambda p: p.__setitem__(slice(2), marked()[:2]),
         lambda p: (p.__setitem__(slice(0, 6), marked()), p.sort()),
-    ],
-)
-def test_marks_come_along_into_another_array(change: Any) -> None:
-    clean = marked(seen=False).copy()
-    clean[1:] = clean[1:]
-    assert clean.evaluation == "held-out"
-    change(clean)
-    assert clean.fitted_on.all()
+    ):
+        clean = marked(seen=False).copy()
+        clean[1:] = clean[1:]
+        assert clean.evaluation == "held-out"
+        change(clean)
+        assert clean.fitted_on.all()
 
 
 @pytest.mark.parametrize(
@@ -798,15 +681,9 @@ def test_marks_come_along_into_another_array(change: Any) -> None:
 def test_single_values_are_plain(reduce: Any) -> None:
     assert type(reduce(marked())) is np.float64
     assert type(marked() > 0.2) is np.ndarray
-
-
-def test_calibrated_checks_its_marks() -> None:
+    assert np.array([0.5]).view(Calibrated).evaluation == "unstated"
     with pytest.raises(ValueError, match=r"one mark for each row .* not shape \(3,\)"):
         Calibrated([0.1, 0.2], [True, False, True], known=True)
-    assert np.array([0.5]).view(Calibrated).evaluation == "unstated"
-
-
-# Sources -----------------------------------------------------------------------------
 
 
 def test_scores_of_another_source_are_refused() -> None:
@@ -834,9 +711,6 @@ def test_source_maps_words_to_words(source: Any) -> None:
         PlattScalingCalibrator().fit(P, Y, source=source)
 
 
-# Files -------------------------------------------------------------------------------
-
-
 @any_calibrator
 def test_stored_calibrators_are_the_same(made: BaseCalibrator, tmp_path: Path) -> None:
     scores, truth = data_for(made)
@@ -861,8 +735,6 @@ def test_stored_calibrators_are_the_same(made: BaseCalibrator, tmp_path: Path) -
     assert again.predict(np.asarray(scores)[:100]).evaluation == "in-sample"
     with pytest.raises(ValueError, match="source differs"):
         again.predict(scores, source={"model": "b"})
-    pickled = pickle.loads(pickle.dumps(found))
-    np.testing.assert_array_equal(np.asarray(pickled.predict(scores)), values)
 
 
 def test_the_format_is_fixed() -> None:
@@ -888,30 +760,34 @@ BASE: Any = {"slope_": 1.0, "intercept_": 0.0}
         ({"fitted": {"slope_": 1.0}}, "must have the field 'intercept_'"),
         ({"fitted": BASE | {"slope_": "1"}}, "slope_ is '1'"),
         ({"fitted": BASE | {"slope_": True}}, "slope_ is True"),
-        ({"fitted": BASE | {"slope_": {"a": 1}}}, "a field is not"),
         ({"fitted": BASE | {"extra_": 1.0}}, "must not have the field 'extra_'"),
         ({"fitted": BASE | {"intercept_": math.nan}}, "is no JSON: NaN is no number"),
         ({"parameters": {"scale": "log", "floor": 1e-12}}, "scale is 'log'"),
-        ({"parameters": {"colour": "red"}}, "parameters of Platt.* must be"),
         ({"parameters": {"scale": "logit"}}, "parameters of Platt.* must be"),
         ({"parameters": 3}, "parameters is 3"),
         ({"n": 0}, "n is 0"),
         ({"n": 21}, "n must be the number of hashes, 20"),
         ({"more": 1}, "must not have the field 'more'"),
         ({"ids": "not base64!"}, "ids is 'not base64!'"),
-        ({"ids": 3}, "a field is not"),
         ({"score_hashes": None}, "score_hashes is None"),
         ({"source": {"model": 3}}, "source.model is 3"),
         *(
             ({field: ...}, f"must have the field {field!r}")
             for field in ("class", "fitted", "source", "n", "ids", "fitted_at")
         ),
+        (b"", "is no JSON: Expecting value"),
+        (b"\x80", "is no JSON: 'utf-8' codec"),
+        (b"[]", "must be a mapping"),
+        (b"{}", "must have the field 'format'"),
+        (b'{"n": 1e999}', "is no JSON: 1e999 is no number"),
     ],
 )
 def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> None:
-    stored = PlattScalingCalibrator().fit(P, Y).to_dict() | change
-    kept = {name: value for name, value in stored.items() if value is not ...}
-    (tmp_path / "made.json").write_text(json.dumps(kept))
+    if isinstance(change, dict):
+        stored = PlattScalingCalibrator().fit(P, Y).to_dict() | change
+        kept = {name: value for name, value in stored.items() if value is not ...}
+        change = json.dumps(kept).encode()
+    (tmp_path / "made.json").write_bytes(change)
     with pytest.raises(ValueError, match=says):
         load_calibrator(tmp_path / "made.json")
 
@@ -929,11 +805,9 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         ("venn-abers", "lower_knots_", slice(1), "lower_values_ must have 2 values"),
         ("vector", "weights_", slice(2), "weights_ must have 3 values, by classes_"),
         ("vector", "biases_", [0.0, 0.0, None], "biases_ is"),
-        ("vector", "classes_", {"a": 0}, "a field is not"),
         ("vector", "classes_", ["a", "a", "b"], "classes_ is .*all different"),
         ("top-versus-all", "calibrator_", 0.5, "calibrator_ is 0.5"),
         ("top-label", "by_class_", {"pairs": [[0, 1.5]]}, "by_class_.0"),
-        ("top-label", "counts_", {"pairs": [[0, 1], [1, 1], [1.0, 1]]}, "must have 3"),
         ("top-label", "counts_", {"pairs": [[0, 1], [1, -1], [2, 1]]}, "counts_.1 is"),
     ],
 )
@@ -953,44 +827,19 @@ def test_fitted_values_that_cannot_be_are_refused(
         from_dict(stored)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (b"", "is no JSON: Expecting value"),
-        (b"\x80", "is no JSON: 'utf-8' codec"),
-        (b"[]", "must be a mapping"),
-        (b"{}", "must have the field 'format'"),
-        (b'{"n": 1e999}', "is no JSON: 1e999 is no number"),
-    ],
-)
-def test_other_files_are_refused(text: bytes, says: str, tmp_path: Path) -> None:
-    (tmp_path / "made.json").write_bytes(text)
-    with pytest.raises(ValueError, match=says):
-        load_calibrator(tmp_path / "made.json")
-
-
 def test_a_failed_save_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = PlattScalingCalibrator().fit(P, Y)
     found.save(tmp_path / "made.json")
     before = (tmp_path / "made.json").read_text()
-    found.slope_ = math.nan
-    with pytest.raises(ValueError, match="JSON"):
-        found.save(tmp_path / "made.json")
-
-    def fails(*_: Any) -> None:
-        raise OSError("disk full")
-
-    found.slope_ = 2.0
-    monkeypatch.setattr("os.replace", fails)
-    with pytest.raises(OSError, match="disk full"):
-        found.save(tmp_path / "made.json")
-    assert (tmp_path / "made.json").read_text() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["made.json"]
-
-
-# Cross-fitting -----------------------------------------------------------------------
+    monkeypatch.delattr("os.replace")
+    for slope, fails in ((math.nan, ValueError), (2.0, AttributeError)):
+        found.slope_ = slope
+        with pytest.raises(fails):
+            found.save(tmp_path / "made.json")
+        assert (tmp_path / "made.json").read_text() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["made.json"]
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -1014,16 +863,6 @@ def test_cross_fitted_values_are_of_calibrators_that_have_not_seen_them(
     assert not hasattr(made, "n_")
 
 
-def test_tables_are_cross_fitted_like_arrays() -> None:
-    rows, truth = rowed(60, 15)
-    table = pd.DataFrame(rows, columns=["p_a", "p_b", "p_c"], index=range(50, 110))
-    made = VectorScaling(penalty=0.1)
-    labels = pd.Series(np.array(["a", "b", "c"])[truth], index=table.index)[::-1]
-    found = cross_fitted(made, table, labels)
-    plain = cross_fitted(made, rows, truth)
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(plain))
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -1031,12 +870,7 @@ def test_tables_are_cross_fitted_like_arrays() -> None:
         ({"n_splits": 14}, "n_splits=14 cannot be greater than the number of members"),
         ({"groups": [0, 1] * 10}, "at most the number of groups, 2, not 5"),
         ({"groups": ["a", " A "] * 10, "n_splits": 2}, "the number of groups, 1"),
-        ({"groups": [0]}, "groups must have one value for each of 20 rows, not shape"),
-        ({"groups": [None, *range(19)]}, "groups must not be missing; 1 of"),
         ({"seed": -1}, "seed must be a whole number"),
-        ({"correct": Y[:19]}, "one value for each of 20 rows"),
-        ({"scores": P * 2}, "scores must lie in"),
-        ({"correct": [0] * 20}, "correct must hold both outcomes"),
         ({"correct": [1] + [0] * 19}, "correct must hold both outcomes"),
         ({"calibrator": PlattScalingCalibrator(floor=1)}, "floor is 1"),
     ],

@@ -16,12 +16,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from helpers.calibration import PlattScalingCalibrator
 from helpers.metrics import (
-    Binning,
     class_gap,
     class_gap_difference,
     class_table,
-    debiased_calibration_error,
-    top_label_calibration_error,
     weighted_mean,
 )
 
@@ -39,9 +36,6 @@ def wilson(rate: float, n: float, z: float) -> tuple[float, float]:
     middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     return middle - reach, middle + reach
-
-
-# The table ------------------------------------------------------------------------
 
 
 def test_table_by_hand() -> None:
@@ -77,22 +71,18 @@ def test_one_row_tells_nothing_of_a_mean() -> None:
     low, high = wilson(0, 1, norm.ppf(0.975))
     assert ear["accuracy_low"] == pytest.approx(low, abs=1e-12)
     assert ear["accuracy_high"] == pytest.approx(high)
+    # Nor does one hospital of others.
+    one = class_table(
+        ["toe"] * 3, [1, 0, 1], {"raw": [0.5, 0.6, 0.7]}, groups=["a"] * 3
+    )
+    assert one.filter(regex="_low|_high").isna().all(axis=None)
+    assert one["raw_gap"].item() == pytest.approx(0.6 - 2 / 3)
 
 
 def test_ties_are_by_name_and_names_need_not_be_text() -> None:
     for names in (["b", "c", "a"], [2, 3, 1], np.array([2, 3, 1])):
         table = class_table([*names, names[1]], [1] * 4, {"raw": [0.5] * 4})
         assert list(table.index) == [names[1], *sorted([names[0], names[2]])]
-
-
-def test_an_always_right_class_is_not_certain() -> None:
-    rng = np.random.default_rng(0)
-    raw = rng.uniform(0.95, 1, 30)
-    row = class_table(["toe"] * 30, [1] * 30, {"raw": raw}).iloc[0]
-    assert row["raw_gap"] < 0 < row["raw_gap_high"]
-    # A bootstrap would see the spread of the confidence only.
-    spread = row["raw_high"] - row["raw_low"]
-    assert row["raw_gap_high"] - row["raw_gap_low"] > 5 * spread
 
 
 def test_groups_by_hand() -> None:
@@ -107,64 +97,14 @@ def test_groups_by_hand() -> None:
     low, high = wilson(0.6, size, student.ppf(0.975, 2))
     assert tuple(row[["accuracy_low", "accuracy_high"]]) == pytest.approx((low, high))
     assert row["raw_gap_high"] == pytest.approx(0.6 - low)
-
-
-def test_groups_undo_duplicates() -> None:
-    predicted, correct, raw = cases(1, 400)
-    single = class_table(predicted, correct, {"raw": raw})
-    many = [np.repeat(column, 5) for column in (predicted, correct, raw)]
-    groups = np.repeat([f"text {at}" for at in range(400)], 5)
-    grouped = class_table(many[0], many[1], {"raw": many[2]}, groups=groups)
-    naive = class_table(many[0], many[1], {"raw": many[2]})
-    for part in ("accuracy", "raw", "raw_gap"):
-        widths = [
-            t[f"{part}_high"] - t[f"{part}_low"] for t in (single, grouped, naive)
-        ]
-        common = single["n"] > 50
-        assert widths[1][common].to_numpy() == pytest.approx(
-            widths[0][common].to_numpy(), rel=0.06
-        )
-        assert (widths[1] > 1.8 * widths[2]).all()
-
-
-def test_one_hospital_tells_nothing_of_others() -> None:
-    table = class_table(
-        ["toe"] * 3, [1, 0, 1], {"raw": [0.5, 0.6, 0.7]}, groups=["a"] * 3
+    raw = [0.9, 0.8, 0.5, 0.6, 0.3]
+    row = class_table(["toe"] * 5, correct, {"raw": raw}, groups=groups).iloc[0]
+    expected = weighted_mean(raw, np.ones(5), clusters=groups)[:2]
+    assert tuple(row[["raw", "raw_low"]]) == pytest.approx(expected)
+    turned = class_table(
+        ["toe"] * 5, correct[::-1], {"raw": raw[::-1]}, groups=groups[::-1]
     )
-    ends = [name for name in table if name.endswith(("_low", "_high"))]
-    assert table[ends].isna().all(axis=None)
-    assert table["raw_gap"].item() == pytest.approx(0.6 - 2 / 3)
-
-
-@pytest.mark.parametrize(("n", "accuracy"), [(10, 0.98), (30, 0.9)])
-def test_intervals_cover_as_often_as_they_say(n: int, accuracy: float) -> None:
-    rng = np.random.default_rng(n)
-    predicted = np.repeat(np.arange(200), n)
-    raw = rng.beta(29.1, 0.9, len(predicted))
-    table = class_table(predicted, rng.random(len(predicted)) < accuracy, {"raw": raw})
-    gap = 0.97 - accuracy
-    covered = (table["raw_gap_low"] <= gap) & (gap <= table["raw_gap_high"])
-    assert 0.87 <= covered.mean() <= 0.995
-    covered = table["accuracy_low"].le(accuracy) & table["accuracy_high"].ge(accuracy)
-    assert 0.93 <= covered.mean() <= 0.998
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10_000), st.booleans())
-def test_order_of_rows_does_not_matter(seed: int, grouped: bool) -> None:
-    predicted, correct, raw = cases(seed, 60)
-    groups = np.random.default_rng(seed).integers(0, 9, 60)
-    turned = np.random.default_rng(seed + 1).permutation(60)
-    table = class_table(
-        predicted, correct, {"raw": raw}, groups=groups if grouped else None
-    )
-    again = class_table(
-        predicted[turned],
-        correct[turned],
-        {"raw": raw[turned]},
-        groups=groups[turned] if grouped else None,
-    )
-    pd.testing.assert_frame_equal(table, again)
+    pd.testing.assert_series_equal(turned.iloc[0], row)
 
 
 def test_table_knows_what_was_fitted_on() -> None:
@@ -176,9 +116,6 @@ def test_table_knows_what_was_fitted_on() -> None:
         assert table.attrs["in_sample"] == expected
 
 
-# The mean gap ---------------------------------------------------------------------
-
-
 def test_gap_by_hand() -> None:
     predicted, correct = ["hand"] * 3 + ["toe"], [1, 1, 0, 0]
     raw = [0.9, 0.8, 0.7, 0.5]  # gaps 2.4 / 3 − 2 / 3 and .5
@@ -188,34 +125,6 @@ def test_gap_by_hand() -> None:
     chance = np.var([-0.1, -0.2, 0.7], ddof=1) / 3
     squared = class_gap(predicted, correct, raw, norm="squared")
     assert squared == pytest.approx(((0.4 / 3) ** 2 - chance) / 2)
-
-
-def test_gap_is_the_top_label_error_with_one_bin() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.dirichlet([0.5] * 5, 150)
-    truth = rng.integers(0, 5, 150)
-    top, says = p.max(axis=1), p.argmax(axis=1)
-    one: dict[str, Any] = {"average": "macro", "binning": Binning(1)}
-    expected = top_label_calibration_error(p, truth, **one)
-    assert class_gap(says, says == truth, top) == pytest.approx(expected)
-
-
-def test_gap_is_that_of_the_table() -> None:
-    predicted, correct, raw = cases(4)
-    gaps = class_table(predicted, correct, {"raw": raw})["raw_gap"].abs()
-    found = class_gap(predicted, correct, raw)
-    assert found == pytest.approx(gaps.mean())
-
-
-def test_squared_gap_of_one_confidence_is_the_debiased_error() -> None:
-    _, correct, _ = cases(5)
-    stated = np.full(200, 0.8)
-    expected = debiased_calibration_error(stated, correct, binning=Binning(1))
-    found = class_gap(["toe"] * 200, correct, stated, norm="squared")
-    assert found == pytest.approx(expected)
-
-
-# The difference of two confidences ------------------------------------------------
 
 
 def plain_gap(
@@ -275,7 +184,6 @@ def test_value_is_first_less_second() -> None:
     found = class_gap_difference(predicted, correct, both, n_resamples=200)
     one, two = (class_gap(predicted, correct, p, norm="squared") for p in both)
     assert found.value == pytest.approx(one - two)
-    assert found.high < 0  # the second is far too sure
     back = class_gap_difference(predicted, correct, both[::-1], n_resamples=200)
     assert back == pytest.approx((-found.value, -found.high, -found.low))
     same = class_gap_difference(predicted, correct, (first, first))
@@ -292,15 +200,11 @@ def test_resamples_without_a_class_that_counts_are_left_out() -> None:
     assert np.isfinite([found.low, found.high]).all()
 
 
-# What is refused ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
         ({"confidences": {}}, "confidences must have at least one; there is none"),
-        ({"confidences": {"raw": [0.5, 0.5]}}, "raw must have one value for each of 3"),
         (
             {"confidences": {"raw": [0.5, 2, 0]}},
             r"raw must lie in \[0, 1\]; row 1 is 2",
@@ -310,7 +214,6 @@ def test_resamples_without_a_class_that_counts_are_left_out() -> None:
             "the table of .* must not have the column 'a_gap' twice",
         ),
         ({"confidences": {"n": [0.5] * 3}}, "the table .* the column 'n' twice"),
-        ({"groups": [1, 2]}, "groups must have one value for each of 3 rows"),
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
 )
@@ -327,14 +230,10 @@ def test_bad_table(change: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"predicted": ["a", None, "b"]}, "predicted must not be missing; 1 of"),
-        ({"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
         ({"confidences": ([0.5] * 3, [0.5, 2, 0])}, r"confidences\[1\] must lie in"),
-        ({"confidences": ([0.5], [0.5] * 3)}, r"confidences\[0\] must have one value"),
         ({"confidences": ([0.5] * 3,)}, "confidences must be two; there are 1"),
         ({"min_n": 0}, "min_n must be a whole number of 1 or more, not 0"),
         ({"min_n": 3}, "min_n must be at most 2, of the largest class, not 3"),
-        ({"groups": [1, None, 2]}, "groups must not be missing; 1 of"),
         ({"n_resamples": 0}, "n_resamples must be a whole number"),
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
@@ -350,8 +249,6 @@ def test_bad_gaps(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match="norm must be one of 'l1', 'squared', not"):
         class_gap(["a"], [1], [0.5], norm="max")  # type: ignore[arg-type]
 
-
-# Means of surveys -----------------------------------------------------------------
 
 # Six rows of four hospitals in two strata.
 VALUES = [1, 0, 1, 0, 1, 1]
@@ -449,31 +346,12 @@ def test_without_freedom_there_is_no_interval() -> None:
         assert np.isnan([found.low, found.high, found.standard_error]).all()
 
 
-def test_survey_intervals_cover_as_often_as_they_say() -> None:
-    """Samples of hospitals from three strata of a population of known mean."""
-    rng = np.random.default_rng(0)
-    level = rng.beta(4, 2, (3, 400))  # of each hospital
-    size = np.array([5, 20, 60])  # how many each drawn hospital stands for
-    truth = size @ level.mean(axis=1) / size.sum()
-    covered = 0
-    for _ in range(200):
-        drawn = np.stack([rng.choice(stratum, 12) for stratum in level])
-        strata, hospitals = np.repeat(np.indices(drawn.shape), 5, axis=2).reshape(2, -1)
-        values = rng.random(180) < np.repeat(drawn.ravel(), 5)
-        found = weighted_mean(values, size[strata], strata=strata, clusters=hospitals)
-        covered += found.low <= truth <= found.high
-    assert covered / 200 == pytest.approx(0.95, abs=0.04)
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"weights": [1, -2, 1]}, "weights must be 0 or more; row 1 is -2.0"),
         ({"weights": [1, 1, np.inf]}, "weights must be finite; row 2 is inf"),
         ({"weights": [0, 0, 0]}, "weights must not all be 0"),
-        ({"strata": [1, 2]}, "strata must have one value for each of 3 rows"),
-        ({"strata": [1, None, 2]}, "strata must not be missing; 1 of"),
-        ({"clusters": [1]}, "clusters must have one value for each of 3 rows"),
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
 )

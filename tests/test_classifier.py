@@ -13,21 +13,22 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -64,17 +65,19 @@ def tiny(tiny_llama: LanguageModel) -> LLMClassifier:
     return make(tiny_llama)
 
 
-def by_hand(model: LanguageModel, prompt: str, label: str, ends: Any) -> float:
-    """Probability of a label and its end, from one row without cache or padding."""
-    ids = model.encode(prompt)
-    answer = model.encode(prompt + label)[len(ids) :]
-    assert model.encode(prompt + label) == ids + answer
-    with torch.inference_mode():
-        logits = model.network(input_ids=torch.tensor([ids + answer])).logits[0]
-    p = logits.double().softmax(-1)[len(ids) - 1 :]
+def by_hand(model: LanguageModel, prompt: str, ends: Any = ENDS) -> np.ndarray:
+    """Probabilities of labels and their end, from single rows without any padding."""
+    ids, found = model.encode(prompt), []
     stops = [i for i, text in enumerate(model.vocabulary) if text.startswith(ends)]
-    product = np.prod([float(p[at, token]) for at, token in enumerate(answer)])
-    return float(product * float(p[-1, stops].sum()))
+    for label in sorted(LABELS):
+        whole = model.encode(f"{prompt} {label}")
+        assert whole[: len(ids)] == ids
+        with torch.inference_mode():
+            logits = model.network(input_ids=torch.tensor([whole])).logits[0]
+        p = logits.double().softmax(-1)[len(ids) - 1 :]
+        product = np.prod([float(p[at, t]) for at, t in enumerate(whole[len(ids) :])])
+        found.append(float(product * float(p[-1, stops].sum())))
+    return np.array(found)
 
 
 # Probabilities -----------------------------------------------------------------------
@@ -84,26 +87,13 @@ def by_hand(model: LanguageModel, prompt: str, label: str, ends: Any) -> float:
 def test_probabilities_are_the_models_own(any_model: LanguageModel) -> None:
     found = make(any_model, examples=EXAMPLES)
     shown = "Review: a warm film\nSentiment: positive\n\nReview: a bore\n"
-    shown += "Sentiment: negative\n\n"
-    prompts = [f"{shown}Review: {text}\nSentiment:" for text in TEXTS[:3]]
-    expected = np.array(
-        [
-            [by_hand(any_model, p, f" {x}", ENDS) for x in sorted(LABELS)]
-            for p in prompts
-        ]
-    )
+    shown += "Sentiment: negative\n\nReview: "
+    prompts = [f"{shown}{text}\nSentiment:" for text in TEXTS[:3]]
+    expected = np.array([by_hand(any_model, prompt) for prompt in prompts])
     raw = found.raw_log_proba(TEXTS[:3])
     np.testing.assert_allclose(raw, np.log(expected), atol=1e-4)
     shares = expected / expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.predict_proba(TEXTS[:3]), shares, atol=1e-4)
-
-
-def test_default_prompt_works_in_a_chat_template(tiny_llama: LanguageModel) -> None:
-    found = LLMClassifier(tiny_llama, LABELS, chat=True)
-    prompt = found.render("a film")
-    hand = np.array([by_hand(tiny_llama, prompt, x, ENDS) for x in found.classes_])
-    p = found.predict_proba(["a film"])
-    np.testing.assert_allclose(p[0], hand / hand.sum(), atol=1e-4)
 
 
 def test_what_changes_nothing(tiny: LLMClassifier, tiny_llama: LanguageModel) -> None:
@@ -127,47 +117,37 @@ def test_what_changes_nothing(tiny: LLMClassifier, tiny_llama: LanguageModel) ->
     assert tiny.predict_proba([]).shape == (0, 2) and len(tiny.score_table([])) == 0
 
 
-def test_embedded_model_tells_good_from_bad(embedded: LanguageModel) -> None:
-    examples = [("A joy from start to finish.", "positive"), ("A mess.", "negative")]
-    texts = ["Warm, wise and very funny.", "Dull and badly acted."]
-    good, bad = make(embedded, examples=examples).predict_proba(texts)[:, 1]
-    assert good > bad
-
-
 # The prompt --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (
-            {"prompt": None},
-            "Classify the text as one of: negative, positive.\n\nText: a film\nLabel:",
-        ),
-        (
-            {"examples": EXAMPLES, "instruction": "Judge.", "separator": "\n--\n"},
-            "Judge.\n--\nReview: a warm film\nSentiment: positive\n--\n"
-            "Review: a bore\nSentiment: negative\n--\nReview: a film\nSentiment:",
-        ),
-        (
-            {"prompt": f"{PROMPT} ", "examples": [("b", "positive")]},
-            "Review: b\nSentiment: positive\n\nReview: a film\nSentiment:",
-        ),
-        (
-            {"prompt": "{text}\n", "examples": [("b", "positive")]},
-            "b\npositive\n\na film\n",
-        ),
-        (
-            {"prompt": "{text}", "examples": [("b (", "positive")]},
-            # What a text ends in has no say: labels are read in one way for all texts.
-            "b ( positive\n\na film",
-        ),
-        (
-            {"prompt": '{text}\n{"sentiment": "', "examples": [("b", "positive")]},
-            'b\n{"sentiment": "positive\n\na film\n{"sentiment": "',
-        ),
-    ],
-)
+PLAIN: list[tuple[dict[str, Any], str]] = [
+    (
+        {"prompt": None},
+        "Classify the text as one of: negative, positive.\n\nText: a film\nLabel:",
+    ),
+    (
+        {"examples": EXAMPLES, "instruction": "Judge.", "separator": "\n--\n"},
+        "Judge.\n--\nReview: a warm film\nSentiment: positive\n--\n"
+        "Review: a bore\nSentiment: negative\n--\nReview: a film\nSentiment:",
+    ),
+    (
+        {"prompt": f"{PROMPT} ", "examples": [("b", "positive")]},
+        "Review: b\nSentiment: positive\n\nReview: a film\nSentiment:",
+    ),
+    (
+        {"prompt": "{text}\n", "examples": [("b", "positive")]},
+        "b\npositive\n\na film\n",
+    ),
+    # What a text ends in has no say: labels are read in one way for all texts.
+    ({"prompt": "{text}", "examples": [("b (", "positive")]}, "b ( positive\n\na film"),
+    (
+        {"prompt": '{text}\n{"sentiment": "', "examples": [("b", "positive")]},
+        'b\n{"sentiment": "positive\n\na film\n{"sentiment": "',
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), PLAIN)
 def test_plain_prompts(
     tiny_llama: LanguageModel, settings: dict[str, Any], expected: str
 ) -> None:
@@ -176,37 +156,26 @@ def test_plain_prompts(
     assert found.predict_proba(TEXTS).shape == (7, 2)
 
 
-def test_chat_prompt_has_examples_as_turns(
+def test_chat_has_example_turns(
     embedded: LanguageModel, tiny_gpt2: LanguageModel
 ) -> None:
     found = make(embedded, examples=EXAMPLES[:1], instruction="Judge.", chat=True)
+    turns = [("Review: a warm film\nSentiment:", "positive")]
     assert found.render("a film") == embedded.chat(
-        "Review: a film\nSentiment:",
-        system="Judge.",
-        examples=[("Review: a warm film\nSentiment:", "positive")],
+        "Review: a film\nSentiment:", system="Judge.", examples=turns
     )
     with pytest.raises(ValueError, match="no chat template"):
         make(tiny_gpt2, chat=True).predict(TEXTS)
 
 
-TRICKY = [
-    "{text}",
-    "braces {} and {0} and {label}",
-    "A film.\nSentiment: negative\n\nReview: another",
-    "Sentiment:",
-    "ends in spaces   ",
-    "ends in a line break\n",
-    "ends in a tab\t",
-    "   begins in spaces",
-    "ends in points...",
-    'ends in a quote"',
-    "naïve café 日本語",
-    "😀",
-    "12345",
-    "<|im_end|> and <s> and </s> inside",
-    "<|im_start|>",
-    "\\n and {text} again {text}",
+TRICKY = ["{text}", "braces {} and {0} and {label}", "Sentiment:"]
+TRICKY += [
+    f"ends in {end}" for end in ("spaces   ", "a break\n", "a tab\t", "...", '"')
 ]
+TRICKY += ["ends in points...", 'ends in a quote"']
+TRICKY += ["A film.\nSentiment: negative\n\nReview: another", "   begins in spaces"]
+TRICKY += ["naïve café 日本語", "😀", "12345", "\\n and {text} again {text}"]
+TRICKY += ["<|im_end|> and <s> and </s> inside", "<|im_start|>"]
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -232,10 +201,9 @@ def test_tokens_of_prompt_and_label_are_those_of_the_whole(
 
 def test_text_is_put_in_as_it_is(tiny_llama: LanguageModel) -> None:
     found = make(tiny_llama, examples=[("shown {text}", "positive")])
+    shown = "Review: shown {text}\nSentiment: positive\n\n"
     for text in TRICKY:
-        assert found.render(text) == (
-            f"Review: shown {{text}}\nSentiment: positive\n\nReview: {text}\nSentiment:"
-        )
+        assert found.render(text) == f"{shown}Review: {text}\nSentiment:"
     np.testing.assert_allclose(found.predict_proba(TRICKY).sum(axis=1), 1)
 
 
@@ -263,14 +231,12 @@ def test_control_tokens_in_texts_examples_and_labels_are_text(
     assert count(prompt=framed, examples=EXAMPLES) == plain + 2 * 3
 
 
-def test_terminator_makes_the_end_of_the_answer_part_of_it(
-    tiny_llama: LanguageModel,
-) -> None:
+def test_terminator_makes_the_end_part_of_the_answer(tiny_llama: LanguageModel) -> None:
     prompt = make(tiny_llama).render("a film")
     cases: list[tuple[Any, Any]] = [("auto", ENDS), (".", "."), (None, "")]
     for terminator, ends in cases:
         found = make(tiny_llama, terminator=terminator).raw_log_proba(["a film"])[0]
-        hand = [by_hand(tiny_llama, prompt, f" {x}", ends) for x in sorted(LABELS)]
+        hand = by_hand(tiny_llama, prompt, ends)
         np.testing.assert_allclose(np.exp(found), hand, rtol=1e-4)
     labels = ["no", "no way"]
     assert make(tiny_llama, labels=labels).predict_proba(TEXTS).shape == (7, 2)
@@ -283,13 +249,12 @@ def test_most_of_the_probability_on_no_label_is_said(embedded: LanguageModel) ->
     with pytest.warns(OffLabelWarning, match=r"Oslo is'.*'␣negative'") as caught:
         lost.score_table(TEXTS[:2])
     assert len(caught) == 1
-    make(embedded, examples=EXAMPLES, terminator=None).predict(TEXTS[:1])  # silence
-    lost.predict_proba([])
+    lost.predict_proba([])  # silence
+    p = make(embedded, examples=EXAMPLES, terminator=None).predict_proba(TEXTS[:2])
+    assert p[0, 1] > p[1, 1]  # it tells good from bad
 
 
-def test_a_follow_up_shows_text_label_and_question(
-    tiny_llama: LanguageModel, embedded: LanguageModel
-) -> None:
+def test_follow_up_prompt(tiny_llama: LanguageModel, embedded: LanguageModel) -> None:
     found = make(tiny_llama, instruction="Judge.", examples=EXAMPLES)
     asked = found.follow_up(
         pd.Series(["a film", "a bore"], index=[4, 2]),
@@ -328,39 +293,22 @@ def test_a_prior_is_divided_out(tiny_llama: LanguageModel, prior: Any) -> None:
     expected /= expected.sum(axis=1, keepdims=True)
     corrected = found.predict_proba(TEXTS)
     np.testing.assert_allclose(corrected, expected)
-    # Of two labels, it leaves the ranking alone, and the mass on no label always.
-    ranked = roc_auc_score(TRUTH, plain.predict_proba(TEXTS)[:, 1])
-    assert roc_auc_score(TRUTH, corrected[:, 1]) == ranked
+    # It leaves the mass on no label always.
     off = [one.score_table(TEXTS)["off_label"] for one in (plain, found)]
     np.testing.assert_array_equal(*off)
     if prior == "unlabelled":
         np.testing.assert_allclose(corrected.mean(axis=0), 0.5, atol=1e-8)
     elif prior == "contextual":
         prompts = [f"Review: {text}\nSentiment:" for text in ("N/A", "[MASK]", "")]
-        each = np.array(
-            [
-                [by_hand(tiny_llama, prompt, f" {x}", ENDS) for x in sorted(LABELS)]
-                for prompt in prompts
-            ]
-        )
+        each = np.array([by_hand(tiny_llama, prompt) for prompt in prompts])
         means = (each / each.sum(axis=1, keepdims=True)).mean(axis=0)
         np.testing.assert_allclose(found.prior_, means, atol=1e-5)
     elif prior == "domain":
-        again, other = (
-            make(tiny_llama, prior=prior, random_state=seed).fit(TEXTS)
-            for seed in (0, 1)
-        )
-        np.testing.assert_array_equal(again.prior_, found.prior_)
-        assert not np.array_equal(other.prior_, found.prior_)
+        settings = [{"prior": prior, "random_state": seed} for seed in (0, 1)]
+        again, other = [make(tiny_llama, **one).fit(TEXTS).prior_ for one in settings]
+        assert (again == found.prior_).all() and (other != found.prior_).any()
     else:
         np.testing.assert_allclose(found.prior_, [0.25, 0.75])
-
-
-def test_contextual_prior_works_where_a_prompt_is_the_text_alone(
-    tiny_gpt2: LanguageModel,
-) -> None:
-    found = make(tiny_gpt2, prompt="{text}", prior="contextual")
-    assert found.predict_proba(TEXTS).shape == (7, 2)
 
 
 distributions = arrays(
@@ -368,6 +316,7 @@ distributions = arrays(
 ).map(lambda a: a / a.sum(axis=1, keepdims=True))
 
 
+@settings(deadline=None, max_examples=50)
 @given(distributions)
 def test_balancing_prior_leaves_labels_equally_probable(p: np.ndarray) -> None:
     prior = balancing_prior(p)
@@ -398,13 +347,22 @@ def test_examples_are_drawn_in_turn_from_every_label(tiny_llama: LanguageModel) 
 
 
 def test_drawn_examples_do_not_count_towards_the_prior(
-    tiny_llama: LanguageModel,
+    tiny_llama: LanguageModel, tiny_gpt2: LanguageModel
 ) -> None:
     found = make(tiny_llama, examples=2, prior="unlabelled").fit(TEXTS, TRUTH)
     shown = [text for text, _ in found.examples_]
     rest = [text for text in TEXTS if text not in shown]
     given = make(tiny_llama, examples=found.examples_, prior="unlabelled").fit(rest)
     np.testing.assert_allclose(found.prior_, given.prior_)
+    # Where all are examples, none is left, and a failed fit leaves nothing behind.
+    found = make(tiny_llama, examples=7, prior="unlabelled")
+    with pytest.raises(ValueError, match="needs texts"):
+        found.fit(TEXTS, TRUTH)
+    with pytest.raises(NotFittedError):
+        found.predict(TEXTS)
+    # A prompt may be the text alone, of which the contextual prior has an empty one.
+    found = make(tiny_gpt2, prompt="{text}", prior="contextual")
+    assert found.predict_proba(TEXTS).shape == (7, 2)
 
 
 @pytest.mark.parametrize(
@@ -412,9 +370,7 @@ def test_drawn_examples_do_not_count_towards_the_prior(
     [{"examples": 2}, {"prior": "domain"}, {"prior": "unlabelled"}, {"labels": None}],
     ids=str,
 )
-def test_what_needs_data_needs_fit(
-    tiny_llama: LanguageModel, settings: dict[str, Any]
-) -> None:
+def test_data_need_a_fit(tiny_llama: LanguageModel, settings: dict[str, Any]) -> None:
     found = make(tiny_llama, **settings)
     assert hasattr(found, "classes_") == ("labels" not in settings)
     with pytest.raises(NotFittedError):
@@ -431,9 +387,7 @@ def test_what_needs_data_needs_fit(
 @pytest.mark.parametrize(
     "settings", [{}, {"examples": EXAMPLES}, {"prior": "contextual"}], ids=str
 )
-def test_what_needs_no_data_needs_no_fit(
-    tiny_llama: LanguageModel, settings: dict[str, Any]
-) -> None:
+def test_no_data_no_fit(tiny_llama: LanguageModel, settings: dict[str, Any]) -> None:
     found = make(tiny_llama, **settings)
     check_is_fitted(found)
     fitted = make(tiny_llama, **settings).fit()
@@ -443,31 +397,18 @@ def test_what_needs_no_data_needs_no_fit(
     assert not np.allclose(changed.predict_proba(TEXTS), p)
 
 
-def test_failed_fit_leaves_nothing_behind(tiny_llama: LanguageModel) -> None:
-    found = make(tiny_llama, examples=7, prior="unlabelled")
-    with pytest.raises(ValueError, match="needs texts"):
-        found.fit(TEXTS, TRUTH)  # all are examples: none is left for the prior
-    with pytest.raises(NotFittedError):
-        found.predict(TEXTS)
-
-
 def test_model_given_by_name_is_looked_up_once_a_call_and_held(
-    embedded: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
-
-    def load(name: str | None = None) -> LanguageModel:
-        calls.append(name)
-        return embedded
-
+    load = Mock(return_value=tiny_llama)
     monkeypatch.setattr(LanguageModel, "load", load)
     found = LLMClassifier("some/model", LABELS).fit()
     for ask in (found.render, lambda text: found.predict_proba([text])):
-        calls.clear()
+        load.reset_mock()
         ask("a film")
-        assert calls == ["some/model"]
+        load.assert_called_once_with("some/model")
     # Whoever holds the one holds the other.
-    assert any(value is embedded for value in vars(found).values())
+    assert any(value is tiny_llama for value in vars(found).values())
 
 
 # scikit-learn ------------------------------------------------------------------------
@@ -508,6 +449,28 @@ def test_works_in_what_scikit_learn_has(tiny_llama: LanguageModel) -> None:
     assert search.fit(TEXTS, TRUTH).best_params_["prior"] in grid["prior"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "y"),
+    [
+        ("0 1 10 2", [2, 10, 0]),
+        ("$1 $2", [1, 1]),
+        ("1/5 2/5", [1, 0]),
+        ("1 2 3", [1, 2, 1]),
+        ("-1 1", [1, 0, 1]),
+        ("none 1", [1, 0, 1]),
+        ("2.0 1.0", [1, 0, 1]),
+    ],
+)
+def test_numbers_for_labels_that_are_numbers_are_refused(
+    tiny_llama: LanguageModel, labels: str, y: list[int]
+) -> None:
+    names = labels.split()
+    found = make(tiny_llama, labels=names, examples=2)
+    with pytest.raises(ValueError, match=r"y must be strings .*astype\(str\)"):
+        found.fit(TEXTS[:3], y)
+    found.fit(TEXTS[:3], [names[0], names[1], names[0]])
+
+
 def test_numbers_for_labels_are_positions_in_classes(tiny_llama: LanguageModel) -> None:
     codes = (TRUTH == "positive").astype(int)
     found = make(tiny_llama, examples=3)
@@ -516,45 +479,23 @@ def test_numbers_for_labels_are_positions_in_classes(tiny_llama: LanguageModel) 
     assert found.fit(TEXTS[:2], [1, 0]).examples_ == [(TEXTS[1], "0"), (TEXTS[0], "1")]
 
 
-@pytest.mark.parametrize(
-    ("labels", "y"),
-    [
-        (["0", "1", "10", "2"], [2, 10, 0]),
-        (["$1", "$2"], [1, 1]),
-        (["1/5", "2/5"], [1, 0]),
-        (["1", "2", "3"], [1, 2, 1]),
-        (["-1", "1"], [1, 0, 1]),
-        (["none", "1"], [1, 0, 1]),
-        (["2.0", "1.0"], [1, 0, 1]),
-    ],
-)
-def test_numbers_for_labels_that_are_numbers_are_refused(
-    tiny_llama: LanguageModel, labels: list[str], y: list[int]
-) -> None:
-    found = make(tiny_llama, labels=labels, examples=2)
-    with pytest.raises(ValueError, match=r"y must be strings .*astype\(str\)"):
-        found.fit(TEXTS[:3], y)
-    found.fit(TEXTS[:3], [labels[0], labels[1], labels[0]])
-
-
 # The table ---------------------------------------------------------------------------
 
 
 def test_table_has_one_tidy_row_a_text(tiny: LLMClassifier, tmp_path: Path) -> None:
     table = tiny.score_table(pd.Series(TEXTS, index=list("tuvwxyz")), TRUTH)
     columns = ["p_negative", "p_positive", "off_label", "prediction", "confidence"]
+    assert list(tiny.score_table(TEXTS).columns) == columns
     assert list(table.columns) == [*columns, "truth", "correct"]
     assert list(table.index) == list("tuvwxyz")
-    p = table[["p_negative", "p_positive"]].to_numpy()
-    np.testing.assert_array_equal(p, tiny.predict_proba(TEXTS))
+    p, best = tiny.predict_proba(TEXTS), tiny.predict(TEXTS)
+    np.testing.assert_array_equal(table[["p_negative", "p_positive"]], p)
     raw = np.exp(tiny.raw_log_proba(TEXTS))
     np.testing.assert_allclose(table["off_label"], 1 - raw.sum(axis=1))
     np.testing.assert_array_equal(table["confidence"], p.max(axis=1))
-    best = tiny.predict(TEXTS)
     assert list(table["prediction"]) == list(best)
     assert list(table["truth"]) == list(TRUTH)
     assert list(table["correct"]) == list(best == TRUTH)
-    assert list(tiny.score_table(TEXTS).columns) == columns
     assert table.attrs["source"] == tiny.source()
     table.to_parquet(tmp_path / "scores.parquet")
     again = pd.read_parquet(tmp_path / "scores.parquet")
@@ -562,26 +503,20 @@ def test_table_has_one_tidy_row_a_text(tiny: LLMClassifier, tmp_path: Path) -> N
     assert again.attrs == table.attrs == table["confidence"].attrs
 
 
-@pytest.mark.parametrize(
-    ("changed", "key"),
-    [
-        ({"prompt": "Text: {text}\nSentiment:"}, "prompt"),
-        ({"examples": [("A bore.", "negative")]}, "prompt"),
-        ({"prior": {"positive": 0.7, "negative": 0.3}}, "prompt"),
-        ({"family": "case"}, "labels"),
-        ({"labels": ["positive", "negative", "no"]}, "labels"),
-        ({"model": None}, "model"),
-    ],
-    ids=str,
-)
-def test_source_changes_with_model_prompt_prior_and_labels(
-    tiny: LLMClassifier, tiny_gpt2: LanguageModel, changed: dict[str, Any], key: str
-) -> None:
+def test_what_changes_the_source(tiny: LLMClassifier, tiny_gpt2: LanguageModel) -> None:
     first = tiny.source()
     assert set(first) == {"model", "prompt", "labels"} and tiny.source() == first
     assert first["model"].startswith("tiny llama ")
-    other = clone(tiny).set_params(**{k: v or tiny_gpt2 for k, v in changed.items()})
-    assert other.source()[key] != first[key]
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("prompt", {"prompt": "Text: {text}\nSentiment:"}),
+        ("prompt", {"examples": [("A bore.", "negative")]}),
+        ("prompt", {"prior": {"positive": 0.7, "negative": 0.3}}),
+        ("labels", {"family": "case"}),
+        ("labels", {"labels": ["positive", "negative", "no"]}),
+        ("model", {"model": tiny_gpt2}),
+    ]
+    for key, changed in cases:
+        assert clone(tiny).set_params(**changed).source()[key] != first[key], changed
 
 
 # The cache ---------------------------------------------------------------------------
@@ -616,7 +551,7 @@ def change(cache: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return file.execute(query, values).fetchall()
 
 
-def test_what_is_known_needs_no_forward_pass(
+def test_known_needs_no_pass(
     tiny: LLMClassifier, passes: list[int], cache: Path
 ) -> None:
     without = clone(tiny).set_params(cache=False)
@@ -644,9 +579,11 @@ def test_no_text_is_stored(tiny_llama: LanguageModel, cache: Path) -> None:
         assert word.encode("utf-16-le") not in content
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
+def test_other_questions_share_no_entries(
+    tiny: LLMClassifier, passes: list[int]
+) -> None:
+    tiny.predict_proba(TEXTS)
+    others: list[dict[str, Any]] = [
         {"labels": ["positive", "negative", "no way"]},
         {"labels": ["yes", "no"]},
         {"prompt": "Review: {text}\nVerdict:"},
@@ -654,19 +591,14 @@ def test_no_text_is_stored(tiny_llama: LanguageModel, cache: Path) -> None:
         {"spellings": {"positive": ["warm"]}},
         {"terminator": None},
         {"instruction": "Judge."},
-    ],
-    ids=str,
-)
-def test_other_questions_do_not_share_entries(
-    tiny: LLMClassifier, passes: list[int], other: dict[str, Any]
-) -> None:
-    tiny.predict_proba(TEXTS)
-    passes.clear()
-    tiny.set_params(**other).predict_proba(TEXTS)
-    assert passes
+    ]
+    for other in others:
+        passes.clear()
+        clone(tiny).set_params(**other).predict_proba(TEXTS)
+        assert passes, other
 
 
-def test_other_models_do_not_share_entries(
+def test_models_share_nothing(
     tiny: LLMClassifier, make_tiny: Any, passes: list[int]
 ) -> None:
     other = make_tiny("llama", tiny.model.tokenizer)
@@ -678,9 +610,7 @@ def test_other_models_do_not_share_entries(
     assert passes
 
 
-def test_interrupted_run_goes_on_where_it_was(
-    tiny_llama: LanguageModel, passes: list[int]
-) -> None:
+def test_interrupted_run_goes_on(tiny_llama: LanguageModel, passes: list[int]) -> None:
     expected = make(tiny_llama, cache=False).predict_proba(TEXTS)
     found = make(tiny_llama, token_budget=1)  # one text a batch
     found.predict_proba(TEXTS[:1])
@@ -707,15 +637,14 @@ def test_a_damaged_cache_costs_one_warning_and_no_answer(
     content = cache.read_bytes()
     for path in cache.parent.iterdir():
         path.unlink()
-    if kind == "cut":
-        cache.write_bytes(content[: len(content) // 2])
-    elif kind == "no database":
-        cache.write_bytes(b"not a database, but long enough to be read as one" * 99)
-    elif kind == "a folder":
+    if kind == "a folder":
         cache.mkdir()
-    else:
+    elif kind == "no folder":
         cache.parent.rmdir()
         cache.parent.write_text("a file where the folder should be")
+    else:
+        half = content[: len(content) // 2]
+        cache.write_bytes(half if kind == "cut" else b"no database, but long" * 99)
     with one_warning(re.escape(f"scores in {cache.parent} is")):
         np.testing.assert_allclose(tiny.predict_proba(TEXTS), expected, atol=1e-6)
 
@@ -746,23 +675,21 @@ def checked(key: str, numbers: bytes) -> bytes:
 ROWS = [[np.nan, -1], [5, 1], [np.inf, -1], [-np.inf, -np.inf], [-0.1, -0.1], [-1], []]
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda key, value: pickle.dumps([-1.5, -2.5]),  # never unpickled
-        lambda key, value: value[:-8],
-        lambda key, value: bytes([value[0] ^ 1]) + value[1:],
-        lambda key, value: b"",
-        lambda key, value: "text",
-        lambda key, value: "\ud800".encode("utf-8", "surrogatepass"),
-        lambda key, value: -1.5,
-        lambda key, value: None,
-        *[
-            lambda key, value, row=row: checked(key, np.array(row, float).tobytes())
-            for row in ROWS
-        ],
+# What stands in the place of an entry.
+SPOILED: list[Callable[[str, bytes], Any]] = [
+    lambda key, value: pickle.dumps([-1.5, -2.5]),  # never unpickled
+    lambda key, value: value[:-8],
+    lambda key, value: bytes([value[0] ^ 1]) + value[1:],
+    lambda key, value: "\ud800".encode("utf-8", "surrogatepass"),
+    *[lambda key, value, odd=odd: odd for odd in (b"", "text", -1.5, None)],
+    *[
+        lambda key, value, row=row: checked(key, np.array(row, float).tobytes())
+        for row in ROWS
     ],
-)
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
 def test_what_is_no_row_of_scores_is_computed_again(
     tiny: LLMClassifier, cache: Path, spoil: Callable[[str, bytes], Any]
 ) -> None:
@@ -783,33 +710,22 @@ def test_swapped_rows_are_found(tiny: LLMClassifier, cache: Path) -> None:
         np.testing.assert_allclose(tiny.predict_proba(TEXTS[:2]), expected, atol=1e-6)
 
 
-_WRITER = """
-import sqlite3, sys, time
-file = sqlite3.connect(sys.argv[1], isolation_level=None)
-file.execute("BEGIN IMMEDIATE")
-file.execute("UPDATE Cache SET value = NULL")
-print("writes", flush=True)
-time.sleep(60)
-"""
-
-
-def test_several_may_write_and_one_be_killed(
+def test_several_writers(
     tiny: LLMClassifier, tiny_llama: LanguageModel, cache: Path
 ) -> None:
     expected = tiny.predict_proba(TEXTS)
-    command = [sys.executable, "-c", _WRITER, str(cache)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout and killed.stdout.readline()
-        killed.kill()
+    dies = "import os, sqlite3, sys; file = sqlite3.connect(sys.argv[1]); "
+    dies += "file.execute('UPDATE Cache SET value = NULL'); os._exit(7)"
+    assert subprocess.run([sys.executable, "-c", dies, str(cache)]).returncode == 7
     np.testing.assert_array_equal(tiny.predict_proba(TEXTS), expected)
-    parts = [[f"text {at} of {n}" for at in range(9)] for n in range(4)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
+    parts = [[f"text {at} of {n}" for at in range(5)] for n in range(3)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(3) as pool:
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", OffLabelWarning)
         found = list(pool.map(make(tiny_llama, token_budget=1).predict_proba, parts))
         again = [tiny.predict_proba(part) for part in parts]
     np.testing.assert_allclose(found, again, atol=1e-5)
-    assert change(cache, "SELECT COUNT(*) FROM Cache") == [(7 + 36,)]
+    assert change(cache, "SELECT COUNT(*) FROM Cache") == [(7 + 3 * 5,)]
 
 
 # Networks that compute no numbers ----------------------------------------------------
@@ -834,17 +750,17 @@ def test_a_network_that_gives_no_numbers_is_an_error_and_is_not_kept(
             model.network.get_output_embeddings().weight[7] *= torch.inf
     vars(model).pop("fingerprint", None)
     change(cache, "DELETE FROM Cache")
-    found, said = make(model), r"gives NaN .* text \d.*dtype='float32'"
-    for ask in (found.predict, found.predict_proba, found.score_table):
-        with pytest.raises(ModelError, match=said):
-            ask(TEXTS[:2])
-    with pytest.raises(ModelError, match=said):
-        sample_votes(found, TEXTS[:1])
-    with pytest.raises(ModelError, match=said):
-        p_true(model, TEXTS[:1])
-    for ask in (model.next_logprobs, model.next_tokens, model.generate):
-        with pytest.raises(ModelError, match=said):
-            ask("a film")
+    found = make(model)
+    for ask, texts in (
+        *[(ask, TEXTS[:2]) for ask in (found.predict, found.predict_proba)],
+        (found.score_table, TEXTS[:2]),
+        (partial(sample_votes, found), TEXTS[:1]),
+        (partial(p_true, model), TEXTS[:1]),
+        *[(ask, "a film") for ask in (model.next_logprobs, model.next_tokens)],
+        (model.generate, "a film"),
+    ):
+        with pytest.raises(ModelError, match=r"gives NaN .* text \d.*dtype='float32'"):
+            ask(texts)
     assert change(cache, "SELECT COUNT(*) FROM Cache") == [(0,)]
 
 
@@ -863,6 +779,7 @@ def test_the_text_that_overflows_is_named_be_others_kept_or_not(
 # Bad input ---------------------------------------------------------------------------
 
 
+# The matrix of tests/test_inputs.py has more kinds of what is missing or no text.
 @pytest.mark.parametrize(
     ("texts", "error", "said"),
     [
@@ -870,18 +787,12 @@ def test_the_text_that_overflows_is_named_be_others_kept_or_not(
         (["a", "b\ud83d"], ValueError, "halves of characters .*; text 1 is"),
         (["a", "b", "  \n "], ValueError, "must not be empty; text 2 is"),
         (["a", None], ValueError, "must not be missing; text 1 is None"),
-        (["a", float("nan")], ValueError, "must not be missing; text 1 is nan"),
-        (["a", pd.NA], ValueError, "must not be missing; text 1 is <NA>"),
-        (["a", pd.NaT], ValueError, "must not be missing; text 1 is NaT"),
-        (pd.Series(["a", None]), ValueError, "must not be missing; text 1"),
-        (["a", 7], TypeError, "must be strings; text 1 is 7"),
         (["a", b"b"], TypeError, "must be strings; text 1 is b'b'"),
         (["a", ["b"]], TypeError, "must be strings; text 1"),
         ("one text", TypeError, "must be a list of strings, not the one string"),
         ({"b", "a"}, TypeError, "must be a list of strings, not a set"),
         ({"a": "b"}, TypeError, "must be a list of strings, not a dict"),
         (b"bytes", TypeError, "must be a list of strings"),
-        (np.array([["a"], ["b"]]), TypeError, "one column of strings, not shape"),
         (np.array("a"), TypeError, "one column of strings, not shape"),
         (pd.DataFrame({"text": ["a"]}), TypeError, "one column of strings"),
     ],
@@ -953,8 +864,8 @@ def test_senseless_truth_is_refused(
 @pytest.mark.parametrize(
     ("predictions", "question", "examples", "message"),
     [
-        (["good"], "How sure?", (), "predictions must be labels, .* not 'good'"),
-        ([], "How sure?", (), "predictions must have one value for each of 1 rows"),
+        (["good"], "?", (), "predictions must be labels, .* not 'good'"),
+        ([], "?", (), "predictions must have one value for each of 1 rows"),
         (["positive"], "  ", (), "question must be a text, not '  '"),
         (["positive"], "?", [("a", "b", "c")], "predictions must be labels, .* 'b'"),
         (["positive"], "?", [("a", "positive")], "examples must be texts, labels and"),
@@ -962,11 +873,7 @@ def test_senseless_truth_is_refused(
     ],
 )
 def test_bad_follow_ups_are_refused(
-    tiny: LLMClassifier,
-    predictions: list[str],
-    question: str,
-    examples: Any,
-    message: str,
+    tiny: LLMClassifier, predictions: Any, question: str, examples: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         tiny.follow_up(["a film"], predictions, question, examples=examples)
@@ -977,9 +884,7 @@ def test_bad_follow_ups_are_refused(
 LONG = "the plot is dull " * 100
 
 
-def test_text_longer_than_the_window_is_named(
-    tiny: LLMClassifier, tiny_llama: LanguageModel
-) -> None:
+def test_text_beyond_the_window(tiny: LLMClassifier, tiny_llama: LanguageModel) -> None:
     with pytest.raises(ValueError, match="text 1 makes a prompt of .* tokens"):
         tiny.predict_proba(["a film", LONG])
     found = make(tiny_llama, instruction=LONG, too_long="cut")
@@ -1004,9 +909,7 @@ def test_as_much_of_a_text_as_fits_is_read_cut_between_characters(
 
 
 @pytest.mark.parametrize("prior", ["domain", "unlabelled"])
-def test_priors_of_long_texts_and_of_none(
-    tiny_llama: LanguageModel, prior: str
-) -> None:
+def test_priors_of_long_texts_or_none(tiny_llama: LanguageModel, prior: str) -> None:
     found = make(tiny_llama, prior=prior, too_long="cut").fit(["a film", LONG, LONG])
     assert found.prior_.sum() == pytest.approx(1)
     with pytest.raises(ValueError, match="needs texts"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -97,9 +98,6 @@ def points(ax: Axes, start: str) -> np.ndarray:
     return np.asarray(line(ax, start).get_xydata())
 
 
-# Thresholds
-
-
 def test_thresholds_draw_the_risk_its_limit_and_what_passed(
     certified: CertifiedThreshold,
 ) -> None:
@@ -120,47 +118,24 @@ def test_thresholds_draw_the_risk_its_limit_and_what_passed(
     ]
 
 
-def test_thresholds_start_where_all_is_accepted(certified: CertifiedThreshold) -> None:
-    ax = plots.plot_tested_thresholds(certified)
-    everything = certified.tested["n"] == 600
-    assert everything.sum() > 10
-    highest = certified.tested["threshold"][everything].max()
-    assert highest - 0.02 < ax.get_xlim()[0] < highest and 1 < ax.get_xlim()[1] < 1.02
-    # The limit of the fewest rows is far above all that matters.
-    assert certified.tested["upper"].max() > 0.6
-    assert ax.get_ylim()[1] == pytest.approx(0.45)
-
-
-@pytest.mark.parametrize(
-    ("errors", "allowed"), [(50, 0.01), (10, 0.3), (100, 0.5), (0, 0.9)]
-)
-def test_thresholds_show_the_lowest_limit_and_the_allowed(
-    errors: int, allowed: float
+def test_what_matters_of_few_thresholds_is_in_view(
+    certified: CertifiedThreshold,
 ) -> None:
-    found = choose_threshold([0.9] * 100, np.arange(100) >= errors, allowed)
-    ax = plots.plot_tested_thresholds(found)
-    bottom, top = ax.get_ylim()
-    assert bottom < 0 and max(allowed, found.tested["upper"].min()) <= top <= 1.02
-
-
-def test_thresholds_say_that_none_passed() -> None:
-    found = choose_threshold([0.7] * 5 + [0.9] * 5, [0, 1] * 5, max_risk=0.1)
-    assert found.threshold is None
-    ax = plots.plot_tested_thresholds(found)
-    assert legend(ax)[-1] == "no threshold passed" and "passed" not in legend(ax)
-    assert not len(points(ax, "no threshold"))
-
-
-@pytest.mark.parametrize(("grid", "n", "left"), [([0.8], 1, 0.796), ([0.95], 0, -0.02)])
-def test_few_thresholds_are_drawn(grid: list[float], n: int, left: float) -> None:
-    found = choose_threshold([0.9] * 4, [1] * 4, max_risk=0.1, grid=grid)
-    ax = plots.plot_tested_thresholds(found)
-    assert len(points(ax, "risk above")) == n
-    assert (line(ax, "risk above").get_marker() == "o") == (n == 1)
-    assert ax.get_xlim()[0] == pytest.approx(left) and ax.get_ylim()[1] > 0.1
-
-
-# Buckets
+    ax = plots.plot_tested_thresholds(certified)
+    all_accepted = certified.tested["threshold"][certified.tested["n"] == 600].max()
+    # The limit of the fewest rows is far above all that matters.
+    assert certified.tested["upper"].max() > 0.6 and ax.get_ylim()[1] < 0.5
+    assert all_accepted - 0.02 < ax.get_xlim()[0] < all_accepted
+    for errors, allowed in ((50, 0.01), (10, 0.3), (100, 0.5), (0, 0.9)):
+        found = choose_threshold([0.9] * 100, np.arange(100) >= errors, allowed)
+        bottom, top = plots.plot_tested_thresholds(found).get_ylim()
+        assert bottom < 0 and max(allowed, found.tested["upper"].min()) <= top <= 1.02
+    for threshold, n in ((0.8, 1), (0.95, 0)):
+        found = choose_threshold([0.9] * 4, [1] * 4, max_risk=0.1, grid=[threshold])
+        ax = plots.plot_tested_thresholds(found)
+        assert legend(ax)[-1] == "no threshold passed" and "passed" not in legend(ax)
+        assert len(points(ax, "risk above")) == n
+        assert (line(ax, "risk above").get_marker() == "o") == (n == 1)
 
 
 def test_buckets_draw_accuracies_intervals_and_confidences() -> None:
@@ -184,19 +159,14 @@ def test_buckets_draw_accuracies_intervals_and_confidences() -> None:
         "manual (< 0.5)\nnone",
     ]
 
-
-def test_buckets_at_the_ends_stay_in_the_figure_and_empty_ones_are_blank() -> None:
-    for confidence, correct in (([0.0], [0]), ([1.0] * 10**4, [1] * 10**4)):
+    for confidence, right in (([0.0], [0]), ([1.0] * 10**4, [1] * 10**4)):
         buckets = Buckets([0.5], ["a", "b"])
-        ax = plots.plot_buckets(bucket_table(confidence, correct, buckets))
-        left, right = ax.get_xlim()
-        assert left < middle(bars(ax, "acc"))[0, 0] < right
-        assert left <= 0.88 and right == 1.02
+        ax = plots.plot_buckets(bucket_table(confidence, right, buckets))
+        left, edge = ax.get_xlim()
+        assert left < middle(bars(ax, "acc"))[0, 0] < edge == 1.02
     ax = plots.plot_buckets(bucket_table([0.9], [1])[2:])
     assert not len(points(ax, "mean confidence"))
 
-
-# Costs
 
 TABLE = bucket_table([0.9], [1])
 COURSE = pd.DataFrame(
@@ -243,19 +213,11 @@ def test_costs_mark_the_choice_and_its_honest_price() -> None:
     ax = plots.plot_cost_curve(CURVE, choice=never)
     assert points(ax, "chosen: review all") == pytest.approx(points(ax, "review all"))
 
-
-def test_costs_of_some_thresholds_mark_only_the_ends_they_have() -> None:
-    costs = Costs(error=4, review=1)
-    curve = cost_curve(SCORES, CORRECT, costs, thresholds=[0.7, 0.9])
+    curve = cost_curve(SCORES, CORRECT, Costs(error=4, review=1), thresholds=[0.7])
     assert legend(plots.plot_cost_curve(curve)) == ["on these rows"]
-    curve = cost_curve([0.9], [1], costs, thresholds=[math.inf])
-    assert legend(plots.plot_cost_curve(curve))[1:] == ["review all: 1"]
     earns = cost_curve(SCORES, CORRECT, Costs(error=1, review=1, right=-3))
     assert earns["cost"].min() < 0
     assert plots.plot_cost_curve(earns).get_ylim()[0] < earns["cost"].min()
-
-
-# Monitors
 
 
 def test_monitor_draws_accuracy_and_evidence(monitor: AccuracyMonitor) -> None:
@@ -289,18 +251,6 @@ def test_monitor_draws_accuracy_and_evidence(monitor: AccuracyMonitor) -> None:
     ]
 
 
-def test_monitor_keeps_the_promise_and_the_alarm_in_view() -> None:
-    found = AccuracyMonitor(0.3, alpha=0.01)
-    found.update([True] * 500)
-    above, below = plots.plot_monitor(found.table(), promised=0.3, alpha=0.01)
-    assert above.get_ylim()[0] < 0.3 and above.get_ylim()[1] > 1
-    assert below.get_ylim()[0] < 1e-4 and below.get_ylim()[1] > 100
-    assert legend(above)[0] == "99% confidence sequence"
-    # The first items do not stretch the axis.
-    assert found.table()["lower"].min() < 0.01
-    assert plots.plot_monitor(found.table())[0].get_ylim()[0] > 0.4
-
-
 def test_monitor_draws_mean_confidence_and_infinite_evidence() -> None:
     for certain_at, side in ((2, "left"), (30, "right")):
         found = CalibrationMonitor(clip=0)
@@ -318,31 +268,14 @@ def test_monitor_draws_mean_confidence_and_infinite_evidence() -> None:
         note = below.texts[-1]
         assert note.get_text() == "20,000 or more"
         assert note.get_horizontalalignment() == side
-
-
-def test_monitor_draws_tiny_evidence_on_the_edge(monitor: AccuracyMonitor) -> None:
-    table = monitor.table().assign(e_value=np.geomspace(1, 1e-300, 160))
-    table.loc[159, "e_value"] = 0.0
-    _, below = plots.plot_monitor(table)
-    drawn = np.asarray(below.lines[0].get_ydata())
-    assert drawn[-1] == 1e-4 and 0 < below.get_ylim()[0] < 1e-4
-    assert len(below.texts) == 1
-
-
-# Risk and coverage
-
-
-def test_risk_lines_begin_with_twenty_rows(
-    data: Data,
-) -> None:
-    curve = risk_coverage_curve(*data)
-    ax = plots.plot_risk_coverage({"raw": curve}, max_risk=0.2)
-    expected = np.column_stack([curve.coverage, curve.risk])[19:]
-    assert points(ax, "raw") == pytest.approx(expected)
-    assert line(ax, "raw").get_marker() == ""
-    assert line(ax, "risk allowed").get_ydata() == [0.2, 0.2]
-    assert legend(ax) == ["raw", "risk allowed: 20%"]
-    assert ax.get_ylim()[1] > max(0.2, expected[:, 1].max())
+    table["e_value"] = np.append(np.geomspace(1, 1e-300, 39), 0)
+    above, below = plots.plot_monitor(table, promised=0.3, alpha=0.01)
+    assert np.asarray(below.lines[0].get_ydata())[-1] == 1e-4
+    assert 0 < below.get_ylim()[0] < 1e-4 and below.get_ylim()[1] > 100
+    assert above.get_ylim()[0] < 0.3 and above.get_ylim()[1] > 1
+    assert legend(above)[0] == "99% confidence sequence"
+    # The first items do not stretch the axis.
+    assert plots.plot_monitor(table)[0].get_ylim()[0] > table["lower"].min() + 0.1
 
 
 def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
@@ -358,13 +291,15 @@ def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
     assert points(ax, "few")[:, 0] == pytest.approx(ones[2:])
     assert points(ax, "coarse").tolist() == [[0.4, 0], [1, 0.1]]
     assert line(ax, "coarse").get_marker() == "^"
-    ax = plots.plot_risk_coverage({"only": risk_coverage_curve([0.9], [1])})
+    only = {"only": risk_coverage_curve([0.9], [1])}
+    ax = plots.plot_risk_coverage(only, max_risk=0.2)
+    assert line(ax, "risk allowed").get_ydata() == [0.2, 0.2]
+    assert legend(ax) == ["only", "risk allowed: 20%"]
+    ax = plots.plot_risk_coverage(only)
     assert ax.get_ylim()[0] < 0 < ax.get_ylim()[1]  # a risk of nothing has an axis
 
 
-def test_risk_marks_have_intervals_both_ways(
-    data: Data,
-) -> None:
+def test_risk_marks_have_intervals_both_ways(data: Data) -> None:
     curve = risk_coverage_curve(*data)
     found = verify(0.8, *data, max_risk=0.1)
     ax = plots.plot_risk_coverage(
@@ -385,35 +320,29 @@ def test_risk_marks_have_intervals_both_ways(
     known = {to_hex(colour) for colour in plots.PALETTE}
     assert colours[0] in known and colours[1] not in known
 
-
-def test_risk_mark_of_nothing_accepted_is_named_only() -> None:
-    found = verify(0.99, [0.5, 0.6], [1, 0], max_risk=0.1)
-    curve = risk_coverage_curve([0.5, 0.6], [1, 0])
-    ax = plots.plot_risk_coverage({"raw": curve}, marks={"raw": found})
+    nothing = verify(0.99, [0.5, 0.6], [1, 0], max_risk=0.1)
+    ax = plots.plot_risk_coverage({"raw": curve}, marks={"raw": nothing})
     assert legend(ax)[1] == "raw from 0.99 on: not enough data (nothing accepted)"
-    assert not len(middle(bars(ax, "raw")))
-
-
-# All
+    assert not len(middle(bars(ax, "raw from")))
 
 
 def test_given_axes_are_used_and_nothing_else_is_changed(
-    certified: CertifiedThreshold, monitor: AccuracyMonitor
+    certified: CertifiedThreshold,
 ) -> None:
-    before = dict(mpl.rcParams)
-    table, costs, course = bucket_table([0.9], [1]), CURVE.copy(), monitor.table()
-    copies = table.copy(), certified.tested.copy(), course.copy()
-    ax = Figure().subplots()
-    assert plots.plot_tested_thresholds(certified, ax=ax) is ax
-    assert plots.plot_buckets(table, ax=ax) is ax
-    assert plots.plot_cost_curve(costs, ax=ax) is ax
-    curve = risk_coverage_curve([0.9, 0.8], [1, 0])
-    assert plots.plot_risk_coverage({"raw": curve}, ax=ax) is ax
+    before, ax = dict(mpl.rcParams), Figure().subplots()
+    curves = {"raw": risk_coverage_curve([0.9, 0.8], [1, 0])}
+    for draw, given in (
+        (plots.plot_tested_thresholds, certified),
+        (plots.plot_buckets, TABLE),
+        (plots.plot_cost_curve, CURVE),
+        (plots.plot_risk_coverage, curves),
+    ):
+        table: Any = getattr(given, "tested", given)
+        copied = copy.deepcopy(table)
+        assert draw(given, ax=ax) is ax  # type: ignore[operator]
+        if isinstance(table, pd.DataFrame):
+            pd.testing.assert_frame_equal(table, copied)
     assert not plt.get_fignums() and dict(mpl.rcParams) == before
-    assert len(plots.plot_monitor(course)) == 2
-    pd.testing.assert_frame_equal(costs, CURVE)
-    for was, now in zip(copies, (table, certified.tested, course), strict=True):
-        pd.testing.assert_frame_equal(was, now)
 
 
 @pytest.mark.parametrize(

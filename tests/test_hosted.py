@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import openai
@@ -40,6 +41,7 @@ from helpers.hosted.requests import open_client
 
 KEY = "sk-test-0123456789abcdef"
 PRICES = {"m": (1.0, 100.0)}
+UNLIMITED = Request("chat", {"model": "m", "messages": []})
 
 
 def question(text: str = "q", **options: Any) -> Request:
@@ -108,6 +110,8 @@ TROUBLE = {
     "reset": Reply(how="reset"),
     "short": Reply(how="short"),
 }
+SAYS = ("slow down.*lower concurrency", "'boom'.*later", "Bad gateway", "later")
+SAYS += ("Check base_url",) * 2
 
 
 def test_passing_trouble_is_retried(journal: Journal) -> None:
@@ -118,23 +122,14 @@ def test_passing_trouble_is_retried(journal: Journal) -> None:
     assert stored(journal) == len(TROUBLE)
 
 
-def test_lasting_trouble_is_written_down_and_asked_again_on_request(
-    journal: Journal,
-) -> None:
+def test_lasting_trouble_is_asked_again_on_request(journal: Journal) -> None:
     asked = [question(text) for text in TROUBLE]
     with asking(lambda q, _: TROUBLE[q]) as (server, client):
         found = ask(asked, client, journal, retries=1)
-        says = dict(zip(TROUBLE, found, strict=True))
-        assert all("retry_failed=True" in failure.message for failure in found)
-        assert (says["429"].kind, says["429"].status) == ("RateLimitError", 429)
-        for text, words in {
-            "429": "slow down.*lower concurrency",
-            "500": "'boom'.*later",
-            "502": "Bad gateway",
-            "reset": "Check base_url",
-            "short": "Check base_url",
-        }.items():
-            assert re.search(words, says[text].message)
+        for failure, words in zip(found, SAYS, strict=True):
+            assert "retry_failed=True" in failure.message
+            assert re.search(words, failure.message)
+        assert (found[0].kind, found[0].status) == ("RateLimitError", 429)
         # Kept as they are, until somebody wants to try again.
         assert ask(asked, client, journal) == found
         assert server.asked == dict.fromkeys(TROUBLE, 2)
@@ -145,17 +140,13 @@ def test_lasting_trouble_is_written_down_and_asked_again_on_request(
     assert journal.usage()["answers"].tolist() == [len(TROUBLE)]
 
 
-@pytest.mark.parametrize(
-    ("headers", "least"), [({"retry-after": "1"}, 1), ({"retry-after-ms": "150"}, 0.15)]
-)
-def test_the_server_says_how_long_to_wait(
-    journal: Journal, headers: dict[str, str], least: float
-) -> None:
-    busy = Reply({"error": {"message": "busy"}}, 429, headers)
+@pytest.mark.parametrize("header", [("retry-after", "0.3"), ("retry-after-ms", "300")])
+def test_the_server_says_how_long_to_wait(journal: Journal, header: Any) -> None:
+    busy = Reply({"error": {"message": "busy"}}, 429, dict([header]))
     with asking(lambda _, nth: busy if nth == 1 else Reply()) as (server, client):
         (answer,) = ask([question()], client, journal)
     assert isinstance(answer, Answer)
-    assert server.times[1] - server.times[0] >= least
+    assert server.times[1] - server.times[0] >= 0.3
 
 
 @pytest.mark.parametrize(
@@ -164,14 +155,13 @@ def test_the_server_says_how_long_to_wait(
         ("retry-after", "121", 429),
         ("retry-after", "1e999", 503),
         ("retry-after-ms", "130000", 529),
-        ("retry-after", "in an hour", 429),
+        ("retry-after", email.utils.formatdate(time.time() + 9999, usegmt=True), 429),
     ],
+    ids=["seconds", "endless", "milliseconds", "date"],
 )
 def test_a_long_wait_ends_the_run_and_loses_nothing(
     journal: Journal, header: str, value: str, status: int
 ) -> None:
-    if value == "in an hour":
-        value = email.utils.formatdate(time.time() + 3600, usegmt=True)
     busy = Reply({"error": {"message": "busy"}}, status, {header: value})
     with asking(lambda q, _: Reply() if q < "q3" else busy) as (server, client):
         found = ask(questions(9), client, journal, concurrency=2)
@@ -186,27 +176,25 @@ def test_a_long_wait_ends_the_run_and_loses_nothing(
 
 
 def test_while_one_is_asked_to_wait_all_others_hold(journal: Journal) -> None:
-    busy = Reply({"error": {"message": "busy"}}, 429, {"retry-after-ms": "600"})
+    busy = Reply({"error": {"message": "busy"}}, 429, {"retry-after-ms": "400"})
     with asking(
         lambda q, nth: busy if q == "q0" and nth == 1 else Reply(delay=0.02)
     ) as (server, client):
-        found = ask(questions(40), client, journal)
+        found = ask(questions(25), client, journal)
     assert all(isinstance(result, Answer) for result in found)
     gaps = np.diff(sorted(server.times))
     # What was in flight arrives; then the server has its peace.
-    assert gaps.max() > 0.45 and int(gaps.argmax()) < 15
+    assert gaps.max() > 0.3 and int(gaps.argmax()) < 15
 
 
 def test_silence_and_dripping_end(journal: Journal) -> None:
-    how = {"retries": 0, "timeout": 0.5, "deadline": 1.5}
+    how = {"retries": 0, "timeout": 0.3, "deadline": 0.7}
     with asking(lambda q, _: Reply(how=q)) as (server, client):
-        started = time.monotonic()
         asked = [question("silent"), question("drip")]
         silent, dripped = ask(asked, client, journal, **how)
-        assert time.monotonic() - started < 10
-    assert silent.kind == "APITimeoutError" and "silent for 0.5 s" in silent.message
-    assert dripped.kind == "TimeoutError" and "within 1.5 s" in dripped.message
+    assert silent.kind == "APITimeoutError" and "silent for 0.3 s" in silent.message
     # Each byte came in time; all of them did not.
+    assert dripped.kind == "TimeoutError" and "within 0.7 s" in dripped.message
     assert server.asked == {"silent": 1, "drip": 1}
 
 
@@ -278,19 +266,19 @@ def test_odd_answers_are_answers_that_say_what_is_odd(journal: Journal) -> None:
         assert answer.usage.completion == 1
 
 
-def test_a_refused_request_says_why(journal: Journal) -> None:
-    error = {"error": {"message": "logprobs are not supported"}}
-    with asking(lambda q, _: Reply(error, int(q))) as (_, client):
-        found = ask([question("400"), question("404")], client, journal)
-    for failure, says in zip(found, ("Correct the arg", "check model"), strict=True):
-        assert "logprobs are not supported" in failure.message
-        assert says in failure.message
+@pytest.mark.parametrize(("status", "says"), [(400, "Correct the"), (404, "check mo")])
+def test_refused_requests_are_asked_once(
+    journal: Journal, status: int, says: str
+) -> None:
+    reply = Reply({"error": {"message": "no logprobs here"}}, status)
+    with asking(lambda *_: reply) as (server, client):
+        (failure,) = ask([question()], client, journal)
+    assert re.search(f"no logprobs here.*{says}", failure.message)
+    assert server.asked.total() == 1
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses", "completions"])
-def test_the_body_is_sent_as_it_is(
-    protocol: str, journal: Journal, httpserver: HTTPServer
-) -> None:
+def test_body_as_it_is(protocol: str, journal: Journal, httpserver: HTTPServer) -> None:
     asked = build_request(protocol, "m", "Hi", max_tokens=16, top_logprobs=5, odd={})
     path = {"chat": "chat/completions"}.get(protocol, protocol)
     httpserver.expect_oneshot_request(
@@ -306,25 +294,25 @@ def test_the_body_is_sent_as_it_is(
 def test_the_budget_is_never_passed(journal: Journal) -> None:
     # 10 tokens read and 1 written: 0.00011 each, and up to 0.0004 before it is known.
     options = {"budget": 0.002, "prices": PRICES}
-    with asking(lambda *_: Reply(delay=0.2)) as (server, client):
-        with pytest.raises(BudgetExceeded, match="of 40 requests are done") as stop:
-            ask(questions(40), client, journal, **options)
+    with asking(lambda *_: Reply(delay=0.05)) as (server, client):
+        with pytest.raises(BudgetExceeded, match="of 30 requests are done") as stop:
+            ask(questions(30), client, journal, **options)
         done = [result for result in stop.value.results if result is not None]
         assert len(done) == len(server.asked) == stored(journal)
         assert stop.value.cost == pytest.approx(0.00011 * len(done))
         assert 0.0015 < stop.value.cost <= 0.002
-        assert len(stop.value.results) == 40
+        assert len(stop.value.results) == 30
         # The budget holds over runs, and more money goes on where it ended.
         with pytest.raises(BudgetExceeded):
-            ask(questions(40), client, journal, **options)
+            ask(questions(30), client, journal, **options)
         assert len(server.asked) == len(done)
-        ask(questions(40), client, journal, budget=0.1, prices=PRICES)
+        ask(questions(30), client, journal, budget=0.1, prices=PRICES)
     assert set(server.asked.values()) == {1}
-    assert journal.usage(PRICES)["cost"].tolist() == [pytest.approx(0.00011 * 40)]
+    assert journal.usage(PRICES)["cost"].tolist() == [pytest.approx(0.00011 * 30)]
 
 
 @pytest.mark.parametrize(("n", "retries", "budget"), [(9, 0, 0.001), (1, 9, 0.00105)])
-def test_attempts_without_a_bill_count_in_full(
+def test_unbilled_attempts(
     journal: Journal, n: int, retries: int, budget: float
 ) -> None:
     options = {"budget": budget, "prices": PRICES, "retries": retries}
@@ -353,17 +341,17 @@ def test_a_budget_counts_what_failed_before(journal: Journal) -> None:
 
 
 def test_two_runs_share_the_work_and_the_budget(journal: Journal) -> None:
-    options = {"budget": 60 * 0.00011 + 0.002, "prices": PRICES}
+    options = {"budget": 30 * 0.00011 + 0.002, "prices": PRICES}
     with asking(lambda q, _: Reply(delay=0.01 * (1 + hash(q) % 3))) as (server, client):
 
         def go(_: int) -> list[Any]:
             with Journal(journal.path) as own:
-                return ask(questions(60), client, own, **options)
+                return ask(questions(30), client, own, **options)
 
         with ThreadPoolExecutor(2) as pool:
             one, other = pool.map(go, range(2))
-    assert set(server.asked.values()) == {1} and len(server.asked) == 60
-    assert one == other and len(one) == 60
+    assert set(server.asked.values()) == {1} and len(server.asked) == 30
+    assert one == other and len(one) == 30
     assert stored(journal, "claims") == 0
 
 
@@ -380,51 +368,29 @@ def test_what_a_dead_process_had_claimed_is_asked(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requests", "options", "message"),
+    ("asked", "options", "message"),
     [
-        ([question()], {"budget": 1.0}, "budget needs prices"),
-        ([question()], {"budget": -1, "prices": PRICES}, "budget must be"),
-        ([question()], {"prices": {"other": (1, 1)}}, "prices must hold 'm'"),
-        (
-            [Request("chat", {"model": "m", "messages": []})],
-            {"budget": 1.0, "prices": PRICES},
-            "limit their answers",
-        ),
-        ([question()], {"concurrency": 0}, "concurrency must be"),
-        ([question()], {"retries": -1}, "retries must be"),
-        ([question()], {"timeout": 0}, "timeout must be"),
-        ([{"model": "m"}], {}, "number 0 is a dict"),
+        (question(), {"budget": 1.0}, "budget needs prices"),
+        (question(), {"budget": -1, "prices": PRICES}, "budget must be"),
+        (question(), {"prices": {"other": (1, 1)}}, "prices must hold 'm'"),
+        (UNLIMITED, {"budget": 1.0, "prices": PRICES}, "limit their answers"),
+        (question(), {"concurrency": 0}, "concurrency must be"),
+        (question(), {"retries": -1}, "retries must be"),
+        (question(), {"timeout": 0}, "timeout must be"),
+        ({"model": "m"}, {}, "number 0 is a dict"),
+        (question(), {"client": openai.OpenAI(api_key=KEY)}, "AsyncOpenAI, not OpenAI"),
     ],
 )
 def test_senseless_settings_are_refused(
-    journal: Journal, requests: Any, options: dict[str, Any], message: str
+    journal: Journal, asked: Any, options: dict[str, Any], message: str
 ) -> None:
-    client = make_client("http://127.0.0.1:9/v1")
+    client = options.pop("client", make_client("http://127.0.0.1:9/v1"))
     with pytest.raises((ValueError, TypeError), match=message):
-        ask(requests, client, journal, **options)
-    with pytest.raises(TypeError, match="must be an openai.AsyncOpenAI, not OpenAI"):
-        ask([question()], openai.OpenAI(api_key=KEY), journal)
+        ask([asked], client, journal, **options)
     assert stored(journal) == 0
 
 
 # Keys ----------------------------------------------------------------------------
-
-
-def test_the_key_of_a_request_is_what_recordings_are_found_by() -> None:
-    url, messages = "http://127.0.0.1:8000/v1", [{"role": "user", "content": "x"}]
-    raw = {"top_logprobs": 5, "temperature": None, "logit_bias": {7: 1, 1000: 5}}
-    keys = [
-        build_request("chat", "m", "Hi é", max_tokens=1).key(url),
-        build_request("responses", "m", messages, max_tokens=16, seed=3).key(f"{url}/"),
-        build_request("completions", "m", "raw", max_tokens=2, **raw).key(
-            "https://me:pw@x.org/v1?k=1"
-        ),
-        Request("chat", {"model": "m", "messages": []}, draw=2).key(url),
-    ]
-    assert [key[:16] for key in keys] == [
-        *("1a750d2541f18cc1", "cdb61c8d1b1c75f3"),
-        *("d85d9c2afd5a944c", "2721f431cb7ab70f"),
-    ]
 
 
 def test_a_key_is_in_nothing_that_stays(
@@ -479,9 +445,7 @@ def test_a_key_is_in_nothing_that_stays(
 
 
 @pytest.mark.parametrize("status", [301, 303, 307])
-def test_another_server_gets_neither_texts_nor_keys(
-    journal: Journal, status: int
-) -> None:
+def test_another_server_gets_no_texts_or_keys(journal: Journal, status: int) -> None:
     goal = {"location": ""}
     gate = {"api_key": "-", "default_headers": {"x-gate": KEY}}
     with (
@@ -501,17 +465,13 @@ def test_another_server_gets_neither_texts_nor_keys(
 def test_a_redirect_to_the_same_server_is_followed(
     journal: Journal, httpserver: HTTPServer, status: int
 ) -> None:
-    goal = {"location": "/v2/chat/completions/"}
-    httpserver.expect_request("/v1/chat/completions").respond_with_response(
-        Response("", status, goal)
-    )
+    loop, goal = "/v1/loop/chat/completions", "/v2/chat/completions/"
+    for start, end in (("/v1/chat/completions", goal), (loop, loop)):
+        moved = Response("", status, {"location": end})
+        httpserver.expect_request(start).respond_with_response(moved)
     httpserver.expect_request(
-        "/v2/chat/completions/", method="POST", json=question().arguments
+        goal, method="POST", json=question().arguments
     ).respond_with_json(chat_answer("there"))
-    loop = "/v1/loop/chat/completions"
-    httpserver.expect_request(loop).respond_with_response(
-        Response("", status, {"location": loop})
-    )
     (answer,) = ask([question()], make_client(httpserver.url_for("/v1")), journal)
     assert answer.text == "there"
     (failure,) = ask([question()], make_client(httpserver.url_for("/v1/loop")), journal)
@@ -519,63 +479,53 @@ def test_a_redirect_to_the_same_server_is_followed(
 
 
 ADDRESSES = {
-    "https://api.openai.com/v1": "key",
-    "https://API.OpenAI.com:443/v1": "key",
-    "https://eu.api.openai.com./v1": "key",
-    "https://api.openai.com:8443/v1": "none",
-    "https://api.openai.com.evil.example/v1": "none",
-    "https://evil-api.openai.com.example/v1": "none",
-    "https://myapi.openai.com/v1": "none",
-    "https://evil.example/api.openai.com/v1": "none",
-    "https://openrouter.ai/api/v1": "none",
-    "http://localhost:8000/v1": "none",
-    "http://LOCALHOST.:8000/v1": "none",
-    "http://127.0.0.2/v1": "none",
-    "http://[::1]:8000/v1": "none",
-    "http://api.openai.com/v1": "refused",
-    "http://localhost.evil.example/v1": "refused",
-    "http://127.0.0.1.evil.example/v1": "refused",
-    "http://192.168.1.5:8000/v1": "refused",
-    "http://[2001:db8::1]/v1": "refused",
-    "ftp://localhost/v1": "refused",
-    "localhost:8000/v1": "refused",
+    "key": "https://api.openai.com/v1 https://API.OpenAI.com:443/v1 "
+    "https://eu.api.openai.com./v1",
+    "none": "https://api.openai.com:8443/v1 https://api.openai.com.evil.example/v1 "
+    "https://evil-api.openai.com.example/v1 https://myapi.openai.com/v1 "
+    "https://evil.example/api.openai.com/v1 https://openrouter.ai/api/v1 "
+    "http://localhost:8000/v1 http://LOCALHOST.:8000/v1 http://127.0.0.2/v1 "
+    "http://[::1]:8000/v1",
+    "refused": "http://api.openai.com/v1 http://localhost.evil.example/v1 "
+    "http://127.0.0.1.evil.example/v1 http://192.168.1.5:8000/v1 "
+    "http://[2001:db8::1]/v1 ftp://localhost/v1 localhost:8000/v1",
 }
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("gets", ADDRESSES)
 def test_the_key_of_the_environment_goes_to_openai_only(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    gets: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_ORG_ID", f"org-{KEY}")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"x-gate: {KEY}\nAuthorization: {KEY}")
-    if ADDRESSES[address] == "refused":
-        with pytest.raises(ValueError, match="client must be an address with https"):
-            open_client(address)
-        return
-    client = open_client(address)
-    sent = client.auth_headers | client.default_headers
-    assert (KEY in str(sent)) == (ADDRESSES[address] == "key")
-    assert open_client(address, "own-key").api_key == "own-key"
+    for address in ADDRESSES[gets].split():
+        if gets == "refused":
+            with pytest.raises(ValueError, match="client must be an address with http"):
+                open_client(address)
+            continue
+        client = open_client(address)
+        sent = client.auth_headers | client.default_headers
+        assert (KEY in str(sent)) == (gets == "key"), address
+        assert open_client(address, "own-key").api_key == "own-key"
 
 
 @pytest.mark.parametrize(
-    ("reply", "says"),
+    ("status", "error", "says"),
     [
-        (
-            Reply({"error": {"message": "wrong key"}}, 401),
-            "wrong key.* 3 of 9 requests",
-        ),
-        (Reply({"error": {"message": "no credit"}}, 402), "no credit.* account"),
-        (
-            Reply({"error": {"message": "none", "code": "insufficient_quota"}}, 429),
-            "none.* account",
-        ),
+        (401, {"message": "wrong key"}, "wrong key.* 3 of 9 requests"),
+        (402, {"message": "no credit"}, "no credit.* account"),
+        (429, {"message": "no", "code": "insufficient_quota"}, "no.* account"),
     ],
 )
 def test_a_refused_key_stops_the_run_and_blames_no_request(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, reply: Reply, says: str
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    error: dict[str, str],
+    says: str,
 ) -> None:
+    reply = Reply({"error": error}, status)
     with asking(lambda q, _: reply if q > "q2" else Reply()) as (server, client):
         with pytest.raises(AccessDenied, match=says) as stop:
             ask(questions(9), client, journal, concurrency=1)
@@ -604,15 +554,6 @@ def test_both_faces_work_where_a_loop_runs(journal: Journal) -> None:
     assert [answer.text for answer in found] == ["a", "b", "c"]
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """As at a terminal: a shell lets what it starts in the background ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("slow_disk", [False, True])
 def test_an_interrupt_keeps_what_has_come(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, slow_disk: bool
@@ -633,11 +574,13 @@ def test_an_interrupt_keeps_what_has_come(
         while server.asked["q8"] == 0 or stored(journal) < (0 if slow_disk else 5):
             assert time.monotonic() < until
             time.sleep(0.01)
-        time.sleep(0.2)
+        time.sleep(0.1)
         signal.pthread_kill(main, signal.SIGINT)  # a lock waits on without a real one
-        time.sleep(0.2)
+        time.sleep(0.1)
         go_on.set()
 
+    # As at a terminal: a shell lets what it starts in the background ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with asking(lambda q, _: Reply(how="whole" if q < "q5" else "silent")) as (
         server,
         client,
@@ -647,6 +590,7 @@ def test_an_interrupt_keeps_what_has_come(
         with pytest.raises(KeyboardInterrupt):
             ask(questions(9), client, journal, concurrency=9)
         other.join()
+        signal.signal(signal.SIGINT, before)
         assert stored(journal) == 5
         server.behave = lambda *_: Reply()
         found = ask(questions(9), client, journal)
@@ -654,12 +598,10 @@ def test_an_interrupt_keeps_what_has_come(
     assert all(server.asked[f"q{at}"] == 1 for at in range(5))
 
 
-def test_a_full_disk_stops_the_run(
+def test_a_full_disk_stops_it(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(calls: Any) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
+    full = Mock(side_effect=sqlite3.OperationalError("database or disk is full"))
     monkeypatch.setattr(journal, "add", full)
     with asking() as (server, client):
         with pytest.raises(sqlite3.OperationalError, match="disk is full"):

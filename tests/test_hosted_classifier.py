@@ -25,7 +25,6 @@ from hosted_model import (
     true_probability,
     written_model,
 )
-from hosted_server import Reply, StubServer, running
 from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
 from sklearn.base import clone, is_classifier
@@ -52,6 +51,7 @@ SHARED = written_model(
 YES_NO = written_model({"": {"yes": 0.7, "no": 0.2, "x": 0.1}})
 
 Make = Callable[..., tuple[HostedClassifier, ModelServer]]
+Answering = Callable[..., HostedClassifier]
 
 
 @pytest.fixture
@@ -61,15 +61,27 @@ def make(httpserver: HTTPServer, tmp_path: Path) -> Make:
     def made(model: Model, how: dict[str, Any] | None = None, **options: Any) -> Any:
         server = ModelServer(model, **(how or {}))
         client = AsyncOpenAI(api_key=KEY, base_url=server.serve(httpserver))
-        settings = {
-            "labels": LABELS,
-            "journal": tmp_path / "answers.sqlite",
-            "family": "exact",
-            "retries": 0,
-            "tolerance": 0.0,
-            **options,
-        }
+        settings = {"labels": ["yes", "no"] if model is YES_NO else LABELS}
+        settings |= {"journal": tmp_path / "answers.sqlite", "family": "exact"}
+        settings |= {"retries": 0, "tolerance": 0.0, **options}
         return hosted(client, "m", **settings), server
+
+    return made
+
+
+@pytest.fixture
+def answering(httpserver: HTTPServer, tmp_path: Path) -> Answering:
+    """A classifier of a server that answers a text with what ``say`` makes of it."""
+
+    def made(say: Callable[[str], dict[str, Any]], **options: Any) -> Any:
+        def handler(request: Any) -> Response:
+            said = say(json.loads(request.data)["messages"][-1]["content"])
+            return Response(json.dumps(said), said.get("status", 200))
+
+        httpserver.expect_request("/v1/chat/completions").respond_with_handler(handler)
+        settings = {"labels": ["yes", "no"], "prompt": "{text}", "family": "exact"}
+        settings |= {"failed": "open", "journal": tmp_path / "j.sqlite", **options}
+        return hosted(httpserver.url_for("/v1"), **settings)
 
     return made
 
@@ -89,18 +101,12 @@ def truth_of(
 
 
 @pytest.mark.filterwarnings("ignore:.*have no confidence")
-@pytest.mark.parametrize("k", [1, 2, 5, 20])
+@pytest.mark.parametrize("k", [1, 5, 20])
 @pytest.mark.parametrize("terminator", [None, "auto"])
 def test_truth_lies_in_the_interval(make: Make, k: int, terminator: Any) -> None:
     model = random_model(k)
-    found, _ = make(
-        model,
-        protocol="completions",
-        top_logprobs=k,
-        terminator=terminator,
-        max_calls_per_text=30,
-        family="case",
-    )
+    options = {"top_logprobs": k, "terminator": terminator, "max_calls_per_text": 30}
+    found, _ = make(model, protocol="completions", family="case", **options)
     table = found.score_table(TEXTS)
     interval = found.predict_interval(TEXTS)
     ends = ("\n", END) if terminator else ()
@@ -120,15 +126,9 @@ def test_truth_lies_in_the_interval(make: Make, k: int, terminator: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"protocol": "completions"},
-        {"protocol": "chat", "continue_with": {}},
-    ],
+    "options", [{"protocol": "completions"}, {"protocol": "chat", "continue_with": {}}]
 )
-def test_exact_where_the_list_holds_everything(
-    make: Make, options: dict[str, Any]
-) -> None:
+def test_exact_where_the_list_holds_everything(make: Make, options: Any) -> None:
     # Twenty tokens at most can be asked for, so that the vocabulary is that small.
     few = [*VOCABULARY[:19], " neg"]
     drawn = random_model(3)
@@ -137,44 +137,48 @@ def test_exact_where_the_list_holds_everything(
         chances = {t: drawn(prompt, written)[t] for t in few}
         return {t: p / sum(chances.values()) for t, p in chances.items()}
 
-    found, server = make(
-        model, terminator=None, family="case", max_calls_per_text=99, **options
-    )
+    options = {"terminator": None, "family": "case", **options}
+    found, server = make(model, max_calls_per_text=99, **options)
     table = found.score_table(TEXTS)
-    for row, text in enumerate(TEXTS):
-        truth = truth_of(found, model, text)
-        shares = table.loc[row, [f"p_{c}" for c in found.classes_]].to_numpy(float)
-        assert table.loc[row, "off_label"] == pytest.approx(1 - truth.sum(), abs=1e-9)
-        assert shares == pytest.approx(truth / truth.sum(), abs=1e-9)
+    truth = np.array([truth_of(found, model, text) for text in TEXTS])
+    off = table["off_label"].to_numpy()
+    assert off == pytest.approx(1 - truth.sum(axis=1), abs=1e-9)
+    shares = truth / truth.sum(axis=1, keepdims=True)
+    assert found.predict_proba(TEXTS) == pytest.approx(shares, abs=1e-9)
     width = np.ptp(found.predict_interval(TEXTS), axis=2)
     assert width == pytest.approx(0, abs=1e-9)
     assert table["decided"].all()
     assert len(server.asked) == table["calls"].sum()
 
 
-def test_shared_beginnings_by_hand(make: Make) -> None:
-    found, server = make(SHARED, continue_with={})
-    table = found.score_table(["A film."])
+@pytest.mark.parametrize(
+    "flags", [{}, {"continue_final_message": True, "add_generation_prompt": False}]
+)
+def test_shared_beginnings_by_hand(make: Make, flags: dict[str, bool]) -> None:
+    how = {"continues": "flag"} if flags else {}
+    found, server = make(SHARED, how, continue_with=flags)
+    row = found.score_table(["A film."]).iloc[0]
     assert found.classes_.tolist() == ["negative", "negligible", "positive"]
-    mass = np.array([0.18, 0.09, 0.45])
-    row = table.iloc[0]
-    assert row[["p_negative", "p_negligible", "p_positive"]].tolist() == pytest.approx(
-        (mass / mass.sum()).tolist()
-    )
+    shares = row[["p_negative", "p_negligible", "p_positive"]].tolist()
+    assert shares == pytest.approx([0.18 / 0.72, 0.09 / 0.72, 0.45 / 0.72])
     assert row["off_list"] == pytest.approx(0.2 + 0.05 + 0.03)
-    assert (row["prediction"], row["decided"]) == ("positive", True)
+    assert (row["prediction"], row["decided"], row["calls"]) == ("positive", True, 2)
     # The answer told of "pos"; only "neg" had to be asked about.
-    begun = [body["messages"][-1] for body in server.asked]
-    assert [turn["role"] for turn in begun] == ["user", "assistant"]
-    assert begun[1]["content"] == "neg" and row["calls"] == 2
+    first, second = server.asked
+    assert first["messages"][-1]["role"] == "user" and not flags.keys() & first.keys()
+    assert second["messages"][-1] == {"role": "assistant", "content": "neg"}
+    assert flags.items() <= second.items()
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"continue_with": {}, "max_calls_per_text": 1}]
+    "options",
+    [
+        {},
+        {"continue_with": {}, "max_calls_per_text": 1},
+        {"continue_with": {}, "tolerance": 0.31},
+    ],
 )
-def test_branch_that_nobody_follows_stays_open(
-    make: Make, options: dict[str, Any]
-) -> None:
+def test_branch_that_nobody_follows_stays_open(make: Make, options: Any) -> None:
     found, server = make(SHARED, **options)
     table = found.score_table(["A film."])
     low, high = found.predict_interval(["A film."])[0].T
@@ -197,7 +201,7 @@ def test_what_only_begins_is_no_prediction(make: Make) -> None:
 
 
 def test_labels_of_one_token_take_one_call_for_one_token(make: Make) -> None:
-    found, server = make(YES_NO, labels=["yes", "no"], continue_with={})
+    found, server = make(YES_NO, continue_with={})
     shares = found.predict_proba([*TEXTS, "A joy."])
     assert shares == pytest.approx(np.tile([0.2 / 0.9, 0.7 / 0.9], (4, 1)))
     assert len(server.asked) == 3
@@ -210,26 +214,10 @@ def test_labels_of_one_token_take_one_call_for_one_token(make: Make) -> None:
     assert found.predict_log_proba(["A film."]).tolist() == [[-math.inf, 0.0]]
 
 
-def test_flags_that_make_a_server_go_on_are_sent_with_what_is_begun(make: Make) -> None:
-    flags = {"continue_final_message": True, "add_generation_prompt": False}
-    found, server = make(SHARED, {"continues": "flag"}, continue_with=flags)
-    assert found.predict_interval(["A film."])[0, 0].tolist() == pytest.approx(
-        [0.25, 0.25]
-    )
-    assert [("continue_final_message" in body) for body in server.asked] == [
-        False,
-        True,
-    ]
-
-
 def test_terminator_of_the_answer_given_costs_nothing(make: Make) -> None:
-    model = written_model(
-        {
-            "": {" yes": 0.7, " no": 0.2, " not": 0.1},
-            " yes": {"\n": 0.5, END: 0.3, "!": 0.2},
-            " no": {"\n\n": 1.0},
-        }
-    )
+    first = {" yes": 0.7, " no": 0.2, " not": 0.1}
+    after_yes = {"\n": 0.5, END: 0.3, "!": 0.2}
+    model = written_model({"": first, " yes": after_yes, " no": {"\n\n": 1.0}})
     found, server = make(model, protocol="completions", labels=["yes", "no"])
     table = found.score_table(["A film."])
     assert table.loc[0, "p_yes"] == pytest.approx(0.56 / 0.76)
@@ -238,49 +226,34 @@ def test_terminator_of_the_answer_given_costs_nothing(make: Make) -> None:
     assert [body["max_tokens"] for body in server.asked] == [2, 1]
 
 
-def test_small_branches_are_left(make: Make) -> None:
-    found, server = make(SHARED, continue_with={}, tolerance=0.31)
-    found.predict(["A film."])
-    assert len(server.asked) == 1
-
-
 def test_values_after_temperature_are_noticed(make: Make) -> None:
-    how = {"after_temperature": True}
     texts = [f"film {n}" for n in range(5)]
-    found, _ = make(YES_NO, how, labels=["yes", "no"])
+    found, _ = make(YES_NO, {"after_temperature": True})
     with pytest.warns(UserWarning, match="temperature=1"):
         found.predict(texts)
     changed(found, temperature=1.0)
     assert found.predict_proba(texts)[0] == pytest.approx([0.2 / 0.9, 0.7 / 0.9])
 
 
-def test_same_model_hosted_and_here_gives_the_same(
-    make: Make, embedded: LanguageModel
-) -> None:
+def test_same_model_hosted_and_here(make: Make, embedded: LanguageModel) -> None:
     def model(prompt: str, written: str) -> dict[str, float]:
         chances = np.exp(embedded.next_logprobs(prompt + written))
         best = np.argsort(-chances)[:100].tolist()
         texts = embedded.token_texts(best)
         return dict(zip(texts, chances[best].tolist(), strict=True))
 
-    options: dict[str, Any] = {
-        "labels": ["positive", "negative", "neither of them"],
-        "prompt": "Review: {text}\nSentiment:",
-        "examples": [
-            ("A joy.", "positive"),
-            ("A bore.", "negative"),
-            ("A film.", "neither of them"),
-        ],
-    }
+    labels = ["positive", "negative", "neither of them"]
+    options: dict[str, Any] = {"labels": labels, "prompt": "Review: {text}\nSentiment:"}
+    options["examples"] = list(zip(TEXTS, labels, strict=True))
     texts = ["Dull and far too long."]
     here = LLMClassifier(embedded, **options)
     there, server = make(model, protocol="completions", tolerance=1e-4, **options)
+    assert there.render("A film.") == here.render("A film.")
     assert there.classes_.tolist() == here.classes_.tolist()
     raw, table = np.exp(here.raw_log_proba(texts)), there.score_table(texts)
     known = there.predict_proba(texts) * (1 - table[["off_label"]].to_numpy())
     assert known == pytest.approx(raw, abs=2e-3)
-    interval = there.predict_interval(texts)
-    shares = here.predict_proba(texts)
+    interval, shares = there.predict_interval(texts), here.predict_proba(texts)
     assert (interval[..., 0] <= shares + 1e-4).all()
     assert (shares <= interval[..., 1] + 1e-4).all()
     # So small a model leaves a tenth to line breaks and ends that are not listed.
@@ -288,7 +261,7 @@ def test_same_model_hosted_and_here_gives_the_same(
     assert len(server.asked) <= 8
 
 
-def test_responses_are_asked_for_as_many_tokens_as_they_demand(
+def test_responses_demand_sixteen_tokens(
     httpserver: HTTPServer, tmp_path: Path
 ) -> None:
     top = [{"token": t, "logprob": math.log(p)} for t, p in (("yes", 0.7), ("no", 0.2))]
@@ -298,14 +271,9 @@ def test_responses_are_asked_for_as_many_tokens_as_they_demand(
     httpserver.expect_request("/v1/responses").respond_with_json(
         {"status": "completed", "output": output}
     )
-    found = hosted(
-        httpserver.url_for("/v1"),
-        labels=["yes", "no"],
-        protocol="responses",
-        family="exact",
-        journal=tmp_path / "answers.sqlite",
-    )
-    table = found.score_table(["A film."])
+    options = {"protocol": "responses", "family": "exact", "labels": ["yes", "no"]}
+    url, path = httpserver.url_for("/v1"), tmp_path / "j.sqlite"
+    table = hosted(url, journal=path, **options).score_table(["A film."])
     assert table.loc[0, "p_yes"] == pytest.approx(7 / 9)
     assert table.loc[0, "unlisted"] == pytest.approx(0.1)
     sent = json.loads(httpserver.log[0][0].data)
@@ -317,14 +285,11 @@ def test_responses_are_asked_for_as_many_tokens_as_they_demand(
 
 
 def test_plain_prompt_is_that_of_the_local_classifier(tiny_llama: Any) -> None:
-    options: dict[str, Any] = {
-        "labels": ["good", "bad"],
-        "prompt": "Review: {text}\nSentiment: ",
-        "examples": [("A joy.", "good"), ("A bore.", "bad")],
-        "instruction": "Be brief.",
-    }
-    here = LLMClassifier(tiny_llama, **options)
+    options: dict[str, Any] = {"labels": ["good", "bad"], "instruction": "Be brief."}
+    options["prompt"] = "Review: {text}\nSentiment: "
+    options["examples"] = [("A joy.", "good"), ("A bore.", "bad")]
     there = hosted("http://x/v1", "m", protocol="completions", **options)
+    here = LLMClassifier(tiny_llama, **options)
     assert there.render("A film.") == here.render("A film.")
 
 
@@ -353,11 +318,9 @@ def test_what_is_in_the_journal_is_not_asked(make: Make) -> None:
     assert len(server.asked) == 6
 
 
-def test_a_journal_may_be_open_or_in_the_cache(
-    make: Make, tmp_path: Path, own_scores: Path
-) -> None:
+def test_journal_open_or_in_cache(make: Make, tmp_path: Path, own_scores: Path) -> None:
     with Journal(tmp_path / "mine.sqlite") as journal:
-        found, server = make(YES_NO, labels=["yes", "no"], journal=journal)
+        found, server = make(YES_NO, journal=journal)
         found.predict(TEXTS)
         clone(found).predict(TEXTS)
         assert journal.usage()["answers"].tolist() == [3] and len(server.asked) == 3
@@ -366,38 +329,20 @@ def test_a_journal_may_be_open_or_in_the_cache(
 
 
 def test_budget_holds_over_all_rounds(make: Make) -> None:
-    # All first calls cost 600 and may cost some hundred more; the second as much.
-    prices = {"m": (1e6, 0.0)}
-    found, server = make(
-        SHARED, continue_with={}, prices=prices, budget=1150.0, concurrency=1
-    )
+    # All first calls cost 400 and may cost some hundred more; the second as much.
+    options = {"prices": {"m": (1e6, 0.0)}, "budget": 860.0, "concurrency": 1}
+    found, server = make(SHARED, continue_with={}, **options)
+    texts = [f"film {n}" for n in range(40)]
     with pytest.raises(BudgetExceeded):
-        found.predict([f"film {n}" for n in range(60)])
-    assert 60 < len(server.asked) < 115
-    n = len(server.asked)
+        found.predict(texts)
+    assert 40 < (n := len(server.asked)) < 76
     with pytest.raises(BudgetExceeded):
-        found.predict([f"film {n}" for n in range(60)])
+        found.predict(texts)
     assert len(server.asked) == n
 
 
-def test_budget_counts_what_failed_in_earlier_calls(tmp_path: Path) -> None:
-    # Of 2,000, two bills of 900 leave too little for what a third may cost.
-    usage = {"prompt_tokens": 900, "completion_tokens": 0}
-    server = StubServer(lambda text, nth: Reply({"choices": [], "usage": usage}))
-    options = {"budget": 2000.0, "prices": {"m": (1e6, 0.0)}, "concurrency": 1}
-    options |= {"failed": "open", "journal": tmp_path / "j.sqlite"}
-    with running(server) as url:
-        for _ in range(3):
-            found = hosted(url, labels=["yes", "no"], **options)
-            with pytest.raises(BudgetExceeded):
-                found.predict_proba([f"film {at}" for at in range(9)])
-    assert server.asked.total() == 2
-
-
 @pytest.mark.filterwarnings("ignore:.*have no confidence")
-def test_budget_counts_later_rounds_of_earlier_calls(
-    httpserver: HTTPServer, tmp_path: Path
-) -> None:
+def test_budget_counts_later_rounds_of_earlier_calls(answering: Answering) -> None:
     # Of 3,000, a film takes 600 in two rounds, a lost one 300 each time it is asked.
     usage = {"usage": {"prompt_tokens": 300, "completion_tokens": 0}}
     asked = []
@@ -411,14 +356,8 @@ def test_budget_counts_later_rounds_of_earlier_calls(
         return listing("ye", ye=math.log(0.6), no=math.log(0.39)) | usage
 
     options = {"prices": {"m": (1e6, 0.0)}, "budget": 3000.0, "continue_with": {}}
-    options |= {"family": "exact", "concurrency": 1, "retries": 0, "failed": "open"}
     for _ in range(4):
-        found = hosted(
-            answering(say, httpserver),
-            labels=["yes", "no"],
-            journal=tmp_path / "j.sqlite",
-            **options,
-        )
+        found = answering(say, concurrency=1, retries=0, **options)
         with suppress(BudgetExceeded):
             found.predict_proba([*TEXTS, "lost 1", "lost 2"])
     assert 6 < len(asked) <= 10
@@ -435,10 +374,8 @@ def test_most_probability_on_no_label_is_said(make: Make) -> None:
 
 
 @pytest.mark.parametrize("hides", ["silently", "loudly"])
-def test_hidden_log_probabilities_are_an_error_that_names_the_ways_out(
-    make: Make, hides: str
-) -> None:
-    found, server = make(YES_NO, {"hides": hides}, labels=["yes", "no"])
+def test_hidden_log_probabilities_are_an_error(make: Make, hides: str) -> None:
+    found, server = make(YES_NO, {"hides": hides})
     with pytest.raises(ValueError, match="'sampling'.*'self-report'"):
         found.predict(TEXTS)
     assert len(server.asked) == 1
@@ -446,17 +383,15 @@ def test_hidden_log_probabilities_are_an_error_that_names_the_ways_out(
 
 @pytest.mark.parametrize("hides", ["silently", "loudly"])
 def test_sampling_counts_answers(make: Make, hides: str) -> None:
-    found, server = make(
-        YES_NO, {"hides": hides}, labels=["yes", "no"], fallback="sampling", draws=40
-    )
+    found, server = make(YES_NO, {"hides": hides}, fallback="sampling", draws=20)
     table = found.score_table(TEXTS)
-    assert len(server.asked) == 1 + 3 * 40
+    assert len(server.asked) == 1 + 3 * 20
     drawn = server.asked[1:]
     assert all(body["temperature"] == 1 and "logprobs" not in body for body in drawn)
-    assert table["calls"].tolist() == [40] * 3
-    n = 40 * (1 - table["off_label"])
+    assert table["calls"].tolist() == [20] * 3
+    n = 20 * (1 - table["off_label"])
     assert np.allclose(n * table["p_yes"], np.round(n * table["p_yes"]))
-    assert table["p_yes"].between(0.5, 0.95).all() and table["off_label"].any()
+    assert table["p_yes"].between(0.4, 0.99).all() and table["off_label"].any()
     assert (table["lower_yes"] < table["p_yes"]).all()
     assert (table["p_yes"] < table["upper_yes"]).all()
     sent = len(server.asked)
@@ -466,12 +401,10 @@ def test_sampling_counts_answers(make: Make, hides: str) -> None:
 
 
 @pytest.mark.parametrize("samples", [True, False])
-def test_answers_that_are_all_the_same_are_no_agreement(
-    make: Make, samples: bool
-) -> None:
+def test_answers_all_the_same_are_no_agreement(make: Make, samples: bool) -> None:
     how = {"hides": "silently", "samples": samples}
-    asked = {"labels": ["yes", "no"], "fallback": "sampling", "draws": 6}
-    found, server = make(YES_NO, how, options={"seed": 3}, **asked)
+    asked = {"fallback": "sampling", "draws": 6, "options": {"seed": 3}}
+    found, server = make(YES_NO, how, **asked)
     texts = [f"Film {at}." for at in range(5)]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -491,31 +424,19 @@ def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
             return {"maybe" if "bore" in prompt else "yes": 1.0}
         return {"80": 1.0} if "joy" in prompt else {"a fish": 1.0}
 
-    found, _ = make(
-        model, {"hides": "silently"}, labels=["yes", "no"], fallback="self-report"
-    )
+    asked = {"labels": ["yes", "no"], "fallback": "self-report"}
+    found, _ = make(model, {"hides": "silently"}, **asked)
     with pytest.warns(UserWarning, match="2 of 3 texts have no confidence"):
-        table = found.score_table(["A joy.", "A bore.", "A film."])
+        table = found.score_table(TEXTS)
     assert table["p_yes"].tolist() == pytest.approx([0.8, np.nan, np.nan], nan_ok=True)
     assert table["prediction"].fillna("none").tolist() == ["yes", "none", "yes"]
     assert table["confidence"].isna().tolist() == [False, True, True]
     assert table["lower_yes"].tolist() == [0] * 3
     assert table["upper_yes"].tolist() == [1] * 3
     assert table["calls"].tolist() == [2, 1, 2] and not table["decided"].any()
-    problems = table["problem"].tolist()
-    assert problems[0] is None
-    assert "no label: 'maybe'" in problems[1] and "unreadable" in problems[2]
-
-
-def answering(say: Callable[[str], dict[str, Any]], httpserver: HTTPServer) -> str:
-    """The address of a server that answers a text with what ``say`` makes of it."""
-
-    def handler(request: Any) -> Response:
-        said = say(json.loads(request.data)["messages"][-1]["content"])
-        return Response(json.dumps(said), said.get("status", 200))
-
-    httpserver.expect_request("/v1/chat/completions").respond_with_handler(handler)
-    return httpserver.url_for("/v1")
+    good, no_label, no_number = table["problem"]
+    assert good is None
+    assert "no label: 'maybe'" in no_label and "unreadable" in no_number
 
 
 def listing(chosen: str, finish: str = "stop", **logprobs: float) -> dict[str, Any]:
@@ -539,12 +460,8 @@ LOST = {
 
 
 @pytest.mark.parametrize("how", LOST)
-def test_a_text_without_a_usable_answer_has_no_confidence(
-    httpserver: HTTPServer, tmp_path: Path, how: str
-) -> None:
-    url = answering(lambda text: LOST[how] if "bore" in text else GOOD, httpserver)
-    options = {"family": "exact", "failed": "open", "journal": tmp_path / "j.sqlite"}
-    found = hosted(url, "m", ["yes", "no"], "{text}", **options)
+def test_unusable_answers_have_no_confidence(answering: Answering, how: str) -> None:
+    found = answering(lambda text: LOST[how] if "bore" in text else GOOD)
     with pytest.warns(UserWarning, match="1 of 3 texts have no confidence"):
         table = found.score_table(TEXTS, truth=["yes", "no", "yes"])
     assert table["problem"].notna().tolist() == [False, True, False]
@@ -564,12 +481,8 @@ def test_a_text_without_a_usable_answer_has_no_confidence(
 
 
 @pytest.mark.parametrize("how", ["percent", "ten", "nan"])
-def test_nonsense_in_all_texts_is_an_error_where_asked_for(
-    httpserver: HTTPServer, tmp_path: Path, how: str
-) -> None:
-    url = answering(lambda _: LOST[how], httpserver)
-    options = {"failed": "error", "journal": tmp_path / "j.sqlite"}
-    found = hosted(url, "m", ["yes", "no"], **options)
+def test_nonsense_in_all_texts_is_an_error(answering: Answering, how: str) -> None:
+    found = answering(lambda _: LOST[how], failed="error")
     for call in (found.predict, found.predict_proba, found.score_table):
         with pytest.raises(ValueError, match="make no sense.*each of 3 texts"):
             call(TEXTS)
@@ -577,9 +490,7 @@ def test_nonsense_in_all_texts_is_an_error_where_asked_for(
         assert np.isnan(changed(found, failed=None).predict_proba(TEXTS)).all()
 
 
-def test_draws_that_failed_are_no_answers(
-    httpserver: HTTPServer, tmp_path: Path
-) -> None:
+def test_draws_that_failed_are_no_answers(answering: Answering) -> None:
     asked = []
 
     def say(text: str) -> dict[str, Any]:
@@ -588,10 +499,8 @@ def test_draws_that_failed_are_no_answers(
             return LOST["failed"]
         return {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}
 
-    options = {"fallback": "sampling", "draws": 8, "failed": "open", "concurrency": 1}
-    options["journal"] = tmp_path / "j.sqlite"
-    url = answering(say, httpserver)
-    found = hosted(url, "m", ["yes", "no"], "{text}", **options)
+    options = {"fallback": "sampling", "draws": 8, "concurrency": 1}
+    found = answering(say, family="case", **options)
     with pytest.warns(UserWarning, match="1 of 2 texts have no confidence"):
         table = found.score_table(["A joy.", "A bore."])
     assert table["off_label"].tolist() == pytest.approx([0, np.nan], nan_ok=True)
@@ -602,7 +511,7 @@ def test_draws_that_failed_are_no_answers(
 
 
 def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
-    found, _ = make(YES_NO, {"protocols": ("completions",)}, labels=["yes", "no"])
+    found, _ = make(YES_NO, {"protocols": ("completions",)})
     with pytest.raises(RunStopped, match="1 of 1 requests failed.*journal"):
         found.predict(TEXTS)
     with pytest.warns(UserWarning, match="3 of 3 texts have no confidence"):
@@ -643,7 +552,7 @@ def test_senseless_parameter_is_refused(
 
 
 def test_clone_and_parameters_share_the_client_and_hide_the_key(make: Make) -> None:
-    found, _ = make(YES_NO, labels=["yes", "no"], spellings={"yes": ["yes", "y"]})
+    found, _ = make(YES_NO, spellings={"yes": ["yes", "y"]})
     twin = clone(found)
     assert twin.client is found.client and twin.get_params() == found.get_params()
     assert twin.spellings == found.spellings and twin.spellings is not found.spellings
@@ -668,25 +577,26 @@ def test_address_alone_will_do(
 
 
 @pytest.mark.parametrize(
-    ("names", "warns", "answered"),
+    ("names", "answered"),
     [
-        (["m"], False, None),
-        (["m-2026-01-02"], False, "m-2026-01-02"),
-        (["/models/M.gguf"], False, "/models/M.gguf"),
-        (["m-mini"], True, "m-mini"),
-        (["m-2026-01-02", "m-2026-03-04"], True, "m-2026-01-02, m-2026-03-04"),
-        ([None], False, None),
+        (["m"], None),
+        (["m-2026-01-02"], "m-2026-01-02"),
+        (["/models/M.gguf"], "/models/M.gguf"),
+        (["m-mini"], "m-mini"),
+        (["m-2026-01-02", "m-2026-03-04"], "m-2026-01-02, m-2026-03-04"),
+        ([None], None),
     ],
 )
 def test_another_model_than_the_one_asked_is_said_once(
-    make: Make, names: list[str], warns: bool, answered: str | None
+    make: Make, names: list[str], answered: str | None
 ) -> None:
-    found, server = make(YES_NO, labels=["yes", "no"], concurrency=1)
+    found, server = make(YES_NO, concurrency=1)
     server.names = names
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(2):
             table = found.score_table(TEXTS)
+    warns = len(names) > 1 or names == ["m-mini"]
     assert [str(w.message)[:13] for w in said] == ["'m' was asked"] * warns
     assert table["model"].tolist() == [names[at % len(names)] for at in range(3)]
     assert table.attrs["source"].get("answered_by") == answered
@@ -713,7 +623,7 @@ def test_fit_learns_labels_and_draws_examples(make: Make) -> None:
 
 
 def test_table_keeps_the_index_and_compares_with_the_truth(make: Make) -> None:
-    found, _ = make(YES_NO, labels=["yes", "no"])
+    found, _ = make(YES_NO)
     texts = pd.Series(TEXTS, index=["a", "b", "c"])
     table = found.score_table(texts, truth=["yes", "no", "yes"])
     assert table.index.tolist() == ["a", "b", "c"]
@@ -724,15 +634,15 @@ def test_table_keeps_the_index_and_compares_with_the_truth(make: Make) -> None:
 
 
 def test_source_tells_what_changes_the_probabilities(make: Make) -> None:
-    found, _ = make(YES_NO, labels=["yes", "no"])
+    found, _ = make(YES_NO)
     was = found.source()
-    for change, part in (
-        ({"model": "n"}, "model"),
-        ({"instruction": "Think."}, "prompt"),
-        ({"temperature": 1.0}, "prompt"),
-        ({"family": "wide"}, "labels"),
-        ({"top_logprobs": 5}, "labels"),
+    for change, parts in (
+        ({"model": "n"}, ["model"]),
+        ({"instruction": "Think."}, ["prompt"]),
+        ({"temperature": 1.0}, ["prompt"]),
+        ({"family": "wide"}, ["labels"]),
+        ({"top_logprobs": 5}, ["labels"]),
+        ({"concurrency": 2}, []),
     ):
         now = changed(clone(found), **change).source()
-        assert [name for name in was if now[name] != was[name]] == [part]
-    assert changed(clone(found), concurrency=2).source() == was
+        assert [name for name in was if now[name] != was[name]] == parts

@@ -12,9 +12,7 @@ from hosted_model import (
     VOCABULARY,
     Model,
     random_model,
-    reach,
     true_probability,
-    written_model,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,11 +49,11 @@ def token(text: str, p: float | None, **others: float) -> AnswerToken:
     return AnswerToken(text, math.log(p) if p else None, None, top)
 
 
-def tree_of(texts: LabelTexts, **answers: list[AnswerToken]) -> LabelTree:
+def mass_after(texts: LabelTexts, answers: dict[str, list[AnswerToken]]) -> LabelMass:
     tree = LabelTree(texts)
     for begun, tokens in answers.items():
         tree.add(begun.encode(), tokens)
-    return tree
+    return tree.mass()
 
 
 def truths(model: Model, texts: LabelTexts) -> np.ndarray:
@@ -113,117 +111,116 @@ def test_truth_lies_in_the_bounds_after_every_call(
         assert mass.gain == pytest.approx(0, abs=1e-9)
 
 
-def test_reach_adds_all_ways_to_cut_a_text() -> None:
-    model = written_model({"": {"n": 0.5, "no": 0.25, "x": 0.25}, "n": {"o": 0.4}})
-    assert reach(model, "", "no") == pytest.approx(0.25 + 0.5 * 0.4)
+LINE = {"ends": ("\n",)}
+END_TOO = {"ends": ("\n",), "turn_ends": True}
+NONE_LISTED = [AnswerToken("n\ufffd", math.log(0.6), b"n\xc3", ())]
+OTHER_HALF = [AnswerToken("\ufffd", math.log(0.9), b"\xa9", ())]
+LOST = token("n\ufffd", 0.6, **{"\ufffd": 0.2, "x\ufffd": 0.2})
+# Labels, options, answers by what was begun; what is expected of the mass.
+MASSES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    # "a" and "ab" could each have 0.01, "c" as well; 0.09 is open in all.
+    "unlisted": (
+        *("ab c", {}, {"": [token("x", 0.9, y=0.01)]}),
+        {"gain": [0.02, 0.01], "others": [0.01, 0.02]},
+    ),
+    # A list of one may have it out of rank: nothing is known but the rest,
+    "out of rank": (
+        *("ab c", {}, {"": [token("x", 0.9)]}),
+        {"gain": [0.1, 0.1], "others": [0.1, 0.1]},
+    ),
+    # which is there once for all others;
+    "once for all": (
+        *("a b c", {}, {"": [token("x", 0.9)]}),
+        {"gain": [0.1] * 3, "others": [0.1] * 3},
+    ),
+    # so may be the answer's own token.
+    "own token": (
+        *("a b", {}, {"": [token("x", 0.001, y=0.5, z=0.1)]}),
+        {"gain": [0.1, 0.1], "others": [0.1, 0.1]},
+    ),
+    # "a" is listed and open; beside it, only "ab" could be more of the label.
+    "listed and open": (
+        *("ab c", {}, {"": [token("x", 0.9, a=0.01)]}),
+        {"gain": [0.02, 0.01], "others": [0.01, 0.02]},
+    ),
+    "pieces that meet are asked about once": (
+        *("negative positive", {}),
+        {"": [token("neg", 0.5, ne=0.4)], "ne": [token("g", 1.0)]},
+        {"branches": {b"neg": 0.9}},
+    ),
+    "the rest of the answer saves a call": (
+        *("negative positive", {}),
+        {
+            "": [
+                token("neg", 0.6, pos=0.3),
+                token("ative", 0.9, ligible=0.1),
+                token(".", 0.7),
+            ]
+        },
+        {"lower": [0.54, 0], "gain": [0.1, 0.4], "branches": {b"pos": 0.3}}
+        | {"off_list": 0.06, "unlisted": 0.1},
+    ),
+    "no is not the beginning of not sure": (
+        *("no yes", {"after": "A:", **END_TOO}),
+        {
+            "": [token(" no", 0.6, **{" yes": 0.3, " not": 0.1})],
+            " no": [token("\n", 0.5, **{END: 0.2, "t": 0.2})],
+            " yes": [token("\n\n", 0.9)],
+        },
+        {"lower": [0.6 * 0.7, 0.3 * 0.9], "gain": [0.06, 0.03], "branches": {}},
+    ),
+    "nobody knows how many tokens begin with a line break": (
+        *("no yes", LINE, {"": [token("no", 1.0), token("\n", 0.5, t=0.01)]}),
+        {"lower": [0.5, 0], "gain": [0.49, 0]},
+    ),
+    "an end of turn ends nothing where it is not asked for": (
+        *("no yes", LINE),
+        {"": [token("no", 1.0), token(END, 0.5, **{"\n": 0.25, "x": 0.25})]},
+        {"lower": [0.25, 0]},
+    ),
+    "an end that no list shows stays open": (
+        *("no yes", END_TOO, {"": [token("no", 0.6, yes=0.4)], "no": []}),
+        {"lower": [0, 0], "branches": {b"yes": 0.4}, "unresolved": 1.0},
+    ),
+    "labels that begin alike need a terminator only": (
+        *("no not", LINE),
+        {"": [token("no", 1.0), token("t", 0.6, **{"\n": 0.4}), token("\n", 1.0)]},
+        {"lower": [0.4, 0.6]},
+    ),
+    "part of a character is not asked about": (
+        *("né no", {}, {"": NONE_LISTED}),
+        {"branches": {}, "unresolved": 0.6},
+    ),
+    "parts of a character are joined": (
+        *("né no", {}, {"": NONE_LISTED + OTHER_HALF}),
+        {"lower": [0.54, 0]},
+    ),
+    "a lost character could be any": (
+        *("né no", {}, {"": [LOST, token("x", 1.0)]}),
+        {"lower": [0, 0], "gain": [0.8, 0.8], "off_list": 0.2, "branches": {}},
+    ),
+    "a token without a probability is not followed": (
+        *("ab cd", {}, {"": [token("a", None, c=0.5), token("b", 1.0)]}),
+        {"lower": [0, 0], "unlisted": 0.5, "branches": {b"c": 0.5}},
+    ),
+}
 
 
-def test_rest_of_the_answer_given_saves_a_call() -> None:
-    tree = LabelTree(LabelTexts.build(["negative", "positive"]))
-    rest = [token("ative", 0.9, ligible=0.1), token(".", 0.7)]
-    tree.add(b"", [token("neg", 0.6, pos=0.3), *rest])
-    mass = tree.mass()
-    assert mass.lower == pytest.approx([0.54, 0])
-    assert mass.gain == pytest.approx([0.1, 0.4])
-    assert mass.branches == ((b"pos", pytest.approx(0.3)),)
-    assert (mass.off_list, mass.unlisted) == (pytest.approx(0.06), pytest.approx(0.1))
-    tree.add(b"pos", [token("itive", 1.0)])
-    assert tree.mass().lower == pytest.approx([0.54, 0.3])
-    assert tree.mass().branches == ()
-
-
-@pytest.mark.parametrize(
-    ("labels", "listed", "gain", "others"),
-    [
-        # "a" and "ab" could each have 0.01, "c" as well; 0.09 is open in all.
-        (["ab", "c"], token("x", 0.9, y=0.01), [0.02, 0.01], [0.01, 0.02]),
-        # A list of one may have it out of rank: nothing is known but the rest,
-        (["ab", "c"], token("x", 0.9), [0.1, 0.1], [0.1, 0.1]),
-        # which is there once for all others;
-        (["a", "b", "c"], token("x", 0.9), [0.1] * 3, [0.1] * 3),
-        # so may be the answer's own token.
-        (["a", "b"], token("x", 0.001, y=0.5, z=0.1), [0.1, 0.1], [0.1, 0.1]),
-        # "a" is listed and open; beside it, only "ab" could be more of the label.
-        (["ab", "c"], token("x", 0.9, a=0.01), [0.02, 0.01], [0.01, 0.02]),
-    ],
-)
-def test_what_unlisted_tokens_can_bring(
-    labels: list[str], listed: AnswerToken, gain: list[float], others: list[float]
-) -> None:
-    mass = tree_of(LabelTexts.build(labels), **{"": [listed]}).mass()
-    assert mass.gain == pytest.approx(gain)
-    assert mass.others == pytest.approx(others)
-
-
-def test_label_in_pieces_that_meet_is_asked_about_once() -> None:
-    answers = {"": [token("neg", 0.5, ne=0.4)], "ne": [token("g", 1.0)]}
-    tree = tree_of(LabelTexts.build(["negative", "positive"]), **answers)
-    assert tree.mass().branches == ((b"neg", pytest.approx(0.9)),)
-
-
-def test_no_is_not_the_beginning_of_not_sure() -> None:
-    texts = LabelTexts.build(["no", "yes"], after="A:", ends=("\n",), turn_ends=True)
-    tree = LabelTree(texts)
-    tree.add(b"", [token(" no", 0.6, **{" yes": 0.3, " not": 0.1})])
-    assert tree.mass().off_list == pytest.approx(0.1)
-    tree.add(b" no", [token("\n", 0.5, **{END: 0.2, "t": 0.2})])
-    tree.add(b" yes", [token("\n\n", 0.9)])
-    mass = tree.mass()
-    assert mass.lower == pytest.approx([0.6 * 0.7, 0.3 * 0.9])
-    assert mass.gain == pytest.approx([0.06, 0.03])
-
-
-def test_nobody_knows_how_many_tokens_begin_with_a_line_break() -> None:
-    tree = LabelTree(LabelTexts.build(["no", "yes"], ends=("\n",)))
-    tree.add(b"", [token("no", 1.0), token("\n", 0.5, t=0.01)])
-    mass = tree.mass()
-    assert mass.lower == pytest.approx([0.5, 0])
-    assert mass.gain == pytest.approx([0.49, 0])
-
-
-def test_end_that_no_list_shows_stays_open() -> None:
-    texts = LabelTexts.build(["no", "yes"], ends=("\n",), turn_ends=True)
-    mass = tree_of(texts, **{"": [token("no", 0.6, yes=0.4)], "no": []}).mass()
-    assert mass.lower.tolist() == [0, 0]
-    assert mass.branches == ((b"yes", pytest.approx(0.4)),)
-    assert mass.unresolved == pytest.approx(1)
+@pytest.mark.parametrize("name", MASSES)
+def test_mass_of_lists_that_are_written_down(name: str) -> None:
+    labels, options, answers, expected = MASSES[name]
+    mass = mass_after(LabelTexts.build(labels.split(), **options), answers)
+    for what, value in expected.items():
+        found = dict(mass.branches) if what == "branches" else getattr(mass, what)
+        assert found == pytest.approx(value), what
 
 
 @pytest.mark.parametrize("text", ["", END, "</s>", "<eos>", "<|im_end|>"])
 def test_end_of_turn_counts_as_end_and_nowhere_else(text: str) -> None:
-    tree = LabelTree(LabelTexts.build(["no", "yes"], turn_ends=True))
-    tree.add(b"", [token("no", 0.5, **{text: 0.5}), token(text, 0.8)])
-    mass = tree.mass()
+    answers = {"": [token("no", 0.5, **{text: 0.5}), token(text, 0.8)]}
+    mass = mass_after(LabelTexts.build(["no", "yes"], turn_ends=True), answers)
     assert mass.lower == pytest.approx([0.4, 0])
     assert mass.off_list == pytest.approx(0.5)
-
-
-def test_parts_of_characters_are_joined_and_never_asked_about() -> None:
-    texts = LabelTexts.build(["né", "no"])
-    cut = AnswerToken("n\ufffd", math.log(0.6), b"n\xc3", ())
-    rest = AnswerToken("\ufffd", math.log(0.9), b"\xa9", ())
-    alone = tree_of(texts, **{"": [cut]}).mass()
-    assert alone.branches == () and alone.unresolved == pytest.approx(0.6)
-    assert tree_of(texts, **{"": [cut, rest]}).mass().lower == pytest.approx([0.54, 0])
-
-
-def test_character_lost_by_the_server_could_be_any() -> None:
-    lost = token("n\ufffd", 0.6, **{"\ufffd": 0.2, "x\ufffd": 0.2})
-    mass = tree_of(
-        LabelTexts.build(["né", "no"]), **{"": [lost, token("x", 1.0)]}
-    ).mass()
-    assert mass.lower.tolist() == [0, 0]
-    assert mass.gain == pytest.approx([0.8, 0.8])
-    assert mass.off_list == pytest.approx(0.2)
-    assert mass.branches == ()
-
-
-def test_token_without_a_probability_is_not_followed() -> None:
-    tree = LabelTree(LabelTexts.build(["ab", "cd"]))
-    tree.add(b"", [token("a", None, c=0.5), token("b", 1.0)])
-    mass = tree.mass()
-    assert mass.lower.tolist() == [0, 0] and mass.unlisted == pytest.approx(0.5)
-    assert mass.branches == ((b"c", pytest.approx(0.5)),)
 
 
 @pytest.mark.parametrize(
@@ -264,17 +261,11 @@ def test_texts_after_a_word_begin_with_a_space() -> None:
         (["no"], {}, "at least two"),
     ],
 )
-def test_labels_that_overlap_are_refused(
+def test_overlapping_labels(
     labels: list[str], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         LabelTexts.build(labels, **options)
-
-
-def test_labels_that_begin_alike_need_a_terminator_only() -> None:
-    tree = LabelTree(LabelTexts.build(["no", "not"], ends=("\n",)))
-    tree.add(b"", [token("no", 1.0), token("t", 0.6, **{"\n": 0.4}), token("\n", 1.0)])
-    assert tree.mass().lower == pytest.approx([0.4, 0.6])
 
 
 # Scores ---------------------------------------------------------------------------
@@ -320,9 +311,8 @@ def test_votes_have_wilson_intervals() -> None:
 
 
 def test_reports_bound_nothing() -> None:
-    found = HostedScores.of_reports(
-        [2, None, 0], [0.8, math.nan, math.nan], ["", "", ""], 3
-    )
+    reported = [0.8, math.nan, math.nan]
+    found = HostedScores.of_reports([2, None, 0], reported, [""] * 3, 3)
     assert found.shares[0] == pytest.approx([0.1, 0.1, 0.8])
     assert np.isnan(found.shares[1:]).all()
     assert not found.low.any() and found.high.all() and not found.decided.any()
@@ -330,45 +320,35 @@ def test_reports_bound_nothing() -> None:
     assert found.calls.tolist() == [2, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("said", "has_end", "label"),
-    [
-        ("no", False, 0),
-        (" No.", False, 0),
-        ("not sure", False, None),
-        ("note", False, None),
-        ("not spam\nbecause", True, 1),
-        ("no", True, 0),
-        ("no, never", True, None),
-        ("", True, None),
-        ("**Spam**", False, 1),
-        ('"spam."', False, 1),
-        ("No? Spam.", False, None),
-        ("no/spam", False, None),
-        ("no spam", False, None),
-        ("spam, I think", False, None),
-        ("It is not spam", False, None),
-        ("spam\nno", False, None),
-        ("spam?", False, None),
+# What is said, and the label it is read as; behind a "|" with an end.
+READ = [
+    *[("no", 0), (" No.", 0), ("**Spam**", 1), ('"spam."', 1)],
+    *[(said, None) for said in ("not sure", "No? Spam.", "no/spam", "no spam")],
+    *[
+        (said, None)
+        for said in ("spam, I think", "It is not spam", "spam\nno", "spam?")
     ],
-)
-def test_label_of_an_answer_in_words(
-    said: str, has_end: bool, label: int | None
-) -> None:
+    *[("|not spam\nbecause", 1), ("|no", 0), ("|no, never", None), ("|", None)],
+]
+
+
+def words(said: str, finish: str = "stop") -> Answer:
+    return Answer(said, (), finish, None, TokenUsage(), "m", None)
+
+
+@pytest.mark.parametrize(("said", "label"), READ)
+def test_label_of_an_answer_in_words(said: str, label: int | None) -> None:
+    has_end = said.startswith("|")
     names = ["no", "not spam"] if has_end else ["no", "spam"]
     ends = ("\n",) if has_end else ()
     texts = LabelTexts.build(names, family="case", ends=ends, turn_ends=has_end)
-    words = Answer(said, (), "stop", None, TokenUsage(), "m", None)
-    assert texts.read(words) == label
-    cut = Answer(said, (), "length", None, TokenUsage(), "m", None)
+    said = said.removeprefix("|")
+    assert texts.read(words(said)) == label
     if not has_end:  # it could have gone on
-        assert texts.read(cut) is None
+        assert texts.read(words(said, "length")) is None
 
 
 def test_marks_that_are_part_of_a_label_tell_labels_apart() -> None:
     texts = LabelTexts.build(["A", "A*"], family="exact", ends=("\n",), turn_ends=True)
-    said = ("A", "A*", "**A**", "`A*`")
-    found = [
-        texts.read(Answer(s, (), "stop", None, TokenUsage(), "m", None)) for s in said
-    ]
+    found = [texts.read(words(said)) for said in ("A", "A*", "**A**", "`A*`")]
     assert found == [0, 1, None, None]

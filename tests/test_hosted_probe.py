@@ -37,108 +37,92 @@ def look(httpserver: HTTPServer, **how: Any) -> tuple[Probe, ModelServer]:
     return probe(client, "m", retries=0), server
 
 
+def verdicts(written: str) -> dict[str, str]:
+    """Of "yes a, b; no c": what is found of each."""
+    parts = [part.split(" ", 1) for part in written.split("; ")]
+    return {name: verdict for verdict, names in parts for name in names.split(", ")}
+
+
+FORMS = "json_object, json_schema, schema in json_object"
+FORMATS = FORMS.split(", ")
+GOOD = verdicts(
+    "yes chat, completions, max_completion_tokens, logprobs, 20 alternatives, "
+    "5 alternatives, 1 alternative, bytes, end of turn listed, sampling, seed, "
+    "logit_bias, json_object, json_schema, after the mask, continues; "
+    "no responses, after temperature, schema in json_object, reasoning, sentinel"
+)
+
+
 def test_good_server(httpserver: HTTPServer) -> None:
     found, server = look(httpserver, mask="after")
-    assert {name: f.verdict for name, f in found.findings.items()} == {
-        "chat": "yes",
-        "completions": "yes",
-        "responses": "no",
-        "max_completion_tokens": "yes",
-        "logprobs": "yes",
-        "20 alternatives": "yes",
-        "5 alternatives": "yes",
-        "1 alternative": "yes",
-        "bytes": "yes",
-        "end of turn listed": "yes",
-        "after temperature": "no",
-        "sampling": "yes",
-        "seed": "yes",
-        "logit_bias": "yes",
-        "json_object": "yes",
-        "json_schema": "yes",
-        "schema in json_object": "no",
-        "after the mask": "yes",
-        "continues": "yes",
-        "reasoning": "no",
-        "sentinel": "no",
-    }
+    assert {name: f.verdict for name, f in found.findings.items()} == GOOD
     assert found.protocol == "chat" and found.continue_with == {}
     assert not found.old_limit
     # The third protocol is not there, and still a request.
     assert found.requests == len(server.asked) + 1 <= 25
     assert found.completion_tokens <= 100
     assert found.prompt_tokens == 10 * len(server.asked)
-
-
-def test_way_to_ask_for_a_schema_is_the_one_that_works(httpserver: HTTPServer) -> None:
-    schema = {"type": "object"}
-    found, _ = look(httpserver)
-    strict = found.response_format(schema)["json_schema"]
-    assert strict["schema"] == schema and strict["strict"] is True
-    httpserver.clear()
-    found, _ = look(httpserver, formats=("json_object", "inside"))
-    assert found.response_format(schema) == {"type": "json_object", "schema": schema}
-    httpserver.clear()
-    found, _ = look(httpserver, formats=())
-    assert found.response_format(schema) is None
-
-
-def test_result_can_be_read_and_tabulated(httpserver: HTTPServer) -> None:
-    found, _ = look(httpserver)
     table = found.table()
-    assert table.columns.tolist() == ["verdict", "seen"]
-    assert table.loc["seed", "verdict"] == found["seed"].verdict
-    assert set(table["verdict"]) <= {"yes", "no", "unclear"}
-    assert table["seen"].str.len().gt(5).all()
-    lines = str(found).splitlines()
-    assert len(lines) == len(table) + 1
-    assert f"{found.requests} requests" in lines[0]
-    assert found.base_url in lines[0] and str(found).count("tokens") >= 1
+    assert table["verdict"].to_dict() == GOOD and table["seen"].str.len().gt(5).all()
+    first, *lines = str(found).splitlines()
+    assert len(lines) == len(table) and f"{found.requests} requests" in first
+    assert found.base_url in first and "tokens" in first
     assert KEY not in str(found) and KEY not in repr(found)
 
 
-FORMATS = ("json_object", "json_schema", "schema in json_object")
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, {"type": "json_schema"}),
+        ({"formats": ("json_object", "inside")}, {"type": "json_object", "schema": {}}),
+        ({"formats": ()}, None),
+    ],
+)
+def test_way_to_ask_for_a_schema_is_the_one_that_works(
+    httpserver: HTTPServer, how: dict[str, Any], expected: Any
+) -> None:
+    found = look(httpserver, **how)[0].response_format({})
+    strict = found.pop("json_schema", None) if found else None
+    assert found == expected
+    assert not strict or (strict["schema"] == {} and strict["strict"] is True)
+
+
 # What a server does, what is found of it, and words of why.
-WAYS: list[tuple[dict[str, Any], dict[str, str], dict[str, str]]] = [
-    ({"samples": False}, {"sampling": "no", "seed": "unclear"}, {}),
+WAYS: list[tuple[dict[str, Any], str, dict[str, str]]] = [
+    ({"samples": False}, "no sampling; unclear seed", {}),
     (
-        {"refuses": "temperature"},
-        {"sampling": "no", "after temperature": "unclear"},
+        *({"refuses": "temperature"}, "no sampling; unclear after temperature"),
         {"sampling": "temperature"},
     ),
     *(
         (
             {"hides": hides},
-            {"chat": "yes", "logprobs": "no", "20 alternatives": "no"}
-            | dict.fromkeys(("after temperature", "after the mask"), "unclear")
             # What needs no log-probabilities is found out all the same.
-            | dict.fromkeys(("json_schema", "continues", "seed"), "yes"),
+            "yes chat, json_schema, continues, seed; no logprobs, 20 alternatives; "
+            "unclear after temperature, after the mask",
             {},
         )
         for hides in ("silently", "loudly")
     ),
     (
         {"hides": "loudly", "hides_in": ("chat",)},
-        dict.fromkeys(("20 alternatives", "json_schema", "continues"), "yes"),
+        "yes 20 alternatives, json_schema, continues",
         {"logprobs": "By completions."},
     ),
     (
         {"refuses": "max_completion_tokens", "protocols": ("chat",)},
-        dict.fromkeys(("chat", "logprobs", "json_object"), "yes")
-        | {"after temperature": "no", "max_completion_tokens": "no"},
+        "yes chat, logprobs, json_object; no after temperature, max_completion_tokens",
         {"max_completion_tokens": "max_tokens is not"},
     ),
     (
         {"refuses": "temperature", "protocols": ("chat",)},
-        dict.fromkeys(("chat", "logprobs", "json_object"), "yes")
-        | {"after temperature": "unclear"},
+        "yes chat, logprobs, json_object; unclear after temperature",
         {},
     ),
     *(
         (
             {"most": 5, "refuses_more": refuses},
-            dict.fromkeys(("logprobs", "5 alternatives"), "yes")
-            | dict.fromkeys(("20 alternatives", "after temperature"), "no"),
+            "yes logprobs, 5 alternatives; no 20 alternatives, after temperature",
             {"20 alternatives": "at most 5" if refuses else "5 came"},
         )
         for refuses in (False, True)
@@ -146,62 +130,55 @@ WAYS: list[tuple[dict[str, Any], dict[str, str], dict[str, str]]] = [
     *(
         (
             {"mask": mask, "formats": ("json_object", "inside")},
-            {"after the mask": verdict, "json_schema": "no", FORMATS[2]: "yes"},
+            f"{verdict} after the mask; no json_schema; yes schema in json_object",
             {},
         )
         for mask, verdict in (("after", "yes"), ("before", "no"))
     ),
     (
-        {"formats": ()},
-        dict.fromkeys(FORMATS, "no") | {"after the mask": "unclear"},
+        *({"formats": ()}, f"no {FORMS}; unclear after the mask"),
         dict.fromkeys(FORMATS, "Water"),
     ),
+    ({"continues": "flag"}, "yes continues", {}),
     (
-        {"after_temperature": True},
-        {"after temperature": "yes"},
+        *({"after_temperature": True}, "yes after temperature"),
         {"after temperature": "factor of 0.50"},
     ),
     (
         {"protocols": ("completions",), "sentinel": True},
-        {"chat": "no", "completions": "yes", "bytes": "no", "sentinel": "yes"}
-        | dict.fromkeys((*FORMATS, "continues", "after the mask"), "unclear"),
+        "no chat, bytes; yes completions, sentinel; "
+        f"unclear {FORMS}, continues, after the mask",
         dict.fromkeys((*FORMATS, "continues", "after the mask"), "chat only"),
     ),
     (
         {"has_seed": False, "bias_works": False, "shows_end": False}
         | {"sends_bytes": False, "continues": "", "ignores_new_limit": True},
-        dict.fromkeys(("seed", "logit_bias", "bytes", "continues"), "no")
-        | dict.fromkeys(("end of turn listed", "max_completion_tokens"), "no"),
+        "no seed, logit_bias, bytes, continues, end of turn listed, "
+        "max_completion_tokens",
         {},
     ),
 ]
 
 
-@pytest.mark.parametrize(("how", "verdicts", "words"), WAYS)
+@pytest.mark.parametrize(("how", "written", "words"), WAYS)
 def test_servers_ways_are_found_out(
-    httpserver: HTTPServer, how: Any, verdicts: dict[str, str], words: dict[str, str]
+    httpserver: HTTPServer, how: Any, written: str, words: dict[str, str]
 ) -> None:
     found, _ = look(httpserver, **how)
-    assert {name: found[name].verdict for name in verdicts} == verdicts
+    expected = verdicts(written)
+    assert {name: found[name].verdict for name in expected} == expected
     for name, word in words.items():
         assert word in found[name].seen
     protocols = how.get("protocols", ("chat", "completions"))
-    assert (
-        found.protocol == [p for p in protocols if p not in how.get("hides_in", ())][0]
-    )
+    usable = [p for p in protocols if p not in how.get("hides_in", ())]
+    assert found.protocol == usable[0]
     needs_old = how.get("refuses") == "max_completion_tokens"
     assert found.old_limit == (needs_old or how.get("ignores_new_limit", False))
+    if how.get("continues") == "flag":
+        flags = {"continue_final_message": True, "add_generation_prompt": False}
+        assert found.continue_with == flags
     if "chat" not in protocols:
         assert found.continue_with is None
-
-
-def test_flags_that_make_it_go_on_are_handed_over(httpserver: HTTPServer) -> None:
-    found, _ = look(httpserver, continues="flag")
-    assert found["continues"].verdict == "yes"
-    assert found.continue_with == {
-        "continue_final_message": True,
-        "add_generation_prompt": False,
-    }
 
 
 def test_server_that_answers_nothing(httpserver: HTTPServer) -> None:

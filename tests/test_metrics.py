@@ -10,9 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -60,14 +58,6 @@ DISTINCT = Binning(strategy="distinct")
 METHODS = ("kolmogorov-smirnov", "kuiper", "spiegelhalter")
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Other packages warn as they are imported and used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def forecasts(
     n: int, seed: int, low: float = 0.0, off: float = 0.05
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -91,8 +81,6 @@ def curve_of(p: Any, y: Any, binning: Any = TWENTY, **rule: Any) -> pd.DataFrame
     return calibration_metrics(p, y, binning=binning, n_resamples=1, **rule).curve
 
 
-# Published values -----------------------------------------------------------------
-
 TORCH_2 = [0.25, 0.25, 0.55, 0.75, 0.75], [0, 0, 1, 1, 1]
 TORCH_3 = top_label(
     [[0.25, 0.20, 0.55], [0.55, 0.05, 0.40], [0.10, 0.30, 0.60], [0.90, 0.05, 0.05]],
@@ -101,13 +89,6 @@ TORCH_3 = top_label(
 UC = [0.5, 0.5, 0.5, 0.6, 0.5, 0.6, 0.6, 0.6, 0.6], [0, 1, 0, 1, 0, 1, 1, 1, 0]
 UM_2 = np.array([0.91, 0.32, 0.66, 0.67, 0.57, 0.98, 0.41, 0.19])
 UM_TOP = top_label(np.column_stack([1 - UM_2, UM_2]), [1, 0, 1, 1, 0, 1, 0, 0])
-UM_3 = [
-    [0.42610548, 0.41748077, 0.15641374],
-    [0.44766216, 0.47721294, 0.0751249],
-    [0.1862702, 0.15139402, 0.66233578],
-    [0.05753544, 0.8561222, 0.08634236],
-    [0.18697925, 0.29836466, 0.51465609],
-]
 
 
 def mass(n: int) -> Binning:
@@ -129,18 +110,12 @@ def mass(n: int) -> Binning:
         (UC, DISTINCT, "l1", 4 / 9 * 0.25 + 5 / 9 * 0.2),
         (UC, DISTINCT, "l2", (4 / 9 * 0.25**2 + 5 / 9 * 0.2**2) ** 0.5),
         (UC, DISTINCT, "max", 0.25),
-        (([0.1], [1]), mass(1), "l1", 0.9),
-        (([0.1, 0.7], [0, 1]), mass(1), "l1", 0.1),
         (([0.1, 0.1, 0.7], [0, 1, 1]), mass(2), "l1", 0.4 * 2 / 3 + 0.3 / 3),
-        (([0.1, 0.1, 0.1, 0.1, 0.7], [0, 1, 0, 0, 1]), mass(2), "l1", 0.18),
-        (([0.6, 0.7, 0.8, 0.9], [0, 0, 1, 1]), mass(2), "l1", 0.4),
         (([0.1, 0.7, 0.5, 0.9], [0, 1, 1, 1]), mass(2), "l1", 0.2),
         (([0.1, 0.7, 0.5, 0.9], [0, 1, 1, 1]), mass(4), "l1", 0.25),
         (([0.6, 0.7, 0.8, 0.9], [0, 0, 1, 1]), Binning(2), "l1", 0.25),
-        (([0.9, 0.1, 0.3], [1, 1, 1]), Binning(1), "l1", 1.7 / 3),
         # uncertainty-metrics, of the largest probability
         (UM_TOP, Binning(30), "l1", 0.18125),
-        (top_label(UM_3, [0, 1, 2, 1, 2]), Binning(30), "l1", 0.412713502),
         # a bucket of the chapters' sources: claimed 92.3 %, 138 of 150 right
         (([0.923] * 150, [1] * 138 + [0] * 12), Binning(), "l1", 0.003),
     ],
@@ -191,14 +166,11 @@ def test_scores_of_scikit_learn_examples() -> None:
     [
         ([0.6], [0], 0.0),
         ([0.3, 0.9], [0, 1], 0.75),
-        ([0.9, 0.3], [1, 0], 0.75),
         ([0.3, 0.9], [1, 0], 0.25),
-        ([0.6, 0.0, 0.8], [1, 0, 1], 8 / 9),
         ([0.6, 0.0, 0.8], [0, 0, 1], 11 / 18),
         ([0.1] * 10 + [0.6, 0.7], [0] * 11 + [1], np.mean(1 / np.arange(1, 13))),
         # Ties, over both orders: risks (0, 0, 1/3, 1/2) and (0, 1/2, 1/3, 1/2).
         ([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0], 1 - (0.25 + 1 / 3 + 0.5) / 4),
-        ([0.9, 0.8, 0.8, 0.6], [1, 0, 1, 0], 1 - (0.25 + 1 / 3 + 0.5) / 4),
     ],
 )
 def test_mean_selective_accuracy_of_verified_calibration(
@@ -227,7 +199,6 @@ PV = [0.8, 0.3, 0.5, 0.5, 0.7, 0.1], [1, 0, 1, 0, 1, 0]
         ("spiegelhalter", ([0.1, 0.9, 0.21, 0.9, 0.5], [0, 1, 0, 1, 0]), -0.757, None),
         ("kolmogorov-smirnov", ([0.7, 0.3, 0.6], [1, 0, 0]), 0.9 / 0.66**0.5, None),
         ("kolmogorov-smirnov", ([0.5], [1]), 1, 1 - 0.3708),
-        ("kuiper", ([(1 - 0.52**0.5) / 2, 0.4], [0, 1]), 1, 1 - 0.0634),
         # Kuiper's range counts the start: walks 0 → 5, 0 → −.9, 0 → .75 → .25.
         ("kuiper", ([0.5] * 10, [1] * 10), 10**0.5, 0.0063),
         ("kuiper", ([0.9], [0]), 3, 0.0108),
@@ -246,20 +217,14 @@ def test_published_tests(
         assert found.p_value == pytest.approx(p_value, abs=2e-4)
 
 
-# The cross-library fixture --------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("bins", "closed", "ece", "mce"),
     [
-        (5, "left", 0.1035, None),
-        (5, "right", 0.1035, None),
         (10, "left", 0.1035, 0.15),
         (10, "right", 0.1035, 0.186667),
-        (15, "left", 0.1925, 0.305),
         (15, "right", 0.1925, 0.34),
-        (20, "left", 0.1695, 0.315),  # torchmetrics, and by fractions
-        (20, "right", 0.2045, None),  # by fractions
+        (20, "left", 0.1695, 0.315),
+        (20, "right", 0.2045, None),
     ],
 )
 def test_fixture_errors(bins: int, closed: Any, ece: float, mce: float | None) -> None:
@@ -269,18 +234,6 @@ def test_fixture_errors(bins: int, closed: Any, ece: float, mce: float | None) -
     if mce is not None:
         found = maximum_calibration_error(P, Y, binning=binning)
         assert found == pytest.approx(mce, abs=1e-6)
-
-
-def test_fixture_value_of_netcal_comes_from_rounded_edges() -> None:
-    # Its edges 17/20 and 19/20 are rounded up, so .85 and .95 fall into the bins below.
-    with quiet():
-        from netcal.metrics import ECE, MCE
-
-        found = ECE(20).measure(P, Y), MCE(20).measure(P, Y)
-    np.testing.assert_allclose(found, [0.1425, 0.263333], atol=1e-6)
-    moved = np.where((P == 0.85) | (P == 0.95), P - 1e-6, P)
-    assert expected_calibration_error(moved, Y) == pytest.approx(0.1425, abs=1e-5)
-    assert maximum_calibration_error(moved, Y) == pytest.approx(0.263333, abs=1e-5)
 
 
 def test_fixture_scores() -> None:
@@ -298,97 +251,41 @@ def test_fixture_scores() -> None:
     assert [*vars(parts).values()] == pytest.approx(expected, abs=1e-9)
 
 
-# Other packages on random data ----------------------------------------------------
-
-
-@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
-def test_ece_agrees_with_torchmetrics(norm: Any) -> None:
-    q, truth = class_forecasts(3000, 4, seed=4)
-    with quiet():
-        import torch
-        from torchmetrics.functional.classification import multiclass_calibration_error
-
-        expected = multiclass_calibration_error(
-            torch.tensor(q), torch.tensor(truth), 4, n_bins=20, norm=norm
-        )
-    found = expected_calibration_error(*top_label(q, truth), norm=norm)
-    assert found == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_errors_agree_with_mapie() -> None:
-    # Its "uniform" with k bins has k edges, so one bin less; (a, b].
-    p, y = forecasts(3000, seed=5)
-    q, truth = class_forecasts(3000, 4, seed=6)
-    ranked = np.argsort(p)
-    with quiet():
-        from mapie.metrics.calibration import expected_calibration_error as ece
-        from mapie.metrics.calibration import top_label_ece
-
-        equal_mass = ece(
-            y[ranked], p[ranked], num_bins=17, split_strategy="array split"
-        )
-        top = top_label_ece(truth, q, num_bins=21, split_strategy="uniform")
-        each = [ece((truth == k).astype(int), q[:, k], num_bins=21) for k in range(4)]
-    found = expected_calibration_error(p, y, binning=Binning(17, "quantile"))
-    assert found == pytest.approx(equal_mass, abs=1e-6)
-    rule: dict[str, Any] = {"binning": Binning(closed="right")}
-    found = top_label_calibration_error(q, truth, average="macro", **rule)
-    assert found == pytest.approx(top, abs=1e-6)
-    apart = classwise_calibration_error(q, truth, average=None, **rule)
-    assert list(apart) == [0, 1, 2, 3]
-    np.testing.assert_allclose(list(apart.values()), each, atol=1e-6)
-    found = classwise_calibration_error(q, truth, **rule)
-    assert found == pytest.approx(np.mean(each), abs=1e-6)
-
-
-def test_tests_agree_with_mapie() -> None:
-    p, y = forecasts(800, seed=7, off=0.02)
-    with quiet():
-        from mapie.metrics import calibration as mapie
-    for method in METHODS:
-        name = method.replace("-", "_")
-        statistic = getattr(mapie, f"{name}_statistic")(y, p)
-        p_value = getattr(mapie, f"{name}_p_value")(y, p)  # one-sided for the last
-        if method == "spiegelhalter":
-            p_value = 2 * min(p_value, 1 - p_value)
-        found = calibration_test(p, y, method=method)  # type: ignore[arg-type]
-        assert found == pytest.approx((statistic, p_value), abs=1e-6)
-
-
-def test_scores_agree_with_scikit_learn() -> None:
+def test_scores_of_ties_and_of_classes_agree_with_scikit_learn() -> None:
     from sklearn import metrics as sklearn
-    from sklearn.calibration import calibration_curve
 
-    p, y = forecasts(3000, seed=8)
-    accuracy, confidence = calibration_curve(y, p, n_bins=20)
-    curve = curve_of(p, y)
-    np.testing.assert_allclose(curve["accuracy"], accuracy, atol=1e-9)
-    np.testing.assert_allclose(curve["confidence"], confidence, atol=1e-9)
-    p = p.round(2).clip(0.01, 0.99)  # with ties
-    q, truth = class_forecasts(3000, 4, seed=9)
+    p, y = forecasts(300, seed=8)
+    p = p.round(2).clip(0.01, 0.99)
+    q, truth = class_forecasts(300, 4, seed=9)
     assert auroc(p, y) == pytest.approx(sklearn.roc_auc_score(y, p), abs=1e-9)
-    assert brier_score(p, y) == pytest.approx(sklearn.brier_score_loss(y, p), abs=1e-9)
-    assert log_loss(p, y) == pytest.approx(sklearn.log_loss(y, p), abs=1e-9)
     assert log_loss(q, truth) == pytest.approx(sklearn.log_loss(truth, q), abs=1e-9)
     expected = sklearn.brier_score_loss(truth, q, scale_by_half=False)
     assert brier_score(q, truth) == pytest.approx(expected, abs=1e-9)
-    risks = risk_coverage_curve(p, y)
-    wrong = 1 - y[np.argsort(-p, kind="stable")]
-    rows = (risks.coverage * 3000).round().astype(int)
-    expected = np.cumsum(wrong)[rows - 1] / rows
-    np.testing.assert_allclose(risks.risk, expected)
 
 
-# Bins -----------------------------------------------------------------------------
+@pytest.mark.parametrize("norm", ["l1", "signed"])
+def test_errors_of_classes_are_those_of_their_columns(norm: Any) -> None:
+    q, truth = class_forecasts(400, 4, seed=6)
+    rule: dict[str, Any] = {"binning": Binning(closed="right"), "norm": norm}
+    top, says = q.max(axis=1), q.argmax(axis=1)
+    each = [expected_calibration_error(q[:, k], truth == k, **rule) for k in range(4)]
+    found = classwise_calibration_error(q, truth, average=None, **rule)
+    assert found == pytest.approx(dict(enumerate(each)))
+    found = classwise_calibration_error(q, truth, **rule)
+    assert found == pytest.approx(np.mean(each))
+    each = [
+        expected_calibration_error(top[says == k], truth[says == k] == k, **rule)
+        for k in range(4)
+    ]
+    found = top_label_calibration_error(q, truth, average="macro", **rule)
+    assert found == pytest.approx(np.mean(each))
 
 
 @pytest.mark.parametrize(
     ("right", "n", "level", "low", "high"),
     [
-        (138, 150, 0.95, 0.865, 0.954),
         (5, 5, 0.95, 0.566, 1),
         (7, 10, 0.95, 0.397, 0.892),
-        (187, 187, 0.95, 0.980, 1),
         (7, 10, 0.9, 0.4417, 0.8731),
     ],
 )
@@ -460,14 +357,11 @@ def test_all_functions_use_the_same_edges(closed: Any) -> None:
     ("p", "binning", "counts"),
     [
         ([0.3] * 3 + [1.0] * 9, Binning(6, "quantile"), [3, 9]),
-        ([0.3] * 3 + [0.9] * 9, Binning(6, "quantile"), [3, 9]),
-        ([0.0] * 9 + [0.7] * 3, Binning(6, "quantile"), [9, 3]),
         ([0.0] * 9 + [0.7] * 3, Binning(6, "quantile", "right"), [9, 3]),
         ([0.1, 0.2, 0.2, 0.2, 0.2, 0.9], Binning(3, "quantile"), [1, 5]),
         ([0.1, 0.2, 0.2, 0.2, 0.2, 0.9], Binning(3, "quantile", "right"), [5, 1]),
         ([0.0, 1.0, 0.0, 1.0], Binning(4), [2, 2]),
         ([0.0, 1.0, 0.0, 1.0], Binning(4, closed="right"), [2, 2]),
-        ([0.0, 1.0, 0.0, 1.0], DISTINCT, [2, 2]),
     ],
 )
 def test_equal_values_stay_together(
@@ -489,8 +383,6 @@ def test_rows_beyond_one_block_are_summed() -> None:
             expected_calibration_error(p, bad if bad is not p else y)
         bad[at] = 0
 
-
-# Laws -----------------------------------------------------------------------------
 
 ROWS = st.lists(
     st.tuples(
@@ -552,17 +444,14 @@ def test_laws_of_errors_and_scores(
 
 
 def test_forecasters_by_hand() -> None:
-    p, y = [0.2] * 10 + [0.7] * 10, [1] * 2 + [0] * 8 + [1] * 7 + [0] * 3
-    assert expected_calibration_error(p, y) == pytest.approx(0, abs=1e-12)
-    assert BrierDecomposition.of(p, y).reliability == pytest.approx(0, abs=1e-12)
     base = [0.3] * 10, [1] * 3 + [0] * 7
     parts = BrierDecomposition.of(*base)
     assert (parts.reliability, parts.resolution) == pytest.approx((0, 0), abs=1e-12)
-    assert parts.brier == pytest.approx(parts.uncertainty)
-    assert auroc(*base) == 0.5
+    assert parts.brier == pytest.approx(parts.uncertainty) and auroc(*base) == 0.5
     assert log_loss([1.0, 0.5], [0, 1]) == np.inf == log_loss([[1.0, 0.0]], [1])
-    assert log_loss([1.0], [0], clip=0.01) == pytest.approx(-math.log(0.01))
-    assert log_loss([1.0], [1], clip=0.01) == pytest.approx(-math.log(0.99))
+    for right, share in ((0, 0.01), (1, 0.99)):
+        found = log_loss([1.0], [right], clip=0.01)
+        assert found == pytest.approx(-math.log(share))
     assert math.copysign(1, log_loss([1.0], [1])) == 1  # no −0
 
 
@@ -587,21 +476,6 @@ def test_debiased_error_by_hand(norm: Any) -> None:
     assert found == pytest.approx(4 / 5 * (0.16 - 0.25 / 3))
 
 
-@pytest.mark.parametrize("off", [0, 0.1])
-def test_debiased_squared_error_is_right_on_average(off: float) -> None:
-    rng = np.random.default_rng(15)
-    rule: dict[str, Any] = {"binning": Binning(10)}
-    found = []
-    for _ in range(400):
-        p = rng.uniform(0.5, 1, 200)
-        y = rng.random(200) < p - off
-        plain = expected_calibration_error(p, y, norm="l2", **rule) ** 2
-        found.append((debiased_calibration_error(p, y, **rule), plain))
-    (debiased, plain), spread = np.mean(found, axis=0), np.std(found, axis=0)[0] / 20
-    assert abs(debiased - off**2) < 3.5 * spread
-    assert plain - off**2 > 10 * spread
-
-
 def test_top_label_error_does_not_let_classes_make_up_for_each_other() -> None:
     # Both classes stated at .8; one right always, the other 6 times of 10.
     p = [[0.8, 0.2]] * 10 + [[0.2, 0.8]] * 10
@@ -623,97 +497,44 @@ def test_top_label_error_does_not_let_classes_make_up_for_each_other() -> None:
     assert list(correct) == [True, False]  # the first class wins a tie
 
 
-def test_p_values_of_perfect_and_of_bad_forecasters() -> None:
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(250):
-        p = rng.random(200)
-        y = rng.random(200) < p
-        found.append([calibration_test(p, y, method=m).p_value for m in METHODS])  # type: ignore[arg-type]
-    assert np.mean(found, axis=0) == pytest.approx([0.5] * 3, abs=0.09)
-    assert (np.mean(np.array(found) < 0.05, axis=0) < 0.1).all()
-    p, y = forecasts(2000, seed=16, low=0.5, off=0.15)
-    for method in METHODS:
-        assert calibration_test(p, y, method=method).p_value < 1e-3  # type: ignore[arg-type]
-
-
-# What is refused ------------------------------------------------------------------
-
-UC_3 = [[0.6, 0.3, 0.1]] * 6 + [[0.1, 0.8, 0.1]] * 4
-ECE: Any = (expected_calibration_error, (P, Y))
-REPORT: Any = (calibration_metrics, (P, Y))
-TEST: Any = (calibration_test, (P, Y))
-TOP: Any = (top_label_calibration_error, (UC_3, [0] * 10))
+CLASSES: Any = ([[0.6, 0.3, 0.1]] * 6 + [[0.1, 0.8, 0.1]] * 4, [0] * 10)
 
 
 @pytest.mark.parametrize(
-    ("call", "change", "says"),
+    ("function", "rows", "change", "says"),
     [
-        (ECE, {"norm": "l3"}, "norm must be one of 'l1', 'l2', 'max', 'signed', not"),
-        ((debiased_calibration_error, (P, Y)), {"norm": "max"}, "norm must be one of"),
-        ((classwise_calibration_error, TOP[1]), {"average": "mean"}, "average must be"),
-        (TOP, {"average": "mean"}, "average must be one of 'weighted', 'macro', not"),
-        ((log_loss, (P, Y)), {"clip": 0.5}, "clip must lie between 0 and 0.5, not 0.5"),
-        (TEST, {"method": "hosmer"}, "method must be one of 'kolmogorov-smirnov'"),
-        (REPORT, {"level": 95}, "level must lie between 0 and 1, not 95"),
-        (REPORT, {"evaluation": "unstated"}, "evaluation must be one of 'held-out'"),
-        (REPORT, {"n_resamples": 0}, "n_resamples must be a whole number of 1 or more"),
-        (REPORT, {"groups": [1, 2, 3]}, "groups must have one value for each of 20"),
-        (
-            ECE,
-            {"binning": Binning(21, "quantile")},
-            "n must be at most 20, the number of rows, not 21",
-        ),
-        (
-            (ECE[0], ([0.5, 1.5], [0, 1])),
-            {},
-            r"confidence must .* \[0, 1\]; row 1 is 1.5",
-        ),
-        ((ECE[0], ([0.5, 0.6], [0, 2])), {}, "correct must be 0 or 1; row 1 is 2"),
-        (
-            (ECE[0], ([0.5], [0, 1])),
-            {},
-            "correct must have one value for each of 1 row",
-        ),
-        (
-            (auroc, (P, [1] * 20)),
-            {},
-            "correct must hold both outcomes to rank them; all are True",
-        ),
-        (
-            (calibration_test, ([0, 1], [0, 1])),
-            {},
-            r"confidence must lie inside \(0, 1",
-        ),
-        (
-            (calibration_test, ([0.5], [0])),
-            {"method": "spiegelhalter"},
-            r"confidence must lie inside \(0, 1\), off 0.5",
-        ),
-        ((Binning, (0,)), {}, "n must be a whole number of 1 or more, not 0"),
-        ((Binning, (2.5,)), {}, "n must be a whole number of 1 or more, not 2.5"),
-        ((Binning, (True,)), {}, "n must be a whole number of 1 or more, not True"),
-        (
-            (Binning, ()),
-            {"strategy": "equal"},
-            "strategy must be one of 'uniform', .*eq",
-        ),
-        (
-            (Binning, ()),
-            {"closed": "both"},
-            "closed must be one of 'left', 'right', no",
-        ),
+        (expected_calibration_error, (P, Y), {"norm": "l3"}, "norm must be one of 'l1"),
+        (debiased_calibration_error, (P, Y), {"norm": "max"}, "norm must be one of"),
+        (classwise_calibration_error, CLASSES, {"average": "mean"}, "average must be"),
+        (top_label_calibration_error, CLASSES, {"average": "mean"}, "average must be"),
+        (log_loss, (P, Y), {"clip": 0.5}, "clip must lie between 0 and 0.5, not 0.5"),
+        (calibration_test, (P, Y), {"method": "hosmer"}, "method must be one of 'kolm"),
+        (calibration_metrics, (P, Y), {"level": 95}, "level must lie between 0 and 1"),
+        (calibration_metrics, (P, Y), {"evaluation": "x"}, "evaluation must be one of"),
+        (calibration_metrics, (P, Y), {"n_resamples": 0}, "n_resamples must be a whol"),
+        (maximum_calibration_error, (P, Y), {"binning": Binning(21, "quantile")}, "n"),
+        (auroc, ([0.5, 1.5], [0, 1]), {}, r"confidence must .* \[0, 1\]; row 1 is 1.5"),
+        (auroc, ([0.5, 0.6], [0, 2]), {}, "correct must be 0 or 1; row 1 is 2"),
+        (auroc, (P, [1] * 20), {}, "correct must hold both outcomes .* all are True"),
+        (calibration_test, ([0, 1], [0, 1]), {}, "confidence must lie inside"),
+        (Binning, (0,), {}, "n must be a whole number of 1 or more, not 0"),
+        (Binning, (2.5,), {}, "n must be a whole number of 1 or more, not 2.5"),
+        (Binning, (True,), {}, "n must be a whole number of 1 or more, not True"),
+        (Binning, (), {"strategy": "equal"}, "strategy must be one of 'uniform', .*eq"),
+        (Binning, (), {"closed": "both"}, "closed must be one of 'left', 'right', no"),
     ],
 )
-def test_bad_settings(call: Any, change: dict[str, Any], says: str) -> None:
-    function, arguments = call
+def test_bad_settings(function: Any, rows: Any, change: Any, says: str) -> None:
     with pytest.raises(ValueError, match=f"^{says}"):
-        function(*arguments, **change)
+        function(*rows, **change)
 
 
-def test_a_number_is_no_binning() -> None:
+def test_bad_kinds_of_settings() -> None:
     with pytest.raises(TypeError, match="^binning must be a Binning, not 10"):
         expected_calibration_error(P, Y, binning=10)  # type: ignore[arg-type]
+    says = r"^confidence must lie inside \(0, 1\), off 0.5"
+    with pytest.raises(ValueError, match=says):
+        calibration_test([0.5], [0], method="spiegelhalter")
 
 
 OF_OUTCOMES = {
@@ -747,9 +568,6 @@ def test_texts_without_an_answer_are_left_out(name: str) -> None:
     ]:
         with pytest.raises(ValueError, match="must not be missing"):
             measure(*bad, **given(lost | ~lost))
-
-
-# The report -----------------------------------------------------------------------
 
 
 class Marked(np.ndarray):
@@ -807,25 +625,17 @@ def test_report_values_are_those_of_the_functions(
         else:
             assert row[0] == pytest.approx(value, abs=1e-9), name
     assert report.decomposition == BrierDecomposition.of(*rows, **rule)
+    assert report.rule == "12 bins of equal mass, (a, b]" and report.rule in str(report)
+    curve = report.curve
+    assert len(curve) == 12 and curve["n"].sum() == 1500
+    gaps = (curve["accuracy"] - curve["confidence"]).abs()
+    assert (curve["n"] / 1500 * gaps).sum() == pytest.approx(report.ece)
     assert report.debiased == expected["debiased L1 error"]
     bare = report.table["low"].isna()
     assert (bare == (report.table["no_interval"] != "")).drop("rows").all()
     for shown in (str(report), report._repr_html_()):
         assert shown.count("none: ") == bare.sum() - 1
         assert re.search(r"ECE\W.*none: biased upwards", shown, re.S)
-
-
-def test_report_curve_has_every_bin(rows: tuple[np.ndarray, np.ndarray]) -> None:
-    report = calibration_metrics(*rows, n_resamples=20)
-    curve = report.curve
-    assert len(curve) == 20 and curve["n"].sum() == 1500
-    np.testing.assert_allclose(curve["low"], np.arange(20) / 20)
-    empty = curve["n"] == 0
-    assert empty.sum() == 8  # below .4
-    assert curve.loc[empty, "confidence":].isna().all(axis=None)
-    assert curve.loc[~empty].notna().all(axis=None)
-    gaps = (curve["accuracy"] - curve["confidence"]).abs()
-    assert (curve["n"] / 1500 * gaps).sum() == pytest.approx(report.ece)
 
 
 @pytest.mark.parametrize("show", [str, lambda report: report._repr_html_()])
@@ -838,7 +648,6 @@ def test_report_curve_has_every_bin(rows: tuple[np.ndarray, np.ndarray]) -> None
         (0, None, "held-out", "held out: none of these rows"),
         (0, "in-sample", "in-sample", "IN-SAMPLE: 1,500 of these rows were"),
         (1234, None, "in-sample", "IN-SAMPLE: 1,234 of these rows were fitted on"),
-        (1234, "in-sample", "in-sample", "IN-SAMPLE: 1,234 of these rows were"),
     ],
 )
 def test_report_says_whether_rows_were_fitted_on(
@@ -860,12 +669,9 @@ def test_report_says_whether_rows_were_fitted_on(
     assert ("#b00020" in report._repr_html_()) == seen
     plain = calibration_metrics(p, y, n_resamples=5).table
     pd.testing.assert_frame_equal(report.table.iloc[:, :3], plain.iloc[:, :3])
-
-
-def test_fitted_on_rows_cannot_be_called_held_out() -> None:
-    marked = Marked.of(P, np.arange(20) < 3)
-    with pytest.raises(ValueError, match="not be 'held-out'; 3 rows were fitted on"):
-        calibration_metrics(marked, Y, evaluation="held-out")
+    if n_marked:
+        with pytest.raises(ValueError, match="not be 'held-out'; 1234 rows were fit"):
+            calibration_metrics(marked, y, evaluation="held-out")
 
 
 def test_verdict_names_the_direction_and_follows_the_noise_floor() -> None:
@@ -874,13 +680,14 @@ def test_verdict_names_the_direction_and_follows_the_noise_floor() -> None:
         p = rng.uniform(0.3, 0.7, 1000)
         report = calibration_metrics(p, rng.random(1000) < p - off, n_resamples=50)
         assert report.verdict.endswith(f"explains; on the whole {way}confident")
-    said = []
-    for _ in range(60):
-        p = rng.uniform(0.5, 1, 200).round(1)
-        report = calibration_metrics(p, rng.random(200) < p, n_resamples=60)
+    p, said = P.repeat(9), []
+    for off in np.linspace(0, 0.15, 9):
+        report = calibration_metrics(p, rng.random(180) < p - off)
         said.append("cannot be told" in report.verdict)
-        assert said[-1] == (report.ece <= report.floor.upper)
-    assert np.mean(said) >= 0.85  # 95 % of perfect forecasters
+        assert ("cannot be told" in report.verdict) == (
+            report.ece <= report.floor.upper
+        )
+    assert {*said} == {True, False}
 
 
 def test_html_is_a_table_of_the_same_values() -> None:
@@ -898,20 +705,6 @@ def test_html_is_a_table_of_the_same_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("binning", "words"),
-    [
-        (Binning(), "20 bins of equal width, [a, b)"),
-        (Binning(1, closed="right"), "1 bin of equal width, (a, b]"),
-        (Binning(5, "quantile"), "5 bins of equal mass, [a, b)"),
-        (DISTINCT, "20 bins of one value each, [a, b)"),
-    ],
-)
-def test_report_states_its_bins(binning: Binning, words: str) -> None:
-    report = calibration_metrics(P, Y, binning=binning, n_resamples=5)
-    assert report.rule == words and words in str(report)
-
-
-@pytest.mark.parametrize(
     ("p", "y"),
     [
         ([0.0] * 4, [0, 1, 0, 0]),
@@ -925,4 +718,7 @@ def test_reports_of_degenerate_rows(p: list[float], y: list[int]) -> None:
     assert report.ece == expected_calibration_error(p, y)
     shown = str(report) + report._repr_html_()
     assert "nan" not in shown and "–" in shown  # some measure is not defined
+    empty = report.curve["n"] == 0
+    assert report.curve.loc[empty, "confidence":].isna().all(axis=None)
+    assert report.curve.loc[~empty].notna().all(axis=None) and len(empty) == 20
     assert ("  inf  " in shown) == (0 in p)

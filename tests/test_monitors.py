@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit, logsumexp
-from scipy.stats import binom
 
 from helpers.decisions import AccuracyMonitor, CalibrationMonitor, detection_delay
-from helpers.decisions.betting import SHARES, SHIFTS, confidence_sequence, log_wealth
+from helpers.decisions.betting import SHARES, SHIFTS, confidence_sequence
 
 OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=60)
 PROBABILITIES = st.floats(0.01, 0.99)
@@ -32,9 +31,6 @@ def by_hand(confidence, correct, shifts, shares):
     return total
 
 
-# The wealth
-
-
 def test_the_wealth_is_what_the_gamblers_won_together():
     correct = [1, 0, 1, 1, 0, 0, 1]
     monitor = AccuracyMonitor(0.9)
@@ -50,15 +46,6 @@ def test_the_wealth_is_what_the_gamblers_won_together():
     monitor.update(confidence, correct)
     both = np.r_[-SHIFTS, SHIFTS], np.r_[SHARES, SHARES] / 2
     assert monitor.e_value == pytest.approx(by_hand(confidence, correct, *both))
-
-
-@pytest.mark.parametrize("promised", [0.8, 0.95, 0.99])
-def test_the_mean_wealth_is_one_at_the_boundary_and_less_above_it(promised):
-    n = np.full(41, 40)
-    wealth = np.exp(log_wealth(np.arange(41), n, promised))
-    assert binom.pmf(np.arange(41), 40, promised) @ wealth == pytest.approx(1)
-    above = (1 + promised) / 2
-    assert binom.pmf(np.arange(41), 40, above) @ wealth < 0.99
 
 
 @pytest.mark.parametrize("alternative", ALTERNATIVES)
@@ -107,9 +94,6 @@ def test_long_streams_neither_overflow_nor_lose_their_parts():
         assert monitor.n_right == correct.sum()
         if share == 0.3:
             assert monitor.e_value == math.inf and monitor.p_value == 0
-
-
-# Alarms
 
 
 def test_an_alarm_stays_while_the_wealth_falls_again():
@@ -165,9 +149,6 @@ def test_certainty_is_bet_against_at_the_clip():
     assert again.clip == 0.05 and again.e_value == monitor.e_value
 
 
-# The confidence sequence
-
-
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 @pytest.mark.parametrize(("right", "wrong"), [(0, 1), (3, 0), (45, 5), (480, 20)])
 def test_the_interval_is_where_neither_wealth_is_large(alpha, right, wrong):
@@ -213,16 +194,12 @@ def test_the_table_tells_the_course():
     assert table["mean_confidence"].tolist() == pytest.approx(
         [0.9, 0.8, 0.8, 0.75, 0.8]
     )
-    assert table["e_value"].iloc[-1] == monitor.e_value
     few = monitor.table(every=2)
     assert few["item"].tolist() == [2, 4, 5]
     expected = table.iloc[[1, 3, 4]].reset_index(drop=True)
     pd.testing.assert_frame_equal(few, expected)
     with pytest.raises(ValueError, match="every must be a whole number"):
         monitor.table(every=0)
-
-
-# Stored and taken up again
 
 
 @pytest.mark.parametrize(
@@ -262,9 +239,7 @@ def test_a_monitor_goes_on_next_week(tmp_path, made, first, second):
         ({"class": "CalibrationMonitor"}, "class must be AccuracyMonitor, as of"),
         ({"settings": {"promised": 0.9}}, r"settings must be \['alpha', 'pr"),
         ({"settings": {"promised": 1, "alpha": 0.1}}, "promised must lie between 0 an"),
-        ({"settings": {"promised": 0.9, "alpha": "0.1"}}, "alpha must lie .* '0.1'"),
         ({"correct": "0120"}, "correct is '0120'"),
-        ({"correct": [1, 0]}, "correct is .1, 0.; it should be a valid string"),
         ({"confidence": [0.5]}, "confidence must be left out, as of Acc"),
         ({"more": 1}, "must not have the field 'more'"),
     ],
@@ -278,23 +253,16 @@ def test_a_file_that_holds_no_monitor(tmp_path, held, message):
         AccuracyMonitor.load(path)
 
 
-@pytest.mark.parametrize(
-    ("confidence", "message"),
-    [
+def test_stored_confidences_that_are_not_whole():
+    monitor = CalibrationMonitor()
+    monitor.update([0.5, 0.6], [True, False])
+    for confidence, message in (
         (None, "confidence must be given, as of CalibrationMonitor"),
         ([0.5], "correct must have one value for each of 1 rows"),
         ([0.5, math.nan], "confidence.1 is nan; it should be a finite number"),
-        ([0.5, "x"], "confidence.1 is 'x'"),
-    ],
-)
-def test_stored_confidences_that_are_not_whole(confidence, message):
-    monitor = CalibrationMonitor()
-    monitor.update([0.5, 0.6], [True, False])
-    with pytest.raises(ValueError, match=message):
-        CalibrationMonitor.from_dict(monitor.to_dict() | {"confidence": confidence})
-
-
-# Bad input
+    ):
+        with pytest.raises(ValueError, match=message):
+            CalibrationMonitor.from_dict(monitor.to_dict() | {"confidence": confidence})
 
 
 @pytest.mark.parametrize(
@@ -325,14 +293,10 @@ def test_bad_settings(make, rules, message):
     ("items", "message"),
     [
         (([],), "correct must have at least one outcome"),
-        (([True, math.nan],), "correct must not be missing; 1 of 2 rows have no label"),
         ((None,), "correct must not be missing; 1 of 1 rows have no label"),
         (("right",), "correct must be 0 or 1; row 0 is 'right'"),
-        (([[True]],), "correct must be one column"),
         (([], []), "confidence must be one column with at least one row"),
-        (([0.5, 0.5], [True]), "correct must have one value for each of 2 rows"),
         ((0.5, [True, False]), "correct must have one value for each of 1 rows"),
-        (([0.5, math.nan], [1, 1]), "confidence must not be missing; 1 of 2"),
         (([1.5], [1]), "confidence must lie in .0, 1.; row 0 is 1.5"),
         (([0.5], [math.nan]), "correct must not be missing; 1 of 1 rows have no label"),
     ],
@@ -348,17 +312,13 @@ def test_bad_items_change_nothing(items, message):
 
 def test_a_monitor_says_how_it_stands():
     monitor = AccuracyMonitor(0.9)
-    assert (monitor.n, monitor.n_right, monitor.alarm_at) == (0, 0, None)
-    assert (monitor.e_value, monitor.p_value, monitor.alarm) == (1, 1, False)
+    assert (monitor.n, monitor.e_value, monitor.p_value) == (0, 1, 1)
+    assert monitor.alarm_at is None and not monitor.alarm
     assert monitor.table().empty and CalibrationMonitor().table().empty
-    assert repr(monitor) == (
-        "<AccuracyMonitor(promised=0.9, alpha=0.05): 0 of 0 right, e-value 1>"
-    )
+    said = "<AccuracyMonitor(promised=0.9, alpha=0.05): 0 of 0 right, e-value 1>"
+    assert repr(monitor) == said
     monitor.update([False] * 3)
     assert repr(monitor).endswith("alarm at item 3>")
-
-
-# How soon a fall is found
 
 
 def test_every_stream_shown_to_a_monitor() -> None:
@@ -384,17 +344,6 @@ def test_known_delays() -> None:
     assert found.chances.shape == (5000,)
     short = detection_delay(0.95, 0.94, limit=60)
     assert 0 < short.found < 0.5 and short.median == math.inf
-    late = [
-        detection_delay(0.9, actual, limit=1500, **more).median
-        for actual, more in (
-            (0.7, {}),
-            (0.8, {"alpha": 0.2}),
-            (0.8, {}),
-            (0.8, {"before": 300}),
-            (0.8, {"before": 300, "was": 0.95}),
-        )
-    ]
-    assert late == sorted(set(late))  # after a good past, for a small fall
 
 
 @settings(max_examples=20, deadline=None)
@@ -406,14 +355,7 @@ def test_promises_that_are_kept_are_rarely_doubted(
     kept = detection_delay(
         promised, promised, was=was, before=before, alpha=alpha, limit=60
     )
-    assert kept.false_alarms <= alpha and kept.found <= alpha
     assert kept.false_alarms + (1 - kept.false_alarms) * kept.found <= alpha + 1e-12
-    fallen = detection_delay(
-        promised, promised / 2, was=was, before=before, alpha=alpha, limit=60
-    )
-    assert fallen.false_alarms == kept.false_alarms
-    assert np.all(fallen.chances >= kept.chances - 1e-12)
-    assert np.all(np.diff(fallen.chances) >= 0) and fallen.found <= 1
 
 
 def test_quantiles_are_exact():

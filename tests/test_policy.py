@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 
-from helpers import datasets
 from helpers.calibration import (
     HistogramBinningCalibrator,
     IsotonicRegressionCalibrator,
@@ -98,13 +97,12 @@ def test_certified_threshold_becomes_a_policy() -> None:
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
     policy = Policy.from_certified(certified)
     assert policy.apply(TABLE)["action"].tolist() == [*["accept"] * 2, *["review"] * 2]
-    none = choose_threshold([0.9] * 6, [1] * 6, 0.1)
-    whole = TABLE.assign(confidence=1.0)
-    found = Policy.from_certified(none, accept="go", otherwise="look").apply(whole)
-    assert set(found["action"]) == {"look"}
-    assert set(found["reason"]) == {"nothing is accepted"}
     assert policy.note == str(certified)
     assert Policy.from_certified(certified, note="mine").note == "mine"
+    none = choose_threshold([0.9] * 6, [1] * 6, 0.1)
+    policy = Policy.from_certified(none, accept="go", otherwise="look")
+    found = policy.apply(TABLE.assign(confidence=1.0))
+    assert {*found["action"], *found["reason"]} == {"look", "nothing is accepted"}
 
 
 def test_only_certified_labels_are_accepted() -> None:
@@ -119,49 +117,21 @@ def test_only_certified_labels_are_accepted() -> None:
         "nothing is accepted for 'b'",
         "nothing is accepted",
     ]
-    assert (
-        policy.card()
-        .split("What is done\n")[1]
-        .startswith(
-            "  accept: nothing\n"
-            "  anything: review\n"
-            "  if the prediction is 'a':\n"
-            "    confidence ≥ 0.9: accept\n"
-            "    confidence < 0.9: review\n"
-            "  if the prediction is 'b':\n"
-            "    accept: nothing\n"
-            "    anything: review\n"
-            "  no confidence known: review\n"
-        )
-    )
+    assert "if the prediction is 'b':\n    accept: nothing\n" in policy.card()
 
 
 def test_actions_that_no_confidence_gets() -> None:
-    def done(policy: Policy) -> list[str]:
-        part = policy.card().split("What is done\n")[1].split("\n\n")[0]
-        return [line.strip() for line in part.splitlines()]
-
     last = "no confidence known: review"
-    everything = Policy.from_threshold(0)
-    assert done(everything) == ["anything: accept", last]
-    reasons = everything.apply(TABLE)["reason"].tolist()
+    for threshold, lines in (
+        (0, ["anything: accept"]),
+        (1, ["confidence ≥ 1: accept", "confidence < 1: review"]),
+        (math.inf, ["accept: nothing", "anything: review"]),
+    ):
+        policy = Policy.from_threshold(threshold)
+        part = policy.card().split("What is done\n")[1].split("\n\n")[0]
+        assert [line.strip() for line in part.splitlines()] == [*lines, last]
+    reasons = Policy.from_threshold(0).apply(TABLE)["reason"].tolist()
     assert reasons == [*["everything is accepted"] * 3, "no confidence is known"]
-    assert done(Policy.from_threshold(math.inf)) == [
-        "accept: nothing",
-        "anything: review",
-        last,
-    ]
-    # One is enough for something else, and ranges are still needed.
-    policy = Policy(Buckets([0.5, 1], ["review", "warn", "trust"], ["upper", "lower"]))
-    assert done(policy) == [
-        "trust: nothing",
-        "confidence 0.5 to 1: warn",
-        "confidence < 0.5: review",
-        last,
-    ]
-    assert policy.apply(TABLE)["reason"].iloc[0] == "confidence 0.95 is 0.5 to 1"
-    # At 1 itself something is accepted.
-    assert "confidence ≥ 1: accept" in done(Policy.from_threshold(1))
 
 
 def test_names_of_actions_cannot_change_places() -> None:
@@ -174,22 +144,26 @@ def test_names_of_actions_cannot_change_places() -> None:
             make(what, accept="review")
         with pytest.raises(TypeError, match="^accept must be str, not"):
             make(what, accept=("review", "accept"))
-        with pytest.raises(TypeError, match="^otherwise must be str, not None"):
-            make(what, otherwise=None)
     for bad in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
             Policy.from_threshold(bad)
 
 
-def test_rows_without_a_prediction_are_looked_at() -> None:
+def test_rows_that_say_too_little_are_looked_at() -> None:
+    plain = Policy(TRUST_BUCKETS).apply(TABLE)["action"]
     for missing in (None, np.nan, pd.NA):
         table = pd.DataFrame({"prediction": ["a", missing], "confidence": 0.95})
         found = Policy(TRUST_BUCKETS).apply(table)
         assert found["action"].tolist() == ["trust", "ask"]
         assert found["reason"].iloc[1] == "no prediction is known"
+    words = TABLE.assign(confidence=["0.95", "0.9", "0.4", None])  # as from a file
     nullable = TABLE.assign(confidence=TABLE["confidence"].astype("Float64"))
-    plain = Policy(TRUST_BUCKETS).apply(TABLE)
-    assert Policy(TRUST_BUCKETS).apply(nullable)["action"].equals(plain["action"])
+    for table in (words, nullable):
+        assert Policy(TRUST_BUCKETS).apply(table)["action"].equals(plain)
+    with pytest.raises(TypeError, match="^source must be Mapping .* not 'gpt'"):
+        Policy(TRUST_BUCKETS).apply(TABLE, source="gpt")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^table must have at least one row"):
+        Policy(TRUST_BUCKETS).verify(TABLE.assign(correct=1)[:0], 0.1)
 
 
 def test_labels_that_are_numbers_keep_their_ranges() -> None:
@@ -207,7 +181,6 @@ def test_labels_that_are_numbers_keep_their_ranges() -> None:
         Policy(TRUST_BUCKETS, by_label={0.5: strict})
 
 
-@pytest.mark.parametrize("store", [np.float32, lambda p: np.float32(p).astype(float)])
 @pytest.mark.parametrize(
     "calibrator",
     [
@@ -220,30 +193,27 @@ def test_labels_that_are_numbers_keep_their_ranges() -> None:
     ids=repr,
 )
 def test_a_table_is_decided_alike_in_whatever_precision_it_was_stored(
-    calibrator: Any, store: Any
+    calibrator: Any,
 ) -> None:
     """Shares of ten votes, of which many lie on edges and thresholds."""
     rng = np.random.default_rng(0)
-    shares = rng.integers(3, 11, 600) / 10
+    values = shares = rng.integers(3, 11, 600) / 10
     table = pd.DataFrame({"prediction": "a", "confidence": shares})
-    correct = rng.random(600) < shares**0.3
-    stored = table.assign(confidence=store(shares))
-    values = shares
     if calibrator is not None:
-        calibrator = clone(calibrator).fit(shares[:300], correct[:300])
+        calibrator = clone(calibrator).fit(shares, rng.random(600) < shares**0.3)
         values = np.asarray(calibrator.predict(shares))
-        again = np.asarray(calibrator.predict(stored["confidence"]))
-        np.testing.assert_allclose(again, values, atol=1e-6)
+    policies = [
+        Policy(buckets, calibrator) for buckets in (TRUST_BUCKETS, REVIEW_BUCKETS)
+    ]
     for threshold in np.unique(values):
         policy = Policy.from_threshold(float(threshold), calibrator=calibrator)
-        actions = policy.apply(table)["action"]
-        assert (policy.apply(stored)["action"] == actions).all()
-        assert (actions == "accept").sum() == (values >= threshold).sum()
-    for buckets in (TRUST_BUCKETS, REVIEW_BUCKETS):
-        acted = [
-            Policy(buckets, calibrator).apply(t)["action"] for t in (table, stored)
-        ]
-        assert (acted[0] == acted[1]).all()
+        accepted = policy.apply(table)["action"] == "accept"
+        assert accepted.sum() == (values >= threshold).sum()
+        policies.append(policy)
+    for stored in (np.float32(shares), np.float32(shares).astype(float)):
+        again = table.assign(confidence=stored)
+        for policy in policies:
+            assert policy.apply(again)["action"].equals(policy.apply(table)["action"])
 
 
 def test_scores_of_another_model_are_refused(whole: Policy) -> None:
@@ -304,16 +274,9 @@ def test_rules_have_the_names_that_files_know_them_by() -> None:
 def test_card_says_what_one_has_to_know(whole: Policy) -> None:
     card = str(whole)
     for words in (
-        "Film reviews",
-        "confidence > 0.9: trust",
-        "if the prediction is 'b'",
-        "confidence ≥ 0.97: trust",
-        "no confidence known: ask",
-        "PlattScalingCalibrator",
-        "400 labels",
-        "model: m",
-        "100 of 120 labelled items",
-        "None of 20 labelled items is accepted",
+        *("confidence > 0.9: trust", "no confidence known: ask", "model: m"),
+        *("if the prediction is 'b'", "confidence ≥ 0.97: trust"),
+        *("PlattScalingCalibrator", "400 labels", "100 of 120 labelled items"),
     ):
         assert words in card
     # The rule stands there once, and each verification begins with its action.
@@ -329,6 +292,10 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
     assert "nothing says that it is true" in bare and bare.endswith("nothing")
 
 
+STRANGE = Buckets([0.5], ["no", "yes"])
+OTHERS = verify(0.9, [0.95], [1], 0.05)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -341,35 +308,22 @@ def test_card_says_what_one_has_to_know(whole: Policy) -> None:
         (
             {"calibrator": "platt"},
             TypeError,
-            "calibrator must be Calibrator or .*platt",
+            "calibrator must be Calibrator or .*plat",
         ),
-        (
-            {"by_label": {"a": Buckets([0.5], ["no", "yes"])}},
-            ValueError,
-            "by_label must have the actions",
-        ),
-        (
-            {"verified": [verify(0.9, [0.95], [1], 0.05)]},
-            ValueError,
-            "verified must be what this policy's verify gave",
-        ),
+        ({"by_label": {"a": STRANGE}}, ValueError, "by_label must have the actions"),
+        ({"verified": [OTHERS]}, ValueError, "verified must be what this policy's ver"),
     ],
 )
 def test_bad_policies(change: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         Policy(**{"buckets": TRUST_BUCKETS, **change})
-
-
-@pytest.mark.parametrize("certified", [0.9, [0.9], {"a": 0.9}])
-def test_certificates_of_another_kind(certified: Any) -> None:
     with pytest.raises(TypeError, match="^certified.* must be CertifiedThreshold"):
-        Policy.from_certified(certified)
+        Policy.from_certified({"a": 0.9})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ([1, 2], TypeError, "table must be a DataFrame, not list"),
         (TABLE["confidence"], TypeError, "table must be a DataFrame, not Series"),
         (TABLE[["prediction"]], ValueError, "table must have the column 'confidence'"),
         (TABLE[["confidence"]], ValueError, "table must have the column 'prediction'"),
@@ -378,11 +332,6 @@ def test_certificates_of_another_kind(certified: Any) -> None:
             TABLE.assign(confidence=[0.1, 0.2, "high", 0.3]),
             ValueError,
             "confidence must be numbers; row 2 is 'high'",
-        ),
-        (
-            pd.concat([TABLE, TABLE["confidence"]], axis=1),
-            ValueError,
-            "table must not have the column 'confidence' twice",
         ),
     ],
 )
@@ -395,19 +344,6 @@ def test_bad_tables(change: Any, error: type, message: str) -> None:
         Policy(TRUST_BUCKETS).verify(change, 0.1)
 
 
-def test_numbers_in_words_and_a_source_of_another_kind() -> None:
-    words = TABLE.assign(confidence=["0.95", "0.9", "0.4", None])  # as from a file
-    found, plain = (Policy(TRUST_BUCKETS).apply(each) for each in (words, TABLE))
-    assert found["action"].equals(plain["action"])
-    with pytest.raises(TypeError, match="^source must be Mapping .* not 'gpt'"):
-        Policy(TRUST_BUCKETS).apply(TABLE, source="gpt")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="^table must have at least one row"):
-        Policy(TRUST_BUCKETS).verify(TABLE.assign(correct=1)[:0], 0.1)
-
-
-# Files --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -415,7 +351,6 @@ def test_numbers_in_words_and_a_source_of_another_kind() -> None:
         ({"more": 1}, "must not have the field 'more'"),
         ({"note": None}, "note is None"),
         ({"source": {"model": 3}}, "source.model is 3"),
-        ({"by_label": [["a"]]}, "by_label.0 is"),
         ({"by_label": [["a", {}], 1]}, "by_label.1 is 1"),
         ({"by_label": [["a", {}]]}, "the stored policy is not whole"),
         ({"buckets": 3}, "buckets is 3"),
@@ -445,7 +380,6 @@ def test_a_policy_file_with_wrong_parts_is_named(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"max_risk": 1.5}, "max_risk"),
         ({"max_risk": math.nan}, "max_risk"),
         ({"n_errors": -1}, "n_errors"),
         ({"n_errors": 10**6}, "must rise"),
@@ -463,16 +397,6 @@ def test_what_a_stored_policy_says_was_verified_is_checked(
     stored["verified"][0] |= change
     with pytest.raises(ValueError, match=says):
         Policy.from_dict(stored)
-
-
-def test_what_was_verified_on_nothing_accepted_is_read_back() -> None:
-    # Wilson's lower limit of none of 1,000 is not quite 0.
-    nothing = Policy.from_threshold(math.inf).verify(labelled(1000), 0.2)
-    again = Policy.from_dict(nothing.to_dict())
-    assert again.card() == nothing.card() and math.isnan(again.verified[0].risk)
-
-
-# What other labels say --------------------------------------------------------------
 
 
 def labelled(n: int, seed: int = 0) -> pd.DataFrame:
@@ -541,26 +465,15 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
         table["confidence"][:200], table["correct"][:200]
     )
     policy = Policy.from_threshold(0.6, calibrator=platt)
-    with pytest.raises(
-        ValueError,
-        match="must be of rows that no calibrator was fitted on; 200 of these 300",
-    ):
+    says = "must be of rows that no calibrator was fitted on; 200 of these 300"
+    with pytest.raises(ValueError, match=says):
         policy.verify(table, 0.3)
     assert policy.verify(table[200:], 0.3).verified[0].n_labels == 100
-    names = table.set_axis([f"row {at}" for at in range(300)])
-    by_name = PlattScalingCalibrator().fit(
-        names["confidence"][:9], names["correct"][:9]
-    )
-    with pytest.raises(ValueError, match="1 of these 292"):
-        Policy.from_threshold(0.6, calibrator=by_name).verify(names[8:], 0.3)
 
 
 @pytest.mark.parametrize(
     "calibrator",
-    [
-        TopLabelCalibrator(PlattScalingCalibrator()),
-        VectorScaling(),
-    ],
+    [TopLabelCalibrator(PlattScalingCalibrator()), VectorScaling()],
     ids=lambda calibrator: type(calibrator).__name__,
 )
 def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
@@ -582,8 +495,6 @@ def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
     assert again.apply(table, source=SOURCE).equals(acted) and again.rule == policy.rule
     with pytest.raises(ValueError, match="table must have the column 'p_b'; it has"):
         policy.apply(table.drop(columns="p_b"), source=SOURCE)
-    with pytest.raises(ValueError, match="must not have the column 'p_b' twice"):
-        policy.apply(pd.concat([table, table["p_b"]], axis=1), source=SOURCE)
     with pytest.raises(ValueError, match="^p_a must be numbers; row 0 is 'much'"):
         policy.apply(table.assign(p_a="much"), source=SOURCE)
 
@@ -599,46 +510,3 @@ def test_confidence_of_a_label_that_is_not_the_most_probable() -> None:
     top_only.fit(known[columns], known["truth"])
     with pytest.raises(ValueError, match="prediction must be the most probable label"):
         Policy(TRUST_BUCKETS, top_only).apply(table)
-
-
-# Real injury cases: certified on some of them, verified on others -------------------
-
-
-def predictions(how: str, split: str) -> pd.DataFrame:
-    return datasets.load_neiss_predictions(how, split)
-
-
-@pytest.mark.filterwarnings("ignore::helpers.calibration.CalibrationWarning")
-@pytest.mark.parametrize(
-    ("how", "coverage", "verdict"),
-    [("fine-tuned", 0.85, "holds"), ("tf-idf", 0.55, ""), ("few-shot", 0, "")],
-)
-def test_most_cases_are_coded_at_95_percent(
-    how: str, coverage: float, verdict: str
-) -> None:
-    known, others = predictions(how, "calibration"), predictions(how, "test")
-    half = np.random.default_rng(0).permutation(len(known)) < len(known) // 2
-    columns = [name for name in known if name.startswith("p_")]
-    maps = TopLabelCalibrator(PlattScalingCalibrator())
-    maps.fit(known[half][columns], known["truth"][half])
-    scores, correct = maps.predict(known[~half][columns]), known["correct"][~half]
-    policy = Policy.from_certified(
-        choose_threshold(scores, correct, 0.05), calibrator=maps
-    )
-    acted = policy.apply(others)
-    if not coverage:  # a model that is seldom right
-        assert "No threshold can be certified" in policy.note
-        assert set(acted["action"]) == {"review"}
-        return
-    (found,) = policy.verify(others, max_risk=0.05).verified
-    assert found.verdict == verdict or found.verdict != "fails" and not verdict
-    assert found.n_labels == len(others) and found.risk < 0.05
-    assert coverage < found.coverage_low < found.coverage < found.coverage_high
-    accepted = acted["action"] == "accept"
-    assert accepted.sum() == found.n_accepted
-    assert (~acted["correct"])[accepted].mean() == pytest.approx(found.risk)
-    # Another model, and rows that were fitted on.
-    with pytest.raises(ValueError, match="source differs: this policy is for"):
-        policy.apply(predictions("few-shot", "test"))
-    with pytest.raises(ValueError, match=f"{half.sum()} of these {len(known)}"):
-        policy.verify(known, 0.05)

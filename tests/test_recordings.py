@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,16 +119,13 @@ def keeping() -> Journal:
 def answered(request: Request, text: str = "yes", **changes: Any) -> Call:
     body = chat_answer(text)
     result, said = read_answer("chat", body), json.dumps(body)
-    call = Call(
-        request.key(URL), "chat", "m", result, said, TokenUsage(10, 1), request=request
-    )
-    return Call(**{**vars(call), **changes})
+    call = Call(request.key(URL), "chat", "m", result, said, TokenUsage(10, 1))
+    return replace(call, **{"request": request, **changes})
 
 
 def failed(request: Request, message: str = "ouch") -> Call:
     failure = Failure("APIError", message, 500, "r")
-    changes = {"result": failure, "response": None, "usage": TokenUsage()}
-    return answered(request, **changes)
+    return answered(request, result=failure, response=None, usage=TokenUsage())
 
 
 def small(file: Path) -> pd.DataFrame:
@@ -145,6 +142,7 @@ def test_a_recording_answers_as_the_server_did(
     server: tuple[StubServer, AsyncOpenAI], file: Path
 ) -> None:
     stub, client = server
+    address = str(client.base_url)
     with keeping() as journal, keeping() as played, Journal(":memory:") as plain:
         there = inquire(ALL, client, journal)
         # What is compared below is of every kind.
@@ -156,19 +154,16 @@ def test_a_recording_answers_as_the_server_did(
         ]
         assert there[7].request_id == "header" and there[3].usage.reasoning == 6
         asked = stub.asked.copy()
-        written = save_recording(
-            journal, file, base_url=str(client.base_url), server="stub", date="today"
-        )
-        about = play_recording(file, played)
-        url = str(client.base_url).rstrip("/")
-        assert about == {"base_url": url, "server": "stub", "date": "today"}
+        about = {"server": "stub", "date": "today"}
+        written = save_recording(journal, file, base_url=address, **about)
+        found = play_recording(file, played)
+        assert found == {"base_url": address.rstrip("/"), **about}
         assert inquire(ALL, client, played) == there
         # Also at once and in another order, and where requests are not kept.
         play_recording(str(file), plain)
         assert inquire(ALL[::-1], client, plain, concurrency=8) == there[::-1]
         assert stub.asked == asked
 
-        address = str(client.base_url)
         assert written["key"].tolist() == [request.key(address) for request in ALL]
         # All of it came along, with the time, and can be recorded once more.
         for same in (played.recorded(), pd.read_parquet(file)):
@@ -191,22 +186,18 @@ def test_a_recording_answers_as_the_server_did(
 
 def test_playing_twice_adds_nothing(file: Path, tmp_path: Path) -> None:
     small(file)
-    path = tmp_path / "a.sqlite"
     for _ in range(2):
-        with Journal(path, keep_requests=True) as journal:
-            play_recording(file, journal)
-            play_recording(file, journal)
+        with Journal(tmp_path / "a.sqlite", keep_requests=True) as journal:
+            for _ in range(2):
+                play_recording(file, journal)
             usage = journal.usage().loc[("m", "recorded")]
             assert (usage["answers"], usage["errors"]) == (2, 1)
-            assert usage["prompt_tokens"] == 20
-    with sqlite3.connect(path) as database:
-        assert database.execute("SELECT COUNT(*) FROM calls").fetchone() == (3,)
-    database.close()
+            assert usage["prompt_tokens"] == 20 and len(journal.recorded()) == 3
 
 
 def test_what_a_journal_knows_stays(file: Path) -> None:
-    small(file)
-    a, b, c = chat("a"), chat("b"), chat("c")
+    small(file)  # of "a", the failure "b" and "c"
+    a, b, c, d = map(chat, "abcd")
     keys = [request.key(URL) for request in (a, b, c)]
     with Journal(":memory:") as journal:
         journal.add([answered(a, "no"), answered(b, "well"), failed(c)])
@@ -214,11 +205,10 @@ def test_what_a_journal_knows_stays(file: Path) -> None:
         found = journal.get(keys)
         # An answer for a failure is news; a failure for an answer is not.
         assert [found[key].text for key in keys] == ["no", "well", "yes"]
-        assert journal.usage()["answers"].to_dict() == {
-            ("m", "direct"): 2,
-            ("m", "recorded"): 1,
-        }
-        assert journal.usage()["errors"].tolist() == [1, 0]
+        usage = journal.usage()
+        assert usage["answers"].tolist() == [2, 1]
+        assert usage["errors"].tolist() == [1, 0]
+        assert usage.index.tolist() == [("m", "direct"), ("m", "recorded")]
     with Journal(":memory:") as journal:
         journal.add([failed(b, "mine")])
         play_recording(file, journal)
@@ -245,9 +235,9 @@ def test_an_answer_wins_over_failures_before_and_after(file: Path) -> None:
 def test_half_characters_of_a_server_do_not_stop_the_journal(file: Path) -> None:
     asked, other = chat("a"), chat("b")
     body = chat_answer("yes") | {"id": "id-\ud83d"}
-    answer = answered(asked, result=read_answer("chat", body))
     with keeping() as journal, Journal(":memory:") as played:
-        journal.add([answer, failed(other, "cut \ud83d")])
+        journal.add([answered(asked, result=read_answer("chat", body))])
+        journal.add([failed(other, "cut \ud83d")])
         save_recording(journal, file, base_url=URL)
         play_recording(file, played)
         keys = [asked.key(URL), other.key(URL)]
@@ -291,34 +281,30 @@ def test_no_key_is_in_a_recording(
 
 
 def test_requests_are_kept_only_where_one_says_so(tmp_path: Path, file: Path) -> None:
-    path = tmp_path / "a.sqlite"
+    path, wal = tmp_path / "a.sqlite", tmp_path / "a.sqlite-wal"
     prompts = [f"a private text, {at}" for at in range(3)]
     first, second, third = map(chat, prompts)
+
+    def kept(*calls: Call, keep: bool) -> list[str]:
+        with Journal(path, keep_requests=keep) as journal:
+            journal.add(calls)
+            if not keep:
+                assert prompts[0].encode() not in wal.read_bytes()
+                with pytest.raises(ValueError, match="open it with keep_requests=True"):
+                    save_recording(journal, file, base_url=URL)
+            return journal.recorded().get("arguments", pd.Series()).tolist()
+
+    assert kept(answered(first), keep=False) == []
+    assert kept(keep=True) == []  # an older file gets the table
+    (arguments,) = kept(answered(second), answered(second, "no"), keep=True)
+    assert json.loads(arguments)["messages"][0]["content"] == prompts[1]
+    assert kept(answered(third), keep=False) == []
+    assert kept(keep=True) == [arguments] and not file.exists()
     with Journal(path) as journal:
-        journal.add([answered(first)])
-        assert journal.recorded().empty
-        assert prompts[0].encode() not in path.with_name("a.sqlite-wal").read_bytes()
-        with pytest.raises(ValueError, match="open it with keep_requests=True"):
-            save_recording(journal, file, base_url=URL)
-    with Journal(path, keep_requests=True) as journal:  # an older file gets the table
-        assert journal.recorded().empty
-        journal.add([answered(second), answered(second, "no")])
-        assert journal.recorded()["key"].tolist() == [second.key(URL)]
-    with Journal(path) as journal:
-        journal.add([answered(third)])
-        assert journal.recorded().empty
-        with pytest.raises(ValueError, match="open it with keep_requests=True"):
-            save_recording(journal, file, base_url=URL)
         assert len(journal.get([q.key(URL) for q in (first, second, third)])) == 3
-    with Journal(path, keep_requests=True) as journal:
-        (arguments,) = journal.recorded()["arguments"]
-        assert json.loads(arguments)["messages"][0]["content"] == prompts[1]
-    assert not file.exists()
 
 
-def test_a_journal_in_memory_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     key = chat("a").key(URL)
     with Journal(":memory:") as journal, Journal(":memory:") as other:
@@ -326,14 +312,6 @@ def test_a_journal_in_memory_leaves_no_file(
         assert journal.get([key])[key].text == "yes"
         assert other.get([key]) == {}
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_key_knows_names_as_they_are_sent() -> None:
-    # As texts, "1000" is before "7".
-    numbers = chat("a", logit_bias={7: 1, 1000: 5})
-    texts = chat("a", logit_bias={"1000": 5, "7": 1})
-    assert numbers.key(URL) == texts.key(URL)
-    assert numbers.key(URL) != chat("a", logit_bias={7: 1, 1000: 6}).key(URL)
 
 
 # What is refused --------------------------------------------------------------------
@@ -351,38 +329,24 @@ def test_a_recording_is_of_one_server(file: Path) -> None:
     ("column", "value"),
     [
         ("arguments", json.dumps(dict(chat("another").arguments))),
-        ("arguments", "no JSON"),
-        ("arguments", "[]"),
-        ("arguments", "5"),
-        ("arguments", None),
-        ("draw", 1),
-        ("draw", -1),
-        ("protocol", "responses"),
-        ("protocol", "telepathy"),
-        ("key", "0" * 64),
-        ("base_url", "http://127.0.0.1:8/v1"),
+        *[("arguments", value) for value in ("no JSON", "[]", "5", None)],
+        *[("draw", 1), ("draw", -1)],
+        *[("protocol", "responses"), ("protocol", "telepathy")],
+        *[("key", "0" * 64), ("base_url", "http://127.0.0.1:8/v1")],
+        ("response", '{"choices": ['),
     ],
 )
-def test_a_changed_request_is_refused(file: Path, column: str, value: Any) -> None:
+def test_a_changed_recording_is_refused(file: Path, column: str, value: Any) -> None:
     table = small(file)
     if column == "base_url":
         table.attrs[column] = value
     else:
         table.loc[2, column] = value
     table.to_parquet(file, index=False)
+    said = f"{file} has .* {re.escape(table.attrs['base_url'])} was not asked"
     with Journal(":memory:") as journal:
-        address = re.escape(table.attrs["base_url"])
-        with pytest.raises(ValueError, match=f"{file} has .* {address} was not asked"):
-            play_recording(file, journal)
-        assert journal.usage().empty
-
-
-def test_a_broken_answer_leaves_the_journal_as_it_was(file: Path) -> None:
-    table = small(file)
-    table.loc[2, "response"] = '{"choices": ['
-    table.to_parquet(file, index=False)
-    with Journal(":memory:") as journal:
-        with pytest.raises(ValueError, match="broken JSON"):
+        said = "broken JSON" if column == "response" else said
+        with pytest.raises(ValueError, match=said):
             play_recording(file, journal)
         assert journal.usage().empty
         journal.add([answered(chat("a"))])  # and it goes on
@@ -397,8 +361,7 @@ def test_a_file_that_is_no_recording(file: Path, what: str) -> None:
     if what in ("text", "empty"):
         file.write_text("" if what == "empty" else "key,arguments\n" * 30)
     with Journal(":memory:") as journal:
-        said = f"path must be a recording; {file} is none"
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=f"must be a recording; {file} is none"):
             play_recording(file, journal)
         assert journal.usage().empty
         with pytest.raises(FileNotFoundError, match=r"there\.parquet"):
@@ -435,9 +398,7 @@ def test_a_probe_is_played_back(httpserver: HTTPServer, file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDED_SERVERS)
-def test_the_books_recordings_play_and_say_where_they_come_from(
-    root: Path, name: str
-) -> None:
+def test_the_books_recordings_play_and_say_their_origin(root: Path, name: str) -> None:
     files = sorted((root / "data" / "recorded" / name).glob("*.parquet"))
     assert len(files) >= 4
     for path in files:

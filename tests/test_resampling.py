@@ -47,7 +47,6 @@ MEASURES: dict[str, Callable[[Any, Any], float]] = {
     "log_loss": log_loss,
     "auroc": auroc,
 }
-REFLECTED = ("ece", "rmsce", "mce", "squared")
 
 
 def some_rows(n: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -63,30 +62,24 @@ def two_models(n: int, seed: int) -> tuple[Any, Any]:
     return (a, rng.random(n) < a), (b, rng.random(n) < (a + 3 * b) / 4)
 
 
-# Recorded streams -----------------------------------------------------------------
-
 P, Y = some_rows(200, 1)
 Q, Z = some_rows(200, 2)
 GROUPS = np.arange(200) // 4
 DRAWS: dict[str, Any] = {"n_resamples": 50, "rng": 3}
 SEVEN = Binning(7, "quantile")
+MANY = some_rows(21_000, 5)[0]  # so many that cells are merged
+FLOOR_DRAWS: dict[str, Any] = {"n_simulations": 50, "rng": 3}
 RECORDED: list[tuple[Callable[[], Any], Any]] = [
+    (lambda: noise_floor(P, **FLOOR_DRAWS), (0.079968041, 0.106576242)),
     (
-        lambda: noise_floor(P, n_simulations=50, rng=3),
-        (0.079968041, 0.106576242),
-    ),
-    (
-        lambda: noise_floor(P, binning=SEVEN, norm="l2", n_simulations=50, rng=3),
+        lambda: noise_floor(P, binning=SEVEN, norm="l2", **FLOOR_DRAWS),
         (0.077664081, 0.113935771),
     ),
     (
         lambda: noise_floor(P, measure=brier_score, n_simulations=20, rng=3),
         (0.185540371, 0.202551381),
     ),
-    (
-        lambda: noise_floor(some_rows(21_000, 5)[0], n_simulations=50, rng=3),
-        (0.007702388, 0.010734553),
-    ),
+    (lambda: noise_floor(MANY, **FLOOR_DRAWS), (0.007702388, 0.010734553)),
     (
         lambda: bootstrap_interval(P, Y, ["ece", "squared", "gap", "auroc"], **DRAWS),
         {
@@ -97,33 +90,21 @@ RECORDED: list[tuple[Callable[[], Any], Any]] = [
         },
     ),
     (
-        lambda: bootstrap_interval(P, Y, ["ece", "brier"], groups=GROUPS, **DRAWS),
-        {
-            "ece": (0.092610057, 0.019871626, 0.09830735),
-            "brier": (0.192451209, 0.156589235, 0.215368284),
-        },
+        lambda: bootstrap_interval(P, Y, "brier", groups=GROUPS, **DRAWS),
+        (0.192451209, 0.156589235, 0.215368284),
     ),
     (
-        lambda: paired_difference(
-            (P, Y), (Q, Z), ["ece", "squared", "brier"], groups=GROUPS, **DRAWS
-        ),
-        {
-            "ece": (-0.001527999, -0.080867134, 0.060355992),
-            "squared": (-0.000624388, -0.028138172, 0.028654445),
-            "brier": (0.014927572, -0.027093541, 0.065806978),
-        },
+        lambda: paired_difference((P, Y), (Q, Z), "brier", groups=GROUPS, **DRAWS),
+        (0.014927572, -0.027093541, 0.065806978),
     ),
     (
-        lambda: labels_needed(P, target=0.06, n_simulations=50, rng=3),
+        lambda: labels_needed(P, target=0.06, **FLOOR_DRAWS),
         (752, 0.049323339, 0.040054996),
     ),
+    (lambda: calibration_metrics(P, Y, **DRAWS).floor, (0.078621463, 0.105519886)),
     (
-        lambda: calibration_metrics(P, Y, **DRAWS).floor,
-        (0.078621463, 0.105519886),
-    ),
-    (
-        lambda: calibration_metrics(P, Y, **DRAWS).curve.loc[15, "band_low":],
-        (0.5625, 0.9375),
+        lambda: calibration_metrics(P, Y, **DRAWS).curve.loc[10:, "band_low":].sum(),
+        (5.543663555, 9.086742424),
     ),
     (
         lambda: class_gap_difference(
@@ -132,7 +113,7 @@ RECORDED: list[tuple[Callable[[], Any], Any]] = [
         (-1.5054e-05, -0.004287001, 0.005202731),
     ),
     (
-        lambda: CalibrationSums.of(P, Y).noise_floor(n_simulations=50, rng=3),
+        lambda: CalibrationSums.of(P, Y).noise_floor(**FLOOR_DRAWS),
         (0.075963024, 0.101546313),
     ),
 ]
@@ -167,16 +148,19 @@ def test_the_same_seed_gives_the_same_result(call: Callable[[Any], Any]) -> None
             call(bad)
 
 
-# The noise floor ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("norm", ["l1", "l2", "max", "signed"])
-@pytest.mark.parametrize("binning", [Binning(10), QUANTILE_TEN])
-@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(
+    ("ties", "binning"),
+    [
+        (False, Binning(10)),
+        (False, QUANTILE_TEN),
+        (True, Binning(10, closed="right")),  # the ties are edges
+    ],
+)
 def test_noise_floor_agrees_with_direct_simulation(
     ties: bool, binning: Binning, norm: Any
 ) -> None:
-    p = some_rows(300, seed=2, ties=ties)[0]
+    p = np.repeat(some_rows(100, seed=2, ties=ties)[0], 3)
     found = noise_floor(p, norm=norm, binning=binning, n_simulations=4000, level=0.9)
     direct = noise_floor(
         p,
@@ -192,21 +176,6 @@ def test_noise_floor_agrees_with_direct_simulation(
     assert found.upper == pytest.approx(direct.upper, abs=2 * spread)
 
 
-def test_noise_floor_of_merged_cells_agrees_with_that_of_rows() -> None:
-    # Beyond 20,000 rows cells are merged; with groups they are not.
-    p = np.random.default_rng(0).beta(4, 1, 20_400)
-    drawn = np.random.default_rng(1).random((150, len(p))) < p
-    gaps = np.add.reduceat(
-        (p - drawn)[:, np.argsort(p)],
-        np.unique(np.searchsorted(np.sort(p), np.arange(20) / 20)),
-        axis=1,
-    )
-    direct = np.abs(gaps).sum(axis=1) / len(p)
-    found = noise_floor(p)
-    assert found.mean == pytest.approx(direct.mean(), abs=4e-4)
-    assert found.upper == pytest.approx(np.quantile(direct, 0.95), abs=1e-3)
-
-
 def test_noise_floor_by_hand() -> None:
     # One row of .9: the error is .1 nine times of ten, and .9 once.
     found = noise_floor([0.9], n_simulations=40_000)
@@ -217,106 +186,38 @@ def test_noise_floor_by_hand() -> None:
         assert noise_floor(certain) == (0, 0)
 
 
-def test_noise_floor_uses_the_rule_of_the_edge() -> None:
-    p = np.repeat([0.5, 0.55, 0.6, 0.65], 30)  # pairs: (.5 .55)(.6 .65), or split
-    left, right = (
-        noise_floor(p, binning=Binning(10, closed=closed)).mean  # type: ignore[arg-type]
-        for closed in ("left", "right")
-    )
-    assert right > left * 1.1  # three bins have more noise than two
-
-
-def test_consistency_band_is_where_true_accuracies_lie() -> None:
-    p = np.repeat(LEVELS, 60)
-    report = calibration_metrics(p, p > 0.6, level=0.9, n_resamples=9)
-    curve = report.curve[report.curve["n"] > 0]
-    assert len(curve) == 10 and (curve["n"] == 60).all()
-    rates = np.random.default_rng(9).binomial(60, LEVELS, (1000, 10)) / 60
-    low, high = (curve[f"band_{end}"].to_numpy() for end in ("low", "high"))
-    inside = np.mean((rates >= low - 1e-9) & (rates <= high + 1e-9))
-    assert 0.88 < inside < 0.96  # above .9, since rates are multiples of 1/60
-
-
-# The bootstrap --------------------------------------------------------------------
-
-
-def plain_ends(changes: list[float], value: float, pivot: float | None) -> Any:
-    low, high = np.quantile(changes, [0.05, 0.95])
-    if pivot is None:
-        return value, low, high
-    return value, value + pivot - high, value + pivot - low
-
-
+@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("measure", MEASURES)
-def test_interval_is_that_of_a_plain_bootstrap(measure: str, grouped: bool) -> None:
-    p, y = some_rows(60, seed=18)
-    # Cells are in the order of the confidence.
-    groups = np.arange(60) % 20 if grouped else np.argsort(np.argsort(p))
-    n_groups = groups.max() + 1
-    even = np.full(n_groups, 1 / n_groups)
-    counts = np.random.default_rng(5).multinomial(n_groups, even, 200)
-    rows = [np.repeat(np.arange(60), count[groups]) for count in counts]
-    score = MEASURES[measure]
-    pivot = value = score(p, y)
-    if measure == "squared":
-        pivot = MEASURES["rmsce"](p, y) ** 2
-    expected = plain_ends(
-        [score(p[at], y[at]) for at in rows],
-        value,
-        pivot if measure in REFLECTED else None,
-    )
-    if measure in ("ece", "rmsce", "mce"):
-        expected = tuple(np.maximum(expected, 0))
-    found = bootstrap_interval(
-        p,
-        y,
-        measure,
-        groups=groups if grouped else None,
-        binning=FIVE,
-        level=0.9,
-        n_resamples=200,
-        rng=5,
-    )
-    assert found == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("measure", MEASURES)
-def test_difference_is_that_of_a_plain_paired_bootstrap(
-    measure: str, grouped: bool
+def test_interval_is_that_of_a_plain_bootstrap(
+    measure: str, grouped: bool, paired: bool
 ) -> None:
-    (a, right_a), (b, right_b) = two_models(60, 2)
-    groups = np.arange(60) % 20 if grouped else np.arange(60)
+    sides: Any = two_models(60, 2) if paired else (some_rows(60, seed=18),)
+    call: Any = paired_difference if paired else bootstrap_interval
+    every = np.arange(60)
+    # Cells of one side are in the order of the confidence.
+    groups = every if paired else np.argsort(np.argsort(sides[0][0]))
+    groups = every % 20 if grouped else groups
     n_groups = groups.max() + 1
     even = np.full(n_groups, 1 / n_groups)
     counts = np.random.default_rng(5).multinomial(n_groups, even, 200)
 
-    def change(rows: np.ndarray, name: str, power: int = 1) -> float:
-        score = MEASURES[name]
-        after, before = score(b[rows], right_b[rows]), score(a[rows], right_a[rows])
-        return after**power - before**power
+    def score(rows: np.ndarray, name: str, power: int = 1) -> float:
+        found = [MEASURES[name](p[rows], y[rows]) ** power for p, y in sides]
+        return found[1] - found[0] if paired else found[0]
 
-    every = np.arange(60)
-    pivot = value = change(every, measure)
-    if measure == "squared":
-        pivot = change(every, "rmsce", 2)
-    expected = plain_ends(
-        [change(np.repeat(every, count[groups]), measure) for count in counts],
-        value,
-        pivot if measure in ("ece", "rmsce", "squared") else None,
-    )
-    found = paired_difference(
-        (a, right_a),
-        (b, right_b),
-        measure,
-        groups=groups if grouped else None,
-        binning=FIVE,
-        level=0.9,
-        n_resamples=200,
-        rng=5,
-    )
-    assert found == pytest.approx(expected, abs=1e-12)
+    value = score(every, measure)
+    pivot = score(every, "rmsce", 2) if measure == "squared" else value
+    changes = [score(np.repeat(every, count[groups]), measure) for count in counts]
+    expected = np.array([value, *np.quantile(changes, [0.05, 0.95])])
+    if measure in ("ece", "rmsce", "squared") or (measure == "mce" and not paired):
+        expected[1:] = value + pivot - expected[:0:-1]
+    if measure in ("ece", "rmsce", "mce") and not paired:
+        expected = np.maximum(expected, 0)
+    rule: dict[str, Any] = {"binning": FIVE, "level": 0.9, "n_resamples": 200}
+    rule["groups"] = groups if grouped else None
+    found = call(*(sides if paired else sides[0]), measure, rng=5, **rule)
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "ties"), [(300, True), (21_000, False)])
@@ -334,32 +235,6 @@ def test_merged_cells_resample_like_rows(n: int, ties: bool) -> None:
         assert merged[measure].value == pytest.approx(value), measure
         assert merged[measure].low == pytest.approx(low, abs=0.2 * width), measure
         assert merged[measure].high == pytest.approx(high, abs=0.2 * width), measure
-
-
-@pytest.mark.parametrize("miss", [0, 0.1])
-def test_bootstrap_intervals_cover_the_truth(miss: float) -> None:
-    """Ten confidences, equally frequent, that are true or too high."""
-    rate = LEVELS - miss
-    right, wrong = rate / rate.sum(), (1 - rate) / (1 - rate).sum()
-    true = {
-        "gap": miss,
-        "brier": (rate * (1 - LEVELS) ** 2 + (1 - rate) * LEVELS**2).mean(),
-        "auroc": right @ (np.tri(10, k=-1) @ wrong) + right @ wrong / 2,
-        "squared": miss**2,
-    }
-    rng = np.random.default_rng(11)
-    covered = dict.fromkeys(true, 0)
-    for _ in range(250):
-        at = rng.integers(10, size=300)
-        y = rng.random(300) < rate[at]
-        found = bootstrap_interval(LEVELS[at], y, list(true), n_resamples=100, rng=rng)
-        for measure, interval in found.items():
-            covered[measure] += interval.low <= true[measure] <= interval.high
-    for measure in ("gap", "brier", "auroc"):
-        assert 0.9 <= covered[measure] / 250 <= 0.985, (measure, covered)
-    # The squared error of a perfect forecaster lies on the edge of what can be; there
-    # the interval is too wide, and elsewhere it errs little.
-    assert covered["squared"] / 250 >= 0.9, covered
 
 
 def test_ties_stay_ties_when_rows_are_merged() -> None:
@@ -400,31 +275,6 @@ def test_resamples_without_both_outcomes_are_left_out() -> None:
     assert all(np.isnan(bootstrap_interval([0.9, 0.8], [1, 1], "auroc")))
 
 
-def test_several_measures_share_their_resamples() -> None:
-    a, b = two_models(80, 3)
-    for call, rows in ((bootstrap_interval, a), (paired_difference, (a, b))):
-        both = call(*rows, ["brier", "ece"], n_resamples=50)  # type: ignore[operator]
-        assert list(both) == ["brier", "ece"]
-        for measure, interval in both.items():
-            assert interval == call(*rows, measure, n_resamples=50)  # type: ignore[operator]
-
-
-def test_groups_undo_duplicates() -> None:
-    a, b = two_models(200, 7)
-    groups = np.repeat([f"text {n}" for n in range(200)], 5)
-    for call, sides in ((bootstrap_interval, [a]), (paired_difference, [a, b])):
-        copies = [tuple(np.repeat(part, 5) for part in side) for side in sides]
-        once, many = (
-            (rows if call is paired_difference else rows[0]) for rows in (sides, copies)
-        )
-        rule: dict[str, Any] = {"measure": "brier", "n_resamples": 1000}
-        single = call(*once, **rule)  # type: ignore[operator]
-        naive = call(*many, **rule)  # type: ignore[operator]
-        grouped = call(*many, groups=groups, **rule)  # type: ignore[operator]
-        assert grouped == pytest.approx(single, abs=0.1 * np.ptp(single[1:]))
-        assert np.ptp(grouped[1:]) > 1.5 * np.ptp(naive[1:])
-
-
 def test_groups_by_hand() -> None:
     # Two groups: 9 rows right, 1 wrong; a draw gives accuracy 1, .9 or 0.
     groups = ["A b"] * 9 + ["c"]
@@ -436,9 +286,6 @@ def test_groups_by_hand() -> None:
     assert again == found
     alone = bootstrap_interval(P, Y, "brier", groups=["a"] * 200)
     assert alone.low == pytest.approx(alone.value) == alone.high
-
-
-# Differences ----------------------------------------------------------------------
 
 
 def test_difference_by_hand() -> None:
@@ -459,15 +306,10 @@ def test_a_difference_turns_its_sign_with_its_sides(seed: int, measure: str) -> 
     there = paired_difference(a, b, measure, n_resamples=50)
     back = paired_difference(b, a, measure, n_resamples=50)
     assert back == pytest.approx((-there.value, -there.high, -there.low), nan_ok=True)
+    # Several measures share their resamples.
+    both = paired_difference(a, b, [measure, "accuracy"], n_resamples=50)
+    np.testing.assert_equal(tuple(both[measure]), tuple(there))
     assert paired_difference(a, a, measure, n_resamples=20) == (0, 0, 0)
-
-
-def test_pairs_are_kept_together() -> None:
-    """Two forecasters that are nearly one: what differs is much less than either."""
-    p, y = some_rows(400, 6)
-    found = paired_difference((p, y), (p - 0.01, y), "brier")
-    alone = bootstrap_interval(p, y, "brier")
-    assert np.ptp(found[1:]) < 0.1 * np.ptp(alone[1:])
 
 
 def test_undefined_differences() -> None:
@@ -481,9 +323,6 @@ def test_undefined_differences() -> None:
     found = paired_difference(both, certain, "log_loss")
     assert found.value == np.inf and np.isnan(found.low) and np.isnan(found.high)
     assert np.isnan(paired_difference(certain, certain, "log_loss").value)
-
-
-# How many labels ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -523,17 +362,6 @@ def test_labels_needed_against_direct_simulation(
     assert found.floor == pytest.approx(floor, abs=0.003)
 
 
-def test_a_smaller_target_or_more_power_takes_more_labels() -> None:
-    rule: dict[str, Any] = {"n_simulations": 300}
-    base = labels_needed(LEVELS, target=0.06, **rule).n
-    assert labels_needed(LEVELS, target=0.03, **rule).n > 3 * base
-    assert labels_needed(LEVELS, target=0.06, power=0.95, **rule).n > 1.1 * base
-    assert labels_needed(LEVELS, target=0.06, level=0.99, **rule).n > 1.1 * base
-    assert labels_needed(LEVELS, target=0.06, binning=Binning(1), **rule).n < 0.7 * base
-    many = labels_needed(np.tile(LEVELS, 50), target=0.06, **rule)
-    assert many.n == pytest.approx(base, rel=0.08)
-
-
 def test_no_more_labels_than_most() -> None:
     assert labels_needed([0.999] * 9, target=0.9, most=3).n <= 3
     with pytest.raises(ValueError, match="^most=500 labels cannot certify 0.02"):
@@ -541,8 +369,6 @@ def test_no_more_labels_than_most() -> None:
     with pytest.raises(ValueError, match="^target must be below 0.1500, the mean"):
         labels_needed([0.1, 0.2], target=0.3)
 
-
-# What is refused ------------------------------------------------------------------
 
 FLOOR: Any = (noise_floor, {"confidence": LEVELS})
 LABELS: Any = (labels_needed, {"confidence": LEVELS})
@@ -560,8 +386,6 @@ PAIR: Any = (paired_difference, dict.fromkeys("ab", ([0.5, 0.9, 0.7], [1, 0, 1])
         (BOOT, {"measure": ["gap", "f1"]}, "measure must be one of .* 'f1'"),
         (BOOT, {"level": float("nan")}, "level must lie between 0 and 1, not nan"),
         (BOOT, {"n_resamples": 0}, "n_resamples must be a whole number"),
-        (BOOT, {"groups": [1, 2]}, "groups must have one value for each of 10 rows"),
-        (BOOT, {"groups": [None] + [1] * 9}, "groups must not be missing; 1 of"),
         (LABELS, {"target": 0}, "target must lie between 0 and 1"),
         (LABELS, {"level": 1.0}, "level must lie between 0 and 1"),
         (LABELS, {"power": 80}, "power must lie between 0 and 1"),
@@ -570,14 +394,11 @@ PAIR: Any = (paired_difference, dict.fromkeys("ab", ([0.5, 0.9, 0.7], [1, 0, 1])
         (PAIR, {"a": [0.5, 0.9, 0.7]}, r"a must be a pair, .*, not list"),
         (PAIR, {"b": np.ones((2, 3))}, r"b must be a pair, .*, not ndarray"),
         (PAIR, {"a": ([0.5, 1.9], [1, 0])}, r"confidence of a must .* row 1 is 1.9"),
-        (PAIR, {"a": ([0.5, np.nan], [0, None])}, "confidence of a must not be mi"),
         (PAIR, {"b": ([0.5, 0.9], [1, 0])}, "confidence of b must have one value for"),
-        (PAIR, {"b": ([0.5] * 3, [1, 0])}, "correct of b must have one value for"),
         (PAIR, {"b": ([0.5] * 3, [1, 0, 2])}, "correct of b must be 0 or 1; row 2"),
         (PAIR, {"measure": "f1"}, "measure must be one of 'ece', .*, not 'f1'"),
         (PAIR, {"level": 95}, "level must lie between 0 and 1, not 95"),
         (PAIR, {"n_resamples": 0}, "n_resamples must be a whole number of 1 or more"),
-        (PAIR, {"groups": [0, None, 1]}, "groups must not be missing; 1 of"),
     ],
 )
 def test_bad_settings(call: Any, change: dict[str, Any], says: str) -> None:

@@ -17,7 +17,6 @@ from helpers.metrics import (
     Binning,
     CalibrationSums,
     auroc,
-    bootstrap_interval,
     brier_score,
     calibration_metrics,
     class_table,
@@ -169,12 +168,10 @@ def test_floats_beside_an_edge_fall_into_the_same_bin(dtype):
     p = beside_edges(dtype)
     y = np.zeros(len(p), dtype=bool)
     sums = CalibrationSums.of(p, y)
-    for n_bins in NESTED:
-        expected = curve(p, y, n_bins)["n"]
-        np.testing.assert_array_equal(sums.bins(n_bins).count, expected)
-    for n_bins in OTHERS:
+    for n_bins in NESTED + OTHERS:
         moved = np.cumsum(sums.bins(n_bins).count - curve(p, y, n_bins)["n"])
-        assert moved.abs().max() <= 1  # float by float and edge by edge
+        # Of other bins float by float and edge by edge.
+        assert moved.abs().max() <= (n_bins in OTHERS)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
@@ -206,19 +203,15 @@ def test_the_bounds_of_the_auroc_are_reached():
 
 
 def test_intervals_are_those_of_the_report():
-    p, y = rows(2000, 5)
-    sums, report = CalibrationSums.of(p, y), calibration_metrics(p, y)
+    p, y = rows(500, 5)
+    sums = CalibrationSums.of(p, y)
+    report = calibration_metrics(p, y, n_resamples=1)
     assert sums.accuracy() == pytest.approx(report.accuracy)
-    drawn = bootstrap_interval(p, y, "gap")
-    reach = (drawn.high - drawn.low) / 2
-    assert sums.gap().value == pytest.approx(report.gap.value, abs=1e-12)
-    assert sums.gap().low == pytest.approx(drawn.low, abs=0.15 * reach)
-    assert sums.gap().high == pytest.approx(drawn.high, abs=0.15 * reach)
-    wide, narrow = sums.gap(level=0.99), sums.gap(level=0.8)
-    assert wide.low < narrow.low < narrow.high < wide.high
     d = p - y
     error = d.std(ddof=1) / math.sqrt(len(d))
-    assert sums.gap().high - d.mean() == pytest.approx(1.959964 * error, rel=1e-6)
+    for level, reach in ((0.95, 1.959964), (0.8, 1.281552)):
+        expected = d.mean() + reach * error * np.array([0, -1, 1])
+        assert sums.gap(level=level) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "max", "signed"])
@@ -228,14 +221,6 @@ def test_the_noise_floor_is_that_of_the_rows_where_cells_hold_equal_ones(norm):
     found = sums.noise_floor(norm=norm, n_simulations=300, rng=7)
     expected = noise_floor(p, norm=norm, n_simulations=300, rng=7)
     assert tuple(found) == pytest.approx(tuple(expected), abs=1e-12)
-
-
-def test_the_noise_floor_of_other_rows_is_close():
-    p, y = rows(3000, 2)
-    found = CalibrationSums.of(p, y).noise_floor(level=0.9)
-    expected = noise_floor(p, level=0.9, rng=1)
-    assert found.mean == pytest.approx(expected.mean, rel=0.03)
-    assert found.upper == pytest.approx(expected.upper, rel=0.03)
 
 
 def test_classes_are_those_of_the_rows():
@@ -302,18 +287,14 @@ def test_the_table_has_the_numbers_of_the_report():
 
 
 def test_a_table_says_what_can_be_said():
-    empty = CalibrationSums.of([]).table()["value"]
-    assert empty.index.tolist() == ["rows", "rows without outcome"] + [
-        "mean confidence, of all rows"
-    ]
-    assert empty.iloc[0] == 0 and math.isnan(empty.iloc[2])
     unknown = CalibrationSums.of([0.5, 0.7]).table()["value"]
     assert unknown.tolist() == pytest.approx([0, 2, 0.6])
+    empty = CalibrationSums.of([]).table()["value"]
+    assert empty.index.equals(unknown.index) and math.isnan(empty.iloc[2])
     right = CalibrationSums.of([0.5, 1.0], [1, 1]).table()["value"]
     assert math.isnan(right["AUROC"]) and right["accuracy"] == 1
-    wrong = CalibrationSums.of([0.5, 1.0], [1, 0]).table()
-    assert wrong.loc["log loss", "value"] == math.inf
-    assert wrong.loc["log loss", "note"] == "infinite in 1 of the rows"
+    wrong = CalibrationSums.of([0.5, 1.0], [1, 0]).table().loc["log loss"]
+    assert (wrong["value"], wrong["note"]) == (math.inf, "infinite in 1 of the rows")
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -341,18 +322,14 @@ def test_sums_survive_json_and_pickle(labelled):
         ({"clip": 2}, "clip\\n.*less than 0.5"),
         ({"count": [1.5, 0]}, "count.0\\n.*valid integer.*1.5"),
         ({"count": [2]}, "must be of the same length"),
-        ({"count": 3}, "count\\n.*valid list"),
         ({"count": [], "confidence": [], "correct": []}, "count\\n.*at least 1 item"),
         ({"correct": [0, 3]}, "confidence and correct must be at most count"),
         ({"confidence": [0, 2.5]}, "confidence and correct must be at most count"),
         ({"confidence": [0, -1]}, "confidence.1\\n.*greater than or equal to 0"),
         ({"squared": float("nan")}, "squared\\n.*finite number"),
-        ({"loss": float("inf")}, "loss\\n.*finite number"),
-        ({"n_impossible": -1}, "n_impossible\\n.*greater than or equal to 0"),
         ({"more": 1}, "more\\n.*not permitted"),
         ({"classes": ["a", "a"]}, "Length mismatch"),
         ({"classes": [1]}, "classes.0\\n.*valid string"),
-        ({"classes": []}, "Length mismatch"),
         ({"by_class": {}}, "by_class.count\\n.*required"),
     ],
 )
@@ -367,35 +344,29 @@ def test_broken_sums_are_not_read(change, message):
             CalibrationSums.from_dict(less)
 
 
-LABELLED = CalibrationSums.of([0.5], [1])
-
-
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("measure", "setting", "message"),
     [
-        (lambda: CalibrationSums.of([0.5], n_cells=0), "n_cells must be a whole num"),
-        (lambda: CalibrationSums.of([0.5], clip=0), "clip must lie between 0 and 0.5"),
-        (lambda: LABELLED.bins(15), "n_bins must divide the 2560 cells; it is 15"),
-        (lambda: LABELLED.calibration_error(n_bins=15), "n_bins must divide"),
-        (lambda: LABELLED.noise_floor(n_bins=15), "n_bins must divide"),
-        (lambda: LABELLED.table(n_bins=15), "n_bins must divide"),
-        (lambda: LABELLED.calibration_error(norm="l3"), "norm must be one of 'l1'"),
-        (lambda: LABELLED.noise_floor(norm="l3"), "norm must be one of 'l1'"),
-        (lambda: LABELLED.accuracy(level=95), "level must lie between 0 and 1"),
-        (lambda: LABELLED.gap(level=95), "level must lie between 0 and 1"),
-        (lambda: LABELLED.noise_floor(level=95), "level must lie between 0 and 1"),
-        (lambda: LABELLED.by_class(level=95), "level must lie between 0 and 1"),
-        (lambda: LABELLED.table(level=95), "level must lie between 0 and 1"),
-        (lambda: LABELLED.noise_floor(n_simulations=0), "n_simulations must be"),
-        (lambda: LABELLED.table(n_simulations=0), "n_simulations must be"),
+        ("of", {"n_cells": 0}, "n_cells must be a whole num"),
+        ("of", {"clip": 0}, "clip must lie between 0 and 0.5"),
+        *(
+            (name, {"n_bins": 15}, "n_bins must divide the 2560 cells; it is 15")
+            for name in ("bins", "calibration_error", "noise_floor", "table")
+        ),
+        ("calibration_error", {"norm": "l3"}, "norm must be one of 'l1'"),
+        ("noise_floor", {"norm": "l3"}, "norm must be one of 'l1'"),
+        *(
+            (name, {"level": 95}, "level must lie between 0 and 1")
+            for name in ("accuracy", "gap", "noise_floor", "by_class", "table")
+        ),
+        ("noise_floor", {"n_simulations": 0}, "n_simulations must be"),
+        ("table", {"n_simulations": 0}, "n_simulations must be"),
     ],
 )
-def test_bad_settings(call, message):
+def test_bad_settings(measure, setting, message):
+    rows = ([0.5], [1]) if measure == "of" else ()
     with pytest.raises(ValueError, match=message):
-        call()
-    with pytest.raises(TypeError, match="rng must be a Generator, a seed or None"):
-        LABELLED.table(rng="0")
-    assert CalibrationSums.of([0.5], n_cells=1920).bins(15).count.sum() == 0
+        getattr(CalibrationSums.of([0.5], [1]), measure)(*rows, **setting)
 
 
 def test_measures_of_nothing_are_refused():
@@ -425,6 +396,9 @@ def test_sums_of_other_settings_do_not_add():
         sums + CalibrationSums.of([0.5], [1], clip=0.01)
     with pytest.raises(TypeError, match="unsupported operand"):
         sums + 1  # type: ignore[operator]
+    with pytest.raises(TypeError, match="rng must be a Generator, a seed or None"):
+        sums.table(rng="0")
+    assert CalibrationSums.of([0.5], n_cells=1920).bins(15).count.sum() == 0
 
 
 def test_sums_take_the_same_memory_for_any_number_of_rows():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,6 @@ POINTS = np.append(np.arange(100) / 100, 1 - np.array([8, 6, 4, 2, 1, 0.5, 0.1])
 POINTS = np.sort(POINTS)[::-1]
 
 
-# The procedure once more, for many samples at a time ----------------------------------
-
-
 def sequence_starts(n: int, risk: float, delta: float) -> list[int]:
     """Up to four sequences, the last of which begins in the first half of the rows."""
     for count in (4, 3, 2, 1):
@@ -64,57 +60,32 @@ def passed_tests(rows: np.ndarray, errors: np.ndarray, total: int, risk: float =
     return passed
 
 
-def risk_of(shape: str, s: np.ndarray) -> np.ndarray:
-    if shape == "calibrated":
-        return 1 - s
-    if shape == "at the limit":
-        return np.full(len(s), 0.1001)
-    if shape == "jump below 0.8":
-        return np.where(s >= 0.8, 0.02, 0.3)
-    if shape == "best in the middle":
-        return np.where(s > 0.9, 0.3, 0.05)
-    return np.where(s > 0.95, 0.15, 0.095)  # bad at the top
-
-
-@cache
-def cells(shape: str) -> tuple[np.ndarray, np.ndarray]:
-    """Share of rows between each threshold and the next higher, and their risk."""
-    scores = np.linspace(0.5, 1, 200_000)
-    cell = len(POINTS) - np.searchsorted(POINTS[::-1], scores, side="right")
-    count = np.bincount(cell, minlength=len(POINTS))
-    total = np.bincount(cell, risk_of(shape, scores), minlength=len(POINTS))
-    return count / len(scores), total / np.maximum(count, 1)
-
-
-def drawn(shape: str, n: int, times: int, rng: np.random.Generator) -> Any:
-    """Rows above each threshold, and errors among them, of many samples."""
-    share, risk = cells(shape)
-    rows = rng.multinomial(n, share, size=times)
-    return rows.cumsum(axis=1), rng.binomial(rows, risk).cumsum(axis=1)
+RISKS = {
+    "calibrated": lambda s: 1 - s,
+    "best in the middle": lambda s: np.where(s > 0.9, 0.3, 0.05),
+    # Tests begun there must not go on, though further rows would pass.
+    "bad at the top": lambda s: np.where(s > 0.98, 0.3, 0.01),
+}
 
 
 @pytest.mark.parametrize("n", [60, 300, 3000, 6000])
-@pytest.mark.parametrize(
-    "shape", ["calibrated", "best in the middle", "bad at the top"]
-)
+@pytest.mark.parametrize("shape", RISKS)
 def test_certified_threshold_is_that_of_the_procedure_by_hand(shape: str, n: int):
     rng = np.random.default_rng(n)
     scores = rng.uniform(0.5, 1, n)
-    correct = rng.uniform(size=n) >= risk_of(shape, scores)
+    correct = rng.uniform(size=n) >= RISKS[shape](scores)
     found = choose_threshold(scores, correct, 0.1)
     above = scores.astype(np.float32) >= np.float32(POINTS)[:, None]
     rows, errors = above.sum(axis=1), (above & ~correct).sum(axis=1)
     passed, some = passed_tests(rows, errors, n), rows > 0
-    tested = found.tested
-    assert tested["threshold"].tolist() == POINTS[some].tolist()
-    assert tested["n"].tolist() == rows[some].tolist()
-    assert tested["errors"].tolist() == errors[some].tolist()
-    assert tested["risk"].tolist() == (errors[some] / rows[some]).tolist()
-    assert tested["passed"].tolist() == passed[some].tolist()
     level = 0.05 / len(sequence_starts(n, 0.1, 0.05))
     limit = beta.ppf(1 - level, errors + 1, np.maximum(rows - errors, 1))
-    upper = np.where(errors < rows, limit, 1.0)[some]
-    assert tested["upper"].to_numpy() == pytest.approx(upper)
+    expected = pd.DataFrame({"threshold": POINTS, "n": rows, "errors": errors})
+    expected["risk"] = errors / np.maximum(rows, 1)
+    expected["upper"] = np.where(errors < rows, limit, 1.0)
+    expected["passed"] = passed
+    tested = expected[some].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found.tested[[*tested]], tested)
     if not passed.any():
         assert found.threshold is None and found.n_accepted == found.coverage == 0
         return
@@ -124,31 +95,11 @@ def test_certified_threshold_is_that_of_the_procedure_by_hand(shape: str, n: int
     assert found.coverage == rows[lowest] / n and found.n_labels == n
 
 
-@pytest.mark.parametrize(
-    ("shape", "n"),
-    [(shape, 600) for shape in ("calibrated", "at the limit", "jump below 0.8")]
-    + [(shape, n) for shape in ("best in the middle", "bad") for n in (600, 6000)],
-)
-def test_certified_risk_is_exceeded_no_more_often_than_promised(shape: str, n: int):
-    rows, errors = drawn(shape, n, 1500, np.random.default_rng(1))
-    passed = passed_tests(rows, errors, n)
-    share, risk = cells(shape)
-    truth = (share * risk).cumsum() / np.maximum(share.cumsum(), 1e-12)
-    # Not only the one chosen: all that passed hold together.
-    broken = (passed & (truth > 0.1)).any(axis=1).mean()
-    assert broken <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
-    if shape in ("calibrated", "jump below 0.8"):  # not by never choosing any
-        assert passed.any(axis=1).mean() > 0.55
-
-
 @given(st.floats(1e-4, 0.999), st.floats(1e-6, 0.999))
 def test_fewest_items_without_an_error(risk: float, delta: float) -> None:
     n = zero_failure_sample_size(risk, delta)
     assert (1 - risk) ** n <= delta
     assert n == 1 or (1 - risk) ** (n - 1) > delta
-
-
-# How many labels it takes -------------------------------------------------------------
 
 
 def test_too_few_labels_say_how_many_it_takes() -> None:
@@ -175,11 +126,12 @@ def test_what_is_wanting_is_named() -> None:
     weak = choose_threshold(scores, rng.random(800) < 0.75 + 0.3 * (scores - 0.75), 0.1)
     assert not weak.can_rank and weak.labels_needed is not None
     best = weak.tested.loc[weak.tested["upper"].idxmin()]
-    assert str(weak).endswith(
-        "the confidence hardly ranks errors (AUROC 0.564, 0.519 to 0.608; 0.5 is "
-        f"chance), and the tightest bound is {best['upper']:.1%}, at a coverage of "
-        f"{best['n'] / 800:.1%}, with 800 labels. More labels alone will hardly do."
-    )
+    for words in (
+        "hardly ranks errors (AUROC 0.564, 0.519 to 0.608; 0.5 is chance)",
+        f"bound is {best['upper']:.1%}, at a coverage of {best['n'] / 800:.1%}",
+        "More labels alone will hardly do.",
+    ):
+        assert words in str(weak)
     right = rng.random(800) < scores
     strong = choose_threshold(scores, right, 0.02)
     assert strong.can_rank and "the labels are too few (AUROC 0.7" in str(strong)
@@ -192,26 +144,19 @@ def test_what_is_wanting_is_named() -> None:
     # From two errors nobody knows how a confidence ranks.
     few = choose_threshold(np.arange(10) / 10, [1, 1, 0, 1, 1, 1, 1, 0, 1, 1], 0.1)
     assert few.auroc is not None and few.auroc.value < 0.6 and few.can_rank
-    for scores, right, value in [
-        ([0.9] * 9 + [0.5] * 9, [1] * 9 + [0] * 9, "1.000"),
-        ([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1], "0.333"),
-    ]:
-        unknown = choose_threshold(scores, right, 0.1)
-        assert f"(AUROC {value}, no interval; 0.5 is chance)" in str(unknown)
+    unknown = choose_threshold([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1], 0.1)
+    assert "(AUROC 0.333, no interval; 0.5 is chance)" in str(unknown)
 
 
-@pytest.mark.parametrize(
-    ("needed", "said"),
-    [(26677, "27,000"), (572, "580"), (570, "570"), (99_001, "100,000"), (58, "58")],
-)
-def test_numbers_of_labels_that_are_guesses_are_round(needed: int, said: str) -> None:
+def test_numbers_of_labels_that_are_guesses_are_round() -> None:
     guessed = choose_threshold([0.95] * 20, [1] * 19 + [0], 0.1)
     assert guessed.labels_needed == 572
-    text = str(replace(guessed, labels_needed=needed))
-    assert text.endswith(f" It may take about {said}, or more.")
     # Without an error there is nothing to guess.
     exact = choose_threshold([0.95] * 20, [1] * 20, 0.1)
-    assert f"about {needed:,}, or" in str(replace(exact, labels_needed=needed))
+    for needed, said in ((26677, "27,000"), (572, "580"), (99_001, "100,000")):
+        text = str(replace(guessed, labels_needed=needed))
+        assert text.endswith(f" It may take about {said}, or more.")
+        assert f"about {needed:,}, or" in str(replace(exact, labels_needed=needed))
 
 
 def test_number_of_labels_has_the_power_it_names() -> None:
@@ -226,9 +171,6 @@ def test_number_of_labels_has_the_power_it_names() -> None:
         return float((binom.pmf(errors, n, 15 / 210) * passed).sum())
 
     assert 0.8 <= power(needed) < 0.83 and power(needed - 30) < 0.8
-
-
-# Data as they come --------------------------------------------------------------------
 
 
 def test_precision_changes_neither_choice_nor_verdict() -> None:
@@ -258,29 +200,22 @@ def test_own_grid_is_used_and_ties_go_together() -> None:
         ({"scores": []}, "scores must be one column with at least one row"),
         ({"max_risk": 0}, "max_risk must lie between 0 and 1, not 0"),
         ({"delta": 1}, "delta must lie between 0 and 1, not 1"),
-        ({"correct": [1]}, "correct must have one value for each of 2 rows"),
         ({"scores": [1.5, 0]}, r"scores must lie in \[0, 1\]; row 0 is 1.5"),
-        ({"scores": [math.nan, 0]}, "scores must not be missing"),
-        ({"groups": ["a"]}, "groups must have one value"),
-        ({"groups": ["a", None]}, "groups must not be missing"),
         ({"grid": [2.0]}, "grid must lie in"),
-        ({"predicted": ["a"]}, "predicted must have one value for each of 2 rows"),
-        ({"predicted": [None, "a"]}, "predicted must not be missing"),
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given_ = {"scores": [0.9, 0.9], "correct": [1, 1], "max_risk": 0.1} | change
-    if "predicted" not in change:
-        with pytest.raises(ValueError, match=message):
-            choose_threshold(**given_)
-        if "grid" not in change:
-            with pytest.raises(ValueError, match=message):
-                verify(0.5, **given_)
     with pytest.raises(ValueError, match=message):
-        choose_thresholds_per_class(**{"predicted": ["a"] * 2, **given_})
-
-
-# Groups -------------------------------------------------------------------------------
+        choose_threshold(**given_)
+    with pytest.raises(ValueError, match=message):
+        choose_thresholds_per_class(predicted=["a"] * 2, **given_)
+    if "grid" not in change:
+        with pytest.raises(ValueError, match=message):
+            verify(0.5, **given_)
+    if "scores" not in change and "grid" not in change:
+        with pytest.raises(ValueError, match=message):
+            verify_accepted([1], [1], **{"max_risk": 0.1} | change)
 
 
 def rows_drawn(groups: Any, rng: Any) -> list[int]:
@@ -327,41 +262,30 @@ def test_groups_are_the_same_as_the_rows_drawn() -> None:
     used = rows_drawn(groups, 8)
     part, more = (scores[used], correct[used]), {"groups": groups, "rng": 8}
     chosen = choose_threshold(scores, correct, 0.2, **more)
-    alone = choose_threshold(*part, 0.2)
     assert chosen.n_labels == len(used) == len(set(groups))
-    assert chosen.threshold == alone.threshold and chosen.tested.equals(alone.tested)
+    assert chosen.tested.equals(choose_threshold(*part, 0.2).tested)
     assert verify(0.8, scores, correct, 0.2, **more) == verify(0.8, *part, 0.2)
-    found = verify_accepted(scores > 0.7, correct, 0.2, **more)
-    assert found == verify_accepted(part[0] > 0.7, part[1], 0.2)
     both = choose_thresholds_per_class(scores, correct, labels, 0.2, **more)
-    expected = choose_thresholds_per_class(*part, labels[used], 0.2)
-    assert sum(one.n_labels for one in both.values()) == len(used)
     for label, one in both.items():
-        assert one.tested.equals(expected[label].tested)
         own = labels[used] == label
         single = choose_threshold(part[0][own], part[1][own], 0.2, 0.025)
-        assert one.tested.equals(single.tested) and one.delta == single.delta == 0.025
+        assert one.tested.equals(single.tested) and one.delta == 0.025
+        assert one.n_labels == own.sum()
 
 
 def test_classes_share_the_error_even_if_no_row_of_one_is_drawn() -> None:
-    few = choose_thresholds_per_class(
-        [0.9] * 70, [1] * 70, ["a"] * 60 + ["b"] * 10, 0.1
-    )
-    assert list(few) == ["a", "b"] and {one.delta for one in few.values()} == {0.025}
-    assert few["a"].threshold == 0.9 and few["b"].threshold is None
     rows: Any = ([0.9] * 60, [1] * 60, ["a"] * 59 + ["b"], 0.1)
     groups = [*range(59), 0]
     found = [
         choose_thresholds_per_class(*rows, groups=groups, rng=rng) for rng in range(20)
     ]
+    assert {one["a"].delta for one in found} == {0.025} == {found[0]["b"].delta}
+    assert {one["a"].threshold for one in found} == {0.9}
     without = [one["b"] for one in found if one["b"].n_labels == 0]
-    assert 0 < len(without) < 20 and {one["a"].delta for one in found} == {0.025}
+    assert 0 < len(without) < 20
     assert without[0].threshold is None and without[0].labels_needed is None
     assert without[0].coverage == 0 and len(without[0].tested) == 0
     assert str(without[0]).endswith("confidence with 0 labels.")
-
-
-# Verification -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -412,33 +336,15 @@ def test_certificate_is_verified_at_its_own_word() -> None:
     assert found == verify(0.9, *new, 0.1, 0.02)
     other = verify(certified, *new, 0.2, 0.3)
     assert (other.max_risk, other.delta) == (0.2, 0.3)
-    assert verify(0.9, *new, 0.1).delta == 0.05
     rule = verify_accepted(np.array(new[0]) >= 0.9, new[1], 0.1)
-    assert rule.threshold is None and rule == replace(
-        verify(0.9, *new, 0.1), threshold=None
-    )
-    with pytest.raises(ValueError, match="^max_risk must be given where threshold is"):
-        verify(0.9, *new)
+    assert rule == replace(verify(0.9, *new, 0.1, 0.05), threshold=None)
     none = choose_threshold([0.9] * 20, [1] * 20, 0.1)
-    with pytest.raises(ValueError, match="threshold must be one that passed. No thr"):
-        verify(none, *new)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([], [], 0.1), "accepted must have at least one row"),
-        (([0.5], [1], 0.1), "accepted must be 0 or 1; row 0 is 0.5"),
-        (([[1]], [1], 0.1), "accepted must be one column"),
-        (([1, None], [1, 1], 0.1), "accepted must not be missing; 1 of 2"),
-        (([1], [1, 1], 0.1), "correct must have one value"),
-        (([1], [1], 0), "max_risk must lie between 0 and 1, not 0"),
-        (([1], [1], 0.1, 1), "delta must lie between 0 and 1, not 1"),
-    ],
-)
-def test_bad_rules(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        verify_accepted(*arguments)
+    for threshold, says in (
+        (0.9, "^max_risk must be given where threshold is"),
+        (none, "threshold must be one that passed. No thr"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            verify(threshold, *new)
 
 
 @pytest.mark.parametrize(
@@ -448,12 +354,8 @@ def test_bad_rules(arguments: tuple, message: str) -> None:
         ({"threshold": 0.7}, "Accept from 0.7: a risk of at most 0.1 holds"),
         ({"action": "trust"}, "trust: a risk of at most 0.1 holds"),
         ({"action": "trust", "rule": "0f3a"}, "trust by rule 0f3a: a risk"),
-        ({"rule": "0f3a"}, "Accept by rule 0f3a: a risk"),
         ({"max_risk": 0.0008}, "Accept by this rule: a risk of at most 0.0008 fails"),
-        (
-            {"max_risk": 0.05},
-            "Accept by this rule: not enough data on a risk of at most 0.05 at 0.95",
-        ),
+        ({"max_risk": 0.05}, "Accept by this rule: not enough data on a risk of at mo"),
     ],
 )
 def test_verification_in_words(fields: dict, text: str) -> None:
@@ -464,13 +366,9 @@ def test_verification_in_words(fields: dict, text: str) -> None:
         "and at least 0.09%, each at 0.95 confidence)."
     )
     assert str(replace(found, delta=0.002)).count("at 0.998 confidence") == 2
-    assert str(verify(0.9, [0.5] * 7, [1] * 7, 0.1)) == (
-        "Accept from 0.9: not enough data on a risk of at most 0.1 at 0.95 confidence. "
-        "None of 7 labelled items is accepted."
-    )
+    nothing = str(verify(0.9, [0.5] * 7, [1] * 7, 0.1))
+    assert nothing.endswith("None of 7 labelled items is accepted.")
 
-
-# Rows that a calibrator has seen ------------------------------------------------------
 
 COSTS = Costs(error=9, review=1)
 CERTIFIERS = {
