@@ -148,7 +148,7 @@ def read_answer(
     *,
     index: int | None = None,
 ) -> Answer:
-    """Read an answer from what a server sent.
+    """Read an answer from what a server sent; UnreadableAnswer if there is none.
 
     Parameters
     ----------
@@ -160,11 +160,6 @@ def read_answer(
         The request's name in the header; by default the ``id`` of the answer.
     index : int, optional
         Which of several choices or texts; by default the first choice, or all texts.
-
-    Raises
-    ------
-    UnreadableAnswer
-        It holds no answer.
 
     Examples
     --------

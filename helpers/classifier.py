@@ -28,7 +28,8 @@ class LLMClassifier(PromptedClassifier):
 
     Probabilities are exact over the labels' token sequences and normalised over the
     labels. Without ``examples`` to draw, and with a prior that needs no texts, the
-    classifier works without ``fit``.
+    classifier works without ``fit``. Its attributes are ``classes_`` (the sorted labels,
+    which are the columns), ``examples_`` and ``prior_``, which sums to one.
 
     Parameters
     ----------
@@ -68,15 +69,6 @@ class LLMClassifier(PromptedClassifier):
         The most positions in one batch: see :func:`label_logprobs`.
     random_state : int, default=0
         Seed for drawing examples and random words.
-
-    Attributes
-    ----------
-    classes_ : numpy.ndarray of str
-        The labels, sorted; the order of the columns of ``predict_proba``.
-    examples_ : list of (str, str)
-        The examples in the prompt.
-    prior_ : numpy.ndarray of shape (n_classes,)
-        What probabilities are divided by; it sums to one.
 
     References
     ----------
@@ -386,11 +378,6 @@ def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
     ----------
     probabilities : numpy.ndarray of shape (n_texts, n_labels)
         Label probabilities; rows sum to one.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_labels,)
-        It sums to one.
 
     Examples
     --------

@@ -42,7 +42,8 @@ def finetune(
 
     The base model stays unchanged; the tuned one shares its memory. The weights with
     the best held-out measure are kept (possibly the untrained ones), so measure on
-    other texts. On a processor, results are reproducible, interrupted or not.
+    other texts. On a processor, results are reproducible, interrupted or not. A loss
+    that is not a number (too high a learning rate) raises FloatingPointError.
 
     Parameters
     ----------
@@ -65,15 +66,6 @@ def finetune(
         one is loaded.
     on_evaluation : callable, optional
         Called after each evaluation with its row of the history.
-
-    Returns
-    -------
-    FineTuned
-
-    Raises
-    ------
-    FloatingPointError
-        The loss is no longer a number: the learning rate is too high.
 
     Examples
     --------

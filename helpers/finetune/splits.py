@@ -89,11 +89,6 @@ def grouped_split(
     numpy.ndarray of str, of shape (n,)
         "train", "calibration" or "test".
 
-    Raises
-    ------
-    ValueError
-        A group is larger than the largest part, or there are too few groups.
-
     Examples
     --------
     >>> families = np.repeat(["a", "b", "c", "d", "e"], 4)

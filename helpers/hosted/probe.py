@@ -140,6 +140,7 @@ def probe(
     "after temperature" and "after the mask" (whether log-probabilities are those after
     temperature, and of the tokens that a schema allows), "continues" (whether "chat"
     goes on with an unfinished message) and "sentinel" (-9999 as a log-probability).
+    A rejected key or an empty account raises :class:`AccessDenied`.
 
     Parameters
     ----------
@@ -151,11 +152,6 @@ def probe(
         As for :class:`Transport`.
     journal : Journal, optional
         Where answers are kept; what is in it is not asked again.
-
-    Raises
-    ------
-    AccessDenied
-        The server does not accept the key, or the account is empty.
     """
     options = {"concurrency": concurrency, "retries": retries, "timeout": timeout}
     with ExitStack() as stack:
