@@ -28,8 +28,8 @@ class LLMClassifier(PromptedClassifier):
 
     Probabilities are exact over the labels' token sequences and normalised over the
     labels. Without ``examples`` to draw, and with a prior that needs no texts, the
-    classifier works without ``fit``. Its attributes are ``classes_`` (the sorted labels,
-    which are the columns), ``examples_`` and ``prior_``, which sums to one.
+    classifier works without ``fit``. It has the attributes ``classes_`` (the sorted
+    labels, one a column), ``examples_`` and ``prior_``, which sums to one.
 
     Parameters
     ----------
