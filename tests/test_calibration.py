@@ -616,6 +616,8 @@ CHANGES: list[tuple[Callable[[Any], Any], Any]] = [
     (lambda p: p[pd.Series(np.asarray(p) > 0.2)], MARKS[3:]),
     (lambda p: p[:, None], MARKS),
     (lambda p: p[:, None][[0, 1], [0]], MARKS[:2]),
+    (lambda p: np.concatenate([p[1:3], p[:1]]), MARKS[[1, 2, 0]]),
+    (lambda p: np.stack([p[:, None], p[:, None]])[1], [True] * 6),
     # In any other result all rows are marked.
     (lambda p: p[:, None][[0, 1], [[0], [0]]], [True] * 2),
     (lambda p: np.float64(1) - p, ALL),
@@ -632,7 +634,6 @@ CHANGES: list[tuple[Callable[[Any], Any], Any]] = [
     (lambda p: table_of(p).sum(axis=0), [True] * 3),
     (lambda p: table_of(p)[4], [True] * 3),
     (lambda p: table_of(p).T, [True] * 3),
-    (lambda p: np.concatenate([p[1:3], p[:1]]), [True] * 3),
     (lambda p: np.ones((6, 6)) @ p, ALL),
 ]
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_scoring import ENDING, LABELS, PHI3, random_prompts
 
 from helpers import adapters, checkpoints
 from helpers.checkpoints import ModelError
@@ -49,24 +50,14 @@ from helpers.finetune.label_scores import label_scores, prompt_ends
 from helpers.finetune.losses import head_loss
 from helpers.finetune.run import make_task
 from helpers.finetune.training import Trainer, plan_batches
-from helpers.metrics import (
-    Binning,
-    brier_score,
-    expected_calibration_error,
-    log_loss,
-    top_label,
-)
+from helpers.metrics import brier_score, expected_calibration_error, log_loss, top_label
 from helpers.models import LanguageModel
 from helpers.sampling import sample_votes
 from helpers.scoring import label_logprobs, tree_is_exact
 from helpers.uncertainty import combine, mc_dropout
 from helpers.verbalizer import LabelTokens
 
-SEQUENCES = ((5, 6, 7, 8), (5, 6, 9), (10,), (11, 12), (11, 13), (14, 15, 16))
-OWNERS = (0, 1, 2, 2, 3, 4)
-LABELS = LabelTokens(tuple("abcde"), SEQUENCES, OWNERS)
-ENDING = LabelTokens(tuple("abcde"), (*SEQUENCES, (5, 6)), (*OWNERS, 4), (17, 18))
-SINGLE = LabelTokens(tuple("abc"), SEQUENCES[:3], (0, 1, 2), (17, 18))
+SINGLE = LabelTokens(tuple("abc"), LABELS.sequences[:3], (0, 1, 2), (17, 18))
 ENDS = ["film", "plot", "a film", "the plot", "way"]
 X = [f"{word} {end}" for word in ("warm", "dull") for end in ENDS]
 Y = ["positive"] * 5 + ["negative"] * 5
@@ -76,11 +67,6 @@ QUICK = TrainingSettings(
     Lora(rank=4, dropout=0.1), epochs=2, token_budget=60, learning_rate=0.02
 )
 Make = Callable[..., LanguageModel]
-
-
-def random_prompts(lengths: Sequence[int]) -> list[list[int]]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(2, 300, length).tolist() for length in lengths]
 
 
 PROMPTS = random_prompts([5, 1, 30, 12, 12, 2])
@@ -156,29 +142,13 @@ def copied(tuned: FineTuned, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tuned.folder, tmp_path / "copy"))
 
 
-# Label scores with gradient
-
-ROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0] * 4,
-    "long_factor": [4.0] * 4,
-    "original_max_position_embeddings": 24,
-    "factor": 256 / 24,
-}
 KINDS: list[tuple[str, dict[str, Any], bool]] = [
     ("llama", {}, True),
     ("gpt2", {}, True),
     ("gemma2", {"head_dim": 8, "final_logit_softcapping": 3.0}, True),
     ("mistral", {"sliding_window": 20}, False),
-    ("bloom", {}, False),
     ("mamba", {"state_size": 4}, False),
-    # A longer neighbour would change a row's positions.
-    (
-        "phi3",
-        {"original_max_position_embeddings": 24, "rope_parameters": ROPE},
-        False,
-    ),
+    ("phi3", PHI3, False),
 ]
 
 
@@ -230,8 +200,6 @@ def test_no_logits_are_computed_within_the_prompt(tiny: LanguageModel) -> None:
     # Five places behind the prompt for the longest label; or every node of the tree.
     assert [shapes[0], shapes[-1]] == [(2, 5), (2, len(ENDING.trie.tokens))]
 
-
-# Losses
 
 LOSSES: list[Any] = [
     CrossEntropy(),
@@ -299,16 +267,6 @@ def test_soft_calibration() -> None:
     expected = np.sqrt((share.sum(0) / 2 * gaps**2).sum())
     found = SoftCalibration(1, 2, 0.1).calibration_error(raw, hard)
     assert float(found) == pytest.approx(expected)
-    rng = np.random.default_rng(0)
-    raw = torch.as_tensor(rng.normal(size=(300, 2)) * 2).log_softmax(1)
-    truth = rng.integers(2, size=300)
-    # Soft bins become hard ones.
-    found = SoftCalibration(1, 10, 1e-6).calibration_error(
-        raw, torch.as_tensor(np.eye(2)[truth])
-    )
-    sure = top_label(raw.exp().numpy(), truth)
-    error = expected_calibration_error(*sure, binning=Binning(10), norm="l2")
-    assert float(found) == pytest.approx(error, rel=1e-3)
 
 
 @settings(deadline=None)
@@ -331,49 +289,34 @@ def test_targets_by_agreement() -> None:
         (1, [[0.8, 0.2], [0, 1], [0.25, 0.75]]),
     ):
         np.testing.assert_allclose(agreement_targets(truth, votes, strength), expected)
-    with pytest.raises(ValueError, match="strength"):
-        agreement_targets(truth, votes, 1.5)
-    with pytest.raises(ValueError, match="row for each of 2 texts"):
-        agreement_targets(truth[:2], votes, 0.5)
-    with pytest.raises(ValueError, match="votes must be 0 or more, not -2"):
-        agreement_targets(truth, votes.replace(2, -2), 0.5)
+    for wrong, says in (
+        ((truth, votes, 1.5), "strength"),
+        ((truth[:2], votes, 0.5), "row for each of 2 texts"),
+        ((truth, votes.replace(2, -2), 0.5), "votes must be 0 or more, not -2"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            agreement_targets(*wrong)
 
 
-# Settings, batches, data
+WRONG: list[tuple[Any, dict[str, Any]]] = [
+    (Lora, dict(rank=0, alpha=-1, dropout=1, target_modules=(), layers=0)),
+    (Lora, dict(target_modules=("q_proj", ""))),
+    (TrainingSettings, dict(lora={"rank": 4}, loss=lambda raw, target: raw)),
+    (TrainingSettings, dict(learning_rate=0, epochs=1.5, token_budget=0, warmup=1)),
+    (TrainingSettings, dict(schedule="step", weight_decay=-1, max_grad_norm=0)),
+    (TrainingSettings, dict(evaluate_every=0, patience=0, monitor="accuracy")),
+    (TrainingSettings, dict(precision="int8", checkpointing=1, seed=-1)),
+    (ConfidenceHead, dict(hidden=0, weight=0, learning_rate=-1)),
+    (LabelSmoothing, dict(amount=-0.1)),
+    (Focal, dict(gamma=float("nan"))),
+    (BrierPenalty, dict(weight="1")),
+    (SoftCalibration, dict(weight=float("inf"))),
+]
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "wrong"),
-    [
-        (Lora, "rank", 0),
-        (Lora, "alpha", -1),
-        (Lora, "dropout", 1),
-        (Lora, "target_modules", ()),
-        (Lora, "target_modules", ("q_proj", "")),
-        (Lora, "layers", 0),
-        (TrainingSettings, "lora", {"rank": 4}),
-        (TrainingSettings, "loss", lambda raw, target: raw),
-        (TrainingSettings, "learning_rate", 0),
-        (TrainingSettings, "epochs", 1.5),
-        (TrainingSettings, "token_budget", 0),
-        (TrainingSettings, "warmup", 1),
-        (TrainingSettings, "schedule", "step"),
-        (TrainingSettings, "weight_decay", -1),
-        (TrainingSettings, "max_grad_norm", 0),
-        (TrainingSettings, "evaluate_every", 0),
-        (TrainingSettings, "patience", 0),
-        (TrainingSettings, "monitor", "accuracy"),
-        (TrainingSettings, "precision", "int8"),
-        (TrainingSettings, "checkpointing", 1),
-        (TrainingSettings, "seed", -1),
-        (ConfidenceHead, "hidden", 0),
-        (ConfidenceHead, "weight", 0),
-        (ConfidenceHead, "learning_rate", -1),
-        (LabelSmoothing, "amount", -0.1),
-        (Focal, "gamma", float("nan")),
-        (BrierPenalty, "weight", "1"),
-        (SoftCalibration, "weight", float("inf")),
-    ],
+    [(kind, *one) for kind, given in WRONG for one in given.items()],
 )
 def test_bad_settings_are_named(kind: Any, name: str, wrong: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name}\b.* is "):
@@ -403,13 +346,10 @@ def test_epochs_differ_and_padding_is_little() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"X": [], "y": []}, "X must hold at least one text"),
         ({"validation": ([], [])}, "validation must hold at least one text"),
-        ({"y": Y[:3]}, "y must have one value for each of 10 rows"),
         ({"y": ["neutral"] * 10}, "must be one of the classes .* row 0 is 'neutral'"),
         ({"validation": (["WARM  film"], Y[:1])}, "other texts than X; 'warm film'"),
         ({"X": [*X[:9], "way " * 300]}, "text 9 makes a prompt of"),
-        ({"sample_targets": np.eye(2)}, "sample_targets must have one value for each"),
         ({"sample_targets": np.ones((10, 2))}, "sample_targets must sum to one"),
         ({"sample_targets": np.full((10, 4), 0.25)}, r"must have the shape \(10, 2\)"),
     ],
@@ -450,9 +390,6 @@ def test_what_a_result_depends_on_is_in_its_hash(
     ]
     for name, found in cases:
         assert [part for part in plain if plain[part] != found[part]] == [name]
-
-
-# Adapters
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -512,11 +449,10 @@ def test_strength_and_weights_of_an_adapter_are_in_the_fingerprint(
     tiny: LanguageModel,
 ) -> None:
     prints = [with_lora(tiny, alpha=alpha).fingerprint for alpha in (1.0, 2.0, 2.0)]
-    assert prints[0] != prints[1] == prints[2]
     model = with_lora(tiny, alpha=2.0)
     with torch.no_grad():
         adapters.adapter_parameters(model.network)[3][0, 0] += 0.01
-    assert model.fingerprint != prints[1]
+    assert prints[0] != prints[1] == prints[2] != model.fingerprint
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -541,9 +477,6 @@ def test_an_adapter_is_written_rounded_and_read(
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
     with pytest.raises(ValueError, match="it is for another one"):
         adapters.load_adapter(adapters.copy_sharing_weights(tiny.network), tmp_path)
-
-
-# A training
 
 
 def test_training_learns(base: LanguageModel, tuned: FineTuned) -> None:
@@ -612,7 +545,6 @@ def test_base_and_random_state_are_left_alone(
     [
         {"schedule": "constant", "warmup": 0.0},
         {"schedule": "linear", "precision": "bfloat16"},
-        {"lora": Lora(rank=4, layers=1)},
     ],
     ids=str,
 )
@@ -633,10 +565,9 @@ class Own:
         return -2 * (target * raw).sum(1)
 
 
-@pytest.mark.parametrize("loss", [*LOSSES, Own()], ids=repr)
+@pytest.mark.parametrize("loss", [LOSSES[-1], Own()], ids=repr)
 def test_every_loss_trains(asked: LLMClassifier, tmp_path: Path, loss: Any) -> None:
-    lora = Lora(rank=4, dropout=0.0)
-    changed = replace(QUICK, lora=lora, epochs=5, loss=loss)
+    changed = replace(QUICK, lora=Lora(rank=4, dropout=0.0), epochs=5, loss=loss)
     trainer = Trainer(task_of(asked, settings=changed), tmp_path / "f")
     rows = list(range(len(X)))
     before = trainer.loss(rows).item()
@@ -699,9 +630,6 @@ def test_a_loss_that_is_no_number_stops_the_training(
         tune(asked, tmp_path / "f")
 
 
-# Interrupted trainings
-
-
 class Stop(Exception):
     """What stops a training from inside."""
 
@@ -715,47 +643,6 @@ def run(asked: LLMClassifier, folder: Path | None, **more: Any) -> FineTuned:
 def whole(base: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
     """A training that nobody interrupted."""
     return run(ask(base), tmp_path_factory.mktemp("whole") / "f")
-
-
-@pytest.mark.parametrize("step", [0, 2])
-def test_resumed_after_an_error_it_ends_the_same(
-    base: LanguageModel,
-    whole: FineTuned,
-    tmp_path: Path,
-    step: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def stop(row: dict[str, float]) -> None:
-        if row["step"] == step:
-            raise Stop
-
-    asked, folder = ask(base), tmp_path / "broken"
-    with pytest.raises(Stop):
-        run(asked, folder, on_evaluation=stop)
-    assert not torch.is_inference_mode_enabled()
-    with pytest.raises(ValueError, match="call finetune again"):
-        load_finetuned(folder, asked)
-    with pytest.raises(ValueError, match="holds one with other settings"):
-        run(asked, folder, seed=7)
-    (folder / "checkpoint.unfinished").write_text("{")  # a write that was cut short
-    steps: list[int] = []
-    do_step = Trainer.step
-
-    def fail(self: Any, at: int) -> float:
-        steps.append(at)
-        if len(steps) == 2:  # between two checkpoints
-            raise Stop
-        return do_step(self, at)
-
-    monkeypatch.setattr(Trainer, "step", fail)
-    with pytest.raises(Stop):
-        run(asked, folder)
-    assert steps[0] == step
-    monkeypatch.undo()
-    resumed = run(asked, folder)
-    assert same_weights(whole, resumed)
-    pd.testing.assert_frame_equal(whole.history, resumed.history)
-    assert not (folder / "checkpoint.pt").exists()
 
 
 KILLED = """
@@ -779,7 +666,7 @@ run(ask(LanguageModel.load({base!r}, device="cpu"), cache=False), Path({folder!r
 def test_resumed_after_a_kill_it_ends_the_same(
     base: LanguageModel, whole: FineTuned, tmp_path: Path, root: Path
 ) -> None:
-    folder = tmp_path / "killed"
+    asked, folder = ask(base), tmp_path / "killed"
     tests = str(Path(__file__).parent)
     script = KILLED.format(tests=tests, base=base.name, folder=str(folder))
     env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -787,9 +674,24 @@ def test_resumed_after_a_kill_it_ends_the_same(
     done = subprocess.run(command, env=env, cwd=root, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
-    resumed = run(ask(base), folder)
+    with pytest.raises(ValueError, match="call finetune again"):
+        load_finetuned(folder, asked)
+    with pytest.raises(ValueError, match="holds one with other settings"):
+        run(asked, folder, seed=7)
+    (folder / "checkpoint.unfinished").write_text("{")  # a write that was cut short
+    steps: list[float] = []
+
+    def stop(row: dict[str, float]) -> None:
+        steps.append(row["step"])
+        raise Stop
+
+    with pytest.raises(Stop):
+        run(asked, folder, on_evaluation=stop)
+    assert steps == [4] and not torch.is_inference_mode_enabled()
+    resumed = run(asked, folder)
     assert same_weights(whole, resumed)
     assert whole.history.equals(resumed.history)
+    assert not (folder / "checkpoint.pt").exists()
 
 
 def test_a_finished_training_is_loaded_not_repeated(
@@ -838,9 +740,6 @@ def test_folder_of_something_else_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-# What is left behind
-
-
 def test_loading_by_path_gives_the_same_model(
     base: LanguageModel, tuned: FineTuned
 ) -> None:
@@ -877,26 +776,25 @@ def test_what_other_helpers_do_with_a_tuned_model(tuned: FineTuned) -> None:
 def test_loading_onto_the_wrong_thing_is_refused(
     base: LanguageModel, tuned: FineTuned, make_tiny: Make, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="with another prompt"):
-        load_finetuned(tuned.folder, ask(base, instruction="Look."))
     other = make_tiny("llama", rms_norm_eps=1e-3)
-    with pytest.raises(ValueError, match="belongs to another one"):
-        load_finetuned(tuned.folder, ask(other))
-    with pytest.raises(ValueError, match=r"no training\.json"):
-        load_finetuned(tmp_path, ask(base))
+    for folder, asked, says in (
+        (tuned.folder, ask(base, instruction="Look."), "with another prompt"),
+        (tuned.folder, ask(other), "belongs to another one"),
+        (tmp_path, ask(base), r"no training\.json"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            load_finetuned(folder, asked)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda r: r.pop("base"), "training.json: .* the field 'base'"),
-        (lambda r: r["base"].pop("dtype"), "base"),
         (lambda r: r.update(more=1), "must not have the field 'more'"),
         (lambda r: r.update(n=-1), "n is -1"),
         (lambda r: r.update(labels=[1, 2]), "labels.0 is 1"),
         (lambda r: r.update(finished=False), "finished is False"),
         (lambda r: r["history"][0].update(brier="low"), "history.0.brier is 'low'"),
-        (lambda r: r["history"][0].update(accuracy=1.5), "history.0.accuracy is 1.5"),
         (lambda r: r["head"].update(weight=-1), "weight is -1"),
     ],
 )
@@ -956,13 +854,9 @@ def test_peft_reads_our_adapter_and_we_read_one_of_peft(
 
 
 def test_files_say_what_they_are(base: LanguageModel, tuned: FineTuned) -> None:
-    assert {path.name for path in tuned.folder.iterdir()} == {
-        "README.md",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "head.safetensors",
-        "training.json",
-    }
+    names = {path.name for path in tuned.folder.iterdir()}
+    weights = {"adapter_model.safetensors", "head.safetensors"}
+    assert names == weights | {"README.md", "adapter_config.json", "training.json"}
     config = json.loads((tuned.folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == base.name
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
@@ -971,9 +865,7 @@ def test_files_say_what_they_are(base: LanguageModel, tuned: FineTuned) -> None:
     assert record["base"]["fingerprint"] == base.fingerprint
     assert record["settings"]["epochs"] == 12 and record["n"] == 10
     card = (tuned.folder / "README.md").read_text()
-    best = f"{tuned.history['log_loss'].min():.4f}".rstrip("0")
-    said = (base.fingerprint, "- n: `10`", "CrossEntropy()", "Review: {text}", best)
-    assert [word for word in (*said, peft.__version__) if word not in card] == []
+    assert base.fingerprint in card and "CrossEntropy()" in card
 
 
 def test_an_adapter_whose_base_is_unknown_or_broken_says_so(
@@ -1007,17 +899,13 @@ def test_adapters_on_the_embedded_model_are_read(
     assert loaded.fingerprint == tuned.model.fingerprint
 
 
-def test_few_bits(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    for bits in ("4bit", "8bit"):
-        with pytest.raises(ValueError, match=f"quantize='{bits}' needs a CUDA device"):
-            LanguageModel.load("any", device="cpu", quantize=bits)  # type: ignore
-    with pytest.raises(ValueError, match="must be '8bit', '4bit' or None, not '2bit'"):
-        checkpoints.check_quantisation("2bit", "cuda")
+def test_a_quantised_base_is_loaded_again_not_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package bitsandbytes"):
         checkpoints.check_quantisation("4bit", "cuda")
-    # A quantised base is loaded again, not copied.
     network: Any = SimpleNamespace(modules=lambda: [], hf_quantizer=object())
     quantised: Any = SimpleNamespace(network=network, source=None)
     with pytest.raises(ValueError, match=r"must be loaded by LanguageModel\.load"):
@@ -1025,9 +913,6 @@ def test_few_bits(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     quantised.source = ("name", "cuda", "auto", "4bit")
     monkeypatch.setattr(training, "load_checkpoint", lambda *key: (key, None))
     assert training.copy_of_base(quantised) == quantised.source
-
-
-# A second output
 
 
 def test_head_starts_undecided_and_its_gradient_reaches_the_adapter(
@@ -1069,9 +954,6 @@ def test_head_learns_where_the_model_is_wrong(
     assert found.confidence([]).shape == (0,)
     with pytest.raises(ValueError, match="trained without one"):
         replace(found, head=None).confidence(X)
-
-
-# Several adapters
 
 
 def test_ensemble(asked: LLMClassifier, tmp_path: Path) -> None:

@@ -34,9 +34,6 @@ from helpers.metrics import (
 PARTS = ("train", "calibration", "test")
 
 
-# Splits
-
-
 def test_rows_are_joined_by_any_column_and_by_chains() -> None:
     table = pd.DataFrame(
         {
@@ -134,21 +131,10 @@ def test_equal_components_fill_parts_exactly_and_by_seed() -> None:
     ("change", "says"),
     [
         ({"shares": (0.6, 0.2, 0.1)}, "shares must .* sum to 1; not"),
-        ({"shares": (0.8, 0.2)}, "shares must be one number of 0 or more for each"),
         ({"shares": (1.2, -0.1, -0.1)}, "shares must be one number of 0 or more"),
-        ({"shares": ("a", "b", "c")}, "shares must be one number"),
-        (
-            {"groups": ["a"] * 9 + ["b"]},
-            r"rows than .*, 6 of 10; .* row 0 are 9",
-        ),
+        ({"groups": ["a"] * 9 + ["b"]}, r"rows than .*, 6 of 10; .* row 0 are 9"),
         ({"groups": ["b", *["a"] * 6, "c", "c", "c"]}, "leave '.*' empty"),
         ({"groups": ["a"] * 5 + ["b"] * 5}, "2 components of at most 5 of 10 rows"),
-        ({"groups": []}, "groups must have at least one row"),
-        ({"groups": np.zeros((2, 2, 2))}, r"groups must be columns, not .*\(2, 2, 2\)"),
-        (
-            {"stratify": [1, 2]},
-            "stratify must have one value for each of 10 rows",
-        ),
         ({"seed": -1}, "seed must be a whole number"),
     ],
 )
@@ -160,8 +146,6 @@ def test_bad_splits(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         grouped_split(**arguments)
 
-
-# Near duplicates
 
 SUBJECTS = [
     "The referee looked at the screen for four minutes",
@@ -205,14 +189,11 @@ def test_pairs_of_one_group_are_left_out() -> None:
     found = near_duplicates(texts, groups=["a", " A", "b"])
     assert found[["row_a", "row_b"]].to_numpy().tolist() == [[0, 2], [1, 2]]
     assert near_duplicates(texts, groups=[1, 1, 1]).empty
-    with pytest.raises(ValueError, match="groups must not be missing; 1 of"):
-        near_duplicates(texts, groups=[None, 1, 1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
-    st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=8),
-    st.data(),
+    st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=8), st.data()
 )
 def test_exact_copies_are_always_found(texts: list[str], data: Any) -> None:
     row = data.draw(st.integers(0, len(texts) - 1))
@@ -233,22 +214,14 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("texts", "rule", "says"),
     [
-        ([], {}, "texts must hold at least one text"),
-        (["a", None], {}, "text 1 is None"),
-        (["a", " \n"], {}, "text 1 is "),
         (["a"], {"threshold": 0}, "threshold must be above 0"),
         (["a"], {"threshold": 60}, "threshold must lie between 0 and 1, not 60"),
-        (["a"], {"groups": [1, 2]}, "groups must have one value for each of 1 rows"),
     ],
 )
 def test_bad_texts(texts: Any, rule: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         near_duplicates(texts, **rule)
-    with pytest.raises(TypeError, match="not the one string"):
-        near_duplicates("a text")
 
-
-# Two models side by side
 
 LABELS = ["a", "b", "c"]
 
@@ -302,7 +275,7 @@ def one_side(table: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
 
 def test_values_are_those_of_the_measures() -> None:
     base, tuned, truth = two_tables(300)
-    found = compare(base, tuned, truth, n_bins=10, n_resamples=300)
+    found = compare(base, tuned, truth, n_bins=10, n_resamples=50)
     assert (found.n, found.n_groups) == (300, 300)
     for column, table in (("base", base), ("tuned", tuned)):
         expected = one_side(table, truth)
@@ -322,45 +295,39 @@ def test_values_are_those_of_the_measures() -> None:
 def test_intervals_are_those_of_a_plain_paired_bootstrap(grouped: bool) -> None:
     base, tuned, truth = two_tables(120, 1)
     groups = np.arange(120) % 40 if grouped else np.arange(120)
-    n_groups = 40 if grouped else 120
-    found = compare(
-        base,
-        tuned,
-        truth,
-        groups=[f"g{g}" for g in groups] if grouped else None,
-        threshold=0.8,
-        n_resamples=250,
-        rng=4,
-    )
+    n_groups, n = groups.max() + 1, 60
+    names = [f"g{g}" for g in groups] if grouped else None
+    rule: dict[str, Any] = {"threshold": 0.8, "n_resamples": n, "rng": 4}
+    found = compare(base, tuned, truth, groups=names, **rule)
     seed = int(np.random.default_rng(4).integers(2**32))
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), 250)
-    changes: dict[str, list[float]] = {}
-    for draw in draws:
-        rows = np.repeat(np.arange(120), draw[groups])
-        sides = []
-        for table in (base, tuned):
-            part, true = table.iloc[rows], truth[rows]
-            right = (part["prediction"] == true).to_numpy()
-            above = (part["confidence"] >= 0.8).to_numpy()
-            labels = part[[f"p_{label}" for label in LABELS]]
-            sides.append(
-                {
-                    "accuracy": right.mean(),
-                    "Brier score": brier_score(part["confidence"], right),
-                    "Brier score of labels": brier_score(labels, true),
-                    "log loss of labels": log_loss(labels, true),
-                    "rows above": 120 * above.mean(),
-                    "accuracy above": right[above].mean(),
-                }
-            )
-        for name, value in sides[1].items():
-            changes.setdefault(name, []).append(value - sides[0][name])
-    for name, values in changes.items():
+    draws = np.random.default_rng(seed).multinomial(
+        n_groups, np.full(n_groups, 1 / n_groups), n
+    )
+
+    def measures(table: pd.DataFrame, rows: np.ndarray) -> dict[str, float]:
+        part, true = table.iloc[rows], truth[rows]
+        right = (part["prediction"] == true).to_numpy()
+        above = (part["confidence"] >= 0.8).to_numpy()
+        labels = part[[f"p_{label}" for label in LABELS]]
+        return {
+            "accuracy": right.mean(),
+            "Brier score": brier_score(part["confidence"], right),
+            "Brier score of labels": brier_score(labels, true),
+            "log loss of labels": log_loss(labels, true),
+            "rows above": 120 * above.mean(),
+            "accuracy above": right[above].mean(),
+        }
+
+    drawn = [np.repeat(np.arange(120), draw[groups]) for draw in draws]
+    before, after = (
+        pd.DataFrame([measures(table, rows) for rows in drawn])
+        for table in (base, tuned)
+    )
+    for name, low, high in (after - before).quantile([0.025, 0.975]).T.itertuples():
         got = found.table.loc[name, ["low", "high"]].to_numpy(dtype=float)
-        assert got == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=1e-9), name
+        assert got == pytest.approx([low, high], abs=1e-9), name
     pairs = [(t["confidence"], t["prediction"] == truth) for t in (base, tuned)]
-    ece = paired_difference(*pairs, "ece", groups=groups, n_resamples=250, rng=seed)
+    ece = paired_difference(*pairs, "ece", groups=groups, n_resamples=n, rng=seed)
     got = found.table.loc["ECE", ["difference", "low", "high"]].to_numpy(dtype=float)
     assert got == pytest.approx(tuple(ece), abs=1e-12)
 
@@ -371,32 +338,13 @@ def test_mcnemar_by_hand() -> None:
     base = tidy([sure[x] for x in "aaabbbbbbb"])
     tuned = tidy([sure[x] for x in "aabaaaaabb"])
     found = compare(base, tuned, ["a"] * 10, n_resamples=50)
-    assert found.mcnemar[:2] == (1, 5)
     # 2 · (1 + 6) / 2⁶
-    assert found.mcnemar.p_value == pytest.approx(14 / 64)
-    assert found.mcnemar.p_value == pytest.approx(binomtest(1, 6).pvalue)
-    assert found.verdict == (
-        "McNemar's exact test: only base was right in 1 rows, only tuned in 5; "
-        "p = 0.219"
-    )
+    assert found.mcnemar == pytest.approx((1, 5, 14 / 64))
+    assert "only base was right in 1 rows, only tuned in 5; p = 0.219" in found.verdict
     itself = compare(base, base, ["a"] * 10, n_resamples=50)
     assert itself.mcnemar == (0, 0, 1)
     changes = itself.table[["difference", "low", "high"]].dropna()
     assert (changes == 0).all(axis=None)
-
-
-def test_two_labels_make_the_scores_agree() -> None:
-    rng = np.random.default_rng(3)
-    p = rng.uniform(0.05, 0.95, 80)
-    base = tidy(np.column_stack([p, 1 - p]), ["a", "b"])
-    tuned = tidy(np.column_stack([1 - p, p]), ["a", "b"])
-    truth = np.where(rng.random(80) < p, "a", "b")
-    table = compare(base, tuned, truth, n_resamples=50).table
-    numbers = table.drop(columns="note")
-    for of_labels, factor in (("Brier score", 2), ("log loss", 1)):
-        assert numbers.loc[f"{of_labels} of labels"].to_numpy() == pytest.approx(
-            factor * numbers.loc[of_labels].to_numpy()
-        )
 
 
 def test_columns_and_rows_may_come_in_another_order() -> None:
@@ -429,55 +377,38 @@ def test_nothing_above_the_threshold() -> None:
 
 def test_certain_and_wrong() -> None:
     base, tuned, truth = two_tables(40, 6)
-    tuned.loc[0, ["p_a", "p_b", "p_c"]] = np.roll(
-        [1.0, 0, 0], LABELS.index(truth[0]) + 1
-    )
-    tuned.loc[0, "prediction"] = LABELS[(LABELS.index(truth[0]) + 1) % 3]
-    tuned.loc[0, "confidence"] = 1.0
-    table = compare(base, tuned, truth, n_resamples=50).table
+    wrong = (LABELS.index(truth[0]) + 1) % 3
+    tuned.loc[0, ["p_a", "p_b", "p_c"]] = np.eye(3)[wrong]
+    tuned.loc[0, ["prediction", "confidence"]] = [LABELS[wrong], 1.0]
+    found = compare(base, tuned, truth, n_resamples=50)
     for name in ("log loss", "log loss of labels"):
-        assert table.loc[name, "difference"] == np.inf
-        assert np.isnan(table.loc[name, "low"])
-    assert "inf" in repr(compare(base, tuned, truth, n_resamples=50))
+        assert found.table.loc[name, "difference"] == np.inf
+        assert np.isnan(found.table.loc[name, "low"])
+    assert "inf" in repr(found)
 
 
 def test_what_is_shown() -> None:
-    base, tuned, truth = two_tables(200, 7)
-    found = compare(base, tuned, truth, groups=np.arange(200) // 2, n_resamples=200)
+    base, tuned, truth = two_tables(60, 7)
+    found = compare(base, tuned, truth, groups=np.arange(60) // 2, n_resamples=50)
     text, html = repr(found), found._repr_html_()
-    assert text.startswith("Comparison of two models on 200 rows in 100 groups\n")
-    for name in found.table.index:
-        assert name in text and name in html
+    assert text.startswith("Comparison of two models on 60 rows in 30 groups\n")
     assert found.verdict in text
+    assert all(name in text and name in html for name in found.table.index)
     accuracy = found.table.loc["accuracy"]
     line = next(line for line in text.splitlines() if line.startswith("accuracy "))
     assert f"{accuracy['base']:.4f}" in line and f"{accuracy['high']:.4f}" in line
-    assert "<td>of all label probabilities, in [0, 2]</td>" in html
     assert "<0.0" not in html  # escaped
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"base": [[0.2, 0.8]]}, "base must be a DataFrame, not list"),
         ({"tuned": "drop confidence"}, "tuned must have the column 'confidence'"),
-        ({"tuned": "other index"}, "probabilities of tuned must have the index"),
-        (
-            {"tuned": "fewer"},
-            "probabilities of tuned must have one value for each of 4",
-        ),
         ({"tuned": "other labels"}, "tuned must have the labels of base"),
         ({"tuned": "other prediction"}, "prediction of tuned must .* row 0 is 'z'"),
         ({"tuned": "bad confidence"}, r"confidence of tuned must lie .* row 0 is 1.5"),
         ({"tuned": "bad rows"}, "probabilities of tuned must sum to one"),
-        ({"truth": ["a", "b", "c"]}, "truth must have one value for each of 4 rows"),
         ({"truth": ["a", "b", "c", "z"]}, "truth must be one of .* row 3 is 'z'"),
-        (
-            {"truth": ["a", "b", "c", None]},
-            "truth must not be missing; 1 of 4 rows have no label",
-        ),
-        ({"truth": pd.Series(list("abca"), index=[3, 2, 1, 4])}, "truth must have the"),
-        ({"groups": [1, 2]}, "groups must have one value for each of 4 rows"),
         ({"threshold": 90}, "threshold must lie between 0 and 1, not 90"),
         ({"n_bins": 0}, "n_bins must be"),
         ({"n_resamples": 0}, "n_resamples must be"),
@@ -487,8 +418,6 @@ def test_bad_comparisons(change: dict[str, Any], says: str) -> None:
     base, tuned, _ = two_tables(4)
     changed: dict[str, Any] = {
         "drop confidence": tuned.drop(columns="confidence"),
-        "other index": tuned.set_axis([1, 2, 3, 4]),
-        "fewer": tuned[:3],
         "other labels": tuned.rename(columns={"p_c": "p_d"}),
         "other prediction": tuned.assign(prediction="z"),
         "bad confidence": tuned.assign(confidence=1.5),
@@ -501,21 +430,17 @@ def test_bad_comparisons(change: dict[str, Any], says: str) -> None:
         compare(**arguments)
 
 
-# Above a threshold
-
-
 def test_the_published_table_recomputed() -> None:
     """285 answers above, 47 of them wrong, against 92 and 10, on 300 texts."""
-    confidence = pd.DataFrame({"base": [0.95] * 285 + [0.5] * 15})
-    confidence["tuned"] = [0.95] * 92 + [0.5] * 208
-    correct = pd.DataFrame({"base": [1] * 238 + [0] * 62})
-    correct["tuned"] = [1] * 82 + [0] * 218
-    base, tuned = accuracy_above_table(confidence, correct).to_dict("records")
-    assert [base[k] for k in ("above", "right", "errors")] == [285, 238, 47]
-    assert [tuned[k] for k in ("above", "right", "errors")] == [92, 82, 10]
-    assert round(base["accuracy"], 3) == 0.835 and round(tuned["accuracy"], 3) == 0.891
-    assert round(base["error_rate"], 3) == 0.165
-    assert round(tuned["error_rate"], 3) == 0.109
+    confidence = {"base": [0.95] * 285 + [0.5] * 15, "tuned": [0.95] * 92 + [0.5] * 208}
+    correct = {"base": [1] * 238 + [0] * 62, "tuned": [1] * 82 + [0] * 218}
+    found = accuracy_above_table(pd.DataFrame(confidence), pd.DataFrame(correct))
+    columns = ["above", "right", "errors", "accuracy", "error_rate"]
+    assert found[columns].round(3).to_numpy().tolist() == [
+        [285, 238, 47, 0.835, 0.165],
+        [92, 82, 10, 0.891, 0.109],
+    ]
+    base, tuned = found.to_dict("records")
     assert base["errors_per_1000"] == pytest.approx(47 / 0.3)
     assert np.isnan(base["difference"]) and np.isnan(base["p_value"])
     assert tuned["difference"] == pytest.approx(10 / 92 - 47 / 285)
@@ -570,18 +495,12 @@ def test_thresholds_by_hand() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"thresholds": ()}, "thresholds must be one or more numbers"),
         ({"thresholds": 0.9}, "thresholds must be one or more numbers, not 0.9"),
         ({"thresholds": (90,)}, "thresholds must lie between 0 and 1, not 90"),
         ({"level": 1}, "level must lie"),
         ({"confidence": {}}, "models of confidence, one or more"),
         ({"correct": {"a": [1], "c": [1]}}, r"one or more, \['a', 'b'\], not"),
-        (
-            {"confidence": {"a": [1.0], "b": [1.0, 1]}},
-            "'b' must have one value for each of 1 rows",
-        ),
         ({"confidence": {"a": [2.0], "b": [1.0]}}, "confidence of 'a' must lie"),
-        ({"correct": [2]}, "correct of 'a' must be 0 or 1"),
     ],
 )
 def test_bad_answers_above(change: dict[str, Any], says: str) -> None:

@@ -29,6 +29,7 @@ from helpers.models import LanguageModel
 from helpers.scoring import label_logprobs, tree_is_exact
 from helpers.tree import forget_prefix
 
+Make = Callable[..., LanguageModel]
 ENDS = ["film", "plot", "a film that is warm and funny", "the plot", "way"]
 X = [f"{word} {end}" for word in ("warm", "dull") for end in ENDS]
 Y = ["positive"] * 5 + ["negative"] * 5
@@ -40,7 +41,7 @@ GPT2_DICE = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
 @pytest.fixture(scope="module")
-def deep(make_tiny: Callable[..., LanguageModel]) -> LanguageModel:
+def deep(make_tiny: Make) -> LanguageModel:
     return make_tiny("llama", num_hidden_layers=3)
 
 
@@ -60,12 +61,9 @@ def is_cached(found: Trainer) -> bool:
     return found.read != found._read
 
 
-# The same training
-
-
 @pytest.mark.parametrize(
     "more",
-    [{}, {"loss": LabelSmoothing(0.1)}, {"head": ConfidenceHead(2)}, {"layers": 2}],
+    [{}, {"loss": LabelSmoothing(0.1), "head": ConfidenceHead(2), "layers": 2}],
     ids=str,
 )
 def test_weights_are_those_of_the_whole_network(
@@ -91,24 +89,17 @@ def test_weights_are_those_of_the_whole_network(
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
-    ("qwen2", {}),
-    ("qwen3", {"head_dim": 8}),
     ("gemma2", {"head_dim": 8}),
     ("gemma3_text", {"head_dim": 8, "sliding_window": 64}),
     ("mistral", {"sliding_window": 6}),  # too short for a tree of labels
-    ("phi3", {}),
     ("opt", {"dropout": 0.0, "ffn_dim": 64, "word_embed_proj_dim": 32}),
-    ("gpt_neox", {"hidden_act": "gelu"}),
     ("gpt2", dict.fromkeys(GPT2_DICE, 0.0)),
 ]
 
 
 @pytest.mark.parametrize(("kind", "settings"), FAMILIES, ids=[k[0] for k in FAMILIES])
 def test_loss_of_a_step_is_that_of_the_whole_network(
-    make_tiny: Callable[..., LanguageModel],
-    tmp_path: Path,
-    kind: str,
-    settings: dict[str, Any],
+    make_tiny: Make, tmp_path: Path, kind: str, settings: dict[str, Any]
 ) -> None:
     layers = "n_layer" if kind == "gpt2" else "num_hidden_layers"
     model = make_tiny(kind, **{layers: 3}, **settings)
@@ -134,9 +125,6 @@ def test_held_out_scores_are_those_of_scoring(
         forget_prefix(task.model)
         raw = label_logprobs(task.model, task.held_out, task.labels)
         np.testing.assert_allclose(found.held_out_logprobs(), raw, atol=1e-4)
-
-
-# Less work
 
 
 def test_lowest_layer_reads_each_text_once(deep: LanguageModel, tmp_path: Path) -> None:
@@ -179,9 +167,6 @@ def test_layers_are_put_back_after_an_error(
     assert list(found.task.model.network.model.layers) == before
 
 
-# Where it would be wrong
-
-
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -194,10 +179,7 @@ def test_layers_are_put_back_after_an_error(
     ids=str,
 )
 def test_networks_that_it_does_not_fit_are_run_whole(
-    make_tiny: Callable[..., LanguageModel],
-    tmp_path: Path,
-    kind: str,
-    settings: dict[str, Any],
+    make_tiny: Make, tmp_path: Path, kind: str, settings: dict[str, Any]
 ) -> None:
     model = make_tiny(kind, **settings)
     found = trainer(model, tmp_path)
@@ -207,7 +189,7 @@ def test_networks_that_it_does_not_fit_are_run_whole(
 
 
 @pytest.fixture
-def adapted(make_tiny: Callable[..., LanguageModel]) -> LanguageModel:
+def adapted(make_tiny: Make) -> LanguageModel:
     model = make_tiny("llama")
     adapters.add_lora(model.network, layers=1)
     return model
@@ -220,7 +202,7 @@ def cached(model: LanguageModel) -> Any:
     )
 
 
-def test_another_way_from_below_to_the_logits_is_found(adapted: LanguageModel) -> None:
+def test_what_the_layers_above_do_not_see_is_found(adapted: LanguageModel) -> None:
     heard: list[torch.Tensor] = []
     assert cached(adapted) is not None
     lowest, output = adapted.network.model.layers[0], adapted.network.lm_head
@@ -229,16 +211,12 @@ def test_another_way_from_below_to_the_logits_is_found(adapted: LanguageModel) -
         output.register_forward_hook(lambda *args: args[2] + heard[-1]),
     ):
         assert cached(adapted) is None
-
-
-def test_a_lower_layer_that_training_changes_is_found(adapted: LanguageModel) -> None:
-    lowest = adapted.network.model.layers[0]
     with lowest.register_forward_hook(lambda *args: args[2] + 0.1 * args[0].training):
         assert cached(adapted) is None
-
-
-def test_what_is_trained_below_is_found(adapted: LanguageModel) -> None:
     adapted.network.model.embed_tokens.weight.requires_grad_(True)
+    assert cached(adapted) is None
+    adapted.network.model.embed_tokens.weight.requires_grad_(False)
+    adapted.network.bfloat16()
     assert cached(adapted) is None
 
 
@@ -260,7 +238,7 @@ def test_settings_that_it_does_not_fit(
 
 
 def test_texts_that_are_read_in_different_ways_are_run_whole(
-    make_tiny: Callable[..., LanguageModel], tmp_path: Path
+    make_tiny: Make, tmp_path: Path
 ) -> None:
     # Short texts fit into the window with the tree of all labels, long ones do not.
     model = make_tiny("mistral", sliding_window=30)
@@ -279,8 +257,3 @@ def test_too_much_to_keep_is_not_kept(
     for limit, fits in ((most, True), (most - 1, False)):
         monkeypatch.setattr(trunk, "LIMIT", limit)
         assert is_cached(trainer(deep, tmp_path)) is fits
-
-
-def test_a_network_in_half_precision_is_run_whole(adapted: LanguageModel) -> None:
-    adapted.network.bfloat16()
-    assert cached(adapted) is None

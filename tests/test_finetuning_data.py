@@ -46,23 +46,12 @@ def test_labels_follow_the_rule_and_the_coin(texts: pd.DataFrame) -> None:
     assert (clear["label"] == "positive").mean() == 0.5
 
 
-def in_two_parts(texts: pd.DataFrame, column: str) -> list[str]:
-    """Values of a column that more than one part of the data has."""
-    parts = texts[texts[column] != ""].groupby(column)["split"].nunique()
-    return parts.index[parts > 1].tolist()
-
-
 @pytest.mark.parametrize("column", ["family", "entity"])
 def test_nothing_that_belongs_together_is_in_two_parts(
     texts: pd.DataFrame, column: str
 ) -> None:
-    assert in_two_parts(texts, column) == []
-    torn = texts.copy()
-    named = torn[torn[column] != ""]
-    value = named[column].value_counts().index[0]  # of several rows
-    first = named.index[named[column] == value][0]
-    torn.loc[first, "split"] = next(s for s in SPLITS if s != torn.loc[first, "split"])
-    assert in_two_parts(torn, column) == [value]
+    parts = texts[texts[column] != ""].groupby(column)["split"].nunique()
+    assert len(parts) > 50 and (parts == 1).all()
 
 
 def test_parts_have_their_shares_of_everything(texts: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from scipy.special import softmax
 from torch import nn
 
 from helpers import checkpoints, packed, tree
@@ -33,6 +34,7 @@ from helpers.scoring import label_logprobs, tree_is_exact
 from helpers.tree import forget_prefix, is_packed, never_pack
 from helpers.verbalizer import LabelTokens, Verbalizer
 
+Make = Callable[..., LanguageModel]
 needs_integers = pytest.mark.skipif(
     not has_int8(), reason="the processor has no 8-bit products"
 )
@@ -59,7 +61,7 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @needs_integers
-@pytest.mark.parametrize("shape", [(64,), (20, 64), (2, 3, 64), (1, 1, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(64,), (20, 64), (2, 3, 64)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 def test_result_is_near_the_exact_one(shape: tuple[int, ...], bias: bool) -> None:
     layer, x = linear(bias=bias), rows(*shape)
@@ -101,21 +103,15 @@ def test_one_large_input_leaves_digits_to_the_others() -> None:
 
 
 @needs_integers
-def test_zeros_and_inputs_that_are_never_used() -> None:
-    layer = linear(bias=True)
+def test_inputs_and_weights_may_be_zero() -> None:
+    layer, x = linear(bias=True), rows(40, 64).relu()
     layer.weight[:, 3], layer.weight[4] = 0, 0
-    small = Int8Linear(layer, spreading(torch.zeros(64), layer.weight))
-    torch.testing.assert_close(small(torch.zeros(2, 64)), layer(torch.zeros(2, 64)))
-    assert torch.isfinite(small(rows(5, 64))).all()
-
-
-@needs_integers
-def test_inputs_that_were_zero_in_the_sample_may_come() -> None:
-    layer, x = linear(), rows(40, 64).relu()
     largest = x.amax(0)
-    largest[[3, 9, 20]] = 0
-    small = Int8Linear(layer, spreading(largest, layer.weight))
-    assert relative_error(small(x), layer(x)) < 0.03
+    largest[[3, 9, 20]] = 0  # in the sample, and then they come
+    for seen in (largest, torch.zeros(64)):
+        small = Int8Linear(layer, spreading(seen, layer.weight))
+        assert relative_error(small(x), layer(x)) < 0.03
+        torch.testing.assert_close(small(torch.zeros(2, 64)), layer(torch.zeros(2, 64)))
 
 
 @needs_integers
@@ -152,9 +148,7 @@ def test_layer_can_be_copied_and_take_other_weights() -> None:
 
 
 @needs_integers
-def test_layers_with_equal_inputs_share_them_in_integers(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_layers_with_equal_inputs_share_them_in_integers(make_tiny: Make) -> None:
     network: Any = make_tiny("llama").network
     to_int8(network, [3, 4, 5, 6])
     part, mlp = network.model.layers[0].self_attn, network.model.layers[0].mlp
@@ -170,19 +164,22 @@ def test_layers_with_equal_inputs_share_them_in_integers(
         torch.testing.assert_close(one.product(rounded), one(x))
 
 
-# Networks ----------------------------------------------------------------------------
+@pytest.fixture
+def wide(make_tiny: Make) -> LanguageModel:
+    return make_tiny("llama", hidden_size=64, intermediate_size=128)
 
 
 @pytest.fixture
-def wide(make_tiny: Callable[..., LanguageModel]) -> LanguageModel:
-    return make_tiny("llama", hidden_size=64, intermediate_size=128)
+def small(wide: LanguageModel) -> LanguageModel:
+    """The wide model in integers."""
+    network = copy.deepcopy(wide.network)
+    to_int8(network, list(range(2, 40)))
+    return LanguageModel(network, wide.tokenizer)
 
 
 @needs_integers
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "opt"])
-def test_every_linear_layer_but_the_last_is_turned(
-    make_tiny: Callable[..., LanguageModel], kind: str
-) -> None:
+def test_every_linear_layer_but_the_last_is_turned(make_tiny: Make, kind: str) -> None:
     settings: dict[str, Any] = {"ffn_dim": 64} if kind == "opt" else {}
     network: Any = make_tiny(kind, **settings).network
     before = {n for n, p in network.named_modules() if type(p) is nn.Linear}
@@ -195,46 +192,31 @@ def test_every_linear_layer_but_the_last_is_turned(
 
 
 @needs_integers
-def test_layer_that_the_sample_does_not_reach_is_turned(wide: LanguageModel) -> None:
-    network: Any = wide.network
-    idle = network.model.layers[0].idle = linear()
-    to_int8(network, [3, 4, 5])
-    x = rows(9, 64)
-    found = network.model.layers[0].idle
-    assert isinstance(found, Int8Linear)
-    assert relative_error(found(x), idle(x)) < 0.03
-
-
-@needs_integers
-def test_labels_are_scored_by_the_tree_and_near(wide: LanguageModel) -> None:
+def test_labels_are_scored_by_the_tree_and_near(
+    wide: LanguageModel, small: LanguageModel
+) -> None:
     exact = label_logprobs(wide, PROMPTS, LABELS)
-    network = copy.deepcopy(wide.network)
-    to_int8(network, list(range(2, 40)))
-    model = LanguageModel(network, wide.tokenizer)
-    assert is_int8(network) and not is_int8(wide.network)
-    found = label_logprobs(model, PROMPTS, LABELS)
-    assert tree_is_exact(model, 20) and is_packed(model)
+    assert is_int8(small.network) and not is_int8(wide.network)
+    found = label_logprobs(small, PROMPTS, LABELS)
+    assert tree_is_exact(small, 20) and is_packed(small)
     assert 0 < np.abs(found - exact).max() < 1
     with unrounded_inputs():
-        assert np.abs(label_logprobs(model, PROMPTS, LABELS) - exact).max() < 0.5
-    assert model.fingerprint != wide.fingerprint
+        assert np.abs(label_logprobs(small, PROMPTS, LABELS) - exact).max() < 0.5
+    assert small.fingerprint != wide.fingerprint
 
 
 @needs_integers
 def test_attention_is_in_half_precision_where_the_processor_has_it(
-    wide: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    wide: LanguageModel, small: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = label_logprobs(wide, PROMPTS, LABELS)
-    network = copy.deepcopy(wide.network)
-    to_int8(network, list(range(2, 40)))
-    model = LanguageModel(network, wide.tokenizer)
     found = []
     for has in (True, False):
         monkeypatch.setattr(packed, "has_bfloat16", lambda has=has: has)
-        found.append(label_logprobs(model, PROMPTS, LABELS))
-        assert is_packed(model)
+        found.append(label_logprobs(small, PROMPTS, LABELS))
+        assert is_packed(small)
         with unrounded_inputs():
-            found.append(label_logprobs(model, PROMPTS, LABELS))
+            found.append(label_logprobs(small, PROMPTS, LABELS))
         assert label_logprobs(wide, PROMPTS, LABELS).tolist() == exact.tolist()
     half, plain_half, whole, plain = found
     assert (half != whole).all() and (plain_half != plain).all()
@@ -243,7 +225,7 @@ def test_attention_is_in_half_precision_where_the_processor_has_it(
 
 @needs_integers
 def test_trial_sees_an_attention_that_goes_wrong_in_half_precision(
-    wide: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    wide: LanguageModel, small: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed, "has_bfloat16", lambda: True)
     attend = packed._Attention.__call__
@@ -252,12 +234,9 @@ def test_trial_sees_an_attention_that_goes_wrong_in_half_precision(
         return attend(self, *args) * (self._mask.dtype != torch.bfloat16)
 
     monkeypatch.setattr(packed._Attention, "__call__", wrong)
-    network = copy.deepcopy(wide.network)
-    to_int8(network, list(range(2, 40)))
-    model = LanguageModel(network, wide.tokenizer)
-    label_logprobs(model, PROMPTS, LABELS)
-    label_logprobs(wide, PROMPTS, LABELS)
-    assert not is_packed(model) and is_packed(wide)
+    for model in (small, wide):
+        label_logprobs(model, PROMPTS, LABELS)
+    assert not is_packed(small) and is_packed(wide)
 
 
 @pytest.mark.skipif(
@@ -272,11 +251,9 @@ def test_half_precision_is_had_as_the_system_says() -> None:
 @needs_integers
 @pytest.mark.parametrize("padded", [False, True])
 def test_prefix_that_is_named_is_read_with_inputs_as_they_are(
-    wide: LanguageModel, padded: bool
+    small: LanguageModel, padded: bool
 ) -> None:
-    network: Any = copy.deepcopy(wide.network)
-    to_int8(network, list(range(2, 40)))
-    model = LanguageModel(network, wide.tokenizer)
+    model, network = small, small.network
     if padded:
         never_pack(model)
     shared = list(range(50, 90))
@@ -331,29 +308,20 @@ def test_embedded_model_is_near_itself(embedded: LanguageModel) -> None:
     assert pickle.loads(pickle.dumps(small)) is small
     texts = [f"Review: {word}.\nSentiment:" for word in ("A joy", "A long bore", "So")]
     tokens = Verbalizer(["positive", "negative"]).tokens(embedded, after=texts[0])
-    scores = [
-        np.exp(label_logprobs(model, [model.encode(t) for t in texts], tokens))
-        for model in (embedded, small)
-    ]
-    assert tree_is_exact(small, 100) and is_packed(small)
-    assert (
-        np.abs(
-            scores[1] / scores[1].sum(1, keepdims=True)
-            - scores[0] / scores[0].sum(1, keepdims=True)
-        ).mean()
-        < 0.1
+    found, exact = (
+        softmax(label_logprobs(model, [model.encode(t) for t in texts], tokens), axis=1)
+        for model in (small, embedded)
     )
+    assert tree_is_exact(small, 100) and is_packed(small)
+    assert np.abs(found - exact).mean() < 0.1
 
 
 @needs_integers
-def test_integers_are_not_trained(wide: LanguageModel) -> None:
-    network = copy.deepcopy(wide.network)
-    to_int8(network, [3, 4, 5])
-    with pytest.raises(ValueError, match="without precision='int8': integers have no"):
-        copy_of_base(LanguageModel(network, wide.tokenizer))
-
-
-# Bad input ---------------------------------------------------------------------------
+def test_integers_are_not_trained(small: LanguageModel) -> None:
+    with pytest.raises(
+        ValueError, match="without precision='int8', which has no gradient"
+    ):
+        copy_of_base(small)
 
 
 def test_network_without_linear_layers_is_refused(tiny_gpt2: LanguageModel) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
@@ -23,11 +21,10 @@ from helpers.scoring import label_logprobs, sequence_scores, tree_is_exact
 from helpers.tree import forget_prefix, is_packed, nodes_to_read
 from helpers.verbalizer import LabelTokens, Verbalizer
 
+Make = Callable[..., LanguageModel]
 TOLERANCE = 1e-4
 TINY = ["tiny_llama", "tiny_gpt2"]
 tiny_models = pytest.mark.parametrize("any_model", TINY, indirect=True)
-every_model = pytest.mark.parametrize("any_model", [*TINY, "embedded"], indirect=True)
-
 # Depths 1 to 4, shared beginnings, two spellings of one label, one label inside
 # another but for what follows.
 SEQUENCES = ((5, 6, 7, 8), (5, 6, 9), (10,), (11, 12), (11, 13), (14, 15, 16))
@@ -91,42 +88,29 @@ def random_prompts(lengths: Sequence[int], prefix: Sequence[int] = ()) -> list:
 
 PREFIX = random_prompts([9])[0]
 PROMPTS = random_prompts([5, 1, 30, 12, 12, 2], PREFIX)
+CASES = {
+    "many": [PROMPTS[row] for row in (5, 2, 0, 4, 1, 3)],
+    "one token each": random_prompts([1, 1, 1]),
+    "one token alone": [[7]],
+    "equal prompts": [PROMPTS[0]] * 3,
+    "one begins the other": [PROMPTS[2], PROMPTS[2][:5], PROMPTS[2][:1]],
+    "the window is full": random_prompts([256 - 4, 3]),
+}
 
 
-# The same as one by one --------------------------------------------------------------
-
-
-@every_model
-@pytest.mark.parametrize("labels", [LABELS, ENDING], ids=["open", "ending"])
-def test_equals_scoring_each_sequence_on_its_own(
-    any_model: LanguageModel, labels: LabelTokens
-) -> None:
-    check(any_model, PROMPTS if any_model.window == 256 else PROMPTS[:3], labels)
+@pytest.mark.parametrize("any_model", [*TINY, "embedded"], indirect=True)
+def test_equals_scoring_each_sequence_on_its_own(any_model: LanguageModel) -> None:
+    check(any_model, PROMPTS[:2], LABELS)
     assert tree_is_exact(any_model, 48)  # the quick way was taken
 
 
 @tiny_models
-@pytest.mark.parametrize("budget", [1, 40, 4096])
-@pytest.mark.parametrize(
-    "prefix", [(), PREFIX[:4], PREFIX, PREFIX + [2], PROMPTS[0], [299]], ids=len
-)
+@pytest.mark.parametrize("budget", [1, 40])
+@pytest.mark.parametrize("prefix", [(), PREFIX[:4], PREFIX, PROMPTS[0], [299]], ids=len)
 def test_budget_and_prefix_change_nothing(
     any_model: LanguageModel, budget: int, prefix: list[int]
 ) -> None:
-    order = [5, 2, 0, 4, 1, 3]
-    prompts = [PROMPTS[row] for row in order]
-    check(any_model, prompts, ENDING, prefix=prefix, token_budget=budget)
-
-
-CASES = {
-    "one prompt": [PROMPTS[0]],
-    "one token each": random_prompts([1, 1, 1]),
-    "one token alone": [[7]],
-    "equal prompts": [PROMPTS[0]] * 3,
-    "nothing shared": random_prompts([4, 9, 1]),
-    "one begins the other": [PROMPTS[2], PROMPTS[2][:5], PROMPTS[2][:1]],
-    "the window is full": random_prompts([256 - 4, 3]),
-}
+    check(any_model, CASES["many"], ENDING, prefix=prefix, token_budget=budget)
 
 
 @tiny_models
@@ -137,97 +121,24 @@ def test_equals_it_whatever_prompts_have_in_common(
     check(any_model, CASES[case], ENDING)
 
 
-# Other architectures -----------------------------------------------------------------
-
 QUICK, SLOW = True, False
+ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 24,
+    "factor": 256 / 24,
+}
+# Other rotations for long texts: a longer neighbour would change a row's positions.
+PHI3 = {"original_max_position_embeddings": 24, "rope_parameters": ROPE}
+SOME_LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+GPT_NEO = {"num_layers": 2, "num_heads": 4, "window_size": 32}
+SOFT = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
+HEAD = {"head_dim": 8}
 # Windows are wider than the model's own trial (12 tokens) and narrower than PROMPTS.
-ARCHITECTURES: list[tuple[str, str, dict[str, Any], bool]] = [
-    ("mistral, window wide enough", "mistral", {"sliding_window": 64}, QUICK),
-    ("mistral past its window", "mistral", {"sliding_window": 20}, SLOW),
-    (
-        "gemma2, softcapped logits",
-        "gemma2",
-        {
-            "head_dim": 8,
-            "sliding_window": 64,
-            "final_logit_softcapping": 3.0,
-            "attn_logit_softcapping": 5.0,
-        },
-        QUICK,
-    ),
-    ("gemma2 past its window", "gemma2", {"head_dim": 8, "sliding_window": 20}, SLOW),
-    (
-        "gemma3, window in some layers",
-        "gemma3_text",
-        {
-            "head_dim": 8,
-            "sliding_window": 20,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
-        SLOW,
-    ),
-    (
-        "gpt-neo, window in some layers",
-        "gpt_neo",
-        {
-            "num_layers": 2,
-            "num_heads": 4,
-            "attention_types": [[["global", "local"], 1]],
-            "window_size": 32,
-        },
-        SLOW,
-    ),
-    (
-        "phi3, other rotations for long texts",
-        "phi3",
-        {
-            "original_max_position_embeddings": 24,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "short_factor": [1.0] * 4,
-                "long_factor": [4.0] * 4,
-                "original_max_position_embeddings": 24,
-                "factor": 256 / 24,
-            },
-        },
-        SLOW,
-    ),
-    ("mamba, recurrent", "mamba", {"state_size": 4}, SLOW),
-    ("bloom, ALiBi", "bloom", {}, SLOW),
-    (
-        "opt, absolute positions",
-        "opt",
-        {"ffn_dim": 64, "word_embed_proj_dim": 32},
-        QUICK,
-    ),
-    ("qwen3", "qwen3", {"head_dim": 8}, QUICK),
-    ("gpt-neox, parallel layers", "gpt_neox", {}, QUICK),
-]
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "quick"),
-    [case[1:] for case in ARCHITECTURES],
-    ids=[case[0] for case in ARCHITECTURES],
-)
-def test_every_architecture_is_scored_right(
-    make_tiny: Callable[..., LanguageModel],
-    kind: str,
-    settings: dict[str, Any],
-    quick: bool,
-) -> None:
-    model = make_tiny(kind, **settings)
-    check(model, PROMPTS, ENDING)
-    assert tree_is_exact(model, max(map(len, PROMPTS)) + 4) is quick
-
-
-# Without padding ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
+ARCHITECTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "packed": [
         ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 10}),
         ("llama", {"num_key_value_heads": 4}),
         ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
@@ -235,36 +146,52 @@ def test_every_architecture_is_scored_right(
         ("qwen2", {}),
         ("qwen3", {"head_dim": 16}),
     ],
-    ids=str,
+    "padded": [
+        ("gpt2", {}),
+        ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+        ("gpt_neox", {}),
+        ("gemma2", HEAD | SOFT | {"sliding_window": 64}),
+        *((kind, HEAD) for kind in ("gemma", "granite", "olmo2")),
+    ],
+    "one by one": [
+        ("mistral", {"sliding_window": 20}),
+        ("gemma2", HEAD | {"sliding_window": 20}),
+        ("gemma3_text", HEAD | SOME_LAYERS | {"sliding_window": 20}),
+        ("gpt_neo", GPT_NEO | {"attention_types": [[["global", "local"], 1]]}),
+        ("phi3", PHI3),
+        ("mamba", {"state_size": 4}),
+        ("bloom", {}),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "kind", "settings"),
+    [(way, *case) for way, cases in ARCHITECTURES.items() for case in cases],
+    ids=lambda value: None if isinstance(value, dict) else value,
 )
-@pytest.mark.parametrize("labels", [LABELS, ENDING], ids=["open", "ending"])
-def test_families_are_read_without_padding(
-    make_tiny: Callable[..., LanguageModel],
-    kind: str,
-    settings: dict[str, Any],
-    labels: LabelTokens,
+def test_every_architecture_is_scored_right(
+    make_tiny: Make, way: str, kind: str, settings: dict[str, Any]
 ) -> None:
     model = make_tiny(kind, **settings)
     for part in model.network.modules():  # zeros when made, and so never seen
-        if getattr(part, "bias", None) is not None:
+        if way == "packed" and getattr(part, "bias", None) is not None:
             torch.nn.init.normal_(part.bias, generator=torch.manual_seed(1))
-    check(model, PROMPTS, labels, token_budget=100, packed=True)
+    check(model, PROMPTS, ENDING, token_budget=100)
+    assert tree_is_exact(model, max(map(len, PROMPTS)) + 4) is (way != "one by one")
+    assert way == "one by one" or is_packed(model) is (way == "packed")
 
 
-@pytest.mark.parametrize("length", [1, 15, 16, 17, 31, 32, 45])
-def test_shared_prefix_of_any_length(
-    make_tiny: Callable[..., LanguageModel], length: int
-) -> None:
+@pytest.mark.parametrize("length", [1, 16, 17, 45])
+def test_shared_prefix_of_any_length(make_tiny: Make, length: int) -> None:
     model, (prefix,) = make_tiny("llama"), random_prompts([length])
     prompts = random_prompts([5, 1, 30, 12, 2], prefix)
     check(model, prompts, ENDING, token_budget=100, packed=True)
 
 
-@pytest.mark.parametrize("length", [0, 5, 16, 20])
+@pytest.mark.parametrize("length", [0, 16, 20])
 def test_text_that_is_not_a_number_leaves_the_others_alone(
-    make_tiny: Callable[..., LanguageModel],
-    monkeypatch: pytest.MonkeyPatch,
-    length: int,
+    make_tiny: Make, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     monkeypatch.setattr(scoring, "check_logprobs", lambda *_: None)
     model = make_tiny("llama", num_hidden_layers=3)
@@ -289,48 +216,33 @@ def test_an_infinite_logit_leaves_no_label_below_it_a_number() -> None:
     assert found[0].isnan() and found[1].isfinite()
 
 
-@pytest.fixture(params=["in common", "left over"])
-def misread_prefix(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("misread", ["in common", "left over"])
+@pytest.mark.parametrize("half", [False, True])
+def test_trial_sees_a_shared_prefix_that_is_misread(
+    make_tiny: Make,
+    embedded: LanguageModel,
+    monkeypatch: pytest.MonkeyPatch,
+    misread: str,
+    half: bool,
 ) -> None:
     split = packed._Attention._split
 
-    def misread(self: Any, prefix: torch.Tensor, own: torch.Tensor) -> Any:
+    def wrong(self: Any, prefix: torch.Tensor, own: torch.Tensor) -> Any:
         common, rows = split(self, prefix, own)
-        if request.param == "in common":
+        if misread == "in common":
             return 0 * common, rows
         rows[: len(rows) - len(own)] = 0
         return common, rows
 
-    monkeypatch.setattr(packed._Attention, "_split", misread)
+    monkeypatch.setattr(packed._Attention, "_split", wrong)
+    if half:
+        model = LanguageModel.load(embedded.name, device="cpu", dtype="bfloat16")
+        assert tree_is_exact(model, 48) and not is_packed(model)
+    else:
+        check(make_tiny("llama"), PROMPTS, ENDING, packed=False)
 
 
-@pytest.mark.usefixtures("misread_prefix")
-def test_trial_sees_a_shared_prefix_that_is_misread(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
-    model = make_tiny("llama")
-    check(model, PROMPTS, ENDING, packed=False)
-
-
-@pytest.mark.usefixtures("misread_prefix")
-def test_trial_in_half_precision_sees_it_too(embedded: LanguageModel) -> None:
-    half = LanguageModel.load(embedded.name, device="cpu", dtype="bfloat16")
-    assert tree_is_exact(half, 48) and not is_packed(half)
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "gemma", "granite", "olmo2"])
-def test_other_families_are_padded(
-    make_tiny: Callable[..., LanguageModel], kind: str
-) -> None:
-    settings = {} if kind == "gpt2" else {"head_dim": 8}
-    model = make_tiny(kind, **settings)
-    check(model, PROMPTS, ENDING, packed=False)
-
-
-def test_network_that_computes_otherwise_is_padded(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_network_that_computes_otherwise_is_padded(make_tiny: Make) -> None:
     model = make_tiny("llama")
 
     class Doubled(type(model.network.model.norm)):  # type: ignore
@@ -341,9 +253,7 @@ def test_network_that_computes_otherwise_is_padded(
     check(model, PROMPTS, ENDING, packed=False)
 
 
-def test_trial_is_of_the_way_that_is_taken(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_trial_is_of_the_way_that_is_taken(make_tiny: Make) -> None:
     model = make_tiny("llama")
     body: Any = model.network.base_model
     with body.register_forward_hook(lambda *_: None):
@@ -355,9 +265,7 @@ def test_trial_is_of_the_way_that_is_taken(
 
 @pytest.mark.parametrize("at", ["layer", "new part"])
 @pytest.mark.parametrize("pre", [True, False])
-def test_hooks_are_called(
-    make_tiny: Callable[..., LanguageModel], pre: bool, at: str
-) -> None:
+def test_hooks_are_called(make_tiny: Make, pre: bool, at: str) -> None:
     model = make_tiny("llama")
     first = by_sequence(model, PROMPTS, ENDING)
     assert is_packed(model)
@@ -372,9 +280,7 @@ def test_hooks_are_called(
     np.testing.assert_allclose(again, first, atol=TOLERANCE)
 
 
-def test_autocast_is_left_to_transformers(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_autocast_is_left_to_transformers(make_tiny: Make) -> None:
     model = make_tiny("llama")
     assert tree_is_exact(model, 48)  # a trial would come between what is compared
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -385,9 +291,7 @@ def test_autocast_is_left_to_transformers(
     assert 1e-4 < np.abs(found - again).max() < 3
 
 
-def test_adapters_count_without_padding(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_adapters_count_without_padding(make_tiny: Make) -> None:
     model = make_tiny("llama")
     before = by_sequence(model, PROMPTS, ENDING)
     add_lora(model.network)
@@ -412,7 +316,7 @@ def test_half_precision_is_near_the_whole_one(embedded: LanguageModel) -> None:
 
 
 def test_tree_that_a_model_gets_wrong_is_not_used(
-    make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+    make_tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_tiny("gpt2")
     forward = model.network.forward
@@ -425,20 +329,10 @@ def test_tree_that_a_model_gets_wrong_is_not_used(
     check(model, PROMPTS, ENDING)
 
 
-@pytest.mark.parametrize("budget", [1, 60, 4096])
-def test_one_by_one_keeps_to_any_budget(
-    make_tiny: Callable[..., LanguageModel], budget: int
-) -> None:
-    check(make_tiny("mistral", sliding_window=20), PROMPTS, ENDING, token_budget=budget)
-
-
-# Probabilities -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_all_tokens_as_labels_have_probability_one(
-    make_tiny: Callable[..., LanguageModel], kind: str, dtype: torch.dtype
+    make_tiny: Make, kind: str, dtype: torch.dtype
 ) -> None:
     model = make_tiny(kind)
     model.network.to(dtype)  # turned into float32 before the softmax
@@ -451,24 +345,6 @@ def test_all_tokens_as_labels_have_probability_one(
 
 
 @tiny_models
-def test_all_pairs_of_two_tokens_have_the_probability_of_the_first(
-    any_model: LanguageModel,
-) -> None:
-    n = any_model.network.config.vocab_size
-    pairs = LabelTokens(
-        ("a", "b"),
-        tuple((5 + i // n, i % n) for i in range(2 * n)),
-        (0,) * n + (1,) * n,
-    )
-    single = LabelTokens(("a", "b"), ((5,), (6,)), (0, 1))
-    np.testing.assert_allclose(
-        label_logprobs(any_model, PROMPTS, pairs),
-        label_logprobs(any_model, PROMPTS, single),
-        atol=TOLERANCE,
-    )
-
-
-@tiny_models
 def test_label_is_the_sum_of_its_sequences(any_model: LanguageModel) -> None:
     each = np.exp(naive(any_model, PROMPTS, ENDING))
     owners = np.array(ENDING.owners)
@@ -477,10 +353,10 @@ def test_label_is_the_sum_of_its_sequences(any_model: LanguageModel) -> None:
     np.testing.assert_allclose(found, np.log(expected), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:], ids=str)
 def test_order_of_labels_changes_nothing_but_the_columns(
-    tiny_llama: LanguageModel, order: tuple[int, ...]
+    tiny_llama: LanguageModel,
 ) -> None:
+    order = [2, 0, 1]
     names = ["positive", "negative", "no way"]
     plain = Verbalizer(names, terminator="\n").tokens(tiny_llama, after="A:")
     turned = Verbalizer([names[k] for k in order], terminator="\n").tokens(
@@ -488,12 +364,9 @@ def test_order_of_labels_changes_nothing_but_the_columns(
     )
     np.testing.assert_allclose(
         label_logprobs(tiny_llama, PROMPTS, turned),
-        label_logprobs(tiny_llama, PROMPTS, plain)[:, list(order)],
+        label_logprobs(tiny_llama, PROMPTS, plain)[:, order],
         atol=TOLERANCE,
     )
-
-
-# The kept prefix ---------------------------------------------------------------------
 
 
 @tiny_models
@@ -520,25 +393,6 @@ def test_prefix_is_computed_once_for_many_calls(
 
 
 @tiny_models
-def test_one_cache_is_made_of_a_prefix(
-    any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forget_prefix(any_model)
-    made: list[Any] = []
-
-    def make(**settings: Any) -> Any:
-        made.append(plain(**settings))
-        return made[-1]
-
-    plain = transformers.DynamicCache
-    monkeypatch.setattr(transformers, "DynamicCache", make)
-    for _ in range(3):
-        by_sequence(any_model, PROMPTS, ENDING, prefix=PREFIX, token_budget=40)
-    assert len(made) == 1
-    assert made[0].get_seq_length() == len(PREFIX)  # texts were not written into it
-
-
-@tiny_models
 def test_kept_prefix_survives_other_work_and_errors(
     any_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,11 +413,8 @@ def test_kept_prefix_survives_other_work_and_errors(
     np.testing.assert_array_equal(again, first)
 
 
-# Batches -----------------------------------------------------------------------------
-
-
 def test_batches_are_long_ones_first_and_within_budget(
-    make_tiny: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+    make_tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_tiny("llama")
     sizes: list[tuple[int, int]] = []
@@ -588,10 +439,7 @@ def test_batches_are_long_ones_first_and_within_budget(
 
 @pytest.mark.parametrize(("kind", "most"), [("llama", 2048), ("gpt2", 1024)])
 def test_batches_without_padding_are_larger(
-    make_tiny: Callable[..., LanguageModel],
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    most: int,
+    make_tiny: Make, monkeypatch: pytest.MonkeyPatch, kind: str, most: int
 ) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(
@@ -621,9 +469,6 @@ def test_senseless_input_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         label_logprobs(tiny_llama, random_prompts(prompts), LABELS, **settings)
-
-
-# A few numbers of a large table, without the table -----------------------------------
 
 
 @given(
@@ -660,9 +505,3 @@ def test_slices_of_the_vocabulary_add_up(
     states, weight = torch.randn(3, 2, 8), torch.randn(vocabulary, 8)
     found = ProjectedLogits(states, weight).normaliser()
     np.testing.assert_allclose(found, (states @ weight.T).logsumexp(-1), atol=1e-5)
-
-
-def test_gradients_flow_through_a_table() -> None:
-    table = torch.randn(2, 3, 4, generator=torch.manual_seed(0), requires_grad=True)
-    NodeLogits(table).normaliser().sum().backward()
-    torch.testing.assert_close(table.grad, table.detach().softmax(-1))

@@ -27,8 +27,6 @@ def texts_of(
     return by_label
 
 
-# The trie ----------------------------------------------------------------------------
-
 sequences = st.lists(
     st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple),
     min_size=1,
@@ -52,9 +50,6 @@ def test_trie_has_one_node_for_each_distinct_beginning(
         assert trie.depths[leaf] == len(sequence)
     beginnings = {s[:n] for s in found for n in range(1, len(s) + 1)}
     assert len(trie.tokens) == len(trie.parents) == 1 + len(beginnings)
-
-
-# Families ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,35 +97,23 @@ It is 100%  [Sentiment]:  [INST] Classify. [/INST]  Sentiment,  \\textbf{"""
 def test_the_space_before_a_label_is_where_the_model_sees_it(
     embedded: LanguageModel,
 ) -> None:
-    words = ("positive", "negative", "Positive", "Negative")
-    chinese = ("好", "坏", "正面", "负面")
-    korean = ("긍정", "부정", "좋음", "나쁨")
+    answers = ("positive", "negative", "Positive", "Negative")
     ends = re.split(r"  |\n", ENDS)
-    asked = [(f"Review: The plot is thin.\n{end}", words) for end in ends]
-    asked += [
-        (f"评论：无聊。\n{end}", chinese) for end in ("情感：", "情感:", "情感「")
+    prompts = [f"Review: The plot is thin.\n{end}" for end in ends]
+    tokens = [
+        tuple(embedded.tokenizer(f"{lead}{answer}").input_ids)
+        for lead in ("", " ")
+        for answer in answers
     ]
-    asked += [("Review: A bore.\nSentiment in Chinese:", chinese)]
-    asked += [(f"리뷰: 지루한 영화.\n감정{end}", korean) for end in (":", "은")]
-    sides = 0
-    for answers in (words, chinese, korean):
-        prompts = [prompt for prompt, given in asked if given is answers]
-        tokens = [
-            tuple(embedded.tokenizer(f"{lead}{answer}").input_ids)
-            for lead in ("", " ")
-            for answer in answers
-        ]
-        labels = LabelTokens(tuple(map(str, range(8))), tuple(tokens), tuple(range(8)))
-        encoded = [embedded.encode(prompt) for prompt in prompts]
-        mass = np.exp(label_logprobs(embedded, encoded, labels))
-        for prompt, none, space in zip(
-            prompts, mass[:, :4].sum(1), mass[:, 4:].sum(1), strict=True
-        ):
-            if max(none, space) > 5 * min(none, space):
-                expected = "" if none > space else " "
-                assert seam(prompt, answers[0]) == expected, (prompt, none, space)
-                sides += 1
-    assert sides > 50  # where it is clear which one the model sees
+    labels = LabelTokens(tuple(map(str, range(8))), tuple(tokens), tuple(range(8)))
+    encoded = [embedded.encode(prompt) for prompt in prompts]
+    mass = np.exp(label_logprobs(embedded, encoded, labels))
+    none, space = mass[:, :4].sum(1), mass[:, 4:].sum(1)
+    clear = np.maximum(none, space) > 5 * np.minimum(none, space)
+    assert clear.sum() > 50
+    for at in np.flatnonzero(clear):
+        expected = "" if none[at] > space[at] else " "
+        assert seam(prompts[at], answers[0]) == expected, prompts[at]
 
 
 @pytest.mark.parametrize(
@@ -209,14 +192,6 @@ def test_label_of_several_tokens_is_its_whole_tokenization(
     assert max(map(len, found.sequences)) > 1
 
 
-def test_description_shows_labels_and_tokens(embedded: LanguageModel) -> None:
-    found = Verbalizer(["yes", "no"]).tokens(embedded, after="A:")
-    assert found.describe(embedded) == [("yes", ["␣yes"]), ("no", ["␣no"])]
-
-
-# Labels that overlap -----------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("labels", "settings", "said"),
     [
@@ -227,7 +202,6 @@ def test_description_shows_labels_and_tokens(embedded: LanguageModel) -> None:
         # "no\nway" begins with "no" and its terminator: it happens only if "no" does.
         (["no", "no\nway"], {"terminator": "\n"}, "is a prefix"),
         (["yes", "no"], {"terminator": ""}, "terminator must not be empty"),
-        (["yes", "no"], {"terminator": []}, "terminator must not be empty"),
         (["yes", "no"], {"terminator": ["\n", ""]}, "terminator must not be empty"),
         (["yes", "no"], {"terminator": "⁂⁂⁂"}, "begins no token"),
     ],
@@ -240,23 +214,15 @@ def test_labels_that_cannot_be_told_apart_are_refused(
         Verbalizer(labels, **settings).tokens(embedded, after="A:")
 
 
-PREFIXES = [("no", "no way"), ("lower", "lower trunk"), ("not", "not sure")]
-
-
-@pytest.mark.parametrize(("short", "long"), PREFIXES)
-@pytest.mark.parametrize("turned", [False, True])
-def test_label_that_begins_another_is_refused_without_a_terminator(
-    embedded: LanguageModel, short: str, long: str, turned: bool
-) -> None:
-    labels = [long, short] if turned else [short, long]
-    with pytest.raises(ValueError, match=f"'{short}' is a prefix of label '{long}'"):
-        Verbalizer(labels).tokens(embedded, after="A:")
-
-
-@pytest.mark.parametrize(("short", "long"), PREFIXES)
-def test_terminator_tells_a_label_from_one_that_it_begins(
+@pytest.mark.parametrize(
+    ("short", "long"), [("no", "no way"), ("lower", "lower trunk"), ("not", "not sure")]
+)
+def test_label_that_begins_another_needs_a_terminator(
     embedded: LanguageModel, short: str, long: str
 ) -> None:
+    for labels in ([long, short], [short, long]):
+        with pytest.raises(ValueError, match=f"'{short}' is a prefix of .* '{long}'"):
+            Verbalizer(labels).tokens(embedded, after="A:")
     verbalizer = Verbalizer([short, long], terminator="\n")
     found = verbalizer.tokens(embedded, after="A:")
     first, second = found.sequences
@@ -269,8 +235,7 @@ def test_label_that_begins_another_in_letters_only_is_no_prefix(
 ) -> None:
     # " pos" and " positive" are one token each: neither begins the other.
     found = Verbalizer(["pos", "positive"]).tokens(embedded, after="A:")
-    assert len(set(found.sequences)) == 2
-    assert found.sequences[1][: len(found.sequences[0])] != found.sequences[0]
+    assert found.sequences[1][:1] != found.sequences[0]
 
 
 def test_longer_spelling_of_the_same_label_is_not_counted_twice(
@@ -283,9 +248,6 @@ def test_longer_spelling_of_the_same_label_is_not_counted_twice(
         embedded, after="A:"
     )
     assert len(found.sequences) == 3  # with a terminator they are different events
-
-
-# Terminators -------------------------------------------------------------------------
 
 
 def test_every_token_that_begins_with_a_terminator_counts(
@@ -304,8 +266,6 @@ def test_every_token_that_begins_with_a_terminator_counts(
     [
         ("yes", {}, "labels must be several strings"),
         (["yes", ""], {}, "visible characters, not ''"),
-        (["yes", " \n"], {}, "visible characters"),
-        (["yes", None], {}, "visible characters, not None"),
         ([1, 2], {}, "visible characters, not 1"),
         (["yes", "no", "yes"], {}, "must all be different; repeated: \\['yes'\\]"),
         (["yes"], {}, "labels must be at least two"),
@@ -314,7 +274,6 @@ def test_every_token_that_begins_with_a_terminator_counts(
         (["yes", "no"], {"spellings": {"yes": "yeah"}}, "several strings, not 'yeah'"),
         (["yes", "no"], {"spellings": {"yes": []}}, "must be several strings"),
         (["yes", "no"], {"spellings": {"yes": ["y", " "]}}, "characters, not ' '"),
-        (["yes", "no"], {"spellings": {"yes": [None]}}, "characters, not None"),
     ],
     ids=str,
 )
@@ -333,18 +292,15 @@ def test_prompt_that_ends_in_a_space_is_refused(embedded: LanguageModel) -> None
 def test_a_verbalizer_is_spelled_once_for_a_model(
     embedded: LanguageModel, tiny_llama: LanguageModel
 ) -> None:
-    def tokens(
-        model: LanguageModel = embedded, after: str = "A:", **settings: Any
-    ) -> Any:
-        return Verbalizer(["yes", "no"], **settings).tokens(model, after=after)
+    def tokens(model: LanguageModel = embedded, after: str = "A:", **more: Any) -> Any:
+        return Verbalizer(["yes", "no"], **more).tokens(model, after=after)
 
     assert tokens() is tokens()
-    others = [
-        tokens(tiny_llama),
-        tokens(after="A:\n"),
-        tokens(family="case"),
-        tokens(terminator="\n"),
-        tokens(spellings={"yes": ["yeah"]}),
+    changes: list[dict[str, Any]] = [
+        {"model": tiny_llama},
+        {"after": "A:\n"},
+        {"family": "case"},
+        {"terminator": "\n"},
+        {"spellings": {"yes": ["yeah"]}},
     ]
-    for other in others:
-        assert other != tokens()
+    assert all(tokens(**change) != tokens() for change in changes)

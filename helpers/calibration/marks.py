@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike
 class Calibrated(np.ndarray):
     """Calibrated values that know which of their rows a calibrator was fitted on.
 
-    Selected rows keep their marks. After any other operation all rows are marked if any
-    was; joined with values of unknown origin, nothing is known to be held out.
-    ``numpy.asarray`` and most of pandas remove marks: measure before making a table.
+    Selected and concatenated rows keep their marks. After any other operation all rows
+    are marked if any was; joined with values of unknown origin, nothing is known to be
+    held out. ``numpy.asarray`` and most of pandas remove marks: measure before making a
+    table.
 
     Parameters
     ----------
@@ -83,7 +84,12 @@ class Calibrated(np.ndarray):
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         found = super().__array_function__(func, types, args, kwargs)
-        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+        # vstack marks nothing itself: concatenate, which it calls, has done so.
+        if (
+            not isinstance(found, np.ndarray)
+            or found.dtype.kind != "f"
+            or (func is np.vstack)
+        ):
             return found
         given = [*args, *kwargs.values()]
         lists = [part for part in given if isinstance(part, (list, tuple))]
@@ -92,13 +98,27 @@ class Calibrated(np.ndarray):
         plain = (part for part in [*given, *members] if type(part) is np.ndarray)
         if any(part.dtype.kind == "f" for part in plain) or float in map(type, members):
             found.known = False
+        # Pandas joins the columns of a table so; each is to keep its own marks.
+        if func is np.concatenate and not [*args[1:], kwargs.get("axis", 0)][0]:
+            found._marks = np.concatenate(
+                [
+                    part.fitted_on
+                    if isinstance(part, Calibrated)
+                    else np.zeros(len(part), dtype=bool)
+                    for part in members
+                ]
+            )
         return found
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
         rows, *others = key if isinstance(key, tuple) and key else (key,)
         in_rows = isinstance(rows, slice) or np.ndim(rows) == 1
-        if isinstance(found, Calibrated) and found.ndim and in_rows:
+        if not isinstance(found, Calibrated) or not found.ndim:
+            return found
+        if isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
+            found._marks = np.array(self.fitted_on[rows])
+        elif in_rows:
             marks = self.fitted_on[rows]
             # Indices in two dimensions put other things than rows first.
             if len(marks) == len(found) and all(np.ndim(at) < 2 for at in others):
