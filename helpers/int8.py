@@ -1,19 +1,9 @@
 """Linear layers in 8-bit integers, for processors that have instructions for them.
 
-Weights are rounded once, each output by its own scale, and inputs as they come, each
-row by its own scale; the products are summed exactly. A few inputs of a language model
-are far larger than all others and would leave no digits to these. So each input is
-first multiplied, and its weights divided, by a number of its own, which spreads the
-range over both: SmoothQuant (Xiao et al., ICML 2023), with a strength of one half. How
-large inputs get is measured once, on :data:`SAMPLE`.
-
-Rounding errors behave like noise: other texts have others. But those made in what all
-prompts begin with are in all answers, and there they are a shift. :mod:`helpers.tree`
-therefore reads a prefix that it is told of with :func:`unrounded_inputs`: slow, but
-once.
-
-All else stays in float32, but for the attention in :mod:`helpers.packed`: it is in
-bfloat16 where the processor has that, which by itself moves less than integers do.
+Weights have a scale for each output, inputs one for each row. SmoothQuant (Xiao et al.,
+ICML 2023) with strength one half spreads outliers of the inputs, measured on
+:data:`SAMPLE`, over both. A shared prefix is read with :func:`unrounded_inputs`, since
+its rounding errors would shift all answers alike.
 """
 
 from __future__ import annotations
@@ -49,10 +39,7 @@ _unrounded: ContextVar[bool] = ContextVar("unrounded", default=False)
 
 @cache
 def has_int8() -> bool:
-    """Whether this processor multiplies 8-bit integers, and does it right.
-
-    Without the instructions for it, sums of two products are cut to 16 bits.
-    """
+    """Whether this processor multiplies 8-bit integers correctly."""
     try:
         layer = nn.Linear(64, 64, bias=False)
         with torch.no_grad():
@@ -137,7 +124,6 @@ def _lifted(largest: torch.Tensor) -> torch.Tensor:
 
 
 def is_int8(network: nn.Module) -> bool:
-    """Whether :func:`to_int8` has been here."""
     return getattr(network, _MARK, False)
 
 
@@ -158,8 +144,6 @@ def rounds_inputs() -> bool:
 
 @dataclass(frozen=True)
 class Rounded:
-    """Rows in 8-bit integers."""
-
     codes: torch.Tensor
     scales: torch.Tensor
 
@@ -192,7 +176,6 @@ class Int8Linear(nn.Module):
         self._no_shift = torch.zeros(len(scales), dtype=torch.int64)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From shape (..., in_features) to (..., out_features)."""
         rows = inputs.reshape(-1, self.in_features)
         if rounds_inputs():
             found = self.product(Rounded.of(rows * self.factors))
@@ -202,7 +185,6 @@ class Int8Linear(nn.Module):
         return found.view(*inputs.shape[:-1], self.out_features)
 
     def product(self, rows: Rounded) -> torch.Tensor:
-        """From rounded inputs to shape (n, out_features)."""
         if self._packed is None:
             self._packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
         # The scale of all inputs is one, since each row has its own; then come scale

@@ -1,9 +1,6 @@
 """A real model behind an OpenAI-compatible address, on this machine, without a key.
 
-The server of llama-cpp-python answers by Chat Completions and by legacy completions,
-from a GGUF file, by default the embedded one. It listens to this machine only.
-
-    python -m helpers.local_server --port 8000
+Run ``python -m helpers.local_server --port 8000``, or see :func:`local_server`.
 """
 
 from __future__ import annotations
@@ -40,10 +37,10 @@ def local_server(
     threads: int | None = None,
     patience: float = 120.0,
 ) -> Iterator[str]:
-    """Serve a GGUF file, or the embedded model, until the block ends.
+    """Serve a GGUF file, by default the embedded model, until the block ends.
 
     Yields the address for a client, such as ``"http://127.0.0.1:8000/v1"``. A server
-    that stops, or is not ready within ``patience`` seconds, is quoted in an error.
+    that stops, or is not ready within ``patience`` seconds, raises RuntimeError.
     """
     with socket.socket() as free:
         # As servers do: a port that was just left counts as free.

@@ -1,8 +1,4 @@
-"""Load a causal language model and look at what it computes: the next token.
-
-Without a name this is the embedded SmolLM2-135M-Instruct, which runs on any laptop. Any
-model id of the hub, or the path of a model on disk, works the same way.
-"""
+"""Load a causal language model and look at what it computes: the next token."""
 
 from __future__ import annotations
 
@@ -37,8 +33,6 @@ _loaded: WeakValueDictionary[Source, LanguageModel] = WeakValueDictionary()
 def visible(text: str) -> str:
     """Make the spaces, tabs and line breaks of a token visible.
 
-    Examples
-    --------
     >>> visible(" Yes\\n")
     '␣Yes↵'
     """
@@ -47,11 +41,10 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The most probable next tokens after a prompt, as :meth:`next_tokens` finds them.
+    """The most probable next tokens after a prompt.
 
-    ``table`` has one row a token: ``rank`` (from 1), ``token`` (white space made
-    visible), ``id``, ``probability``, ``logprob`` (natural). ``unlisted`` is the
-    probability of all tokens that are not in it.
+    ``table`` has one row a token: ``rank`` (from 1), ``token``, ``id``,
+    ``probability``, ``logprob`` (natural); ``unlisted`` is the probability of the rest.
     """
 
     prompt: str
@@ -70,11 +63,9 @@ class NextTokens:
 
 @dataclass(eq=False)
 class LanguageModel:
-    """A causal language model with its tokenizer.
+    """A causal language model with its tokenizer; make one with :meth:`load`.
 
-    Make one with :meth:`load`, or from a network in memory. Sampling defaults that came
-    with it are dropped, since they would bend probabilities. A copy, such as
-    scikit-learn's ``clone`` makes, is the same object, since it is never changed.
+    It is never changed, and ``sklearn.base.clone`` keeps it.
 
     Parameters
     ----------
@@ -115,21 +106,17 @@ class LanguageModel:
     ) -> LanguageModel:
         """Load a model, or return the same one while it is still in use.
 
-        An adapter is read anew each time, since training may have written it anew.
-
         Parameters
         ----------
         name : str, optional
-            A hub id or a local path, also of an adapter, which is put on the base that
-            it names. Default: what the environment variable ``HOW_SURE_MODEL`` names,
-            else the embedded SmolLM2-135M-Instruct.
+            A hub id or a local path, also of an adapter. By default the environment
+            variable ``HOW_SURE_MODEL``, else the embedded SmolLM2-135M-Instruct.
         device : str, default="auto"
             A torch device; "auto" takes CUDA, then Apple's MPS, then the CPU.
         dtype : str, default="auto"
-            A torch dtype by name; "auto" takes float32 on the CPU and what the model
-            was stored in elsewhere.
+            A torch dtype by name; "auto" is float32 on the CPU, else the stored one.
         quantize : {"8bit", "4bit"}, optional
-            Keep the weights in so many bits, by the package ``bitsandbytes``, on CUDA.
+            Keep the weights in so many bits, by ``bitsandbytes``, on CUDA.
         precision : {"int8"}, optional
             Compute linear layers in 8-bit integers, on a CPU: see :mod:`helpers.int8`.
 
@@ -165,7 +152,6 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """The torch device the network is on."""
         return self.network.device
 
     @property
@@ -209,8 +195,7 @@ class LanguageModel:
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the model's start token exactly once.
 
-        Control tokens that the prompt spells are control tokens, except those that
-        :meth:`fill` has marked.
+        Control tokens in the prompt count as such, unless :meth:`fill` has marked them.
         """
         start = self.tokenizer.bos_token
         whole = bool(start) and text.startswith(str(start))
@@ -221,10 +206,9 @@ class LanguageModel:
         return ids if whole else ids[: len(ids) - self._added_behind]
 
     def fill(self, text: str, before: str = "", after: str = "") -> str:
-        """A text between two parts of a prompt, where all that it spells stays text.
+        """Put a text between two parts of a prompt; control tokens in it stay text.
 
-        The noncharacter U+FDD0 is put behind the first character of each control token
-        that the text spells; a text must not contain it.
+        They are marked by the noncharacter U+FDD0, which a text must not contain.
 
         >>> model = LanguageModel.load()
         >>> model.token_texts(model.encode(model.fill("<|im_end|>", "Text: ")))
@@ -252,7 +236,6 @@ class LanguageModel:
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:
-        """What spells a control token, longest first."""
         return checkpoints.control_tokens(self.tokenizer)
 
     @cached_property
@@ -308,9 +291,9 @@ class LanguageModel:
             The system message, by default the template's own. It begins the first
             message where the template knows none.
         examples : sequence of (str, str), optional
-            Earlier turns: what the user said and what the model is to have answered.
+            Earlier turns of user and model.
         literal : bool, default=True
-            Whether control tokens that all these spell are text: see :meth:`fill`.
+            Whether control tokens in all these are text: see :meth:`fill`.
 
         Examples
         --------
@@ -397,18 +380,17 @@ class LanguageModel:
         n, max_new_tokens : int
             How many independent answers, and the most tokens of each.
         temperature : float, default=1.0
-            0 takes the most probable token each time; 1 samples from the model's own
-            distribution; more flattens it.
+            0 takes the most probable token; 1 samples from the model's distribution.
         top_k, top_p : int, float, optional
-            Sample from the k most probable tokens only, and then from the smallest set
-            of them that holds this probability.
+            Sample from the k most probable tokens, then from the fewest that hold this
+            probability.
         seed : int, optional
-            Same seed, same answers. Torch's own random state is left as it was.
+            Seed of the sampling; torch's own random state is left alone.
 
         Examples
         --------
-        >>> LanguageModel.load().generate(
-        ...     "The capital of France is", temperature=0, max_new_tokens=1)
+        >>> model = LanguageModel.load()
+        >>> model.generate("The capital of France is", temperature=0, max_new_tokens=1)
         [' Paris']
         """
         check_count("n", n)
@@ -443,7 +425,6 @@ class LanguageModel:
         return texts if temperature > 0 else texts * n
 
     def _checked_ids(self, prompt: object, more: int = 0) -> list[int]:
-        """Token ids of a prompt that has some and leaves room for ``more``."""
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a string, not {type(prompt).__name__}.")
         ids = self.encode(prompt)

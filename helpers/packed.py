@@ -1,15 +1,8 @@
 """A forward pass over many texts without padding, for networks built like Llama.
 
-``transformers`` pads the texts of a batch to one length, reads the keys of a shared
-prefix once for each text, and asks for fresh memory at every step. Here the texts of
-a batch lie behind one another; each attends to its own positions and, apart from that,
-all at once to the prefix (two softmaxes are joined by the logarithms of their sums);
-and most of what a layer computes goes into memory that the one before it has used.
-
-What comes out is the same but for rounding. Only networks that :func:`can_pack` names
-are read so; :mod:`helpers.scoring` tries it out on each model before it relies on it.
-Logits are computed a slice of the vocabulary at a time, and of the labels' tokens: see
-:class:`ProjectedLogits`.
+The texts of a batch lie behind one another; each attends to its own positions and
+all at once attend to the shared prefix (two softmaxes are joined by the logarithms of
+their sums). :mod:`helpers.scoring` tries it out on each model before it relies on it.
 """
 
 from __future__ import annotations
@@ -91,7 +84,6 @@ class Branches:
 
     @classmethod
     def of(cls, trie: LabelTrie, nodes: Sequence[int]) -> Branches:
-        """Branches for the given nodes."""
         place = {node: at for at, node in enumerate(nodes)}
         ancestry = torch.zeros(len(nodes), len(nodes)).bool()
         for node, at in place.items():
@@ -106,8 +98,6 @@ class Branches:
 
 
 class NodeLogits:
-    """Logits of some texts at the nodes of a tree that are read."""
-
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits.float()
 
@@ -177,7 +167,6 @@ class _Pack:
     def of(
         cls, texts: Sequence[Sequence[int]], branches: Branches, start: int
     ) -> _Pack:
-        """Lay out texts and the tree behind each."""
         n_nodes = len(branches.tokens)
         lengths = torch.tensor([len(text) for text in texts])
         whole = lengths + n_nodes
@@ -310,7 +299,6 @@ class _Attention:
         scale: float,
         workspace: Workspace,
     ) -> torch.Tensor:
-        """From (tokens, heads, width) to (tokens, heads * width)."""
         outside, inside = queries.dtype, self._mask.dtype
         queries, keys, values = (each.to(inside) for each in (queries, keys, values))
         n_tokens, heads, width = queries.shape
@@ -380,7 +368,6 @@ def _turned(
 def _normed(
     norm: Any, layers: dict[str, Any], hidden: torch.Tensor, workspace: Workspace
 ) -> list[torch.Tensor]:
-    """What several layers make of the same states behind a root-mean-square norm."""
     lengths = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float)
     scale = lengths.square_().div_(hidden.shape[-1]).add_(norm.variance_epsilon)
     normed = workspace.take("normed", hidden, *hidden.shape)
@@ -405,7 +392,6 @@ def _linear(
 
 
 def _add_linear(linear: Any, inputs: torch.Tensor, hidden: torch.Tensor) -> None:
-    """Add what a layer gives to the hidden states."""
     if type(linear) is nn.Linear and linear.bias is None:
         torch.addmm(hidden, inputs, linear.weight.t(), out=hidden)
     else:

@@ -1,7 +1,4 @@
-"""What classifiers share that put a text to a language model and read off a label.
-
-The model may be here or hosted: labels, prompt and examples are handled alike.
-"""
+"""What classifiers share that put a text to a language model and read off a label."""
 
 from __future__ import annotations
 
@@ -29,11 +26,7 @@ class OffLabelWarning(UserWarning):
 
 
 class PromptedClassifier(ClassifierMixin, BaseEstimator):
-    """A scikit-learn classifier that asks a language model for the label of a text.
-
-    The base of :class:`helpers.classifier.LLMClassifier` and
-    :class:`helpers.hosted.HostedClassifier`.
-    """
+    """The base of :class:`LLMClassifier` and :class:`HostedClassifier`."""
 
     labels: Sequence[str] | None
     prompt: str | None
@@ -56,7 +49,6 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def classes_(self) -> np.ndarray:
-        """The labels, sorted."""
         labels = getattr(self, "labels_", self.labels)
         if labels is None:
             raise AttributeError("classes_ is known after fit, or from labels.")
@@ -70,19 +62,15 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def fit(self, X: Iterable[str] | None = None, y: Any = None) -> Self:
-        """Draw examples, learn labels and estimate the prior, as far as asked for.
-
-        The model itself is not trained.
+        """Draw examples, learn labels and estimate the prior; no training.
 
         Parameters
         ----------
         X : iterable of str, optional
-            Texts; needed to draw examples and for the priors "domain" and
-            "unlabelled".
+            Texts, to draw examples and for the priors "domain" and "unlabelled".
         y : array-like of str, optional
-            Their labels; needed to draw examples, or where no labels were given.
-            Whole numbers are positions in ``classes_``: so scikit-learn's
-            ``cross_val_predict`` hands labels over.
+            Their labels; whole numbers, as in scikit-learn's ``cross_val_predict``, are
+            positions in ``classes_``.
         """
         self._forget()
         texts = check_texts(X) if X is not None else []
@@ -99,19 +87,10 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Label probabilities, normalised over the labels.
+        """Label probabilities in the order of ``classes_``; rows sum to one.
 
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts, n_classes)
-            Columns in the order of ``classes_``; rows sum to one. Of a hosted model:
-            what its lists hold of each label, divided by what they hold of all; NaN
-            where they hold nothing of any.
+        Of a hosted model: the listed probability of each label, normalised; NaN where
+        none is listed.
         """
         return self._scored(X)[0]
 
@@ -121,18 +100,7 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
             return np.log(self.predict_proba(X))
 
     def predict(self, X: Iterable[str]) -> np.ndarray:
-        """The most probable label of each text.
-
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of str, of shape (n_texts,)
-            None where a hosted model lets nothing be known, in an array of objects.
-        """
+        """The most probable label of each text; None where nothing is known."""
         return self._named(self._scored(X)[1])
 
     def score_table(self, X: Iterable[str], truth: Any = None) -> pd.DataFrame:
@@ -148,18 +116,14 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         pandas.DataFrame
-            One row a text: ``p_<label>`` (as ``predict_proba``), ``off_label``
-            (probability not known to be a label's, before any correction),
-            ``prediction``, ``confidence`` (the probability of the prediction) and,
-            where the truth is given, ``truth`` and ``correct``, which is missing where
-            there is no prediction. ``attrs["source"]`` is what :meth:`source` gives.
+            One row a text: ``p_<label>``, ``off_label`` (probability not known to be a
+            label's, before any correction), ``prediction``, ``confidence`` and, with
+            the truth, ``truth`` and ``correct``. ``attrs["source"]`` is :meth:`source`.
 
-            Of a hosted model also: ``lower_<label>`` and ``upper_<label>`` (as
-            ``predict_interval``), ``decided``; the parts of ``off_label``:
-            ``unlisted``, ``off_list`` (listed tokens that lead to no label) and
-            ``unresolved`` (beginnings of labels that were not followed); ``calls``,
-            the requests that the text took; ``problem``, why nothing is known of it,
-            or None; ``model``, the model that answered, as the server calls it.
+            Of a hosted model also ``lower_<label>``, ``upper_<label>``, ``decided``;
+            the parts of ``off_label``: ``unlisted``, ``off_list`` (listed, of no label)
+            and ``unresolved`` (beginnings of labels not followed); ``calls``;
+            ``problem``, why nothing is known; and ``model``, the server's name for it.
         """
         index = X.index if isinstance(X, pd.Series) else None
         shares, best, off_label, more = self._scored(X)
@@ -179,16 +143,10 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         return table
 
     def source(self) -> dict[str, str]:
-        """What these probabilities come from: a calibrator fits no others.
+        """What these probabilities come from, for calibrators to compare.
 
-        Returns
-        -------
-        dict of str to str
-            ``model``, its name with the start of its fingerprint or with the server's
-            address and the protocol; ``prompt``, a hash of the prompt with its examples
-            and of the prior or the arguments sent; ``labels``, a hash of their names
-            and of what expresses them; ``answered_by``, what a server has called the
-            model so far, where that is another name.
+        The ``model`` with its fingerprint or server, hashes of ``prompt`` (examples,
+        prior and arguments included) and ``labels``, and ``answered_by``.
         """
         model, asked, labels = self._identity()
         return {**model, "prompt": _short_hash(asked), "labels": _short_hash(labels)}
@@ -204,7 +162,6 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def _named(self, best: np.ndarray) -> np.ndarray:
-        """Labels for positions; None for -1."""
         if not (best < 0).any():
             return self.classes_[best]
         return np.asarray([*self.classes_.tolist(), None], dtype=object)[best]
@@ -245,7 +202,6 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         self.fit()
 
     def _decoded(self, y: Any) -> Any:
-        """Labels for their positions in ``classes_``; anything else as it is."""
         codes = None if y is None else as_array(y, "y")
         if self.labels is None or codes is None or codes.dtype.kind not in "iu":
             return y
@@ -291,7 +247,6 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
     def _choose_examples(
         self, texts: Sequence[str], truth: np.ndarray | None
     ) -> tuple[list[tuple[str, str]], set[int]]:
-        """The examples, and which rows of the data they were taken from."""
         if self.examples is None:
             return [], set()
         if not isinstance(self.examples, (int, np.integer)):

@@ -81,14 +81,8 @@ class Prompt:
 
     Examples
     --------
-    >>> from helpers.models import LanguageModel
-    >>> prompt = Prompt("Review: {text}\\nSentiment:", [("A joy.", "good")])
-    >>> print(prompt.render(LanguageModel.load(), "A bore."))
-    Review: A joy.
-    Sentiment: good
-    <BLANKLINE>
-    Review: A bore.
-    Sentiment:
+    >>> Prompt("Review: {text}", instruction="Be brief.").messages("A bore.")[1]
+    {'role': 'user', 'content': 'Review: A bore.'}
     """
 
     item: str
@@ -98,19 +92,13 @@ class Prompt:
     chat: bool = False
 
     def ask(self, text: str, fill: Callable[..., str] = _between) -> str:
-        """One text in its slot, by :meth:`LanguageModel.fill` where a model is known.
-
-        White space at the very end gives way to a label where the slot is there.
-        """
+        """One text in its slot, by :meth:`LanguageModel.fill` if a model is known."""
         before, after = self.item.split(SLOT)
         filled = fill(text, before, after)
         return filled if after else filled.rstrip()
 
     def render(self, model: LanguageModel, text: str) -> str:
-        """The prompt that asks for the label of a text, for ``model.encode``.
-
-        Control tokens that texts and labels spell are marked as text.
-        """
+        """The prompt that asks for the label of a text, for ``model.encode``."""
         last = (self.ask(text, model.fill), None)
         return self._written(model, [*self._shown(model.fill), [last]])
 
@@ -122,11 +110,7 @@ class Prompt:
         question: str,
         examples: Sequence[tuple[str, str, str]],
     ) -> str:
-        """The prompt that asks something about a label that was given to a text.
-
-        Examples are texts, labels, and answers to the question: they take the place of
-        the prompt's own.
-        """
+        """The prompt that asks about a text's label; examples end with answers."""
 
         def turns(text: str, label: str, answer: str | None) -> list[Turn]:
             said = None if answer is None else model.fill(answer)
@@ -140,12 +124,7 @@ class Prompt:
         return self._plain([*self._shown(_between), [(self.ask(text), None)]])
 
     def messages(self, text: str) -> list[dict[str, str]]:
-        """The turns that ask for the label of a text, as hosted models take them.
-
-        >>> Prompt("Review: {text}", instruction="Be brief.").messages("A bore.")
-        [{'role': 'system', 'content': 'Be brief.'}, \
-{'role': 'user', 'content': 'Review: A bore.'}]
-        """
+        """The turns that ask for the label of a text, as hosted models take them."""
         said = [self.instruction] if self.instruction else []
         roles = ["system"] * len(said)
         for [(question, answer)] in self._shown(_between):
@@ -160,7 +139,6 @@ class Prompt:
     def _written(
         self, model: LanguageModel, conversations: Sequence[Sequence[Turn]]
     ) -> str:
-        """Conversations one after the other; the last one waits for an answer."""
         if not self.chat:
             return self._plain(conversations, model.control_tokens)
         *turns, (asked, _) = [turn for part in conversations for turn in part]

@@ -1,8 +1,7 @@
 """What a chapter is told and what it tells: its switch, and values that prose quotes.
 
-``record("accuracy", value)`` in a notebook leaves the value in the cell's output,
-where the book's text finds it as ``{glue:text}`accuracy:.2f```. No number in the prose
-is typed, so none can go stale.
+``record("accuracy", value)`` leaves the value in the cell's output, where the book's
+text finds it as ``{glue:text}`accuracy:.2f```.
 """
 
 from __future__ import annotations
@@ -23,17 +22,9 @@ def record(key: str, value: str | int | float | bool) -> None:
     Parameters
     ----------
     key : str
-        A name, unique in the chapter.
+        A name, unique in the chapter, without a colon.
     value : str, int, float or bool
-        NumPy scalars are fine.
-
-    Raises
-    ------
-    TypeError
-        The value is none of these.
-    ValueError
-        The key is empty or contains a colon (which begins the format), or the value
-        is infinite or not a number.
+        A finite value; NumPy scalars are fine.
     """
     from IPython.display import display
 
@@ -48,26 +39,10 @@ def record(key: str, value: str | int | float | bool) -> None:
 
 
 def read_flag(value: object) -> bool:
-    """A switch of a notebook, however it was set.
+    """Read a switch of a notebook: True or 1, False or 0, also as text.
 
-    ``papermill -p fast false`` hands on the text "false", which Python takes for true.
+    ``papermill -p fast false`` hands on the text "false".
 
-    Parameters
-    ----------
-    value : bool, int or str
-        True or 1, False or 0; as text in any case of its letters.
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    ValueError
-        It is neither.
-
-    Examples
-    --------
     >>> read_flag("false"), read_flag("True"), read_flag(0)
     (False, True, False)
     """
@@ -78,18 +53,7 @@ def read_flag(value: object) -> bool:
 
 
 def recorded(notebook: str | Path) -> dict[str, Any]:
-    """All values recorded in an executed notebook.
-
-    Parameters
-    ----------
-    notebook : str or pathlib.Path
-        An .ipynb file with outputs.
-
-    Returns
-    -------
-    dict
-        Values by key.
-    """
+    """All values recorded in an executed notebook, a path to an .ipynb file, by key."""
     import ast
 
     found = {}

@@ -1,14 +1,9 @@
 """Exact log-probability of every label for many texts, one forward pass a batch.
 
 One pass reads the prompt and the tree of all labels behind it: see
-:mod:`helpers.tree`. Where that would be wrong (sliding windows shorter than the prompt,
-recurrent layers, positions that do not come from position ids) each sequence is scored
-on its own instead; a short trial on the model itself decides.
-
-Scores can be kept between runs: a row of numbers under a hash of the model, the
-prompt's tokens and the labels' tokens. Texts are not kept. The cache only saves time:
-whatever is wrong with its folder or with an entry costs a warning, and the scores are
-computed.
+:mod:`helpers.tree`. Where a trial on the model shows that this is not exact, each
+sequence is scored on its own. Scores can be kept between runs; a broken cache costs a
+warning and time.
 """
 
 from __future__ import annotations
@@ -79,8 +74,8 @@ def label_logprobs(
     """Log-probability that the answer to each prompt is each label.
 
     The probability of a label is the sum over its token sequences of the product of
-    the tokens' conditional probabilities, times the probability that a stop token
-    follows where there are stop tokens.
+    the tokens' conditional probabilities and, if there are stop tokens, of the
+    probability that one follows.
 
     Parameters
     ----------
@@ -91,14 +86,13 @@ def label_logprobs(
     labels : LabelTokens
         From :meth:`Verbalizer.tokens`.
     prefix : sequence of int, optional
-        Tokens that these and later prompts begin with, read once. By default, what
-        the prompts happen to share.
+        Tokens that these and later prompts begin with, read once; by default, what the
+        prompts share.
     token_budget : int, optional
-        The most positions in one batch: memory follows it, not the number of texts.
-        By default 1,024 on a processor, twice that where texts are read without
-        padding, and 16,384 on an accelerator.
+        The most positions in one batch, which bounds memory; by default 1,024 on a
+        processor (2,048 without padding), and 16,384 on an accelerator.
     cache : bool, default=False
-        Whether to keep scores in the user's cache, and take those that are there.
+        Whether to keep and use scores in the user's cache.
     progress : bool, default=True
         Whether a run of more than a few seconds shows a bar.
 
@@ -113,9 +107,8 @@ def label_logprobs(
     >>> model = LanguageModel.load()
     >>> prompt = "The opposite of up is"
     >>> tokens = Verbalizer(["down", "left"]).tokens(model, after=prompt)
-    >>> scores = label_logprobs(model, [model.encode(prompt)], tokens)
-    >>> bool(scores[0, 0] > scores[0, 1])
-    True
+    >>> label_logprobs(model, [model.encode(prompt)], tokens).argmax()
+    np.int64(0)
     """
     check_lengths(model, prompts, labels)
     if token_budget is not None:
@@ -150,7 +143,6 @@ def _batches(
     prefix: Sequence[int],
     token_budget: int | None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield rows and their scores batch by batch, as they are done."""
     asked = [prompts[row] for row in rows]
     by_tree = tree_is_exact(model, max(map(len, asked)) + max(labels.trie.depths))
     packed = is_packed(model)
@@ -321,7 +313,6 @@ def _score_one_by_one(
     labels: LabelTokens,
     token_budget: int,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield one prompt's scores at a time, every sequence read as a row of its own."""
     device = model.device
     vocabulary = model.network.get_output_embeddings().weight.shape[0]
     for index, prompt in enumerate(prompts):
@@ -364,7 +355,6 @@ class _ScoreCache:
             self._file.executescript(_TABLE)
 
     def read(self, keys: Sequence[str], scores: np.ndarray) -> list[int]:
-        """Fill in the rows that are kept; which ones are not."""
         todo, damaged, file = dict.fromkeys(range(len(keys))), 0, self._file
         with self._or_without():
             for at, key in enumerate(keys):
@@ -379,7 +369,6 @@ class _ScoreCache:
         return list(todo)
 
     def write(self, keys: Sequence[str], values: np.ndarray) -> None:
-        """Keep rows, all or none."""
         if self._file:
             with self._or_without(), self._file as file:
                 pairs = zip(keys, values, strict=True)
@@ -422,7 +411,6 @@ def _packed(key: str, row: np.ndarray) -> bytes:
 
 
 def _unpacked(key: str, value: object, n: int) -> np.ndarray | None:
-    """A kept row, if it is one of n log-probabilities, as it was written."""
     if not isinstance(value, bytes) or len(value) != 8 * n + 8:
         return None
     row = np.frombuffer(value[:-8], dtype="<f8")

@@ -1,13 +1,9 @@
 """One forward pass for a tree of answers behind each of many prompts.
 
-What all prompts share (instructions, examples) is computed once and kept as a key-value
-cache. Texts of like length share a batch. And the answers ride along: their tree is
-appended to each text as extra positions under a tree attention mask, where a position
-sees the prompt and its own ancestors only. So one pass gives the distribution of the
-next token behind the prompt and behind every beginning of an answer.
-
-Networks that :mod:`helpers.packed` knows are run by it, without padding; all others by
-``transformers``, with padding.
+What all prompts share is computed once and kept as a key-value cache. The tree of
+answers is appended to each text under a mask by which a position sees the prompt and
+its own ancestors only. Networks that :mod:`helpers.packed` knows are run by it, without
+padding; all others by ``transformers``.
 """
 
 from __future__ import annotations
@@ -122,8 +118,6 @@ def positions_in_batch(
 def nodes_to_read(labels: LabelTokens) -> list[int]:
     """Nodes of ``labels.trie`` that something can follow, the root first.
 
-    Examples
-    --------
     >>> from helpers.verbalizer import LabelTokens
     >>> nodes_to_read(LabelTokens(("face", "head"), ((5, 7), (5, 8)), (0, 1)))
     [0, 1]
@@ -151,7 +145,6 @@ def batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]
 def _shared_prefix(
     prompts: Sequence[Sequence[int]], prefix: Sequence[int]
 ) -> tuple[int, ...]:
-    """Tokens that all prompts begin with, leaving each at least one of its own."""
     prefix = tuple(prefix)
     if prefix and all(
         len(ids) > len(prefix) and tuple(ids[: len(prefix)]) == prefix
@@ -169,7 +162,6 @@ def _shared_prefix(
 def _prefix_cache(
     model: LanguageModel, shared: tuple[int, ...], *, is_named: bool
 ) -> transformers.DynamicCache | None:
-    """Key-value cache of the shared prefix; the model's last one is kept."""
     if not shared:
         return None
     # What rounding moves here, it moves for all texts, and the same way. A prefix that

@@ -1,10 +1,8 @@
 """From a label to the token sequences that express it.
 
-A label is a word; a language model knows tokens. The verbalizer writes down which
-token sequences count as which label, each once, and refuses labels whose sequences
-overlap, so that the probabilities of the labels can be added without counting
-anything twice. A *terminator* makes the end of the answer part of the event: with it,
-"no" is no longer contained in "not sure".
+Each sequence is counted once, and labels whose sequences overlap are refused, so that
+label probabilities can be added. A *terminator* makes the end of the answer part of the
+event: with it, "no" is no longer contained in "not sure".
 """
 
 from __future__ import annotations
@@ -67,7 +65,6 @@ class LabelTrie:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """Number of tokens from the root to each node."""
         depths = [0]
         for parent in self.parents[1:]:
             depths.append(depths[parent] + 1)
@@ -85,7 +82,6 @@ class LabelTokens:
 
     @cached_property
     def trie(self) -> LabelTrie:
-        """The sequences as a trie."""
         return LabelTrie.build(self.sequences)
 
     def describe(self, model: LanguageModel) -> list[tuple[str, list[str]]]:
@@ -107,14 +103,14 @@ class Verbalizer:
     family : {"exact", "case", "wide"}, default="exact"
         "exact": the label as written, after a space where the prompt calls for one.
         "case": also lower, Capital and UPPER case, with and without the space.
-        "wide": also after a line break and in quotes. "case" and "wide" take in every
-        single token of the vocabulary that reads as the label, too.
+        "wide": also after a line break and in quotes. "case" and "wide" include every
+        single token of the vocabulary that reads as the label.
     spellings : mapping of str to sequence of str, optional
-        Other texts for a label, beside or instead of the label itself, as in
+        Texts for a label, beside or instead of the label itself, as in
         ``{"positive": ["positive", "good"]}``; labels not named express themselves.
     terminator : str or sequence of str, optional
-        The answer must go on with one of these, as in ``"\\n"``. Any token that
-        begins so counts. Without one, the answer need only begin with the label.
+        The answer must go on with a token that begins with one of these, as in
+        ``"\\n"``. Without one, the answer need only begin with the label.
 
     Examples
     --------
@@ -153,11 +149,7 @@ class Verbalizer:
         object.__setattr__(self, "labels", labels)
 
     def texts(self, label: str) -> tuple[str, ...]:
-        """Texts that express a label, before any leading space, each once.
-
-        >>> Verbalizer(["yes", "no"], family="case").texts("yes")
-        ('yes', 'Yes', 'YES')
-        """
+        """Texts that express a label, before any leading space, each once."""
         texts = [text.strip() for text in self.spellings.get(label, (label,))]
         return written_forms(texts, self.family)
 
@@ -171,9 +163,8 @@ class Verbalizer:
     def tokens(self, model: LanguageModel, *, after: str) -> LabelTokens:
         """Token sequences of every label as they follow a prompt, or the end of one.
 
-        ``after`` must not end in a space: that space belongs to the answer, and is put
-        there by the verbalizer. A ValueError names labels that share a token sequence,
-        or of which one begins another without a terminator that tells them apart.
+        ``after`` must not end in a space, which the verbalizer adds. Labels that share
+        a sequence, or where one begins another without a terminator, are a ValueError.
         """
         spelled = tuple((label, self.texts(label)) for label in self.labels)
         ends = self.terminator

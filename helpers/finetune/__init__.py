@@ -1,14 +1,4 @@
-"""Fine-tuning: a low-rank adapter trained on the very tokens that are scored.
-
-:func:`finetune` takes a classifier and labelled texts, and gives the same classifier on
-a tuned model; ``run`` is its module, ``training`` has the settings and the steps, and
-``store`` the result and its folder. ``label_scores`` has the labels' log-probabilities
-with gradient, ``losses`` what is minimised, and ``trunk`` caches frozen layers.
-
-Around it stands what makes the result believable: ``splits`` cuts a data set so that
-texts that belong together stay on one side, and finds near duplicates; ``comparison``
-measures two models on the same rows.
-"""
+"""Fine-tuning: a low-rank adapter trained on the very tokens that are scored."""
 
 from .comparison import (
     Comparison,

@@ -69,13 +69,10 @@ class Comparison:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a measure, such as "accuracy", "ECE" or "Brier score of labels": its
-        value for ``base`` and for ``tuned``, their ``difference``, tuned − base,
-        ``low`` and ``high``, the ends of its paired 95 % bootstrap interval, and a
-        ``note``.
+        One row a measure: ``base``, ``tuned``, their ``difference`` (tuned − base), its
+        paired 95 % bootstrap interval ``low`` to ``high``, and a ``note``.
     mcnemar : McNemar
-        The test of the accuracies: ``only_base`` and ``only_tuned``, the numbers of
-        rows in which only this one was right, and the ``p_value``.
+        The exact test of the accuracies: ``only_base``, ``only_tuned``, ``p_value``.
     n, n_groups : int
         Rows, and groups of rows that were drawn together.
     """
@@ -108,7 +105,6 @@ class Comparison:
         return f"Comparison of two models on {self.n:,} rows{drawn}"
 
     def _shown(self) -> pd.DataFrame:
-        """The table as it is printed."""
         shown = self.table.rename_axis(None).rename(columns={"note": ""})
         digits = [0 if name == "rows above" else 4 for name in shown.index]
         for name in ("base", "tuned", "difference", "low", "high"):
@@ -131,61 +127,35 @@ def compare(
 ) -> Comparison:
     """Compare two models on the same texts, row by row.
 
+    "Brier score" and "log loss" are of the confidence as a probability of being right;
+    those "of labels" are of the whole distribution. McNemar's test (see Dietterich,
+    Neural Computation 10, 1998) assumes independent rows: with groups, use the interval
+    of the accuracy.
+
     Parameters
     ----------
     base, tuned : pandas.DataFrame
-        Tidy tables of the two models with one index: ``p_<label>``, ``prediction`` and
-        ``confidence``, as :meth:`helpers.classifier.LLMClassifier.score_table` gives.
-        The confidence may be a calibrated one. No row may have been trained on.
+        Tables with one index: ``p_<label>``, ``prediction`` and ``confidence``, as from
+        :meth:`helpers.classifier.LLMClassifier.score_table`; no training rows.
     truth : array-like of shape (n,)
-        The true labels; of a pandas Series, with the index of the tables.
+        The true labels; a pandas Series must have the index of the tables.
     groups : array-like of shape (n,), optional
-        Rows with the same value, such as families of texts, are drawn together: see
-        :func:`helpers.metrics.paired_difference` and :func:`joined_groups`.
+        Rows with the same value are drawn together: see :func:`joined_groups`.
     threshold : float, default=0.9
         Rows with at least this confidence count as above, in [0, 1].
     n_bins : int, default=20
-        Bins of equal width, for all calibration errors.
+        Bins of equal width for calibration errors.
     n_resamples : int, default=2000
-        Bootstrap resamples, the same for all measures, and simulations of the noise
-        floor.
+        Bootstrap resamples, and simulations of the noise floor.
     rng : numpy.random.Generator, int or None, default=0
         Source or seed of chance.
 
-    Returns
-    -------
-    Comparison
-
-    Notes
-    -----
-    "Brier score" and "log loss" are of the confidence as a probability of being right;
-    those "of labels" are of the whole distribution over labels and of the true label's
-    probability. The accuracies "above" are of different rows; resamples in which a
-    model has none above are left out of the interval.
-
-    McNemar's test takes rows for independent; where groups matter, look at the
-    interval of the accuracy. Intervals of "ECE" and "MCE" cover less often than they
-    say: see :func:`helpers.metrics.paired_difference`.
-
-    References
-    ----------
-    Dietterich, Approximate statistical tests for comparing supervised classification
-    learning algorithms, Neural Computation 10, 1998.
-
     Examples
     --------
-    >>> truth = ["a", "b"] * 50
-    >>> base = pd.DataFrame({"p_a": [0.8, 0.6] * 50})
-    >>> tuned = pd.DataFrame({"p_a": [0.9, 0.2] * 50})
-    >>> for table in (base, tuned):
-    ...     table["p_b"] = 1 - table["p_a"]
-    ...     table["prediction"] = np.where(table["p_a"] > 0.5, "a", "b")
-    ...     table["confidence"] = table[["p_a", "p_b"]].max(axis=1)
-    >>> found = compare(base, tuned, truth, n_resamples=200)
-    >>> found.table.loc["accuracy", ["base", "tuned", "difference"]].tolist()
-    [0.5, 1.0, 0.5]
-    >>> found.mcnemar.only_tuned, found.mcnemar.p_value < 1e-9
-    (50, True)
+    >>> base = pd.DataFrame({"p_a": [0.8, 0.6], "p_b": [0.2, 0.4]})
+    >>> base["prediction"], base["confidence"] = "a", base["p_a"]
+    >>> compare(base, base, ["a", "b"], n_resamples=9).table.loc["accuracy", "base"]
+    np.float64(0.5)
     """
     checks.check_between("threshold", threshold, 0, 1, closed=True)
     checks.check_count("n_bins", n_bins)
@@ -244,34 +214,26 @@ def compare(
 def error_rate_difference(
     errors: Sequence[int], answered: Sequence[int]
 ) -> RateDifference:
-    """Compare two error rates, where only counts are known.
+    """Compare two error rates where only counts are known, by Fisher's exact test.
+
+    The test assumes independent sets; for two models on the same texts see
+    :func:`compare`.
 
     Parameters
     ----------
-    errors : sequence of int, of length 2
-        Wrong answers of the first and the second.
-    answered : sequence of int, of length 2
-        Answers of the first and the second.
+    errors, answered : sequence of int, of length 2
+        Wrong answers, and all answers, of the first and the second.
 
     Returns
     -------
     RateDifference
-        The error rates ``first`` and ``second``, their ``difference``, second − first,
-        and the ``p_value`` of Fisher's exact test, two-sided; NaN where one has no
-        answers.
-
-    Notes
-    -----
-    Fisher's test takes the two sets for independent; answers of two models to the same
-    texts are not: see :func:`compare`.
+        The rates ``first`` and ``second``, their ``difference`` (second − first), and
+        the two-sided ``p_value``; NaN where one has no answers.
 
     Examples
     --------
-    Of 285 answers 47 were wrong, and of 92 others 10:
-
-    >>> found = error_rate_difference([47, 10], [285, 92])
-    >>> round(found.first, 3), round(found.second, 3), round(found.p_value, 2)
-    (0.165, 0.109, 0.24)
+    >>> round(error_rate_difference([47, 10], [285, 92]).p_value, 2)
+    0.24
     """
     for name, counts in (("errors", errors), ("answered", answered)):
         if len(counts) != 2:
@@ -303,8 +265,8 @@ def accuracy_above_table(
     confidence : array-like of shape (n,), mapping or pandas.DataFrame
         Confidences in [0, 1]; of several models, by name, on the same texts.
     correct : array-like of shape (n,), mapping or pandas.DataFrame
-        1 or True where the model was right, else 0; of several models, by the same
-        names. One column serves all models, if they give the same predictions.
+        1 or True where the model was right, else 0; one column for all models, or by
+        the same names.
     thresholds : sequence of float, default=(0.9,)
         An answer is above a threshold if its confidence is that or more. In [0, 1].
     level : float, default=0.95
@@ -313,22 +275,16 @@ def accuracy_above_table(
     Returns
     -------
     pandas.DataFrame
-        One row a ``threshold`` and ``model``: the number of texts ``above``; of these,
-        the number ``right``, their share, ``accuracy``, and its Clopper–Pearson
-        interval, ``low`` and ``high``; the ``errors``, their share of the texts above,
-        ``error_rate``, and their number for 1,000 texts of all, ``errors_per_1000``.
-        For models after the first one: ``difference`` and ``p_value`` of
-        :func:`error_rate_difference` from it. Shares of no texts are NaN.
+        One row a ``threshold`` and ``model``: the counts ``above`` and ``right``, the
+        ``accuracy`` with its Clopper–Pearson interval ``low`` to ``high``, ``errors``,
+        ``error_rate``, ``errors_per_1000`` of all texts, and ``difference`` and
+        ``p_value`` of :func:`error_rate_difference` from the first model.
 
     Examples
     --------
-    >>> right = [1] * 8 + [0] * 2
-    >>> models = {"base": [0.95] * 10, "tuned": [0.95] * 5 + [0.6] * 5}
-    >>> table = accuracy_above_table(models, right)
-    >>> table[["model", "above", "errors", "errors_per_1000"]]
-       model  above  errors  errors_per_1000
-    0   base     10       2            200.0
-    1  tuned      5       0              0.0
+    >>> accuracy_above_table([0.95, 0.95, 0.6], [1, 0, 1])[["above", "errors"]]
+       above  errors
+    0      2       1
     """
     checks.check_between("level", level, 0, 1)
     if np.ndim(thresholds) != 1 or not len(thresholds):
@@ -368,7 +324,6 @@ def accuracy_above_table(
 
 
 def _parts_of_ratios(sides: list[dict[str, Any]], threshold: float) -> np.ndarray:
-    """What is summed above and below the line: (2, ratios, models, rows)."""
     right = np.array([side["right"] for side in sides])
     over = np.array([at_least(side["confidence"], threshold) for side in sides])
     each, n = np.ones(right.shape), right.shape[1]
@@ -421,7 +376,6 @@ def _mcnemar(base: np.ndarray, tuned: np.ndarray) -> McNemar:
 
 
 def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Confidences and outcomes by the names of the models."""
     for name, given in (("confidence", confidence), ("correct", correct)):
         if isinstance(given, pd.DataFrame):
             checks.check_table(given, name=name)

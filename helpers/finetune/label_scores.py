@@ -1,8 +1,4 @@
-"""Log-probabilities of the labels as :mod:`helpers.scoring` has them, with gradient.
-
-All prompts make one batch, and logits are computed behind the prompt and within the
-labels only.
-"""
+"""Log-probabilities of the labels as :mod:`helpers.scoring` has them, with gradient."""
 
 from __future__ import annotations
 
@@ -25,10 +21,9 @@ def label_scores(
     labels: LabelTokens,
     truth: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A row a prompt and a column a label; and hidden states at the prompts' ends.
+    """A row a prompt and a column a label, and hidden states at the prompts' ends.
 
-    With the labels' places in ``truth``, the one column is that of each prompt's own
-    label, which has to be spelled in one way: less work where there are many labels.
+    With label positions in ``truth``, there is one column, of each prompt's own label.
     """
     if truth is not None:
         pairs = [(row, labels.owners.index(label)) for row, label in enumerate(truth)]

@@ -1,8 +1,7 @@
-"""What training minimises: losses of label log-probabilities, and a confidence head.
+"""Losses of label log-probabilities, and a confidence head.
 
-A loss takes the raw log-probabilities of the labels and their target distribution,
-both of shape (n, K), and gives one number a row. Raw log-probabilities are those of the
-whole vocabulary: raising a label's takes probability from all other answers.
+A loss takes raw log-probabilities of the labels (of the whole vocabulary) and their
+target distribution, both of shape (n, K), and gives one number a row.
 """
 
 from __future__ import annotations
@@ -39,19 +38,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross-entropy: the mean of −log p under the target, in nats.
-
-    Examples
-    --------
-    >>> raw = torch.tensor([[0.5, 0.25]]).log()
-    >>> CrossEntropy()(raw, torch.tensor([[1.0, 0.0]]))
-    tensor([0.6931])
-    """
+    """Cross-entropy: the mean of −log p under the target, in nats."""
 
     truth_suffices: ClassVar[bool] = True
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of each row, shape (n,)."""
         return -(target * raw).sum(1)
 
 
@@ -59,28 +50,18 @@ class CrossEntropy:
 class LabelSmoothing(Checked):
     """Cross-entropy with a part of each target spread evenly over all labels.
 
+    See Szegedy et al., Rethinking the inception architecture, CVPR 2016.
+
     Parameters
     ----------
     amount : float
         The part, in [0, 1).
-
-    References
-    ----------
-    Szegedy et al., Rethinking the inception architecture for computer vision, CVPR
-    2016.
-
-    Examples
-    --------
-    >>> raw = torch.tensor([[0.5, 0.25]]).log()
-    >>> LabelSmoothing(0.5)(raw, torch.tensor([[1.0, 0.0]]))
-    tensor([0.8664])
     """
 
     amount: Part
     truth_suffices: ClassVar[bool] = False
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of each row, shape (n,)."""
         smooth = (1 - self.amount) * target + self.amount / target.shape[1]
         return CrossEntropy()(raw, smooth)
 
@@ -89,14 +70,12 @@ class LabelSmoothing(Checked):
 class Focal(Checked):
     """Focal loss: the term −log p of each label is weighted by (1 − p)^gamma.
 
+    See Mukhoti et al., Calibrating deep neural networks using focal loss, NeurIPS 2020.
+
     Parameters
     ----------
     gamma : float
         0 or more; 0 is cross-entropy.
-
-    References
-    ----------
-    Mukhoti et al., Calibrating deep neural networks using focal loss, NeurIPS 2020.
 
     Examples
     --------
@@ -109,7 +88,6 @@ class Focal(Checked):
     truth_suffices: ClassVar[bool] = True
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of each row, shape (n,)."""
         # Rounding may lift a probability above one, and at 0 the gradient of a
         # fractional power is infinite.
         rest = (-torch.expm1(raw)).clamp(min=torch.finfo(raw.dtype).tiny)
@@ -124,19 +102,12 @@ class BrierPenalty(Checked):
     ----------
     weight : float
         Factor of the Brier score (a sum over the labels); 0 or more.
-
-    Examples
-    --------
-    >>> raw = torch.tensor([[0.5, 0.5]]).log()
-    >>> BrierPenalty(2.0)(raw, torch.tensor([[1.0, 0.0]]))
-    tensor([1.6931])
     """
 
     weight: NotNegative
     truth_suffices: ClassVar[bool] = False
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of each row, shape (n,)."""
         brier = (raw.softmax(1) - target).square().sum(1)
         return CrossEntropy()(raw, target) + self.weight * brier
 
@@ -145,29 +116,19 @@ class BrierPenalty(Checked):
 class SoftCalibration(Checked):
     """Cross-entropy plus a calibration error whose bins have soft edges.
 
-    The second term is one number a batch, added to each of its rows: the root of the
-    mean squared gap, bin by bin, between the confidence and the target's probability of
-    that label. Batches should be large compared with the number of bins.
+    The second term is one number a batch: the root of the mean squared gap, bin by
+    bin, between the confidence and the target's probability of that label. See
+    Karandikar et al., Soft calibration objectives for neural networks, NeurIPS 2021.
 
     Parameters
     ----------
     weight : float
         Factor of the calibration error; 0 or more.
     n_bins : int, default=15
-        Bins of equal width on [0, 1].
+        Bins of equal width on [0, 1], few compared with a batch.
     temperature : float, default=0.01
         Softness: a confidence c belongs to a bin with middle m in proportion to
         exp(−(c − m)² / temperature).
-
-    References
-    ----------
-    Karandikar et al., Soft calibration objectives for neural networks, NeurIPS 2021.
-
-    Examples
-    --------
-    >>> raw = torch.tensor([[0.75, 0.25]]).log()
-    >>> SoftCalibration(1.0)(raw, torch.tensor([[1.0, 0.0]]))
-    tensor([0.5377])
     """
 
     weight: NotNegative
@@ -176,7 +137,6 @@ class SoftCalibration(Checked):
     truth_suffices: ClassVar[bool] = False
 
     def __call__(self, raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of each row, shape (n,)."""
         plain = CrossEntropy()(raw, target)
         return plain + self.weight * self.calibration_error(raw, target)
 
@@ -200,18 +160,15 @@ class SoftCalibration(Checked):
 def agreement_targets(
     truth_onehot: ArrayLike, votes: pd.DataFrame, strength: float
 ) -> np.ndarray:
-    """Targets between the true label and what the model says when asked repeatedly.
-
-    Label smoothing that leaves clear texts alone: a target gives probability away only
-    to labels that the model's own answers went to.
+    """Targets between the true label and the model's own repeated answers.
 
     Parameters
     ----------
     truth_onehot : array-like of shape (n, K)
         1 for the true label and 0 elsewhere, columns in the order of the votes.
     votes : pandas.DataFrame
-        What :func:`helpers.sampling.sample_votes` gives for the same texts. Invalid
-        answers do not count; a text without a valid one keeps its label.
+        From :func:`helpers.sampling.sample_votes` for the same texts. Invalid answers
+        do not count; a text without a valid one keeps its label.
     strength : float
         0 keeps the labels, 1 replaces them by the shares of the votes.
 
@@ -248,8 +205,8 @@ class ConfidenceHead(Checked):
     """A second output: how likely the model's own prediction is right.
 
     It maps the hidden state at the end of a prompt to a confidence, and is trained
-    together with the adapter: to the loss of a text is added ``weight`` times the log
-    loss of the head, whose target is whether the prediction, at that step, is right.
+    with the adapter by log loss against whether the prediction is right. See Kadavath
+    et al., Language models (mostly) know what they know, 2022.
 
     Parameters
     ----------
@@ -259,18 +216,6 @@ class ConfidenceHead(Checked):
         Factor of the head's loss.
     learning_rate : float, default=0.001
         The highest one of the schedule, for the head alone.
-
-    References
-    ----------
-    Kadavath et al., Language models (mostly) know what they know, 2022.
-
-    Corbière et al., Addressing failure prediction by learning model confidence,
-    NeurIPS 2019.
-
-    Examples
-    --------
-    >>> ConfidenceHead(hidden=16)
-    ConfidenceHead(hidden=16, weight=1.0, learning_rate=0.001)
     """
 
     hidden: Whole | None = None
@@ -305,7 +250,6 @@ def head_loss(
 def head_confidence(
     head: nn.Module, model: LanguageModel, prompts: list[list[int]], token_budget: int
 ) -> np.ndarray:
-    """The head's probability, for each prompt, that the model's answer is right."""
     found = np.empty(len(prompts))
     widths = [len(ids) for ids in prompts]
     for rows in batches(widths, token_budget, len(prompts)) if prompts else ():

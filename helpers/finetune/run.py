@@ -40,13 +40,15 @@ def finetune(
 ) -> FineTuned:
     """Train a low-rank adapter on what a classifier asks its model.
 
-    The base model stays unchanged; the tuned one shares its memory. The best weights
-    are chosen on the held-out texts, so measure on others.
+    The base model stays unchanged; the tuned one shares its memory. The weights with
+    the best held-out measure are kept (possibly the untrained ones), so measure on
+    other texts. On a processor, results are reproducible, interrupted or not. A loss
+    that is not a number (too high a learning rate) raises FloatingPointError.
 
     Parameters
     ----------
     classifier : LLMClassifier
-        How the model is asked. Its prior has no part in this.
+        How the model is asked. Its prior is ignored.
     X : iterable of str
         Texts.
     y : array-like of str
@@ -57,45 +59,26 @@ def finetune(
         Distributions to learn instead of the bare labels, columns in the order of
         ``classes_``: see :func:`agreement_targets`.
     settings : TrainingSettings, optional
-        What is minimised, and how; without it, the defaults.
+        What is minimised, and how.
     folder : str or pathlib.Path, optional
-        Where to keep checkpoints and the result; without it, a folder of the user's
-        cache, named by a hash of all that the result depends on. An interrupted
-        training goes on there, and a finished one is loaded.
+        Where to keep checkpoints and the result; by default in the user's cache, under
+        a hash of all inputs. An interrupted training continues there, and a finished
+        one is loaded.
     on_evaluation : callable, optional
         Called after each evaluation with its row of the history.
-
-    Returns
-    -------
-    FineTuned
-
-    Raises
-    ------
-    FloatingPointError
-        The loss is no longer a number: the learning rate is too high.
-
-    Notes
-    -----
-    On a processor, the same data, settings and library versions give the same weights,
-    interrupted or not. The adapter with the best held-out measure is the result, even
-    if that is the untrained one of step 0.
 
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
     >>> from helpers.finetune import Lora
-    >>> classifier = LLMClassifier(
-    ...     labels=["positive", "negative"], prompt="Review: {text}\\nSentiment:"
-    ... )
-    >>> X, y = ["A joy.", "A bore."], ["positive", "negative"]
+    >>> classifier = LLMClassifier(labels=["good", "bad"], prompt="{text}\\nSentiment:")
+    >>> X, y = ["A joy.", "A bore."], ["good", "bad"]
     >>> settings = TrainingSettings(Lora(layers=1), epochs=1)
     >>> with TemporaryDirectory() as folder:
-    ...     tuned = finetune(
-    ...         classifier, X, y, validation=(["Fun!", "Dull."], y), folder=folder,
-    ...         settings=settings,
-    ...     )
-    >>> tuned.history["step"].tolist(), tuned.n_trainable
-    ([0, 1], 162816)
+    ...     tuned = finetune(classifier, X, y, validation=(["Fun!", "Dull."], y),
+    ...                      settings=settings, folder=folder)
+    >>> tuned.history["step"].tolist()
+    [0, 1]
     """
     task = make_task(classifier, X, y, validation, sample_targets, settings)
     parts = task.parts()
@@ -122,29 +105,19 @@ def finetune_ensemble(
     folder: str | Path | None = None,
     **options: Any,
 ) -> list[FineTuned]:
-    """Train one adapter for each of several seeds.
+    """Train one adapter for each of several seeds; all share the base's memory.
 
-    Members differ in their first weights, in the order of texts and in dropout. All
-    share the base's memory.
+    See Lakshminarayanan, Pritzel and Blundell, Simple and scalable predictive
+    uncertainty estimation using deep ensembles, NeurIPS 2017.
 
     Parameters
     ----------
     classifier, X, y, validation, settings, **options
-        As of :func:`finetune`; the settings' own seed does not count.
+        As for :func:`finetune`; the seed in the settings is ignored.
     seeds : sequence of int
         One a member, all different.
     folder : str or pathlib.Path, optional
-        Where a folder ``seed-…`` for each member goes; without it, the user's cache.
-
-    Returns
-    -------
-    list of FineTuned
-        In the order of the seeds.
-
-    References
-    ----------
-    Lakshminarayanan, Pritzel and Blundell, Simple and scalable predictive uncertainty
-    estimation using deep ensembles, NeurIPS 2017.
+        Where each member's folder ``seed-…`` goes; by default the user's cache.
     """
     chosen = [check_count("seeds", seed, 0) for seed in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
@@ -158,18 +131,9 @@ def finetune_ensemble(
 
 
 def members(ensemble: Sequence[FineTuned], X: Iterable[str]) -> np.ndarray:
-    """Label probabilities by each member, for :func:`helpers.uncertainty.combine`.
+    """Label probabilities by each member, shape (n_members, n_texts, n_labels).
 
-    Parameters
-    ----------
-    ensemble : sequence of FineTuned
-        At least one.
-    X : iterable of str
-        Texts.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n_members, n_texts, n_labels)
+    They are the input of :func:`helpers.uncertainty.combine`.
     """
     if not ensemble:
         raise ValueError("ensemble must have at least one member; there is none.")

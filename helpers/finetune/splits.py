@@ -23,23 +23,19 @@ BLOCK = 1 << 22  # similarities at a time
 
 
 def joined_groups(groups: ArrayLike | pd.DataFrame) -> np.ndarray:
-    """Rows that hang together, by any of several columns, as numbers.
-
-    Two rows are joined if they have the same value in some column, or if there is a
-    chain of such rows between them.
+    """Number the groups of rows that share a value in some column, or a chain of them.
 
     Parameters
     ----------
     groups : array-like or pandas.DataFrame of shape (n,) or (n, n_columns)
         What each row belongs to, such as its family of texts and the entity it names.
-        Case and the amount of white space do not matter. Missing values and empty
-        strings join nothing, and neither do equal values in different columns.
+        Case and the amount of white space do not matter; missing values and empty
+        strings join nothing.
 
     Returns
     -------
     numpy.ndarray of int, of shape (n,)
-        From 0 on, in the order in which the components first occur. They serve as
-        ``groups`` in folds and bootstraps.
+        Numbers from 0 on, in order of first occurrence.
 
     Examples
     --------
@@ -74,35 +70,24 @@ def grouped_split(
 ) -> np.ndarray:
     """Split rows into three parts, so that rows that belong together stay together.
 
+    Groups are assigned from the largest on, each to the part where it reduces the
+    chi-squared distance from the wanted numbers of rows, overall and by stratum, most.
+
     Parameters
     ----------
     groups : array-like or pandas.DataFrame of shape (n,) or (n, n_columns)
-        What each row belongs to: see :func:`joined_groups`. Joined rows are in one
-        part.
+        What each row belongs to: see :func:`joined_groups`.
     shares : sequence of float, default=(0.6, 0.2, 0.2)
         Shares of the rows for training, calibration and test; 0 leaves a part out.
     stratify : array-like or pandas.DataFrame of shape (n,) or (n, n_columns), optional
-        What should be equally frequent in all parts, such as labels: each combination
-        of values is one stratum.
+        What should be equally frequent in all parts, such as labels.
     seed : int, default=0
-        Seed of the order among components of one size.
+        Seed of the order among groups of one size.
 
     Returns
     -------
     numpy.ndarray of str, of shape (n,)
         "train", "calibration" or "test".
-
-    Raises
-    ------
-    ValueError
-        A component has more rows than the largest part should have, or there are too
-        few components to fill all parts.
-
-    Notes
-    -----
-    The components are taken by size, the largest first, and each goes to the part
-    where it makes the chi-squared distance between the numbers of rows wanted and
-    given, overall and in each stratum, least.
 
     Examples
     --------
@@ -156,30 +141,24 @@ def near_duplicates(
     """Pairs of texts that are the same, or nearly.
 
     Similarity is the cosine of TF-IDF weighted counts of character 3- to 5-grams within
-    words, regardless of case, accents, punctuation and white space.
+    words, regardless of case, accents, punctuation and white space. Word order does not
+    matter, and paraphrases are not found. Time is quadratic in the number of texts.
 
     Parameters
     ----------
     texts : iterable of str
         The texts.
     groups : array-like of shape (n,), optional
-        What each text belongs to, such as a family, or the part of a split: only pairs
-        of different groups are given.
+        What each text belongs to, such as a family or a part of a split; then only
+        pairs of different groups are given.
     threshold : float, default=0.6
         The least similarity of a pair, above 0 and at most 1.
 
     Returns
     -------
     pandas.DataFrame
-        One row a pair, the most similar first: ``row_a`` and ``row_b``, their places
-        among the texts, the first before the second; ``similarity``, 1 for texts of
-        the same words; ``text_a`` and ``text_b``.
-
-    Notes
-    -----
-    What many texts have in common weighs little, so a similarity depends on the other
-    texts. The order of words does not matter, and paraphrases are not found. Time grows
-    with the square of the number of texts, memory does not.
+        One row a pair, the most similar first: ``row_a`` < ``row_b``, ``similarity``,
+        ``text_a`` and ``text_b``.
 
     Examples
     --------
@@ -223,7 +202,6 @@ def _check_shares(shares: Any) -> np.ndarray:
 
 
 def _columns(values: Any, name: str, *rows: Any) -> list[np.ndarray]:
-    """The columns of a table, or of an array of one or two dimensions."""
     if isinstance(values, pd.DataFrame):
         check_table(values, name=name)
     array = as_array(values, name, *rows, dtype=object)
@@ -251,7 +229,6 @@ def _normalised(text: str) -> str:
 
 
 def _pairs(vectors: Any, start: int, height: int, threshold: float) -> pd.DataFrame:
-    """Pairs of a block of rows with all rows below, at or above the threshold."""
     block = vectors[start : start + height]
     cosines = (vectors[start:] @ block.T.tocsr()).tocoo()
     # Equal texts are to be 1 in spite of rounding.

@@ -53,16 +53,15 @@ class FineTuned:
     Attributes
     ----------
     classifier : LLMClassifier
-        Asks the tuned model exactly as the base was asked, without a label prior.
+        Asks the tuned model as the base was asked, without a label prior.
     history : pandas.DataFrame
-        One row an evaluation on the held-out texts: ``step`` and ``epoch``,
-        ``train_loss`` (the mean since the evaluation before), ``accuracy``,
-        ``log_loss``, ``brier``, ``ece`` (20 bins), and ``best``, which is true for the
-        one row whose weights these are.
+        One row an evaluation on the held-out texts: ``step``, ``epoch``, ``train_loss``
+        (the mean since the last evaluation), ``accuracy``, ``log_loss``, ``brier``,
+        ``ece`` (20 bins), and ``best``, which marks the weights that were kept.
     folder : pathlib.Path
         Where everything is kept, the adapter in the format of ``peft``.
     n_trainable : int
-        How many numbers were trained, a head's among them.
+        Number of trained parameters, the head's included.
     head : torch.nn.Module or None
         The trained confidence head.
     """
@@ -109,8 +108,6 @@ class _Evaluation(files.Stored):
 
 
 class _Record(files.Stored):
-    """What is written down about a finished training."""
-
     parts: dict[str, str]
     date: str
     base: Annotated[
@@ -129,12 +126,10 @@ class _Record(files.Stored):
     finished: Literal[True]
 
     def table(self) -> pd.DataFrame:
-        """The history as a table."""
         rows = [row.model_dump() for row in self.history]
         return pd.DataFrame(rows).astype({"train_loss": float, "log_loss": float})
 
     def card(self) -> str:
-        """The README of an adapter: what it was made from, how, and how good it is."""
         history = self.table().round(4).to_string(index=False, na_rep="")
         facts = self.model_dump(exclude={"parts", "history", "finished"})
         lines = [f"- {name}: `{value!r}`" for name, value in facts.items()]
@@ -143,7 +138,7 @@ class _Record(files.Stored):
 
 
 def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
-    """Load what :func:`finetune` has left in a folder.
+    """Load the result of :func:`finetune` from its folder.
 
     Parameters
     ----------
@@ -151,15 +146,6 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
         The folder.
     classifier : LLMClassifier
         The classifier that was given to :func:`finetune`, on the base model.
-
-    Returns
-    -------
-    FineTuned
-
-    Raises
-    ------
-    ValueError
-        The folder has no finished training, or one of another prompt or base model.
     """
     folder = Path(folder)
     record = _read(folder)

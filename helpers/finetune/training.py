@@ -45,20 +45,15 @@ class Lora(Checked):
     rank : int, default=16
         Rank of the adapter.
     alpha : float, optional
-        The adapter is scaled by alpha / rank; without it, alpha is twice the rank.
+        The adapter is scaled by alpha / rank; by default, alpha is twice the rank.
     dropout : float, default=0.05
         Dropout on the adapter's inputs in training, in [0, 1).
     target_modules : tuple of str or "all-linear", default="all-linear"
-        All linear maps but the output embedding, or those whose names end so, as in
-        ``("q_proj", "v_proj")``.
+        Endings of the names of linear maps, as in ``("q_proj", "v_proj")``, or all but
+        the output embedding.
     layers : int, optional
-        Only the last so many decoder layers. In float32 without ``checkpointing`` those
-        below are then run once for each text where that is exact (up to 2 GB).
-
-    Examples
-    --------
-    >>> Lora(rank=8, layers=6).target_modules
-    'all-linear'
+        Adapt only the last so many layers; the output of those below is then cached
+        where that is exact.
     """
 
     rank: Whole = 16
@@ -85,9 +80,8 @@ class TrainingSettings(Checked):
     lora : Lora, default=Lora()
         The adapter.
     loss : CrossEntropy or another loss, default=CrossEntropy()
-        A dataclass that is called with raw log-probabilities and target distributions
-        and gives one number a row. Its ``truth_suffices`` says whether, for targets on
-        one label, that label's log-probability alone is enough.
+        A dataclass that maps raw log-probabilities and targets to one number a row.
+        ``truth_suffices`` says whether the true label's log-probability is enough.
     head : ConfidenceHead, optional
         A second output to train along.
     learning_rate : float, default=0.0005
@@ -103,9 +97,9 @@ class TrainingSettings(Checked):
     weight_decay, max_grad_norm : float, default=0.0 and 1.0
         Decay of the adapter's weights; longer gradients are scaled down.
     evaluate_every : int, optional
-        Steps between evaluations on held-out texts; without it, a third of an epoch.
+        Steps between evaluations on held-out texts; by default, a third of an epoch.
     patience : int, optional
-        Stop after so many evaluations without a gain; without it, never.
+        Stop after so many evaluations without a gain; by default, never.
     monitor : {"log_loss", "brier", "ece"}, default="log_loss"
         The held-out measure that chooses the best weights; lower is better.
     precision : {"float32", "bfloat16"}, default="float32"
@@ -114,11 +108,6 @@ class TrainingSettings(Checked):
         Compute activations twice instead of keeping them: less memory, more time.
     seed : int, default=0
         Seed of the adapter's first weights, the order of texts and dropout.
-
-    Examples
-    --------
-    >>> TrainingSettings(Lora(rank=8, layers=6), epochs=2).learning_rate
-    0.0005
     """
 
     lora: Lora = field(default_factory=Lora)
@@ -193,7 +182,6 @@ class Task:
 
 
 def plain_hash(value: Any) -> str:
-    """A hash of plain data."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
@@ -284,7 +272,6 @@ class Trainer:
         self.best = self._weights()
 
     def run(self) -> None:
-        """Train, and end with the best weights found."""
         step, device = self._restore(), self.task.model.device
         losses: list[float] = []
         bar = progress_bar(total=len(self.plan), initial=step, unit="step")
@@ -301,7 +288,6 @@ class Trainer:
         self._set_weights(self.best)
 
     def step(self, at: int) -> float:
-        """Take one step of the plan, and give its loss."""
         # Dropout is a function of seed and step, so a resumed training repeats it.
         seeds = np.random.SeedSequence([self.settings.seed, at])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
@@ -320,7 +306,6 @@ class Trainer:
         return value
 
     def loss(self, rows: list[int]) -> torch.Tensor:
-        """The mean loss of some texts."""
         task, settings = self.task, self.settings
         half = settings.precision == "bfloat16"
         with torch.autocast(task.model.device.type, torch.bfloat16, enabled=half):
@@ -336,7 +321,6 @@ class Trainer:
 
     @torch.no_grad()
     def held_out_logprobs(self) -> np.ndarray:
-        """Log-probabilities of the labels behind the held-out prompts."""
         model, prompts, labels = self.task.model, self.task.held_out, self.task.labels
         if self.read_held_out is None:
             raw = label_logprobs(model, prompts, labels, progress=False)
@@ -355,7 +339,6 @@ class Trainer:
         return raw
 
     def _read(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities, of the own label alone where it suffices; and the ends."""
         task = self.task
         prompts = [task.prompts[row] for row in rows]
         truth = task.truth[rows].tolist() if task.truth_suffices else None
@@ -424,7 +407,6 @@ class Trainer:
 
 
 def _trainable(task: Task) -> LanguageModel:
-    """A model with the base's weights, frozen, and a fresh adapter."""
     base, settings = task.model, task.settings
     network: Any = copy_of_base(base)
     if getattr(network, "hf_quantizer", None) is not None:

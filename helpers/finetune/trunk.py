@@ -1,10 +1,4 @@
-"""Frozen lower layers, run once for each text instead of once a step.
-
-An adapter on the last layers leaves everything below unchanged: the hidden states that
-enter the first trained layer are the same whenever a text is read. Here they are cached
-on the network's own device: 4 bytes a position and hidden unit, 90 MB for a thousand
-texts of forty tokens and 576 hidden units, :data:`LIMIT` at most.
-"""
+"""Cached hidden states below the first trained layer, up to :data:`LIMIT` in memory."""
 
 from __future__ import annotations
 
@@ -56,7 +50,6 @@ def cache_frozen_layers(
 
 
 def _frozen_layers(network: PreTrainedModel) -> tuple[nn.ModuleList, int]:
-    """The decoder's layers, and how many of them lie below all that is trained."""
     depth = network.config.get_text_config().num_hidden_layers
     for layers in network.modules():
         if isinstance(layers, nn.ModuleList) and len(layers) == depth:
@@ -103,7 +96,6 @@ class _Trunk:
 
     @torch.no_grad()
     def hidden(self, rows: list[int]) -> torch.Tensor:
-        """What enters the first trained layer, in the order of the rows."""
         found: list[torch.Tensor] = []
 
         def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -158,7 +150,6 @@ def _is_random(trunk: _Trunk, network: PreTrainedModel, rows: list[int]) -> bool
 
 @torch.no_grad()
 def _agrees(trunk: _Trunk, rows: list[int]) -> bool:
-    """Whether the log-probabilities are those of the whole network."""
     # The whole network comes last: what it leaves behind would help the split one.
     return _are_close(trunk(rows)[0], trunk.read(rows)[0])
 

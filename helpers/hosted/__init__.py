@@ -1,11 +1,4 @@
-"""Hosted models: ask once, keep every answer, know what it costs.
-
-``requests`` builds requests for the three protocols that give log-probabilities;
-``helpers.answers`` brings what comes back into one form; ``journal`` keeps it on disk
-and records it, so that others can repeat an analysis without asking; ``client`` asks
-many at once, ``batch`` through files. ``classifier`` makes probabilities of labels of
-the answers, with ``rounds`` and ``labels``; ``probe`` finds out what a server can do.
-"""
+"""Hosted models: ask once, keep every answer, know what it costs."""
 
 from ..answers import (
     Answer,

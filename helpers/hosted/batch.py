@@ -1,9 +1,4 @@
-"""Batches: requests as a file, answered within a day for less money.
-
-The Batch API takes a file of requests and gives back two, of answers and of errors.
-Both go into the journal that direct calls use, under the same keys, so that
-:func:`run` finds them there.
-"""
+"""The Batch API: requests as a file, answered within a day at a lower price."""
 
 from __future__ import annotations
 
@@ -39,31 +34,25 @@ def write_batch(
     base_url: str,
     retry_failed: bool = False,
 ) -> int:
-    """Write the requests that the journal does not know yet, as a file to upload.
+    """Write the requests that the journal does not know yet to a file to upload.
 
     Parameters
     ----------
     requests : iterable of Request
-        All of one protocol and model, as a batch must be.
+        All of one protocol and model; at most 50,000 and 200 MB.
     path : str or pathlib.Path
-        The file, one JSON object a line; it is replaced as a whole.
+        The JSON Lines file, which is replaced.
     journal : Journal
         Where answers are kept.
     base_url : str
         The server's address as direct calls have it: ``str(client.base_url)``.
     retry_failed : bool, default=False
-        Whether requests that failed before are asked again.
+        Whether to ask again for requests that failed before.
 
     Returns
     -------
     int
-        How many were written. With none, there is no file.
-
-    Raises
-    ------
-    ValueError
-        Several protocols or models, or more than one file may hold: 50,000 requests
-        and 200 MB.
+        Number of requests written. With none, there is no file.
     """
     wanted = {request.key(base_url): request for request in requests}
     kinds = sorted({(request.protocol, request.model) for request in wanted.values()})
@@ -102,27 +91,20 @@ def write_batch(
 def read_batch(
     path: str | Path, requests: Iterable[Request], journal: Journal, *, base_url: str
 ) -> tuple[int, int, tuple[str, ...]]:
-    """Read a file of answers or of errors into the journal.
-
-    Lines read before are passed over, so that nothing counts twice.
+    """Read a batch's output or error file into the journal; reading twice is harmless.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        The output file or the error file of a batch.
-    requests : iterable of Request
-        Those that :func:`write_batch` was given.
-    journal : Journal
-        Where answers are kept.
-    base_url : str
-        The server's address, as :func:`write_batch` was given it.
+        The file.
+    requests, journal, base_url
+        As given to :func:`write_batch`.
 
     Returns
     -------
     tuple of int, int and tuple of str
-        How many lines have an answer; how many say why there is none, for which see
-        :meth:`Journal.failures`; and the keys of no request that was given, and broken
-        lines, which are not written down.
+        Number of answers, number of failures (see :meth:`Journal.failures`), and the
+        lines that were skipped: keys of unknown requests, and broken lines.
     """
     wanted = {request.key(base_url): request for request in requests}
     known = journal.get(list(wanted))
@@ -150,7 +132,6 @@ def read_batch(
 
 
 def _call(key: str, request: Request, entry: dict[str, Any]) -> Call:
-    """One line of a file as a call."""
     response = entry.get("response") or {}
     body = response.get("body") or {}
     status, name = response.get("status_code"), response.get("request_id")

@@ -1,8 +1,4 @@
-"""``predict_proba`` for hosted models: what their lists of tokens let one know.
-
-A hosted model shows the most probable tokens only. The probabilities given here are
-what these hold, and every one comes with the limits between which the truth lies.
-"""
+"""``predict_proba`` for hosted models, with bounds for what their token lists hide."""
 
 from __future__ import annotations
 
@@ -37,81 +33,44 @@ _REVISION = re.compile(r"(-\d{4}-\d\d-\d\d|-\d{8}|-\d{3,4}|@[\w.-]+|:latest)$")
 class HostedClassifier(PromptedClassifier):
     """A hosted language model as a scikit-learn classifier.
 
+    A server lists the most probable tokens only, so each probability has bounds:
+    see :meth:`predict_interval`. Requests that fail for good, a spent budget and a
+    rejected key raise :class:`RunStopped`; answers so far are in the journal.
+
     Parameters
     ----------
     client : openai.AsyncOpenAI or str
-        Who asks, and with which key; or the server's address, asked without a key, or
-        with that in the environment variable ``OPENAI_API_KEY`` if it is OpenAI's.
+        The client, or a server's address. Only OpenAI's own address gets the key in
+        ``OPENAI_API_KEY``; others are asked without a key.
     model : str
         The model, as the server calls it.
-    labels : sequence of str, optional
-        The labels as the model is to write them. Without them, ``fit`` takes the
-        classes of y.
-    prompt : str, optional
-        How one text is put to the model, with ``{text}`` once; the label follows it.
-        Without one, that of :class:`helpers.classifier.LLMClassifier`.
-    examples : sequence of (str, str) or int, optional
-        Texts with their labels to show the model first; a number lets ``fit`` draw
-        as many from its data, the labels in turn.
+    labels, prompt, examples, instruction, spellings, separator, random_state
+        As for :class:`helpers.classifier.LLMClassifier`.
     protocol : {"chat", "completions", "responses"}, default="chat"
-        "completions" sends the plain prompt that a local classifier uses, so that
-        probabilities can be compared; the others send the instruction as a message of
-        the system and the examples as turns.
-    instruction : str, optional
-        What stands before everything else, once.
+        "completions" sends the plain prompt that a local classifier uses; the others
+        send a system message and the examples as turns.
     family : {"exact", "case", "wide"}, default="case"
         Which spellings count as a label: see :class:`helpers.verbalizer.Verbalizer`.
-    spellings : mapping of str to sequence of str, optional
-        Other texts that count as a label.
     terminator : str, sequence of str or None, default="auto"
-        What must follow the label, as the beginning of the next token. "auto" is a
-        line break or the end of the model's turn with "completions", and None, which
-        lets the answer go on in any way, with the others, where many servers do not
-        list the end of a turn: the probability that the label ends would stay open.
-    separator : str, default="\\n\\n"
-        What stands between examples in a plain prompt.
+        What must follow the label. "auto" is a line break or the end of the turn for
+        "completions", and None (anything) for the others.
     fallback : {"sampling", "self-report"}, optional
-        What to do where a server hides log-probabilities. "sampling": draw answers at
-        temperature 1 and count them, with Wilson intervals of the shares at 95 %; a
-        seed in ``options`` is raised by one for each.
-        "self-report": ask how sure the model is, which bounds nothing.
+        What to do where a server hides log-probabilities: count answers drawn at
+        temperature 1 (95 % Wilson intervals), or ask how sure the model is, which
+        gives no bounds.
     journal : Journal or path, optional
-        Where answers are kept; a file in the user's cache otherwise. What is in it is
-        not asked again, but for requests that failed.
+        Where answers are kept; by default a file in the user's cache.
     settings : RequestSettings, optional
         How a text is asked about.
     transport : Transport, optional
-        How requests are carried. A budget is for all requests for the texts of one
-        call, with all that the journal says was paid for them before.
-    random_state : int, default=0
-        Seed for drawing examples.
-
-    Attributes
-    ----------
-    classes_ : numpy.ndarray of str
-        The labels, sorted; the order of the columns of ``predict_proba``.
-    examples_ : list of (str, str)
-        The examples in the prompt.
-
-    Notes
-    -----
-    An answer expresses a label where its tokens, put together, are one of the label's
-    texts, and the next one is what must follow. A local classifier counts the tokens
-    that its tokenizer makes of the text; here all ways to cut it count. The limits take
-    no token outside a list to be more probable than the last in it.
-
-    Without ``examples`` to draw, the classifier works without ``fit``. A prediction
-    raises :class:`RunStopped` where requests failed for good, the budget would be
-    passed or the key is wrong; what was answered is in the journal.
+        How requests are sent. Its budget covers everything spent on the texts of one
+        call, including what the journal says was paid before.
 
     Examples
     --------
     >>> classifier = HostedClassifier(
-    ...     "http://localhost:8000/v1",
-    ...     "a-model",
-    ...     ["positive", "negative"],
-    ...     "Review: {text}\\nSentiment:",
-    ...     protocol="completions",
+    ...     "http://localhost:8000/v1", "a-model", ["positive", "negative"],
+    ...     "Review: {text}\\nSentiment:", protocol="completions",
     ... )
     >>> classifier.render("A joy.")
     'Review: A joy.\\nSentiment:'
@@ -180,52 +139,24 @@ class HostedClassifier(PromptedClassifier):
         return super().set_params(**params)
 
     def predict_interval(self, X: Iterable[str]) -> np.ndarray:
-        """Between which limits the normalised probabilities lie.
+        """Bounds of the normalised probabilities, shape (n_texts, n_classes, 2).
 
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_texts, n_classes, 2)
-            The lower and the upper limit. They are no confidence interval: the truth
-            lies between them. Only with ``fallback="sampling"`` they are one, of the
-            share among all answers that are labels.
+        They contain the true value, except with ``fallback="sampling"``, where they are
+        a confidence interval for the label's share of the valid answers.
         """
         found, _ = self._answers(X)
         return np.stack([found.low, found.high], axis=-1)
 
     def decided(self, X: Iterable[str]) -> np.ndarray:
-        """Whether the predicted label is the most probable, whatever is not listed.
+        """Whether the predicted label is the most probable whatever is not listed.
 
-        Parameters
-        ----------
-        X : iterable of str
-            Texts.
-
-        Returns
-        -------
-        numpy.ndarray of bool, of shape (n_texts,)
-            With ``fallback="sampling"``, whether its interval lies above all others;
-            with "self-report" always False.
+        With ``fallback="sampling"``, whether its interval lies above all others; with
+        "self-report" always False.
         """
         return self._answers(X)[0].decided
 
     def render(self, text: str) -> str | list[dict[str, str]]:
-        """The prompt for one text, exactly as the server gets it.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-
-        Returns
-        -------
-        str or list of dict
-            A text for "completions", messages for the others.
-        """
+        """The prompt for one text as the server gets it: a text, or messages."""
         self._ready()
         prompt = self._prompt(chat=self.protocol != "completions")
         return prompt.messages(text) if prompt.chat else prompt.plain(text)
@@ -293,7 +224,6 @@ class HostedClassifier(PromptedClassifier):
         return self._opened
 
     def _answers(self, X: Iterable[str]) -> tuple[HostedScores, list[str | None]]:
-        """Scores of texts, each different one asked about once, and who answered."""
         self._ready()
         texts = check_texts(X)
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -327,7 +257,6 @@ class HostedClassifier(PromptedClassifier):
         return found.take(taken), by
 
     def _note_models(self, models: Mapping[int, set[str]]) -> None:
-        """Remember which models answered, and say so if they are not the one asked."""
         before: set[str] = getattr(self, "_answered", set())
         self._answered = before.union(*models.values())
         others = [n for n in self._answered if not _is_same_model(str(self.model), n)]
@@ -340,7 +269,6 @@ class HostedClassifier(PromptedClassifier):
             )
 
     def _warn_of_lost(self, found: HostedScores) -> None:
-        """Say how many texts have no confidence; an error where it was asked for."""
         lost = [found.problems[row] or "" for row in np.flatnonzero(~found.known)]
         if not lost:
             return
@@ -356,7 +284,6 @@ class HostedClassifier(PromptedClassifier):
 
 
 def _is_same_model(asked: str, answered: str) -> bool:
-    """Whether an answer's name of a model is another name of the one asked."""
     one, other = (
         re.split(r"[/\\]", name.lower())[-1].removesuffix(".gguf")
         for name in (asked, answered)

@@ -1,9 +1,4 @@
-"""Many requests at once: each asked once, each answer on disk before the next.
-
-A few workers take requests from one queue. The journal is written in a thread beside
-the loop, all answers that came in during the last write in one transaction, and no
-worker goes on before its answer is on disk.
-"""
+"""Many requests at once: each asked once, each answer on disk before the next."""
 
 from __future__ import annotations
 
@@ -63,31 +58,28 @@ class AccessDenied(RunStopped):
 
 @dataclass(frozen=True)
 class Transport:
-    """How requests are carried: how many at once, how often, and for how much money.
+    """How requests are sent: how many at once, how often, and for how much money.
 
     Parameters
     ----------
     concurrency : int, default=8
         The most requests in flight.
     budget : float, optional
-        The most that all requests of a call may cost, with all that the journal knows
-        of them: earlier and other runs, failures and repeats that were billed. What
-        ends without an answer or a bill counts in full unless the server refused it.
-        Two things no journal knows: attempts of earlier runs before their last one,
-        and what was in flight when a process was killed.
+        The most that all requests of a call may cost, including what the journal knows
+        was paid for them. A request that ends without an answer or a bill counts in
+        full unless the server refused it. Not covered: what was in flight when a
+        process was killed, and all but the last attempt of earlier runs.
     prices : mapping, optional
-        A pair for each model: the price of a million tokens read, and of a million
-        written. A budget needs them, and requests that limit their answers.
+        For each model, the prices of a million tokens read and of a million written.
+        Required with a budget, as are requests that limit their answers.
     retries : int, default=4
-        How often to ask again after 408, 409, 429, 5xx and broken connections: after
-        what Retry-After says, while nothing else is sent either, or else after half a
-        second, doubled each time up to eight.
+        How often to ask again after 408, 409, 429, 5xx and broken connections.
     timeout : float, default=60.0
         Seconds of silence that end an attempt.
     deadline : float, default=600.0
-        Seconds that a request may take in all, with its retries and waits.
+        Seconds for one request with its retries and waits.
     progress : bool, default=True
-        Whether to show a bar with rate, failures and cost.
+        Whether to show a progress bar.
     """
 
     concurrency: int = 8
@@ -121,33 +113,36 @@ async def run(
 ) -> list[Answer | Failure]:
     """Ask a hosted model, at most once for each request, also over several runs.
 
-    Whatever ends a run (an error, Ctrl-C, a killed process), the answers that had come
-    are in the journal, and the next run goes on from there. Runs with one journal share
-    the work and the budget. Where a server asks to wait for more than two minutes, the
-    run ends: what is left is a failure, is not written down, and is asked next time.
+    However a run ends, the answers so far are in the journal and the next run
+    continues. Runs with one journal share the work and the budget. A server that asks
+    for a wait of more than two minutes ends the run; what is left is asked next time.
 
     Parameters
     ----------
     requests : iterable of Request
-        What to ask. Requests that are equal are asked once.
+        What to ask.
     client : openai.AsyncOpenAI or str
-        Where to ask, and with which key; or the server's address. A client belongs to
-        one event loop: give :func:`ask` another one.
+        The client, or the server's address. A client belongs to one event loop: use
+        another one for :func:`ask`.
     journal : Journal
         Where answers are kept.
     retry_failed : bool, default=False
-        Whether requests that failed in an earlier run are asked again.
+        Whether to ask again for requests that failed in an earlier run.
     counted : iterable of Request, optional
-        Others, asked before, whose cost counts against the same budget.
+        Earlier requests whose cost counts against the same budget.
     **transport
-        Fields of :class:`Transport`: ``concurrency``, ``budget``, ``progress``, ….
+        Fields of :class:`Transport`.
 
     Returns
     -------
     list of Answer or Failure
-        In the order of the requests. The error is :class:`BudgetExceeded` where the
-        next request could pass the budget, and :class:`AccessDenied` where the server
-        takes no request.
+        In the order of the requests.
+
+    Raises
+    ------
+    RunStopped
+        :class:`BudgetExceeded` if the next request could exceed the budget,
+        :class:`AccessDenied` if the server accepts no request.
     """
     how, given, before = Transport(**transport), list(requests), list(counted)
     check_client(client)
@@ -187,7 +182,7 @@ def ask(
     journal: Journal,
     **options: Any,
 ) -> list[Answer | Failure]:
-    """What :func:`run` does, for code that is not asynchronous, notebooks as well."""
+    """Do what :func:`run` does, from code that is not asynchronous, notebooks too."""
     over = threading.Event()
 
     async def work() -> list[Answer | Failure]:
@@ -246,7 +241,6 @@ class _Run:
         self.quiet_until = self.clock()  # the server has asked for it
 
     async def finish(self) -> None:
-        """Ask for all that is missing, as far as it goes."""
         n, total, show = len(self.waiting), len(self.wanted), self.how.progress
         with progress_bar(
             total=total, initial=total - n, unit="request", show=show
@@ -294,7 +288,6 @@ class _Run:
             self.bar.update()
 
     async def _answer(self, key: str) -> Call | None:
-        """Ask until there is an answer or no sense in asking on; None if it stops."""
         how, end = self.how, self.clock() + self.how.deadline
         left, request = how.retries, self.wanted[key]
         while not self.stopped:
@@ -351,7 +344,6 @@ class _Run:
                     raise
 
     def _stop(self, kind: type[RunStopped] | None, words: str) -> None:
-        """End the run early: with an error of a kind, or with failures."""
         self.stopped = self.stopped or (kind, words)
         self.over.set()
 
@@ -360,7 +352,6 @@ class _Run:
         self._stop(BudgetExceeded, f"{most} the budget of {self.how.budget:g}.")
 
     async def _sleep_until(self, moment: float) -> None:
-        """Sleep until then, but no longer than the run."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.over.wait(), max(moment - self.clock(), 0))
 
@@ -417,7 +408,6 @@ class _Ledger:
             return not self._is_over(sum(self._claims(file).values()))
 
     def close(self) -> None:
-        """Let go of all that was claimed, and count what came last."""
         with self._journal.writing(durable=False) as file:
             self._closed = True
             self._catch_up()
@@ -441,7 +431,6 @@ class _Ledger:
         self.cost += self.cost_of(key, usage, may_be_billed=open_bill)
 
     def _claims(self, file: sqlite3.Connection) -> dict[str, float]:
-        """Requests in flight in any run that is alive, with what they may cost."""
         query = "SELECT key, owner, most FROM claims WHERE until > ?"
         return {
             key: most
@@ -451,7 +440,6 @@ class _Ledger:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process of this machine goes on, as far as can be known."""
     if process == os.getpid() or os.name != "posix":
         return True
     with suppress(PermissionError):  # another user's
@@ -470,7 +458,6 @@ def _is_denied(error: Exception) -> bool:
 
 
 def _wants_again(error: Exception) -> bool:
-    """Whether the same request may do better later."""
     from openai import APIConnectionError, APIStatusError
 
     if not isinstance(error, APIStatusError):

@@ -1,16 +1,9 @@
 """A journal of what hosted models answered, in one SQLite file, and recordings of it.
 
-An answer is paid for once and kept: every call is a row under the key of its request,
-written in a transaction of its own or of the few that arrive with it. With SQLite's
-write-ahead log and ``synchronous=FULL`` a written answer outlives both the process
-(kill -9) and the machine (power loss). Several processes may use a journal at once:
-they claim what they ask, so that nothing is paid for twice; only what was in flight
-when a process was killed is asked again. It must lie on a local disk, since a
-write-ahead log needs memory that the processes share. A row that no longer fits its
-checksum, or cannot be read, is a failure from then on.
-
-Keys to servers are not kept, and what was asked only where one says so: texts may be
-private. What the server sent is kept as it was.
+Every call is a row under its request's key. With a write-ahead log and
+``synchronous=FULL``, a written answer survives kill -9 and power loss; processes claim
+what they ask, so that nothing is paid for twice. The log needs a local disk. Rows that
+fail their checksum count as failures. Keys to servers are never kept.
 """
 
 from __future__ import annotations
@@ -90,8 +83,7 @@ class Call:
     """One call of a server, as the journal keeps it.
 
     ``usage`` is what it cost, also where it failed; ``source`` is "direct", "batch" or
-    "recorded"; ``request`` is for journals that keep it; ``time`` is in seconds since
-    1970, now if not given.
+    "recorded"; ``time`` is in seconds since 1970, by default now.
     """
 
     key: str
@@ -142,18 +134,16 @@ class Journal:
     Parameters
     ----------
     path : str or pathlib.Path
-        The file; it is made, with its folder, if it is not there. ":memory:" keeps the
-        answers no longer than the journal.
+        The SQLite file, on a local disk; created if missing. With ":memory:", answers
+        are lost when the journal is closed.
     keep_requests : bool, default=False
-        Whether what was asked is kept too, as :func:`save_recording` needs it. Prompts
-        then lie in the file.
+        Whether to keep the requests too, which :func:`save_recording` needs. The file
+        then contains the prompts.
 
     Examples
     --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with Journal(f"{folder}/answers.sqlite") as journal:
-    ...         journal.get(["a key"])
+    >>> with Journal(":memory:") as journal:
+    ...     journal.get(["a key"])
     {}
     """
 
@@ -224,10 +214,7 @@ class Journal:
                     self._file.execute("PRAGMA synchronous = FULL")
 
     def add(self, calls: Iterable[Call]) -> None:
-        """Write calls down in one transaction; when this returns, they are on disk.
-
-        The first answer to a request stays; what a second one cost is counted.
-        """
+        """Write calls in one transaction; the first answer stays, all costs count."""
         with self.writing() as file:
             for call in calls:
                 if not file.execute(_INSERT, call.row()).rowcount:
@@ -302,22 +289,15 @@ class Journal:
     def usage(
         self, prices: Prices | None = None, *, batch_share: float = 1.0
     ) -> pd.DataFrame:
-        """What all calls in this journal cost.
+        """What all calls in this journal cost: a row for each model and source.
 
         Parameters
         ----------
         prices : mapping, optional
-            A pair for each model: the price of a million tokens read, and of a
-            million written.
+            For each model, the prices of a million tokens read and of a million
+            written, for a column ``cost``.
         batch_share : float, default=1.0
-            What part of the price a token of a batch costs.
-
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each model and source, with ``answers``, ``errors``,
-            ``prompt_tokens``, ``completion_tokens``, ``reasoning_tokens`` (part of
-            those completed) and, with prices, ``cost``.
+            The part of the price that a token of a batch costs.
         """
         check_not_negative("batch_share", batch_share)
         # Not by SUM, which stops where a server has named huge numbers.
@@ -349,10 +329,7 @@ class Journal:
         )
 
     def recorded(self) -> pd.DataFrame:
-        """The answer to each request that was kept, or else its last failure.
-
-        Requests are in the order in which they were first answered.
-        """
+        """Each kept request's answer, or its last failure, by time of first answer."""
         if not self._keeps_requests:
             return pd.DataFrame(columns=["key"])
         self.get(self._table("SELECT key FROM requests")["key"].tolist())
@@ -365,7 +342,6 @@ class Journal:
         return table.astype({"http_status": "Int64"})
 
     def close(self) -> None:
-        """Let go of the file."""
         with self._lock:
             self._file.close()
 
@@ -384,32 +360,18 @@ class Journal:
 def save_recording(
     journal: Journal, path: str | Path, *, base_url: str, **about: str
 ) -> pd.DataFrame:
-    """Write down what a journal holds, with its requests.
+    """Write a journal's answers and requests to a Parquet file; return the table.
 
     Parameters
     ----------
     journal : Journal
-        One that keeps requests, with answers of one server.
+        One with ``keep_requests=True`` and answers of one server.
     path : str or pathlib.Path
-        The Parquet file to write.
+        The file to write.
     base_url : str
         The server's address.
     **about : str
         Where the answers come from: the server, its version, the model, the date.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What was written: see :meth:`Journal.recorded`.
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with Journal(f"{folder}/a.sqlite") as journal:
-    ...         save_recording(journal, f"{folder}/a.parquet", base_url="http://x/v1")
-    Traceback (most recent call last):
-    ...
-    ValueError: journal must hold requests; open it with keep_requests=True.
     """
     table = journal.recorded()
     if table.empty:
@@ -421,21 +383,20 @@ def save_recording(
 
 
 def play_recording(path: str | Path, journal: Journal) -> dict[str, str]:
-    """Put the answers of a recording into a journal, those that it lacks.
-
-    An answer is news where the journal knows a failure only; a failure is not.
+    """Put the answers of a recording that a journal lacks into it.
 
     Parameters
     ----------
     path : str or pathlib.Path
         A file that :func:`save_recording` wrote.
     journal : Journal
-        Where to.
+        The journal to fill.
 
     Returns
     -------
     dict of str to str
-        What is noted of the recording: ``base_url`` and whatever else was given."""
+        ``base_url`` and what else :func:`save_recording` was told.
+    """
     path = Path(path)
     try:
         table = pd.read_parquet(path)

@@ -1,8 +1,7 @@
-"""From a hosted model's answers to the probabilities of labels, and their limits.
+"""From a hosted model's answers to the probabilities of labels, and their bounds.
 
-A label is a text, and an answer expresses it where its tokens, put together, are that
-text, and what must follow does follow. Every position of every answer tells how such
-beginnings go on; what was never seen stays open, and no number is made up for it.
+An answer expresses a label if its tokens spell it and what must follow does follow.
+What was never seen stays open, and no number is made up for it.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ _CERTAIN = 1 - 1e-12
 
 
 class _Continuations(NamedTuple):
-    """How the beginning of an answer can go on towards labels."""
-
     texts: tuple[bytes, ...]
     steps: Mapping[bytes, frozenset[int]]
     counts: np.ndarray
@@ -55,7 +52,6 @@ class LabelTexts:
         ends: Sequence[str] = (),
         turn_ends: bool = False,
     ) -> LabelTexts:
-        """The texts of a spelling family, or an error where they overlap."""
         given = Verbalizer(labels, family=family, spellings=spellings or {})
         for end in ends:
             if not isinstance(end, str) or not end:
@@ -88,11 +84,9 @@ class LabelTexts:
 
     @property
     def has_end(self) -> bool:
-        """Whether something must follow a label."""
         return bool(self.ends) or self.turn_ends
 
     def is_end(self, token: ListedToken) -> bool:
-        """Whether a token is one that may follow a label."""
         begins = token.text.startswith(self.ends)
         return begins or (self.turn_ends and token.ends_turn)
 
@@ -126,12 +120,7 @@ class LabelTexts:
         return list(np.flatnonzero(self.continuations(data).counts > 0))
 
     def read(self, answer: Answer) -> int | None:
-        """The label that an answer without log-probabilities is; None if it is none.
-
-        It must be the label and nothing else, but for white space, quotes, Markdown
-        and a full stop. A label in a sentence may be denied there, or be one of
-        several.
-        """
+        """The label that an answer in words is, and nothing else; None if none."""
         said = answer.text.lstrip()
         found = [at for end in self.ends if (at := said.find(end)) >= 0]
         if found:
@@ -160,7 +149,6 @@ class LabelTree:
 
     @property
     def is_certain(self) -> bool:
-        """Whether one token has all the probability at the first position."""
         first = self._positions.get(b"")
         return first is not None and any(seen.p >= _CERTAIN for seen in first.tokens)
 
@@ -181,7 +169,6 @@ class LabelTree:
         return None
 
     def mass(self) -> LabelMass:
-        """Add up what is known."""
         mass, waiting = LabelMass(len(self.texts.labels)), {b"": 1.0}
         owners, branches = self.texts.owners, []
         while waiting:
@@ -230,10 +217,7 @@ def _is_lost(token: ListedToken | AnswerToken) -> bool:
 
 @dataclass(frozen=True)
 class HostedScores:
-    """Label probabilities of texts, and between which limits they lie.
-
-    What is not known is NaN, and no label: half and half would look like an answer.
-    """
+    """Label probabilities of texts and their bounds; what is not known is NaN."""
 
     shares: np.ndarray
     low: np.ndarray
@@ -249,7 +233,6 @@ class HostedScores:
 
     @classmethod
     def _of(cls, shares: np.ndarray, problems: Sequence[Any], **known: Any) -> Self:
-        """Scores of which some parts are known and the others missing."""
         n, gaps = len(shares), ("off_label", "off_list", "unlisted", "unresolved")
         parts: dict[str, Any] = {
             "low": np.zeros_like(shares),
@@ -302,11 +285,7 @@ class HostedScores:
     def of_votes(
         cls, counts: np.ndarray, calls: Sequence[int], problems: Sequence[str | None]
     ) -> Self:
-        """Scores from counted answers: a column for each label, the last for none.
-
-        Shares are of the answers that are labels, with Wilson intervals at 95 %; a text
-        is decided where the interval of one label lies above all others.
-        """
+        """Scores from counted answers: a column for each label, the last for none."""
         votes, answers = counts[:, :-1], counts.sum(axis=1)
         valid = votes.sum(axis=1, keepdims=True)
         shares = np.where(valid, votes / np.maximum(valid, 1), np.nan)
@@ -344,11 +323,9 @@ class HostedScores:
 
     @property
     def known(self) -> np.ndarray:
-        """Whether a text has a confidence."""
         return ~np.isnan(self.shares[:, 0])
 
     def take(self, rows: Sequence[int]) -> Self:
-        """Some of the rows, in another order or several times."""
         at = np.asarray(rows, dtype=np.intp)
         parts: dict[str, Any] = vars(self) | {
             "problems": np.array(self.problems, object)

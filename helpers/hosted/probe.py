@@ -1,8 +1,4 @@
-"""A few cheap questions that find out what a server can do.
-
-Servers that speak the same protocols differ in what they list, in what their
-probabilities are of, and in what they quietly ignore. Asking beats believing.
-"""
+"""A few cheap questions that find out what a server can do."""
 
 from __future__ import annotations
 
@@ -60,7 +56,6 @@ _NOT_ASKED = "Asked by the protocol chat only, which this server does not answer
 
 
 def _formats(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Ways to ask for JSON, by name."""
     strict = {"name": "answer", "strict": True, "schema": dict(schema)}
     return {
         "json_object": {"type": "json_object"},
@@ -76,15 +71,7 @@ _KEPT = dict.fromkeys(_FORMATS, r"(?s)\s*\{.*\"zq\"") | {"json_object": r"\s*\{"
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a server does something.
-
-    Attributes
-    ----------
-    verdict : {"yes", "no", "unclear"}
-        The answer.
-    seen : str
-        What it is drawn from.
-    """
+    """Whether a server does something ("yes", "no", "unclear"), and the evidence."""
 
     verdict: str
     seen: str
@@ -94,22 +81,10 @@ class Finding:
 class Probe:
     """What a server can do with a model.
 
-    Attributes
-    ----------
-    base_url, model : str
-        What was asked.
-    protocol : str or None
-        The first of "chat", "completions" and "responses" that gives
-        log-probabilities, or else that answers; the details were asked by it.
-    findings : dict of str to Finding
-        By name, in the order of the table.
-    continue_with : dict or None
-        Arguments that make "chat" go on with an unfinished message of the assistant,
-        for :class:`RequestSettings`; None if nothing does.
-    old_limit : bool
-        Whether "chat" must call its limit ``max_tokens``.
-    requests, prompt_tokens, completion_tokens : int
-        What it cost.
+    ``protocol`` is the first of "chat", "completions" and "responses" that gives
+    log-probabilities, or else that answers; ``findings`` are by name, in the order of
+    ``table``; ``continue_with`` and ``old_limit`` are for :class:`RequestSettings`;
+    ``requests``, ``prompt_tokens`` and ``completion_tokens`` are what it cost.
     """
 
     base_url: str
@@ -159,39 +134,24 @@ def probe(
     timeout: float = 60.0,
     journal: Journal | None = None,
 ) -> Probe:
-    """Find out what a server can do with a model.
+    """Find out what a server can do with a model, in about 20 short requests.
 
-    About 20 requests, each for at most 24 tokens; what they cost is in the result. An
-    answer of a model is a matter of chance, and so "unclear" is a verdict too.
-
-    Findings that do not explain themselves: "max_completion_tokens" (whether "chat"
-    obeys that limit), "20 alternatives", "5 …", "1 …" (whether as many come), "after
-    temperature" and "after the mask" (whether log-probabilities are those after
-    temperature, and of the tokens that a schema allows), "sampling" (whether answers at
-    temperature 2 differ), "continues" (whether "chat" goes on with an unfinished
-    message of the assistant), "reasoning" (whether such tokens are paid for) and the
-    "sentinel", -9999 in place of a log-probability.
+    Among the findings: "20 alternatives", "5 …", "1 …" (whether as many are listed),
+    "after temperature" and "after the mask" (whether log-probabilities are those after
+    temperature, and of the tokens that a schema allows), "continues" (whether "chat"
+    goes on with an unfinished message) and "sentinel" (-9999 as a log-probability).
+    A rejected key or an empty account raises :class:`AccessDenied`.
 
     Parameters
     ----------
     client : openai.AsyncOpenAI or str
-        Who asks, or the server's address, as :class:`HostedClassifier` takes it.
+        The client or the server's address, as for :class:`HostedClassifier`.
     model : str
         The model, as the server calls it.
     concurrency, retries, timeout
-        The most requests in flight, how often each is asked again when the server
-        stumbles, and the seconds of silence that end an attempt.
+        As for :class:`Transport`.
     journal : Journal, optional
         Where answers are kept; what is in it is not asked again.
-
-    Returns
-    -------
-    Probe
-
-    Raises
-    ------
-    AccessDenied
-        The server does not accept the key, or the account is empty.
     """
     options = {"concurrency": concurrency, "retries": retries, "timeout": timeout}
     with ExitStack() as stack:
@@ -248,13 +208,11 @@ class _Asker:
 
     @property
     def answers(self) -> list[Answer]:
-        """All answers so far."""
         return [found for found in self.results.values() if isinstance(found, Answer)]
 
     def ask(
         self, prompt: Any, *ways: dict[str, Any], **changes: Any
     ) -> list[Answer | Failure]:
-        """Ask the same in some ways, each of them once."""
         requests = []
         for way in ways or ({},):
             change = {"protocol": self.protocol, **changes, **way}
@@ -278,7 +236,6 @@ class _Asker:
     def answered(
         self, prompt: Any, *ways: dict[str, Any], **changes: Any
     ) -> list[Answer]:
-        """Ask for answers to all, or end the question."""
         found = self.ask(prompt, *ways, **changes)
         for result in found:
             if isinstance(result, Failure):
@@ -288,7 +245,6 @@ class _Asker:
 
 
 def _protocols(asker: _Asker) -> tuple[dict[str, Finding], list[str]]:
-    """What answers, and the protocols that do, those with log-probabilities first."""
     asked = asker.ask(_COLOUR, *({"protocol": name} for name in _PROTOCOLS))
     found = dict(zip(_PROTOCOLS, asked, strict=True))
     # A server that refuses one of the arguments may do without it.
@@ -331,7 +287,6 @@ def _alternatives(k: int, asker: _Asker) -> _Seen:
 
 
 def _listing(asker: _Asker) -> list[Answer]:
-    """Answers with lists of different lengths, which have been asked for before."""
     found = asker.ask(_COLOUR, *({"top_logprobs": k} for k in (20, 5, 1)))
     return [result for result in found if isinstance(result, Answer)]
 
@@ -487,13 +442,11 @@ _QUESTIONS: dict[str, Callable[[_Asker], _Seen]] = {
 
 
 def _first(result: Answer | Failure) -> AnswerToken | None:
-    """The first token, if it has log-probabilities."""
     tokens = () if isinstance(result, Failure) else result.tokens[:1]
     listing = (token for token in tokens if token.top or token.logprob is not None)
     return next(listing, None)
 
 
 def _logprobs(result: Answer | Failure) -> dict[str, float]:
-    """What the first token's list says, by text."""
     token = _first(result)
     return {text: p for text, p, _ in token.top if p is not None} if token else {}

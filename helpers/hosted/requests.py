@@ -1,8 +1,4 @@
-"""Requests to hosted models, where they may go, and what must not be written down.
-
-A request is the body that is sent, as plain data. What is written down, compared and
-paid for is that, so that no argument can change without the key changing too.
-"""
+"""Requests to hosted models, where they may go, and what must not be written down."""
 
 from __future__ import annotations
 
@@ -74,20 +70,11 @@ class Request:
     Parameters
     ----------
     protocol : {"chat", "responses", "completions"}
-        Chat Completions, the Responses API, or the legacy completions that take a raw
-        prompt.
+        Chat Completions, the Responses API, or legacy completions of a raw prompt.
     arguments : mapping
-        The body that is sent: whatever JSON can hold, with ``model`` and the prompt.
+        The JSON body that is sent, with ``model`` and the prompt.
     draw : int, default=0
-        Which of several answers to the same question this asks for. It is not sent;
-        requests that differ in nothing are asked once.
-
-    Examples
-    --------
-    >>> Request("chat", {"model": "m"})
-    Traceback (most recent call last):
-    ...
-    ValueError: arguments must name model and messages, not only model.
+        Which of several answers to the same question this asks for. It is not sent.
     """
 
     protocol: str
@@ -116,12 +103,10 @@ class Request:
 
     @property
     def model(self) -> str:
-        """The model asked, as the request names it."""
         return str(self.arguments["model"])
 
     @property
     def limit(self) -> int | None:
-        """The most tokens that the answer may have, if the request says so."""
         found = [self.arguments[name] for name in _LIMITS if name in self.arguments]
         return found[0] if found and isinstance(found[0], int) else None
 
@@ -139,17 +124,13 @@ class Request:
         return TokenUsage(len(body) + extra, self.limit)
 
     def key(self, base_url: str) -> str:
-        """A name for this request at this server, the same in every run.
-
-        A user, a password and a query in the address have no part in it.
-        """
+        """A stable name for this request at this server; secrets do not count."""
         # As it is sent, where names are texts: sorted, 10 is before 9, not after.
         sent = json.loads(json.dumps(dict(self.arguments)))
         whole = [plain_url(base_url), self.protocol, sent, self.draw]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def without_logprobs(self) -> Request:
-        """The same request without a wish for log-probabilities."""
         sent = self.arguments
         return replace(self, arguments={k: sent[k] for k in sent if k not in _WISHES})
 
@@ -165,38 +146,33 @@ def build_request(
     old_limit: bool = False,
     **options: Any,
 ) -> Request:
-    """A request that asks for log-probabilities, as its protocol spells it.
+    """A request for log-probabilities, in the form that its protocol requires.
 
     Parameters
     ----------
     protocol : {"chat", "responses", "completions"}
-        ``"completions"`` continues a raw prompt; with ``echo=True`` and
-        ``max_tokens=0`` it scores the prompt itself, where a server allows that.
+        "completions" continues a raw prompt; with ``echo=True`` and ``max_tokens=0``
+        it scores the prompt itself, where a server allows that.
     model : str
         The model, as the server calls it.
     prompt : str or list
-        A text, which becomes the one message of a user; or messages (for
-        ``"completions"``, token ids).
+        One user message, or messages (for "completions", token ids).
     max_tokens : int
         The most tokens to answer with.
     top_logprobs : int, default=20
-        Alternatives at each position, 0 to 20. OpenAI itself gives at most 5 for
-        ``"completions"``; servers may send fewer than asked.
+        Alternatives at each position, 0 to 20; servers may send fewer.
     temperature : float, optional
         0 to 2; None leaves it out, for models that refuse it.
     old_limit : bool, default=False
-        Whether ``"chat"`` calls the limit ``max_tokens``. Older servers ignore
-        ``max_completion_tokens`` and write on at your cost; newer models of OpenAI
-        refuse ``max_tokens``.
+        Whether "chat" calls the limit ``max_tokens``. Older servers ignore
+        ``max_completion_tokens``; newer models of OpenAI refuse ``max_tokens``.
     **options
-        Further arguments, sent as they are: ``response_format``, ``seed``, …. ``draw``
-        is not sent: it tells several answers to the same question apart.
+        Further arguments, such as ``seed``, and ``draw`` of :class:`Request`.
 
     Examples
     --------
-    >>> build_request("completions", "m", "2 + 2 =", max_tokens=1).arguments
-    {'model': 'm', 'prompt': '2 + 2 =', 'max_tokens': 1, 'logprobs': 20, \
-'temperature': 0.0}
+    >>> build_request("completions", "m", "2 + 2 =", max_tokens=1).limit
+    1
     """
     check_choice("protocol", protocol, tuple(PROMPTS))
     check_count("max_tokens", max_tokens, least=0 if options.get("echo") else 1)
@@ -231,7 +207,6 @@ def build_request(
 
 
 def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
-    """Stop if one of the models has no price, or one that is none."""
     for model in () if prices is None else models:
         pair = (prices or {}).get(model, ())
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -278,7 +253,6 @@ def check_client(client: object) -> None:
 
 
 def open_client(client: AsyncOpenAI | str, key: str | None = None) -> AsyncOpenAI:
-    """A client for an address, or the one given."""
     if not isinstance(client, str):
         return client
     from openai import AsyncOpenAI, Omit
@@ -351,10 +325,7 @@ class Secrets:
 async def attempt(
     client: AsyncOpenAI, request: Request, *, silence: float, total: float, end: float
 ) -> tuple[Answer | Failure, str | None, TokenUsage, Exception | None]:
-    """Ask once: the result, what the server said, its bill, an error that may pass.
-
-    ``silence`` and ``total`` are the seconds that a failure names.
-    """
+    """Ask once: the result, what the server said, its bill, an error that may pass."""
     said, name, usage, trouble = None, None, TokenUsage(), None
     secrets = Secrets(client)
     try:
@@ -379,7 +350,6 @@ async def attempt(
 
 
 async def _send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]:
-    """Ask, and give back what the server said, unread, with its name of the request."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
     url = PATHS[request.protocol].removeprefix("/v1")
@@ -424,7 +394,6 @@ async def _send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]
 
 
 def _explain(error: Exception, secrets: Secrets, silence: float, total: float) -> str:
-    """What an error means, and what to do about it."""
     import openai
 
     if isinstance(error, TimeoutError):

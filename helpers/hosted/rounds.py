@@ -1,9 +1,4 @@
-"""Questions about texts, in rounds under one budget, and what the answers tell.
-
-The first request for a text shows how probable the first tokens are; further ones
-follow the beginnings of longer labels. A server that hides log-probabilities is asked
-for several answers, or for how sure it is.
-"""
+"""Rounds of questions about texts under one budget, and what the answers tell."""
 
 from __future__ import annotations
 
@@ -45,32 +40,28 @@ class RequestSettings:
     top_logprobs : int, default=20
         Alternatives to ask for at each position.
     temperature : float, default=0.0
-        What to ask with. At 0 the answer is the most probable one, whose later tokens
-        save calls. Use 1 where a server reports probabilities after temperature.
+        At 0 the answer's later tokens save calls. Use 1 where a server reports
+        probabilities after temperature.
     old_limit : bool, default=False
-        Whether "chat" calls its limit ``max_tokens``, as older servers do.
+        Whether "chat" calls its limit ``max_tokens``.
     options : mapping, optional
         Further arguments of every request, such as ``{"seed": 0}``.
     continue_with : mapping, optional
-        Arguments that make a server of "chat" go on with an unfinished message of the
-        assistant, ``{}`` where it does so anyway: :func:`helpers.hosted.probe` finds
-        them. None says that it does not; then beginnings stay between their bounds.
+        Arguments that make "chat" continue an unfinished message of the assistant, as
+        :func:`probe` finds them. None: it cannot, and longer labels keep their bounds.
     max_calls_per_text : int, default=8
-        The most requests for one text: the first, and those that follow the beginnings
-        of longer labels and the ends of others.
+        The most requests for one text.
     tolerance : float, default=0.001
-        Beginnings with less probability are not followed.
+        Beginnings of labels with less probability are not followed.
     draws : int, default=10
         Answers to draw for each text, with ``fallback="sampling"``.
     question : str, optional
         How to ask for the confidence, from 0 to 100, with ``fallback="self-report"``.
     failed : {"error", "open"}, optional
-        A text without a usable answer (the request failed for good, the model refused,
-        a filter stopped it, no label was listed, the log-probabilities make no sense)
-        has no prediction and NaN for probabilities, between limits of 0 and 1; the
-        column ``problem`` says why. Without this argument, requests that fail for good
-        are an error instead; with "error", so are log-probabilities that make no sense
-        for any text; with "open", neither.
+        A text without a usable answer has no prediction, NaN probabilities, bounds of
+        0 and 1, and a reason in the column ``problem``. By default, requests that
+        fail for good are an error; with "error", so are log-probabilities that make
+        no sense; with "open", neither.
     """
 
     top_logprobs: int = 20
@@ -112,7 +103,6 @@ class Rounds:
     models: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def scores(self, texts: list[str]) -> HostedScores:
-        """What is known of the labels' probabilities, text by text."""
         first = [self._request(text) for text in texts]
         # The first text shows whether the server hides what all the others need.
         results = self._ask(first[:1], [0], may_hide=True)
@@ -134,10 +124,7 @@ class Rounds:
     def _ask(
         self, requests: list[Request], rows: Iterable[int], *, may_hide: bool = False
     ) -> list[Answer | Failure]:
-        """Ask about some of the texts, and anew what failed before.
-
-        ``may_hide``: it is no failure if the server refuses log-probabilities.
-        """
+        """Ask about some texts; ``may_hide``: log-probabilities may be refused."""
         if not requests:
             return []
         before, self.asked = self.asked, self.asked + requests
@@ -166,7 +153,6 @@ class Rounds:
         return results
 
     def _request(self, text: str, begun: bytes = b"", **changes: Any) -> Request:
-        """The request for the label of a text, or for how one goes on."""
         asked: Any = self._put(text)
         if isinstance(asked, str):
             asked += begun.decode("utf-8")
@@ -193,7 +179,6 @@ class Rounds:
     def _followed(
         self, texts: list[str], results: list[Answer | Failure]
     ) -> HostedScores:
-        """Scores from lists of tokens, the beginnings of labels followed."""
         trees = [LabelTree(self.labels) for _ in texts]
         calls, most = [0] * len(texts), self.how.max_calls_per_text
         goes_on = self.protocol == "completions" or (
@@ -236,14 +221,12 @@ class Rounds:
         return HostedScores.of_masses(masses, len(self.labels.labels), calls, problems)
 
     def _open(self, tree: LabelTree) -> list[bytes]:
-        """The beginnings of labels that are worth following."""
         ways = tree.mass().branches
         return [data for data, p in ways if data and p > self.how.tolerance]
 
     def _said(
         self, texts: list[str], draws: int, **changes: Any
     ) -> tuple[list[Answer | Failure], list[int | None]]:
-        """Answers in words, several for each text, and the labels that they are."""
         length = self.labels.tokens_to_go(b"") + _WORDS
         changes["max_tokens"] = max(length, LEAST_TOKENS[self.protocol])
         seed, requests = (self.how.options or {}).get("seed"), []
@@ -261,7 +244,6 @@ class Rounds:
         ]
 
     def _counted(self, texts: list[str]) -> HostedScores:
-        """Scores from several answers to each text."""
         draws = self.how.draws
         answers, given = self._said(texts, draws, temperature=1.0)
         counts = np.zeros((len(texts), len(self.labels.labels) + 1), dtype=int)
@@ -287,7 +269,6 @@ class Rounds:
         return HostedScores.of_votes(counts, [draws] * len(texts), problems)
 
     def _reported(self, texts: list[str]) -> HostedScores:
-        """Scores from labels in words, and how sure the model says it is of each."""
         from ..self_report import read_report
 
         answers, given = self._said(texts, 1)
@@ -325,7 +306,6 @@ class Rounds:
 
 
 def _hides(result: Answer | Failure) -> bool:
-    """Whether a server answers, but without log-probabilities."""
     if isinstance(result, Failure):
         return result.status in (400, 422) and "logprob" in result.message.lower()
     if result.refusal is not None or result.finish_reason == "content_filter":
@@ -334,14 +314,12 @@ def _hides(result: Answer | Failure) -> bool:
 
 
 def _shows(result: Answer | Failure) -> bool:
-    """Whether there are log-probabilities."""
     return isinstance(result, Answer) and any(
         token.logprob is not None or token.top for token in result.tokens
     )
 
 
 def _take_in(tree: LabelTree, prefix: bytes, result: Answer | Failure) -> str | None:
-    """Add an answer to what is known of its text; why not, if it cannot be."""
     lost = _why_lost(result)
     if lost or isinstance(result, Failure) or result.refusal is not None:
         tree.add(prefix, ())
@@ -355,7 +333,6 @@ def _take_in(tree: LabelTree, prefix: bytes, result: Answer | Failure) -> str | 
 
 
 def _why_lost(result: Answer | Failure) -> str | None:
-    """Why there is no answer, if there is none."""
     if isinstance(result, Failure):
         return result.message
     return result.problem if result.finish_reason == "content_filter" else None
