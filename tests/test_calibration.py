@@ -617,7 +617,8 @@ CHANGES: list[tuple[Callable[[Any], Any], Any]] = [
     (lambda p: p[:, None], MARKS),
     (lambda p: p[:, None][[0, 1], [0]], MARKS[:2]),
     (lambda p: np.concatenate([p[1:3], p[:1]]), MARKS[[1, 2, 0]]),
-    (lambda p: np.stack([p[:, None], p[:, None]])[1], [True] * 6),
+    (lambda p: np.vstack([marked(seen=False), p])[0], [False] * 6),
+    (lambda p: np.vstack([marked(seen=False), p])[1], ALL),
     # In any other result all rows are marked.
     (lambda p: p[:, None][[0, 1], [[0], [0]]], [True] * 2),
     (lambda p: np.float64(1) - p, ALL),

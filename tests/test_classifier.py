@@ -414,6 +414,27 @@ def test_model_given_by_name_is_looked_up_once_a_call_and_held(
 # scikit-learn ------------------------------------------------------------------------
 
 
+def test_what_is_kept_between_calls_follows_the_settings(
+    tiny_llama: LanguageModel,
+) -> None:
+    spellings = {"positive": ["yes"], "negative": ["no"]}
+    found = make(tiny_llama, spellings=spellings)
+    found.raw_log_proba(TEXTS)
+    changes: list[Callable[[], Any]] = [
+        lambda: spellings["positive"].append("maybe"),
+        lambda: setattr(found, "terminator", None),
+        lambda: setattr(found, "prompt", "{text} So:"),
+        lambda: setattr(found, "spellings", None),
+        lambda: setattr(found, "family", "case"),
+    ]
+    for change in changes:
+        before = found.raw_log_proba(TEXTS)
+        change()
+        again = found.raw_log_proba(TEXTS)
+        assert not np.array_equal(again, before)
+        np.testing.assert_array_equal(again, clone(found).raw_log_proba(TEXTS))
+
+
 def test_clones_copies_and_pickles(tiny_llama: LanguageModel) -> None:
     given = {"labels": LABELS, "prompt": PROMPT, "examples": 2, "prior": "unlabelled"}
     found = LLMClassifier(tiny_llama, **given)  # type: ignore[arg-type]
@@ -885,8 +906,9 @@ LONG = "the plot is dull " * 100
 
 
 def test_text_beyond_the_window(tiny: LLMClassifier, tiny_llama: LanguageModel) -> None:
-    with pytest.raises(ValueError, match="text 1 makes a prompt of .* tokens"):
-        tiny.predict_proba(["a film", LONG])
+    for ask in (tiny.predict_proba, tiny.inputs, partial(sample_votes, tiny)):
+        with pytest.raises(ValueError, match="text 1 makes a prompt of .* tokens"):
+            ask(["a film", LONG])
     found = make(tiny_llama, instruction=LONG, too_long="cut")
     with pytest.raises(ValueError, match="text 0 makes a prompt"):
         found.predict_proba(["a film"])

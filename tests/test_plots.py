@@ -221,6 +221,15 @@ def test_histograms_count_every_row() -> None:
     assert legend(ax) == ["mean confidence 0.800", "accuracy 0.750"]
 
 
+def test_counts_out_of_view_are_not_drawn(report: CalibrationReport) -> None:
+    widths = []
+    for counts in (True, False):
+        ax = plots.plot_reliability_diagram(report, counts=counts)
+        ax.set_xlim(0.8, 1.03)
+        widths.append(ax.get_tightbbox().width)
+    assert widths[0] == pytest.approx(widths[1])
+
+
 @pytest.mark.parametrize(
     ("low", "corner"), [(0, ("left", "top")), (1, ("right", "bot"))]
 )

@@ -84,12 +84,9 @@ class Calibrated(np.ndarray):
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         found = super().__array_function__(func, types, args, kwargs)
-        # vstack marks nothing itself: concatenate, which it calls, has done so.
-        if (
-            not isinstance(found, np.ndarray)
-            or found.dtype.kind != "f"
-            or (func is np.vstack)
-        ):
+        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+            return found
+        if func is np.vstack:  # concatenate, which it calls, has set the marks
             return found
         given = [*args, *kwargs.values()]
         lists = [part for part in given if isinstance(part, (list, tuple))]

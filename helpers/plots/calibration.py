@@ -111,15 +111,17 @@ def plot_reliability_diagram(
     look["label"] = f"{report.level:.0%} if confidences were true"
     ax.bar(low, **size, bottom=bottom, **look)
     means = curve["confidence"], curve["accuracy"]
-    ends = curve["accuracy_low"], curve["accuracy_high"]
-    ax.vlines(means[0], *ends, color="0.15", linewidth=1.2, zorder=4)
+    reach = curve[["accuracy_low", "accuracy_high"]].sub(means[1], axis=0).abs()
+    look = Look({"ecolor": "0.15", "elinewidth": 1.2, "capsize": 2, "zorder": 4})
+    ax.errorbar(*means, yerr=reach.to_numpy().T, fmt="none", **look)
     sizes = 12 + 140 * np.sqrt(curve["n"] / curve["n"].max())
     look = Look({"color": PALETTE[1], "edgecolor": "white", "zorder": 3})
     ax.scatter(*means, s=sizes, **look, label="mean of a bin")
     if counts:
         above = Look({"ha": "center", "va": "bottom", "rotation": 60})
         for place, n in zip(curve["confidence"], curve["n"], strict=True):
-            ax.text(place, 1.05, f"{n:,}", fontsize=7, color="0.3", **above)
+            # A note is not drawn where its place is out of view, as a text is.
+            ax.annotate(f"{n:,}", (place, 1.05), fontsize=7, color="0.3", **above)
     left = np.floor(10 * report.confidence.min()) / 10 - 0.03
     ax.set(xlim=(left, 1.03), ylim=(-0.05, 1.14 if counts else 1.05))
     ax.set(xlabel="confidence", ylabel="accuracy")

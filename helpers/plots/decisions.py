@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from ..checks import check_between, check_count, check_table
@@ -84,7 +84,7 @@ def plot_tested_thresholds(
     top = min(max(top, 1.5 * allowed), 1.02)
     ax.set_ylim(-0.015 * top, top)
     ax.set(xlabel="threshold on the confidence", ylabel="risk above it")
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.yaxis.set_major_formatter(_percent)
     ax.legend(**ABOVE, ncols=2)
     return ax
 
@@ -162,7 +162,7 @@ def plot_cost_curve(
     if choice is not None:
         _chosen(choice, ax)
     ax.set(xlim=(-0.02, 1.02), xlabel="share automated", ylabel="cost per item")
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_formatter(_percent)
     if curve["cost"].min() >= 0:
         ax.set_ylim(bottom=0)
     ax.legend(**ABOVE, ncols=2)
@@ -271,8 +271,8 @@ def plot_risk_coverage(
     top = min(top, 1.02) or 0.01
     ax.set(xlim=(0, 1.02), ylim=(-0.015 * top, top))
     ax.set(xlabel="share accepted", ylabel="risk among the accepted")
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_formatter(_percent)
+    ax.yaxis.set_major_formatter(_percent)
     ax.legend(**ABOVE, ncols=2)
     return ax
 
@@ -315,7 +315,7 @@ def _accuracy_so_far(
     margin = 0.05 * (high - low)
     ax.set(ylim=(max(low - margin, -0.02), min(high + margin, 1.02)))
     ax.set_ylabel("accuracy so far")
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.yaxis.set_major_formatter(_percent)
 
 
 def _evidence(item: pd.Series, e_value: np.ndarray, limit: float, ax: Axes) -> None:
@@ -368,5 +368,5 @@ def _dot(values: Any) -> str:
     return "o" if len(values) == 1 else ""
 
 
-def _percent(share: float) -> str:
+def _percent(share: float, _: float = 0.0) -> str:
     return f"{100 * share:.3g}%"
