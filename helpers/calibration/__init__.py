@@ -22,6 +22,7 @@ from .multiclass import (
     TopVersusAll,
     VectorScaling,
 )
+from .recommended import ProbabilityCalibrator
 
 __all__ = [
     "BaseCalibrator",
@@ -34,6 +35,7 @@ __all__ = [
     "MulticlassCalibrator",
     "MulticlassTemperatureScaling",
     "PlattScalingCalibrator",
+    "ProbabilityCalibrator",
     "TemperatureScalingCalibrator",
     "TopLabelCalibrator",
     "TopVersusAll",

@@ -63,13 +63,17 @@ class Stored(BaseModel):
 
 
 def numbers(
-    low: float = -math.inf, high: float = math.inf, *, rising: bool = False
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    rising: bool = False,
+    columns: bool = False,
 ) -> Any:
-    """The kind of a column of finite numbers in a range, none below the one before."""
+    """The kind of a column, or of rows, of finite numbers in a range."""
 
     def check(values: np.ndarray) -> np.ndarray:
         inside = np.isfinite(values) & (values >= low) & (values <= high)
-        if values.ndim != 1 or not inside.all():
+        if values.ndim != 1 + columns or not inside.all():
             raise ValueError(f"it must be finite numbers from {low:g} to {high:g}")
         if rising and (np.diff(values) < 0).any():
             raise ValueError("it must not fall")

@@ -1,0 +1,242 @@
+"""The recommended calibrator: it learns as much as its labels bear, and says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import norm as normal
+from sklearn.utils.validation import check_is_fitted
+
+from ..checks import check_between, check_outcomes, check_probabilities
+from .base import Data, Ids, MulticlassCalibrator, Source
+from .binary import Floor
+from .files import Classes, NotNegative, numbers
+from .marks import Calibrated
+
+# Standard deviations of the priors: of the weight that all labels share, of what the
+# weight of each label differs by, and of the shifts. The last two are starts.
+_START = (0.5, 0.3, 1.0)
+_NARROW, _WIDE = 1e-3, 10.0
+_ROUNDS = 60
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ProbabilityCalibrator(MulticlassCalibrator):
+    """Calibrated probabilities, with as much learned as the labels bear.
+
+    Vector scaling, softmax(w · ln p + b), with normal priors around w = 1 and b = 0.
+    How wide they are is chosen on the rows fitted on, by maximum marginal likelihood
+    (MacKay, Neural Computation 4, 1992): little is learned from few labels or where
+    there is little to mend, and a finite map is found for any labels. A confidence s
+    counts as the probabilities 1 − s of wrong and s of right.
+
+    ``choice_`` says in a sentence what was learned, ``n_parameters_`` how many numbers
+    were free in effect. ``weights_`` and ``biases_`` are w and b.
+
+    Parameters
+    ----------
+    floor : float, default=1e-12
+        Probabilities count as at least this.
+
+    Examples
+    --------
+    >>> rows = [[0.8, 0.2], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.6, 0.4]] * 20
+    >>> calibrator = ProbabilityCalibrator().fit(rows, [0, 0, 1, 1, 1] * 20)
+    >>> calibrator.predict([[0.6, 0.4]]).round(2).tolist()
+    [[0.14, 0.86]]
+    """
+
+    floor: Floor = 1e-12
+
+    _fitted = {
+        "classes_": Classes | None,
+        "weights_": numbers(),
+        "biases_": numbers(),
+        "widths_": numbers(0),
+        "n_parameters_": NotNegative,
+        "choice_": str,
+        "weight_factor_": numbers(columns=True),
+        "bias_factor_": numbers(columns=True),
+    }
+    _lengths = {
+        name: ("weights_", 0) for name in ("biases_", "weight_factor_", "bias_factor_")
+    }
+
+    def predict_interval(
+        self,
+        scores: Data,
+        *,
+        level: float = 0.95,
+        ids: Ids = None,
+        source: Source = None,
+    ) -> Calibrated:
+        """Where each calibrated probability lies, given the labels fitted on.
+
+        Parameters
+        ----------
+        scores, ids, source
+            As for ``predict``.
+        level : float, default=0.95
+
+        Returns
+        -------
+        Calibrated of shape (n, 2) or (n, n_classes, 2)
+            Lower and upper ends of what ``predict`` gives.
+        """
+        check_between("level", level, 0, 1)
+        values, hashed = self._read_again(scores, ids, source)
+        rows = _as_rows(values)
+        found = self._rows(rows)
+        columns = range(found.shape[1]) if values.ndim == 2 else [1]
+        z, ends = normal.ppf((1 + level) / 2), []
+        for column in columns:
+            label = np.full(len(rows), column)
+            error = np.sqrt((self._effects(rows, found, label) ** 2).sum(axis=1))
+            middle = logit(np.clip(found[:, column], 1e-300, 1 - 1e-16))
+            ends.append(expit(middle[:, None] + z * error[:, None] * [-1, 1]))
+        both = np.stack(ends, axis=1) if values.ndim == 2 else ends[0]
+        return self._marked(both, values, hashed)
+
+    def _least_rows(self) -> int:
+        return 1
+
+    def _read(self, scores: Any) -> tuple[np.ndarray, list[Any] | None]:
+        if np.ndim(scores) == 1:
+            return check_probabilities(scores, "scores").astype(float), None
+        return super()._read(scores)
+
+    def _read_truth(self, correct: Any, scores: Any, columns: Any) -> np.ndarray:
+        self.classes_: list[Any] | None = None
+        if columns is None:
+            return check_outcomes(correct, scores)
+        return super()._read_truth(correct, scores, columns)
+
+    def _read_again(
+        self, scores: Data, ids: Ids, source: Source
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        check_is_fitted(self)
+        if (np.ndim(scores) == 1) != (self.classes_ is None):
+            kinds = "confidences", "label probabilities"
+            asked, known = kinds if np.ndim(scores) == 1 else kinds[::-1]
+            raise ValueError(f"scores must be {known}, as in fit, not {asked}.")
+        return super()._read_again(scores, ids, source)
+
+    def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
+        """Any labels will do: the priors keep the map finite."""
+
+    def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
+        logs, truth = self._logs(_as_rows(values)), truth.astype(np.intp)
+        k = logs.shape[1]
+        group = np.repeat([0, 1, 2], [1, k, k])
+        width, theta = np.array(_START), np.zeros(2 * k + 1)
+        for _ in range(_ROUNDS):
+            precision = width[group] ** -2.0
+            theta, covariance = _posterior(theta, precision, logs, truth)
+            free = 1 - np.diag(covariance) * precision
+            before = width.copy()
+            for at in (1, 2):
+                size = np.sqrt((theta[group == at] ** 2).sum())
+                known = max(free[group == at].sum(), 1e-9)
+                width[at] = np.clip(size / np.sqrt(known), _NARROW, _WIDE)
+            if np.allclose(np.log(width), np.log(before), rtol=0, atol=0.01):
+                break
+        shared, own, shift = theta[0], theta[1 : k + 1], theta[k + 1 :]
+        self.weights_, self.biases_ = 1 + shared + own, shift - shift.mean()
+        self.widths_, self.n_parameters_ = width, float(free.sum())
+        values_, vectors = np.linalg.eigh(covariance)
+        factor = vectors * np.sqrt(np.maximum(values_, 0))
+        self.weight_factor_ = factor[:1] + factor[1 : k + 1]
+        self.bias_factor_ = factor[k + 1 :]
+        self.choice_ = self._chosen(len(logs), float(1 + shared))
+
+    def _chosen(self, n: int, weight: float) -> str:
+        learned = [f"one weight for all labels, {weight:.2f}"]
+        for width, values, name in (
+            (self.widths_[1], self.weights_ - weight, "weights that differ by label"),
+            (self.widths_[2], self.biases_, "a shift for each label"),
+        ):
+            if width > 10 * _NARROW:
+                learned.append(f"{name}, by up to {np.abs(values).max():.2g}")
+        return (
+            f"learned from {n} labels: {'; '.join(learned)}; {self.n_parameters_:.1f} "
+            f"of {2 * len(self.weights_) + 1} numbers were free in effect"
+        )
+
+    def _logs(self, probabilities: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(probabilities, self.floor))
+
+    def _rows(self, rows: np.ndarray) -> np.ndarray:
+        return softmax(self.weights_ * self._logs(rows) + self.biases_, axis=1)
+
+    def _predict(self, values: np.ndarray) -> np.ndarray:
+        found = self._rows(_as_rows(values))
+        return found if values.ndim == 2 else found[:, 1]
+
+    def _effects(
+        self, rows: np.ndarray, found: np.ndarray, label: np.ndarray
+    ) -> np.ndarray:
+        """How far independent standard normal errors of the map move log odds."""
+        at = np.arange(len(rows)), label
+        others = found.copy()
+        others[at] = 0
+        by_logit = -others / np.maximum(others.sum(axis=1, keepdims=True), 1e-300)
+        by_logit[at] = 1
+        by_weight = by_logit * self._logs(rows)
+        return by_weight @ self.weight_factor_ + by_logit @ self.bias_factor_
+
+
+def _as_rows(values: np.ndarray) -> np.ndarray:
+    return values if values.ndim == 2 else np.column_stack([1 - values, values])
+
+
+def _posterior(
+    theta: np.ndarray, precision: np.ndarray, logs: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mode and covariance of the parameters, by Newton's method."""
+    k = logs.shape[1]
+    rows = np.arange(len(logs))
+
+    def logits(theta: np.ndarray) -> np.ndarray:
+        return (1 + theta[0] + theta[1 : k + 1]) * logs + theta[k + 1 :]
+
+    def loss(theta: np.ndarray) -> float:
+        fit = log_softmax(logits(theta), axis=1)[rows, truth].sum()
+        return float(precision @ theta**2 / 2 - fit)
+
+    def curvature(p: np.ndarray) -> np.ndarray:
+        px = p * logs
+        away = logs - px.sum(axis=1, keepdims=True)
+        weight = np.diag((px * logs).sum(axis=0)) - px.T @ px
+        shift = np.diag(p.sum(axis=0)) - p.T @ p
+        both = np.diag(px.sum(axis=0)) - px.T @ p
+        shared = np.append((px * away).sum(axis=0), (p * away).sum(axis=0))
+        inner = np.block([[weight, both], [both.T, shift]])
+        whole = np.block(
+            [[np.atleast_2d(shared[:k].sum()), shared[None]], [shared[:, None], inner]]
+        )
+        return whole + np.diag(precision)
+
+    now = loss(theta)
+    for _ in range(100):
+        p = softmax(logits(theta), axis=1)
+        factor = cho_factor(curvature(p))
+        p[rows, truth] -= 1
+        by_weight, by_shift = (p * logs).sum(axis=0), p.sum(axis=0)
+        slope = np.concatenate([[by_weight.sum()], by_weight, by_shift])
+        slope += precision * theta
+        step = cho_solve(factor, slope)
+        length, gain = 1.0, float(slope @ step)
+        while (then := loss(theta - length * step)) > now - 1e-4 * length * gain:
+            length /= 2
+            if length < 1e-8:
+                break
+        if then < now:
+            theta, now = theta - length * step, then
+        if gain < 1e-10:
+            break
+    p = softmax(logits(theta), axis=1)
+    return theta, cho_solve(cho_factor(curvature(p)), np.eye(len(theta)))

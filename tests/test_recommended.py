@@ -1,0 +1,207 @@
+"""The recommended calibrator: what it learns from how many labels, and how surely."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from helpers.calibration import ProbabilityCalibrator, load_calibrator
+from helpers.metrics import calibration_metrics, log_loss
+
+
+def _draw(logits, rng):
+    """True classes drawn from softmax(logits)."""
+    p = softmax(logits, axis=1)
+    return (p.cumsum(axis=1) < rng.random((len(p), 1))).sum(axis=1)
+
+
+def _leaning(n, k=3, seed=0, shift=2.0, scale=1.8):
+    """Label probabilities that are too sure and lean to the first, with the truth."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (n, k))
+    lean = np.eye(k)[0] * shift
+    return softmax(scale * logits + lean, axis=1), _draw(logits, rng)
+
+
+def test_it_is_the_mode_that_an_optimiser_finds():
+    rows, truth = _leaning(120)
+    found = ProbabilityCalibrator().fit(rows, truth)
+    logs, k = np.log(rows), 3
+    widths = np.repeat(found.widths_, [1, k, k])
+
+    def loss(theta):
+        z = (1 + theta[0] + theta[1 : k + 1]) * logs + theta[k + 1 :]
+        fit = log_softmax(z, axis=1)[np.arange(len(z)), truth].sum()
+        return ((theta / widths) ** 2).sum() / 2 - fit
+
+    best = minimize(loss, np.zeros(2 * k + 1), method="BFGS", tol=1e-10).x
+    expected = softmax((1 + best[0] + best[1:4]) * logs + best[4:], axis=1)
+    np.testing.assert_allclose(found.predict(rows), expected, atol=1e-5)
+
+
+def test_widths_are_those_of_the_greatest_marginal_likelihood():
+    rows, truth = _leaning(150, k=4, shift=3)
+    found = ProbabilityCalibrator().fit(rows, truth)
+    logs, k = np.log(rows), 4
+
+    def evidence(widths):
+        sd = np.repeat(widths, [1, k, k])
+
+        def loss(theta):
+            z = (1 + theta[0] + theta[1 : k + 1]) * logs + theta[k + 1 :]
+            fit = log_softmax(z, axis=1)[np.arange(len(z)), truth].sum()
+            return ((theta / sd) ** 2).sum() / 2 - fit
+
+        mode = minimize(loss, np.zeros(2 * k + 1), method="BFGS", tol=1e-9).x
+        step, eye = 1e-4, np.eye(len(mode))
+        hessian = [
+            [
+                (
+                    loss(mode + step * (a + b))
+                    - loss(mode + step * (a - b))
+                    - loss(mode - step * (a - b))
+                    + loss(mode - step * (a + b))
+                )
+                / (4 * step**2)
+                for b in eye
+            ]
+            for a in eye
+        ]
+        volume = np.linalg.slogdet(np.array(hessian) * sd[:, None] * sd)[1]
+        return -loss(mode) - volume / 2
+
+    top = evidence(found.widths_)
+    for at in (1, 2):
+        for factor in (0.6, 1.7):
+            others = found.widths_.copy()
+            others[at] *= factor
+            assert evidence(others) < top + 0.02
+
+
+@pytest.mark.parametrize("n", [1, 5, 30])
+@pytest.mark.parametrize("right", [True, False])
+def test_labels_of_one_kind_give_a_finite_map(n, right):
+    scores = np.linspace(0.5, 1, n)
+    found = ProbabilityCalibrator().fit(scores, [right] * n)
+    p = np.asarray(found.predict([0.0, 0.5, 0.9, 1.0]))
+    assert np.isfinite(p).all() and (np.diff(p) >= 0).all()
+    assert np.isfinite(log_loss([found.predict([0.9])[0]], [not right]))
+    moved = p[2] - 0.9
+    assert moved > 0 if right else moved < 0
+
+
+def test_a_confidence_is_two_probabilities():
+    rng = np.random.default_rng(0)
+    scores = rng.random(200)
+    right = rng.random(200) < scores**2
+    one = ProbabilityCalibrator().fit(scores, right)
+    both = np.column_stack([1 - scores, scores])
+    two = ProbabilityCalibrator().fit(both, right.astype(int))
+    np.testing.assert_allclose(one.predict(scores), two.predict(both)[:, 1])
+    np.testing.assert_allclose(
+        one.predict_interval(scores), two.predict_interval(both)[:, 1]
+    )
+    with pytest.raises(ValueError, match="must be confidences, as in fit, not label"):
+        one.predict(both)
+    with pytest.raises(ValueError, match="must be label probabilities, as in fit"):
+        two.predict(scores)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(4)), st.integers(0, 50))
+def test_the_order_of_labels_does_not_matter(order, seed):
+    rows, truth = _leaning(60, k=4, seed=seed)
+    plain = ProbabilityCalibrator().fit(rows, truth).predict(rows)
+    places = np.argsort(order)
+    turned = ProbabilityCalibrator().fit(rows[:, order], places[truth])
+    found = turned.predict(rows[:, order])
+    np.testing.assert_allclose(found, np.asarray(plain)[:, order], atol=1e-6)
+
+
+def test_little_is_learned_where_there_is_little_to_mend():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1.5, (2000, 4))
+    rows, truth = softmax(logits, axis=1), _draw(logits, rng)
+    found = ProbabilityCalibrator().fit(rows, truth)
+    assert found.n_parameters_ < 4
+    assert np.abs(np.asarray(found.predict(rows)) - rows).max() < 0.05
+
+
+def test_a_leaning_is_mended_and_told():
+    rows, truth = _leaning(4000)
+    few = slice(0, 100)
+    table = pd.DataFrame(rows, columns=["p_a", "p_b", "p_c"])
+    names = np.array(["a", "b", "c"])[truth]
+    found = ProbabilityCalibrator().fit(table[few], names[few])
+    mended = np.asarray(found.predict(table))
+    raw = (rows.argmax(axis=1) == truth).mean()
+    assert (mended.argmax(axis=1) == truth).mean() > raw + 0.04
+    assert "a shift for each label" in found.choice_
+    assert "from 100 labels" in found.choice_
+    assert 3 < found.n_parameters_ < 7
+    # The scale was 1.8, the shift 2 against labels without one.
+    best = ProbabilityCalibrator().fit(rows, truth)
+    np.testing.assert_allclose(best.weights_, 1 / 1.8, atol=0.05)
+    expected = np.array([-2, 1, 1]) / 1.8 * 2 / 3 * [1, 1, 1]
+    np.testing.assert_allclose(best.biases_, expected, atol=0.15)
+
+
+def test_intervals_cover_and_shrink():
+    covered, widths = [], []
+    for seed in range(60):
+        rows, truth = _leaning(300, seed=seed)
+        logits = np.log(rows) / 1.8 - np.array([2, 0, 0]) / 1.8
+        found = ProbabilityCalibrator().fit(rows[:200], truth[:200])
+        ends = np.asarray(found.predict_interval(rows[200:]))
+        true = softmax(logits[200:], axis=1)
+        covered.append(((ends[..., 0] <= true) & (true <= ends[..., 1])).mean())
+        widths.append(np.diff(ends, axis=2).mean())
+    assert 0.91 < np.mean(covered) < 0.99
+    rows, truth = _leaning(2000)
+    more = ProbabilityCalibrator().fit(rows, truth).predict_interval(rows[:100])
+    assert np.diff(np.asarray(more), axis=2).mean() < np.mean(widths) / 2
+    narrow = ProbabilityCalibrator().fit(rows, truth)
+    half = np.asarray(narrow.predict_interval(rows[:5], level=0.5))
+    whole = np.asarray(narrow.predict_interval(rows[:5]))
+    assert (half[..., 0] > whole[..., 0]).all() and (half[..., 1] < whole[..., 1]).all()
+
+
+def test_saved_and_read_again(tmp_path):
+    rows, truth = _leaning(80)
+    for scores, right in ((rows, truth), (rows[:, 0], truth == 0)):
+        found = ProbabilityCalibrator().fit(scores, right)
+        found.save(tmp_path / "map.json")
+        again = load_calibrator(tmp_path / "map.json")
+        np.testing.assert_array_equal(again.predict(scores), found.predict(scores))
+        ends = again.predict_interval(scores)
+        np.testing.assert_array_equal(ends, found.predict_interval(scores))
+        assert again.choice_ == found.choice_
+
+
+def test_a_report_tells_the_luck_of_the_labels_from_misfit():
+    """The map has the right form: its error passes the plain floor, not its own."""
+    plain, own = [], []
+    for seed in range(25):
+        rows, truth = _leaning(2200, seed=seed)
+        found = ProbabilityCalibrator().fit(rows[:100], truth[:100])
+        p = found.predict(rows[100:])
+        right = np.asarray(p).argmax(axis=1) == truth[100:]
+        report = calibration_metrics(p.max(axis=1), right, n_resamples=200)
+        plain.append(report.ece <= report.floor.upper)
+        own.append("cannot be told from a perfect forecaster" in report.verdict)
+        assert report.fitted_floor.upper > report.floor.upper
+    assert np.mean(plain) < 0.7 < 0.9 <= np.mean(own)
+    assert "100 labels" in str(report)
+
+
+def test_a_report_tells_misfit():
+    rng = np.random.default_rng(0)
+    scores = rng.random(6000)
+    right = rng.random(6000) < 0.5 + 0.45 * np.sin(8 * scores)
+    found = ProbabilityCalibrator().fit(scores[:3000], right[:3000])
+    report = calibration_metrics(found.predict(scores[3000:]), right[3000:])
+    assert report.ece > report.fitted_floor.upper
+    assert "more than chance and the labels fitted on explain" in report.verdict
