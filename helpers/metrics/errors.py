@@ -166,10 +166,12 @@ def debiased_calibration_error(
     if norm == "l1":
         sums = sums.filled
         rate = sums.accuracy
-        gap = sums.mean_confidence - rate
-        noise = np.sqrt(rate * (1 - rate) / sums.count)
-        error = 2 * np.abs(gap) - _mean_of_folded(gap, noise)
-        return float(np.average(error, weights=sums.count))
+        gap = np.abs(sums.mean_confidence - rate)
+        noise = np.maximum(np.sqrt(rate * (1 - rate) / sums.count), 1e-99)
+        # E|X| for normal X, the folded normal distribution.
+        expected = gap * (1 - 2 * normal.cdf(-gap / noise))
+        expected += 2 * noise * normal.pdf(gap / noise)
+        return float(np.average(2 * gap - expected, weights=sums.count))
     squared = float(sums.debiased_error())
     return squared if norm == "squared" else float(np.sqrt(max(squared, 0.0)))
 
@@ -212,11 +214,3 @@ def _error_of_classes(
     sizes = [len(confidence) for confidence, _ in parts.values()]
     weights = sizes if average == "weighted" else None
     return float(np.average(list(errors.values()), weights=weights))
-
-
-def _mean_of_folded(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """E|X| for normal X (the folded normal distribution)."""
-    safe = np.where(deviation > 0, deviation, 1.0)
-    ratio = mean / safe
-    folded = 2 * safe * normal.pdf(ratio) + mean * (1 - 2 * normal.cdf(-ratio))
-    return np.where(deviation > 0, folded, np.abs(mean))

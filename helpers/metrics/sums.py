@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import norm as normal
-from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
@@ -170,9 +169,7 @@ class CalibrationSums:
     def accuracy(self, *, level: float = 0.95) -> Interval:
         """Share of correct rows, with Wilson's interval."""
         check_between("level", level, 0, 1)
-        n, right = self._some(), self.n_correct
-        ends = proportion_confint(right, n, alpha=1 - level, method="wilson")
-        return Interval(right / n, *map(float, ends))
+        return Interval.of_share(self.n_correct, self._some(), level)
 
     def gap(self, *, level: float = 0.95) -> Interval:
         """Mean confidence minus accuracy; normal interval, for independent rows."""
@@ -331,32 +328,31 @@ class CalibrationSums:
 
 _Count = Annotated[int, Field(ge=0)]
 _Sum = Annotated[float, Field(ge=0)]
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Columns(BaseModel):
-    model_config = _STRICT
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     count: list[_Count]
     confidence: list[_Sum]
     correct: list[_Count]
+
+
+class _Classes(_Columns):
     n_unlabelled: list[_Count]
     unlabelled_confidence: list[_Sum]
 
 
-class _Stored(BaseModel):
-    model_config = _STRICT
+class _Stored(_Columns):
     format: Literal["helpers.metrics.CalibrationSums/1"]
     clip: Annotated[float, Field(gt=0, lt=0.5)] | None
     count: Annotated[list[_Count], Field(min_length=1)]
-    confidence: list[_Sum]
-    correct: list[_Count]
     squared: _Sum
     loss: _Sum
     n_impossible: _Count
     n_unlabelled: _Count
     unlabelled_confidence: _Sum
     classes: list[str]
-    by_class: _Columns
+    by_class: _Classes
 
 
 def _by_class(
