@@ -557,11 +557,8 @@ def test_ids_are_known_again_in_another_type(first: Any, second: Any) -> None:
     assert found.predict(indexed).fitted_on.all()
     assert found.predict([0.1], ids=second[1:]).fitted_on.all()
     assert not found.predict([0.1], ids=["c"]).fitted_on.any()
-
-
-def test_ids_may_repeat() -> None:
-    found = PlattScalingCalibrator().fit(P, Y, ids=["same"] * 20)
-    assert found.predict(P, ids=["same"] * 20).fitted_on.all()
+    again = found.predict([0.1] * 2, ids=[first[0], first[0]])  # ids may repeat
+    assert again.fitted_on.all()
 
 
 MARKS = np.array([True, False, False, True, False, False])
@@ -675,12 +672,9 @@ def test_scores_of_another_source_are_refused() -> None:
     with pytest.raises(ValueError, match=says):
         found.predict(table["confidence"])
     found.predict(table["confidence"], source={"model": "a"})
-
-
-@pytest.mark.parametrize("source", ["a", {"model": 3}, {3: "a"}, ["model"]])
-def test_source_maps_words_to_words(source: Any) -> None:
-    with pytest.raises(ValueError, match="source must map words to words"):
-        PlattScalingCalibrator().fit(P, Y, source=source)
+    for bad in ("a", {"model": 3}, {3: "a"}, ["model"]):
+        with pytest.raises(ValueError, match="source must map words to words"):
+            found.fit(P, Y, source=bad)  # type: ignore[arg-type]
 
 
 @any_calibrator
@@ -797,21 +791,6 @@ def test_fitted_values_that_cannot_be_are_refused(
     fitted[field] = value
     with pytest.raises(ValueError, match=says):
         from_dict(stored)
-
-
-def test_a_failed_save_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = PlattScalingCalibrator().fit(P, Y)
-    found.save(tmp_path / "made.json")
-    before = (tmp_path / "made.json").read_text()
-    monkeypatch.delattr("os.replace")
-    for slope, fails in ((math.nan, ValueError), (2.0, AttributeError)):
-        found.slope_ = slope
-        with pytest.raises(fails):
-            found.save(tmp_path / "made.json")
-        assert (tmp_path / "made.json").read_text() == before
-        assert [file.name for file in tmp_path.iterdir()] == ["made.json"]
 
 
 @pytest.mark.parametrize("grouped", [False, True])
