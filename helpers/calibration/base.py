@@ -34,7 +34,8 @@ Source = Mapping[str, str] | None
 # fitted on, where at least 99 % of the scores fitted on are distinct.
 _DISTINCT = 0.99
 _OVERLAP = 0.5
-# A temperature is at a bound if ln(1 / T) is as near to it.
+# Of ln(1 / T), and how near a temperature may come before it is at a bound.
+_BOUNDS = (-10.0, 10.0)
 _NEAR = 1e-3
 
 
@@ -291,18 +292,14 @@ class BaseCalibrator(StoredEstimator):
         warnings.warn(message, CalibrationWarning, stacklevel=stacklevel)
 
     def _temperature(
-        self,
-        slope: Callable[[float], float],
-        bounds: tuple[float, float],
-        *,
-        settled: bool,
+        self, slope: Callable[[float], float], *, settled: bool
     ) -> tuple[float, bool]:
         """T where a loss stops falling in ln(1 / T), and whether T is at a bound."""
         if not settled:
             says = "all labels are equally probable in all rows: any temperature does."
             self._warn(says, stacklevel=5)
             return 1.0, False
-        low, high = bounds
+        low, high = _BOUNDS
         if slope(low) >= 0:
             log_beta = float(low)
         elif slope(high) <= 0:

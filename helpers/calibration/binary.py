@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 from sklearn.isotonic import IsotonicRegression
@@ -18,15 +18,6 @@ from ..metrics.bins import Binning, Bins
 from .base import Calibrated, Calibrator, Data, Ids, Source
 from .files import Finite, NotNegative, Positive, numbers
 
-
-def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not bounds[0] < bounds[1]:
-        raise ValueError("the smaller one must come first")
-    return bounds
-
-
-_Bound = Annotated[float, Field(ge=-100, le=100)]
-Bounds = Annotated[tuple[_Bound, _Bound], AfterValidator(_rising)]
 Floor = Annotated[float, Field(gt=0, lt=0.1)]
 
 
@@ -41,8 +32,6 @@ class TemperatureScalingCalibrator(Calibrator):
     ----------
     floor : float, default=1e-12
         Scores count as at least this and at most one minus this.
-    bounds : (float, float), default=(-10.0, 10.0)
-        Smallest and largest ln(1 / T).
 
     Examples
     --------
@@ -53,7 +42,6 @@ class TemperatureScalingCalibrator(Calibrator):
     """
 
     floor: Floor = 1e-12
-    bounds: Bounds = (-10.0, 10.0)
 
     _fitted = {"temperature_": Positive, "at_bound_": bool}
 
@@ -63,7 +51,7 @@ class TemperatureScalingCalibrator(Calibrator):
         def slope(log_beta: float) -> float:
             return float(np.mean(x * (expit(math.exp(log_beta) * x) - truth)))
 
-        found = self._temperature(slope, self.bounds, settled=bool(x.any()))
+        found = self._temperature(slope, settled=bool(x.any()))
         self.temperature_, self.at_bound_ = found
 
     def _predict(self, values: np.ndarray) -> np.ndarray:

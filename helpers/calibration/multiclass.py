@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 
 from .base import Calibrator, MulticlassCalibrator
-from .binary import Bounds, Floor
+from .binary import Floor
 from .files import Classes, Count, NotNegative, Positive, Share, numbers
 
 
@@ -50,8 +50,6 @@ class MulticlassTemperatureScaling(_RowScaling):
     ----------
     floor : float, default=1e-12
         Probabilities count as at least this.
-    bounds : (float, float), default=(-10.0, 10.0)
-        Smallest and largest ln(1 / T).
 
     Examples
     --------
@@ -59,8 +57,6 @@ class MulticlassTemperatureScaling(_RowScaling):
     >>> round(MulticlassTemperatureScaling().fit(rows, [0, 1, 2, 1]).temperature_, 3)
     1.692
     """
-
-    bounds: Bounds = (-10.0, 10.0)
 
     _fitted = {"classes_": Classes, "temperature_": Positive, "at_bound_": bool}
 
@@ -71,7 +67,7 @@ class MulticlassTemperatureScaling(_RowScaling):
             return float(np.sum(logs * _loss(math.exp(log_beta) * logs, truth)[1]))
 
         settled = bool((logs != logs[:, :1]).any())
-        found = self._temperature(slope, self.bounds, settled=settled)
+        found = self._temperature(slope, settled=settled)
         self.temperature_, self.at_bound_ = found
 
     def _predict(self, values: np.ndarray) -> np.ndarray:

@@ -136,6 +136,12 @@ class Cells:
             shape, chance = (height, len(self.count)), self.means["confidence"]
             yield self.sums(self.count, generator.binomial(self.count, chance, shape))
 
+    def resampled(self, n: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        """How often each cell is drawn, in tables of one row a resample."""
+        n_rows = int(self.count.sum())
+        for height in self.batches(n):
+            yield generator.multinomial(n_rows, self.count / n_rows, height)
+
     def floor(
         self, norm: Norm, level: float, n: int, generator: np.random.Generator
     ) -> NoiseFloor:
@@ -260,7 +266,10 @@ def bootstrap_interval(
     generator = check_rng(rng)
     values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
     cells = Cells.of(values, outcome, Bins.of(values, binning), merge=codes is None)
-    draws = _drawn_cells(cells, codes, n_resamples, generator)
+    if codes is None:
+        draws = cells.resampled(n_resamples, generator)
+    else:
+        draws = drawn_groups(codes[cells.rows], n_resamples, generator)
     once = cells.count[None, :]
     found = _bootstrapped(names, cells.measured, once, draws, level, tuple(_BINNED))
     for name, interval in found.items():
@@ -360,21 +369,6 @@ def drawn_groups(
     even = np.full(n_groups, 1 / n_groups)
     for height in _batches(n_resamples, len(groups)):
         yield generator.multinomial(n_groups, even, height)[:, groups]
-
-
-def _drawn_cells(
-    cells: Cells,
-    groups: np.ndarray | None,
-    n_resamples: int,
-    generator: np.random.Generator,
-) -> Iterator[np.ndarray]:
-    """How often each cell is drawn, in tables of one row a resample."""
-    if groups is not None:
-        yield from drawn_groups(groups[cells.rows], n_resamples, generator)
-        return
-    n = int(cells.count.sum())
-    for height in cells.batches(n_resamples):
-        yield generator.multinomial(n, cells.count / n, height)
 
 
 def _batches(n: int, width: int) -> Iterator[int]:
