@@ -303,6 +303,7 @@ def test_vector_scaling_says_that_nothing_finite_fits() -> None:
         with pytest.warns(CalibrationWarning, match="Set a penalty") as caught:
             VectorScaling().fit(rows, unsettled)
         assert caught[0].filename == __file__
+        VectorScaling(penalty=0.1).fit(rows, unsettled)  # without a warning
 
 
 @any_calibrator
@@ -752,7 +753,7 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         kept = {name: value for name, value in stored.items() if value is not ...}
         change = json.dumps(kept).encode()
     (tmp_path / "made.json").write_bytes(change)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=rf"made\.json.*{says}"):
         load_calibrator(tmp_path / "made.json")
 
 
