@@ -301,11 +301,11 @@ class BaseCalibrator(StoredEstimator):
             return 1.0, False
         low, high = _BOUNDS
         if slope(low) >= 0:
-            log_beta = float(low)
+            log_beta = low
         elif slope(high) <= 0:
-            log_beta = float(high)
+            log_beta = high
         else:
-            log_beta = float(brentq(slope, low, high, xtol=1e-13))
+            log_beta = brentq(slope, low, high, xtol=1e-13)
         temperature, side = math.exp(-log_beta), ""
         if log_beta > high - _NEAR:
             side = "lower bound, as where scores separate right from wrong"

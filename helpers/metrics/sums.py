@@ -145,8 +145,11 @@ class CalibrationSums:
 
     def bins(self, n_bins: int = UNIFORM.n) -> BinSums:
         """Sums of bins [a, b) of equal width, whose number divides that of cells."""
-        shape = n_bins, self._width(n_bins)
-        return BinSums(*(getattr(self.cells, x).reshape(shape).sum(1) for x in _SUMS))
+        n = self.n_cells
+        if n % check_count("n_bins", n_bins):
+            raise ValueError(f"n_bins must divide the {n} cells; it is {n_bins}.")
+        rows = (getattr(self.cells, x).reshape(n_bins, -1) for x in _SUMS)
+        return BinSums(*(row.sum(axis=1) for row in rows))
 
     def calibration_error(self, *, n_bins: int = UNIFORM.n) -> float:
         """What :func:`expected_calibration_error` gives for bins of equal width."""
@@ -182,20 +185,18 @@ class CalibrationSums:
         check_count("n_simulations", n_simulations)
         generator = check_rng(rng)
         binned, n = self.bins(n_bins), self.n
-        n_all, total = n + self.n_unlabelled, self.cells.confidence.sum()
+        total = float(self.cells.confidence.sum())
+        n_all, of_all = n + self.n_unlabelled, total + self.unlabelled_confidence
         measures: dict[str, float | Interval] = {
             "rows": n,
             "rows without outcome": self.n_unlabelled,
-            "mean confidence, of all rows": np.nan,
+            "mean confidence, of all rows": of_all / n_all if n_all else np.nan,
         }
-        if n_all:
-            mean = float(total + self.unlabelled_confidence) / n_all
-            measures["mean confidence, of all rows"] = mean
         if n:
             floor = self._noise_floor(n_bins, n_simulations, generator)
             measures |= {
                 "accuracy": self.accuracy(level=level),
-                "mean confidence": float(total / n),
+                "mean confidence": total / n,
                 "confidence − accuracy": self._gap(level),
                 "ECE": float(binned.error("l1")),
                 "noise floor, mean": floor.mean,
@@ -267,7 +268,7 @@ class CalibrationSums:
         self, n_bins: int, n_simulations: int, generator: np.random.Generator
     ) -> NoiseFloor:
         """As :func:`helpers.metrics.noise_floor`, at each cell's mean confidence."""
-        of_cell = np.flatnonzero(self.cells.count) // self._width(n_bins)
+        of_cell = np.flatnonzero(self.cells.count) // (self.n_cells // n_bins)
         bins, starts = np.unique(of_cell, return_index=True)
         filled = self.cells.filled
         means = {"confidence": filled.mean_confidence.clip(0, 1)}
@@ -279,13 +280,6 @@ class CalibrationSums:
             n = self.n_unlabelled
             raise ValueError(f"correct must be known of a row; it is of none of {n:,}.")
         return self.n
-
-    def _width(self, n_bins: int) -> int:
-        width, rest = divmod(self.n_cells, check_count("n_bins", n_bins))
-        if rest:
-            n = self.n_cells
-            raise ValueError(f"n_bins must divide the {n} cells; it is {n_bins}.")
-        return width
 
 
 _Count = Annotated[int, Field(ge=0)]
