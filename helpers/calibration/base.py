@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import logit
+from scipy.special import expit, logit
 from sklearn.utils.validation import check_is_fitted
 
 from ..checks import (
@@ -64,6 +64,8 @@ class Calibrated(np.ndarray):
 
     known: bool
     _marks: np.ndarray
+    # The calibrator, and the scores of these rows; None where rows were made otherwise.
+    _origin: tuple[BaseCalibrator, np.ndarray] | None = None
 
     def __new__(
         cls, values: ArrayLike, fitted_on: ArrayLike, *, known: bool
@@ -92,6 +94,22 @@ class Calibrated(np.ndarray):
             return "in-sample"
         return "held-out" if self.known else "unstated"
 
+    @property
+    def n_labels(self) -> int | None:
+        """How many labels the map was fitted on; None if these rows do not say."""
+        return None if self._origin is None else self._origin[0].n_
+
+    def plausible(
+        self, n: int, generator: np.random.Generator
+    ) -> Iterator[np.ndarray] | None:
+        """Probabilities that the labels fitted on leave possible, drawn n times."""
+        spread = self._origin and self._origin[0]._spread(self._origin[1])
+        if spread is None or self.ndim > 1:
+            return None
+        odds = BaseCalibrator._log_odds(np.asarray(self), 1e-15)
+        draws = (generator.standard_normal(spread.shape[1]) for _ in range(n))
+        return (expit(odds + spread @ draw) for draw in draws)
+
     def _mark(self, origins: Iterable[Any]) -> Calibrated:
         """Mark all rows if any of ``origins`` has a marked row."""
         parts = [part for part in origins if isinstance(part, Calibrated)]
@@ -115,7 +133,8 @@ class Calibrated(np.ndarray):
         found = super().__array_function__(func, types, args, kwargs)
         if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
             return found
-        if func is np.vstack:  # concatenate, which it calls, has set the marks
+        # What these call has set the marks.
+        if func in (np.vstack, np.max, np.amax):
             return found
         given = [*args, *kwargs.values()]
         lists = [part for part in given if isinstance(part, (list, tuple))]
@@ -144,16 +163,27 @@ class Calibrated(np.ndarray):
             # Indices in two dimensions put other things than rows first.
             if len(marks) == len(found) and all(np.ndim(at) < 2 for at in others):
                 found._marks = marks.copy()
+                if self._origin is not None and not others:
+                    found._origin = self._origin[0], self._origin[1][rows]
+        return found
+
+    def max(self, *args: Any, **kwargs: Any) -> Any:
+        """The greatest of each row keeps what the row is known of."""
+        found = super().max(*args, **kwargs)
+        if isinstance(found, Calibrated) and found.shape == self.shape[:1]:
+            found._marks, found._origin = self.fitted_on, self._origin
         return found
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
+        self._origin = None
         if isinstance(value, Calibrated):
             self._mark([self, value])
 
     def sort(self, *args: Any, **kwargs: Any) -> None:
         """Sort in place; afterwards all rows are marked if any was."""
         super().sort(*args, **kwargs)
+        self._origin = None
         self._mark([self])
 
     def __reduce__(self) -> Any:
@@ -273,14 +303,22 @@ class BaseCalibrator(StoredEstimator):
         hashed = _hash_ids(scores, ids)
         # A mean of two probabilities may pass 1 by a rounding error.
         result = np.clip(function(values), 0.0, 1.0)
-        if self.ids_ is not None and hashed is not None:
-            return Calibrated(result, np.isin(hashed, self.ids_), known=True)
-        given, fitted = _hash_scores(values), self.score_hashes_
-        seen = np.isin(given, fitted)
-        if not np.array_equal(np.sort(given), fitted):
-            distinct = len(np.unique(fitted)) >= _DISTINCT * len(fitted)
-            seen &= distinct and seen.mean() >= _OVERLAP
-        return Calibrated(result, seen, known=False)
+        known = self.ids_ is not None and hashed is not None
+        if known:
+            seen = np.isin(hashed, self.ids_)
+        else:
+            given, fitted = _hash_scores(values), self.score_hashes_
+            seen = np.isin(given, fitted)
+            if not np.array_equal(np.sort(given), fitted):
+                distinct = len(np.unique(fitted)) >= _DISTINCT * len(fitted)
+                seen &= distinct and seen.mean() >= _OVERLAP
+        found = Calibrated(result, seen, known=known)
+        found._origin = self, values
+        return found
+
+    def _spread(self, values: np.ndarray) -> np.ndarray | None:
+        """How far standard normal errors of the map move log odds; None if unknown."""
+        return None
 
     @staticmethod
     def _log_odds(scores: np.ndarray, floor: float) -> np.ndarray:

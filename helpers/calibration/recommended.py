@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,18 +89,19 @@ class ProbabilityCalibrator(MulticlassCalibrator):
             Lower and upper ends of what ``predict`` gives.
         """
         check_between("level", level, 0, 1)
-        values, hashed = self._read_again(scores, ids, source)
-        rows = _as_rows(values)
-        found = self._rows(rows)
-        columns = range(found.shape[1]) if values.ndim == 2 else [1]
-        z, ends = normal.ppf((1 + level) / 2), []
-        for column in columns:
-            label = np.full(len(rows), column)
-            error = np.sqrt((self._effects(rows, found, label) ** 2).sum(axis=1))
-            middle = logit(np.clip(found[:, column], 1e-300, 1 - 1e-16))
-            ends.append(expit(middle[:, None] + z * error[:, None] * [-1, 1]))
-        both = np.stack(ends, axis=1) if values.ndim == 2 else ends[0]
-        return self._marked(both, values, hashed)
+        z = normal.ppf((1 + level) / 2)
+
+        def interval(values: np.ndarray) -> np.ndarray:
+            found = self._rows(values)
+            odds = logit(np.clip(found, 1e-300, 1 - 1e-16))
+            labels = range(found.shape[1]) if values.ndim == 2 else [1]
+            errors = [self._spread(values, np.full(len(values), at)) for at in labels]
+            size = np.stack([np.linalg.norm(one, axis=1) for one in errors], axis=1)
+            ends = [expit(odds[:, labels] + side * z * size) for side in (-1, 1)]
+            both = np.stack(ends, axis=-1)
+            return both if values.ndim == 2 else both[:, 0]
+
+        return self._mapped(interval, scores, ids, source)
 
     def _least_rows(self) -> int:
         return 1
@@ -115,15 +117,19 @@ class ProbabilityCalibrator(MulticlassCalibrator):
             return check_outcomes(correct, scores)
         return super()._read_truth(correct, scores, columns)
 
-    def _read_again(
-        self, scores: Data, ids: Ids, source: Source
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def _mapped(
+        self,
+        function: Callable[[np.ndarray], np.ndarray],
+        scores: Data,
+        ids: Ids,
+        source: Source,
+    ) -> Calibrated:
         check_is_fitted(self)
         if (np.ndim(scores) == 1) != (self.classes_ is None):
             kinds = "confidences", "label probabilities"
             asked, known = kinds if np.ndim(scores) == 1 else kinds[::-1]
             raise ValueError(f"scores must be {known}, as in fit, not {asked}.")
-        return super()._read_again(scores, ids, source)
+        return super()._mapped(function, scores, ids, source)
 
     def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
         """Any labels will do: the priors keep the map finite."""
@@ -169,23 +175,26 @@ class ProbabilityCalibrator(MulticlassCalibrator):
     def _logs(self, probabilities: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(probabilities, self.floor))
 
-    def _rows(self, rows: np.ndarray) -> np.ndarray:
-        return softmax(self.weights_ * self._logs(rows) + self.biases_, axis=1)
+    def _rows(self, values: np.ndarray) -> np.ndarray:
+        logs = self._logs(_as_rows(values))
+        return softmax(self.weights_ * logs + self.biases_, axis=1)
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
-        found = self._rows(_as_rows(values))
+        found = self._rows(values)
         return found if values.ndim == 2 else found[:, 1]
 
-    def _effects(
-        self, rows: np.ndarray, found: np.ndarray, label: np.ndarray
+    def _spread(
+        self, values: np.ndarray, label: np.ndarray | None = None
     ) -> np.ndarray:
-        """How far independent standard normal errors of the map move log odds."""
-        at = np.arange(len(rows)), label
-        others = found.copy()
+        """How far standard normal errors of the map move the log odds of a label."""
+        others = self._rows(values)
+        if label is None:
+            label = others.argmax(axis=1) if values.ndim == 2 else np.ones_like(values)
+        at = np.arange(len(values)), label.astype(np.intp)
         others[at] = 0
         by_logit = -others / np.maximum(others.sum(axis=1, keepdims=True), 1e-300)
         by_logit[at] = 1
-        by_weight = by_logit * self._logs(rows)
+        by_weight = by_logit * self._logs(_as_rows(values))
         return by_weight @ self.weight_factor_ + by_logit @ self.bias_factor_
 
 

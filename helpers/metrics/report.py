@@ -15,9 +15,17 @@ from numpy.typing import ArrayLike
 from ..checks import check_between, check_choice, check_rng, check_rows, evaluation_of
 from .bins import UNIFORM, Binning, Bins
 from .errors import debiased_calibration_error, expected_calibration_error
-from .resampling import Cells, Interval, NoiseFloor, bootstrap_interval, noise_floor
+from .resampling import (
+    Cells,
+    Interval,
+    NoiseFloor,
+    bootstrap_interval,
+    fitted_floor,
+    noise_floor,
+)
 from .scores import BrierDecomposition, TestMethod, aurc, calibration_test, log_loss
 
+_MOST_MAPS = 500
 _STAMPS = {
     "held-out": "held out: none of these rows was fitted on",
     "in-sample": "IN-SAMPLE: {n} of these rows were fitted on; "
@@ -32,6 +40,7 @@ _NOTES = {
     "ECE": ("", "biased upwards"),
     "noise floor, mean": ("ECE of a perfect forecaster", "simulated"),
     "noise floor, 95 %": ("", "simulated"),
+    "floor of the map, 95 %": ("ECE of a right map with as many labels", "simulated"),
     "debiased squared error": ("may be negative", ""),
     "debiased L1 error": ("may be negative", "biased near zero"),
     "MCE": ("one thin bin can make it", "biased upwards"),
@@ -50,7 +59,9 @@ class CalibrationReport:
 
     It has bootstrap intervals of ``gap`` (confidence − accuracy), ``squared`` (the
     debiased error), ``brier`` and ``auroc``; the noise ``floor``; ``evaluation``,
-    whether rows were fitted on; and ``curve``, one row a bin: its edges, ``n``, mean
+    whether rows were fitted on; ``n_labels`` that a map was fitted on and the
+    ``fitted_floor``, what a map of the right form fitted on as many shows, where the
+    confidences know them; and ``curve``, one row a bin: its edges, ``n``, mean
     ``confidence``, ``accuracy`` with Wilson's interval, and the band (``band_low``,
     ``band_high``) where the accuracy would lie if the confidences were true.
     """
@@ -68,6 +79,8 @@ class CalibrationReport:
     level: float
     evaluation: str
     n_fitted_on: int
+    n_labels: int | None = None
+    fitted_floor: NoiseFloor | None = None
 
     @property
     def n(self) -> int:
@@ -115,18 +128,24 @@ class CalibrationReport:
         """What the ECE shows, given the noise floor."""
         if self.evaluation == "in-sample":
             return "nothing can be concluded from rows that were fitted on"
+        perfect = "cannot be told from a perfect forecaster with these bins and"
         if self.ece <= self.floor.upper:
-            return (
-                "cannot be told from a perfect forecaster with these bins and this "
-                "many rows"
-            )
+            return f"{perfect} this many rows"
+        why = "chance explains"
+        if self.fitted_floor is not None:
+            if self.ece <= self.fitted_floor.upper:
+                return f"{perfect} {self.n_labels:,} labels to fit the map on"
+            why = "chance and the labels fitted on explain"
         way = "over" if self.gap.value > 0 else "under"
-        return f"more than chance explains; on the whole {way}confident"
+        return f"more than {why}; on the whole {way}confident"
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """The measures: value, interval, note, and why there is no interval."""
         rows, binning = self._rows, self.binning
+        fitted = {}
+        if self.fitted_floor is not None:
+            fitted["floor of the map, 95 %"] = self.fitted_floor.upper
         measures: dict[str, float | Interval] = {
             "rows": self.n,
             "accuracy": self.accuracy,
@@ -135,6 +154,7 @@ class CalibrationReport:
             "ECE": self.ece,
             "noise floor, mean": self.floor.mean,
             "noise floor, 95 %": self.floor.upper,
+            **fitted,
             "debiased squared error": self.squared,
             "debiased L1 error": self.debiased,
             "MCE": expected_calibration_error(*rows, binning=binning, norm="max"),
@@ -231,6 +251,8 @@ def calibration_metrics(
     intervals = bootstrap_interval(values, outcome, names, **draws, **rule)
     floor = noise_floor(values, n_simulations=n_resamples, **rule)
     bins = Bins.of(values, binning)
+    plausible = getattr(confidence, "plausible", lambda *_: None)
+    truths = plausible(min(n_resamples, _MOST_MAPS), generator)
     return CalibrationReport(
         confidence=np.asarray(values),
         correct=outcome,
@@ -242,6 +264,8 @@ def calibration_metrics(
         level=level,
         evaluation=state,
         n_fitted_on=n_fitted_on,
+        n_labels=getattr(confidence, "n_labels", None),
+        fitted_floor=truths and fitted_floor(values, truths, bins, generator),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -219,6 +219,21 @@ def noise_floor(
         for _ in range(n_simulations)
     ]
     return _floor(found, level)
+
+
+def fitted_floor(
+    values: np.ndarray,
+    truths: Iterable[np.ndarray],
+    bins: Bins,
+    generator: np.random.Generator,
+    level: float = 0.95,
+) -> NoiseFloor:
+    """The ECE of a map whose true probabilities are any of those that it may have."""
+    errors = []
+    for truth in truths:
+        drawn = generator.random(len(values)) < truth
+        errors.append(float(bins.sums(values, drawn).error("l1")))
+    return _floor(errors, level)
 
 
 def bootstrap_interval(
