@@ -307,7 +307,7 @@ def test_votes_have_wilson_intervals() -> None:
     assert np.isnan(found.off_label[3]) and np.isnan(found.shares[[1, 3]]).all()
     assert found.best.tolist() == [0, -1, 0, -1]
     assert found.low[1].tolist() == [0, 0] and found.high[1].tolist() == [1, 1]
-    assert found.problems == [None, "No answer is a label.", None, "no answer"]
+    assert found.problems.tolist() == [None, "No answer is a label.", None, "no answer"]
 
 
 def test_reports_bound_nothing() -> None:

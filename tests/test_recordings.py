@@ -25,7 +25,6 @@ from helpers.hosted import (
     Failure,
     Journal,
     Request,
-    TokenUsage,
     ask,
     build_request,
     play_recording,
@@ -118,14 +117,13 @@ def keeping() -> Journal:
 
 def answered(request: Request, text: str = "yes", **changes: Any) -> Call:
     body = chat_answer(text)
-    result, said = read_answer("chat", body), json.dumps(body)
-    call = Call(request.key(URL), "chat", "m", result, said, TokenUsage(10, 1))
-    return replace(call, **{"request": request, **changes})
+    call = Call(request.key(URL), request, read_answer("chat", body), json.dumps(body))
+    return replace(call, **changes)
 
 
 def failed(request: Request, message: str = "ouch") -> Call:
     failure = Failure("APIError", message, 500, "r")
-    return answered(request, result=failure, response=None, usage=TokenUsage())
+    return answered(request, result=failure, response=None)
 
 
 def small(file: Path) -> pd.DataFrame:

@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..answers import Answer, AnswerToken, Failure
+from ..answers import PROTOCOLS, Answer, AnswerToken, Failure
 from .client import ask
 from .journal import Journal
-from .requests import (
-    LEAST_TOKENS,
-    build_request,
-    open_client,
-    plain_url,
-)
+from .requests import build_request, open_client, plain_url
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -222,7 +217,8 @@ class _Asker:
             known = {"old_limit": self.old_limit, **self.settings.get(by, {})}
             bare = known.pop("bare", False)
             settings = {"top_logprobs": 20, "temperature": 0.0, **known, **change}
-            settings["max_tokens"] = max(change.get("max_tokens", 1), LEAST_TOKENS[by])
+            least = PROTOCOLS[by].least_tokens
+            settings["max_tokens"] = max(change.get("max_tokens", 1), least)
             request = build_request(model=self.model, prompt=prompt, **settings)
             requests.append(request.without_logprobs() if bare else request)
         results = ask(
