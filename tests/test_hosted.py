@@ -248,23 +248,6 @@ def test_a_hostile_answer_concerns_itself_alone(
     assert journal.usage(PRICES)["prompt_tokens"].item() >= 17  # what was billed stays
 
 
-ODD: dict[str, tuple[dict[str, Any], str]] = {
-    "length": ({"finish_reason": "length"}, "raise max_tokens"),
-    "filter": ({"finish_reason": "content_filter"}, "content filter"),
-    "refusal": ({"message": {"refusal": "I can't."}}, 'refused: "I can\'t."'),
-    "no logprobs": ({"logprobs": None}, "no log-probabilities"),
-    "empty": ({"logprobs": {"content": []}}, "no log-probabilities"),
-}
-
-
-def test_odd_answers_are_answers_that_say_what_is_odd(journal: Journal) -> None:
-    with asking(lambda q, _: Reply(chat_answer("yes", **ODD[q][0]))) as (_, client):
-        found = ask([question(name) for name in ODD], client, journal)
-    for answer, (_, says) in zip(found, ODD.values(), strict=True):
-        assert isinstance(answer, Answer) and says in answer.problem
-        assert answer.usage.completion == 1
-
-
 @pytest.mark.parametrize(("status", "says"), [(400, "Correct the"), (404, "check mo")])
 def test_refused_requests_are_asked_once(
     journal: Journal, status: int, says: str

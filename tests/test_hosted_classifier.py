@@ -424,11 +424,13 @@ def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
             return {"maybe" if "bore" in prompt else "yes": 1.0}
         return {"80": 1.0} if "joy" in prompt else {"a fish": 1.0}
 
-    asked = {"labels": ["yes", "no"], "fallback": "self-report"}
+    asked = {"labels": ["yes", "no", "unsure"], "fallback": "self-report"}
     found, _ = make(model, {"hides": "silently"}, **asked)
     with pytest.warns(UserWarning, match="2 of 3 texts have no confidence"):
         table = found.score_table(TEXTS)
-    assert table["p_yes"].tolist() == pytest.approx([0.8, np.nan, np.nan], nan_ok=True)
+    for label, p in (("yes", 0.8), ("no", 0.1), ("unsure", 0.1)):  # it shares the rest
+        expected = pytest.approx([p, np.nan, np.nan], nan_ok=True)
+        assert table[f"p_{label}"].tolist() == expected
     assert table["prediction"].fillna("none").tolist() == ["yes", "none", "yes"]
     assert table["confidence"].isna().tolist() == [False, True, True]
     assert table["lower_yes"].tolist() == [0] * 3

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from helpers.bounds import LabelMass, ListedToken
 from helpers.hosted import Answer, AnswerToken, TokenUsage
-from helpers.hosted.labels import HostedScores, LabelTexts, LabelTree
+from helpers.hosted.labels import LabelTexts, LabelTree
 
 LABELS = ["positive", "negative", "negligible"]
 
@@ -223,25 +223,6 @@ def test_end_of_turn_counts_as_end_and_nowhere_else(text: str) -> None:
     assert mass.off_list == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    ("odd", "message"),
-    [
-        (token("a", 0.9, b=0.9), "sum to at most one"),
-        (AnswerToken("a", math.nan), "at most 0, not nan"),
-        (AnswerToken("a", -0.1, None, (ListedToken("b", 0.5),)), "at most 0, not 0.5"),
-    ],
-)
-def test_nonsense_is_refused(odd: AnswerToken, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LabelTree(LabelTexts.build(["a", "b"])).add(b"", [odd])
-
-
-def test_a_list_that_is_none_of_the_top_k_says_so() -> None:
-    tree = LabelTree(LabelTexts.build(["a", "b"]))
-    assert "falling order" in str(tree.add(b"", [token("x", 0.2, a=0.1, b=0.4)]))
-    assert tree.mass().lower.tolist() == [0, 0] and tree.mass().unlisted == 1
-
-
 def test_texts_after_a_word_begin_with_a_space() -> None:
     exact = LabelTexts.build(["no", "yes"], after="A:")
     assert list(exact.owners) == [b" no", b" yes"]
@@ -268,66 +249,14 @@ def test_overlapping_labels(
         LabelTexts.build(labels, **options)
 
 
-# Scores ---------------------------------------------------------------------------
-
-
-def mass_of(lower: list[float], gain: list[float]) -> LabelMass:
-    mass = LabelMass(len(lower))
-    mass.lower, mass.gain = np.array(lower, float), np.array(gain)
-    mass.others = np.sum(gain) - np.array(gain)
-    return mass
-
-
-def test_point_is_the_listed_mass_normalised_and_inside() -> None:
-    found = HostedScores.of_masses([mass_of([0.6, 0.2], [0.1, 0.1])], 2, [1], [None])
-    assert found.shares[0] == pytest.approx([0.75, 0.25])
-    assert found.low[0] == pytest.approx([0.6 / 0.9, 0.2 / 0.9])
-    assert found.high[0] == pytest.approx([0.7 / 0.9, 0.3 / 0.9])
-    assert found.decided.tolist() == [True]
-    assert found.off_label == pytest.approx([0.2])
-
-
-@pytest.mark.parametrize("gain", [[0.3, 0.1], [0.0, 0.0]])
-def test_without_listed_mass_there_is_no_point(gain: list[float]) -> None:
-    found = HostedScores.of_masses([mass_of([0, 0], gain)], 2, [1], [None])
-    assert np.isnan(found.shares).all() and found.best.tolist() == [-1]
-    assert found.low[0].tolist() == [0, 0] and found.high[0].tolist() == [1, 1]
-    assert not found.decided[0] and found.problems[0] is not None
-
-
-def test_votes_have_wilson_intervals() -> None:
-    counts = np.array([[7, 3, 2], [0, 0, 4], [10, 0, 0], [0, 0, 0]])
-    problems = [None, None, None, "no answer"]
-    found = HostedScores.of_votes(counts, [12] * 4, problems)
-    assert found.shares[0] == pytest.approx([0.7, 0.3])
-    assert found.low[0, 0] == pytest.approx(0.397, abs=5e-4)
-    assert found.high[0, 0] == pytest.approx(0.892, abs=5e-4)
-    assert found.decided.tolist() == [False, False, True, False]
-    assert found.off_label[:3] == pytest.approx([2 / 12, 1, 0])
-    assert np.isnan(found.off_label[3]) and np.isnan(found.shares[[1, 3]]).all()
-    assert found.best.tolist() == [0, -1, 0, -1]
-    assert found.low[1].tolist() == [0, 0] and found.high[1].tolist() == [1, 1]
-    assert found.problems.tolist() == [None, "No answer is a label.", None, "no answer"]
-
-
-def test_reports_bound_nothing() -> None:
-    reported = [0.8, math.nan, math.nan]
-    found = HostedScores.of_reports([2, None, 0], reported, [""] * 3, 3)
-    assert found.shares[0] == pytest.approx([0.1, 0.1, 0.8])
-    assert np.isnan(found.shares[1:]).all()
-    assert not found.low.any() and found.high.all() and not found.decided.any()
-    assert found.best.tolist() == [2, -1, 0]
-    assert found.calls.tolist() == [2, 1, 2]
+# Words ----------------------------------------------------------------------------
 
 
 # What is said, and the label it is read as; behind a "|" with an end.
 READ = [
     *[("no", 0), (" No.", 0), ("**Spam**", 1), ('"spam."', 1)],
     *[(said, None) for said in ("not sure", "No? Spam.", "no/spam", "no spam")],
-    *[
-        (said, None)
-        for said in ("spam, I think", "It is not spam", "spam\nno", "spam?")
-    ],
+    *[(said, None) for said in ("spam, I think", "It is not spam", "spam\nno")],
     *[("|not spam\nbecause", 1), ("|no", 0), ("|no, never", None), ("|", None)],
 ]
 

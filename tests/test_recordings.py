@@ -30,7 +30,6 @@ from helpers.hosted import (
     play_recording,
     probe,
     read_answer,
-    read_batch,
     save_recording,
 )
 
@@ -243,18 +242,6 @@ def test_half_characters_of_a_server_do_not_stop_the_journal(file: Path) -> None
         assert found == journal.get(keys)
     assert found[keys[0]].request_id == r"id-\ud83d"
     assert found[keys[1]].message == r"cut \ud83d"
-
-
-def test_answers_of_a_batch_are_recorded_too(tmp_path: Path, file: Path) -> None:
-    asked = chat("a")
-    line = {"custom_id": asked.key(URL), "error": None}
-    line["response"] = {"status_code": 200, "body": chat_answer("yes")}
-    output = tmp_path / "output.jsonl"
-    output.write_text(json.dumps(line))
-    with keeping() as journal:
-        read_batch(output, [asked], journal, base_url=URL)
-        table = save_recording(journal, file, base_url=URL)
-    assert json.loads(table.loc[0, "arguments"]) == asked.arguments
 
 
 def test_no_key_is_in_a_recording(
