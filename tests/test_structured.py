@@ -84,21 +84,6 @@ def test_neiss_code_in_a_json_answer() -> None:
     assert free.decided
 
 
-def test_fields_of_a_recorded_answer() -> None:
-    # The README of structured-logprobs: a capital, a list, a die.
-    texts = '{"capital": "|Paris|","colors":["|Red|","|Blue|"],"die":|5|}'.split("|")
-    values = {1: -5.5122365e-07, 3: -0.0033997903, 5: -0.0113641836, 7: -0.48048785}
-    tokens = [{"token": t, "logprob": values.get(at, 0)} for at, t in enumerate(texts)]
-    paris = field_distribution(tokens, "capital", choices=["Paris", "Rome"])
-    assert (paris.logprob, paris.tokens) == (-5.5122365e-07, (1,))
-    blue = field_distribution(tokens, "colors[1]", choices=["Red", "Blue"])
-    assert (blue.logprob, blue.before) == (-0.0113641836, ("capital", "colors[0]"))
-    die = field_distribution(tokens, "die", choices=list(range(1, 7)))
-    assert (die.value, die.logprob) == (5, -0.48048785)
-    assert limits(die, 5)[0] == pytest.approx(math.exp(-0.48048785))
-    assert limits(die, 6) == pytest.approx((0, 1 - math.exp(-0.48048785)))
-
-
 LIMITS = [
     # What other packages get wrong: peers.md §2.3, one after the other.
     ('{"spam":¦true=.5¦}', "spam", "true .5 1 / false 0 .5"),
@@ -158,12 +143,11 @@ def test_limits_of_a_field(written: str, path: str, expected: str) -> None:
 
 def test_shares_of_a_field() -> None:
     tokens = [token('{"x":"'), token("a", 0.4, b=0.6), token('"}')]
-    choices = ["a", "be", "by"]
-    found = field_distribution(tokens, "x", choices=choices, constrained=True)
-    assert (found.lower_share[0], found.upper_share[0]) == pytest.approx((0.4, 0.4))
-    assert found.upper_share[1:] == pytest.approx([0.6, 0.6])
-    free = field_distribution(tokens, "x", choices=choices)
-    assert (free.lower_share[0], free.upper_share[0]) == pytest.approx((0.4, 1.0))
+    for constrained, high in ((True, [0.4, 0.6, 0.6]), (False, [1.0, 0.6, 0.6])):
+        options = {"choices": ["a", "be", "by"], "constrained": constrained}
+        found = field_distribution(tokens, "x", **options)
+        assert found.lower_share == pytest.approx([0.4, 0, 0])
+        assert found.upper_share == pytest.approx(high)
     # What is not listed may lead nowhere.
     tokens = [token('{"x":"'), token("p", 0.5, **{'neg"': 0.5}), token("os", 0.4)]
     found = field_distribution(
