@@ -508,6 +508,7 @@ def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
         ({"budget": -1}, "budget must be"),
         ({"prompt": "no slot"}, "prompt must contain"),
         ({"labels": ["a"]}, "at least two"),
+        ({"spellings": {"yes": "yep"}}, "spellings of 'yes' must be several"),
         ({"labels": ["no", "not"]}, "begins label"),
         ({"top_logprobs": 21}, "top_logprobs must lie"),
         ({"question": " "}, "question must be a text"),

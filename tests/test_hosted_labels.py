@@ -21,7 +21,7 @@ from helpers.bounds import LabelMass, ListedToken
 from helpers.hosted import Answer, AnswerToken, TokenUsage
 from helpers.hosted.labels import LabelTexts, LabelTree
 
-LABELS = ["positive", "negative", "negligible"]
+LABELS = ("positive", "negative", "negligible")
 
 
 def position(model: Model, begun: str, k: int, greedy: bool) -> AnswerToken:
@@ -209,7 +209,7 @@ MASSES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = 
 @pytest.mark.parametrize("name", MASSES)
 def test_mass_of_lists_that_are_written_down(name: str) -> None:
     labels, options, answers, expected = MASSES[name]
-    mass = mass_after(LabelTexts.build(labels.split(), **options), answers)
+    mass = mass_after(LabelTexts.build(tuple(labels.split()), **options), answers)
     for what, value in expected.items():
         found = dict(mass.branches) if what == "branches" else getattr(mass, what)
         assert found == pytest.approx(value), what
@@ -218,17 +218,17 @@ def test_mass_of_lists_that_are_written_down(name: str) -> None:
 @pytest.mark.parametrize("text", ["", END, "</s>", "<eos>", "<|im_end|>"])
 def test_end_of_turn_counts_as_end_and_nowhere_else(text: str) -> None:
     answers = {"": [token("no", 0.5, **{text: 0.5}), token(text, 0.8)]}
-    mass = mass_after(LabelTexts.build(["no", "yes"], turn_ends=True), answers)
+    mass = mass_after(LabelTexts.build(("no", "yes"), turn_ends=True), answers)
     assert mass.lower == pytest.approx([0.4, 0])
     assert mass.off_list == pytest.approx(0.5)
 
 
 def test_texts_after_a_word_begin_with_a_space() -> None:
-    exact = LabelTexts.build(["no", "yes"], after="A:")
+    exact = LabelTexts.build(("no", "yes"), after="A:")
     assert list(exact.owners) == [b" no", b" yes"]
-    wide = LabelTexts.build(["no", "yes"], family="wide", after="A:")
+    wide = LabelTexts.build(("no", "yes"), family="wide", after="A:")
     assert {b" no", b"no", b"\nNO", b' "No"'} <= set(wide.owners)
-    both = LabelTexts.build(["good", "好"], after="Sentiment, 情感:")
+    both = LabelTexts.build(("good", "好"), after="Sentiment, 情感:")
     assert list(both.owners) == [b" good", "好".encode()]
 
 
@@ -246,7 +246,7 @@ def test_overlapping_labels(
     labels: list[str], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        LabelTexts.build(labels, **options)
+        LabelTexts.build(tuple(labels), **options)
 
 
 # Words ----------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def words(said: str, finish: str = "stop") -> Answer:
 @pytest.mark.parametrize(("said", "label"), READ)
 def test_label_of_an_answer_in_words(said: str, label: int | None) -> None:
     has_end = said.startswith("|")
-    names = ["no", "not spam"] if has_end else ["no", "spam"]
+    names = ("no", "not spam") if has_end else ("no", "spam")
     ends = ("\n",) if has_end else ()
     texts = LabelTexts.build(names, family="case", ends=ends, turn_ends=has_end)
     said = said.removeprefix("|")
@@ -278,6 +278,6 @@ def test_label_of_an_answer_in_words(said: str, label: int | None) -> None:
 
 
 def test_marks_that_are_part_of_a_label_tell_labels_apart() -> None:
-    texts = LabelTexts.build(["A", "A*"], family="exact", ends=("\n",), turn_ends=True)
+    texts = LabelTexts.build(("A", "A*"), family="exact", ends=("\n",), turn_ends=True)
     found = [texts.read(words(said)) for said in ("A", "A*", "**A**", "`A*`")]
     assert found == [0, 1, None, None]

@@ -208,10 +208,15 @@ class HostedClassifier(PromptedClassifier):
             turn_ends = self.protocol == "completions"
             ends = "\n" if turn_ends else None
         start = self.render("A")
+        spelled = [
+            # One text in place of several is refused there.
+            (label, texts if isinstance(texts, str) else tuple(texts))
+            for label, texts in (self.spellings or {}).items()
+        ]
         return LabelTexts.build(
-            self.classes_.tolist(),
+            tuple(self.classes_.tolist()),
             family=self.family,
-            spellings=self.spellings,
+            spellings=tuple(spelled),
             after=start if isinstance(start, str) else "",
             ends=(ends,) if isinstance(ends, str) else tuple(ends or ()),
             turn_ends=turn_ends,

@@ -421,7 +421,7 @@ class _Ledger:
                 self._news.add(row[1])
                 self._count(row)
 
-    def _count(self, row: tuple[Any, ...]) -> None:
+    def _count(self, row: sqlite3.Row) -> None:
         _, key, source, status, prompt, completion = row
         usage = TokenUsage(prompt, completion)
         open_bill = source == "direct" and status is None

@@ -275,7 +275,7 @@ class Journal:
             "SELECT key, response FROM calls WHERE response IS NOT NULL AND "
             "error_kind IS NOT 'DamagedRow' AND key IN ({}) ORDER BY id"
         )
-        return dict(self._rows(query, keys))
+        return {row["key"]: row["response"] for row in self._rows(query, keys)}
 
     def usage(
         self, prices: Prices | None = None, *, batch_share: float = 1.0
@@ -423,7 +423,7 @@ def _requests(table: pd.DataFrame, where: str) -> list[Request]:
     return found
 
 
-def _result(row: Mapping[str, Any] | sqlite3.Row) -> Answer | Failure:
+def _result(row: Mapping[Any, Any] | sqlite3.Row) -> Answer | Failure:
     """What a row of the journal or of a recording says of a call."""
     name = row["request_id"]
     if row["status"] == "ok":

@@ -43,36 +43,22 @@ class LabelTexts:
     )
 
     @classmethod
+    @lru_cache(maxsize=16)
     def build(
         cls,
-        labels: Sequence[str],
+        labels: tuple[str, ...],
         *,
         family: str = "exact",
-        spellings: Mapping[str, Sequence[str]] | None = None,
+        spellings: tuple[tuple[str, Sequence[str]], ...] = (),
         after: str = "",
-        ends: Sequence[str] = (),
+        ends: tuple[str, ...] = (),
         turn_ends: bool = False,
     ) -> LabelTexts:
-        given = Verbalizer(labels, family=family, spellings=spellings or {})
+        """Texts behind a prompt that ends in ``after``; a pair a label's spellings."""
+        given = Verbalizer(labels, family=family, spellings=dict(spellings))
         for end in ends:
             if not isinstance(end, str) or not end:
                 raise ValueError(f"terminator must not be empty, as in {ends!r}.")
-        spelled = ((label, tuple(texts)) for label, texts in given.spellings.items())
-        names, ways = tuple(given.labels), tuple(spelled)
-        return cls._of(names, ways, family, after, tuple(ends), turn_ends)
-
-    @classmethod
-    @lru_cache(maxsize=16)
-    def _of(
-        cls,
-        labels: tuple[str, ...],
-        spellings: tuple[tuple[str, tuple[str, ...]], ...],
-        family: str,
-        after: str,
-        ends: tuple[str, ...],
-        turn_ends: bool,
-    ) -> Self:
-        given = Verbalizer(labels, family=family, spellings=dict(spellings))
         owners: dict[bytes, int] = {}
         for index, label in enumerate(labels):
             for way in product(given.leads(label, after), given.texts(label)):

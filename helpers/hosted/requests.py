@@ -184,7 +184,7 @@ def build_request(
     if isinstance(prompt, str) and protocol != "completions":
         prompt = [{"role": "user", "content": prompt}]
     asked = prompt if isinstance(prompt, str) else list(prompt)
-    arguments = {"model": model, way.prompt: asked}
+    arguments: dict[str, Any] = {"model": model, way.prompt: asked}
     arguments |= way.ask(max_tokens, top_logprobs, old_limit=old_limit)
     if temperature is not None:
         arguments["temperature"] = float(temperature)
