@@ -197,55 +197,45 @@ def test_silence_and_dripping_end(journal: Journal) -> None:
     assert server.asked == {"silent": 1, "drip": 1}
 
 
-UNREADABLE = {
-    '{"id": "x", "choices": [{"mess': "broken JSON at character 25 of 30",
-    "<!doctype html><html>Log in</html>": "web page.*base_url.*/v1",
-    '["no", "object"]': "no object",
-    '{"choices": []}': "no choices.*protocol",
-    '{"error": {"message": "overloaded"}}': "'overloaded'",
-    "": "broken JSON",
-    "[" * 100_000: "broken JSON",
-}
-
-
-def test_what_is_no_answer_is_a_failure(journal: Journal) -> None:
-    bodies = [*UNREADABLE]
-    headers = {"x-request-id": "req-7", "content-type": "text/plain"}
-    with asking(lambda q, _: Reply(bodies[int(q[1:])], 200, headers)) as (_, client):
-        asked = questions(len(bodies))
-        found = ask(asked, client, journal)
-        assert ask(asked, client, journal) == found
-    for failure, says in zip(found, UNREADABLE.values(), strict=True):
-        assert failure.kind == "UnreadableAnswer" and failure.request_id == "req-7"
-        assert re.search(says, failure.message)
-
-
-USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
 NESTED = '{"choices": ' + '[{"message": {"content": ' * 300
-HOSTILE: dict[str, Any] = {
-    "types": chat_answer("a") | {"choices": [7], "usage": USAGE},
-    "deep": chat_answer("a") | {"choices": [], "x": json.loads("[" * 900 + "]" * 900)},
-    "very deep": NESTED + "1" + "}}]" * 300 + "}",
-    "numbers": chat_answer("a") | {"usage": {"prompt_tokens": 10**400}},
-    "digits": '{"choices": [], "usage": {"prompt_tokens": ' + "9" * 5000 + "}}",
-    "long": "x" * 5000,
+BILLED = {"usage": {"prompt_tokens": 7, "completion_tokens": 2}}
+# What is sent in place of an answer, and words of the failure, where it must be one.
+BAD: dict[str, tuple[Any, str]] = {
+    "cut": ('{"id": "x", "choices": [{"mess', "broken JSON at character 25 of 30"),
+    "page": ("<!doctype html><html>Log in</html>", "web page.*base_url.*/v1"),
+    "list": ('["no", "object"]', "no object"),
+    "none": ({"choices": []}, "no choices.*protocol"),
+    "error": ({"error": {"message": "overloaded"}}, "'overloaded'"),
+    "empty": ("", "broken JSON"),
+    "open": ("[" * 5000, "broken JSON"),
+    "types": (chat_answer("a") | {"choices": [7]} | BILLED, ""),
+    "deep": ({"choices": [], "x": json.loads("[" * 900 + "]" * 900)} | BILLED, "no c"),
+    "very deep": (NESTED + "1" + "}}]" * 300 + "}", ""),
+    "numbers": (chat_answer("a") | {"usage": {"prompt_tokens": 10**400}}, ""),
+    "digits": ('{"choices": [], "usage": {"prompt_tokens": ' + "9" * 5000 + "}}", ""),
+    "long": ("x" * 20_000, "longer than 19,000 bytes"),
 }
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "zlib", "unicode_escape"])
-def test_a_hostile_answer_concerns_itself_alone(
+def test_what_is_no_answer_concerns_itself_alone(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, charset: str
 ) -> None:
-    monkeypatch.setattr("helpers.hosted.requests._MOST_BYTES", 4500)
-    kind = {"content-type": f"application/json; charset={charset}"}
-    asked = [question(text) for text in (*HOSTILE, "good")]
-    with asking(lambda q, _: Reply(HOSTILE.get(q), 200, kind)) as (server, client):
-        found = ask(asked, client, journal)
-        assert ask(asked, client, journal) == found
-    assert set(server.asked.values()) == {1}
-    assert isinstance(found[-1], Answer) and found[-1].text == "good"
-    assert "longer than 4,500 bytes" in found[-2].message
-    assert journal.usage(PRICES)["prompt_tokens"].item() >= 17  # what was billed stays
+    monkeypatch.setattr("helpers.hosted.requests._MOST_BYTES", 19_000)
+    headers = {"content-type": f"application/json; charset={charset}"}
+    headers["x-request-id"] = "req-7"
+    bodies = {name: body for name, (body, _) in BAD.items()}
+    asked = [question(text) for text in (*BAD, "good")]
+    with asking(lambda q, _: Reply(bodies.get(q), 200, headers)) as (server, client):
+        *found, good = ask(asked, client, journal)
+        assert ask(asked, client, journal) == [*found, good]
+    assert set(server.asked.values()) == {1} and good.text == "good"
+    for result, (name, (_, says)) in zip(found, BAD.items(), strict=True):
+        if says:
+            assert result.kind == "UnreadableAnswer", name
+            assert re.search(says, result.message), name
+            assert result.request_id == (None if name == "long" else "req-7")
+    assert journal.usage(PRICES)["prompt_tokens"].item() >= 24  # what was billed stays
 
 
 @pytest.mark.parametrize(("status", "says"), [(400, "Correct the"), (404, "check mo")])

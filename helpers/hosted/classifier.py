@@ -172,7 +172,8 @@ class HostedClassifier(PromptedClassifier):
             more[f"upper_{label}"] = found.high[:, at]
         for name in ("decided", "unlisted", "off_list", "unresolved", "calls"):
             more[name] = getattr(found, name)
-        more |= {"problem": found.problems, "model": np.array(models, dtype=object)}
+        more["problem"] = pd.Series(found.problems, dtype=object)
+        more["model"] = np.array(models, dtype=object)
         return found.shares, found.best, found.off_label, pd.DataFrame(more)
 
     def _identity(self) -> tuple[dict[str, str], Any, Any]:
