@@ -36,6 +36,11 @@ def _entry(data: bytes, p: float) -> Token:
     }
 
 
+def beside(own: bytes, other: bytes) -> Token:
+    """What is written, with a probability of a half, and another token of a quarter."""
+    return _entry(own, 0.5) | {"top_logprobs": [_entry(own, 0.5), _entry(other, 0.25)]}
+
+
 def limits(found: Any, value: Any) -> tuple[float, float]:
     at = [repr(choice) for choice in found.choices].index(repr(value))
     return found.lower[at], found.upper[at]
@@ -345,9 +350,8 @@ MATCHES: list[tuple[list[Any], dict[bytes, str]]] = [
 def test_match(choices: list[Any], expected: dict[bytes, str]) -> None:
     for data, leads in expected.items():
         own = json.dumps(choices[1]).encode() + b"}"
-        written = {"logprob": math.log(0.5), "token": "?", "bytes": list(own)}
-        written["top_logprobs"] = [_entry(own, 0.5), _entry(data, 0.25)]
-        found = field_distribution([token('{"a":'), written], "a", choices=choices)
+        tokens = [token('{"a":'), beside(own, data)]
+        found = field_distribution(tokens, "a", choices=choices)
         whole = found.lower - [0, 0.5, 0][: len(choices)]
         begun = found.upper - found.lower - 0.25  # what is not listed
         names = [
@@ -357,20 +361,22 @@ def test_match(choices: list[Any], expected: dict[bytes, str]) -> None:
         assert "".join(names) == leads, data
 
 
-def test_match_behind_a_colon_in_the_same_token() -> None:
-    own = b'b" : "x"}'
-    for data, lower, unresolved in (
+@pytest.mark.parametrize(
+    ("other", "lower", "unresolved"),
+    [
         (b'b":"x"', 0.75, 0),
         (b'b" \n :\t "x"', 0.75, 0),
         (b'b"', 0.5, 0.25),
         (b' b":"x"', 0.5, 0),
         (b'c":', 0.5, 0),
-    ):
-        written = {"logprob": math.log(0.5), "token": "?", "bytes": list(own)}
-        written["top_logprobs"] = [_entry(own, 0.5), _entry(data, 0.25)]
-        found = field_distribution([token('{"a:'), written], "a:b", choices=["x", None])
-        assert found.lower[0] == pytest.approx(lower)
-        assert found.unresolved == pytest.approx(unresolved)
+    ],
+)
+def test_match_behind_a_colon_in_the_same_token(
+    other: bytes, lower: float, unresolved: float
+) -> None:
+    tokens = [token('{"a:'), beside(b'b" : "x"}', other)]
+    found = field_distribution(tokens, "a:b", choices=["x", None])
+    assert (found.lower[0], found.unresolved) == pytest.approx((lower, unresolved))
 
 
 def test_spelling_families() -> None:
