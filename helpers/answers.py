@@ -59,8 +59,7 @@ class TokenUsage:
     def of(cls, response: Any) -> TokenUsage:
         """What a server says that its answer cost, 0 where it does not say."""
         usage = _get(response, "usage")
-        details = _get(usage, "completion_tokens_details")
-        details = details or _get(usage, "output_tokens_details")
+        details = _get(usage, "completion_tokens_details", "output_tokens_details")
         counts = (
             _get(usage, "prompt_tokens", "input_tokens"),
             _get(usage, "completion_tokens", "output_tokens"),
@@ -267,6 +266,7 @@ class _Protocol(NamedTuple):
     read: Callable[[Any, list[Any], int | None], _Read]
 
 
+# A further protocol is a row here, with how it asks and how it reads.
 PROTOCOLS = {
     "chat": _Protocol(
         "/v1/chat/completions", "messages", "choices", 1, _ask_chat, _read_choices

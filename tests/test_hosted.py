@@ -242,11 +242,12 @@ def test_what_is_no_answer_concerns_itself_alone(
 def test_refused_requests_are_asked_once(
     journal: Journal, status: int, says: str
 ) -> None:
-    reply = Reply({"error": {"message": "no logprobs here"}}, status)
+    reply = Reply({"error": {"message": "no logprobs here"}} | BILLED, status)
     with asking(lambda *_: reply) as (server, client):
         (failure,) = ask([question()], client, journal)
     assert re.search(f"no logprobs here.*{says}", failure.message)
     assert server.asked.total() == 1
+    assert failure.usage.prompt == journal.usage()["prompt_tokens"].item() == 7
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses", "completions"])

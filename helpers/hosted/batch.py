@@ -133,15 +133,8 @@ def _call(key: str, request: Request, entry: dict[str, Any]) -> Call:
     status, name = response.get("status_code"), response.get("request_id")
     result: Answer | Failure
     try:
-        error = entry.get("error") or (body.get("error") if status != 200 else None)
-        if error or status != 200:
-            said = error if isinstance(error, dict) else {"message": error or "nothing"}
-            raise UnreadableAnswer(
-                f"The batch has no answer: {said.get('message')} "
-                f"({said.get('code') or status}). Correct the request or ask again "
-                "with retry_failed=True."
-            )
-        result = read_answer(request.protocol, body, name)
+        said = {"error": entry.get("error"), **body}
+        result = read_answer(request.protocol, said, name)
     except UnreadableAnswer as problem:
         code = status if isinstance(status, int) and status != 200 else None
         usage = TokenUsage.of(body)
