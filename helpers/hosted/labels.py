@@ -100,8 +100,9 @@ class LabelTexts:
 
     def continuations(self, data: bytes) -> _Continuations:
         """How an answer that begins so, up to a token's end, can go on to labels."""
-        if data in self._seen:
-            return self._seen[data]
+        known = self._seen.get(data)  # in one step: threads share what is built once
+        if known is not None:
+            return known
         whole, counts = self.owners.get(data), np.zeros(len(self.labels))
         texts = tuple(text for text in self.owners if text.startswith(data))
         if whole is not None and not self.has_end:
@@ -115,7 +116,7 @@ class LabelTexts:
             counts[list(owned)] += 1
         if whole is not None and self.has_end:
             counts[whole] = np.inf  # nobody knows how many tokens begin with an end
-        if len(self._seen) == _KEPT:
+        if len(self._seen) >= _KEPT:
             self._seen.clear()
         found = self._seen[data] = _Continuations(texts, steps, counts)
         return found
