@@ -191,7 +191,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "grouped_split": {"shares": (0.5, 0.25, 0.25)},
     "is_settled": {"n": 9},
     "labels_needed": {"most": 1000},
-    "load_neiss": {"stratify": False},
     "near_duplicates": {"groups": labels(NAMES)},
     "noise_floor": {"measure": None},
     "paired_difference": dict.fromkeys("ab", Data("pair", (P, Y))),

@@ -5,7 +5,7 @@ critics (Pang and Lee, 2005), here *positive* and *negative*; ``neiss`` are case
 injury with the part of the body; ``texts`` were written for the book.
 """
 
-from .neiss import NEISS_VARIABLE, body_parts, diagnoses, load_neiss
+from .neiss import body_parts, diagnoses, load_neiss
 from .neiss_predictions import (
     NEISS_CLASSIFIERS,
     NEISS_EXAMPLES,
@@ -16,7 +16,6 @@ from .neiss_predictions import (
     load_neiss_prompts,
     load_neiss_reports,
     measure_neiss,
-    neiss_baseline,
     neiss_classifier,
     neiss_log_proba,
 )
@@ -28,7 +27,6 @@ from .reviews import (
     REVIEW_EXAMPLES,
     REVIEW_LABELS,
     REVIEW_PROMPT,
-    REVIEWS_WHEEL,
     SPLITS,
     TRUTH_EXAMPLES,
     TRUTH_QUESTION,
@@ -36,7 +34,6 @@ from .reviews import (
     load_review_signals,
     load_reviews,
     measure_review_signals,
-    part_of,
 )
 from .texts import (
     FOOD_QUESTIONS,
@@ -54,12 +51,10 @@ __all__ = [
     "NEISS_PROMPT",
     "NEISS_REPORT_EXAMPLES",
     "NEISS_RULES",
-    "NEISS_VARIABLE",
     "N_SIGNALS",
     "RECORDED_SERVERS",
     "REPORT_EXAMPLES",
     "REPORT_QUESTION",
-    "REVIEWS_WHEEL",
     "REVIEW_EXAMPLES",
     "REVIEW_LABELS",
     "REVIEW_PROMPT",
@@ -84,8 +79,6 @@ __all__ = [
     "load_sentiment_checks",
     "measure_neiss",
     "measure_review_signals",
-    "neiss_baseline",
     "neiss_classifier",
     "neiss_log_proba",
-    "part_of",
 ]

@@ -103,7 +103,6 @@ def load_neiss(
     source: Source | Sequence[Source] | None = None,
     *,
     n: int | None = None,
-    stratify: bool = False,
     split: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -120,10 +119,8 @@ def load_neiss(
         year, to download its file into the user's cache; or several, where the first
         has precedence. Default: the path in the environment variable HOW_SURE_NEISS.
     n, seed : int, optional
-        How many to draw at random (default: all, in the order of the file), and seed
-        (0).
-    stratify : bool, default=False
-        Whether the draw keeps the shares of the labels, by largest remainders.
+        How many to draw at random (default: all, in the order of the file), and the
+        seed (0).
     split : {"train", "calibration", "test"}, optional
         A third of the narratives each, near-copies together. Default: all.
 
@@ -151,7 +148,7 @@ def load_neiss(
             raise ValueError(
                 f"n must be at most {len(cases)}, the number of cases{which}, not {n}."
             )
-        cases = cases.iloc[_draw(cases["label"], n, stratify, rng)]
+        cases = cases.iloc[rng.permutation(len(cases))[:n]]
     cases.attrs["dropped"] = dropped
     return cases
 
@@ -165,9 +162,10 @@ def _sources(given: Source | Sequence[Source] | None) -> list[Path | int]:
                 "(.tsv, .xlsx or .parquet), a year to download from CPSC, or a path in "
                 f"the environment variable {NEISS_VARIABLE}."
             )
-    several = isinstance(given, Sequence) and not isinstance(given, str)
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        given = [given]
     found: list[Path | int] = []
-    for one in given if several else [given]:
+    for one in given:
         if isinstance(one, (str, Path)):
             found.append(Path(one).expanduser())
         elif isinstance(one, (int, np.integer)) and one in _years():
@@ -262,36 +260,17 @@ def _cleaned(tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, int]]:
         text=[" ".join(each.split()).lower() for each in cases["narrative"].tolist()],
     )
     keep(~cases["text"].duplicated(), "repeated_text")
-    cases = cases.assign(
-        split=[part_of(_key(each), _SHARES) for each in cases["narrative"].tolist()]
-    )
+    cases = cases.assign(split=[_part(each) for each in cases["narrative"].tolist()])
     columns = [name for name in COLUMNS.values() if name != "case_number"]
     at = columns.index("body_part") + 1
     columns = ["year", *columns[:at], "label", *columns[at:], "text", "split"]
     return cases[columns], dropped
 
 
-def _key(narrative: str) -> str:
-    """What near-copies have in common: their letters a to z, without ages and such."""
+def _part(narrative: str) -> str:
+    """By its letters a to z: near-copies differ in ages and such."""
     letters = narrative.lower().encode("ascii", "ignore")
-    return letters.translate(None, _NOT_A_TO_Z).decode()
-
-
-def _draw(
-    labels: pd.Series, n: int, stratify: bool, rng: np.random.Generator
-) -> np.ndarray:
-    order = rng.permutation(len(labels))
-    if not stratify:
-        return order[:n]
-    codes, classes = pd.factorize(labels.to_numpy())
-    counts = np.bincount(codes, minlength=len(classes))
-    wanted, lost = np.divmod(counts * n, len(labels))
-    lot = rng.permutation(len(classes))
-    one_more = lot[np.argsort(-lost[lot], kind="stable")][: n - wanted.sum()]
-    wanted[one_more] += 1
-    # The first of each label, in the random order.
-    rank = pd.Series(codes[order]).groupby(codes[order]).cumcount().to_numpy()
-    return order[rank < wanted[codes[order]]]
+    return part_of(letters.translate(None, _NOT_A_TO_Z).decode(), _SHARES)
 
 
 def _check_header(found: Iterable[str], path: Path) -> None:

