@@ -20,9 +20,9 @@ from helpers.datasets import (
     body_parts,
     diagnoses,
     load_neiss,
-    neiss,
+    neiss_files,
 )
-from helpers.datasets.neiss import COLUMNS, HEADER
+from helpers.datasets.neiss_files import COLUMNS, HEADER
 from helpers.files import FetchError
 
 COLUMNS_OUT = (
@@ -426,8 +426,8 @@ def serve(
 ) -> Serve:
     """Lets a server in place of CPSC's give one file, whole or up to a byte."""
     url = httpserver.url_for("/").rstrip("/") + "/{year}/neiss{year}.tsv"
-    monkeypatch.setattr(neiss, "NEISS_URL", url)
-    monkeypatch.setattr(neiss, "NEISS_SHA256", {})
+    monkeypatch.setattr(neiss_files, "NEISS_URL", url)
+    monkeypatch.setattr(neiss_files, "NEISS_SHA256", {})
     monkeypatch.setenv("HOW_SURE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
 
@@ -459,7 +459,7 @@ def test_a_year_is_downloaded_once(
 ) -> None:
     serve(ANNUAL)
     digest = hashlib.sha256(ANNUAL).hexdigest()
-    monkeypatch.setattr(neiss, "NEISS_SHA256", {2024: digest})
+    monkeypatch.setattr(neiss_files, "NEISS_SHA256", {2024: digest})
     first = load_neiss(2024)
     assert len(first) == 90 and first["year"].eq(2024).all()
     assert kept() == {"neiss2024.tsv"}
@@ -503,7 +503,7 @@ def test_an_answer_that_is_no_file_is_told_with_the_way_by_hand(
     message: str,
 ) -> None:
     if content == b"not known":
-        monkeypatch.setattr(neiss, "NEISS_SHA256", {2024: "0" * 64})
+        monkeypatch.setattr(neiss_files, "NEISS_SHA256", {2024: "0" * 64})
     serve(content, status)
     with pytest.raises(FetchError, match=message) as told:
         load_neiss(2024)

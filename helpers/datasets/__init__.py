@@ -5,7 +5,8 @@ critics (Pang and Lee, 2005), here *positive* and *negative*; ``neiss`` are case
 injury with the part of the body; ``texts`` were written for the book.
 """
 
-from .neiss import body_parts, diagnoses, load_neiss
+from .neiss import load_neiss
+from .neiss_files import body_parts, diagnoses
 from .neiss_predictions import (
     NEISS_CLASSIFIERS,
     NEISS_EXAMPLES,

@@ -11,7 +11,7 @@ from scipy.special import log_softmax, logsumexp
 from .. import EMBEDDED
 from ..checks import check_choice, check_table
 from ..files import DATA
-from .neiss import body_parts
+from .neiss_files import body_parts
 from .reviews import SPLITS
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.datasets.neiss import HEADER
+from helpers.datasets.neiss_files import HEADER
 
 N_CASES = 360_000
 WORDS = (
