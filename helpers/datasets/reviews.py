@@ -108,9 +108,14 @@ def load_reviews(
     ).reset_index(drop=True)
     if split is not None:
         reviews = reviews[reviews["split"] == split]
-    if n is not None and not 0 < n <= len(reviews):
-        raise ValueError(f"n must lie between 1 and {len(reviews)}, not {n!r}.")
-    return reviews.sample(n=n if n is not None else len(reviews), random_state=seed)
+    return _drawn(reviews, n, seed)
+
+
+def _drawn(reviews: pd.DataFrame, n: int | None, seed: int) -> pd.DataFrame:
+    n = len(reviews) if n is None else check_count("n", n)
+    if n > len(reviews):
+        raise ValueError(f"n must be at most {len(reviews)}, not {n}.")
+    return reviews.sample(n, random_state=seed)
 
 
 def load_review_scores(
@@ -184,11 +189,7 @@ def load_review_signals(
     >>> signals[["negative", "positive", "invalid"]].sum(axis=1).unique()
     array([10])
     """
-    reviews = load_reviews("test", n=N_SIGNALS)
-    n = len(reviews) if n is None else check_count("n", n)
-    if n > len(reviews):
-        raise ValueError(f"n must be at most {len(reviews)}, not {n}.")
-    reviews = reviews.sample(n, random_state=seed)
+    reviews = _drawn(load_reviews("test", n=N_SIGNALS), n, seed)
     name = model or os.environ.get(MODEL_VARIABLE) or EMBEDDED
     if name == EMBEDDED:
         return pd.read_parquet(DATA / "review_signals.parquet").loc[reviews.index]
