@@ -31,6 +31,9 @@ COLUMNS_OUT = (
 ).split()
 
 
+NINE_HOURS = pd.Timedelta("9h")
+
+
 @pytest.fixture(autouse=True)
 def no_file_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOW_SURE_NEISS", raising=False)
@@ -130,10 +133,12 @@ def test_a_table_that_was_kept_is_read_again(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(load_neiss(kept), first)
     # As somebody else would write it: no index, text for dates, floats for codes.
     other = first.reset_index().drop(columns=["text", "label", "split"])
-    other["treatment_date"] = other["treatment_date"].dt.strftime("%Y-%m-%d")
     other = other.astype({"psu": float, "body_part": float, "body_part_2": float})
-    other.to_parquet(kept)
-    pd.testing.assert_frame_equal(load_neiss(kept), first)
+    days = other["treatment_date"].dt
+    for dates in (days.strftime("%Y-%m-%d"), days.tz_localize("UTC") + NINE_HOURS):
+        other["treatment_date"] = dates
+        other.to_parquet(kept)
+        pd.testing.assert_frame_equal(load_neiss(kept), first)
     for table, message in (
         (other.drop(columns="psu"), "columns of the injury data; missing: .'psu'"),
         (other.assign(year=2023), "year must be that of treatment_date; row 0"),
