@@ -30,10 +30,10 @@ Data = ArrayLike | pd.DataFrame
 Ids = ArrayLike | Sequence[Any] | None
 Source = Mapping[str, str] | None
 
-# Rows without names are taken for rows fitted on if at least half of them have scores
-# fitted on, where at least 99 % of the scores fitted on are distinct.
+# Rows without names are taken for rows fitted on if a tenth of them have scores fitted
+# on, where at least 99 % of the scores fitted on are distinct.
 _DISTINCT = 0.99
-_OVERLAP = 0.5
+_OVERLAP = 0.1
 # Of ln(1 / T), and how near a temperature may come before it is at a bound.
 BOUNDS = (-10.0, 10.0)
 _NEAR = 1e-3
@@ -93,6 +93,13 @@ class Calibrated(np.ndarray):
         if self.fitted_on.any():
             return "in-sample"
         return "held-out" if self.known else "unstated"
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether rows fitted on would have been recognised, by name or by score."""
+        if self.known or self._origin is None:
+            return self.known
+        return _are_distinct(self._origin[0].score_hashes_)
 
     @property
     def n_labels(self) -> int | None:
@@ -204,6 +211,8 @@ class BaseCalibrator(StoredEstimator):
     # Which attribute keeps the names of columns.
     _columns: ClassVar[str] = ""
 
+    constant_: float | None = None
+
     def fit(
         self, scores: Data, correct: Data, *, ids: Ids = None, source: Source = None
     ) -> Self:
@@ -233,10 +242,11 @@ class BaseCalibrator(StoredEstimator):
                 f"scores must have {self._least_rows()} or more rows for {self!r}, "
                 f"not {len(values)}."
             )
-        self._check_variety(values, truth)
+        self.constant_ = self._constant(values, truth)
         if columns is not None:
             setattr(self, self._columns, columns)
-        self._fit(values, truth)
+        if self.constant_ is None:
+            self._fit(values, truth)
         self.n_ = len(values)
         self.ids_ = None if hashed is None else np.sort(hashed)
         self.score_hashes_ = np.sort(_hash_scores(values))
@@ -250,7 +260,7 @@ class BaseCalibrator(StoredEstimator):
         """Calibrated values of scores, with the rows fitted on marked.
 
         Rows are recognised by their ids, if ``fit`` had some, too; else by their
-        scores, if most of these were fitted on and hardly any occurs twice.
+        scores, if a tenth of these or more were fitted on and hardly any occurs twice.
         """
         return self._mapped(self._predict, scores, ids, source)
 
@@ -267,14 +277,15 @@ class BaseCalibrator(StoredEstimator):
     def _right(self, values: np.ndarray, truth: np.ndarray) -> np.ndarray:
         return truth
 
-    def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
-        """Raise ValueError unless there is something to learn."""
+    def _constant(self, values: np.ndarray, truth: np.ndarray) -> float | None:
+        """What all scores get where there is nothing to learn; or a ValueError."""
         right = self._right(values, truth)
-        if right.all() or not right.any():
-            raise ValueError(
-                f"correct must hold both outcomes; all {len(right)} rows are "
-                f"{bool(right[0])}."
-            )
+        if 0 < right.sum() < len(right):
+            return None
+        raise ValueError(
+            f"correct must hold both outcomes; all {len(right)} rows are "
+            f"{bool(right[0])}."
+        )
 
     def _match(self, values: np.ndarray, columns: list[Any], named: bool) -> np.ndarray:
         """Values with the columns of ``fit``; ValueError for others."""
@@ -310,8 +321,7 @@ class BaseCalibrator(StoredEstimator):
             given, fitted = _hash_scores(values), self.score_hashes_
             seen = np.isin(given, fitted)
             if not np.array_equal(np.sort(given), fitted):
-                distinct = len(np.unique(fitted)) >= _DISTINCT * len(fitted)
-                seen &= distinct and seen.mean() >= _OVERLAP
+                seen &= _are_distinct(fitted) and seen.mean() >= _OVERLAP
         found = Calibrated(result, seen, known=known)
         found._origin = self, values
         return found
@@ -364,6 +374,25 @@ class Calibrator(BaseCalibrator):
 
     def _read(self, scores: Any) -> tuple[np.ndarray, None]:
         return check_probabilities(scores, "scores").astype(float), None
+
+    def _constant(self, values: np.ndarray, truth: np.ndarray) -> float | None:
+        n_right, n = int(truth.sum()), len(truth)
+        if 0 < n_right < n:
+            return None
+        share = (n_right + 1) / (n + 2)
+        self._warn(f"all {n} rows are {bool(n_right)}: all scores get {share:.3g}.")
+        return share
+
+    def _mapped(
+        self,
+        function: Callable[..., np.ndarray],
+        scores: Data,
+        ids: Ids,
+        source: Source,
+    ) -> Calibrated:
+        if self.constant_ is not None:
+            function = partial(np.full_like, fill_value=self.constant_)
+        return super()._mapped(function, scores, ids, source)
 
 
 class MulticlassCalibrator(BaseCalibrator):
@@ -440,6 +469,10 @@ def _hash_ids(data: Any, ids: Any) -> np.ndarray | None:
     if kind in "ib" or (kind == "f" and (index % 1 == 0).all()):
         index = index.astype("int64")
     return pd.util.hash_pandas_object(index, index=False).to_numpy(dtype=np.uint64)
+
+
+def _are_distinct(hashes: np.ndarray) -> bool:
+    return len(np.unique(hashes)) >= _DISTINCT * len(hashes)
 
 
 def _hash_scores(values: np.ndarray) -> np.ndarray:

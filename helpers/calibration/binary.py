@@ -229,7 +229,7 @@ class HistogramBinningCalibrator(Calibrator):
     Parameters
     ----------
     n_bins : int, default=15
-        Number of bins; ties may leave fewer.
+        Number of bins; ties, or fewer rows than bins, leave fewer.
     strategy : {"quantile", "uniform"}, default="quantile"
         Bins of about the same number of rows, or of the same width.
 
@@ -251,12 +251,12 @@ class HistogramBinningCalibrator(Calibrator):
     }
     _lengths = {"values_": ("edges_", 1), "counts_": ("edges_", 1)}
 
-    def _least_rows(self) -> int:
-        return max(2, self.n_bins)
-
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         strategy: Any = self.strategy
-        edges = Bins.of(values, Binning(self.n_bins, strategy)).edges[1:-1]
+        n_bins = min(self.n_bins, len(values))
+        if n_bins < self.n_bins:
+            self._warn(f"{n_bins} rows fill only so many of {self.n_bins} bins.")
+        edges = Bins.of(values, Binning(n_bins, strategy)).edges[1:-1]
         if strategy == "quantile":
             # Ties may leave no rows between two edges, or below the first.
             below = np.searchsorted(np.sort(values), edges)
@@ -304,7 +304,16 @@ class VennAbersCalibrator(Calibrator):
         """p0 and p1 of scores, as an array of shape (n, 2); see ``predict``."""
         return self._mapped(self._interval, scores, ids, source)
 
+    def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
+        super()._constant(values, truth)  # for its warning: the curves are flat then
+
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
+        n_right, n = int(truth.sum()), len(truth)
+        if n_right in (0, n):
+            self.lower_knots_ = self.upper_knots_ = np.array([])
+            self.lower_values_ = np.array([n_right / (n + 1)])
+            self.upper_values_ = np.array([(n_right + 1) / (n + 1)])
+            return
         # The import changes how numpy reports errors, for the whole process.
         with np.errstate():
             from venn_abers import VennAbers

@@ -113,13 +113,18 @@ class StoredEstimator(BaseEstimator):
         return {
             "format": "helpers.calibration/1",
             **_settings(self),
-            "fitted": {name: _encoded(state[name]) for name in self._fitted},
+            "fitted": {name: _encoded(state[name]) for name in self._kinds()},
             "source": state["source_"],
             "n": state["n_"],
             "fitted_at": state["fitted_at_"],
             "ids": state["ids_"] if state["ids_"] is None else _packed(state["ids_"]),
             "score_hashes": _packed(state["score_hashes_"]),
         }
+
+    def _kinds(self) -> Mapping[str, Any]:
+        """What is stored of this fit, by name."""
+        constant = getattr(self, "constant_", None)
+        return self._fitted if constant is None else {"constant_": Share}
 
     def save(self, path: str | Path) -> None:
         """Write the calibrator to a JSON file, whole or not at all."""
@@ -203,10 +208,12 @@ def from_dict(stored: Mapping[str, Any]) -> Any:
         values = {name: _decoded(value) for name, value in found.fitted.items()}
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"a field is not what it should be: {error!r}.") from error
-    rules: Any = {name: (kind, ...) for name, kind in made._fitted.items()}
+    if "constant_" in values:
+        made.constant_ = values["constant_"]
+    rules: Any = {name: (kind, ...) for name, kind in made._kinds().items()}
     state = dict(create_model(found.kind, __base__=Stored, **rules).read(values))
     for name, (other, more) in made._lengths.items():
-        if len(state[name]) != (due := len(state[other]) + more):
+        if name in state and len(state[name]) != (due := len(state[other]) + more):
             raise ValueError(f"{name} must have {due} values, by {other}.")
     for hashes in (found.ids, found.score_hashes):
         if hashes is not None and len(hashes) != found.n:

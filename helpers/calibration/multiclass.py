@@ -30,9 +30,9 @@ class _ObjectiveCalibrator(MulticlassCalibrator):
     objective: Literal["multiclass", "top-versus-all"] = "multiclass"
     floor: Floor = 1e-12
 
-    def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
+    def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
         if self.objective == "top-versus-all":
-            super()._check_variety(values, truth)
+            super()._constant(values, truth)
         elif (truth == truth[0]).all():
             raise ValueError(
                 f"correct must hold two or more classes; all {len(truth)} rows are of "
@@ -168,8 +168,8 @@ class _TopCalibrator(MulticlassCalibrator):
 
     calibrator: Annotated[InstanceOf[Calibrator], AfterValidator(_checked)]
 
-    def _least_rows(self) -> int:
-        return self.calibrator._least_rows()
+    def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
+        """Nothing: the wrapped calibrator says what to do."""
 
 
 class TopVersusAll(_TopCalibrator):

@@ -13,10 +13,9 @@ from scipy.stats import norm as normal
 from sklearn.utils.validation import check_is_fitted
 
 from ..checks import check_between, check_outcomes, check_probabilities
-from .base import Data, Ids, MulticlassCalibrator, Source
+from .base import Calibrated, Data, Ids, MulticlassCalibrator, Source
 from .binary import Floor
 from .files import Classes, NotNegative, numbers
-from .marks import Calibrated
 
 # Standard deviations of the priors: of the weight that all labels share, of what the
 # weight of each label differs by, and of the shifts. The last two are starts.
@@ -131,7 +130,7 @@ class ProbabilityCalibrator(MulticlassCalibrator):
             raise ValueError(f"scores must be {known}, as in fit, not {asked}.")
         return super()._mapped(function, scores, ids, source)
 
-    def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
+    def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
         """Any labels will do: the priors keep the map finite."""
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:

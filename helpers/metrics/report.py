@@ -227,7 +227,9 @@ def calibration_metrics(
         See :func:`bootstrap_interval`. Confidences predicted by a calibrator of
         :mod:`helpers.calibration` know whether their rows were fitted on.
     evaluation : {"held-out", "in-sample"}, optional
-        Whether the rows were fitted on, where the confidences do not know it.
+        Whether the rows were fitted on, where the confidences do not know it. Of
+        calibrated confidences, "held-out" counts only where rows fitted on would have
+        been recognised: by ids, or by scores of which hardly any occurs twice.
 
     Examples
     --------
@@ -241,7 +243,9 @@ def calibration_metrics(
     values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
     state, n_fitted_on = evaluation_of(confidence)
     if state != "in-sample" and evaluation is not None:
-        state, n_fitted_on = evaluation, len(values) * (evaluation == "in-sample")
+        # Calibrated values whose rows cannot be recognised are not held out by claim.
+        if evaluation == "in-sample" or getattr(confidence, "can_tell", True):
+            state, n_fitted_on = evaluation, len(values) * (evaluation == "in-sample")
     elif evaluation == "held-out":
         n = n_fitted_on
         raise ValueError(f"evaluation must not be 'held-out'; {n} rows were fitted on.")
