@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -256,8 +257,10 @@ class LLMClassifier(PromptedClassifier):
             tokens = verbalizer.tokens(model, after=start)
             probes = (start, prompt.render(model, "0 b"))
             ids = [self._encoded(model, probe, tokens) for probe in probes]
-            kept = (model, prompt, deepcopy(spelled))
-            self._kept = kept, tokens, _common_start(*ids)
+            pairs = zip(*ids, strict=False)
+            same = takewhile(lambda pair: pair[0] == pair[1], pairs)
+            prefix = tuple(token for token, _ in same)
+            self._kept = (model, prompt, deepcopy(spelled)), tokens, prefix
         return model, prompt, *self._kept[1:]
 
     def _needs_fit(self) -> bool:
@@ -351,12 +354,6 @@ class LLMClassifier(PromptedClassifier):
     def _corrected(self, raw: np.ndarray) -> np.ndarray:
         weighed = raw - np.log(self.prior_)
         return weighed - logsumexp(weighed, axis=1, keepdims=True)
-
-
-def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
-    same = (a == b for a, b in zip(first, second, strict=False))
-    stop = next((at for at, equal in enumerate(same) if not equal), len(first))
-    return tuple(first[:stop])
 
 
 def _random_words(texts: Sequence[str], seed: int) -> list[str]:

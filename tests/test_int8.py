@@ -24,7 +24,6 @@ from helpers.int8 import (
     has_int8,
     is_int8,
     share_rounding,
-    spreading,
     to_int8,
     unrounded_inputs,
 )
@@ -53,7 +52,7 @@ def rows(*shape: int) -> torch.Tensor:
 
 def small_one(layer: nn.Linear, x: torch.Tensor) -> Int8Linear:
     largest = x.abs().reshape(-1, layer.in_features).amax(0)
-    return Int8Linear(layer, spreading(largest, layer.weight))
+    return Int8Linear.group([layer], largest)[0]
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -109,7 +108,7 @@ def test_inputs_and_weights_may_be_zero() -> None:
     largest = x.amax(0)
     largest[[3, 9, 20]] = 0  # in the sample, and then they come
     for seen in (largest, torch.zeros(64)):
-        small = Int8Linear(layer, spreading(seen, layer.weight))
+        (small,) = Int8Linear.group([layer], seen)
         assert relative_error(small(x), layer(x)) < 0.03
         torch.testing.assert_close(small(torch.zeros(2, 64)), layer(torch.zeros(2, 64)))
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from helpers import packed, scoring
+from helpers import packed
 from helpers.adapters import add_lora
 from helpers.models import LanguageModel
 from helpers.packed import NodeLogits, ProjectedLogits
@@ -193,7 +193,7 @@ def test_shared_prefix_of_any_length(make_tiny: Make, length: int) -> None:
 def test_text_that_is_not_a_number_leaves_the_others_alone(
     make_tiny: Make, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    monkeypatch.setattr(scoring, "check_logprobs", lambda *_: None)
+    monkeypatch.setattr(LanguageModel, "check_logprobs", lambda *_: None)
     model = make_tiny("llama", num_hidden_layers=3)
     prefix = [22] * length
     good, bad = [3, 4, 5], [7, 8, 9, 250, 11, 12]
@@ -443,7 +443,7 @@ def test_batches_without_padding_are_larger(
 ) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(
-        scoring, "check_logprobs", lambda _, values, rows: sizes.append(len(rows))
+        LanguageModel, "check_logprobs", lambda *given: sizes.append(len(given[2]))
     )
     label_logprobs(make_tiny(kind), random_prompts([97] * 30), ENDING)
     width = 97 + len(nodes_to_read(ENDING)) - 1
