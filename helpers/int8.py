@@ -164,8 +164,8 @@ class Int8Linear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         rows = inputs.reshape(-1, self.in_features)
         if is_unrounded.get():
-            found = (rows * self.factors) @ (self.codes * self.scales[:, None]).T
-            found = found if self.bias is None else found + self.bias
+            weight = self.codes * self.scales[:, None]
+            found = nn.functional.linear(rows * self.factors, weight, self.bias)
         else:
             found = self.product(Rounded.of(rows * self.factors))
         return found.view(*inputs.shape[:-1], self.out_features)

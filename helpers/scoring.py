@@ -14,7 +14,7 @@ import math
 import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -115,14 +115,9 @@ def label_logprobs(
         check_count("token_budget", token_budget)
     scores = np.empty((len(prompts), len(labels.labels)))
     owners = np.asarray(labels.owners)
-    todo, keys = list(range(len(prompts))), []
-    if cache:
-        keys = [_score_key(model, labels, ids) for ids in prompts]
-    with (
-        closing(_ScoreCache(cache_dir() / "scores")) if cache else nullcontext() as kept
-    ):
-        if kept:
-            todo = kept.read(keys, scores)
+    keys = [_score_key(model, labels, ids) if cache else "" for ids in prompts]
+    with closing(_ScoreCache(cache_dir() / "scores" if cache else None)) as kept:
+        todo = kept.read(keys, scores)
         if not todo:
             return scores
         asked = [prompts[row] for row in todo]
@@ -132,8 +127,7 @@ def label_logprobs(
                 model.check_logprobs(found, rows)
                 for label in range(len(labels.labels)):
                     scores[rows, label] = logsumexp(found[:, owners == label], axis=1)
-                if kept:
-                    kept.write([keys[row] for row in rows], scores[rows])
+                kept.write([keys[row] for row in rows], scores[rows])
                 bar.update(len(rows))
     return scores
 
@@ -326,11 +320,13 @@ def _score_one_by_one(
 
 
 class _ScoreCache:
-    """The kept rows; after the first error of the file, none are."""
+    """The kept rows; without a folder, or after its file's first error, none are."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._file: sqlite3.Connection | None = None
+        if folder is None:
+            return
         with self._or_without():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(folder / "cache.db", timeout=10)

@@ -29,15 +29,13 @@ def written_forms(texts: Sequence[str], family: str) -> tuple[str, ...]:
     """Texts that a spelling family takes for the same, each once, without a space."""
     forms = list(texts)
     if family != "exact":
-        cased = (str, str.lower, _capitalised, str.upper)
-        forms = [change(form) for form in forms for change in cased]
+        cased = (
+            (f, f.lower(), f[:1].upper() + f[1:].lower(), f.upper()) for f in forms
+        )
+        forms = [form for forms_of_one in cased for form in forms_of_one]
     if family == "wide":
         forms += [f"{q}{form}{q}" for q in "\"'" for form in forms]
     return tuple(dict.fromkeys(forms))
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:].lower()
 
 
 @dataclass(frozen=True)
