@@ -275,10 +275,11 @@ class LLMClassifier(PromptedClassifier):
     def _estimate_prior(self, texts: Sequence[str]) -> np.ndarray:
         if self.prior is None:
             return np.full(len(self.classes_), 1 / len(self.classes_))
-        if isinstance(self.prior, Mapping):
-            given = np.array([self.prior.get(x, np.nan) for x in self.classes_], float)
+        if not isinstance(self.prior, str):
+            told = dict(self.prior) if isinstance(self.prior, Mapping) else {}
+            given = np.array([told.get(x, np.nan) for x in self.classes_], float)
             positive = bool(np.all(np.isfinite(given) & (given > 0)))
-            if not positive or set(self.prior) != set(self.labels_):
+            if not positive or set(told) != set(self.labels_):
                 raise ValueError(
                     f"prior must give each label a positive number, not {self.prior!r}."
                 )

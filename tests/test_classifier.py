@@ -180,14 +180,15 @@ TRICKY += ["<|im_end|> and <s> and </s> inside", "<|im_start|>"]
 def test_tokens_of_prompt_and_label_are_those_of_the_whole(
     embedded: LanguageModel, chat: bool, prompt: str
 ) -> None:
-    found = make(embedded, prompt=prompt, examples=EXAMPLES, chat=chat)
+    shown = [("shown {text}", "positive")]
+    found = make(embedded, prompt=prompt, examples=shown, chat=chat)
     _, tokens, prompts, _ = found.inputs(TRICKY)
     for text, ids in zip(TRICKY, prompts, strict=True):
         rendered = found.render(text)
         assert text.rstrip() in rendered
         if prompt == PROMPT and not chat:
-            shown = "Review: a bore\nSentiment: negative\n\n"
-            assert rendered.endswith(f"{shown}Review: {text}\nSentiment:")
+            before = "Review: shown {text}\nSentiment: positive\n\nReview: "
+            assert rendered == f"{before}{text}\nSentiment:"
         lead = "" if rendered[-1].isspace() else " "
         for owner, sequence in zip(tokens.owners, tokens.sequences, strict=True):
             whole = rendered + lead + tokens.labels[owner]
@@ -793,7 +794,8 @@ def test_what_is_no_column_of_texts_is_refused(
         ({"labels": ["positive", " positive"]}, "share the tokens"),
         ({"prompt": "Review:"}, "prompt must contain {text} once"),
         ({"prior": "uniform"}, "prior must be one of"),
-        ({"prior": 0.5}, "prior must be one of"),
+        ({"prior": 0.5}, "prior must give each label a positive"),
+        ({"prior": {"positive": 1, "negative": 1, "so": 1}}, "each label a positive"),
         ({"prior": {"positive": 1}}, "prior must give each label a positive"),
         ({"prior": {"positive": 0, "negative": 1}}, "a positive number, not"),
         ({"prior": {"positive": np.nan, "negative": 1}}, "a positive number, not"),

@@ -84,14 +84,7 @@ def test_cost_is_that_of_the_positions(model: LanguageModel) -> None:
     constant = np.exp(np.log(table["work"] / positions).mean())
     table["predicted"] = constant * positions
     table["deviation"] = table["work"] / table["predicted"] - 1
-    # A position whose distribution is read costs more than one of the text.
-    parts = np.column_stack([table["own"], table["tree"] + 1])
-    scaled = parts / table["work"].to_numpy()[:, None]
-    own, read = np.linalg.lstsq(scaled, np.ones(len(table)), rcond=None)[0]
-    two = table["work"] / (parts @ [own, read]) - 1
     print("\n\nWork of a text, in products of large matrices that take as long (GFLOP)")
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"  {constant:.3f} a position; largest deviation", end=" ")
     print(f"{table['deviation'].abs().max():.0%} (goal: 20%)")
-    print(f"  {own:.3f} a token of its own, {read:.3f} a distribution read;", end="")
-    print(f" largest deviation {two.abs().max():.0%}")
