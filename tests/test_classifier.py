@@ -748,6 +748,8 @@ def test_a_network_that_gives_no_numbers_is_an_error_and_is_not_kept(
         with pytest.raises(ModelError, match=r"gives NaN .* text \d.*dtype='float32'"):
             ask(texts)
     assert change(cache, "SELECT COUNT(*) FROM Cache") == [(0,)]
+    with pytest.raises(ModelError, match="none of the labels any .* for text 4"):
+        model.check_logprobs(np.array([[-np.inf, -1], [-np.inf] * 2]), [3, 4])
 
 
 def test_the_text_that_overflows_is_named_be_others_kept_or_not(

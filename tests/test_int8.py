@@ -17,6 +17,7 @@ from scipy.special import softmax
 from torch import nn
 
 from helpers import packed, tree
+from helpers.adapters import add_lora, save_adapter
 from helpers.finetune.training import copy_of_base
 from helpers.int8 import (
     Int8Linear,
@@ -279,6 +280,24 @@ def test_adapter_counts_as_before(wide: LanguageModel, more: str) -> None:
     assert is_int8(wide.network)
     found = label_logprobs(wide, PROMPTS, LABELS)
     assert np.abs(found - exact).mean() < 0.3 * np.abs(bare - exact).mean()
+
+
+def test_an_adapter_is_read_anew_and_turned_with_its_base(
+    wide: LanguageModel, tmp_path: Path
+) -> None:
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    folder.mkdir()
+    wide.network.save_pretrained(base)
+    wide.tokenizer.save_pretrained(base)
+    add_lora(wide.network, base=str(base))
+    save_adapter(wide.network, folder)
+    found = [LanguageModel.load(str(folder), device="cpu") for _ in range(2)]
+    assert found[0] is not found[1] and found[0].name == "adapter"
+    assert found[0].fingerprint == found[1].fingerprint
+    small = LanguageModel.load(str(folder), device="cpu", precision="int8")
+    exact = label_logprobs(found[0], PROMPTS, LABELS)
+    assert is_int8(small.network)
+    assert 0 < np.abs(label_logprobs(small, PROMPTS, LABELS) - exact).max() < 1
 
 
 def test_embedded_model_is_near_itself(embedded: LanguageModel) -> None:

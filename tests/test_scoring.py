@@ -134,7 +134,7 @@ SOME_LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
 GPT_NEO = {"num_layers": 2, "num_heads": 4, "window_size": 32}
 SOFT = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
 HEAD = {"head_dim": 8}
-# Windows are wider than the model's own trial (12 tokens) and narrower than PROMPTS.
+# Windows are wider than the model's own trial (26 tokens) and narrower than PROMPTS.
 ARCHITECTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "packed": [
         ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 10}),
@@ -152,9 +152,9 @@ ARCHITECTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         *((kind, HEAD) for kind in ("gemma", "granite", "olmo2")),
     ],
     "one by one": [
-        ("mistral", {"sliding_window": 20}),
-        ("gemma2", HEAD | {"sliding_window": 20}),
-        ("gemma3_text", HEAD | SOME_LAYERS | {"sliding_window": 20}),
+        ("mistral", {"sliding_window": 32}),
+        ("gemma2", HEAD | {"sliding_window": 32}),
+        ("gemma3_text", HEAD | SOME_LAYERS | {"sliding_window": 32}),
         ("gpt_neo", GPT_NEO | {"attention_types": [[["global", "local"], 1]]}),
         ("phi3", PHI3),
         ("mamba", {"state_size": 4}),
