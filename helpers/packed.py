@@ -83,6 +83,8 @@ class Branches:
 
 
 class NodeLogits:
+    """Next-token logits at the nodes of the labels' tree, behind each of some texts."""
+
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits.float()
 
