@@ -67,24 +67,22 @@ def test_ranges_that_hold_no_confidence(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "message"),
     [
-        ((0.9, ["a", "b"]), TypeError, "edges must be a sequence of numbers, not 0.9"),
-        (("0.9", ["a", "b"]), TypeError, "edges must be a sequence of numbers"),
-        (([0.5], "ab"), TypeError, "names must be a sequence of words, not 'ab'"),
-        (([0.5], ["a", "b"], None), TypeError, "edge_belongs_to must be a sequence"),
-        (([], ["a"]), ValueError, "edges must rise and be at least one"),
-        (([0.7, 0.5], ["a", "b", "c"]), ValueError, "edges must rise"),
-        (([0.5, 0.5], ["a", "b", "c"]), ValueError, "edges must rise"),
-        (([-0.1], ["a", "b"]), ValueError, "edges must lie between 0 and 1"),
-        (([0.5], ["a"]), ValueError, "names must be 2 different"),
-        (([0.5], ["a", "a"]), ValueError, "names must be 2 different"),
-        (([0.5], ["a", "b"], "middle"), ValueError, "edge_belongs_to must be one of"),
-        (([0.5], ["a", "b"], ["upper"] * 2), ValueError, "edge_belongs_to must be one"),
+        ((0.9, ["a", "b"]), "edges must be one column with at least one row"),
+        (([], ["a"]), "edges must be one column with at least one row"),
+        (([0.5, 0.5], ["a", "b", "c"]), "edges must rise"),
+        (([-0.1], ["a", "b"]), r"edges must lie in \[0, 1\]; row 0 is -0.1"),
+        (([0.5], "ab"), "names must be one column"),
+        (([0.5], ["a"]), "names must be 2 different words"),
+        (([0.5], ["a", "a"]), "names must be 2 different words"),
+        (([0.5], ["a", ("b", "c")]), "names must be 2 different words"),
+        (([0.5], ["a", "b"], "middle"), "edge_belongs_to must be one of"),
+        (([0.5], ["a", "b"], ["upper"] * 2), "edge_belongs_to must have one value"),
     ],
 )
-def test_bad_buckets(arguments: tuple, error: type, message: str) -> None:
-    with pytest.raises(error, match=f"^{message}"):
+def test_bad_buckets(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
         Buckets(*arguments)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
@@ -90,18 +88,9 @@ class ConformalSets(BaseEstimator):
         check_not_fitted_on(probabilities, "probabilities")
         if len(classes) == 2 and score != "lac":
             raise ValueError(f"score must be 'lac' for two labels, not {score!r}.")
-        share = Fraction(str(level))
-        least = math.ceil(1 / min(share, 1 - share))
-        if score == "raps":  # a fifth, rounded up, must do
-            least = 5 * least - 4
-        if len(values) < least:
-            raise ValueError(
-                f"probabilities must have at least {least} rows for a level of "
-                f"{level:g} with score {score!r}, not {len(values)}."
-            )
-        # For MAPIE, a fitted classifier that returns its input.
         labels = np.arange(len(classes))
-        given = SimpleNamespace(fit=None, classes_=labels, predict_proba=_as_given)
+        # For MAPIE, a fitted classifier that returns its input.
+        given = SimpleNamespace(fit=None, classes_=labels, predict_proba=np.asarray)
         self._model = SplitConformalClassifier(
             given,
             confidence_level=level,
@@ -112,7 +101,13 @@ class ConformalSets(BaseEstimator):
             # The guarantee does not need every label among the rows.
             warnings.filterwarnings("ignore", ".*conformalization dataset has less")
             self._model.conformalize(_scaled(values), actual)
-            self._model.predict_set(_scaled(values[:1]))
+            try:
+                self._model.predict_set(_scaled(values[:1]))
+            except ValueError as error:  # too few rows
+                raise ValueError(
+                    f"probabilities must have more rows than {len(values)} for a level "
+                    f"of {level:g} with score {score!r}: {error}"
+                ) from error
         self.classes_ = classes
         self.n_ = len(values)
         return self
@@ -139,9 +134,6 @@ class ConformalSets(BaseEstimator):
         if isinstance(probabilities, pd.DataFrame):
             table.index = probabilities.index
         return table
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_")
 
     def _read_and_predict(
         self, probabilities: ArrayLike
@@ -209,8 +201,8 @@ def set_coverage(
     ends = proportion_confint(table["coverage"], table["n"], 1 - level, interval)
     shares = list(rows.columns[1:])
     table[shares] = table[shares].div(table["n"], axis=0)
-    for at, (name, end) in enumerate(zip(("low", "high"), ends, strict=True)):
-        table.insert(4 + at, name, end)
+    table.insert(4, "low", ends[0])
+    table.insert(5, "high", ends[1])
     called = {"all": ["all"], "class": names, "size": range(k + 1)}
     table["value"] = [called[by][at] for by, at in table[["by", "value"]].to_numpy()]
     return table
@@ -241,10 +233,6 @@ class _Raps(conformity_scores.RAPSConformityScore, LACConformityScore):
 
 
 _SCORES = {"lac": LACConformityScore, "top_k": _TopK, "aps": _Aps, "raps": _Raps}
-
-
-def _as_given(probabilities: np.ndarray) -> np.ndarray:
-    return probabilities
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

@@ -27,7 +27,6 @@ def review_queue(
     *,
     budget: int,
     strategy: Strategy = "least-confident",
-    by: str | None = None,
     threshold: float | None = None,
     costs: Costs | Mapping[Any, Costs] | None = None,
     rng: np.random.Generator | int | None = None,
@@ -41,8 +40,8 @@ def review_queue(
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an item, with ``confidence`` in [0, 1] and, for costs by label,
-        ``prediction``.
+        One row an item, with ``decided_on``, or else ``confidence``, in [0, 1] and,
+        for costs by label, ``prediction``.
     budget : int
         Number of items that can be looked at.
     strategy : str, default="least-confident"
@@ -50,9 +49,6 @@ def review_queue(
         review saves, where it saves anything. "near-threshold": nearest to it.
         "random": a simple random sample. "stratified": equally many from each stratum
         of confidence.
-    by : str, optional
-        The column of confidences. Default: ``decided_on`` if there, else
-        ``confidence``.
     threshold, costs
         For "near-threshold", a number in [0, 1]; for "value", :class:`Costs` or a
         mapping of predictions to them.
@@ -88,17 +84,15 @@ def review_queue(
         raise TypeError(f"costs must be Costs or a mapping to Costs, not {costs!r}.")
     generator = check_rng(rng)
     check_table(table)
-    if by is None:
-        by = "decided_on" if "decided_on" in table.columns else "confidence"
-    check_table(table, [by, *(["prediction"] if isinstance(costs, Mapping) else [])])
-    missing = table[by].isna().to_numpy()
-    known = table[by].to_numpy(dtype=object, copy=True)
-    known[missing] = 0
-    values = np.where(missing, np.nan, check_probabilities(known, by).astype(float))
+    by = "decided_on" if "decided_on" in table.columns else "confidence"
+    check_table(table, [by, "prediction"] if isinstance(costs, Mapping) else [by])
+    missing = table[by].isna()
+    known = check_probabilities(table[by].astype(object).mask(missing, 0), by)
+    values = np.where(missing, np.nan, known.astype(float))
     if missing.any() and strategy not in ("least-confident", "random"):
         raise ValueError(
             f"{by} must be known of all items for strategy={strategy!r}; row "
-            f"{int(missing.argmax())} is missing."
+            f"{int(missing.to_numpy().argmax())} is missing."
         )
     ways = {
         "least-confident": lambda: _least_confident(table, values, by, budget),
