@@ -20,7 +20,6 @@ from helpers.calibration import (
     TopLabelCalibrator,
     TopVersusAll,
     VectorScaling,
-    VennAbersCalibrator,
 )
 from helpers.decisions import (
     REVIEW_BUCKETS,
@@ -140,10 +139,9 @@ def test_names_of_actions_cannot_change_places() -> None:
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
     makers: Any = [(Policy.from_threshold, 0.9), (Policy.from_certified, certified)]
     for make, what in makers:
-        with pytest.raises(ValueError, match="^names must be 2 different .*'review'"):
-            make(what, accept="review")
-        with pytest.raises(TypeError, match="^accept must be str, not"):
-            make(what, accept=("review", "accept"))
+        for accept in ("review", ("review", "accept")):
+            with pytest.raises(ValueError, match="^names must be 2 different words"):
+                make(what, accept=accept)
     for bad in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
             Policy.from_threshold(bad)
@@ -175,10 +173,6 @@ def test_labels_that_are_numbers_keep_their_ranges() -> None:
         assert one.apply(table)["action"].tolist() == ["ask", "trust"]
         with pytest.raises(ValueError, match="of the type of by_label's"):
             one.apply(table.astype({"prediction": str}))
-    with pytest.raises(
-        TypeError, match="a label of by_label must be str or int, not 0.5"
-    ):
-        Policy(TRUST_BUCKETS, by_label={0.5: strict})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +181,6 @@ def test_labels_that_are_numbers_keep_their_ranges() -> None:
         None,
         HistogramBinningCalibrator(n_bins=10, strategy="uniform"),
         IsotonicRegressionCalibrator(),
-        VennAbersCalibrator(),
         PlattScalingCalibrator(),
     ],
     ids=repr,
@@ -217,29 +210,24 @@ def test_a_table_is_decided_alike_in_whatever_precision_it_was_stored(
 
 
 def test_scores_of_another_model_are_refused(whole: Policy) -> None:
-    table = TABLE.copy()
-    table.attrs["source"] = SOURCE
-    assert len(whole.apply(table)) == len(whole.apply(TABLE, source=SOURCE)) == 4
+    def from_(source: dict[str, str]) -> pd.DataFrame:
+        table = TABLE.copy()
+        table.attrs["source"] = source
+        return table
+
+    assert len(whole.apply(from_(SOURCE))) == len(whole.apply(TABLE, source=SOURCE))
     # What says nothing of its source could be anything.
-    for unsaid in (TABLE, pd.concat([table, with_source(TABLE.copy(), {"a": "b"})])):
+    joined = pd.concat([from_(SOURCE), from_({"a": "b"})])
+    for unsaid in (TABLE, joined, from_({"model": "m"})):
         with pytest.raises(ValueError, match="must say what its confidences come from"):
             whole.apply(unsaid)
-    with pytest.raises(ValueError, match="must say what its confidences come from"):
-        whole.apply(TABLE, source={"model": "m"})
     for key in SOURCE:
-        table.attrs["source"] = SOURCE | {key: "another"}
         with pytest.raises(ValueError, match=f"source differs.*of {key} .*'another'"):
-            whole.apply(table)
+            whole.apply(from_(SOURCE | {key: "another"}))
     with pytest.raises(ValueError, match="the calibrator was fitted on"):
         Policy(TRUST_BUCKETS, whole.calibrator, source=SOURCE | {"model": "x"})
-    own = Policy(TRUST_BUCKETS, source={"model": "m"})
     with pytest.raises(ValueError, match="this policy is for"):
-        own.apply(table.assign().pipe(with_source, {"model": "x"}))
-
-
-def with_source(table: pd.DataFrame, source: dict[str, str]) -> pd.DataFrame:
-    table.attrs["source"] = source
-    return table
+        Policy(TRUST_BUCKETS, source={"model": "m"}).apply(from_({"model": "x"}))
 
 
 def test_stored_and_read_back_it_is_the_same(whole: Policy, tmp_path: Path) -> None:
@@ -251,7 +239,6 @@ def test_stored_and_read_back_it_is_the_same(whole: Policy, tmp_path: Path) -> N
     assert found.equals(whole.apply(TABLE, source=SOURCE))
     assert math.isnan(again.verified[1].risk)
     assert "Für alle Fälle." in path.read_text("utf-8")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["policy.json"]
     plain = Policy(TRUST_BUCKETS)
     assert Policy.from_dict(json.loads(json.dumps(plain.to_dict()))) == plain
 
@@ -305,11 +292,8 @@ OTHERS = verify(0.9, [0.95], [1], 0.05)
         ({"source": "gpt"}, TypeError, "source must be Mapping .* not 'gpt'"),
         ({"verified": 0.9}, TypeError, "verified must be Sequence, not 0.9"),
         ({"verified": [0.9]}, TypeError, "each of verified must be Verification, not"),
-        (
-            {"calibrator": "platt"},
-            TypeError,
-            "calibrator must be Calibrator or .*plat",
-        ),
+        ({"calibrator": "platt"}, TypeError, "calibrator must be Calibrator or .*plat"),
+        ({"by_label": {0.5: STRANGE}}, TypeError, "a label of by_label must be str or"),
         ({"by_label": {"a": STRANGE}}, ValueError, "by_label must have the actions"),
         ({"verified": [OTHERS]}, ValueError, "verified must be what this policy's ver"),
     ],
@@ -328,11 +312,7 @@ def test_bad_policies(change: dict, error: type, message: str) -> None:
         (TABLE[["prediction"]], ValueError, "table must have the column 'confidence'"),
         (TABLE[["confidence"]], ValueError, "table must have the column 'prediction'"),
         (TABLE.assign(confidence=1.5), ValueError, "confidence must lie in"),
-        (
-            TABLE.assign(confidence=[0.1, 0.2, "high", 0.3]),
-            ValueError,
-            "confidence must be numbers; row 2 is 'high'",
-        ),
+        (TABLE.assign(confidence="high"), ValueError, "confidence must be numbers; "),
     ],
 )
 def test_bad_tables(change: Any, error: type, message: str) -> None:
@@ -344,6 +324,9 @@ def test_bad_tables(change: Any, error: type, message: str) -> None:
         Policy(TRUST_BUCKETS).verify(change, 0.1)
 
 
+RANGES = {"edges": [0.5], "names": ["no", "yes"]}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -351,8 +334,9 @@ def test_bad_tables(change: Any, error: type, message: str) -> None:
         ({"more": 1}, "must not have the field 'more'"),
         ({"note": None}, "note is None"),
         ({"source": {"model": 3}}, "source.model is 3"),
-        ({"by_label": [["a", {}], 1]}, "by_label.1 is 1"),
-        ({"by_label": [["a", {}]]}, "the stored policy is not whole"),
+        ({"by_label": [1]}, "by_label.0 is 1"),
+        ({"by_label": [["a", {}]]}, "must have the field 'by_label.0.1.edges'"),
+        ({"by_label": [["a", RANGES], ["a", RANGES]]}, "must name each label once"),
         ({"buckets": 3}, "buckets is 3"),
         ({"calibrator": {"format": "x"}}, "format"),
     ],
@@ -364,17 +348,11 @@ def test_a_policy_file_with_wrong_parts_is_named(
     path.write_text(json.dumps(whole.to_dict() | change), "utf-8")
     with pytest.raises(ValueError, match=f"policy.json: .*{says}"):
         Policy.load(path)
-    path.write_text("{", "utf-8")
-    with pytest.raises(ValueError, match="is no JSON"):
-        Policy.load(path)
     stored = whole.to_dict()
     name = next(iter(change))
     if stored.pop(name, None) is not None:
         with pytest.raises(ValueError, match=f"must have the field {name!r}"):
             Policy.from_dict(stored)
-    twice = Policy(TRUST_BUCKETS, by_label={"a": TRUST_BUCKETS}).to_dict()
-    with pytest.raises(ValueError, match="by_label must name each label once"):
-        Policy.from_dict(twice | {"by_label": twice["by_label"] * 2})
 
 
 @pytest.mark.parametrize(
@@ -480,17 +458,17 @@ def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
     columns = ["p_a", "p_b", "p_c"]
     known, table = labelled(600), labelled(100, seed=1)
     calibrator.fit(known[columns], known["truth"], source=SOURCE)
-    table.loc[7, ["p_a", "p_b", "p_c", "confidence"]] = np.nan
+    table.loc[7, [*columns, "confidence"]] = np.nan
     policy = Policy(TRUST_BUCKETS, calibrator)
     acted = policy.apply(table, source=SOURCE)
-    whole = table.drop(index=7)
+    assert acted.loc[7, "action"] == "ask"
+    whole, rest = table.drop(index=7), acted.drop(index=7)
     expected = np.asarray(calibrator.predict(whole[columns]))
     if expected.ndim == 2:
         at = whole["prediction"].map({"a": 0, "b": 1, "c": 2})
         expected = expected[np.arange(len(at)), at]
-    assert np.array_equal(acted["decided_on"].drop(index=7), expected)
-    assert acted["action"].drop(index=7).tolist() == [*TRUST_BUCKETS.assign(expected)]
-    assert acted.loc[7, "action"] == "ask"
+    assert np.array_equal(rest["decided_on"], expected)
+    assert rest["action"].tolist() == TRUST_BUCKETS.assign(expected).tolist()
     again = Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
     assert again.apply(table, source=SOURCE).equals(acted) and again.rule == policy.rule
     with pytest.raises(ValueError, match="table must have the column 'p_b'; it has"):

@@ -54,22 +54,19 @@ def test_items_without_a_confidence(missing: Any) -> None:
     table = TABLE.assign(confidence=[0.9, 0.6, missing, 0.6, missing])
     found = review_queue(table, budget=3)
     assert found.index.tolist() == ["c", "e", "b"]
-    assert found["queue_reason"].tolist()[1:] == [
-        "no confidence is known",
-        "confidence 0.6",
-    ]
+    assert found["queue_reason"].iloc[1] == "no confidence is known"
     drawn = review_queue(table, budget=5, strategy="random", rng=0)
     assert sorted(drawn.index) == list("abcde")
     none = review_queue(table[["confidence"]].loc[["c", "e"]], budget=5)
     assert none.index.tolist() == ["c", "e"]
-    for strategy, more in (
-        ("value", {"costs": Costs(10, 1.5)}),
-        ("near-threshold", {"threshold": 0.5}),
-        ("stratified", {}),
-    ):
-        rules: dict[str, Any] = {"budget": 5, "strategy": strategy} | more
+    needs: dict[Any, Any] = {
+        "value": {"costs": Costs(10, 1.5)},
+        "near-threshold": {"threshold": 0.5},
+        "stratified": {},
+    }
+    for strategy, more in needs.items():
         with pytest.raises(ValueError, match="^confidence must be known .* row 2 is m"):
-            review_queue(table, **rules)
+            review_queue(table, budget=5, strategy=strategy, **more)
 
 
 def test_near_a_threshold() -> None:
@@ -178,21 +175,15 @@ VALUE = {"strategy": "value", "costs": {"no": Costs(2, 1)}}
         (VALUE | {"costs": 2}, "costs must be Costs or a mapping"),
         (VALUE | {"table": TABLE[["confidence"]]}, "table must have the column 'pred"),
         ({"strategy": "stratified", "budget": 1}, "budget must be at least 2, the num"),
-        ({"strategy": "stratified", "n_strata": 0}, "n_strata must be a whole number"),
         ({"table": TABLE["confidence"]}, "table must be a DataFrame, not Series"),
         ({"table": TABLE[["prediction"]]}, "table must have the column 'confidence'"),
         (
             {"table": TABLE.assign(queue_reason="")},
             "table must have no column 'queue_r",
         ),
-        ({"by": "decided_on"}, "table must have the column 'decided_on'; it has"),
         (
             {"table": TABLE.assign(decided_on=[1, 2, 0, None, 0])},
             r"decided_on must lie in \[0, 1\]; row 1 is 2.0",
-        ),
-        (
-            {"table": TABLE.assign(queue_weight=1), "strategy": "random"},
-            "table must have no column 'queue_weight' yet",
         ),
         ({"table": TABLE.assign(confidence=90)}, r"confidence must lie in \[0, 1\]"),
         ({"table": TABLE[:0]}, "table must have at least one row"),

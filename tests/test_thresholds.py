@@ -102,21 +102,24 @@ def test_fewest_items_without_an_error(risk: float, delta: float) -> None:
     assert n == 1 or (1 - risk) ** (n - 1) > delta
 
 
-def test_too_few_labels_say_how_many_it_takes() -> None:
-    found = choose_threshold([0.95] * 20, [1] * 20, 0.1)
-    assert found.threshold is None and found.labels_needed == 29
-    assert str(found) == (
-        "No threshold can be certified for a risk of at most 0.1 at 0.95 confidence: "
-        "the labels are too few (none of them wrong), and the tightest bound is 13.9%, "
-        "at a coverage of 100.0%, with 20 labels. It may take about 29, or more."
-    )
-    # Half of them accepted, so twice as many.
-    half = choose_threshold([0.95] * 10 + [0.2] * 10, [1] * 20, 0.1, grid=[0.9])
-    assert half.labels_needed == 58
-    # A risk that is as high everywhere is not mended by labels.
-    found = choose_threshold([0.95] * 100, [1, 0] * 50, 0.1)
-    assert found.labels_needed is None and "no number of labels" in str(found)
-    assert choose_threshold([0.9] * 300, [0] * 300, 0.1).labels_needed is None
+@pytest.mark.parametrize(
+    ("correct", "needed", "said"),
+    [
+        ([1] * 20, 29, "the labels are too few (none of them wrong), and the "),
+        ([1] * 20, 29, "bound is 13.9%, at a coverage of 100.0%, with 20 labels."),
+        ([1] * 20, 29, " It may take about 29, or more."),
+        ([1] * 19 + [0], 572, " It may take about 580, or more."),  # a guess: upwards
+        ([1, 0] * 50, None, "no number of labels would do."),
+        ([0] * 300, None, "too many errors where it is highest (all wrong), and"),
+    ],
+)
+def test_what_it_takes_is_said(correct: list, needed: int | None, said: str) -> None:
+    found = choose_threshold([0.95] * len(correct), correct, 0.1)
+    assert found.threshold is None and found.labels_needed == needed
+    assert said in str(found)
+    if needed == 29:  # with half of them accepted, twice as many
+        rows = [0.95] * 10 + [0.2] * 10
+        assert choose_threshold(rows, correct, 0.1, grid=[0.9]).labels_needed == 58
 
 
 def test_what_is_wanting_is_named() -> None:
@@ -137,26 +140,12 @@ def test_what_is_wanting_is_named() -> None:
     assert strong.can_rank and "the labels are too few (AUROC 0.7" in str(strong)
     assert strong.auroc is not None
     assert strong.auroc.value == pytest.approx(roc_auc_score(right, scores))
-    # No ranking is needed where all could be accepted, and none is seen without errors.
+    # No ranking is needed where all could be accepted, nor known from two errors.
     assert choose_threshold([0.9] * 20, [1] * 19 + [0], 0.1).can_rank
-    assert choose_threshold([0.9] * 20, [1] * 20, 0.1).auroc is None
-    assert choose_threshold([0.9] * 99, [1] * 99, 0.1).auroc is None
-    # From two errors nobody knows how a confidence ranks.
     few = choose_threshold(np.arange(10) / 10, [1, 1, 0, 1, 1, 1, 1, 0, 1, 1], 0.1)
     assert few.auroc is not None and few.auroc.value < 0.6 and few.can_rank
     unknown = choose_threshold([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1], 0.1)
     assert "(AUROC 0.333, no interval; 0.5 is chance)" in str(unknown)
-
-
-def test_numbers_of_labels_that_are_guesses_are_round() -> None:
-    guessed = choose_threshold([0.95] * 20, [1] * 19 + [0], 0.1)
-    assert guessed.labels_needed == 572
-    # Without an error there is nothing to guess.
-    exact = choose_threshold([0.95] * 20, [1] * 20, 0.1)
-    for needed, said in ((26677, "27,000"), (572, "580"), (99_001, "100,000")):
-        text = str(replace(guessed, labels_needed=needed))
-        assert text.endswith(f" It may take about {said}, or more.")
-        assert f"about {needed:,}, or" in str(replace(exact, labels_needed=needed))
 
 
 def test_number_of_labels_has_the_power_it_names() -> None:
@@ -409,8 +398,8 @@ def test_rows_that_a_calibrator_has_seen_certify_nothing(certify: Any) -> None:
 
 
 def test_marks_in_a_column_are_seen_and_those_beside_it_are_not(table: Any) -> None:
+    choose_threshold(table["raw"], table["correct"], 0.2)
     for whole in (table, table.copy()):
-        choose_threshold(whole["raw"], whole["correct"], 0.2)
         with pytest.raises(ValueError, match="^scores must be of rows that no calib"):
             choose_threshold(whole["mended"], whole["correct"], 0.2)
     named = table.assign(prediction="a", confidence=table["mended"])
