@@ -114,28 +114,10 @@ def test_names_single_precision_and_rounded_rows() -> None:
     assert (sets.predict(named) == plain).all()
     single = known.astype(np.float32)
     assert (ConformalSets(0.8).fit(single, truth).predict(single) == plain).all()
+    again = pickle.loads(pickle.dumps(sets))
+    assert (again.predict(named) == plain).all()
     rough = known * (1 - 5e-4)  # sums that MAPIE itself does not take
     assert (ConformalSets(0.8).fit(rough, truth).predict(rough) == plain).all()
-
-
-def test_table_tells_the_sets_in_words() -> None:
-    known, truth = drawn(80, np.random.default_rng(6))
-    names = list("wxyz")
-    named = pd.DataFrame(known, columns=names, index=range(100, 180))
-    sets = ConformalSets(0.9).fit(named, [names[at] for at in truth])
-    table, held = sets.table(named), sets.predict(named)
-    assert table.index.equals(named.index)
-    assert table["size"].tolist() == held.sum(axis=1).tolist()
-    assert table["prediction"].tolist() == named.idxmax(axis=1).tolist()
-    assert table["confidence"].tolist() == known.max(axis=1).tolist()
-    for at, row in enumerate(table["set"]):
-        assert set(row) == set(np.array(names)[held[at]])
-        assert named.iloc[at][list(row)].is_monotonic_decreasing
-    plain = ConformalSets(0.9).fit(known, truth).table(known.tolist())
-    assert plain.index.tolist() == list(range(80))
-    again = pickle.loads(pickle.dumps(sets))
-    assert again.predict(named).tolist() == held.tolist()
-    assert plain["prediction"].tolist() == known.argmax(axis=1).tolist()
 
 
 def test_coverage_by_hand() -> None:
@@ -187,9 +169,8 @@ def test_bad_columns_and_no_fit() -> None:
         ConformalSets(0.8).predict([[0.5, 0.5]])
     sets = ConformalSets().fit(pd.DataFrame(TWO, columns=["a", "b"]), ["a"] * 20)
     turned = pd.DataFrame(TWO, columns=["b", "a"])
-    for use in (sets.predict, sets.table):
-        with pytest.raises(ValueError, match="^probabilities must have the columns"):
-            use(turned)
+    with pytest.raises(ValueError, match="^probabilities must have the columns"):
+        sets.predict(turned)
 
 
 @pytest.mark.parametrize(

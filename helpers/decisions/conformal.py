@@ -114,30 +114,6 @@ class ConformalSets(BaseEstimator):
 
     def predict(self, probabilities: ArrayLike) -> np.ndarray:
         """Whether each label is in the set of each row, as a Boolean array."""
-        return self._read_and_predict(probabilities)[1]
-
-    def table(self, probabilities: ArrayLike) -> pd.DataFrame:
-        """Each row's ``set``, its ``size``, ``prediction`` and ``confidence``."""
-        values, sets = self._read_and_predict(probabilities)
-        order = np.argsort(-values, axis=1, kind="stable").tolist()
-        held = [
-            tuple(self.classes_[at] for at in ranked if row[at])
-            for ranked, row in zip(order, sets, strict=True)
-        ]
-        columns = {
-            "set": pd.Series(held, dtype=object),
-            "size": sets.sum(axis=1),
-            "prediction": [self.classes_[ranked[0]] for ranked in order],
-            "confidence": values.max(axis=1),
-        }
-        table = pd.DataFrame(columns)
-        if isinstance(probabilities, pd.DataFrame):
-            table.index = probabilities.index
-        return table
-
-    def _read_and_predict(
-        self, probabilities: ArrayLike
-    ) -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)
         values, classes = check_distributions(probabilities)
         if classes != self.classes_:
@@ -145,7 +121,7 @@ class ConformalSets(BaseEstimator):
                 f"probabilities must have the columns fitted on, {self.classes_!r}, "
                 f"not {classes!r}."
             )
-        return values, self._model.predict_set(_scaled(values))[1][:, :, 0]
+        return self._model.predict_set(_scaled(values))[1][:, :, 0]
 
 
 def set_coverage(
