@@ -150,24 +150,6 @@ def test_the_interval_is_where_neither_wealth_is_large(alpha, right, wrong):
             assert too_large(end, shifts) == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.99])
-def test_the_sequence_covers_at_all_times(accuracy):
-    """The exact probability that the accuracy is outside after any of 80 items."""
-    tables = []
-    for right in range(81):  # which come first, so row n is that of any of n items
-        monitor = AccuracyMonitor(0.5)
-        monitor.update(np.arange(80) < right)
-        tables.append(monitor.table()[["lower", "upper"]].to_numpy())
-    inside, outside = np.ones(1), 0.0  # of each number of right ones
-    for n in range(1, 81):
-        inside = np.append(inside * (1 - accuracy), 0) + np.append(0, inside * accuracy)
-        low, high = np.array([table[n - 1] for table in tables[: n + 1]]).T
-        missed = (accuracy < low) | (high < accuracy)
-        outside += inside[missed].sum()
-        inside[missed] = 0
-    assert 0 < outside <= 0.05
-
-
 def test_the_table_tells_the_course():
     monitor = CalibrationMonitor()
     monitor.update([0.9, 0.7, 0.8, 0.6, 1.0], [1, 0, 1, 1, 1])

@@ -84,14 +84,6 @@ def test_actions_and_reasons() -> None:
     ]
 
 
-def test_calibrated_confidence_decides(platt: PlattScalingCalibrator) -> None:
-    found = Policy(TRUST_BUCKETS, platt).apply(TABLE.iloc[:3], source=SOURCE)
-    expected = np.asarray(platt.predict(TABLE["confidence"].iloc[:3].to_numpy()))
-    assert found["decided_on"].tolist() == expected.tolist()
-    assert found["action"].tolist() == TRUST_BUCKETS.assign(expected).tolist()
-    assert found["reason"].str.startswith("calibrated confidence").all()
-
-
 def test_certified_threshold_becomes_a_policy() -> None:
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
     policy = Policy.from_certified(certified)
@@ -451,14 +443,21 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
 
 @pytest.mark.parametrize(
     "calibrator",
-    [TopLabelCalibrator(PlattScalingCalibrator()), VectorScaling()],
+    [
+        PlattScalingCalibrator(),
+        TopLabelCalibrator(PlattScalingCalibrator()),
+        VectorScaling(),
+    ],
     ids=lambda calibrator: type(calibrator).__name__,
 )
-def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
-    columns = ["p_a", "p_b", "p_c"]
+def test_calibrated_confidence_decides(calibrator) -> None:
+    columns: Any = ["p_a", "p_b", "p_c"]
+    outcome = "truth"
+    if isinstance(calibrator, PlattScalingCalibrator):
+        columns, outcome = "confidence", "correct"
     known, table = labelled(600), labelled(100, seed=1)
-    calibrator.fit(known[columns], known["truth"], source=SOURCE)
-    table.loc[7, [*columns, "confidence"]] = np.nan
+    calibrator.fit(known[columns], known[outcome], source=SOURCE)
+    table.loc[7, columns] = np.nan
     policy = Policy(TRUST_BUCKETS, calibrator)
     acted = policy.apply(table, source=SOURCE)
     assert acted.loc[7, "action"] == "ask"
@@ -469,12 +468,14 @@ def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
         expected = expected[np.arange(len(at)), at]
     assert np.array_equal(rest["decided_on"], expected)
     assert rest["action"].tolist() == TRUST_BUCKETS.assign(expected).tolist()
+    assert rest["reason"].str.startswith("calibrated confidence").all()
     again = Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
     assert again.apply(table, source=SOURCE).equals(acted) and again.rule == policy.rule
-    with pytest.raises(ValueError, match="table must have the column 'p_b'; it has"):
-        policy.apply(table.drop(columns="p_b"), source=SOURCE)
-    with pytest.raises(ValueError, match="^p_a must be numbers; row 0 is 'much'"):
-        policy.apply(table.assign(p_a="much"), source=SOURCE)
+    for column in np.atleast_1d(columns):
+        with pytest.raises(ValueError, match=f"table must have the column '{column}'"):
+            policy.apply(table.drop(columns=column), source=SOURCE)
+        with pytest.raises(ValueError, match=f"^{column} must be numbers; row 0 is 'm"):
+            policy.apply(table.assign(**{column: "much"}), source=SOURCE)
 
 
 def test_confidence_of_a_label_that_is_not_the_most_probable() -> None:

@@ -96,18 +96,16 @@ def test_decomposition_of_the_vector() -> None:
     assert found.aleatoric == pytest.approx([0.5363196475], abs=1e-10)
     assert found.epistemic == pytest.approx([0.1366920196], abs=1e-10)
     assert found.agreement == pytest.approx([2 / 3])
-    assert combine(VECTOR[::-1]).agreement == pytest.approx([2 / 3])
 
 
 def test_members_at_the_limits() -> None:
-    same = combine(np.repeat(VECTOR[:1], 3, axis=0))
-    assert same.epistemic == pytest.approx([0], abs=1e-12) and same.agreement == [1]
     rows = np.random.default_rng(0).dirichlet(np.ones(3), size=1000)
-    assert np.all(combine([rows] * 3).epistemic >= 0)  # rounding goes either way
+    same = combine([rows] * 3)
+    assert np.all(same.epistemic >= 0)  # rounding goes either way
+    assert same.epistemic == pytest.approx(0, abs=1e-12) and (same.agreement == 1).all()
     opposed = combine([[[1.0, 0.0]], [[0.0, 1.0]]])
     assert opposed.aleatoric == [0]
     assert opposed.epistemic == pytest.approx([math.log(2)])
-    assert combine(VECTOR[:1]).epistemic == [0]
 
 
 TABLE = pd.DataFrame({"p_a": [0.5], "p_b": [0.5]}, index=["x"])
