@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from scipy.stats import beta, binom
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
+from helpers import plots
 from helpers.calibration import PlattScalingCalibrator, cross_fitted
 from helpers.decisions import (
     CalibrationMonitor,
@@ -399,9 +401,15 @@ def test_marks_in_a_column_are_seen_and_those_beside_it_are_not(table: Any) -> N
         Policy.from_threshold(0.5).verify(named, 0.2)
 
 
-def test_tables_of_seen_rows_say_so(table: Any) -> None:
+def test_tables_and_figures_of_seen_rows_say_so(table: Any) -> None:
     rows = table["mended"], table["correct"]
-    for made in (bucket_table(*rows), cost_curve(*rows, COSTS)):
+    curve, buckets = cost_curve(*rows, COSTS), bucket_table(*rows)
+    for made in (buckets, curve):
         assert made.attrs["evaluation"] == "in-sample"
+    for ax in (
+        plots.plot_cost_curve(curve, ax=Figure().subplots()),
+        plots.plot_buckets(buckets, ax=Figure().subplots()),
+    ):
+        assert "IN-SAMPLE" in [text.get_text() for text in ax.texts]
     plain = bucket_table(table["raw"], table["correct"])
     assert plain.attrs["evaluation"] == "unstated"

@@ -372,14 +372,13 @@ def _read_scores(table: pd.DataFrame, calibrator: Any) -> pd.DataFrame:
     if isinstance(calibrator, MulticlassCalibrator):
         columns = [f"p_{label}" for label in calibrator.classes_]
         check_table(table, columns, empty=True)
-    numbers = pd.DataFrame(index=table.index)
-    for column in columns:
-        numbers[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
-        wrong = (numbers[column].isna() & table[column].notna()).to_numpy()
-        if wrong.any():
-            row = int(wrong.argmax())
-            value = table[column].iloc[row]
-            raise ValueError(f"{column} must be numbers; row {row} is {value!r}.")
+    given = pd.DataFrame({column: table[column] for column in columns})  # no attrs
+    numbers = given.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = (numbers.isna() & given.notna()).to_numpy()
+    if wrong.any():
+        row, at = np.argwhere(wrong)[0]
+        value = given.iat[row, at]
+        raise ValueError(f"{columns[at]} must be numbers; row {row} is {value!r}.")
     return numbers
 
 

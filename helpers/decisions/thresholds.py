@@ -27,6 +27,8 @@ from ..metrics.resampling import Interval
 from .rules import Verification
 
 _RANKS, _RANKS_WELL = 0.6, 0.75  # an AUROC below the first is hardly above chance
+_NEAR_ONE = 1 - np.array([8, 6, 4, 2, 1, 0.5, 0.1]) / 1000
+_POINTS = np.append(np.arange(100) / 100, _NEAR_ONE)
 _MOST_STARTS = 4
 _APART = 4  # times as many rows at each start as at the one before
 _POWER = 0.8
@@ -321,10 +323,8 @@ def _one_row_each(
 
 
 def _grid(grid: ArrayLike | None) -> np.ndarray:
-    if grid is None:
-        near_one = 1 - np.array([8, 6, 4, 2, 1, 0.5, 0.1]) / 1000
-        points = np.append(np.arange(100) / 100, near_one)
-    else:
+    points = _POINTS
+    if grid is not None:
         points = check_probabilities(grid, "grid").astype(float)
     return np.unique(points)[::-1]
 
