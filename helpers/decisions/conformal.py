@@ -25,7 +25,6 @@ from ..checks import (
     check_classified,
     check_count,
     check_distributions,
-    check_interval,
     check_not_fitted_on,
     check_outcomes,
     check_table,
@@ -130,7 +129,6 @@ def set_coverage(
     labels: Sequence[Any] | None = None,
     *,
     level: float = 0.95,
-    method: Literal["wilson", "clopper-pearson"] = "wilson",
 ) -> pd.DataFrame:
     """How often sets hold the true label: overall, by class and by size.
 
@@ -142,8 +140,8 @@ def set_coverage(
         The true labels.
     labels : sequence, optional
         Names of the columns. Default: 0, 1, ….
-    level, method
-        Level of the intervals (0.95), "wilson" (default) or "clopper-pearson".
+    level : float, default=0.95
+        Level of Wilson's intervals.
 
     Returns
     -------
@@ -158,7 +156,6 @@ def set_coverage(
     [0.5, 0.5, 0.0, 1.0]
     """
     check_between("level", level, 0, 1)
-    interval = check_interval(method)
     held = _check_sets(sets)
     n, k = held.shape
     names = list(range(k) if labels is None else labels)
@@ -174,7 +171,8 @@ def set_coverage(
     parts = {"all": np.zeros(n, int), "class": actual, "size": size}
     sums = {by: rows.groupby(part).sum() for by, part in parts.items()}
     table = pd.concat(sums, names=["by", "value"]).reset_index()
-    ends = proportion_confint(table["coverage"], table["n"], 1 - level, interval)
+    held_n, of = table["coverage"], table["n"]
+    ends = proportion_confint(held_n, of, alpha=1 - level, method="wilson")
     shares = list(rows.columns[1:])
     table[shares] = table[shares].div(table["n"], axis=0)
     table.insert(4, "low", ends[0])
