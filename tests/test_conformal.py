@@ -104,7 +104,7 @@ def test_rare_labels_change_nothing(score: Any, n_labels: int) -> None:
     assert set(members.sum(axis=1)) == {np.sort(ranks)[48] + 1}
 
 
-def test_names_single_precision_and_rounded_rows() -> None:
+def test_names_and_rounded_rows() -> None:
     known, truth = drawn(80, np.random.default_rng(5))
     plain = ConformalSets(0.8).fit(known, truth).predict(known)
     names = np.array(["w", "x", "y", "z"])
@@ -112,12 +112,20 @@ def test_names_single_precision_and_rounded_rows() -> None:
     sets = ConformalSets(0.8).fit(named, names[truth])
     assert sets.classes_ == names.tolist() and sets.n_ == 80
     assert (sets.predict(named) == plain).all()
-    single = known.astype(np.float32)
-    assert (ConformalSets(0.8).fit(single, truth).predict(single) == plain).all()
     again = pickle.loads(pickle.dumps(sets))
     assert (again.predict(named) == plain).all()
     rough = known * (1 - 5e-4)  # sums that MAPIE itself does not take
     assert (ConformalSets(0.8).fit(rough, truth).predict(rough) == plain).all()
+
+
+def test_precision_changes_no_set() -> None:
+    known, truth = drawn(80, np.random.default_rng(3))
+    single = known.astype(np.float32)
+    plain = ConformalSets(0.5).fit(known, truth).predict(known)
+    # One label lies at the quantile itself, and may have been stored otherwise.
+    for fitted, stored in ((single, single), (single, known), (known, single)):
+        again = ConformalSets(0.5).fit(fitted, truth)
+        assert (again.predict(stored) == plain).all()
 
 
 def test_coverage_by_hand() -> None:

@@ -154,6 +154,11 @@ def test_rows_that_say_too_little_are_looked_at() -> None:
         Policy(TRUST_BUCKETS).apply(TABLE, source="gpt")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^table must have at least one row"):
         Policy(TRUST_BUCKETS).verify(TABLE.assign(correct=1)[:0], 0.1)
+    # Nothing acts on a text without an answer, which is neither right nor wrong.
+    lost = TABLE.assign(correct=[1, 1, 0, None])
+    for action, errors in (("trust", 0), ("ask", 1)):
+        found = Policy(TRUST_BUCKETS).verify(lost, 0.1, action=action).verified[0]
+        assert (found.n_labels, found.n_accepted, found.n_errors) == (4, 1, errors)
 
 
 def test_labels_that_are_numbers_keep_their_ranges() -> None:

@@ -96,6 +96,7 @@ def test_decomposition_of_the_vector() -> None:
     assert found.aleatoric == pytest.approx([0.5363196475], abs=1e-10)
     assert found.epistemic == pytest.approx([0.1366920196], abs=1e-10)
     assert found.agreement == pytest.approx([2 / 3])
+    assert combine(VECTOR[::-1]).agreement == pytest.approx([2 / 3])
 
 
 def test_members_at_the_limits() -> None:
