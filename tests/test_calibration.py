@@ -66,9 +66,7 @@ BINARY: dict[str, Calibrator] = {
 }
 ROWS: dict[str, Any] = {
     "temperature of rows": MulticlassTemperatureScaling(),
-    "temperature of top": MulticlassTemperatureScaling(objective="top-versus-all"),
     "vector": VectorScaling(penalty=0.01),
-    "vector of top": VectorScaling(objective="top-versus-all", penalty=0.01),
     "top-versus-all": TopVersusAll(IsotonicRegressionCalibrator()),
     "top-label": TopLabelCalibrator(IsotonicRegressionCalibrator()),
 }
@@ -254,40 +252,14 @@ def test_vector_scaling_finds_what_a_plain_optimiser_finds(penalty: float) -> No
     assert found.biases_.sum() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_top_versus_all_objectives_find_the_least_loss(seed: int) -> None:
-    rows, truth = rowed(150, seed)
-    right = rows.argmax(axis=1) == truth
-
-    def loss(probabilities: Any) -> float:
-        q = np.asarray(probabilities).max(axis=1)
-        return float(-np.mean(np.log(np.where(right, q, 1 - q) + 1e-300)))
-
-    temperature = MulticlassTemperatureScaling(objective="top-versus-all")
-    found = loss(temperature.fit(rows, truth).predict(rows))
-    scales = np.exp(np.linspace(-3, 3, 601))
-    assert found <= min(loss(softmax(np.log(rows) / t, axis=1)) for t in scales) + 1e-12
-    plain = MulticlassTemperatureScaling().fit(rows, truth)
+def test_multiclass_temperature_leaves_nothing_to_gain() -> None:
+    rows, truth = rowed(150)
+    found = MulticlassTemperatureScaling().fit(rows, truth).temperature_
     losses = [
         -log_softmax(np.log(rows) / t, axis=1)[range(150), truth].mean()
-        for t in (plain.temperature_, *scales)
+        for t in (found, *np.exp(np.linspace(-3, 3, 601)))
     ]
     assert losses[0] == min(losses)
-    assert plain.temperature_ != pytest.approx(temperature.temperature_, rel=1e-3)
-    vector = VectorScaling(objective="top-versus-all").fit(rows, truth)
-    at = np.append(vector.weights_, vector.biases_)
-    nearby = np.random.default_rng(seed).normal(0, 1e-3, (100, 6)) + at
-    losses = [
-        loss(softmax(w[:3] * np.log(rows) + w[3:], axis=1)) for w in [at, *nearby]
-    ]
-    assert losses[0] <= min(found, *losses[1:]) + 1e-10
-
-
-def test_of_several_minima_the_lowest_is_found() -> None:
-    # Ties that are wrong cost most at first, right rows near the even one at last.
-    rows = np.array([[0.5, 0.5, *[0] * 8]] * 7 + [[0.19, *[0.09] * 9]] * 3)
-    made = MulticlassTemperatureScaling(objective="top-versus-all")
-    assert made.fit(rows, [5] * 7 + [0] * 3).temperature_ < 0.1
 
 
 RISING = ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
@@ -331,6 +303,7 @@ def test_vector_scaling_says_that_nothing_finite_fits() -> None:
         with pytest.warns(CalibrationWarning, match="Set a penalty") as caught:
             VectorScaling().fit(rows, unsettled)
         assert caught[0].filename == __file__
+        VectorScaling(penalty=0.1).fit(rows, unsettled)  # without a warning
 
 
 @any_calibrator
@@ -438,7 +411,6 @@ def test_names_of_classes() -> None:
         ("venn-abers", P, [True] * 20, "both outcomes; all 20 rows are True"),
         ("top-label", [[0.4, 0.6], [0.5, 0.5]], [0, 7], "correct must be one .* is 7"),
         ("top-label", [[0.4, 0.6]] * 9, [1] * 9, "both outcomes; all 9 rows are True"),
-        ("vector of top", [[0.4, 0.6]] * 9, [0] * 9, "both outcomes; .* are False"),
         ("vector", [[0.4, 0.6]] * 9, [1] * 9, "two or more classes; all 9 .* column 1"),
     ],
 )
@@ -458,14 +430,11 @@ anything: Any = "x"  # and nothing that a type checker would let pass
     ("made", "says"),
     [
         (TemperatureScalingCalibrator(floor=0), "floor is 0; .*greater than 0"),
-        (TemperatureScalingCalibrator(bounds=(1, 1)), r"bounds is \(1, 1\); the small"),
-        (TemperatureScalingCalibrator(bounds=(0, 1e9)), "bounds.1 is .* equal to 100"),
         (PlattScalingCalibrator(scale=anything), "scale is 'x'; .* 'logit' or"),
         (BetaCalibrator(floor=math.nan), "floor is nan"),
         (IsotonicRegressionCalibrator(rule=anything), "rule is 'x'"),
         (HistogramBinningCalibrator(n_bins=0), "n_bins is 0"),
         (HistogramBinningCalibrator(strategy=anything), "strategy is 'x'"),
-        (MulticlassTemperatureScaling(objective=anything), "objective is 'x'"),
         (VectorScaling(penalty=np.inf), "penalty is inf"),
         (TopLabelCalibrator(BetaCalibrator(), shrinkage=-1), "shrinkage is -1"),
         (TopVersusAll(PlattScalingCalibrator(floor=2)), "calibrator is .*floor is 2"),
@@ -587,11 +556,8 @@ def test_ids_are_known_again_in_another_type(first: Any, second: Any) -> None:
     assert found.predict(indexed).fitted_on.all()
     assert found.predict([0.1], ids=second[1:]).fitted_on.all()
     assert not found.predict([0.1], ids=["c"]).fitted_on.any()
-
-
-def test_ids_may_repeat() -> None:
-    found = PlattScalingCalibrator().fit(P, Y, ids=["same"] * 20)
-    assert found.predict(P, ids=["same"] * 20).fitted_on.all()
+    again = found.predict([0.1] * 2, ids=[first[0], first[0]])  # ids may repeat
+    assert again.fitted_on.all()
 
 
 MARKS = np.array([True, False, False, True, False, False])
@@ -705,12 +671,9 @@ def test_scores_of_another_source_are_refused() -> None:
     with pytest.raises(ValueError, match=says):
         found.predict(table["confidence"])
     found.predict(table["confidence"], source={"model": "a"})
-
-
-@pytest.mark.parametrize("source", ["a", {"model": 3}, {3: "a"}, ["model"]])
-def test_source_maps_words_to_words(source: Any) -> None:
-    with pytest.raises(ValueError, match="source must map words to words"):
-        PlattScalingCalibrator().fit(P, Y, source=source)
+    for bad in ("a", {"model": 3}, {3: "a"}, ["model"]):
+        with pytest.raises(ValueError, match="source must map words to words"):
+            found.fit(P, Y, source=bad)  # type: ignore[arg-type]
 
 
 @any_calibrator
@@ -790,7 +753,7 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         kept = {name: value for name, value in stored.items() if value is not ...}
         change = json.dumps(kept).encode()
     (tmp_path / "made.json").write_bytes(change)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=rf"made\.json.*{says}"):
         load_calibrator(tmp_path / "made.json")
 
 
@@ -827,21 +790,6 @@ def test_fitted_values_that_cannot_be_are_refused(
     fitted[field] = value
     with pytest.raises(ValueError, match=says):
         from_dict(stored)
-
-
-def test_a_failed_save_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = PlattScalingCalibrator().fit(P, Y)
-    found.save(tmp_path / "made.json")
-    before = (tmp_path / "made.json").read_text()
-    monkeypatch.delattr("os.replace")
-    for slope, fails in ((math.nan, ValueError), (2.0, AttributeError)):
-        found.slope_ = slope
-        with pytest.raises(fails):
-            found.save(tmp_path / "made.json")
-        assert (tmp_path / "made.json").read_text() == before
-        assert [file.name for file in tmp_path.iterdir()] == ["made.json"]
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, InstanceOf
 from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 
-from .base import CalibrationWarning, Calibrator, MulticlassCalibrator
-from .binary import Bounds, Floor, fit_temperature
+from .base import Calibrator, MulticlassCalibrator
+from .binary import Floor
 from .files import Classes, Count, NotNegative, Positive, Share, numbers
 
 
@@ -25,16 +23,13 @@ def _checked(calibrator: Calibrator) -> Calibrator:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class _ObjectiveCalibrator(MulticlassCalibrator):
-    """Base of calibrators of whole rows, with a choice of objective."""
+class _RowScaling(MulticlassCalibrator):
+    """Base of calibrators of whole rows, fitted by the log loss of the true class."""
 
-    objective: Literal["multiclass", "top-versus-all"] = "multiclass"
     floor: Floor = 1e-12
 
     def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
-        if self.objective == "top-versus-all":
-            super()._check_variety(values, truth)
-        elif (truth == truth[0]).all():
+        if (truth == truth[0]).all():
             raise ValueError(
                 f"correct must hold two or more classes; all {len(truth)} rows are of "
                 f"that in column {truth[0]}."
@@ -43,32 +38,18 @@ class _ObjectiveCalibrator(MulticlassCalibrator):
     def _logs(self, probabilities: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(probabilities, self.floor))
 
-    def _loss(
-        self, values: np.ndarray, truth: np.ndarray
-    ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-        """Mean loss of logits, and its gradient by each of them."""
-        if self.objective == "multiclass":
-            return lambda z: _true_class_loss(z, truth)
-        right = self._right(values, truth)
-        return lambda z: _top_loss(z, right)
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MulticlassTemperatureScaling(_ObjectiveCalibrator):
-    """softmax(ln p / T), with the one temperature T that fits best.
+class MulticlassTemperatureScaling(_RowScaling):
+    """softmax(ln p / T), with the one temperature T that fits best (Guo et al., 2017).
 
     The prediction does not change. ``temperature_`` and ``at_bound_`` are those of
     :class:`TemperatureScalingCalibrator`.
 
     Parameters
     ----------
-    objective : {"multiclass", "top-versus-all"}, default="multiclass"
-        What T minimises: the log loss of the true class (Guo et al., 2017), or that of
-        the greatest probability for the prediction being right (Le Coz et al., 2024).
     floor : float, default=1e-12
         Probabilities count as at least this.
-    bounds : (float, float), default=(-10.0, 10.0)
-        Smallest and largest ln(1 / T).
 
     Examples
     --------
@@ -77,26 +58,16 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     1.692
     """
 
-    bounds: Bounds = (-10.0, 10.0)
-
     _fitted = {"classes_": Classes, "temperature_": Positive, "at_bound_": bool}
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         logs = self._logs(values)
-        loss = self._loss(values, truth)
 
         def slope(log_beta: float) -> float:
-            return float(np.sum(logs * loss(math.exp(log_beta) * logs)[1]))
+            return float(np.sum(logs * _loss(math.exp(log_beta) * logs, truth)[1]))
 
-        within = None
-        if self.objective == "top-versus-all":
-            # This loss may have several minima: search around the lowest of a grid.
-            grid = np.linspace(*self.bounds, 81)
-            losses = [loss(math.exp(at) * logs)[0] for at in grid]
-            best = int(np.flatnonzero(losses == np.min(losses))[-1])
-            within = (grid[max(best - 1, 0)], grid[min(best + 1, 80)])
         settled = bool((logs != logs[:, :1]).any())
-        found = fit_temperature(slope, self.bounds, within=within, settled=settled)
+        found = self._temperature(slope, settled=settled)
         self.temperature_, self.at_bound_ = found
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
@@ -104,7 +75,7 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VectorScaling(_ObjectiveCalibrator):
+class VectorScaling(_RowScaling):
     """softmax(w · ln p + b), with a weight and a bias by class (Guo et al., 2017).
 
     The most probable class may change. ``biases_`` sum to zero. It warns where no
@@ -112,8 +83,8 @@ class VectorScaling(_ObjectiveCalibrator):
 
     Parameters
     ----------
-    objective, floor
-        See :class:`MulticlassTemperatureScaling`.
+    floor : float, default=1e-12
+        Probabilities count as at least this.
     penalty : float, default=0.0
         Factor of the penalty, the sum of (w − 1)² and b².
 
@@ -131,11 +102,10 @@ class VectorScaling(_ObjectiveCalibrator):
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         logs, k = self._logs(values), values.shape[1]
-        loss = self._loss(values, truth)
         start = np.repeat([1.0, 0.0], k)
 
         def penalised(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-            value, by_logit = loss(parameters[:k] * logs + parameters[k:])
+            value, by_logit = _loss(parameters[:k] * logs + parameters[k:], truth)
             off = parameters - start
             gradient = np.append((by_logit * logs).sum(axis=0), by_logit.sum(axis=0))
             value += self.penalty * float(off @ off)
@@ -150,15 +120,11 @@ class VectorScaling(_ObjectiveCalibrator):
         )
         self.weights_ = found.x[:k]
         self.biases_ = found.x[k:] - found.x[k:].mean()
-        if self.penalty > 0:
-            return
         unsettled = len(np.unique(truth)) < k or np.abs(found.jac).max() > 1e-4
-        if found.fun < 1e-6 or (self.objective == "multiclass" and unsettled):
-            warnings.warn(
+        if self.penalty == 0 and (unsettled or found.fun < 1e-6):
+            self._warn(
                 "no finite weights and biases fit best: a class is never true, or the "
-                "rows separate the classes. Set a penalty.",
-                CalibrationWarning,
-                stacklevel=3,
+                "rows separate the classes. Set a penalty."
             )
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
@@ -270,26 +236,10 @@ class TopLabelCalibrator(_TopCalibrator):
         return result
 
 
-def _true_class_loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean log loss of the true class, and its gradient."""
+def _loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean log loss of the true class, and its gradient by the logits z."""
     rows = np.arange(len(z))
     logs = log_softmax(z, axis=1)
     gradient = np.exp(logs)
     gradient[rows, truth] -= 1
     return -float(logs[rows, truth].mean()), gradient / len(z)
-
-
-def _top_loss(z: np.ndarray, correct: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean log loss of the greatest probability as one of being right; its gradient."""
-    rows, top = np.arange(len(z)), z.argmax(axis=1)
-    others = z.copy()
-    others[rows, top] = -np.inf
-    rest = logsumexp(others, axis=1)
-    # The log odds of the greatest probability against all others.
-    odds = z[rows, top] - rest
-    sign = np.where(correct, 1.0, -1.0)
-    loss = np.logaddexp(0, -sign * odds)
-    by_odds = -sign * np.exp(-np.logaddexp(0, sign * odds)) / len(z)
-    gradient = -by_odds[:, None] * np.exp(others - rest[:, None])
-    gradient[rows, top] = by_odds
-    return float(loss.mean()), gradient

@@ -22,7 +22,7 @@ from ..checks import (
     check_rng,
     evaluation_of,
 )
-from ..metrics.resampling import Interval, drawn_groups, quantile_interval
+from ..metrics.resampling import Interval, drawn_groups
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def best_threshold(
         each_error = (costs.error - costs.right) * cut / n
         beyond = each_error * (np.array(ends) - wrong / cut)
     least, most = (apparent + beyond).tolist()
-    _, low, high = quantile_interval(apparent + optimism, apparent + loss, level)
+    _, low, high = Interval.of_draws(apparent + optimism, apparent + loss, level)
     return ThresholdChoice(
         math.inf if chosen == 0 else float(ranked[cut - 1]),
         cut / n,

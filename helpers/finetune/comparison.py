@@ -18,7 +18,7 @@ from .. import checks
 from ..metrics import Binning, bootstrap_interval, noise_floor, paired_difference
 from ..metrics.bins import at_least
 from ..metrics.report import format_number, p_text
-from ..metrics.resampling import drawn_groups, quantile_interval
+from ..metrics.resampling import Interval, drawn_groups
 
 Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
 _ABOVE = "confidence of {threshold:g} or more"
@@ -186,7 +186,7 @@ def compare(
         change, resampled = np.diff(ratios)[:, 0], np.diff(drawn, axis=1)[:, 0]
     for at, name in enumerate(_RATIOS):
         known = resampled[at] if np.isfinite(change[at]) else np.array([])
-        changes[name] = quantile_interval(change[at], known, 0.95)
+        changes[name] = Interval.of_draws(change[at], known, 0.95)
     table = pd.DataFrame(index=pd.Index(_ROWS, name="measure"))
     for at, pair in enumerate(pairs):
         once = bootstrap_interval(

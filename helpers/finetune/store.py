@@ -23,7 +23,7 @@ from .. import __version__
 from ..adapters import load_adapter, read_weights, save_adapter
 from ..calibration import files
 from ..classifier import LLMClassifier
-from ..files import write_json
+from ..files import read_json, write_json
 from ..models import LanguageModel
 from ..tree import positions_in_batch
 from .losses import ConfidenceHead, head_confidence
@@ -254,4 +254,4 @@ def _read(folder: Path) -> _Record:
             f"folder must hold a finished training; {folder} has no {_RECORD}. If it "
             "was interrupted, call finetune again, and it will go on."
         )
-    return files.load(folder / _RECORD, _Record.read)
+    return read_json(folder / _RECORD, _Record.read)
