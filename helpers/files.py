@@ -22,6 +22,7 @@ import platformdirs
 from filelock import FileLock
 
 CACHE_VARIABLE = "HOW_SURE_CACHE"
+DATA = Path(__file__).resolve().parents[1] / "data"  # what travels with the code
 T = TypeVar("T")
 
 

@@ -66,7 +66,9 @@ BINARY: dict[str, Calibrator] = {
 }
 ROWS: dict[str, Any] = {
     "temperature of rows": MulticlassTemperatureScaling(),
+    "temperature of top": MulticlassTemperatureScaling(objective="top-versus-all"),
     "vector": VectorScaling(penalty=0.01),
+    "vector of top": VectorScaling(objective="top-versus-all", penalty=0.01),
     "top-versus-all": TopVersusAll(IsotonicRegressionCalibrator()),
     "top-label": TopLabelCalibrator(IsotonicRegressionCalibrator()),
 }
@@ -252,14 +254,40 @@ def test_vector_scaling_finds_what_a_plain_optimiser_finds(penalty: float) -> No
     assert found.biases_.sum() == pytest.approx(0, abs=1e-12)
 
 
-def test_multiclass_temperature_leaves_nothing_to_gain() -> None:
-    rows, truth = rowed(150)
-    found = MulticlassTemperatureScaling().fit(rows, truth).temperature_
+@pytest.mark.parametrize("seed", range(2))
+def test_top_versus_all_objectives_find_the_least_loss(seed: int) -> None:
+    rows, truth = rowed(150, seed)
+    right = rows.argmax(axis=1) == truth
+
+    def loss(probabilities: Any) -> float:
+        q = np.asarray(probabilities).max(axis=1)
+        return float(-np.mean(np.log(np.where(right, q, 1 - q) + 1e-300)))
+
+    temperature = MulticlassTemperatureScaling(objective="top-versus-all")
+    found = loss(temperature.fit(rows, truth).predict(rows))
+    scales = np.exp(np.linspace(-3, 3, 601))
+    assert found <= min(loss(softmax(np.log(rows) / t, axis=1)) for t in scales) + 1e-12
+    plain = MulticlassTemperatureScaling().fit(rows, truth)
     losses = [
         -log_softmax(np.log(rows) / t, axis=1)[range(150), truth].mean()
-        for t in (found, *np.exp(np.linspace(-3, 3, 601)))
+        for t in (plain.temperature_, *scales)
     ]
     assert losses[0] == min(losses)
+    assert plain.temperature_ != pytest.approx(temperature.temperature_, rel=1e-3)
+    vector = VectorScaling(objective="top-versus-all").fit(rows, truth)
+    at = np.append(vector.weights_, vector.biases_)
+    nearby = np.random.default_rng(seed).normal(0, 1e-3, (100, 6)) + at
+    losses = [
+        loss(softmax(w[:3] * np.log(rows) + w[3:], axis=1)) for w in [at, *nearby]
+    ]
+    assert losses[0] <= min(found, *losses[1:]) + 1e-10
+
+
+def test_of_several_minima_the_lowest_is_found() -> None:
+    # Ties that are wrong cost most at first, right rows near the even one at last.
+    rows = np.array([[0.5, 0.5, *[0] * 8]] * 7 + [[0.19, *[0.09] * 9]] * 3)
+    made = MulticlassTemperatureScaling(objective="top-versus-all")
+    assert made.fit(rows, [5] * 7 + [0] * 3).temperature_ < 0.1
 
 
 RISING = ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
@@ -411,6 +439,7 @@ def test_names_of_classes() -> None:
         ("venn-abers", P, [True] * 20, "both outcomes; all 20 rows are True"),
         ("top-label", [[0.4, 0.6], [0.5, 0.5]], [0, 7], "correct must be one .* is 7"),
         ("top-label", [[0.4, 0.6]] * 9, [1] * 9, "both outcomes; all 9 rows are True"),
+        ("vector of top", [[0.4, 0.6]] * 9, [0] * 9, "both outcomes; .* are False"),
         ("vector", [[0.4, 0.6]] * 9, [1] * 9, "two or more classes; all 9 .* column 1"),
     ],
 )
@@ -435,6 +464,7 @@ anything: Any = "x"  # and nothing that a type checker would let pass
         (IsotonicRegressionCalibrator(rule=anything), "rule is 'x'"),
         (HistogramBinningCalibrator(n_bins=0), "n_bins is 0"),
         (HistogramBinningCalibrator(strategy=anything), "strategy is 'x'"),
+        (MulticlassTemperatureScaling(objective=anything), "objective is 'x'"),
         (VectorScaling(penalty=np.inf), "penalty is inf"),
         (TopLabelCalibrator(BetaCalibrator(), shrinkage=-1), "shrinkage is -1"),
         (TopVersusAll(PlattScalingCalibrator(floor=2)), "calibrator is .*floor is 2"),

@@ -35,7 +35,7 @@ Source = Mapping[str, str] | None
 _DISTINCT = 0.99
 _OVERLAP = 0.5
 # Of ln(1 / T), and how near a temperature may come before it is at a bound.
-_BOUNDS = (-10.0, 10.0)
+BOUNDS = (-10.0, 10.0)
 _NEAR = 1e-3
 
 
@@ -292,14 +292,18 @@ class BaseCalibrator(StoredEstimator):
         warnings.warn(message, CalibrationWarning, stacklevel=stacklevel)
 
     def _temperature(
-        self, slope: Callable[[float], float], *, settled: bool
+        self,
+        slope: Callable[[float], float],
+        *,
+        settled: bool,
+        within: tuple[float, float] = BOUNDS,
     ) -> tuple[float, bool]:
         """T where a loss stops falling in ln(1 / T), and whether T is at a bound."""
         if not settled:
             says = "all labels are equally probable in all rows: any temperature does."
             self._warn(says, stacklevel=5)
             return 1.0, False
-        low, high = _BOUNDS
+        low, high = within
         if slope(low) >= 0:
             log_beta = low
         elif slope(high) <= 0:
@@ -307,9 +311,9 @@ class BaseCalibrator(StoredEstimator):
         else:
             log_beta = brentq(slope, low, high, xtol=1e-13)
         temperature, side = math.exp(-log_beta), ""
-        if log_beta > high - _NEAR:
+        if log_beta > BOUNDS[1] - _NEAR:
             side = "lower bound, as where scores separate right from wrong"
-        elif log_beta < low + _NEAR:
+        elif log_beta < BOUNDS[0] + _NEAR:
             side = "upper bound, as where scores say nothing about what is right"
         if side:
             says = f"temperature_ is {temperature:.3g}, at its {side}."

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, InstanceOf
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.base import clone
 
-from .base import Calibrator, MulticlassCalibrator
+from .base import BOUNDS, Calibrator, MulticlassCalibrator
 from .binary import Floor
 from .files import Classes, Count, NotNegative, Positive, Share, numbers
 
@@ -23,13 +24,16 @@ def _checked(calibrator: Calibrator) -> Calibrator:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class _RowScaling(MulticlassCalibrator):
-    """Base of calibrators of whole rows, fitted by the log loss of the true class."""
+class _ObjectiveCalibrator(MulticlassCalibrator):
+    """Base of calibrators of whole rows, with a choice of objective."""
 
+    objective: Literal["multiclass", "top-versus-all"] = "multiclass"
     floor: Floor = 1e-12
 
     def _check_variety(self, values: np.ndarray, truth: np.ndarray) -> None:
-        if (truth == truth[0]).all():
+        if self.objective == "top-versus-all":
+            super()._check_variety(values, truth)
+        elif (truth == truth[0]).all():
             raise ValueError(
                 f"correct must hold two or more classes; all {len(truth)} rows are of "
                 f"that in column {truth[0]}."
@@ -38,16 +42,32 @@ class _RowScaling(MulticlassCalibrator):
     def _logs(self, probabilities: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(probabilities, self.floor))
 
+    def _columns_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Log-probabilities, a class a row: over few classes, that is much faster."""
+        return np.ascontiguousarray(self._logs(probabilities).T)
+
+    def _loss(
+        self, values: np.ndarray, truth: np.ndarray
+    ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+        """Mean loss of logits, and its gradient by each of them."""
+        if self.objective == "multiclass":
+            return lambda z: _true_class_loss(z, truth)
+        right = self._right(values, truth)
+        return lambda z: _top_loss(z, right)
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MulticlassTemperatureScaling(_RowScaling):
-    """softmax(ln p / T), with the one temperature T that fits best (Guo et al., 2017).
+class MulticlassTemperatureScaling(_ObjectiveCalibrator):
+    """softmax(ln p / T), with the one temperature T that fits best.
 
     The prediction does not change. ``temperature_`` and ``at_bound_`` are those of
     :class:`TemperatureScalingCalibrator`.
 
     Parameters
     ----------
+    objective : {"multiclass", "top-versus-all"}, default="multiclass"
+        What T minimises: the log loss of the true class (Guo et al., 2017), or that of
+        the greatest probability for the prediction being right (Le Coz et al., 2024).
     floor : float, default=1e-12
         Probabilities count as at least this.
 
@@ -61,13 +81,21 @@ class MulticlassTemperatureScaling(_RowScaling):
     _fitted = {"classes_": Classes, "temperature_": Positive, "at_bound_": bool}
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
-        logs = self._logs(values)
+        logs = self._columns_of(values)
+        loss = self._loss(values, truth)
 
         def slope(log_beta: float) -> float:
-            return float(np.sum(logs * _loss(math.exp(log_beta) * logs, truth)[1]))
+            return float(np.sum(logs * loss(math.exp(log_beta) * logs)[1]))
 
-        settled = bool((logs != logs[:, :1]).any())
-        found = self._temperature(slope, settled=settled)
+        within = BOUNDS
+        if self.objective == "top-versus-all":
+            # This loss may have several minima: search around the lowest of a grid.
+            grid = np.linspace(*BOUNDS, 81)
+            losses = [loss(math.exp(at) * logs)[0] for at in grid]
+            best = int(np.flatnonzero(losses == np.min(losses))[-1])
+            within = (grid[max(best - 1, 0)], grid[min(best + 1, 80)])
+        settled = bool((logs != logs[:1]).any())
+        found = self._temperature(slope, within=within, settled=settled)
         self.temperature_, self.at_bound_ = found
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
@@ -75,7 +103,7 @@ class MulticlassTemperatureScaling(_RowScaling):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VectorScaling(_RowScaling):
+class VectorScaling(_ObjectiveCalibrator):
     """softmax(w · ln p + b), with a weight and a bias by class (Guo et al., 2017).
 
     The most probable class may change. ``biases_`` sum to zero. It warns where no
@@ -83,8 +111,8 @@ class VectorScaling(_RowScaling):
 
     Parameters
     ----------
-    floor : float, default=1e-12
-        Probabilities count as at least this.
+    objective, floor
+        See :class:`MulticlassTemperatureScaling`.
     penalty : float, default=0.0
         Factor of the penalty, the sum of (w − 1)² and b².
 
@@ -101,13 +129,15 @@ class VectorScaling(_RowScaling):
     _lengths = {"weights_": ("classes_", 0), "biases_": ("classes_", 0)}
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
-        logs, k = self._logs(values), values.shape[1]
+        logs, k = self._columns_of(values), values.shape[1]
+        loss = self._loss(values, truth)
         start = np.repeat([1.0, 0.0], k)
 
         def penalised(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-            value, by_logit = _loss(parameters[:k] * logs + parameters[k:], truth)
+            weights, biases = parameters.reshape(2, k, 1)
+            value, by_logit = loss(weights * logs + biases)
             off = parameters - start
-            gradient = np.append((by_logit * logs).sum(axis=0), by_logit.sum(axis=0))
+            gradient = np.append((by_logit * logs).sum(axis=1), by_logit.sum(axis=1))
             value += self.penalty * float(off @ off)
             return value, gradient + 2 * self.penalty * off
 
@@ -121,6 +151,7 @@ class VectorScaling(_RowScaling):
         self.weights_ = found.x[:k]
         self.biases_ = found.x[k:] - found.x[k:].mean()
         unsettled = len(np.unique(truth)) < k or np.abs(found.jac).max() > 1e-4
+        unsettled &= self.objective == "multiclass"
         if self.penalty == 0 and (unsettled or found.fun < 1e-6):
             self._warn(
                 "no finite weights and biases fit best: a class is never true, or the "
@@ -236,10 +267,30 @@ class TopLabelCalibrator(_TopCalibrator):
         return result
 
 
-def _loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean log loss of the true class, and its gradient by the logits z."""
-    rows = np.arange(len(z))
-    logs = log_softmax(z, axis=1)
+def _true_class_loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean log loss of the true class, and its gradient; z has a class a row."""
+    at = truth, np.arange(len(truth))
+    logs = log_softmax(z, axis=0)
     gradient = np.exp(logs)
-    gradient[rows, truth] -= 1
-    return -float(logs[rows, truth].mean()), gradient / len(z)
+    gradient[at] -= 1
+    return -float(logs[at].mean()), gradient / len(truth)
+
+
+def _top_loss(z: np.ndarray, correct: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean log loss of the greatest probability as one of being right; its gradient."""
+    greatest = z.max(axis=0)
+    top = z == greatest
+    if np.count_nonzero(top) > len(correct):  # of several, the first
+        top &= top.cumsum(axis=0) == 1
+    others = np.where(top, -np.inf, z)
+    second = others.max(axis=0)
+    share = np.exp(others - second)
+    total = share.sum(axis=0)
+    # The log odds of the greatest probability against all others.
+    against = greatest - second - np.log(total)
+    against[correct] *= -1
+    loss = np.maximum(against, 0) + np.log1p(np.exp(-np.abs(against)))
+    by_odds = expit(against) / len(correct)
+    by_odds[correct] *= -1
+    gradient = np.where(top, by_odds, share * (-by_odds / total))
+    return float(loss.mean()), gradient
