@@ -18,7 +18,7 @@ from torch import nn
 
 from ..calibration.files import NotNegative, Positive, Stored
 from ..checks import check_between, check_distributions, check_table, in_order_of
-from ..models import LanguageModel, check_logprobs
+from ..models import LanguageModel
 from ..sampling import INVALID
 from ..tree import batches
 from .label_scores import prompt_ends
@@ -255,6 +255,6 @@ def head_confidence(
     for rows in batches(widths, token_budget, len(prompts)) if prompts else ():
         ends = prompt_ends(model, [prompts[row] for row in rows])
         odds = head(ends.float()).double().cpu()
-        check_logprobs(model, odds.numpy(), rows)
+        model.check_logprobs(odds.numpy(), rows)
         found[rows] = odds[:, 0].sigmoid().numpy()
     return found
