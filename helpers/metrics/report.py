@@ -40,7 +40,7 @@ _NOTES = {
     "ECE": ("", "biased upwards"),
     "noise floor, mean": ("ECE of a perfect forecaster", "simulated"),
     "noise floor, 95 %": ("", "simulated"),
-    "floor of the map, 95 %": ("ECE of a right map with as many labels", "simulated"),
+    "floor of the map, 95 %": ("", "simulated"),
     "debiased squared error": ("may be negative", ""),
     "debiased L1 error": ("may be negative", "biased near zero"),
     "MCE": ("one thin bin can make it", "biased upwards"),
@@ -166,6 +166,9 @@ class CalibrationReport:
             "Kolmogorov–Smirnov p": self._p_value("kolmogorov-smirnov"),
         }
         notes = {"ECE": self.rule, "noise floor, 95 %": self.verdict}
+        notes["floor of the map, 95 %"] = (
+            f"ECE of a right map of {self.n_labels} labels"
+        )
         table = measure_table(measures, notes)
         table["no_interval"] = [_NOTES.get(name, ("", ""))[1] for name in measures]
         return table
