@@ -8,23 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import ArrayLike
 
-from ..checks import check_count, check_distributions, check_truth
+from ..checks import check_count
 from ..classifier import LLMClassifier
 from ..files import cache_dir
 from ..prompted import check_texts
-from ..scoring import check_lengths
-from .store import (
-    CHECKPOINT,
-    FineTuned,
-    is_finished,
-    load_finetuned,
-    prompt_hash,
-    write_result,
-)
-from .training import Task, Trainer, TrainingSettings, plain_hash
+from .store import FineTuned, trained
+from .training import Task, TrainingSettings
 
 
 def finetune(
@@ -80,18 +71,9 @@ def finetune(
     >>> tuned.history["step"].tolist()
     [0, 1]
     """
-    task = make_task(classifier, X, y, validation, sample_targets, settings)
-    parts = task.parts()
-    place = Path(folder or cache_dir() / "adapters" / plain_hash(parts)[:16])
-    place.mkdir(parents=True, exist_ok=True)
-    # Whoever asks for the same training at the same time waits for its result.
-    with FileLock(place.with_name(place.name + ".lock")):
-        if not is_finished(place, parts):
-            trainer = Trainer(task, place / CHECKPOINT, on_evaluation)
-            trainer.run()
-            write_result(trainer, task.model, classifier.render("{text}"))
-            del trainer  # its network is read again
-        return load_finetuned(place, classifier)
+    task = Task.of(classifier, X, y, validation, sample_targets, settings)
+    place = Path(folder or cache_dir() / "adapters" / task.key)
+    return trained(task, classifier, place, on_evaluation)
 
 
 def finetune_ensemble(
@@ -139,54 +121,3 @@ def members(ensemble: Sequence[FineTuned], X: Iterable[str]) -> np.ndarray:
         raise ValueError("ensemble must have at least one member; there is none.")
     texts = check_texts(X)
     return np.stack([member.classifier.predict_proba(texts) for member in ensemble])
-
-
-def make_task(
-    classifier: LLMClassifier,
-    X: Iterable[str],
-    y: ArrayLike,
-    validation: tuple[Iterable[str], ArrayLike],
-    sample_targets: ArrayLike | None = None,
-    settings: TrainingSettings | None = None,
-) -> Task:
-    """Check the data of a training and write them as tokens."""
-    settings = settings or TrainingSettings()
-    texts, held_out = check_texts(X), check_texts(validation[0], "validation")
-    for name, found in (("X", texts), ("validation", held_out)):
-        if not found:
-            raise ValueError(f"{name} must hold at least one text; there is none.")
-    known, *others = (
-        [" ".join(text.casefold().split()) for text in part]
-        for part in (texts, held_out)
-    )
-    if twice := set(known).intersection(*others):
-        raise ValueError(
-            f"validation must hold other texts than X; {twice.pop()[:60]!r} is in both."
-        )
-    model, labels, prompts, _ = classifier.inputs(texts)
-    check_lengths(model, prompts, labels)
-    names = list(labels.labels)
-    truth = check_truth(y, names, texts, X, name="y")
-    targets = onehot = np.eye(len(names))[truth]
-    if sample_targets is not None:
-        targets, _ = check_distributions(sample_targets, "sample_targets", onehot, X, y)
-    if targets.shape != onehot.shape:
-        raise ValueError(
-            f"sample_targets must have the shape {onehot.shape}, a row a text and a "
-            f"column a label, not {targets.shape}."
-        )
-    held_out_truth = check_truth(
-        validation[1], names, held_out, validation[0], name="validation"
-    )
-    data = [texts, truth.tolist(), targets.tolist(), held_out, held_out_truth.tolist()]
-    return Task(
-        model=model,
-        labels=labels,
-        prompts=prompts,
-        truth=truth,
-        targets=targets,
-        held_out=classifier.inputs(held_out)[2],
-        held_out_truth=held_out_truth,
-        settings=settings,
-        hashes={"prompt": prompt_hash(classifier), "data": plain_hash(data)},
-    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from filelock import FileLock
 from pydantic import Field
 from sklearn.base import clone
 from torch import nn
@@ -24,12 +24,13 @@ from ..adapters import load_adapter, read_weights, save_adapter
 from ..calibration import files
 from ..classifier import LLMClassifier
 from ..files import write_json
-from ..models import LanguageModel
-from ..tree import positions_in_batch
-from .losses import ConfidenceHead, head_confidence
-from .training import Trainer, copy_of_base, plain_hash
+from ..models import LanguageModel, check_logprobs
+from ..tree import batches, positions_in_batch
+from .label_scores import prompt_ends
+from .losses import ConfidenceHead
+from .training import Task, Trainer, copy_of_base
 
-CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT = "checkpoint.pt"
 _RECORD, _HEAD = "training.json", "head.safetensors"
 _VERSIONS = ("torch", "transformers", "peft", "numpy")
 _CARD = """# A fine-tuned classifier
@@ -93,7 +94,14 @@ class FineTuned:
             )
         model, _, prompts, _ = self.classifier.inputs(X)
         budget = positions_in_batch(model, self.classifier.token_budget)
-        return head_confidence(self.head, model, prompts, budget)
+        widths, found = [len(ids) for ids in prompts], np.empty(len(prompts))
+        with torch.inference_mode():
+            for rows in batches(widths, budget, len(prompts)) if prompts else ():
+                ends = prompt_ends(model, [prompts[row] for row in rows])
+                odds = self.head(ends.float()).double().cpu()
+                check_logprobs(model, odds.numpy(), rows)
+                found[rows] = odds[:, 0].sigmoid().numpy()
+        return found
 
 
 class _Evaluation(files.Stored):
@@ -149,7 +157,7 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
     """
     folder = Path(folder)
     record = _read(folder)
-    if record.parts["prompt"] != prompt_hash(classifier):
+    if record.parts["prompt"] != Task.prompt_hash(classifier):
         raise ValueError(
             f"classifier must ask as in training; the model in {folder} was trained "
             "with another prompt, other examples or other labels."
@@ -181,19 +189,38 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
     return FineTuned(asked, record.table(), folder, record.n_trainable, head)
 
 
-def is_finished(folder: Path, parts: dict[str, str]) -> bool:
+def trained(
+    task: Task,
+    classifier: LLMClassifier,
+    folder: Path,
+    on_evaluation: Callable[[dict[str, float]], None] | None,
+) -> FineTuned:
+    """The result of a training: from a folder, or run and then kept there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whoever asks for the same training at the same time waits for its result.
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not _is_finished(folder, task.parts):
+            trainer = Trainer(task, folder / _CHECKPOINT, on_evaluation)
+            trainer.run()
+            _write_result(trainer, task.model, classifier.render("{text}"))
+            del trainer  # its network is read again
+        return load_finetuned(folder, classifier)
+
+
+def _is_finished(folder: Path, parts: dict[str, str]) -> bool:
     """Whether the result of a training is there; an error where something else is."""
     finished = (folder / _RECORD).exists()
     if finished:
         found = _read(folder).parts
-    elif (folder / CHECKPOINT).exists():
-        found = torch.load(folder / CHECKPOINT, weights_only=True)["parts"]
+    elif (folder / _CHECKPOINT).exists():
+        found = torch.load(folder / _CHECKPOINT, weights_only=True)["parts"]
     else:
-        names = sorted(path.name for path in folder.iterdir())
-        if strange := [name for name in names if not name.endswith(".unfinished")]:
-            raise ValueError(
-                f"folder must be empty or hold a training; {folder} has {strange[0]!r}."
-            )
+        for path in sorted(folder.iterdir()):
+            if path.suffix != ".unfinished":
+                raise ValueError(
+                    f"folder must be empty or hold a training; {folder} has "
+                    f"{path.name!r}."
+                )
         return False
     if other := [name for name in parts if found.get(name) != parts[name]]:
         raise ValueError(
@@ -203,49 +230,40 @@ def is_finished(folder: Path, parts: dict[str, str]) -> bool:
     return finished
 
 
-def write_result(trainer: Trainer, base: LanguageModel, prompt: str) -> None:
+def _write_result(trainer: Trainer, base: LanguageModel, prompt: str) -> None:
     """Write the adapter, the head, the card and, when they are there, the record."""
-    task, settings = trainer.task, trainer.settings
-    folder, head = trainer.checkpoint.parent, trainer.head
-    at = int(np.nanargmin([row[settings.monitor] for row in trainer.history]))
-    history = [
-        {k: v if math.isfinite(v) else None for k, v in row.items()} | {"best": n == at}
-        for n, row in enumerate(trainer.history)
-    ]
-    record = _Record(
-        parts=trainer.parts,
-        date=date.today().isoformat(),
-        base={
-            "name": base.name,
-            "fingerprint": base.fingerprint,
-            "dtype": str(base.network.dtype),
-        },
-        labels=list(task.labels.labels),
-        prompt=prompt,
-        n=len(task.prompts),
-        n_held_out=len(task.held_out),
-        loss=repr(settings.loss),
-        head=asdict(settings.head) if settings.head else None,
-        settings=settings.plain(),
-        n_trainable=sum(weight.numel() for weight in trainer.trained),
-        history=[_Evaluation.model_validate(row) for row in history],
-        versions={"how-sure": __version__, **{v: version(v) for v in _VERSIONS}},
-        finished=True,
+    task, settings, head = trainer.task, trainer.settings, trainer.head
+    folder, history = trainer.checkpoint.parent, pd.DataFrame(trainer.history)
+    history["best"] = history.index == history[settings.monitor].argmin()
+    is_number = np.isfinite(history)
+    record = _Record.read(
+        {
+            "parts": task.parts,
+            "date": date.today().isoformat(),
+            "base": {
+                "name": base.name,
+                "fingerprint": base.fingerprint,
+                "dtype": str(base.network.dtype),
+            },
+            "labels": list(task.labels.labels),
+            "prompt": prompt,
+            "n": len(task.prompts),
+            "n_held_out": len(task.held_out),
+            "loss": repr(settings.loss),
+            "head": asdict(settings.head) if settings.head else None,
+            "settings": settings.plain(),
+            "n_trainable": sum(weight.numel() for weight in trainer.trained),
+            "history": history.astype(object).where(is_number, None).to_dict("records"),
+            "versions": {"how-sure": __version__} | {v: version(v) for v in _VERSIONS},
+            "finished": True,
+        }
     )
     save_adapter(task.model.network, folder)
     if head is not None:
-        weights = {k: v.cpu().contiguous() for k, v in head.state_dict().items()}
-        safetensors.torch.save_file(weights, folder / _HEAD)
+        safetensors.torch.save_file(head.state_dict(), folder / _HEAD)
     (folder / "README.md").write_text(record.card(), "utf-8")
     write_json(record.model_dump(), folder / _RECORD)
     trainer.checkpoint.unlink()
-
-
-def prompt_hash(classifier: LLMClassifier) -> str:
-    """A hash of how a model is asked, its prior left out."""
-    _, labels, _, _ = classifier.inputs([])
-    spelled = [labels.labels, labels.sequences, labels.owners, labels.stop_ids]
-    return plain_hash([classifier.render("A"), classifier.too_long, *spelled])
 
 
 def _read(folder: Path) -> _Record:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from peft import prepare_model_for_kbit_training
 from pydantic import AfterValidator, Field
 from scipy.special import softmax
@@ -23,14 +24,17 @@ from .. import tree
 from ..adapters import adapter_parameters, add_lora, copy_sharing_weights
 from ..calibration.files import Count, NotNegative, Positive
 from ..checkpoints import load_checkpoint
+from ..checks import check_distributions, check_truth
+from ..classifier import LLMClassifier
 from ..int8 import is_int8
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
 from ..models import LanguageModel, check_logprobs
 from ..progress import progress_bar
+from ..prompted import check_texts
 from ..scoring import label_logprobs, tree_is_exact
 from ..verbalizer import LabelTokens
 from .label_scores import label_scores
-from .losses import Checked, ConfidenceHead, CrossEntropy, Part, Whole, head_loss
+from .losses import Checked, ConfidenceHead, CrossEntropy, Part, Whole
 from .trunk import Read, cache_frozen_layers
 
 _Name = Annotated[str, Field(min_length=1)]
@@ -132,6 +136,23 @@ class TrainingSettings(Checked):
         values = {k: v for k, v in vars(self).items() if k not in ("loss", "head")}
         return asdict(values.pop("lora")) | values
 
+    def plan(self, widths: list[int]) -> list[list[list[int]]]:
+        """Rows of each batch of each epoch, by its number and the seed alone."""
+        epochs = []
+        for epoch in range(self.epochs):
+            rng = np.random.default_rng([self.seed, epoch])
+            order = np.argsort(widths * rng.uniform(0.9, 1.1, len(widths)))
+            found: list[list[int]] = []
+            widest = 0
+            for row in order.tolist():
+                widest = max(widest, widths[row])
+                if not found or (len(found[-1]) + 1) * widest > self.token_budget:
+                    found.append([])
+                    widest = widths[row]
+                found[-1].append(row)
+            epochs.append([found[at] for at in rng.permutation(len(found))])
+        return epochs
+
 
 @dataclass(frozen=True)
 class Task:
@@ -145,25 +166,87 @@ class Task:
     held_out: list[list[int]]
     held_out_truth: np.ndarray
     settings: TrainingSettings
-    hashes: dict[str, str]
+    parts: dict[str, str]  # all that the result depends on
 
-    def parts(self) -> dict[str, str]:
-        """All that the result depends on; kept trainings are found by it."""
-        return {
-            "model": self.model.fingerprint,
-            **self.hashes,
-            "loss": repr(self.settings.loss),
-            "settings": plain_hash(self.settings.plain()),
-            "head": repr(self.settings.head),
+    @classmethod
+    def of(
+        cls,
+        classifier: LLMClassifier,
+        X: Iterable[str],
+        y: ArrayLike,
+        validation: tuple[Iterable[str], ArrayLike],
+        sample_targets: ArrayLike | None = None,
+        settings: TrainingSettings | None = None,
+    ) -> Self:
+        """Check the data of a training and write them as tokens."""
+        settings = settings or TrainingSettings()
+        texts, held_out = check_texts(X), check_texts(validation[0], "validation")
+        known: set[str] = set()
+        for name, part in (("X", texts), ("validation", held_out)):
+            if not part:
+                raise ValueError(f"{name} must hold at least one text; there is none.")
+            plain = {" ".join(text.casefold().split()) for text in part}
+            if twice := known & plain:
+                raise ValueError(
+                    f"validation must hold other texts than X; {twice.pop()[:60]!r} is "
+                    "in both."
+                )
+            known = plain
+        model, labels, prompts, _ = classifier.inputs(texts)
+        names = list(labels.labels)
+        truth = check_truth(y, names, texts, X, name="y")
+        targets = onehot = np.eye(len(names))[truth]
+        if sample_targets is not None:
+            targets, _ = check_distributions(
+                sample_targets, "sample_targets", onehot, X, y
+            )
+        if targets.shape != onehot.shape:
+            raise ValueError(
+                f"sample_targets must have the shape {onehot.shape}, a row a text and "
+                f"a column a label, not {targets.shape}."
+            )
+        held_out_truth = check_truth(
+            validation[1], names, held_out, validation[0], name="validation"
+        )
+        parts = {
+            "model": model.fingerprint,
+            "prompt": cls.prompt_hash(classifier),
+            "data": _hash([texts, truth, targets, held_out, held_out_truth]),
+            "loss": repr(settings.loss),
+            "settings": _hash(settings.plain()),
+            "head": repr(settings.head),
         }
+        return cls(
+            model=model,
+            labels=labels,
+            prompts=prompts,
+            truth=truth,
+            targets=targets,
+            held_out=classifier.inputs(held_out)[2],
+            held_out_truth=held_out_truth,
+            settings=settings,
+            parts=parts,
+        )
+
+    @staticmethod
+    def prompt_hash(classifier: LLMClassifier) -> str:
+        """A hash of how a model is asked, its prior left out."""
+        _, labels, _, _ = classifier.inputs([])
+        spelled = [labels.labels, labels.sequences, labels.owners, labels.stop_ids]
+        return _hash([classifier.render("A"), classifier.too_long, *spelled])
+
+    @property
+    def key(self) -> str:
+        """A name for the folder of the result."""
+        return _hash(self.parts)[:16]
 
     @property
     def truth_suffices(self) -> bool:
         """Whether reading each text's own label is enough, and less work."""
         hard = bool((self.targets.max(axis=1) == 1).all())
         single = len(self.labels.sequences) == len(self.labels.labels)
-        settings = self.settings
-        return settings.loss.truth_suffices and hard and single and not settings.head
+        is_plain = self.settings.loss.truth_suffices and not self.settings.head
+        return is_plain and hard and single
 
     def is_exact(self, prompts: list[list[int]]) -> bool:
         """Whether all labels can be read in one pass behind the longest prompt."""
@@ -179,29 +262,6 @@ class Task:
         if self.is_exact(self.prompts):
             return (lengths + len(tree.nodes_to_read(self.labels)) - 1).tolist()
         return ((lengths + depth) * len(self.labels.sequences)).tolist()
-
-
-def plain_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def plan_batches(
-    widths: list[int], settings: TrainingSettings
-) -> list[list[list[int]]]:
-    """Rows of each batch of each epoch, by its number and the seed alone."""
-    plan = []
-    for epoch in range(settings.epochs):
-        rng = np.random.default_rng([settings.seed, epoch])
-        order = np.argsort(widths * rng.uniform(0.9, 1.1, len(widths)))
-        found: list[list[int]] = [[]]
-        for row in order.tolist():
-            more = [*found[-1], row]
-            if len(more) * max(widths[at] for at in more) > settings.token_budget:
-                found.append([])
-            found[-1].append(row)
-        found = [batch for batch in found if batch]
-        plan.append([found[at] for at in rng.permutation(len(found))])
-    return plan
 
 
 def copy_of_base(base: LanguageModel) -> PreTrainedModel:
@@ -230,20 +290,21 @@ class Trainer:
         checkpoint: Path,
         on_evaluation: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
-        self.parts, self.checkpoint = task.parts(), checkpoint
-        self.on_evaluation = on_evaluation
+        self.checkpoint, self.on_evaluation = checkpoint, on_evaluation
         self.task = task = replace(task, model=_trainable(task))
         self.settings = settings = task.settings
         self.head: nn.Module | None = None
-        groups = [{"params": adapter_parameters(task.model.network)}]
+        groups: list[dict[str, Any]] = [
+            {"params": adapter_parameters(task.model.network)}
+        ]
         if settings.head is not None:
             self.head = settings.head.build(task.model, seed=settings.seed)
-            rate: Any = settings.head.learning_rate
-            groups.append({"params": list(self.head.parameters()), "lr": rate})
+            rate, weights = settings.head.learning_rate, list(self.head.parameters())
+            groups.append({"params": weights, "lr": rate})
         self.trained = [weight for group in groups for weight in group["params"]]
         # Tried on the network as it is asked later, before dropout is on.
         task.is_exact(task.prompts)
-        plan = plan_batches(task.widths(), settings)
+        plan = settings.plan(task.widths())
         self.plan = [batch for epoch in plan for batch in epoch]
         self.every = settings.evaluate_every or math.ceil(len(plan[0]) / 3)
         self.read: Read = self._read
@@ -315,8 +376,7 @@ class Trainer:
         loss = settings.loss(raw, torch.as_tensor(task.targets[rows]).to(raw))
         if self.head is not None and settings.head is not None:
             truth = torch.as_tensor(task.truth[rows], device=raw.device)
-            more = head_loss(self.head, ends, raw, truth)
-            loss = loss + settings.head.weight * more
+            loss = loss + settings.head.loss(self.head, ends, raw, truth)
         return loss.mean()
 
     @torch.no_grad()
@@ -328,11 +388,9 @@ class Trainer:
             return raw
         raw = np.empty((len(prompts), len(labels.labels)))
         vocabulary = model.network.get_output_embeddings().weight.shape[0]
-        n, budget = (
-            len(tree.nodes_to_read(labels)),
-            tree.positions_in_batch(model, None),
-        )
-        most = max(1, tree.LOGIT_BUDGET // (n * vocabulary))
+        n_logits = len(tree.nodes_to_read(labels)) * vocabulary
+        budget = tree.positions_in_batch(model, None)
+        most = max(1, tree.LOGIT_BUDGET // n_logits)
         for rows in tree.batches(self._widths, budget, most):
             raw[rows] = self.read_held_out(rows)[0].cpu().numpy()
         check_logprobs(model, raw, range(len(raw)))
@@ -368,7 +426,7 @@ class Trainer:
             self.best = self._weights()
         self.history.append(row)
         state = {
-            "parts": self.parts,
+            "parts": self.task.parts,
             "step": step,
             "history": self.history,
             "weights": self._weights(),
@@ -418,3 +476,8 @@ def _trainable(task: Task) -> LanguageModel:
         new = getattr(network, "activation_checkpointing_enable", None)
         (new or network.gradient_checkpointing_enable)({"use_reentrant": False})
     return LanguageModel(network, base.tokenizer, name=f"{base.name} in training")
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, default=np.ndarray.tolist)
+    return hashlib.sha256(text.encode()).hexdigest()
