@@ -14,19 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from ..checks import check_between, check_count, check_table
-from .style import (
-    ABOVE,
-    DOTS,
-    LIMIT,
-    LOOKS,
-    MARKERS,
-    OPEN,
-    PALETTE,
-    STAMP,
-    WIDTH,
-    Look,
-    plain_texts,
-)
+from .style import ABOVE, DOTS, LIMIT, LOOKS, OPEN, PALETTE, STAMP, WIDTH, Look, figure
 
 if TYPE_CHECKING:
     from ..decisions import CertifiedThreshold, ThresholdChoice, Verification
@@ -38,7 +26,7 @@ _SMALLEST_E = 1e-4
 _BEYOND = 1000  # times the e-value of the alarm are still drawn
 
 
-@plain_texts
+@figure
 def plot_tested_thresholds(
     certified: CertifiedThreshold, *, ax: Axes | None = None
 ) -> Axes:
@@ -89,7 +77,7 @@ def plot_tested_thresholds(
     return ax
 
 
-@plain_texts
+@figure
 def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Accuracy and mean confidence in each bucket, and how many rows it holds.
 
@@ -109,7 +97,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     bars = _whiskers(found["low"], found["accuracy"], found["high"])
     look = Look({"markersize": 6, "capsize": 3, "label": "accuracy and its interval"})
     ax.errorbar(found["accuracy"], places[some] - 0.13, xerr=bars, **DOTS[0], **look)
-    look = DOTS[1] | {"marker": MARKERS[3], "markersize": 6, "label": "mean confidence"}
+    look = DOTS[1] | {"marker": "D", "markersize": 6, "label": "mean confidence"}
     ax.plot(found["mean_confidence"], places[some] + 0.13, **look, **OPEN)
     rows = zip(table.index, table["range"], table["n"], table["share"], strict=True)
     names = [
@@ -131,7 +119,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@plain_texts
+@figure
 def plot_cost_curve(
     curve: pd.DataFrame,
     *,
@@ -171,7 +159,7 @@ def plot_cost_curve(
     return ax
 
 
-@plain_texts
+@figure
 def plot_monitor(
     table: pd.DataFrame,
     *,
@@ -221,7 +209,7 @@ def plot_monitor(
     return [above, below]
 
 
-@plain_texts
+@figure
 def plot_risk_coverage(
     curves: Mapping[str, RiskCoverage],
     *,
@@ -282,7 +270,7 @@ def _chosen(choice: ThresholdChoice, ax: Axes) -> None:
     never = choice.threshold == math.inf
     name = "review all" if never else f"from {choice.threshold:.3g} on"
     label = f"{name}, {_percent(choice.coverage)} automated: {choice.apparent:.3g}"
-    look = DOTS[1] | {"marker": MARKERS[0], "markersize": 6}
+    look = DOTS[1] | {"marker": "o", "markersize": 6}
     edge = Look({"markeredgecolor": "white", "zorder": 5, "label": f"chosen: {label}"})
     ax.plot([place], [choice.apparent], **look, **edge)
     cost = choice.cost
