@@ -30,7 +30,7 @@ from matplotlib.patches import Rectangle
 
 from helpers import calibration, decisions, finetune, metrics, plots
 from helpers.classifier import LLMClassifier
-from helpers.finetune import training
+from helpers.finetune import run
 
 FIGURE = Figure()
 MODELS: dict[str, Any] = {}  # a tiny model, once there is one
@@ -452,13 +452,13 @@ def with_a_model(tiny_gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     member = SimpleNamespace(classifier=made)
     found = {"model": tiny_gpt2, "classifier": made, "ensemble": [member]}
     monkeypatch.setattr(sys.modules[__name__], "MODELS", found)
-    make_task = training.Task.of
+    make_task = run.Task
 
     def ready(*arguments: Any, **more: Any) -> None:
         task = make_task(*arguments, **more)
         raise Ready([task.truth, task.targets])
 
-    monkeypatch.setattr(training.Task, "of", ready)
+    monkeypatch.setattr(run, "Task", ready)
 
 
 # Odd data ------------------------------------------------------------------------

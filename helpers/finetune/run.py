@@ -71,7 +71,7 @@ def finetune(
     >>> tuned.history["step"].tolist()
     [0, 1]
     """
-    task = Task.of(classifier, X, y, validation, sample_targets, settings)
+    task = Task(classifier, X, y, validation, sample_targets, settings)
     place = Path(folder or cache_dir() / "adapters" / task.key)
     return trained(task, classifier, place, on_evaluation)
 

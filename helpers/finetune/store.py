@@ -115,34 +115,20 @@ class _Evaluation(files.Stored):
     best: bool
 
 
-class _Record(files.Stored):
+class _Record(files.Stored, extra="allow"):
+    """What is read again of a record; the rest is there to be looked at."""
+
     parts: dict[str, str]
-    date: str
     base: Annotated[
         dict[Literal["name", "fingerprint", "dtype"], str], Field(min_length=3)
     ]
-    labels: list[str]
-    prompt: str
-    n: files.Count
-    n_held_out: files.Count
-    loss: str
     head: dict[str, Any] | None
-    settings: dict[str, Any]
     n_trainable: files.Count
     history: list[_Evaluation]
-    versions: dict[str, str]
-    finished: Literal[True]
 
     def table(self) -> pd.DataFrame:
         rows = [row.model_dump() for row in self.history]
         return pd.DataFrame(rows).astype({"train_loss": float, "log_loss": float})
-
-    def card(self) -> str:
-        history = self.table().round(4).to_string(index=False, na_rep="")
-        facts = self.model_dump(exclude={"parts", "history", "finished"})
-        lines = [f"- {name}: `{value!r}`" for name, value in facts.items()]
-        history = textwrap.indent(history, "    ")
-        return _CARD.format(facts="\n".join(lines), history=history)
 
 
 def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
@@ -235,34 +221,34 @@ def _write_result(trainer: Trainer, base: LanguageModel, prompt: str) -> None:
     task, settings, head = trainer.task, trainer.settings, trainer.head
     folder, history = trainer.checkpoint.parent, pd.DataFrame(trainer.history)
     history["best"] = history.index == history[settings.monitor].argmin()
-    is_number = np.isfinite(history)
-    record = _Record.read(
-        {
-            "parts": task.parts,
-            "date": date.today().isoformat(),
-            "base": {
-                "name": base.name,
-                "fingerprint": base.fingerprint,
-                "dtype": str(base.network.dtype),
-            },
-            "labels": list(task.labels.labels),
-            "prompt": prompt,
-            "n": len(task.prompts),
-            "n_held_out": len(task.held_out),
-            "loss": repr(settings.loss),
-            "head": asdict(settings.head) if settings.head else None,
-            "settings": settings.plain(),
-            "n_trainable": sum(weight.numel() for weight in trainer.trained),
-            "history": history.astype(object).where(is_number, None).to_dict("records"),
-            "versions": {"how-sure": __version__} | {v: version(v) for v in _VERSIONS},
-            "finished": True,
-        }
-    )
+    facts = {
+        "date": date.today().isoformat(),
+        "base": {
+            "name": base.name,
+            "fingerprint": base.fingerprint,
+            "dtype": str(base.network.dtype),
+        },
+        "labels": list(task.labels.labels),
+        "prompt": prompt,
+        "n": len(task.prompts),
+        "n_held_out": len(task.held_out),
+        "loss": repr(settings.loss),
+        "head": asdict(settings.head) if settings.head else None,
+        "settings": settings.plain(),
+        "n_trainable": sum(weight.numel() for weight in trainer.trained),
+        "versions": {"how-sure": __version__} | {v: version(v) for v in _VERSIONS},
+    }
     save_adapter(task.model.network, folder)
     if head is not None:
         safetensors.torch.save_file(head.state_dict(), folder / _HEAD)
-    (folder / "README.md").write_text(record.card(), "utf-8")
-    write_json(record.model_dump(), folder / _RECORD)
+    lines = [f"- {name}: `{value!r}`" for name, value in facts.items()]
+    shown = history.round(4).to_string(index=False, na_rep="")
+    shown = textwrap.indent(shown, "    ")
+    card = _CARD.format(facts="\n".join(lines), history=shown)
+    (folder / "README.md").write_text(card, "utf-8")
+    plain = history.astype(object).where(np.isfinite(history), None)
+    record = {"parts": task.parts, **facts, "history": plain.to_dict("records")}
+    write_json(record | {"finished": True}, folder / _RECORD)
     trainer.checkpoint.unlink()
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +33,6 @@ from ..models import LanguageModel, check_logprobs
 from ..progress import progress_bar
 from ..prompted import check_texts
 from ..scoring import label_logprobs, tree_is_exact
-from ..verbalizer import LabelTokens
 from .label_scores import label_scores
 from .losses import Checked, ConfidenceHead, CrossEntropy, Part, Whole
 from .trunk import Read, cache_frozen_layers
@@ -154,32 +154,18 @@ class TrainingSettings(Checked):
         return epochs
 
 
-@dataclass(frozen=True)
 class Task:
     """A training, ready to be run: prompts as tokens, truth as positions of labels."""
 
-    model: LanguageModel
-    labels: LabelTokens
-    prompts: list[list[int]]
-    truth: np.ndarray
-    targets: np.ndarray
-    held_out: list[list[int]]
-    held_out_truth: np.ndarray
-    settings: TrainingSettings
-    parts: dict[str, str]  # all that the result depends on
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         classifier: LLMClassifier,
         X: Iterable[str],
         y: ArrayLike,
         validation: tuple[Iterable[str], ArrayLike],
         sample_targets: ArrayLike | None = None,
         settings: TrainingSettings | None = None,
-    ) -> Self:
-        """Check the data of a training and write them as tokens."""
-        settings = settings or TrainingSettings()
+    ) -> None:
         texts, held_out = check_texts(X), check_texts(validation[0], "validation")
         known: set[str] = set()
         for name, part in (("X", texts), ("validation", held_out)):
@@ -192,41 +178,34 @@ class Task:
                     "in both."
                 )
             known = plain
-        model, labels, prompts, _ = classifier.inputs(texts)
-        names = list(labels.labels)
-        truth = check_truth(y, names, texts, X, name="y")
-        targets = onehot = np.eye(len(names))[truth]
-        if sample_targets is not None:
-            targets, _ = check_distributions(
-                sample_targets, "sample_targets", onehot, X, y
-            )
-        if targets.shape != onehot.shape:
-            raise ValueError(
-                f"sample_targets must have the shape {onehot.shape}, a row a text and "
-                f"a column a label, not {targets.shape}."
-            )
-        held_out_truth = check_truth(
+        self.settings = settings or TrainingSettings()
+        self.model, self.labels, self.prompts, _ = classifier.inputs(texts)
+        self.held_out = classifier.inputs(held_out)[2]
+        names = list(self.labels.labels)
+        self.truth = check_truth(y, names, texts, X, name="y")
+        self.held_out_truth = check_truth(
             validation[1], names, held_out, validation[0], name="validation"
         )
-        parts = {
-            "model": model.fingerprint,
-            "prompt": cls.prompt_hash(classifier),
-            "data": _hash([texts, truth, targets, held_out, held_out_truth]),
-            "loss": repr(settings.loss),
-            "settings": _hash(settings.plain()),
-            "head": repr(settings.head),
+        self.targets = onehot = np.eye(len(names))[self.truth]
+        if sample_targets is not None:
+            self.targets, _ = check_distributions(
+                sample_targets, "sample_targets", onehot, X, y
+            )
+        if self.targets.shape != onehot.shape:
+            raise ValueError(
+                f"sample_targets must have the shape {onehot.shape}, a row a text and "
+                f"a column a label, not {self.targets.shape}."
+            )
+        data = [texts, self.truth, self.targets, held_out, self.held_out_truth]
+        # All that the result depends on.
+        self.parts = {
+            "model": self.model.fingerprint,
+            "prompt": self.prompt_hash(classifier),
+            "data": _hash(data),
+            "loss": repr(self.settings.loss),
+            "settings": _hash(self.settings.plain()),
+            "head": repr(self.settings.head),
         }
-        return cls(
-            model=model,
-            labels=labels,
-            prompts=prompts,
-            truth=truth,
-            targets=targets,
-            held_out=classifier.inputs(held_out)[2],
-            held_out_truth=held_out_truth,
-            settings=settings,
-            parts=parts,
-        )
 
     @staticmethod
     def prompt_hash(classifier: LLMClassifier) -> str:
@@ -255,13 +234,16 @@ class Task:
 
     def widths(self) -> list[int]:
         """Positions that each prompt takes in a batch, its labels included."""
-        lengths = np.array([len(ids) for ids in self.prompts])
+        if not self.truth_suffices and self.is_exact(self.prompts):
+            return self.tree_widths(self.prompts)
+        n = 1 if self.truth_suffices else len(self.labels.sequences)
         depth = max(self.labels.trie.depths)
-        if self.truth_suffices:
-            return (lengths + depth).tolist()
-        if self.is_exact(self.prompts):
-            return (lengths + len(tree.nodes_to_read(self.labels)) - 1).tolist()
-        return ((lengths + depth) * len(self.labels.sequences)).tolist()
+        return [n * (len(ids) + depth) for ids in self.prompts]
+
+    def tree_widths(self, prompts: list[list[int]]) -> list[int]:
+        """Positions of each prompt with the tree of all labels behind it."""
+        n = len(tree.nodes_to_read(self.labels))
+        return [len(ids) + n - 1 for ids in prompts]
 
 
 def copy_of_base(base: LanguageModel) -> PreTrainedModel:
@@ -291,12 +273,12 @@ class Trainer:
         on_evaluation: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         self.checkpoint, self.on_evaluation = checkpoint, on_evaluation
-        self.task = task = replace(task, model=_trainable(task))
+        self.task = task = copy.copy(task)
+        task.model = _trainable(task)
         self.settings = settings = task.settings
         self.head: nn.Module | None = None
-        groups: list[dict[str, Any]] = [
-            {"params": adapter_parameters(task.model.network)}
-        ]
+        adapter = adapter_parameters(task.model.network)
+        groups: list[dict[str, Any]] = [{"params": adapter}]
         if settings.head is not None:
             self.head = settings.head.build(task.model, seed=settings.seed)
             rate, weights = settings.head.learning_rate, list(self.head.parameters())
@@ -311,14 +293,12 @@ class Trainer:
         self.read_held_out: Read | None = None
         # Half precision would round otherwise, and checkpointing is to save memory.
         if settings.precision == "float32" and not settings.checkpointing:
-            model, n = task.model, len(tree.nodes_to_read(task.labels))
             if settings.epochs > 1:
-                cached = cache_frozen_layers(model, self._read, task.widths())
+                cached = cache_frozen_layers(task.model, self._read, task.widths())
                 self.read = cached or self._read
             if task.is_exact(task.held_out):
-                self._widths = [len(ids) + n - 1 for ids in task.held_out]
                 self.read_held_out = cache_frozen_layers(
-                    model, self._read_held_out, self._widths
+                    task.model, self._read_held_out, task.tree_widths(task.held_out)
                 )
         self.optimiser = torch.optim.AdamW(
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -381,17 +361,17 @@ class Trainer:
 
     @torch.no_grad()
     def held_out_logprobs(self) -> np.ndarray:
-        model, prompts, labels = self.task.model, self.task.held_out, self.task.labels
+        task = self.task
+        model, prompts, labels = task.model, task.held_out, task.labels
         if self.read_held_out is None:
             raw = label_logprobs(model, prompts, labels, progress=False)
             tree.forget_prefix(model)  # its weights will change
             return raw
         raw = np.empty((len(prompts), len(labels.labels)))
+        widths, budget = task.tree_widths(prompts), tree.positions_in_batch(model, None)
         vocabulary = model.network.get_output_embeddings().weight.shape[0]
         n_logits = len(tree.nodes_to_read(labels)) * vocabulary
-        budget = tree.positions_in_batch(model, None)
-        most = max(1, tree.LOGIT_BUDGET // n_logits)
-        for rows in tree.batches(self._widths, budget, most):
+        for rows in tree.batches(widths, budget, max(1, tree.LOGIT_BUDGET // n_logits)):
             raw[rows] = self.read_held_out(rows)[0].cpu().numpy()
         check_logprobs(model, raw, range(len(raw)))
         return raw
