@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from filelock import FileLock
 from numpy.typing import ArrayLike
 
+from .. import __version__
+from ..adapters import save_adapter
 from ..checks import check_count
 from ..classifier import LLMClassifier
-from ..files import cache_dir
+from ..files import cache_dir, read_json, write_json
+from ..models import LanguageModel
 from ..prompted import check_texts
-from .store import FineTuned, trained
-from .training import Task, TrainingSettings
+from .store import HEAD, RECORD, FineTuned, load_finetuned
+from .training import Task, Trainer, TrainingSettings
+
+_CHECKPOINT = "checkpoint.pt"
+_VERSIONS = ("torch", "transformers", "peft", "numpy")
+_CARD = """# A fine-tuned classifier
+
+The adapter is in the format of the package `peft`. The weights were chosen on the
+held-out texts, so that the numbers below are a little too good; measure calibration on
+texts of their own.
+
+{facts}
+
+## Held-out numbers by step
+
+{history}
+"""
 
 
 def finetune(
@@ -73,7 +98,15 @@ def finetune(
     """
     task = Task(classifier, X, y, validation, sample_targets, settings)
     place = Path(folder or cache_dir() / "adapters" / task.key)
-    return trained(task, classifier, place, on_evaluation)
+    place.mkdir(parents=True, exist_ok=True)
+    # Whoever asks for the same training at the same time waits for its result.
+    with FileLock(place.with_name(place.name + ".lock")):
+        if not _is_finished(place, task.parts):
+            trainer = Trainer(task, place / _CHECKPOINT, on_evaluation)
+            trainer.run()
+            _write_result(trainer, task.model, classifier.render("{text}"))
+            del trainer  # its network is read again
+        return load_finetuned(place, classifier)
 
 
 def finetune_ensemble(
@@ -121,3 +154,62 @@ def members(ensemble: Sequence[FineTuned], X: Iterable[str]) -> np.ndarray:
         raise ValueError("ensemble must have at least one member; there is none.")
     texts = check_texts(X)
     return np.stack([member.classifier.predict_proba(texts) for member in ensemble])
+
+
+def _is_finished(folder: Path, parts: dict[str, str]) -> bool:
+    """Whether the result of a training is there; an error where something else is."""
+    finished = (folder / RECORD).exists()
+    if finished:
+        found = read_json(folder / RECORD).get("parts", {})
+    elif (folder / _CHECKPOINT).exists():
+        found = torch.load(folder / _CHECKPOINT, weights_only=True)["parts"]
+    else:
+        for path in sorted(folder.iterdir()):
+            if path.suffix != ".unfinished":
+                raise ValueError(
+                    f"folder must be empty or hold a training; {folder} has "
+                    f"{path.name!r}."
+                )
+        return False
+    if other := [name for name in parts if found.get(name) != parts[name]]:
+        raise ValueError(
+            f"folder must hold this training; {folder} holds one with other "
+            f"{', '.join(other)}. Name another folder."
+        )
+    return finished
+
+
+def _write_result(trainer: Trainer, base: LanguageModel, prompt: str) -> None:
+    """Write the adapter, the head, the card and, when they are there, the record."""
+    task, settings, head = trainer.task, trainer.settings, trainer.head
+    folder, history = trainer.checkpoint.parent, pd.DataFrame(trainer.history)
+    history["best"] = history.index == history[settings.monitor].argmin()
+    facts = {
+        "date": date.today().isoformat(),
+        "base": {
+            "name": base.name,
+            "fingerprint": base.fingerprint,
+            "dtype": str(base.network.dtype),
+        },
+        "labels": list(task.labels.labels),
+        "prompt": prompt,
+        "n": len(task.prompts),
+        "n_held_out": len(task.held_out),
+        "loss": repr(settings.loss),
+        "head": asdict(settings.head) if settings.head else None,
+        "settings": settings.plain(),
+        "n_trainable": sum(weight.numel() for weight in trainer.trained),
+        "versions": {"how-sure": __version__} | {v: version(v) for v in _VERSIONS},
+    }
+    save_adapter(task.model.network, folder)
+    if head is not None:
+        safetensors.torch.save_file(head.state_dict(), folder / HEAD)
+    lines = [f"- {name}: `{value!r}`" for name, value in facts.items()]
+    shown = history.round(4).to_string(index=False, na_rep="")
+    shown = textwrap.indent(shown, "    ")
+    card = _CARD.format(facts="\n".join(lines), history=shown)
+    (folder / "README.md").write_text(card, "utf-8")
+    plain = history.astype(object).where(np.isfinite(history), None)
+    record = {"parts": task.parts, **facts, "history": plain.to_dict("records")}
+    write_json(record | {"finished": True}, folder / RECORD)
+    trainer.checkpoint.unlink()

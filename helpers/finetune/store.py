@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from datetime import date
-from importlib.metadata import version
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
-from filelock import FileLock
 from pydantic import Field
 from sklearn.base import clone
 from torch import nn
 
-from .. import __version__
-from ..adapters import load_adapter, read_weights, save_adapter
+from ..adapters import load_adapter, read_weights
 from ..calibration import files
 from ..classifier import LLMClassifier
-from ..files import write_json
 from ..models import LanguageModel, check_logprobs
 from ..tree import batches, positions_in_batch
 from .label_scores import prompt_ends
 from .losses import ConfidenceHead
-from .training import Task, Trainer, copy_of_base
+from .training import Task, copy_of_base
 
-_CHECKPOINT = "checkpoint.pt"
-_RECORD, _HEAD = "training.json", "head.safetensors"
-_VERSIONS = ("torch", "transformers", "peft", "numpy")
-_CARD = """# A fine-tuned classifier
-
-The adapter is in the format of the package `peft`. The weights were chosen on the
-held-out texts, so that the numbers below are a little too good; measure calibration on
-texts of their own.
-
-{facts}
-
-## Held-out numbers by step
-
-{history}
-"""
+RECORD, HEAD = "training.json", "head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -142,7 +121,12 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
         The classifier that was given to :func:`finetune`, on the base model.
     """
     folder = Path(folder)
-    record = _read(folder)
+    if not (folder / RECORD).is_file():
+        raise ValueError(
+            f"folder must hold a finished training; {folder} has no {RECORD}. If it "
+            "was interrupted, call finetune again, and it will go on."
+        )
+    record = files.load(folder / RECORD, _Record.read)
     if record.parts["prompt"] != Task.prompt_hash(classifier):
         raise ValueError(
             f"classifier must ask as in training; the model in {folder} was trained "
@@ -161,7 +145,7 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
     head = None
     if record.head is not None:
         head = ConfidenceHead(**record.head).build(base)
-        head.load_state_dict(read_weights(folder / _HEAD))
+        head.load_state_dict(read_weights(folder / HEAD))
         head.requires_grad_(False)
     network.requires_grad_(False)
     name = folder.resolve().name
@@ -173,89 +157,3 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
         prior=None,
     )
     return FineTuned(asked, record.table(), folder, record.n_trainable, head)
-
-
-def trained(
-    task: Task,
-    classifier: LLMClassifier,
-    folder: Path,
-    on_evaluation: Callable[[dict[str, float]], None] | None,
-) -> FineTuned:
-    """The result of a training: from a folder, or run and then kept there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Whoever asks for the same training at the same time waits for its result.
-    with FileLock(folder.with_name(folder.name + ".lock")):
-        if not _is_finished(folder, task.parts):
-            trainer = Trainer(task, folder / _CHECKPOINT, on_evaluation)
-            trainer.run()
-            _write_result(trainer, task.model, classifier.render("{text}"))
-            del trainer  # its network is read again
-        return load_finetuned(folder, classifier)
-
-
-def _is_finished(folder: Path, parts: dict[str, str]) -> bool:
-    """Whether the result of a training is there; an error where something else is."""
-    finished = (folder / _RECORD).exists()
-    if finished:
-        found = _read(folder).parts
-    elif (folder / _CHECKPOINT).exists():
-        found = torch.load(folder / _CHECKPOINT, weights_only=True)["parts"]
-    else:
-        for path in sorted(folder.iterdir()):
-            if path.suffix != ".unfinished":
-                raise ValueError(
-                    f"folder must be empty or hold a training; {folder} has "
-                    f"{path.name!r}."
-                )
-        return False
-    if other := [name for name in parts if found.get(name) != parts[name]]:
-        raise ValueError(
-            f"folder must hold this training; {folder} holds one with other "
-            f"{', '.join(other)}. Name another folder."
-        )
-    return finished
-
-
-def _write_result(trainer: Trainer, base: LanguageModel, prompt: str) -> None:
-    """Write the adapter, the head, the card and, when they are there, the record."""
-    task, settings, head = trainer.task, trainer.settings, trainer.head
-    folder, history = trainer.checkpoint.parent, pd.DataFrame(trainer.history)
-    history["best"] = history.index == history[settings.monitor].argmin()
-    facts = {
-        "date": date.today().isoformat(),
-        "base": {
-            "name": base.name,
-            "fingerprint": base.fingerprint,
-            "dtype": str(base.network.dtype),
-        },
-        "labels": list(task.labels.labels),
-        "prompt": prompt,
-        "n": len(task.prompts),
-        "n_held_out": len(task.held_out),
-        "loss": repr(settings.loss),
-        "head": asdict(settings.head) if settings.head else None,
-        "settings": settings.plain(),
-        "n_trainable": sum(weight.numel() for weight in trainer.trained),
-        "versions": {"how-sure": __version__} | {v: version(v) for v in _VERSIONS},
-    }
-    save_adapter(task.model.network, folder)
-    if head is not None:
-        safetensors.torch.save_file(head.state_dict(), folder / _HEAD)
-    lines = [f"- {name}: `{value!r}`" for name, value in facts.items()]
-    shown = history.round(4).to_string(index=False, na_rep="")
-    shown = textwrap.indent(shown, "    ")
-    card = _CARD.format(facts="\n".join(lines), history=shown)
-    (folder / "README.md").write_text(card, "utf-8")
-    plain = history.astype(object).where(np.isfinite(history), None)
-    record = {"parts": task.parts, **facts, "history": plain.to_dict("records")}
-    write_json(record | {"finished": True}, folder / _RECORD)
-    trainer.checkpoint.unlink()
-
-
-def _read(folder: Path) -> _Record:
-    if not (folder / _RECORD).is_file():
-        raise ValueError(
-            f"folder must hold a finished training; {folder} has no {_RECORD}. If it "
-            "was interrupted, call finetune again, and it will go on."
-        )
-    return files.load(folder / _RECORD, _Record.read)
