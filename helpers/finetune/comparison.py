@@ -281,33 +281,24 @@ def accuracy_above_table(
     models = _models(confidence, correct)
     rows: list[dict[str, Any]] = []
     for threshold in thresholds:
-        for at, (name, (stated, outcome)) in enumerate(models.items()):
+        for name, (stated, outcome) in models.items():
             chosen = outcome[at_least(stated, threshold)]
-            n, right = len(chosen), int(chosen.sum())
-            wrong = n - right
-            low = high = np.nan
-            if n:
-                low, high = proportion_confint(right, n, 1 - level, method="beta")
-            first = rows[-at] if at else {"errors": wrong, "above": n}
-            change = error_rate_difference(
-                (first["errors"], wrong), (first["above"], n)
-            )
-            row = {
-                "threshold": float(threshold),
-                "model": name,
-                "above": n,
-                "right": right,
-                "accuracy": right / n if n else np.nan,
-                "low": low,
-                "high": high,
-                "errors": wrong,
-                "error_rate": change.second,
-                "errors_per_1000": 1000 * wrong / len(outcome),
-                "difference": change.difference if at else np.nan,
-                "p_value": change.p_value if at else np.nan,
-            }
-            rows.append(row)
-    return pd.DataFrame(rows)
+            row = {"threshold": float(threshold), "model": name, "above": len(chosen)}
+            rows.append(row | {"right": int(chosen.sum())})
+    table = pd.DataFrame(rows)
+    above, right = table["above"].to_numpy(), table["right"].to_numpy()
+    errors, some = above - right, above > 0
+    ends = proportion_confint(right, above, 1 - level, method="beta")
+    first = table.index // len(models) * len(models)
+    counts = np.stack([errors[first], errors, above[first], above], axis=1)
+    tests = [error_rate_difference(row[:2], row[2:]) for row in counts.tolist()]
+    changes = pd.DataFrame(tests)[["difference", "p_value"]]
+    table["accuracy"] = table["right"] / table["above"]
+    table["low"], table["high"] = (np.where(some, end, np.nan) for end in ends)
+    table["errors"] = errors
+    table["error_rate"] = table["errors"] / table["above"]
+    table["errors_per_1000"] = 1000 * errors / len(outcome)
+    return table.join(changes[table.index > first])
 
 
 @dataclass(frozen=True)
