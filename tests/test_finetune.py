@@ -338,6 +338,11 @@ def test_epochs_differ_and_padding_is_little() -> None:
     assert {tuple(sorted(b)) for b in first} != {tuple(sorted(b)) for b in second}
     padded = sum(len(b) * max(widths[row] for row in b) for b in first)
     assert padded < 1.15 * sum(widths) and len(first) < 1.2 * sum(widths) / 512 + 1
+    # An interrupted training goes on in the plan it began with.
+    (plan,) = TrainingSettings(epochs=1, token_budget=64).plan(
+        [30, 32, 31, 33, 30, 34, 32, 31]
+    )
+    assert plan == [[4, 7], [1, 0], [2], [3], [6], [5]]
 
 
 @pytest.mark.parametrize(
