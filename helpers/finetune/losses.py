@@ -235,14 +235,9 @@ class ConfidenceHead(Checked):
         return nn.Sequential(*inner, last).to(model.device)
 
     def loss(
-        self,
-        head: nn.Module,
-        ends: torch.Tensor,
-        raw: torch.Tensor,
-        truth: torch.Tensor,
+        self, head: nn.Module, ends: torch.Tensor, is_right: torch.Tensor
     ) -> torch.Tensor:
         """Weighted log loss, row by row, against whether predictions are right."""
         odds = head(ends.float())[:, 0]
-        right = (raw.detach().argmax(1) == truth).to(odds)
         loss = nn.functional.binary_cross_entropy_with_logits
-        return self.weight * loss(odds, right, reduction="none")
+        return self.weight * loss(odds, is_right.to(odds), reduction="none")

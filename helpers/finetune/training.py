@@ -356,7 +356,8 @@ class Trainer:
         loss = settings.loss(raw, torch.as_tensor(task.targets[rows]).to(raw))
         if self.head is not None and settings.head is not None:
             truth = torch.as_tensor(task.truth[rows], device=raw.device)
-            loss = loss + settings.head.loss(self.head, ends, raw, truth)
+            is_right = raw.detach().argmax(1) == truth
+            loss = loss + settings.head.loss(self.head, ends, is_right)
         return loss.mean()
 
     @torch.no_grad()
