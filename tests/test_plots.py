@@ -261,6 +261,10 @@ def test_diagram_draws_intervals_the_band_and_a_panel(
     dots = next(c for c in ax.collections if c.get_label() == "single prediction")
     height = np.asarray(dots.get_offsets())[:, 1]
     assert len(height) == 400 and np.sum(height > 0.5) == report.correct.sum()
+    # Dots that are faint in the figure are not in its legend.
+    plots.legend_below(ax)
+    shown = ax.get_legend().legend_handles[legend(ax).index("single prediction")]
+    assert dots.get_alpha() == 0.25 and shown.get_alpha() is None
     with pytest.raises(ValueError, match="correct must be given"):
         plots.plot_reliability_diagram(report.confidence)
 
