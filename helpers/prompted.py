@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
-from .checks import as_array, check_labels, in_order_of, refuse_masked
+from .checks import as_array, check_labels, in_order_of
 from .prompts import SLOT, Prompt
 from .verbalizer import Verbalizer
 
@@ -281,7 +281,7 @@ def check_texts(X: Iterable[str], name: str = "texts") -> list[str]:
         raise TypeError(f"{name} must be a list of strings, not a {type(X).__name__}.")
     if isinstance(X, (pd.DataFrame, np.ndarray)) and X.ndim != 1:
         raise TypeError(f"{name} must be one column of strings, not shape {X.shape}.")
-    refuse_masked(X, name)
+    as_array(X, name, dtype=object)  # refuses masked values
     texts = list(X)
     for at, text in enumerate(texts):
         if isinstance(text, str):

@@ -81,8 +81,8 @@ class Source:
         self._files = _find_files(given)
         self.columns, self._names = _resolve(columns, self._files)
         self._seen = [_status(path) for path in self._files]
-        self.plan = {"files": _hashes(self._files), **asdict(self.columns)}
-        self.plan["rows_per_block"] = rows_per_block
+        named = asdict(self.columns) | {"rows_per_block": rows_per_block}
+        self.plan = {"files": _hashes(self._files)} | named
         self._counts = [_count(path) for path in self._files]
         self.sizes = [
             min(rows_per_block, count - first)

@@ -171,14 +171,14 @@ def ask_in_process(
 
 def fill_in_process(path: Path, name: str) -> None:
     """What one of several processes writes: rows of its own, and rows of all."""
-    from helpers.hosted import Call, Journal, TokenUsage, read_answer
+    from helpers.hosted import Call, Journal, build_request, read_answer
 
-    body = chat_answer("yes")
-    result, usage = read_answer("chat", body), TokenUsage(10, 1)
+    body, asked = chat_answer("yes"), build_request("chat", "m", "q", max_tokens=1)
+    result = read_answer("chat", body)
     with Journal(path) as journal:
         for at in range(20):
             journal.add(
-                Call(key, "chat", "m", result, json.dumps(body), usage)
+                Call(key, asked, result, json.dumps(body))
                 for key in (f"{name}-{at}", f"shared-{at}")
             )
 

@@ -78,16 +78,10 @@ def test_pages_in_reading_order(build: ModuleType) -> None:
     assert list(build.pages(toc)) == ["book/index", "a", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "helpers/a.py",
-        "helpers/parts/b.py",
-        "data/a.csv",
-        "data/new.csv",
-        "constraints.txt",
-    ],
-)
+INPUTS = "helpers/a.py helpers/parts/b.py data/a.csv data/new.csv constraints.txt"
+
+
+@pytest.mark.parametrize("path", INPUTS.split())
 def test_key_follows_every_input(build: ModuleType, book: Path, path: str) -> None:
     notebook = book / "notebooks" / "01_one.ipynb"
     before = build.input_key(book, notebook, {})
@@ -106,17 +100,12 @@ def test_key_follows_cells_parameters_and_model(
     monkeypatch.setenv("HOW_SURE_MODEL", "another")
     keys.add(build.input_key(book, notebook, {}))
     write_chapter(notebook, "print('changed')")
-    keys.add(build.input_key(book, notebook, {}))
-    assert len(keys) == 4
-
-
-def test_key_ignores_stored_outputs(build: ModuleType, book: Path) -> None:
-    notebook = book / "notebooks" / "01_one.ipynb"
-    before = build.input_key(book, notebook, {})
-    node = nbformat.read(notebook, as_version=4)
+    last = build.input_key(book, notebook, {})
+    assert len({*keys, last}) == 4
+    node = nbformat.read(notebook, as_version=4)  # stored outputs do not count
     node.cells[2].outputs = [nbformat.v4.new_output("stream", text="one")]
     nbformat.write(node, notebook)
-    assert build.input_key(book, notebook, {}) == before
+    assert build.input_key(book, notebook, {}) == last
 
 
 def test_chapters_run_once_until_something_changes(
@@ -153,12 +142,7 @@ def test_failed_chapter_stops_the_build(
     assert (book / "_build" / "failed" / "01_one.ipynb").exists()
     assert list(executed.iterdir()) == []  # no stale copy, and 02 was not run
     assert not (book / "_build" / "html").exists()
-
-
-def test_dead_kernel_is_told(
-    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_chapter(book / "notebooks" / "01_one.ipynb", "import os\nos._exit(1)")
+    write_chapter(first, "import os\nos._exit(1)")
     assert quiet.main(["--root", str(book)]) == 1
     assert "the kernel died" in capsys.readouterr().err
 
@@ -184,12 +168,9 @@ def test_only_runs_one_and_uses_what_is_there(
     assert "from an earlier run" in capsys.readouterr().out
 
 
-def test_unknown_chapter_is_told(quiet: ModuleType, book: Path, capsys: Any) -> None:
+def test_what_is_not_there_is_told(quiet: ModuleType, book: Path, capsys: Any) -> None:
     assert quiet.main(["--root", str(book), "--only", "77"]) == 1
     assert "no chapter '77'; there are: 01, 02" in capsys.readouterr().err
-
-
-def test_missing_file_is_told(quiet: ModuleType, book: Path, capsys: Any) -> None:
     (book / "notebooks" / "02_two.ipynb").unlink()
     assert quiet.main(["--root", str(book)]) == 1
     assert "notebooks/02_two.ipynb: no such file" in capsys.readouterr().err

@@ -331,6 +331,7 @@ def test_vector_scaling_says_that_nothing_finite_fits() -> None:
         with pytest.warns(CalibrationWarning, match="Set a penalty") as caught:
             VectorScaling().fit(rows, unsettled)
         assert caught[0].filename == __file__
+        VectorScaling(penalty=0.1).fit(rows, unsettled)  # without a warning
 
 
 @any_calibrator
@@ -458,8 +459,6 @@ anything: Any = "x"  # and nothing that a type checker would let pass
     ("made", "says"),
     [
         (TemperatureScalingCalibrator(floor=0), "floor is 0; .*greater than 0"),
-        (TemperatureScalingCalibrator(bounds=(1, 1)), r"bounds is \(1, 1\); the small"),
-        (TemperatureScalingCalibrator(bounds=(0, 1e9)), "bounds.1 is .* equal to 100"),
         (PlattScalingCalibrator(scale=anything), "scale is 'x'; .* 'logit' or"),
         (BetaCalibrator(floor=math.nan), "floor is nan"),
         (IsotonicRegressionCalibrator(rule=anything), "rule is 'x'"),
@@ -587,11 +586,8 @@ def test_ids_are_known_again_in_another_type(first: Any, second: Any) -> None:
     assert found.predict(indexed).fitted_on.all()
     assert found.predict([0.1], ids=second[1:]).fitted_on.all()
     assert not found.predict([0.1], ids=["c"]).fitted_on.any()
-
-
-def test_ids_may_repeat() -> None:
-    found = PlattScalingCalibrator().fit(P, Y, ids=["same"] * 20)
-    assert found.predict(P, ids=["same"] * 20).fitted_on.all()
+    again = found.predict([0.1] * 2, ids=[first[0], first[0]])  # ids may repeat
+    assert again.fitted_on.all()
 
 
 MARKS = np.array([True, False, False, True, False, False])
@@ -705,12 +701,9 @@ def test_scores_of_another_source_are_refused() -> None:
     with pytest.raises(ValueError, match=says):
         found.predict(table["confidence"])
     found.predict(table["confidence"], source={"model": "a"})
-
-
-@pytest.mark.parametrize("source", ["a", {"model": 3}, {3: "a"}, ["model"]])
-def test_source_maps_words_to_words(source: Any) -> None:
-    with pytest.raises(ValueError, match="source must map words to words"):
-        PlattScalingCalibrator().fit(P, Y, source=source)
+    for bad in ("a", {"model": 3}, {3: "a"}, ["model"]):
+        with pytest.raises(ValueError, match="source must map words to words"):
+            found.fit(P, Y, source=bad)  # type: ignore[arg-type]
 
 
 @any_calibrator
@@ -790,7 +783,7 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         kept = {name: value for name, value in stored.items() if value is not ...}
         change = json.dumps(kept).encode()
     (tmp_path / "made.json").write_bytes(change)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=rf"made\.json.*{says}"):
         load_calibrator(tmp_path / "made.json")
 
 
@@ -827,21 +820,6 @@ def test_fitted_values_that_cannot_be_are_refused(
     fitted[field] = value
     with pytest.raises(ValueError, match=says):
         from_dict(stored)
-
-
-def test_a_failed_save_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = PlattScalingCalibrator().fit(P, Y)
-    found.save(tmp_path / "made.json")
-    before = (tmp_path / "made.json").read_text()
-    monkeypatch.delattr("os.replace")
-    for slope, fails in ((math.nan, ValueError), (2.0, AttributeError)):
-        found.slope_ = slope
-        with pytest.raises(fails):
-            found.save(tmp_path / "made.json")
-        assert (tmp_path / "made.json").read_text() == before
-        assert [file.name for file in tmp_path.iterdir()] == ["made.json"]
 
 
 @pytest.mark.parametrize("grouped", [False, True])

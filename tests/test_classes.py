@@ -178,18 +178,6 @@ def test_difference_is_that_of_a_plain_paired_bootstrap(grouped: bool) -> None:
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_value_is_first_less_second() -> None:
-    predicted, correct, first = cases(8)
-    both = first, np.sqrt(first)
-    found = class_gap_difference(predicted, correct, both, n_resamples=200)
-    one, two = (class_gap(predicted, correct, p, norm="squared") for p in both)
-    assert found.value == pytest.approx(one - two)
-    back = class_gap_difference(predicted, correct, both[::-1], n_resamples=200)
-    assert back == pytest.approx((-found.value, -found.high, -found.low))
-    same = class_gap_difference(predicted, correct, (first, first))
-    assert same == (0, 0, 0)
-
-
 def test_resamples_without_a_class_that_counts_are_left_out() -> None:
     predicted = ["toe", "toe", "hand", "ear", "knee"]
     both = [0.9] * 5, [0.6] * 5
@@ -200,52 +188,41 @@ def test_resamples_without_a_class_that_counts_are_left_out() -> None:
     assert np.isfinite([found.low, found.high]).all()
 
 
+PAIR = [0.5, 0.9, 0.7], [0.5, 0.9, 0.7]
+TABLE: Any = (class_table, {"raw": PAIR[0]})
+GAPS: Any = (class_gap_difference, PAIR)
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("call", "change", "says"),
     [
-        ({"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
-        ({"confidences": {}}, "confidences must have at least one; there is none"),
+        (TABLE, {"correct": [1, 0, 2]}, "correct must be 0 or 1; row 2 is 2"),
+        (TABLE, {"confidences": {}}, "confidences must have at least one; there is no"),
+        (TABLE, {"confidences": {"raw": [0.5, 2, 0]}}, r"raw must .* row 1 is 2"),
+        (TABLE, {"confidences": {"n": PAIR[0]}}, "the table .* column 'n' twice"),
         (
-            {"confidences": {"raw": [0.5, 2, 0]}},
-            r"raw must lie in \[0, 1\]; row 1 is 2",
-        ),
-        (
-            {"confidences": {"a": [0.5] * 3, "a_gap": [0.5] * 3}},
+            TABLE,
+            {"confidences": dict(zip(("a", "a_gap"), PAIR, strict=True))},
             "the table of .* must not have the column 'a_gap' twice",
         ),
-        ({"confidences": {"n": [0.5] * 3}}, "the table .* the column 'n' twice"),
-        ({"level": 95}, "level must lie between 0 and 1, not 95"),
+        (TABLE, {"level": 95}, "level must lie between 0 and 1, not 95"),
+        (
+            GAPS,
+            {"confidences": (PAIR[0], [0.5, 2, 0])},
+            r"confidences\[1\] must",
+        ),
+        (GAPS, {"confidences": PAIR[:1]}, "confidences must be two; there are 1"),
+        (GAPS, {"min_n": 0}, "min_n must be a whole number of 1 or more, not 0"),
+        (GAPS, {"min_n": 3}, "min_n must be at most 2, of the largest class, not 3"),
+        (GAPS, {"n_resamples": 0}, "n_resamples must be a whole number"),
+        (GAPS, {"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
 )
-def test_bad_table(change: dict[str, Any], says: str) -> None:
-    arguments: dict[str, Any] = {
-        "predicted": ["a", "b", "a"],
-        "correct": [1, 0, 1],
-        "confidences": {"raw": [0.5, 0.9, 0.7]},
-    }
+def test_bad_settings(call: Any, change: dict[str, Any], says: str) -> None:
+    function, confidences = call
+    given = {"correct": [1, 0, 1], "confidences": confidences} | change
     with pytest.raises(ValueError, match=f"^{says}"):
-        class_table(**arguments | change)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"confidences": ([0.5] * 3, [0.5, 2, 0])}, r"confidences\[1\] must lie in"),
-        ({"confidences": ([0.5] * 3,)}, "confidences must be two; there are 1"),
-        ({"min_n": 0}, "min_n must be a whole number of 1 or more, not 0"),
-        ({"min_n": 3}, "min_n must be at most 2, of the largest class, not 3"),
-        ({"n_resamples": 0}, "n_resamples must be a whole number"),
-        ({"level": 95}, "level must lie between 0 and 1, not 95"),
-    ],
-)
-def test_bad_gaps(change: dict[str, Any], says: str) -> None:
-    arguments: dict[str, Any] = {
-        "predicted": ["a", "b", "a"],
-        "correct": [1, 0, 1],
-        "confidences": ([0.5, 0.9, 0.7], [0.5, 0.9, 0.7]),
-    }
-    with pytest.raises(ValueError, match=f"^{says}"):
-        class_gap_difference(**arguments | change)
+        function(["a", "b", "a"], **given)
     with pytest.raises(ValueError, match="norm must be one of 'l1', 'squared', not"):
         class_gap(["a"], [1], [0.5], norm="max")  # type: ignore[arg-type]
 
@@ -268,25 +245,24 @@ def survey(seed: int, n: int = 60) -> dict[str, Any]:
     }
 
 
-def test_mean_by_hand() -> None:
-    # The mean is 6 / 10. Hospitals score −.08 and .04 in stratum a, −.12 and .16 in b:
-    # .06 and .14 on each side of their stratum's mean.
-    found = weighted_mean(VALUES, WEIGHTS, strata=STRATA, clusters=HOSPITALS)
-    error = np.sqrt(2 * 2 * 0.06**2 + 2 * 2 * 0.14**2)
-    reach = student.ppf(0.975, 4 - 2) * error
-    assert found == pytest.approx((0.6, 0.6 - reach, 0.6 + reach, error, 100 / 18))
-    narrow = weighted_mean(
-        VALUES, WEIGHTS, strata=STRATA, clusters=HOSPITALS, level=0.5
-    )
-    assert narrow.high - 0.6 == pytest.approx(student.ppf(0.75, 2) * error)
-
-
-def test_a_lone_hospital_is_held_against_the_mean_of_all() -> None:
-    # Stratum a is hospital 1, whose rows score −.08 and .04 together.
-    found = weighted_mean(VALUES, WEIGHTS, strata=STRATA, clusters=[1, 1, 1, 3, 4, 4])
-    error = np.sqrt(0.04**2 + 2 * 2 * 0.14**2)
-    reach = student.ppf(0.975, 3 - 2) * error
-    assert found == pytest.approx((0.6, 0.6 - reach, 0.6 + reach, error, 100 / 18))
+@pytest.mark.parametrize(
+    ("hospitals", "squares", "freedom"),
+    [
+        # Hospitals score −.08 and .04 in stratum a, −.12 and .16 in b: .06 and .14 on
+        # each side of their stratum's mean.
+        (HOSPITALS, 2 * 2 * 0.06**2 + 2 * 2 * 0.14**2, 4 - 2),
+        # A lone one in stratum a scores −.04: it is held against the mean of all.
+        ([1, 1, 1, 3, 4, 4], 0.04**2 + 2 * 2 * 0.14**2, 3 - 2),
+    ],
+)
+def test_mean_by_hand(hospitals: Any, squares: float, freedom: int) -> None:
+    error = np.sqrt(squares)
+    for level, quantile in ((0.95, 0.975), (0.5, 0.75)):
+        found = weighted_mean(
+            VALUES, WEIGHTS, strata=STRATA, clusters=hospitals, level=level
+        )
+        reach = student.ppf(quantile, freedom) * error
+        assert found == pytest.approx((0.6, 0.6 - reach, 0.6 + reach, error, 100 / 18))
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import EMBEDDED
 from helpers.datasets import (
     N_SIGNALS,
     REVIEW_EXAMPLES,
@@ -60,18 +61,22 @@ def test_same_seed_gives_the_same_rows_and_another_seed_others(
     assert list(first.index) == list(load_review_scores("test", n=50, seed=1).index)
 
 
-@pytest.mark.parametrize("split", ["validation", "Test", ""])
-def test_unknown_part_is_refused(split: str) -> None:
-    with pytest.raises(ValueError, match="split must be one of"):
-        load_reviews(split)
-    with pytest.raises(ValueError, match="split must be one of"):
-        load_review_scores("train")
-
-
-@pytest.mark.parametrize(("split", "n"), [(None, 12_753), ("train", 3_200), (None, 0)])
-def test_more_rows_than_there_are_is_refused(split: Any, n: int) -> None:
-    with pytest.raises(ValueError, match="n must lie between 1 and"):
-        load_reviews(split, n=n)
+@pytest.mark.parametrize(
+    ("load", "split", "n", "rule"),
+    [
+        (load_reviews, "validation", None, "split must be one of"),
+        (load_reviews, "", None, "split must be one of"),
+        (load_review_scores, "train", None, "split must be one of"),
+        (load_reviews, None, 12_753, "n must be at most 12752"),
+        (load_reviews, "train", 3_200, "n must be at most 3199"),
+        (load_reviews, None, 0, "n must be a whole number of 1 or more"),
+    ],
+)
+def test_unknown_parts_and_too_many_rows_are_refused(
+    load: Any, split: str | None, n: int | None, rule: str
+) -> None:
+    with pytest.raises(ValueError, match=rule):
+        load(split, n=n)
 
 
 def test_measured_scores_are_a_tidy_table_of_their_reviews(
@@ -133,19 +138,6 @@ def test_signals_are_drawn_from_the_same_reviews() -> None:
             load_review_signals(n=wrong)
 
 
-def test_signals_of_another_model_are_asked_for(
-    make_tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from helpers.models import LanguageModel
-
-    models = {"some/other": make_tiny("llama", max_position_embeddings=1024)}
-    monkeypatch.setattr(LanguageModel, "load", models.__getitem__)
-    found = load_review_signals(model="some/other", n=2)
-    assert found.index.equals(load_review_signals(n=2).index)
-    assert list(found.columns) == list(load_review_signals(n=2).columns)
-    assert found["p_true"].between(0, 1).all()
-
-
 def test_truth_is_asked_with_as_many_wrong_labels_as_right_ones() -> None:
     labels = dict(REVIEW_EXAMPLES)
     assert [answer for _, _, answer in TRUTH_EXAMPLES].count("True") == 2
@@ -172,7 +164,7 @@ def test_another_model_is_asked_here_and_now(
     from helpers.models import LanguageModel
 
     tiny = make_tiny("llama", max_position_embeddings=1024)
-    asked = []
+    asked: list[str | None] = []
 
     def load(name: str | None = None, **_: Any) -> Any:
         asked.append(name)
@@ -185,3 +177,7 @@ def test_another_model_is_asked_here_and_now(
     assert "tiny llama" in scores.attrs["source"]["model"]
     assert list(scores.index) == list(load_reviews("test", n=3).index)
     assert {"movie", "correct", "confidence"} <= set(scores.columns)
+    found, stored = (load_review_signals(model=m, n=2) for m in ("other", EMBEDDED))
+    assert asked[-1] == "other" and found.index.equals(stored.index)
+    assert list(found.columns) == list(stored.columns)
+    assert found["p_true"].between(0, 1).all()

@@ -32,7 +32,7 @@ from helpers.decisions import (
     cost_curve,
     verify,
 )
-from helpers.metrics import RiskCoverage, risk_coverage_curve
+from helpers.metrics import risk_coverage_curve
 from helpers.metrics.resampling import Interval
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -272,8 +272,8 @@ def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
     confidence[200:300] = confidence[200]
     tied = risk_coverage_curve(confidence, np.arange(500) % 7 > 0)
     ones = np.arange(1, 31) / 30
-    few = RiskCoverage(ones[::-1], ones, np.linspace(0, 0.2, 30))
-    coarse = RiskCoverage(np.array([0.9, 0.8]), np.array([0.4, 1]), np.array([0, 0.1]))
+    few = pd.DataFrame({"coverage": ones, "risk": np.linspace(0, 0.2, 30)})
+    coarse = pd.DataFrame({"coverage": [0.4, 1], "risk": [0, 0.1]})
     ax = plots.plot_risk_coverage({"tied": tied, "few": few, "coarse": coarse})
     assert points(ax, "tied")[0, 0] == pytest.approx(20 / 500)
     assert points(ax, "few")[:, 0] == pytest.approx(ones[2:])

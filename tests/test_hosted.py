@@ -25,7 +25,6 @@ import pytest
 from hosted_server import Reply, StubServer, chat_answer, running
 from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
-from werkzeug import Response
 
 from helpers.hosted import (
     AccessDenied,
@@ -198,83 +197,57 @@ def test_silence_and_dripping_end(journal: Journal) -> None:
     assert server.asked == {"silent": 1, "drip": 1}
 
 
-UNREADABLE = {
-    '{"id": "x", "choices": [{"mess': "broken JSON at character 25 of 30",
-    "<!doctype html><html>Log in</html>": "web page.*base_url.*/v1",
-    '["no", "object"]': "no object",
-    '{"choices": []}': "no choices.*protocol",
-    '{"error": {"message": "overloaded"}}': "'overloaded'",
-    "": "broken JSON",
-    "[" * 100_000: "broken JSON",
-}
-
-
-def test_what_is_no_answer_is_a_failure(journal: Journal) -> None:
-    bodies = [*UNREADABLE]
-    headers = {"x-request-id": "req-7", "content-type": "text/plain"}
-    with asking(lambda q, _: Reply(bodies[int(q[1:])], 200, headers)) as (_, client):
-        asked = questions(len(bodies))
-        found = ask(asked, client, journal)
-        assert ask(asked, client, journal) == found
-    for failure, says in zip(found, UNREADABLE.values(), strict=True):
-        assert failure.kind == "UnreadableAnswer" and failure.request_id == "req-7"
-        assert re.search(says, failure.message)
-
-
-USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
 NESTED = '{"choices": ' + '[{"message": {"content": ' * 300
-HOSTILE: dict[str, Any] = {
-    "types": chat_answer("a") | {"choices": [7], "usage": USAGE},
-    "deep": chat_answer("a") | {"choices": [], "x": json.loads("[" * 900 + "]" * 900)},
-    "very deep": NESTED + "1" + "}}]" * 300 + "}",
-    "numbers": chat_answer("a") | {"usage": {"prompt_tokens": 10**400}},
-    "digits": '{"choices": [], "usage": {"prompt_tokens": ' + "9" * 5000 + "}}",
-    "long": "x" * 5000,
+BILLED = {"usage": {"prompt_tokens": 7, "completion_tokens": 2}}
+# What is sent in place of an answer, and words of the failure, where it must be one.
+BAD: dict[str, tuple[Any, str]] = {
+    "cut": ('{"id": "x", "choices": [{"mess', "broken JSON at character 25 of 30"),
+    "page": ("<!doctype html><html>Log in</html>", "web page.*base_url.*/v1"),
+    "list": ('["no", "object"]', "no object"),
+    "none": ({"choices": []}, "no choices.*protocol"),
+    "error": ({"error": {"message": "overloaded"}}, "'overloaded'"),
+    "empty": ("", "broken JSON"),
+    "open": ("[" * 5000, "broken JSON"),
+    "types": (chat_answer("a") | {"choices": [7]} | BILLED, ""),
+    "deep": ({"choices": [], "x": json.loads("[" * 900 + "]" * 900)} | BILLED, "no c"),
+    "very deep": (NESTED + "1" + "}}]" * 300 + "}", ""),
+    "numbers": (chat_answer("a") | {"usage": {"prompt_tokens": 10**400}}, ""),
+    "digits": ('{"choices": [], "usage": {"prompt_tokens": ' + "9" * 5000 + "}}", ""),
+    "long": ("x" * 20_000, "longer than 19,000 bytes"),
 }
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "zlib", "unicode_escape"])
-def test_a_hostile_answer_concerns_itself_alone(
+def test_what_is_no_answer_concerns_itself_alone(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, charset: str
 ) -> None:
-    monkeypatch.setattr("helpers.hosted.requests._MOST_BYTES", 4500)
-    kind = {"content-type": f"application/json; charset={charset}"}
-    asked = [question(text) for text in (*HOSTILE, "good")]
-    with asking(lambda q, _: Reply(HOSTILE.get(q), 200, kind)) as (server, client):
-        found = ask(asked, client, journal)
-        assert ask(asked, client, journal) == found
-    assert set(server.asked.values()) == {1}
-    assert isinstance(found[-1], Answer) and found[-1].text == "good"
-    assert "longer than 4,500 bytes" in found[-2].message
-    assert journal.usage(PRICES)["prompt_tokens"].item() >= 17  # what was billed stays
-
-
-ODD: dict[str, tuple[dict[str, Any], str]] = {
-    "length": ({"finish_reason": "length"}, "raise max_tokens"),
-    "filter": ({"finish_reason": "content_filter"}, "content filter"),
-    "refusal": ({"message": {"refusal": "I can't."}}, 'refused: "I can\'t."'),
-    "no logprobs": ({"logprobs": None}, "no log-probabilities"),
-    "empty": ({"logprobs": {"content": []}}, "no log-probabilities"),
-}
-
-
-def test_odd_answers_are_answers_that_say_what_is_odd(journal: Journal) -> None:
-    with asking(lambda q, _: Reply(chat_answer("yes", **ODD[q][0]))) as (_, client):
-        found = ask([question(name) for name in ODD], client, journal)
-    for answer, (_, says) in zip(found, ODD.values(), strict=True):
-        assert isinstance(answer, Answer) and says in answer.problem
-        assert answer.usage.completion == 1
+    monkeypatch.setattr("helpers.hosted.requests._MOST_BYTES", 19_000)
+    headers = {"content-type": f"application/json; charset={charset}"}
+    headers["x-request-id"] = "req-7"
+    bodies = {name: body for name, (body, _) in BAD.items()}
+    asked = [question(text) for text in (*BAD, "good")]
+    with asking(lambda q, _: Reply(bodies.get(q), 200, headers)) as (server, client):
+        *found, good = ask(asked, client, journal)
+        assert ask(asked, client, journal) == [*found, good]
+    assert set(server.asked.values()) == {1} and good.text == "good"
+    for result, (name, (_, says)) in zip(found, BAD.items(), strict=True):
+        if says:
+            assert result.kind == "UnreadableAnswer", name
+            assert re.search(says, result.message), name
+            assert result.request_id == (None if name == "long" else "req-7")
+    assert journal.usage(PRICES)["prompt_tokens"].item() >= 24  # what was billed stays
 
 
 @pytest.mark.parametrize(("status", "says"), [(400, "Correct the"), (404, "check mo")])
 def test_refused_requests_are_asked_once(
     journal: Journal, status: int, says: str
 ) -> None:
-    reply = Reply({"error": {"message": "no logprobs here"}}, status)
+    reply = Reply({"error": {"message": "no logprobs here"}} | BILLED, status)
     with asking(lambda *_: reply) as (server, client):
         (failure,) = ask([question()], client, journal)
     assert re.search(f"no logprobs here.*{says}", failure.message)
     assert server.asked.total() == 1
+    assert failure.usage.prompt == journal.usage()["prompt_tokens"].item() == 7
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses", "completions"])
@@ -459,23 +432,6 @@ def test_another_server_gets_no_texts_or_keys(journal: Journal, status: int) -> 
             assert failure.status == status and KEY not in failure.message
             assert f"on to {place}/chat/completions, which got none" in failure.message
     assert not other.asked
-
-
-@pytest.mark.parametrize("status", [301, 308])
-def test_a_redirect_to_the_same_server_is_followed(
-    journal: Journal, httpserver: HTTPServer, status: int
-) -> None:
-    loop, goal = "/v1/loop/chat/completions", "/v2/chat/completions/"
-    for start, end in (("/v1/chat/completions", goal), (loop, loop)):
-        moved = Response("", status, {"location": end})
-        httpserver.expect_request(start).respond_with_response(moved)
-    httpserver.expect_request(
-        goal, method="POST", json=question().arguments
-    ).respond_with_json(chat_answer("there"))
-    (answer,) = ask([question()], make_client(httpserver.url_for("/v1")), journal)
-    assert answer.text == "there"
-    (failure,) = ask([question()], make_client(httpserver.url_for("/v1/loop")), journal)
-    assert failure.status == status
 
 
 ADDRESSES = {

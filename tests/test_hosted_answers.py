@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from functools import cache
 from typing import Any
 
+import httpx
 import pytest
 from hosted_server import chat_answer
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from helpers.hosted import (
     build_request,
     read_answer,
 )
-from helpers.hosted.requests import Secrets, plain_url
+from helpers.hosted.requests import attempt, plain_url
 
 TOP = (("yes", -0.1, b"yes"), ("no", -2.5, b"no"))
 LISTED = [{"token": t, "logprob": p, "bytes": list(b)} for t, p, b in TOP]
@@ -369,24 +370,29 @@ def test_the_key_of_a_request_is_what_recordings_are_found_by() -> None:
 # Keys ----------------------------------------------------------------------------
 
 
-@cache
-def secrets_of(key: str) -> Secrets:
-    return Secrets(AsyncOpenAI(api_key=key, base_url="http://x/v1"))
+def said_back(key: str, text: str, status: int = 200) -> str:
+    """What is left of a text in an answer, or in an error."""
+    body = chat_answer(text) if status == 200 else {"error": {"message": text}}
+    back = httpx.MockTransport(lambda _: httpx.Response(status, json=body))
+    http = httpx.AsyncClient(transport=back)
+    client = AsyncOpenAI(api_key=key, base_url="http://x/v1", http_client=http)
+    asked = build_request("chat", "m", "Hi", max_tokens=1)
+    work = attempt(client, asked, silence=1, total=1, end=math.inf)
+    result, *_ = asyncio.run(work)
+    return result.text if isinstance(result, Answer) else result.message
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_secret_passes(before: str, after: str) -> None:
     secret = "sk-0123456789"
-    assert secret not in secrets_of(secret).hide(before + secret + after)
-    said = f"{before}Authorization: Bearer {secret}"
-    assert secret not in secrets_of("other").hide_in_message(said)
+    assert secret not in said_back(secret, before + secret + after)
+    assert secret not in said_back("-", f"{before}Authorization: Bearer {secret}", 400)
 
 
 def test_short_keys_leave_words_alone() -> None:
-    assert secrets_of("no").hide_in_message("no") == "no"
-    assert secrets_of("EMPTY").hide("EMPTY") == "EMPTY"
-    said = "Bearer of bad news; api_key must be set"
-    assert secrets_of("-").hide_in_message(said) == said
+    assert said_back("EMPTY", "EMPTY") == "EMPTY"
+    said = "no Bearer of bad news; api_key must be set"
+    assert said in said_back("no", said, 400)
     for text in ("api-key: abc", "'Authorization': 'Basic abc'", '"api_key"="abc"'):
-        assert "abc" not in secrets_of("-").hide_in_message(text)
+        assert "abc" not in said_back("-", text, 400)

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from helpers.bounds import LabelMass, ListedToken
 from helpers.hosted import Answer, AnswerToken, TokenUsage
-from helpers.hosted.labels import HostedScores, LabelTexts, LabelTree
+from helpers.hosted.labels import LabelTexts, LabelTree
 
-LABELS = ["positive", "negative", "negligible"]
+LABELS = ("positive", "negative", "negligible")
 
 
 def position(model: Model, begun: str, k: int, greedy: bool) -> AnswerToken:
@@ -209,7 +209,7 @@ MASSES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = 
 @pytest.mark.parametrize("name", MASSES)
 def test_mass_of_lists_that_are_written_down(name: str) -> None:
     labels, options, answers, expected = MASSES[name]
-    mass = mass_after(LabelTexts.build(labels.split(), **options), answers)
+    mass = mass_after(LabelTexts.build(tuple(labels.split()), **options), answers)
     for what, value in expected.items():
         found = dict(mass.branches) if what == "branches" else getattr(mass, what)
         assert found == pytest.approx(value), what
@@ -218,36 +218,17 @@ def test_mass_of_lists_that_are_written_down(name: str) -> None:
 @pytest.mark.parametrize("text", ["", END, "</s>", "<eos>", "<|im_end|>"])
 def test_end_of_turn_counts_as_end_and_nowhere_else(text: str) -> None:
     answers = {"": [token("no", 0.5, **{text: 0.5}), token(text, 0.8)]}
-    mass = mass_after(LabelTexts.build(["no", "yes"], turn_ends=True), answers)
+    mass = mass_after(LabelTexts.build(("no", "yes"), turn_ends=True), answers)
     assert mass.lower == pytest.approx([0.4, 0])
     assert mass.off_list == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    ("odd", "message"),
-    [
-        (token("a", 0.9, b=0.9), "sum to at most one"),
-        (AnswerToken("a", math.nan), "at most 0, not nan"),
-        (AnswerToken("a", -0.1, None, (ListedToken("b", 0.5),)), "at most 0, not 0.5"),
-    ],
-)
-def test_nonsense_is_refused(odd: AnswerToken, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LabelTree(LabelTexts.build(["a", "b"])).add(b"", [odd])
-
-
-def test_a_list_that_is_none_of_the_top_k_says_so() -> None:
-    tree = LabelTree(LabelTexts.build(["a", "b"]))
-    assert "falling order" in str(tree.add(b"", [token("x", 0.2, a=0.1, b=0.4)]))
-    assert tree.mass().lower.tolist() == [0, 0] and tree.mass().unlisted == 1
-
-
 def test_texts_after_a_word_begin_with_a_space() -> None:
-    exact = LabelTexts.build(["no", "yes"], after="A:")
+    exact = LabelTexts.build(("no", "yes"), after="A:")
     assert list(exact.owners) == [b" no", b" yes"]
-    wide = LabelTexts.build(["no", "yes"], family="wide", after="A:")
+    wide = LabelTexts.build(("no", "yes"), family="wide", after="A:")
     assert {b" no", b"no", b"\nNO", b' "No"'} <= set(wide.owners)
-    both = LabelTexts.build(["good", "好"], after="Sentiment, 情感:")
+    both = LabelTexts.build(("good", "好"), after="Sentiment, 情感:")
     assert list(both.owners) == [b" good", "好".encode()]
 
 
@@ -265,69 +246,17 @@ def test_overlapping_labels(
     labels: list[str], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        LabelTexts.build(labels, **options)
+        LabelTexts.build(tuple(labels), **options)
 
 
-# Scores ---------------------------------------------------------------------------
-
-
-def mass_of(lower: list[float], gain: list[float]) -> LabelMass:
-    mass = LabelMass(len(lower))
-    mass.lower, mass.gain = np.array(lower, float), np.array(gain)
-    mass.others = np.sum(gain) - np.array(gain)
-    return mass
-
-
-def test_point_is_the_listed_mass_normalised_and_inside() -> None:
-    found = HostedScores.of_masses([mass_of([0.6, 0.2], [0.1, 0.1])], 2, [1], [None])
-    assert found.shares[0] == pytest.approx([0.75, 0.25])
-    assert found.low[0] == pytest.approx([0.6 / 0.9, 0.2 / 0.9])
-    assert found.high[0] == pytest.approx([0.7 / 0.9, 0.3 / 0.9])
-    assert found.decided.tolist() == [True]
-    assert found.off_label == pytest.approx([0.2])
-
-
-@pytest.mark.parametrize("gain", [[0.3, 0.1], [0.0, 0.0]])
-def test_without_listed_mass_there_is_no_point(gain: list[float]) -> None:
-    found = HostedScores.of_masses([mass_of([0, 0], gain)], 2, [1], [None])
-    assert np.isnan(found.shares).all() and found.best.tolist() == [-1]
-    assert found.low[0].tolist() == [0, 0] and found.high[0].tolist() == [1, 1]
-    assert not found.decided[0] and found.problems[0] is not None
-
-
-def test_votes_have_wilson_intervals() -> None:
-    counts = np.array([[7, 3, 2], [0, 0, 4], [10, 0, 0], [0, 0, 0]])
-    problems = [None, None, None, "no answer"]
-    found = HostedScores.of_votes(counts, [12] * 4, problems)
-    assert found.shares[0] == pytest.approx([0.7, 0.3])
-    assert found.low[0, 0] == pytest.approx(0.397, abs=5e-4)
-    assert found.high[0, 0] == pytest.approx(0.892, abs=5e-4)
-    assert found.decided.tolist() == [False, False, True, False]
-    assert found.off_label[:3] == pytest.approx([2 / 12, 1, 0])
-    assert np.isnan(found.off_label[3]) and np.isnan(found.shares[[1, 3]]).all()
-    assert found.best.tolist() == [0, -1, 0, -1]
-    assert found.low[1].tolist() == [0, 0] and found.high[1].tolist() == [1, 1]
-    assert found.problems == [None, "No answer is a label.", None, "no answer"]
-
-
-def test_reports_bound_nothing() -> None:
-    reported = [0.8, math.nan, math.nan]
-    found = HostedScores.of_reports([2, None, 0], reported, [""] * 3, 3)
-    assert found.shares[0] == pytest.approx([0.1, 0.1, 0.8])
-    assert np.isnan(found.shares[1:]).all()
-    assert not found.low.any() and found.high.all() and not found.decided.any()
-    assert found.best.tolist() == [2, -1, 0]
-    assert found.calls.tolist() == [2, 1, 2]
+# Words ----------------------------------------------------------------------------
 
 
 # What is said, and the label it is read as; behind a "|" with an end.
 READ = [
     *[("no", 0), (" No.", 0), ("**Spam**", 1), ('"spam."', 1)],
     *[(said, None) for said in ("not sure", "No? Spam.", "no/spam", "no spam")],
-    *[
-        (said, None)
-        for said in ("spam, I think", "It is not spam", "spam\nno", "spam?")
-    ],
+    *[(said, None) for said in ("spam, I think", "It is not spam", "spam\nno")],
     *[("|not spam\nbecause", 1), ("|no", 0), ("|no, never", None), ("|", None)],
 ]
 
@@ -339,7 +268,7 @@ def words(said: str, finish: str = "stop") -> Answer:
 @pytest.mark.parametrize(("said", "label"), READ)
 def test_label_of_an_answer_in_words(said: str, label: int | None) -> None:
     has_end = said.startswith("|")
-    names = ["no", "not spam"] if has_end else ["no", "spam"]
+    names = ("no", "not spam") if has_end else ("no", "spam")
     ends = ("\n",) if has_end else ()
     texts = LabelTexts.build(names, family="case", ends=ends, turn_ends=has_end)
     said = said.removeprefix("|")
@@ -349,6 +278,6 @@ def test_label_of_an_answer_in_words(said: str, label: int | None) -> None:
 
 
 def test_marks_that_are_part_of_a_label_tell_labels_apart() -> None:
-    texts = LabelTexts.build(["A", "A*"], family="exact", ends=("\n",), turn_ends=True)
+    texts = LabelTexts.build(("A", "A*"), family="exact", ends=("\n",), turn_ends=True)
     found = [texts.read(words(said)) for said in ("A", "A*", "**A**", "`A*`")]
     assert found == [0, 1, None, None]

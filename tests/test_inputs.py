@@ -71,113 +71,80 @@ class Data:
     value: Any
 
 
-def numbers(value: Any = P) -> Data:
-    return Data("numbers", value)
-
-
-def outcomes() -> Data:
-    return Data("outcomes", Y)
+NUMBERS = Data("numbers", P)
+OUTCOMES = Data("outcomes", Y)
+ROW_DATA = Data("rows", ROWS)
+PAIR = Data("pair", (P, Y))
+WORDS = np.where(TRUE, "positive", "negative").astype(object)
 
 
 def labels(value: Any = NAMES) -> Data:
     return Data("labels", value)
 
 
-def rows(value: Any = ROWS) -> Data:
-    return Data("rows", value)
-
-
 def table(value: pd.DataFrame = SCORES) -> Data:
     return Data("table", value)
 
 
-def texts() -> Data:
-    return Data("texts", TEXTS)
-
-
 # By the names of arguments; those that are not of class Data are settings.
 GIVEN: dict[str, Any] = {
-    "confidence": numbers(),
-    "scores": numbers(),
-    "first": numbers(),
-    "second": numbers(1 - P),
-    "values": numbers(),
-    "weights": numbers(P + 1),
-    "reference": numbers(),
-    "current": numbers(P**2),
-    "a": numbers(),
-    "b": numbers(1 - P),
-    "correct": outcomes(),
-    "labelled": Data("pair", (P, Y)),
-    "test": Data("pair", (P, Y)),
-    "accepted": outcomes(),
-    "predicted": labels(),
-    "prediction": labels(),
+    **dict.fromkeys("confidence scores first values reference a".split(), NUMBERS),
+    **dict.fromkeys(("second", "b"), Data("numbers", 1 - P)),
+    "weights": Data("numbers", P + 1),
+    "current": Data("numbers", P**2),
+    **dict.fromkeys(("correct", "accepted"), OUTCOMES),
+    **dict.fromkeys(("labelled", "test"), PAIR),
+    **dict.fromkeys(("predicted", "prediction", "stratify"), labels()),
     "truth": labels(TRUE),
     "groups": labels(np.arange(N) // 2),
     "strata": labels(np.arange(N) // 4),
     "clusters": labels(np.arange(N) // 2),
     "ids": labels(np.arange(N) + 100),
-    "stratify": labels(),
-    "probabilities": rows(),
-    "truth_onehot": rows(np.eye(2)[TRUE]),
-    "sets": rows(np.eye(2)[TRUE] == 1),
-    "sample_targets": rows(),
-    "table": table(),
+    **dict.fromkeys(("probabilities", "sample_targets"), ROW_DATA),
+    "truth_onehot": Data("rows", np.eye(2)[TRUE]),
+    "sets": Data("rows", np.eye(2)[TRUE] == 1),
+    **dict.fromkeys(("table", "base", "tuned"), table()),
     "votes": table(VOTES),
     "signals": table(SCORES[["p_x", "off_label"]]),
-    "base": table(),
-    "tuned": table(),
     "cases": table(pd.DataFrame({"text": TEXTS, "body_part": 1})),
-    "texts": texts(),
-    "X": texts(),
-    "prompts": texts(),
-    "reviews": texts(),
-    "y": labels(np.where(TRUE, "positive", "negative").astype(object)),
-    "predictions": labels(np.where(TRUE, "positive", "negative").astype(object)),
+    **dict.fromkeys(("texts", "X", "prompts", "reviews"), Data("texts", TEXTS)),
+    "y": labels(WORDS),
+    "predictions": labels(WORDS),
     "confidences": Data("named", {"raw": P}),
-    "members": Data("stack", [ROWS, ROWS[:, ::-1]]),
-    "probabilities_by_order": Data("stack", [ROWS, ROWS[:, ::-1]]),
+    **dict.fromkeys(
+        ("members", "probabilities_by_order"), Data("stack", [ROWS, ROWS[:, ::-1]])
+    ),
     # Settings.
-    "model": None,
-    "classifier": None,
-    "ensemble": None,
+    **dict.fromkeys(("model", "classifier", "ensemble")),
     "binning": metrics.Binning(2),
     "budget": 3,
     "calibrator": PLATT,
     "calibrators": {"Platt": PLATT},
     "costs": COSTS,
-    "max_risk": 0.5,
-    "n_bins": 2,
-    "n_draws": 2,
-    "n_passes": 2,
-    "n_resamples": 9,
-    "n_simulations": 9,
-    "n_splits": 2,
+    **dict.fromkeys(("n_bins", "n_draws", "n_passes", "n_splits"), 2),
+    **dict.fromkeys(("n_resamples", "n_simulations"), 9),
     "promised": 0.9,
     "question": "Sure?",
     "rng": 0,
     "seeds": [0],
     "shares": {0: 0.5, 1: 0.5},
     "sizes": [6],
-    "strength": 0.5,
+    **dict.fromkeys(("max_risk", "power", "strength", "threshold"), 0.5),
     "target": 0.2,
-    "threshold": 0.5,
     "thresholds": {"x": 0.5},
     "orders": [("x", "y"), ("y", "x")],
-    "power": 0.5,
     "how": "few-shot",
     "max_new_tokens": 1,
     "settings": finetune.TrainingSettings(finetune.Lora(layers=1), epochs=1),
     "validation": (["a joy", "a bore"], ["positive", "negative"]),
 }
 # Where a name means something else than elsewhere.
-_OF_ROWS = {"scores": rows(), "correct": labels(TRUE)}
+_OF_ROWS = {"scores": ROW_DATA, "correct": labels(TRUE)}
 OTHERWISE: dict[str, dict[str, Any]] = {
     "CombinedConfidence": {"scores": table(SCORES[["p_x", "off_label"]])},
-    "MulticlassTemperatureScaling": _OF_ROWS,
-    "TopLabelCalibrator": _OF_ROWS,
-    "TopVersusAll": _OF_ROWS,
+    **dict.fromkeys(
+        "MulticlassTemperatureScaling TopLabelCalibrator TopVersusAll".split(), _OF_ROWS
+    ),
     "VectorScaling": _OF_ROWS,
     "CalibrationSums.of": {"n_cells": 4},
     "choose_threshold": {"grid": [0.5, 0.75]},
@@ -191,7 +158,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "grouped_split": {"shares": (0.5, 0.25, 0.25)},
     "is_settled": {"n": 9},
     "labels_needed": {"most": 1000},
-    "load_neiss": {"stratify": False},
     "near_duplicates": {"groups": labels(NAMES)},
     "noise_floor": {"measure": None},
     "paired_difference": dict.fromkeys("ab", Data("pair", (P, Y))),
@@ -214,7 +180,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
             )
         )
     },
-    "plot_reliability_diagram": {"report": numbers(), "points": False},
+    "plot_reliability_diagram": {"report": NUMBERS, "points": False},
     "plot_sample_size_progression": {
         "table": table(
             pd.DataFrame(
@@ -235,13 +201,14 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "next_token_bars": {"groups": None},
     "review_queue": {"costs": None, "threshold": None},
     "sample_votes": {"n": 3},
-    "score_histogram": {"thresholds": None, "truth": outcomes()},
+    "score_histogram": {"thresholds": None, "truth": OUTCOMES},
     "resample_label_shift": {"n": 5},
-    "winners_share": {"probabilities": numbers(np.array([0.5, 0.25, 0.25])), "n": 3},
-    "ConformalSets.fit": {"level": 0.5},
-    "LLMClassifier.score_table": {
-        "truth": labels(np.where(TRUE, "positive", "negative").astype(object))
+    "winners_share": {
+        "probabilities": Data("numbers", np.array([0.5, 0.25, 0.25])),
+        "n": 3,
     },
+    "ConformalSets.fit": {"level": 0.5},
+    "LLMClassifier.score_table": {"truth": labels(WORDS)},
     "neiss_log_proba": {"how": "other"},
     "measure_neiss": {"how": "other"},
 }
@@ -468,11 +435,11 @@ def sound(data: Data) -> Iterator[tuple[str, Any]]:
     """The same data in other containers and types."""
     value = data.value
     if data.kind == "pair":
-        yield from ((kind, (odd, Y)) for kind, odd in sound(numbers()))
+        yield from ((kind, (odd, Y)) for kind, odd in sound(NUMBERS))
     elif data.kind == "named":
-        yield from ((kind, {"raw": odd}) for kind, odd in sound(numbers()))
+        yield from ((kind, {"raw": odd}) for kind, odd in sound(NUMBERS))
     elif data.kind == "stack":
-        yield from ((kind, [odd, value[1]]) for kind, odd in sound(rows()))
+        yield from ((kind, [odd, value[1]]) for kind, odd in sound(ROW_DATA))
     elif data.kind == "table":
         yield "nullable", value.convert_dtypes()
         yield "Arrow", value.convert_dtypes(dtype_backend="pyarrow")
@@ -498,12 +465,12 @@ def bad(data: Data, *, alone: bool) -> Iterator[tuple[str, Any]]:
     """Data with something in them that no result can be right with."""
     value = data.value
     if data.kind == "pair":
-        yield from ((kind, (odd, Y)) for kind, odd in bad(numbers(), alone=False))
-        yield from ((kind, (P, odd)) for kind, odd in bad(outcomes(), alone=False))
+        yield from ((kind, (odd, Y)) for kind, odd in bad(NUMBERS, alone=False))
+        yield from ((kind, (P, odd)) for kind, odd in bad(OUTCOMES, alone=False))
     elif data.kind == "named":
-        yield from ((k, {"raw": odd}) for k, odd in bad(numbers(), alone=False))
+        yield from ((k, {"raw": odd}) for k, odd in bad(NUMBERS, alone=False))
     elif data.kind == "stack":
-        yield from ((k, [odd, value[1]]) for k, odd in bad(rows(), alone=False))
+        yield from ((k, [odd, value[1]]) for k, odd in bad(ROW_DATA, alone=False))
         masked = np.ma.array(value, mask=np.zeros((2, N, 2)))
         masked[0, 0, 0] = np.ma.masked
         yield "masked", masked

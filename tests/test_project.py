@@ -27,19 +27,7 @@ DISTRIBUTIONS = {
     "venn_abers": "venn-abers",
     "yaml": "pyyaml",
 }
-TARGETS = [
-    "setup",
-    "book",
-    "neiss",
-    "test",
-    "test-live",
-    "lint",
-    "lab",
-    "serve",
-    "bench",
-    "clean",
-    "help",
-]
+TARGETS = "setup book neiss test test-live lint lab serve bench clean help".split()
 # Families of modules: each imports only from those before it.
 ORDER = """checks progress record files int8 adapters checkpoints models prompts
     verbalizer packed tree scoring prompted classifier sampling self_report bounds
@@ -230,9 +218,8 @@ def test_continuous_integration_calls_the_readme_commands(root: Path) -> None:
     text = script.read_text("utf-8")
     assert os.access(script, os.X_OK)
     assert re.findall(r"^make ([\w-]+)", text, re.M) == EVERY_RUN
-    assert re.findall(r"^ +make (\w+)", text, re.M) == [
-        "neiss"
-    ]  # where there are cases
+    # Where there are cases.
+    assert re.findall(r"^ +make (\w+)", text, re.M) == ["neiss"]
     workflow = yaml.safe_load((root / ".github/workflows/book.yml").read_text("utf-8"))
     steps = workflow["jobs"]["book"]["steps"]
     commands = [step["run"] for step in steps if "run" in step]

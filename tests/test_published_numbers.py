@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import fisher_exact
 
 from helpers.calibration import (
     IsotonicRegressionCalibrator,
@@ -67,12 +64,6 @@ def test_temperature_on_labels_is_not_temperature_on_tokens(
     assert powers[0] / sum(powers) == pytest.approx(token_level, abs=1e-9)
 
 
-def test_logprobs_of_the_posts() -> None:
-    # test_vectors §5.1: a boolean field, and the best token of an answer.
-    assert math.exp(-0.6931498) == pytest.approx(0.4999986903, abs=1e-10)
-    assert math.exp(-0.281) == pytest.approx(0.7550, abs=5e-5)
-
-
 @pytest.mark.parametrize(
     ("y", "fitted"),
     # test_vectors §5.3. The first three: R's help page of isoreg; the last:
@@ -95,19 +86,3 @@ def test_isotonic_fits_of_r_and_scikit_learn(
     isotonic = IsotonicRegressionCalibrator(rule=rule)
     isotonic.fit(np.repeat(scores, most), correct)
     assert np.asarray(isotonic.predict(scores)) * most == pytest.approx(fitted)
-
-
-def test_fit_of_r_explains_what_r_prints() -> None:
-    # test_vectors §5.3: R's help page, R² 0.2055723, printed as 0.21.
-    y = np.array([5, 9, 1, 2, 5, 6, 7, 8, 3, 8])
-    scores = np.linspace(0.1, 0.9, 10)
-    correct = np.concatenate([np.arange(9) < value for value in y])
-    isotonic = IsotonicRegressionCalibrator().fit(np.repeat(scores, 9), correct)
-    fitted = np.asarray(isotonic.predict(scores)) * 9
-    left = np.sum((y - fitted) ** 2) / np.sum((y - y.mean()) ** 2)
-    assert 1 - left == pytest.approx(0.2055723, abs=1e-6)
-
-
-def test_a_celebrated_improvement_is_within_chance() -> None:
-    # test_vectors §5.6: 238 of 285 correct before fine-tuning, 82 of 92 after.
-    assert fisher_exact([[238, 47], [82, 10]]).pvalue == pytest.approx(0.2414, abs=5e-5)

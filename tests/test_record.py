@@ -61,22 +61,16 @@ def notebook_of(shown: list[tuple[dict, dict]], path: Path) -> Path:
 def test_value_comes_back_as_plain_python(
     shown: list, tmp_path: Path, value: Any, plain: Any
 ) -> None:
+    assert recorded(notebook_of(shown, tmp_path / "chapter.ipynb")) == {}
     record("key", value)
     found = recorded(notebook_of(shown, tmp_path / "chapter.ipynb"))
     assert found == {"key": plain}
     assert type(found["key"]) is type(plain)
-
-
-def test_format_is_the_one_of_glue(shown: list) -> None:
-    record("accuracy", 0.5)
-    data, metadata = shown[0]
-    assert data == {"application/papermill.record/text/plain": "0.5"}
+    # What glue reads.
+    ((data, metadata),) = shown
     prefix = "application/papermill.record/"
-    assert metadata == {"scrapbook": {"name": "accuracy", "mime_prefix": prefix}}
-
-
-def test_notebook_that_records_nothing_gives_nothing(tmp_path: Path) -> None:
-    assert recorded(notebook_of([], tmp_path / "chapter.ipynb")) == {}
+    assert data == {f"{prefix}text/plain": repr(plain)}
+    assert metadata == {"scrapbook": {"name": "key", "mime_prefix": prefix}}
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,11 @@ from helpers.hosted import (
     Failure,
     Journal,
     Request,
-    TokenUsage,
     ask,
     build_request,
     play_recording,
     probe,
     read_answer,
-    read_batch,
     save_recording,
 )
 
@@ -67,8 +65,6 @@ def behave(prompt: str, nth: int) -> Reply:
         "broken": Reply('{"choices": ['),
         "empty": Reply({"choices": [], "usage": usage}),  # and paid for all the same
         "reset": Reply(how="reset"),
-        "leak": Reply(chat_answer(f"your key is {KEY}") | {"id": "leak"}),
-        "leak in error": Reply({"error": {"message": f"not {KEY}"}}, 400),
     }
     return replies.get(prompt, Reply())
 
@@ -118,14 +114,13 @@ def keeping() -> Journal:
 
 def answered(request: Request, text: str = "yes", **changes: Any) -> Call:
     body = chat_answer(text)
-    result, said = read_answer("chat", body), json.dumps(body)
-    call = Call(request.key(URL), "chat", "m", result, said, TokenUsage(10, 1))
-    return replace(call, **{"request": request, **changes})
+    call = Call(request.key(URL), request, read_answer("chat", body), json.dumps(body))
+    return replace(call, **changes)
 
 
 def failed(request: Request, message: str = "ouch") -> Call:
     failure = Failure("APIError", message, 500, "r")
-    return answered(request, result=failure, response=None, usage=TokenUsage())
+    return answered(request, result=failure, response=None)
 
 
 def small(file: Path) -> pd.DataFrame:
@@ -182,6 +177,14 @@ def test_a_recording_answers_as_the_server_did(
         # What the recording lacks goes to the server.
         inquire([chat("new")], client, played)
         assert stub.asked - asked == {"new": 1}
+
+
+def test_no_key_is_in_a_recording(file: Path) -> None:
+    with keeping() as journal:
+        journal.add([answered(chat("a"))])
+        address = URL.replace("//", f"//me:{KEY}@") + f"?token={KEY}"
+        table = save_recording(journal, file, base_url=address)
+    assert table.attrs["base_url"] == URL and KEY.encode() not in file.read_bytes()
 
 
 def test_playing_twice_adds_nothing(file: Path, tmp_path: Path) -> None:
@@ -245,36 +248,6 @@ def test_half_characters_of_a_server_do_not_stop_the_journal(file: Path) -> None
         assert found == journal.get(keys)
     assert found[keys[0]].request_id == r"id-\ud83d"
     assert found[keys[1]].message == r"cut \ud83d"
-
-
-def test_answers_of_a_batch_are_recorded_too(tmp_path: Path, file: Path) -> None:
-    asked = chat("a")
-    line = {"custom_id": asked.key(URL), "error": None}
-    line["response"] = {"status_code": 200, "body": chat_answer("yes")}
-    output = tmp_path / "output.jsonl"
-    output.write_text(json.dumps(line))
-    with keeping() as journal:
-        read_batch(output, [asked], journal, base_url=URL)
-        table = save_recording(journal, file, base_url=URL)
-    assert json.loads(table.loc[0, "arguments"]) == asked.arguments
-
-
-def test_no_key_is_in_a_recording(
-    server: tuple[StubServer, AsyncOpenAI], file: Path, tmp_path: Path
-) -> None:
-    _, client = server
-    asked = [chat("leak"), chat("leak in error")]
-    address = str(client.base_url).replace("//", f"//me:{KEY}@") + f"?token={KEY}"
-    path = tmp_path / "a.sqlite"
-    with Journal(path, keep_requests=True) as journal:
-        answer, failure = inquire(asked, client, journal)
-        save_recording(journal, file, base_url=address)
-        wal = path.with_name("a.sqlite-wal")
-        assert KEY.encode() not in path.read_bytes() + wal.read_bytes()
-    assert "[key]" in answer.text and "[key]" in failure.message
-    table = pd.read_parquet(file)
-    assert len(table) == 2 and KEY not in str(table.to_dict()) + str(table.attrs)
-    assert KEY.encode() not in file.read_bytes()
 
 
 # The journal that keeps requests ----------------------------------------------------

@@ -113,7 +113,9 @@ RECORDED: list[tuple[Callable[[], Any], Any]] = [
         (-1.5054e-05, -0.004287001, 0.005202731),
     ),
     (
-        lambda: CalibrationSums.of(P, Y).noise_floor(**FLOOR_DRAWS),
+        lambda: CalibrationSums.of(P, Y).table(**FLOOR_DRAWS)["value"][
+            ["noise floor, mean", "noise floor, 95 %"]
+        ],
         (0.075963024, 0.101546313),
     ),
 ]
@@ -286,17 +288,6 @@ def test_groups_by_hand() -> None:
     assert again == found
     alone = bootstrap_interval(P, Y, "brier", groups=["a"] * 200)
     assert alone.low == pytest.approx(alone.value) == alone.high
-
-
-def test_difference_by_hand() -> None:
-    # Squares .01, .01, .81 against .25 each; row 2 is right in b only.
-    a, b = ([0.9, 0.9, 0.9], [1, 1, 0]), ([0.5, 0.5, 0.5], [1, 1, 1])
-    found = paired_difference(a, b, ["brier", "accuracy", "confidence", "gap"])
-    assert found["brier"].value == pytest.approx(0.25 - 0.83 / 3)
-    assert found["confidence"] == pytest.approx((-0.4, -0.4, -0.4))
-    assert found["gap"].value == pytest.approx(-0.4 - 1 / 3)
-    # The difference in accuracy is that of row 2: drawn k of 3 times.
-    assert found["accuracy"] == pytest.approx((1 / 3, 0, 1))
 
 
 @settings(max_examples=20, deadline=None)

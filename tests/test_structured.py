@@ -13,8 +13,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.structured import field_distribution
-from helpers.structured.spans import find_field
-from helpers.structured.values import ValueMatcher
 
 Token = dict[str, Any]
 
@@ -36,6 +34,11 @@ def _entry(data: bytes, p: float) -> Token:
         "bytes": list(data),
         "logprob": math.log(p) if p else -9999.0,
     }
+
+
+def beside(own: bytes, other: bytes) -> Token:
+    """What is written, with a probability of a half, and another token of a quarter."""
+    return _entry(own, 0.5) | {"top_logprobs": [_entry(own, 0.5), _entry(other, 0.25)]}
 
 
 def limits(found: Any, value: Any) -> tuple[float, float]:
@@ -84,21 +87,6 @@ def test_neiss_code_in_a_json_answer() -> None:
     assert limits(free, "88")[0] == pytest.approx(0.999088713)
     assert limits(free, "76") == pytest.approx((0, 7.3205e-4 + 9.4348e-5), rel=1e-4)
     assert free.decided
-
-
-def test_fields_of_a_recorded_answer() -> None:
-    # The README of structured-logprobs: a capital, a list, a die.
-    texts = '{"capital": "|Paris|","colors":["|Red|","|Blue|"],"die":|5|}'.split("|")
-    values = {1: -5.5122365e-07, 3: -0.0033997903, 5: -0.0113641836, 7: -0.48048785}
-    tokens = [{"token": t, "logprob": values.get(at, 0)} for at, t in enumerate(texts)]
-    paris = field_distribution(tokens, "capital", choices=["Paris", "Rome"])
-    assert (paris.logprob, paris.tokens) == (-5.5122365e-07, (1,))
-    blue = field_distribution(tokens, "colors[1]", choices=["Red", "Blue"])
-    assert (blue.logprob, blue.before) == (-0.0113641836, ("capital", "colors[0]"))
-    die = field_distribution(tokens, "die", choices=list(range(1, 7)))
-    assert (die.value, die.logprob) == (5, -0.48048785)
-    assert limits(die, 5)[0] == pytest.approx(math.exp(-0.48048785))
-    assert limits(die, 6) == pytest.approx((0, 1 - math.exp(-0.48048785)))
 
 
 LIMITS = [
@@ -160,12 +148,11 @@ def test_limits_of_a_field(written: str, path: str, expected: str) -> None:
 
 def test_shares_of_a_field() -> None:
     tokens = [token('{"x":"'), token("a", 0.4, b=0.6), token('"}')]
-    choices = ["a", "be", "by"]
-    found = field_distribution(tokens, "x", choices=choices, constrained=True)
-    assert (found.lower_share[0], found.upper_share[0]) == pytest.approx((0.4, 0.4))
-    assert found.upper_share[1:] == pytest.approx([0.6, 0.6])
-    free = field_distribution(tokens, "x", choices=choices)
-    assert (free.lower_share[0], free.upper_share[0]) == pytest.approx((0.4, 1.0))
+    for constrained, high in ((True, [0.4, 0.6, 0.6]), (False, [1.0, 0.6, 0.6])):
+        options = {"choices": ["a", "be", "by"], "constrained": constrained}
+        found = field_distribution(tokens, "x", **options)
+        assert found.lower_share == pytest.approx([0.4, 0, 0])
+        assert found.upper_share == pytest.approx(high)
     # What is not listed may lead nowhere.
     tokens = [token('{"x":"'), token("p", 0.5, **{'neg"': 0.5}), token("os", 0.4)]
     found = field_distribution(
@@ -239,22 +226,16 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
 
 
-@settings(deadline=None, max_examples=100)
-@given(documents(), st.lists(st.integers(0, 10**6), max_size=30), st.integers(0, 2))
-def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
-    document: tuple[str, tuple[str | int, ...], Any], places: list[int], form: int
-) -> None:
-    text, way, whole = document
-    expected = reach(whole, way)
-    field = find_field(text, way)
-    assert json.loads(text[field.start : field.end]) == expected
-    # Another value in its place changes this field and nothing else.
-    other = text[: field.start] + '"#"' + text[field.end :]
-    inner = other.strip().removeprefix("```json").removesuffix("```")
-    assert json.loads(inner) == replaced(whole, way, "#")
+def field_of(text: str, path: Any, choices: Any = (0,)) -> tuple[Any, int, int]:
+    """Value, start and end of a field, in bytes, without the quotes of a string."""
+    parts = [bytes([byte]) for byte in text.encode()]
+    found = field_distribution(map_tokens(parts), path, choices=choices)
+    return found.value, found.tokens[0], found.tokens[-1] + 1
 
-    parts = cut(text.encode(), places)
-    tokens: list[Token] = [
+
+def map_tokens(parts: list[bytes], form: int = 0) -> list[Token]:
+    """Tokens with these bytes, as one of three kinds of servers writes them."""
+    return [
         [
             {"token": part.decode("utf-8", "replace"), "bytes": list(part)},
             {"token": part.decode("utf-8", "surrogateescape"), "bytes": None},
@@ -264,13 +245,28 @@ def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
         for part in parts
         if part
     ]
-    found = field_distribution(tokens, way, choices=[expected])
+
+
+@settings(deadline=None, max_examples=100)
+@given(documents(), st.lists(st.integers(0, 10**6), max_size=30), st.integers(0, 2))
+def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
+    document: tuple[str, tuple[str | int, ...], Any], places: list[int], form: int
+) -> None:
+    text, way, whole = document
+    expected, data = reach(whole, way), text.encode()
+    value, start, end = field_of(text, way)
+    assert value == expected and type(value) is type(expected)
+    # Another value in its place changes this field and nothing else.
+    other = b"#" if isinstance(expected, str) else b'"#"'
+    inner = (data[:start] + other + data[end:]).decode().strip()
+    inner = inner.removeprefix("```json").removesuffix("```")
+    assert json.loads(inner) == replaced(whole, way, "#")
+
+    parts = [part for part in cut(data, places) if part]
+    found = field_distribution(map_tokens(parts, form), way, choices=[expected])
     assert found.value == expected and type(found.value) is type(expected)
-    quote = isinstance(expected, str)
-    start = len(text[: field.start].encode()) + quote
-    end = len(text[: field.end].encode()) - quote
-    ends = np.cumsum([len(part) for part in parts if part])
-    starts = ends - [len(part) for part in parts if part]
+    ends = np.cumsum([len(part) for part in parts])
+    starts = ends - [len(part) for part in parts]
     assert found.tokens == tuple(np.flatnonzero((starts < end) & (ends > start)))
     assert found.logprob == pytest.approx(-0.25 * len(found.tokens))
     first, last = found.tokens[0], found.tokens[-1]
@@ -278,24 +274,31 @@ def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
     assert "other_value" not in found.flags
 
 
-def test_the_last_of_equal_keys_counts() -> None:
-    text = '{"a":{"b":1},"a":{"b":2}}'
-    field = find_field(text, "a.b")
-    assert field.value == json.loads(text)["a"]["b"] == 2
-    assert field.start == text.rindex("2")
-    # What stands between the two came before the one that counts.
-    assert find_field('{"a":1,"why":"x","a":2}', "a").before == ("why",)
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ('{"items":[{"type":"a"},{"type":"b"}]}', "items[1].type", "b"),
+        ('{"items":[{"type":"a"},{"type":"b"}]}', ["items", 1, "type"], "b"),
+        ('{"person":{"role":"c"}}', "person.role", "c"),
+        ('{"x.y":{"":3}}', ["x.y", ""], 3),
+        ("[[5, 6]]", "[0][1]", 6),
+        (" true ", "", True),
+        ('{"a": 1}<|im_end|>\n', "a", 1),
+        ('{"a":{"b":1},"a":{"b":2}}', "a.b", 2),  # the last of equal keys counts
+    ],
+)
+def test_paths(text: str, path: Any, value: Any) -> None:
+    found, start, end = field_of(text, path)
+    assert found == value
+    last = str(value).lower() if isinstance(value, bool) else str(value)
+    assert start == text.rindex(last) and end == start + len(last)
 
 
-def test_paths() -> None:
-    text = '{"items":[{"type":"a"},{"type":"b"}],"x.y":{"":3},"person":{"role":"c"}}'
-    assert find_field(text, "items[1].type").value == "b"
-    assert find_field(text, ["items", 1, "type"]).value == "b"
-    assert find_field(text, "person.role").value == "c"
-    assert find_field(text, ["x.y", ""]).value == 3
-    assert find_field("[[5, 6]]", "[0][1]").value == 6
-    assert find_field(" true ", "").value is True
-    assert find_field('{"a": 1}<|im_end|>\n', "a").value == 1
+def test_fields_before() -> None:
+    # What stands between two equal keys came before the one that counts.
+    text = '{"n":1,"a":1,"why":["x"," "],"a":2,"b":"y"}'
+    found = field_distribution([token(text)], "a", choices=[1, 2])
+    assert found.before == ("why",)
 
 
 @pytest.mark.parametrize(
@@ -313,63 +316,67 @@ def test_paths() -> None:
         ('{"a":1', "a", "response must be JSON; Expecting"),
         ("It is a fruit.", "a", "response must be JSON; Expecting value"),
         ('{"a":1} I think', "a", "response must be JSON alone; behind it: ' I think'"),
+        ('{"a":""}', "a", "'a' is an empty string"),
+        ('{"a":{}}', "a", "'a' is an object"),
+        ('{"a":[1]}', "a", "'a' is an array"),
     ],
 )
 def test_a_field_that_is_not_there(text: str, path: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_field(text, path)
+        field_distribution([token(text)], path, choices=["x"])
 
 
 # --- which bytes lead to which value -------------------------------------------------
 
-
-MATCHES: dict[tuple[Any, ...], dict[bytes, tuple[list[int], bool]]] = {
-    ("é",): {
-        b'"\\u00E9"': ([0], True),
-        b'"\\u00e': ([0], False),
-        b'"\xc3': ([0], False),
-        b'"\\U00e9': ([], False),
-    },
-    ("a/b",): {b'"a\\/b"}': ([0], True)},
-    ('a"',): {b'"a\\""': ([0], True), b'"a"': ([], False)},
-    ("a\n",): {b'"a\\n"': ([0], True), b'"a\n"': ([], False)},  # no legal JSON
-    ("😀",): {b'"\\ud83d\\uDE00" ,': ([0], True)},
-    ("pos", "positive"): {
-        b'"pos': ([0, 1], False),
-        b'"pos"': ([0], True),
-        b'"pos" :': ([], False),
-    },
-    (True, False, None): {
-        b" \n": ([0, 1, 2], False),
-        b" true": ([0], True),
-        b"nul": ([2], False),
-        b"truely": ([], False),
-    },
-    (3, 30): {
-        b"3": ([0, 1], False),
-        b"3}": ([0], True),
-        b"30\n": ([1], True),
-        b"300": ([], False),
-    },
-    (1, True): {b"1,": ([0], True)},
-    ("3", 3): {b'"3"': ([0], True), b"3]": ([], False)},
-}
+# Choices, and for bytes behind '{"a": ' which of them they lead to: in full, if alone.
+MATCHES: list[tuple[list[Any], dict[bytes, str]]] = [
+    (
+        ["é", "z"],
+        {b'"\\u00E9"': "é", b'"\\u00e': "é?", b'"\xc3': "é?", b'"\\U00e9': ""},
+    ),
+    (["a/b", "z"], {b'"a\\/b"}': "a/b"}),
+    (['a"', "z"], {b'"a\\""': 'a"', b'"a"': ""}),
+    (["a\n", "z"], {b'"a\\n"': "a\n", b'"a\n"': ""}),  # no legal JSON
+    (["😀", "z"], {b'"\\ud83d\\uDE00" ,': "😀"}),
+    (["p", "pq"], {b'"p': "p?pq?", b'"p"': "p", b'"p" :': "", b' \n"pq': "pq?"}),
+    ([True, False, None], {b" true": "True", b"nul": "None?", b"truely": ""}),
+    ([3, 30], {b"3": "3?30?", b"3}": "3", b"30\n": "30", b"300": ""}),
+    ([1, True], {b"1,": "1"}),
+    (["3x", 3], {b'"3x"': "3x", b"3]": "", b"3,": "3"}),
+]
 
 
-@pytest.mark.parametrize("choices", MATCHES)
-def test_match(choices: tuple[Any, ...]) -> None:
-    match = ValueMatcher(list(choices), "exact")
-    expected = MATCHES[choices]
-    assert {data: match(data) for data in expected} == expected
+@pytest.mark.parametrize(("choices", "expected"), MATCHES)
+def test_match(choices: list[Any], expected: dict[bytes, str]) -> None:
+    for data, leads in expected.items():
+        own = json.dumps(choices[1]).encode() + b"}"
+        tokens = [token('{"a":'), beside(own, data)]
+        found = field_distribution(tokens, "a", choices=choices)
+        whole = found.lower - [0, 0.5, 0][: len(choices)]
+        begun = found.upper - found.lower - 0.25  # what is not listed
+        names = [
+            f"{choice}?" if part > 0.2 else f"{choice}" if full > 0.2 else ""
+            for choice, part, full in zip(choices, begun, whole, strict=True)
+        ]
+        assert "".join(names) == leads, data
 
 
-def test_match_behind_a_colon_in_the_same_token() -> None:
-    text = b'{"a:b" : '
-    match = ValueMatcher(["x"], "exact", text=text, start=4)
-    assert match(b'b" : "x"') == match(b'b":"x"') == match(b'b" \n :\t "x"')
-    assert match(b'b":"x"') == ([0], True)
-    assert match(b'b"') == match(b"") == ([0], False)
-    assert match(b' b":"x"') == match(b'c":') == ([], False)
+@pytest.mark.parametrize(
+    ("other", "lower", "unresolved"),
+    [
+        (b'b":"x"', 0.75, 0),
+        (b'b" \n :\t "x"', 0.75, 0),
+        (b'b"', 0.5, 0.25),
+        (b' b":"x"', 0.5, 0),
+        (b'c":', 0.5, 0),
+    ],
+)
+def test_match_behind_a_colon_in_the_same_token(
+    other: bytes, lower: float, unresolved: float
+) -> None:
+    tokens = [token('{"a:'), beside(b'b" : "x"}', other)]
+    found = field_distribution(tokens, "a:b", choices=["x", None])
+    assert (found.lower[0], found.unresolved) == pytest.approx((lower, unresolved))
 
 
 def test_spelling_families() -> None:
@@ -484,13 +491,12 @@ def true_probabilities(
 @given(st.data(), st.sampled_from([0, 1, 2, 3, 20]))
 def test_truth_lies_inside(constrained: bool, data: Any, k: int) -> None:
     choices, model, said = data.draw(models(only_choices=constrained))
-    text = b"".join(said).decode()
-    field = find_field(text, "label")
-    assume(field.value != "")
+    assume(json.loads(b"".join(said))["label"] != "")
     tokens = [model.position(said[: n + 1], k) for n in range(len(said))]
     mixed = len({isinstance(choice, str) for choice in choices}) > 1
-    quote = isinstance(field.value, str) and not mixed
-    true = true_probabilities(choices, model, said, field.start + quote)
+    value, start, _ = field_of(b"".join(said).decode(), "label")
+    start -= isinstance(value, str) and mixed  # the quote tells which kind it is
+    true = true_probabilities(choices, model, said, start)
     found = field_distribution(
         tokens, "label", choices=choices, constrained=constrained
     )
@@ -537,9 +543,6 @@ def test_no_alternatives_and_no_probability() -> None:
     [
         ('{"a":"x"}', None, "choices must be given for a field that is no boolean"),
         ('{"a":null}', None, "choices must be given for a field that is no boolean"),
-        ('{"a":""}', ["x"], "'a' is an empty string"),
-        ('{"a":{}}', ["x"], "'a' is an object"),
-        ('{"a":[1]}', ["x"], "'a' is an array"),
         ('{"a":1}', [], "choices must be several values"),
         ('{"a":1}', "xy", "choices must be several values"),
         ('{"a":1}', [1, 1.0], "choices must all be different; 1.0 is repeated"),

@@ -17,10 +17,8 @@ from helpers.metrics import (
     Binning,
     CalibrationSums,
     auroc,
-    brier_score,
     calibration_metrics,
     class_table,
-    debiased_calibration_error,
     expected_calibration_error,
     log_loss,
     noise_floor,
@@ -29,6 +27,7 @@ from helpers.metrics import (
 # Bins of 2,560 cells: a power of two of them each, or not.
 NESTED = (5, 10, 20, 40, 640, 2560)
 OTHERS = (1, 2, 4, 8, 16, 64, 512)
+UNLABELLED = ["rows without outcome", "mean confidence, of all rows"]
 
 
 def rows(n: int, seed: int, dtype: type = float) -> tuple[np.ndarray, np.ndarray]:
@@ -112,15 +111,20 @@ def test_sums_worked_out_by_hand():
     assert sums.cells.confidence.tolist() == [0.0, 0.25, 0.7, 1.0]
     assert sums.squared == pytest.approx(0.75**2 + 0.3**2 + 1)
     assert sums.loss == pytest.approx(-math.log(0.25) - math.log(0.7))
-    assert (sums.n, sums.n_correct, sums.n_impossible) == (4, 2, 1)
+    assert (sums.n, sums.n_impossible) == (4, 1)
     assert (sums.n_unlabelled, sums.unlabelled_confidence) == (2, 1.4)
-    assert sums.log_loss == math.inf
-    assert sums.mean_confidence == pytest.approx(1.95 / 4)
-    assert sums.mean_confidence_of_all == pytest.approx(3.35 / 6)
+    found = sums.table(n_bins=2)
+    assert found.loc["log loss", ["value", "note"]].tolist() == [
+        math.inf,
+        "infinite in 1 of the rows",
+    ]
+    assert found.loc["mean confidence", "value"] == pytest.approx(1.95 / 4)
+    of_all = found.loc["mean confidence, of all rows", "value"]
+    assert of_all == pytest.approx(3.35 / 6)
     assert sums.bins(2).count.tolist() == [2, 2]
     assert sums.calibration_error(n_bins=2) == pytest.approx(0.5 * 0.375 + 0.5 * 0.35)
     # Right at 0.25 and 0.7, wrong at 0 and 1: two of the four pairs are in order.
-    assert tuple(sums.auroc()) == (0.5, 0.5, 0.5)
+    assert found.loc["AUROC", ["value", "low", "high"]].tolist() == [0.5] * 3
     table = sums.by_class()
     assert table.index.tolist() == ["b", "a", "c"]
     assert table["n"].tolist() == [3, 1, 0]
@@ -131,36 +135,38 @@ def test_sums_worked_out_by_hand():
     assert table.loc["c", "confidence_of_all"] == 0.9
 
 
+MEASURES = ["value", "low", "high"]
+
+
+@pytest.mark.parametrize("n_bins", NESTED[:3])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_measures_are_those_of_the_rows(dtype):
-    p, y = rows(10_000, 0, dtype)
+def test_the_table_has_the_numbers_of_the_report(dtype, n_bins):
+    p, y = rows(2_000, 0, dtype)
     parts = np.array_split(np.random.default_rng(0).permutation(len(p)), 7)
     shards = [CalibrationSums.of(p[at], y[at]) for at in parts]
     sums = sum(shards, CalibrationSums.of([]))
-    for n_bins in NESTED[:3]:
-        expected = curve(p, y, n_bins)
-        found = sums.bins(n_bins)
-        np.testing.assert_array_equal(found.count, expected["n"])
-        np.testing.assert_allclose(found.accuracy, expected["accuracy"])
-        np.testing.assert_allclose(found.mean_confidence, expected["confidence"])
-        for norm in ("l1", "l2", "max", "signed"):
-            rule = {"binning": Binning(n_bins), "norm": norm}
-            error = expected_calibration_error(p, y, **rule)
-            found = sums.calibration_error(n_bins=n_bins, norm=norm)
-            assert found == pytest.approx(error, abs=1e-12)
-        debiased = debiased_calibration_error(p, y, binning=Binning(n_bins))
-        table = sums.table(n_bins=n_bins, n_simulations=1)
-        found = table.loc["debiased squared error", "value"]
-        assert found == pytest.approx(debiased, abs=1e-12)
-    assert sums.brier == pytest.approx(brier_score(p, y), rel=1e-12)
-    assert sums.log_loss == pytest.approx(log_loss(p, y), rel=1e-12)
-    assert sums.mean_confidence == pytest.approx(float(p.mean(dtype=float)), rel=1e-12)
-    found = sums.auroc()
-    assert found.low <= auroc(p, y) <= found.high
-    assert found.high - found.low < 0.05
-    if dtype is np.float64:
-        cell = np.minimum(np.floor(p * 2560 + 1e-4), 2559) / 2560
-        assert found.value == pytest.approx(auroc(cell, y), abs=1e-7)
+    report = calibration_metrics(p, y, binning=Binning(n_bins), n_resamples=400)
+    found = sums.bins(n_bins)
+    np.testing.assert_array_equal(found.count, report.curve["n"])
+    np.testing.assert_allclose(found.accuracy, report.curve["accuracy"])
+    np.testing.assert_allclose(found.mean_confidence, report.curve["confidence"])
+    assert sums.calibration_error(n_bins=n_bins) == pytest.approx(report.ece)
+    table, expected = sums.table(n_bins=n_bins), report.table
+    exact = ["rows", "accuracy", "mean confidence", "confidence − accuracy", "ECE"]
+    exact += ["debiased squared error", "MCE", "Brier score", "log loss"]
+    near = ["noise floor, mean", "noise floor, 95 %", "AUROC"]
+    assert set(table.index) - set(exact + near) == {*UNLABELLED}
+    np.testing.assert_allclose(
+        table.loc[exact, "value"], expected.loc[exact, "value"], rtol=1e-7
+    )
+    np.testing.assert_allclose(
+        table.loc[near, "value"], expected.loc[near, "value"], rtol=0.05
+    )
+    assert table.loc["ECE", "note"] == report.rule
+    ends = table.loc["accuracy", MEASURES]
+    assert ends.tolist() == pytest.approx(report.accuracy)
+    low, high = table.loc["AUROC", ["low", "high"]]
+    assert low <= auroc(p, y) <= high < low + 0.05
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -178,49 +184,48 @@ def test_floats_beside_an_edge_fall_into_the_same_bin(dtype):
 @settings(deadline=None, max_examples=40)
 def test_few_rows_of_any_kind(table):
     p, y = map(np.array, zip(*table, strict=True))
-    sums = CalibrationSums.of(p, y, clip=1e-3)
     error = expected_calibration_error(p, y)
-    assert sums.calibration_error() == pytest.approx(error, abs=1e-12)
-    assert sums.brier == pytest.approx(brier_score(p, y), abs=1e-12)
-    assert sums.log_loss == pytest.approx(log_loss(p, y, clip=1e-3), rel=1e-9)
-    bare = CalibrationSums.of(p, y).log_loss
-    assert bare == pytest.approx(log_loss(p, y), rel=1e-9)
-    if 0 < y.sum() < len(y):
-        found = sums.auroc()
-        assert found.low - 1e-12 <= auroc(p, y) <= found.high + 1e-12
-        one_cell = CalibrationSums.of(p, y, n_cells=1).auroc()
-        assert tuple(one_cell) == (0.5, 0, 1)
+    for clip in (None, 1e-3):
+        sums = CalibrationSums.of(p, y, clip=clip)
+        found = sums.table(n_simulations=1)
+        assert sums.calibration_error() == pytest.approx(error, abs=1e-12)
+        loss = found.loc["log loss", "value"]
+        assert loss == pytest.approx(log_loss(p, y, clip=clip), rel=1e-9)
+    mean, low, high = found.loc["AUROC", MEASURES]
+    assert math.isnan(mean) == (y.sum() in (0, len(y)))
+    if not math.isnan(mean):
+        assert low - 1e-12 <= auroc(p, y) <= high + 1e-12
+        one_cell = CalibrationSums.of(p, y, n_cells=1).table(n_bins=1, n_simulations=1)
+        assert one_cell.loc["AUROC", MEASURES].tolist() == [0.5, 0, 1]
 
 
 def test_the_bounds_of_the_auroc_are_reached():
     # One cell holds both: in the best order all right ones are above, in the worst
     # below, and no rows that make these sums lie outside.
-    best = CalibrationSums.of([0.71, 0.70, 0.2], [1, 0, 0], n_cells=10)
-    worst = CalibrationSums.of([0.70, 0.71, 0.2], [1, 0, 0], n_cells=10)
-    assert best.auroc() == worst.auroc()
-    assert best.auroc().high == auroc([0.71, 0.70, 0.2], [1, 0, 0])
-    assert best.auroc().low == auroc([0.70, 0.71, 0.2], [1, 0, 0])
+    orders = [0.70, 0.71, 0.2], [0.71, 0.70, 0.2]
+    for confidence in orders:
+        sums = CalibrationSums.of(confidence, [1, 0, 0], n_cells=10)
+        bounds = sums.table(n_bins=10).loc["AUROC", ["low", "high"]]
+        assert bounds.tolist() == [auroc(rows, [1, 0, 0]) for rows in orders]
 
 
-def test_intervals_are_those_of_the_report():
+def test_the_interval_of_the_gap_is_normal():
     p, y = rows(500, 5)
-    sums = CalibrationSums.of(p, y)
-    report = calibration_metrics(p, y, n_resamples=1)
-    assert sums.accuracy() == pytest.approx(report.accuracy)
     d = p - y
     error = d.std(ddof=1) / math.sqrt(len(d))
     for level, reach in ((0.95, 1.959964), (0.8, 1.281552)):
+        table = CalibrationSums.of(p, y).table(level=level, n_simulations=1)
         expected = d.mean() + reach * error * np.array([0, -1, 1])
-        assert sums.gap(level=level) == pytest.approx(expected, rel=1e-5)
+        found = table.loc["confidence − accuracy", MEASURES]
+        assert found.tolist() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "max", "signed"])
-def test_the_noise_floor_is_that_of_the_rows_where_cells_hold_equal_ones(norm):
+def test_the_noise_floor_is_that_of_the_rows_where_cells_hold_equal_ones():
     p = np.random.default_rng(1).integers(0, 101, 3000) / 100
-    sums = CalibrationSums.of(p, np.ones(3000))
-    found = sums.noise_floor(norm=norm, n_simulations=300, rng=7)
-    expected = noise_floor(p, norm=norm, n_simulations=300, rng=7)
-    assert tuple(found) == pytest.approx(tuple(expected), abs=1e-12)
+    found = CalibrationSums.of(p, np.ones(3000)).table(n_simulations=300, rng=7)
+    floor = found.loc[["noise floor, mean", "noise floor, 95 %"], "value"]
+    expected = noise_floor(p, n_simulations=300, rng=7)
+    assert floor.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_classes_are_those_of_the_rows():
@@ -254,36 +259,16 @@ def test_a_missing_outcome_is_one_in_any_form(correct):
         sums, CalibrationSums.of([0.9, 0.7], [1, 0]) + CalibrationSums.of([0.8, 0.6])
     )
     assert (sums.n, sums.n_unlabelled) == (2, 2)
-    assert sums.mean_confidence == pytest.approx(0.8)
-    assert sums.mean_confidence_of_all == pytest.approx(0.75)
 
 
 def test_rows_without_outcome_change_no_measure():
     p, y = rows(100, 6)
     labelled = CalibrationSums.of(p, y)
     both = labelled + CalibrationSums.of(np.linspace(0, 1, 99))
-    changed = ["rows without outcome", "mean confidence, of all rows"]
     pd.testing.assert_frame_equal(
-        both.table().drop(index=changed), labelled.table().drop(index=changed)
+        both.table().drop(index=UNLABELLED), labelled.table().drop(index=UNLABELLED)
     )
-    assert both.table().loc[changed[0], "value"] == 99
-
-
-def test_the_table_has_the_numbers_of_the_report():
-    p, y = rows(1000, 7)
-    found = CalibrationSums.of(p, y).table()
-    report = calibration_metrics(p, y).table
-    exact = ["rows", "accuracy", "mean confidence", "confidence − accuracy", "ECE"]
-    exact += ["debiased squared error", "MCE", "Brier score", "log loss"]
-    shared = found.index.intersection(report.index)
-    assert set(exact) < set(shared) and len(shared) == len(exact) + 3
-    np.testing.assert_allclose(
-        found.loc[exact, "value"], report.loc[exact, "value"], rtol=1e-9
-    )
-    np.testing.assert_allclose(
-        found.loc[shared, "value"], report.loc[shared, "value"], rtol=0.05
-    )
-    assert found.loc["ECE", "note"] == report.loc["ECE", "note"]
+    assert both.table().loc[UNLABELLED[0], "value"] == 99
 
 
 def test_a_table_says_what_can_be_said():
@@ -293,8 +278,6 @@ def test_a_table_says_what_can_be_said():
     assert empty.index.equals(unknown.index) and math.isnan(empty.iloc[2])
     right = CalibrationSums.of([0.5, 1.0], [1, 1]).table()["value"]
     assert math.isnan(right["AUROC"]) and right["accuracy"] == 1
-    wrong = CalibrationSums.of([0.5, 1.0], [1, 0]).table().loc["log loss"]
-    assert (wrong["value"], wrong["note"]) == (math.inf, "infinite in 1 of the rows")
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -335,7 +318,10 @@ def test_sums_survive_json_and_pickle(labelled):
 )
 def test_broken_sums_are_not_read(change, message):
     stored = CalibrationSums.of([0.9, 0.8], [1, 0], ["a", "a"], n_cells=2).to_dict()
-    assert CalibrationSums.from_dict(stored).n == 2
+    rounded = stored | {"confidence": [0, 2 * (1 + 1e-10)]}
+    for sound in (stored, rounded):
+        table = CalibrationSums.from_dict(sound).table(n_bins=2)
+        assert table.loc["rows", "value"] == 2
     with pytest.raises(ValueError, match=message):
         CalibrationSums.from_dict(stored | change)
     for name in stored:
@@ -351,41 +337,25 @@ def test_broken_sums_are_not_read(change, message):
         ("of", {"clip": 0}, "clip must lie between 0 and 0.5"),
         *(
             (name, {"n_bins": 15}, "n_bins must divide the 2560 cells; it is 15")
-            for name in ("bins", "calibration_error", "noise_floor", "table")
+            for name in ("bins", "calibration_error", "table")
         ),
-        ("calibration_error", {"norm": "l3"}, "norm must be one of 'l1'"),
-        ("noise_floor", {"norm": "l3"}, "norm must be one of 'l1'"),
         *(
             (name, {"level": 95}, "level must lie between 0 and 1")
-            for name in ("accuracy", "gap", "noise_floor", "by_class", "table")
+            for name in ("accuracy", "by_class", "table")
         ),
-        ("noise_floor", {"n_simulations": 0}, "n_simulations must be"),
         ("table", {"n_simulations": 0}, "n_simulations must be"),
     ],
 )
 def test_bad_settings(measure, setting, message):
+    sums, unknown = CalibrationSums.of([0.5], [1]), CalibrationSums.of([0.5, 0.6])
     rows = ([0.5], [1]) if measure == "of" else ()
     with pytest.raises(ValueError, match=message):
-        getattr(CalibrationSums.of([0.5], [1]), measure)(*rows, **setting)
-
-
-def test_measures_of_nothing_are_refused():
-    sums = CalibrationSums.of([0.5, 0.6])
-    message = "correct must be known of a row; it is of none of 2"
-    for measure in (
-        lambda: sums.mean_confidence,
-        lambda: sums.brier,
-        lambda: sums.log_loss,
-        sums.accuracy,
-        sums.gap,
-        sums.calibration_error,
-        sums.noise_floor,
-    ):
-        with pytest.raises(ValueError, match=message):
-            measure()
-    for correct in ([1, 1], [0, 0], [None, None]):
-        with pytest.raises(ValueError, match="correct must hold both outcomes"):
-            CalibrationSums.of([0.5, 0.6], correct).auroc()
+        getattr(sums, measure)(*rows, **setting)
+    for refused in (unknown.accuracy, unknown.calibration_error):
+        with pytest.raises(ValueError, match="known of a row; it is of none of 2"):
+            refused()
+    with pytest.raises(TypeError, match="rng must be a Generator, a seed or None"):
+        sums.table(rng="0")
 
 
 def test_sums_of_other_settings_do_not_add():
@@ -396,21 +366,17 @@ def test_sums_of_other_settings_do_not_add():
         sums + CalibrationSums.of([0.5], [1], clip=0.01)
     with pytest.raises(TypeError, match="unsupported operand"):
         sums + 1  # type: ignore[operator]
-    with pytest.raises(TypeError, match="rng must be a Generator, a seed or None"):
-        sums.table(rng="0")
     assert CalibrationSums.of([0.5], n_cells=1920).bins(15).count.sum() == 0
 
 
 def test_sums_take_the_same_memory_for_any_number_of_rows():
     p, y = rows(2, 9)
-    few = CalibrationSums.of(p, y)
-    many = few
+    few = many = CalibrationSums.of(p, y)
     for _ in range(27):
         many = many + many
     assert many.n == 8 * 2**27 > 10**9
     assert len(pickle.dumps(many)) == pytest.approx(len(pickle.dumps(few)), rel=0.01)
-    assert many.calibration_error() == pytest.approx(few.calibration_error(), rel=1e-9)
-    assert many.auroc() == pytest.approx(few.auroc(), abs=1e-12)
-    assert many.noise_floor(n_simulations=10).upper < 1e-4
-    accuracy = many.accuracy()
-    assert accuracy.low < accuracy.value < accuracy.high
+    table = many.table(n_simulations=10)["value"]
+    for name in ("ECE", "AUROC", "Brier score"):
+        assert table[name] == pytest.approx(few.table()["value"][name], rel=1e-9)
+    assert table["noise floor, 95 %"] < 1e-4

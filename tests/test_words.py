@@ -91,8 +91,6 @@ class Words:
                 return [text]
             case ast.IfExp(body=one, orelse=other):
                 found = self.of(one, known) + self.of(other, known)
-            case ast.BoolOp(values=parts):
-                found = [word for part in parts for word in self.of(part, known)]
             case ast.JoinedStr(values=parts):
                 choices = [self.of(part, known) for part in parts]
                 found = ["".join(some) for some in product(*choices)]
@@ -113,7 +111,7 @@ class Words:
                     n for n in self.values.get(name, []) if isinstance(n, ast.Dict)
                 ]
                 found = [w for t in tables for v in t.values for w in self.of(v, known)]
-            case ast.Subscript(value=ast.Dict(values=parts)):
+            case ast.BoolOp(values=parts) | ast.Subscript(value=ast.Dict(values=parts)):
                 found = [word for part in parts for word in self.of(part, known)]
             case ast.Call(
                 func=ast.Attribute(value=ast.Dict(values=parts), attr="get"), args=args

@@ -4,7 +4,13 @@ They learn from scores in [0, 1] and whether each was right (:class:`Calibrator`
 from label probabilities and the true classes (:class:`MulticlassCalibrator`).
 """
 
-from .base import BaseCalibrator, CalibrationWarning, Calibrator, MulticlassCalibrator
+from .base import (
+    BaseCalibrator,
+    Calibrated,
+    CalibrationWarning,
+    Calibrator,
+    MulticlassCalibrator,
+)
 from .binary import (
     BetaCalibrator,
     HistogramBinningCalibrator,
@@ -15,7 +21,6 @@ from .binary import (
 )
 from .files import from_dict, load_calibrator
 from .learning import cross_fitted, held_out_curves, learning_curves
-from .marks import Calibrated
 from .multiclass import (
     MulticlassTemperatureScaling,
     TopLabelCalibrator,

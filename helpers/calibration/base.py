@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq
 from scipy.special import logit
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,7 +25,6 @@ from ..checks import (
     in_order_of,
 )
 from .files import StoredEstimator
-from .marks import Calibrated
 
 Data = ArrayLike | pd.DataFrame
 Ids = ArrayLike | Sequence[Any] | None
@@ -31,6 +34,131 @@ Source = Mapping[str, str] | None
 # fitted on, where at least 99 % of the scores fitted on are distinct.
 _DISTINCT = 0.99
 _OVERLAP = 0.5
+# Of ln(1 / T), and how near a temperature may come before it is at a bound.
+BOUNDS = (-10.0, 10.0)
+_NEAR = 1e-3
+
+
+class Calibrated(np.ndarray):
+    """Calibrated values that know which of their rows a calibrator was fitted on.
+
+    Selected and concatenated rows keep their marks. After any other operation all rows
+    are marked if any was; joined with values of unknown origin, nothing is known to be
+    held out. ``numpy.asarray`` and most of pandas remove marks: measure before making a
+    table.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,) or (n, n_classes)
+    fitted_on : array-like of bool, of shape (n,)
+        True for the rows that the calibrator was fitted on.
+    known : bool
+        Whether it could be established which rows these are.
+
+    Examples
+    --------
+    >>> p = Calibrated([0.2, 0.9], [False, True], known=True)
+    >>> p.evaluation, p[:1].evaluation
+    ('in-sample', 'held-out')
+    """
+
+    known: bool
+    _marks: np.ndarray
+
+    def __new__(
+        cls, values: ArrayLike, fitted_on: ArrayLike, *, known: bool
+    ) -> Calibrated:
+        found = np.array(values).view(cls)
+        marks = np.array(fitted_on, dtype=bool)
+        if marks.shape != found.shape[:1]:
+            raise ValueError(
+                f"fitted_on must have one mark for each row of values of shape "
+                f"{found.shape}, not shape {marks.shape}."
+            )
+        found._marks, found.known = marks, bool(known)
+        return found
+
+    @property
+    def fitted_on(self) -> np.ndarray:
+        """Whether each row was fitted on."""
+        if self._marks.shape == self.shape[:1]:
+            return self._marks
+        return np.full(self.shape[:1], self._marks.any())
+
+    @property
+    def evaluation(self) -> str:
+        """Whether any row was fitted on: "in-sample", "held-out" or "unstated"."""
+        if self.fitted_on.any():
+            return "in-sample"
+        return "held-out" if self.known else "unstated"
+
+    def _mark(self, origins: Iterable[Any]) -> Calibrated:
+        """Mark all rows if any of ``origins`` has a marked row."""
+        parts = [part for part in origins if isinstance(part, Calibrated)]
+        seen = any(part.fitted_on.any() for part in parts)
+        self.known = bool(parts) and all(part.known for part in parts)
+        self._marks = np.array(seen)
+        return self
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self._mark([obj])
+
+    def __array_wrap__(
+        self, array: np.ndarray, context: Any = None, return_scalar: bool = False
+    ) -> Any:
+        if return_scalar or array.dtype.kind != "f":
+            return np.asarray(array)[()]
+        found = array if isinstance(array, Calibrated) else array.view(Calibrated)
+        return found._mark([self] if context is None else context[1])
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        found = super().__array_function__(func, types, args, kwargs)
+        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+            return found
+        if func is np.vstack:  # concatenate, which it calls, has set the marks
+            return found
+        given = [*args, *kwargs.values()]
+        lists = [part for part in given if isinstance(part, (list, tuple))]
+        members = [part for some in lists for part in some]
+        found = found.view(Calibrated)._mark([*given, *members])
+        plain = (part for part in [*given, *members] if type(part) is np.ndarray)
+        if any(part.dtype.kind == "f" for part in plain) or float in map(type, members):
+            found.known = False
+        # Pandas joins the columns of a table so; each is to keep its own marks.
+        if func is np.concatenate and not [*args[1:], kwargs.get("axis", 0)][0]:
+            found._marks = np.concatenate(
+                [getattr(one, "fitted_on", np.zeros(len(one), bool)) for one in members]
+            )
+        return found
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        rows, *others = key if isinstance(key, tuple) and key else (key,)
+        in_rows = isinstance(rows, slice) or np.ndim(rows) == 1
+        if not isinstance(found, Calibrated) or not found.ndim:
+            return found
+        if isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
+            found._marks = np.array(self.fitted_on[rows])
+        elif in_rows:
+            marks = self.fitted_on[rows]
+            # Indices in two dimensions put other things than rows first.
+            if len(marks) == len(found) and all(np.ndim(at) < 2 for at in others):
+                found._marks = marks.copy()
+        return found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        if isinstance(value, Calibrated):
+            self._mark([self, value])
+
+    def sort(self, *args: Any, **kwargs: Any) -> None:
+        """Sort in place; afterwards all rows are marked if any was."""
+        super().sort(*args, **kwargs)
+        self._mark([self])
+
+    def __reduce__(self) -> Any:
+        made = partial(Calibrated, known=self.known)
+        return made, (np.asarray(self), self.fitted_on)
 
 
 class CalibrationWarning(UserWarning):
@@ -94,8 +222,7 @@ class BaseCalibrator(StoredEstimator):
         Rows are recognised by their ids, if ``fit`` had some, too; else by their
         scores, if most of these were fitted on and hardly any occurs twice.
         """
-        values, hashed = self._read_again(scores, ids, source)
-        return self._marked(self._predict(values), values, hashed)
+        return self._mapped(self._predict, scores, ids, source)
 
     def _least_rows(self) -> int:
         return 2
@@ -129,22 +256,23 @@ class BaseCalibrator(StoredEstimator):
     def _predict(self, values: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def _read_again(
-        self, scores: Data, ids: Ids, source: Source
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def _mapped(
+        self,
+        function: Callable[..., np.ndarray],
+        scores: Data,
+        ids: Ids,
+        source: Source,
+    ) -> Calibrated:
+        """A function of the checked scores, with the rows fitted on marked."""
         check_is_fitted(self)
         values, columns = self._read(scores)
         if columns is not None:
             values = self._match(values, columns, hasattr(scores, "columns"))
         stated = _source_of(scores, source)
         check_source(stated, self.source_, "this calibrator was fitted on")
-        return values, _hash_ids(scores, ids)
-
-    def _marked(
-        self, result: np.ndarray, values: np.ndarray, hashed: np.ndarray | None
-    ) -> Calibrated:
+        hashed = _hash_ids(scores, ids)
         # A mean of two probabilities may pass 1 by a rounding error.
-        result = np.clip(result, 0.0, 1.0)
+        result = np.clip(function(values), 0.0, 1.0)
         if self.ids_ is not None and hashed is not None:
             return Calibrated(result, np.isin(hashed, self.ids_), known=True)
         given, fitted = _hash_scores(values), self.score_hashes_
@@ -158,6 +286,39 @@ class BaseCalibrator(StoredEstimator):
     def _log_odds(scores: np.ndarray, floor: float) -> np.ndarray:
         """ln(s / (1 − s)) of scores, kept finite: from floor to one minus floor."""
         return logit(np.clip(scores, floor, 1 - floor))
+
+    @staticmethod
+    def _warn(message: str, *, stacklevel: int = 4) -> None:
+        warnings.warn(message, CalibrationWarning, stacklevel=stacklevel)
+
+    def _temperature(
+        self,
+        slope: Callable[[float], float],
+        *,
+        settled: bool,
+        within: tuple[float, float] = BOUNDS,
+    ) -> tuple[float, bool]:
+        """T where a loss stops falling in ln(1 / T), and whether T is at a bound."""
+        if not settled:
+            says = "all labels are equally probable in all rows: any temperature does."
+            self._warn(says, stacklevel=5)
+            return 1.0, False
+        low, high = within
+        if slope(low) >= 0:
+            log_beta = low
+        elif slope(high) <= 0:
+            log_beta = high
+        else:
+            log_beta = brentq(slope, low, high, xtol=1e-13)
+        temperature, side = math.exp(-log_beta), ""
+        if log_beta > BOUNDS[1] - _NEAR:
+            side = "lower bound, as where scores separate right from wrong"
+        elif log_beta < BOUNDS[0] + _NEAR:
+            side = "upper bound, as where scores say nothing about what is right"
+        if side:
+            says = f"temperature_ is {temperature:.3g}, at its {side}."
+            self._warn(says, stacklevel=5)
+        return temperature, bool(side)
 
 
 class Calibrator(BaseCalibrator):

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field
-from scipy.optimize import brentq, minimize
+from pydantic import Field
+from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from ..metrics.bins import Binning, Bins
-from .base import CalibrationWarning, Calibrator, Data, Ids, Source
+from .base import Calibrated, Calibrator, Data, Ids, Source
 from .files import Finite, NotNegative, Positive, numbers
-from .marks import Calibrated
 
-_NEAR = 1e-3
-
-
-def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not bounds[0] < bounds[1]:
-        raise ValueError("the smaller one must come first")
-    return bounds
-
-
-_Bound = Annotated[float, Field(ge=-100, le=100)]
-Bounds = Annotated[tuple[_Bound, _Bound], AfterValidator(_rising)]
 Floor = Annotated[float, Field(gt=0, lt=0.1)]
 
 
@@ -45,8 +32,6 @@ class TemperatureScalingCalibrator(Calibrator):
     ----------
     floor : float, default=1e-12
         Scores count as at least this and at most one minus this.
-    bounds : (float, float), default=(-10.0, 10.0)
-        Smallest and largest ln(1 / T).
 
     Examples
     --------
@@ -57,7 +42,6 @@ class TemperatureScalingCalibrator(Calibrator):
     """
 
     floor: Floor = 1e-12
-    bounds: Bounds = (-10.0, 10.0)
 
     _fitted = {"temperature_": Positive, "at_bound_": bool}
 
@@ -67,7 +51,7 @@ class TemperatureScalingCalibrator(Calibrator):
         def slope(log_beta: float) -> float:
             return float(np.mean(x * (expit(math.exp(log_beta) * x) - truth)))
 
-        found = fit_temperature(slope, self.bounds, settled=bool(x.any()))
+        found = self._temperature(slope, settled=bool(x.any()))
         self.temperature_, self.at_bound_ = found
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
@@ -106,7 +90,7 @@ class PlattScalingCalibrator(Calibrator):
         n_right, n_wrong = int(truth.sum()), int((~truth).sum())
         target = np.where(truth, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
         if x.min() == x.max():
-            _warn("the score does not vary: the curve is flat.")
+            self._warn("the score does not vary: the curve is flat.")
             self.slope_, self.intercept_ = 0.0, float(logit(target.mean()))
             return
         middle, size = x.mean(), x.std()
@@ -120,7 +104,7 @@ class PlattScalingCalibrator(Calibrator):
         self.slope_ = float(regression.coef_[0, 0] / size)
         self.intercept_ = float(regression.intercept_[0] - self.slope_ * middle)
         if self.slope_ <= 0:
-            _warn(
+            self._warn(
                 f"slope_ is {self.slope_:.3g}: higher scores are not more often right."
             )
 
@@ -159,11 +143,13 @@ class BetaCalibrator(Calibrator):
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         features = self._features(values)
         if values.min() == values.max():
-            _warn("the score does not vary: the curve is flat.")
+            self._warn("the score does not vary: the curve is flat.")
             self.a_, self.b_, self.c_ = 0.0, 0.0, float(logit(truth.mean()))
             return
         if values[~truth].max() <= values[truth].min():
-            _warn("the scores separate right from wrong: no finite curve fits best.")
+            self._warn(
+                "the scores separate right from wrong: no finite curve fits best."
+            )
         # L-BFGS-B needs features of similar size.
         middle, size = features.mean(axis=0), features.std(axis=0)
         scaled = np.column_stack([(features - middle) / size, np.ones(len(values))])
@@ -316,8 +302,7 @@ class VennAbersCalibrator(Calibrator):
         self, scores: Data, *, ids: Ids = None, source: Source = None
     ) -> Calibrated:
         """p0 and p1 of scores, as an array of shape (n, 2); see ``predict``."""
-        values, hashed = self._read_again(scores, ids, source)
-        return self._marked(np.stack(self._interval(values), axis=1), values, hashed)
+        return self._mapped(self._interval, scores, ids, source)
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         # The import changes how numpy reports errors, for the whole process.
@@ -332,45 +317,13 @@ class VennAbersCalibrator(Calibrator):
         self.upper_knots_, self.upper_values_ = _changes(knots, fitted.p1_[:, 1])
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
-        p0, p1 = self._interval(values)
+        p0, p1 = self._interval(values).T
         return p1 / (1 - p0 + p1)
 
-    def _interval(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _interval(self, scores: np.ndarray) -> np.ndarray:
         p0 = _steps(scores, self.lower_knots_, self.lower_values_, "right")
         p1 = _steps(scores, self.upper_knots_, self.upper_values_, "left")
-        return p0, p1
-
-
-def fit_temperature(
-    slope: Callable[[float], float],
-    bounds: tuple[float, float],
-    *,
-    within: tuple[float, float] | None = None,
-    settled: bool = True,
-) -> tuple[float, bool]:
-    """T where a loss stops falling in ln(1 / T), and whether T is at a bound."""
-    if not settled:
-        _warn("all labels are equally probable in all rows: any temperature does.", 5)
-        return 1.0, False
-    low, high = within or bounds
-    if slope(low) >= 0:
-        log_beta = float(low)
-    elif slope(high) <= 0:
-        log_beta = float(high)
-    else:
-        log_beta = float(brentq(slope, low, high, xtol=1e-13))
-    side = ""
-    if log_beta > bounds[1] - _NEAR:
-        side = "lower bound, as where scores separate right from wrong"
-    elif log_beta < bounds[0] + _NEAR:
-        side = "upper bound, as where scores say nothing about what is right"
-    if side:
-        _warn(f"temperature_ is {math.exp(-log_beta):.3g}, at its {side}.", 5)
-    return math.exp(-log_beta), bool(side)
-
-
-def _warn(message: str, stacklevel: int = 4) -> None:
-    warnings.warn(message, CalibrationWarning, stacklevel=stacklevel)
+        return np.stack([p0, p1], axis=1)
 
 
 def _steps(scores: np.ndarray, knots: np.ndarray, values: np.ndarray, at: Any) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import math
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 import numpy as np
 from pydantic import (
@@ -25,7 +25,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..files import read_json, write_json
 
-T = TypeVar("T")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -85,15 +84,6 @@ def _different(names: list[Any]) -> list[Any]:
 
 
 Classes = Annotated[list[str | int | float], AfterValidator(_different)]
-
-
-def load(path: str | Path, read: Callable[[Any], T]) -> T:
-    """Read a JSON file with ``read``; its errors name the file."""
-    stored = read_json(path)
-    try:
-        return read(stored)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 class StoredEstimator(BaseEstimator):
@@ -187,7 +177,7 @@ def load_calibrator(path: str | Path) -> Any:
     ...     load_calibrator(file.name)
     PlattScalingCalibrator()
     """
-    return load(path, from_dict)
+    return read_json(path, from_dict)
 
 
 def from_dict(stored: Mapping[str, Any]) -> Any:

@@ -18,8 +18,7 @@ from sklearn.model_selection import (
 
 from ..checks import check_count, check_groups, check_labels, check_rng, check_rows
 from ..metrics import Binning, brier_score, expected_calibration_error, log_loss
-from .base import BaseCalibrator, Calibrator
-from .marks import Calibrated
+from .base import BaseCalibrator, Calibrated, Calibrator
 
 
 def cross_fitted(

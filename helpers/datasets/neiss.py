@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..checks import check_count
-from .neiss_codes import body_parts
-from .neiss_files import COLUMNS, read_neiss_file
-from .parts import SPLITS, part_of
+from ..checks import check_choice, check_count
+from .neiss_files import COLUMNS, NEISS_VARIABLE, body_parts, read_neiss_file
+from .reviews import SPLITS, part_of
 
-NEISS_VARIABLE = "HOW_SURE_NEISS"
 _SHARES = (1 / 3, 1 / 3, 1 / 3)
 _NOT_A_TO_Z = bytes(sorted({*range(256)} - {*range(ord("a"), ord("z") + 1)}))
 
@@ -25,7 +24,6 @@ def load_neiss(
     source: Source | Sequence[Source] | None = None,
     *,
     n: int | None = None,
-    stratify: bool = False,
     split: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -42,10 +40,8 @@ def load_neiss(
         year, to download its file into the user's cache; or several, where the first
         has precedence. Default: the path in the environment variable HOW_SURE_NEISS.
     n, seed : int, optional
-        How many to draw at random (default: all, in the order of the file), and seed
-        (0).
-    stratify : bool, default=False
-        Whether the draw keeps the shares of the labels, by largest remainders.
+        How many to draw at random (default: all, in the order of the file), and the
+        seed (0).
     split : {"train", "calibration", "test"}, optional
         A third of the narratives each, near-copies together. Default: all.
 
@@ -60,11 +56,11 @@ def load_neiss(
         one line of lower case, ``text``; ``split``. ``attrs["dropped"]`` counts the
         cases left out, by reason.
     """
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
+    if split is not None:
+        check_choice("split", split, SPLITS)
     n = None if n is None else check_count("n", n)
     rng = np.random.default_rng(check_count("seed", seed, least=0))
-    cases, dropped = _cleaned([_read(one) for one in _sources(source)])
+    cases, dropped = _cleaned([read_neiss_file(one) for one in _sources(source)])
     if split is not None:
         cases = cases[cases["split"] == split]
     if n is not None:
@@ -73,45 +69,41 @@ def load_neiss(
             raise ValueError(
                 f"n must be at most {len(cases)}, the number of cases{which}, not {n}."
             )
-        cases = cases.iloc[_draw(cases["label"], n, stratify, rng)]
+        cases = cases.iloc[rng.permutation(len(cases))[:n]]
     cases.attrs["dropped"] = dropped
     return cases
 
 
-def _sources(source: Source | Sequence[Source] | None) -> list[Path | int]:
-    from .neiss_files import check_year
-
-    if source is None:
-        named = os.environ.get(NEISS_VARIABLE)
-        if not named:
+def _sources(given: Source | Sequence[Source] | None) -> list[Path | int]:
+    if given is None:
+        given = os.environ.get(NEISS_VARIABLE)
+        if not given:
             raise ValueError(
                 "load_neiss needs a source, one of three: the path of a NEISS file "
                 "(.tsv, .xlsx or .parquet), a year to download from CPSC, or a path in "
                 f"the environment variable {NEISS_VARIABLE}."
             )
-        source = named
-    some = [source] if isinstance(source, str | Path | int | np.integer) else source
-    if not isinstance(some, Sequence) or not len(some):
-        raise ValueError(
-            f"source must be a path, a year, or a sequence of them, not {source!r}."
-        )
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        given = [given]
     found: list[Path | int] = []
-    for one in some:
-        if isinstance(one, str | Path):
+    for one in given:
+        if isinstance(one, (str, Path)):
             found.append(Path(one).expanduser())
-        elif isinstance(one, int | np.integer) and not isinstance(one, bool):
-            found.append(check_year(int(one)))
+        elif isinstance(one, (int, np.integer)) and one in _years():
+            found.append(int(one))
         else:
-            raise ValueError(f"source must hold paths and years, not {one!r}.")
+            raise ValueError(
+                f"source must hold paths, and years from {_years()[0]} to "
+                f"{_years()[-1]}, not {one!r}."
+            )
+    if not found:
+        raise ValueError("source must hold a path or a year; it is empty.")
     return found
 
 
-def _read(source: Path | int) -> pd.DataFrame:
-    from .neiss_files import download_neiss
-
-    if isinstance(source, Path):
-        return read_neiss_file(source)
-    return read_neiss_file(download_neiss(source), source)
+def _years() -> range:
+    """Years whose files are supported; older codes may mean other things."""
+    return range(2014, date.today().year + 1)
 
 
 def _cleaned(tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -137,33 +129,14 @@ def _cleaned(tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, int]]:
         text=[" ".join(each.split()).lower() for each in cases["narrative"].tolist()],
     )
     keep(~cases["text"].duplicated(), "repeated_text")
-    cases = cases.assign(
-        split=[part_of(_key(each), _SHARES) for each in cases["narrative"].tolist()]
-    )
+    cases = cases.assign(split=[_part(each) for each in cases["narrative"].tolist()])
     columns = [name for name in COLUMNS.values() if name != "case_number"]
     at = columns.index("body_part") + 1
     columns = ["year", *columns[:at], "label", *columns[at:], "text", "split"]
     return cases[columns], dropped
 
 
-def _key(narrative: str) -> str:
-    """What near-copies have in common: their letters a to z, without ages and such."""
+def _part(narrative: str) -> str:
+    """By its letters a to z: near-copies differ in ages and such."""
     letters = narrative.lower().encode("ascii", "ignore")
-    return letters.translate(None, _NOT_A_TO_Z).decode()
-
-
-def _draw(
-    labels: pd.Series, n: int, stratify: bool, rng: np.random.Generator
-) -> np.ndarray:
-    order = rng.permutation(len(labels))
-    if not stratify:
-        return order[:n]
-    codes, classes = pd.factorize(labels.to_numpy())
-    counts = np.bincount(codes, minlength=len(classes))
-    wanted, lost = np.divmod(counts * n, len(labels))
-    lot = rng.permutation(len(classes))
-    one_more = lot[np.argsort(-lost[lot], kind="stable")][: n - wanted.sum()]
-    wanted[one_more] += 1
-    # The first of each label, in the random order.
-    rank = pd.Series(codes[order]).groupby(codes[order]).cumcount().to_numpy()
-    return order[rank < wanted[codes[order]]]
+    return part_of(letters.translate(None, _NOT_A_TO_Z).decode(), _SHARES)

@@ -10,8 +10,9 @@ from scipy.special import log_softmax, logsumexp
 
 from .. import EMBEDDED
 from ..checks import check_choice, check_table
-from .neiss_codes import body_parts
-from .parts import DATA, SPLITS
+from ..files import DATA
+from .neiss_files import body_parts
+from .reviews import SPLITS
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -21,42 +22,8 @@ if TYPE_CHECKING:
 
 NEISS_CLASSIFIERS = ("few-shot", "fine-tuned", "tf-idf")
 NEISS_PROMPT = "Narrative: {text}\nBody part:"
-# Written for this book in the style of the narratives; none is a real case.
-NEISS_EXAMPLES = (
-    (
-        "34yom cut left thumb with a kitchen knife while slicing bread dx: thumb "
-        "laceration",
-        "finger",
-    ),
-    (
-        "71yof tripped over a rug at home and fell, pain in right hip dx: hip "
-        "contusion",
-        "lower trunk",
-    ),
-    (
-        "6yof fell off her scooter and struck forehead on the curb dx: forehead "
-        "laceration",
-        "face",
-    ),
-    (
-        "19yom jumping for a basketball, landed on a foot and rolled ankle dx: ankle "
-        "sprain",
-        "ankle",
-    ),
-    ("2yom swallowed a coin while playing dx: foreign body ingestion", "internal"),
-    (
-        "45yof thrown from a horse, landed on shoulder dx: clavicle fracture",
-        "shoulder",
-    ),
-    (
-        "15yom collided with another player at football practice, no loc dx: "
-        "concussion",
-        "head",
-    ),
-    (
-        "9yof fell from the monkey bars onto her arm dx: forearm fracture",
-        "lower arm",
-    ),
+NEISS_EXAMPLES = tuple(
+    pd.read_csv(DATA / "neiss" / "examples.csv").itertuples(index=False, name=None)
 )
 # What coders are told, in short.
 NEISS_RULES = (
@@ -71,17 +38,8 @@ NEISS_REPORT_EXAMPLES = tuple(
     (*NEISS_EXAMPLES[at], report) for at, report in ((0, "95"), (1, "70"), (6, "85"))
 )
 ADAPTER = DATA / "neiss_adapter"
-_CASE = [
-    "year",
-    "treatment_date",
-    "age_years",
-    "sex",
-    "psu",
-    "stratum",
-    "weight",
-    "body_part",
-    "split",
-]
+_CASE = ["year", "treatment_date", "age_years", "sex", "psu", "stratum", "weight"]
+_CASE += ["body_part", "split"]
 
 
 def neiss_classifier(
@@ -124,14 +82,8 @@ def neiss_classifier(
     return load_finetuned(ADAPTER, asked).classifier
 
 
-def neiss_baseline() -> Pipeline:
-    """An unfitted conventional classifier: TF-IDF features and logistic regression.
-
-    Examples
-    --------
-    >>> [name for name, _ in neiss_baseline().steps]
-    ['featureunion', 'logisticregression']
-    """
+def _baseline() -> Pipeline:
+    """A conventional classifier: TF-IDF features and logistic regression."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline, make_union
@@ -159,7 +111,8 @@ def neiss_log_proba(
     cases : pandas.DataFrame
         From :func:`load_neiss`. "fine-tuned" may have been trained on its part "train".
     how : {"few-shot", "fine-tuned", "tf-idf"}
-        Which classifier: see :func:`neiss_classifier` and :func:`neiss_baseline`.
+        Which classifier: see :func:`neiss_classifier`; "tf-idf" is a logistic
+        regression on TF-IDF features of words and parts of words.
     model : LanguageModel or str, optional
         Another model for "few-shot".
     train : pandas.DataFrame, optional
@@ -184,7 +137,7 @@ def neiss_log_proba(
                 "train must hold other cases than those to be asked; "
                 f"{len(shared)} are in both, such as {shared[0]}."
             )
-        fitted = neiss_baseline().fit(train["text"], train["body_part"])
+        fitted = _baseline().fit(train["text"], train["body_part"])
         values = fitted.predict_log_proba(cases["text"])
         raw = pd.DataFrame(values, cases.index, fitted.classes_)
         # The classifier gives no probability to body parts it never saw.
@@ -219,7 +172,8 @@ def load_neiss_predictions(how: str, split: str | None = None) -> pd.DataFrame:
     Parameters
     ----------
     how : {"few-shot", "fine-tuned", "tf-idf"}
-        Which classifier: see :func:`neiss_classifier` and :func:`neiss_baseline`.
+        Which classifier: see :func:`neiss_classifier`; "tf-idf" is a logistic
+        regression on TF-IDF features of words and parts of words.
     split : {"train", "calibration", "test"}, optional
         One part. Default: all, but "train" only for "few-shot", since the others were
         trained on it.

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import EMBEDDED
-from ..files import cache_dir
+from ..files import DATA, cache_dir
 from ..hosted import Journal, play_recording
 from ..hosted.requests import open_client, plain_url
-from .parts import DATA
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

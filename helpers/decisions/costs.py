@@ -22,7 +22,7 @@ from ..checks import (
     check_rng,
     evaluation_of,
 )
-from ..metrics.resampling import Interval, drawn_groups, quantile_interval
+from ..metrics.resampling import Interval, drawn_groups
 
 
 @dataclass(frozen=True)
@@ -236,13 +236,13 @@ def best_threshold(
     # The parts on either side of the threshold: an error-free one is not for certain.
     cut = 0 if chosen == 0 else int(last[chosen - 1]) + 1
     cost = _widened(
-        quantile_interval(apparent + optimism, apparent + loss, level),
+        Interval.of_draws(apparent + optimism, apparent + loss, level),
         (0, more),
         apparent + _limits(right[:cut], n, costs, level),
     )
     saving = automate_all - apparent
     over_all = _widened(
-        quantile_interval(saving - optimism, saving + gain, level),
+        Interval.of_draws(saving - optimism, saving + gain, level),
         (-more, 0),
         saving + _limits(right[cut:], n, costs, level),
     )

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from ..calibration.files import Stored, load
+from ..calibration.files import Stored
 from ..checks import (
     check_between,
     check_choice,
@@ -23,7 +23,7 @@ from ..checks import (
     check_outcomes,
     check_rows,
 )
-from ..files import write_json
+from ..files import read_json, write_json
 from .betting import (
     ROWS,
     SHARES,
@@ -145,7 +145,7 @@ class _Monitor:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read the monitor that ``save`` wrote; ValueError if it is not whole."""
-        return load(path, cls.from_dict)
+        return read_json(path, cls.from_dict)
 
     def _add(self, correct: np.ndarray, log_e: np.ndarray) -> bool:
         over = np.flatnonzero(is_enough(log_e, self.alpha))

@@ -18,9 +18,9 @@ from pydantic import Field
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
-from ..calibration.files import Stored, from_dict, load
+from ..calibration.files import Stored, from_dict
 from ..checks import check_between, check_choice, check_not_fitted_on, check_table
-from ..files import write_json
+from ..files import read_json, write_json
 from .rules import Buckets, Verification, verify_accepted
 from .thresholds import CertifiedThreshold
 
@@ -269,7 +269,7 @@ class Policy:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read the policy that ``save`` wrote; ValueError if it is not whole."""
-        return load(path, cls.from_dict)
+        return read_json(path, cls.from_dict)
 
     def _describe_rule(self) -> dict[str, Any]:
         return {

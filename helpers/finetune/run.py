@@ -160,7 +160,7 @@ def _is_finished(folder: Path, parts: dict[str, str]) -> bool:
     """Whether the result of a training is there; an error where something else is."""
     finished = (folder / RECORD).exists()
     if finished:
-        found = read_json(folder / RECORD).get("parts", {})
+        found: dict[str, str] = read_json(folder / RECORD, dict).get("parts", {})
     elif (folder / _CHECKPOINT).exists():
         found = torch.load(folder / _CHECKPOINT, weights_only=True)["parts"]
     else:

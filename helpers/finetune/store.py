@@ -17,6 +17,7 @@ from torch import nn
 from ..adapters import load_adapter, read_weights
 from ..calibration import files
 from ..classifier import LLMClassifier
+from ..files import read_json
 from ..models import LanguageModel, check_logprobs
 from ..tree import batches, positions_in_batch
 from .label_scores import prompt_ends
@@ -126,7 +127,7 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
             f"folder must hold a finished training; {folder} has no {RECORD}. If it "
             "was interrupted, call finetune again, and it will go on."
         )
-    record = files.load(folder / RECORD, _Record.read)
+    record = read_json(folder / RECORD, _Record.read)
     if record.parts["prompt"] != Task.prompt_hash(classifier):
         raise ValueError(
             f"classifier must ask as in training; the model in {folder} was trained "

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..answers import (
+    PROTOCOLS,
     Answer,
     Failure,
     TokenUsage,
     UnreadableAnswer,
-    decode,
     read_answer,
 )
+from ..files import writing
 from .journal import Call, Journal
-from .requests import PATHS, Request
+from .requests import Request
 
 # What OpenAI takes in one file.
 _MOST_REQUESTS = 50_000
 _MOST_BYTES = 200_000_000
-_GROUP = 500
 
 
 def write_batch(
@@ -65,10 +64,10 @@ def write_batch(
         known = {
             key: found for key, found in known.items() if isinstance(found, Answer)
         }
-    lines = []
+    lines: list[str] = []
     for key, request in wanted.items():
         if key not in known:
-            url, body = PATHS[request.protocol], dict(request.arguments)
+            url, body = PROTOCOLS[request.protocol].path, dict(request.arguments)
             line = {"custom_id": key, "method": "POST", "url": url, "body": body}
             lines.append(json.dumps(line) + "\n")
     size = sum(map(len, lines))
@@ -78,13 +77,11 @@ def write_batch(
             f"{_MOST_BYTES:,} bytes together, not {len(lines):,} of {size:,}: write "
             "several."
         )
-    path = Path(path)
     if not lines:
-        path.unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
         return 0
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text("".join(lines), "ascii")
-    os.replace(partial, path)
+    with writing(path) as unfinished:
+        unfinished.write_text("".join(lines), "ascii")
     return len(lines)
 
 
@@ -114,11 +111,11 @@ def read_batch(
     with open(path, encoding="utf-8") as lines:
         for line in filter(str.strip, lines):
             try:
-                entry = decode(line)
-            except UnreadableAnswer:
+                entry = json.loads(line)
+                key = str(entry.get("custom_id"))
+            except (ValueError, AttributeError, RecursionError):
                 unknown.append(line[:80])
                 continue
-            key = str(entry.get("custom_id"))
             if key not in wanted:
                 unknown.append(key)
                 continue
@@ -126,8 +123,7 @@ def read_batch(
             kinds[type(call.result)] += 1
             if call.result != known.get(key):
                 calls.append(call)
-    for start in range(0, len(calls), _GROUP):
-        journal.add(calls[start : start + _GROUP])
+    journal.add(calls)
     return kinds[Answer], kinds[Failure], tuple(unknown)
 
 
@@ -137,19 +133,10 @@ def _call(key: str, request: Request, entry: dict[str, Any]) -> Call:
     status, name = response.get("status_code"), response.get("request_id")
     result: Answer | Failure
     try:
-        error = entry.get("error") or (body.get("error") if status != 200 else None)
-        if error or status != 200:
-            said = error if isinstance(error, dict) else {"message": error or "nothing"}
-            raise UnreadableAnswer(
-                f"The batch has no answer: {said.get('message')} "
-                f"({said.get('code') or status}). Correct the request or ask again "
-                "with retry_failed=True."
-            )
-        result = read_answer(request.protocol, body, name)
+        said = {"error": entry.get("error"), **body}
+        result = read_answer(request.protocol, said, name)
     except UnreadableAnswer as problem:
         code = status if isinstance(status, int) and status != 200 else None
-        result = Failure("BatchError", str(problem), code, name)
-    kept, usage = json.dumps(body) if body else None, TokenUsage.of(body)
-    return Call(
-        key, request.protocol, request.model, result, kept, usage, "batch", request
-    )
+        usage = TokenUsage.of(body)
+        result = Failure("BatchError", str(problem), code, name, usage)
+    return Call(key, request, result, json.dumps(body) if body else None, "batch")

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from ..answers import PROTOCOLS
 from ..checks import check_choice
 from ..files import cache_dir
 from ..prompted import PromptedClassifier, check_texts
 from .client import Transport
 from .journal import Journal
 from .labels import HostedScores, LabelTexts
-from .requests import PROMPTS, check_client, open_client, plain_url
+from .requests import check_client, open_client, plain_url
 from .rounds import NONSENSE, RequestSettings, Rounds
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class HostedClassifier(PromptedClassifier):
             raise ValueError("client must be given: an openai.AsyncOpenAI or a URL.")
         if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"model must be a name, not {self.model!r}.")
-        check_choice("protocol", self.protocol, tuple(PROMPTS))
+        check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         if self.fallback is not None:
             check_choice("fallback", self.fallback, FALLBACKS)
         return labels
@@ -208,10 +209,15 @@ class HostedClassifier(PromptedClassifier):
             turn_ends = self.protocol == "completions"
             ends = "\n" if turn_ends else None
         start = self.render("A")
+        spelled = [
+            # One text in place of several is refused there.
+            (label, texts if isinstance(texts, str) else tuple(texts))
+            for label, texts in (self.spellings or {}).items()
+        ]
         return LabelTexts.build(
-            self.classes_.tolist(),
+            tuple(self.classes_.tolist()),
             family=self.family,
-            spellings=self.spellings,
+            spellings=tuple(spelled),
             after=start if isinstance(start, str) else "",
             ends=(ends,) if isinstance(ends, str) else tuple(ends or ()),
             turn_ends=turn_ends,

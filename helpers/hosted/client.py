@@ -26,7 +26,6 @@ from .requests import (
     Prices,
     Request,
     attempt,
-    check_client,
     check_prices,
     open_client,
 )
@@ -145,7 +144,6 @@ async def run(
         :class:`AccessDenied` if the server accepts no request.
     """
     how, given, before = Transport(**transport), list(requests), list(counted)
-    check_client(client)
     for at, request in enumerate(given):
         if not isinstance(request, Request):
             raise TypeError(
@@ -291,7 +289,7 @@ class _Run:
         how, end = self.how, self.clock() + self.how.deadline
         left, request = how.retries, self.wanted[key]
         while not self.stopped:
-            result, said, usage, error = await attempt(
+            result, said, error = await attempt(
                 self.client, request, silence=how.timeout, total=how.deadline, end=end
             )
             if isinstance(result, Failure) and error and _is_denied(error):
@@ -319,10 +317,9 @@ class _Run:
             pause = wait or pause * random.uniform(0.75, 1)
             then = max(self.quiet_until, self.clock() + pause)
             if error is None or not left or not _wants_again(error) or then > end:
-                model, asked = request.model, request.protocol
-                return Call(key, asked, model, result, said, usage, request=request)
+                return Call(key, request, result, said)
             billed = getattr(error, "status_code", None) is None
-            cost = self.ledger.cost_of(key, usage, may_be_billed=billed)
+            cost = self.ledger.cost_of(key, result.usage, may_be_billed=billed)
             if cost and not await asyncio.to_thread(self.ledger.lose, cost):
                 self._stop_before(key)
             while self.clock() < max(then, self.quiet_until) and not self.stopped:
@@ -424,7 +421,7 @@ class _Ledger:
                 self._news.add(row[1])
                 self._count(row)
 
-    def _count(self, row: tuple[Any, ...]) -> None:
+    def _count(self, row: sqlite3.Row) -> None:
         _, key, source, status, prompt, completion = row
         usage = TokenUsage(prompt, completion)
         open_bill = source == "direct" and status is None

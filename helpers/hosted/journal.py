@@ -14,14 +14,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from ..answers import Answer, Failure, TokenUsage, decode, read_answer
+from ..answers import Answer, Failure, TokenUsage, read_answer
 from ..checks import check_not_negative
 from .requests import Prices, Request, check_prices, plain_url
 
@@ -43,7 +44,7 @@ CREATE TABLE IF NOT EXISTS calls (
     completion_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
     time REAL NOT NULL,    -- seconds since 1970
-    checksum TEXT          -- of all after the id, NULL in older journals
+    checksum TEXT          -- of all after the id, NULL where it did not fit
 );
 CREATE INDEX IF NOT EXISTS calls_by_key ON calls (key);
 CREATE UNIQUE INDEX IF NOT EXISTS one_answer ON calls (key) WHERE status = 'ok';
@@ -63,10 +64,11 @@ CREATE TABLE IF NOT EXISTS requests (  -- where they are to be kept
 _PATIENCE = 60.0  # seconds to wait for another process that writes
 _CHUNK = 500
 _DAMAGED = "The row in the journal is damaged ({}). Ask again with retry_failed=True."
-_RESULT = (
-    "status, response, request_id, error_kind, error_message, http_status, "
-    "prompt_tokens, completion_tokens, reasoning_tokens, time"
+_FAILURE = (
+    "error_kind, error_message, http_status, "
+    "prompt_tokens, completion_tokens, reasoning_tokens"
 )
+_RESULT = f"status, response, request_id, {_FAILURE}, time"
 _COLUMNS = f"key, protocol, model, source, {_RESULT}"
 _INSERT = (
     f"INSERT INTO calls ({_COLUMNS}, checksum) VALUES ({', '.join('?' * 15)}) "
@@ -82,18 +84,15 @@ _RECORDED = f"key, protocol, arguments, draw, {_RESULT}".split(", ")
 class Call:
     """One call of a server, as the journal keeps it.
 
-    ``usage`` is what it cost, also where it failed; ``source`` is "direct", "batch" or
+    ``response`` is what the server sent; ``source`` is "direct", "batch" or
     "recorded"; ``time`` is in seconds since 1970, by default now.
     """
 
     key: str
-    protocol: str
-    model: str
+    request: Request
     result: Answer | Failure
     response: str | None
-    usage: TokenUsage
     source: str = "direct"
-    request: Request | None = None
     time: float | None = None
 
     def row(self, status: str | None = None) -> tuple[object, ...]:
@@ -101,8 +100,8 @@ class Call:
         failed = self.result if isinstance(self.result, Failure) else None
         row = (
             self.key,
-            self.protocol,
-            self.model,
+            self.request.protocol,
+            self.request.model,
             self.source,
             status or ("error" if failed else "ok"),
             None if status else self.response,
@@ -110,9 +109,7 @@ class Call:
             failed and failed.kind,
             failed and _writable(failed.message),
             failed and failed.status,
-            self.usage.prompt,
-            self.usage.completion,
-            self.usage.reasoning,
+            *astuple(self.result.usage),
             time.time() if self.time is None else self.time,
         )
         return (*row, _checksum(row))
@@ -156,14 +153,13 @@ class Journal:
         self._file = sqlite3.connect(
             self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
+        self._file.row_factory = sqlite3.Row
         self._file.text_factory = lambda data: data.decode("utf-8", "replace")
         try:
             self._open()
         except BaseException as error:
             self._file.close()
-            if not isinstance(error, sqlite3.DatabaseError) or isinstance(
-                error, sqlite3.OperationalError
-            ):
+            if type(error) is not sqlite3.DatabaseError:
                 raise
             raise ValueError(f"{self.path} is no journal: {error}.") from None
 
@@ -190,9 +186,6 @@ class Journal:
             for statement in _SCHEMA.split(";"):
                 file.execute(statement)
             file.execute(f"PRAGMA user_version = {_VERSION}")
-            about = file.execute("PRAGMA table_info(calls)")
-            if "checksum" not in {row[1] for row in about}:
-                file.execute("ALTER TABLE calls ADD COLUMN checksum TEXT")
 
     @contextmanager
     def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -220,11 +213,12 @@ class Journal:
                 if not file.execute(_INSERT, call.row()).rowcount:
                     file.execute(_INSERT, call.row("repeat"))
                 file.execute("DELETE FROM claims WHERE key = ?", (call.key,))
-                if self._keeps_requests and (asked := call.request) is not None:
+                if self._keeps_requests:
+                    asked = call.request
                     sent = json.dumps(dict(asked.arguments))
                     file.execute(
                         "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)",
-                        (call.key, call.protocol, sent, asked.draw),
+                        (call.key, asked.protocol, sent, asked.draw),
                     )
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer | Failure]:
@@ -234,15 +228,12 @@ class Journal:
             f"SELECT id, checksum, {_COLUMNS} FROM calls WHERE status != 'repeat' AND "
             "key IN ({}) ORDER BY status = 'ok', id"
         )
-        for number, checksum, *row in self._rows(query, keys):
-            key, protocol, _, _, status, response, name, kind, message, code = row[:10]
+        for row in self._rows(query, keys):
+            key = row["key"]
             try:
-                if checksum not in (None, _checksum(row)):
+                if row["checksum"] not in (None, _checksum(row[2:])):
                     raise ValueError("its checksum does not fit")
-                if status == "ok":
-                    found[key] = read_answer(protocol, decode(response), name)
-                else:
-                    found[key] = Failure(kind, message, code, name)
+                found[key] = _result(row)
             # Whatever is wrong with a row concerns that row alone.
             except Exception as error:
                 failure = Failure("DamagedRow", _DAMAGED.format(error))
@@ -252,11 +243,11 @@ class Journal:
                     file.execute(
                         "UPDATE calls SET status = 'error', error_kind = ?, "
                         "error_message = ?, checksum = NULL WHERE id = ?",
-                        (failure.kind, failure.message, number),
+                        (failure.kind, failure.message, row["id"]),
                     )
         return found
 
-    def _rows(self, query: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, query: str, keys: Sequence[str]) -> Iterator[sqlite3.Row]:
         for start in range(0, len(keys), _CHUNK):
             part = list(keys[start : start + _CHUNK])
             with self._lock:
@@ -265,14 +256,14 @@ class Journal:
                 ).fetchall()
             yield from found
 
-    def paid(self, keys: Sequence[str]) -> tuple[int, list[tuple[Any, ...]]]:
+    def paid(self, keys: Sequence[str]) -> tuple[int, list[sqlite3.Row]]:
         """The number of the last row, and what calls up to it cost."""
         with self._lock:
             (last,) = self._file.execute("SELECT MAX(id) FROM calls").fetchone()
         query = f"{_PAID} WHERE key IN ({{}}) AND id <= {last or 0}"
         return last or 0, list(self._rows(query, keys))
 
-    def paid_since(self, last: int) -> list[tuple[Any, ...]]:
+    def paid_since(self, last: int) -> list[sqlite3.Row]:
         """What later calls cost, inside a transaction of :meth:`writing`."""
         query = f"{_PAID} WHERE id > ? ORDER BY id"
         return self._file.execute(query, (last,)).fetchall()
@@ -284,7 +275,7 @@ class Journal:
             "SELECT key, response FROM calls WHERE response IS NOT NULL AND "
             "error_kind IS NOT 'DamagedRow' AND key IN ({}) ORDER BY id"
         )
-        return dict(self._rows(query, keys))
+        return {row["key"]: row["response"] for row in self._rows(query, keys)}
 
     def usage(
         self, prices: Prices | None = None, *, batch_share: float = 1.0
@@ -312,13 +303,10 @@ class Journal:
         )
         if prices is not None:
             check_prices(prices, table["model"])
-            read, written = (
-                table["model"].map({name: pair[at] for name, pair in prices.items()})
-                for at in (0, 1)
-            )
-            cost = table["prompt_tokens"] * read + table["completion_tokens"] * written
-            table["cost"] = cost.astype(float) / 1e6
-            table.loc[table["source"] == "batch", "cost"] *= batch_share
+            pairs = np.reshape([prices[name] for name in table["model"]], (-1, 2))
+            used = table[["prompt_tokens", "completion_tokens"]].to_numpy(float)
+            share = np.where(table["source"] == "batch", batch_share, 1.0)
+            table["cost"] = (used * pairs).sum(axis=1) / 1e6 * share
         return table.set_index(["model", "source"])
 
     def failures(self) -> pd.DataFrame:
@@ -352,9 +340,8 @@ class Journal:
         self.close()
 
     def _table(self, query: str) -> pd.DataFrame:
-        with self._lock, closing(self._file.execute(query)) as cursor:
-            names = [column[0] for column in cursor.description]
-            return pd.DataFrame(cursor.fetchall(), columns=names)
+        with self._lock:
+            return pd.read_sql_query(query, self._file)
 
 
 def save_recording(
@@ -409,9 +396,10 @@ def play_recording(path: str | Path, journal: Journal) -> dict[str, str]:
     calls = []
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     for row, request in zip(rows, requests, strict=True):
-        found = known.get(row["key"])
+        key, found = row["key"], known.get(row["key"])
         if found is None or (row["status"] == "ok" and isinstance(found, Failure)):
-            calls.append(_recorded_call(row, request))
+            result, said = _result(row), row["response"]
+            calls.append(Call(key, request, result, said, "recorded", row["time"]))
     journal.add(calls)
     return {str(name): str(value) for name, value in table.attrs.items()}
 
@@ -435,23 +423,10 @@ def _requests(table: pd.DataFrame, where: str) -> list[Request]:
     return found
 
 
-def _recorded_call(row: Mapping[Any, Any], request: Request) -> Call:
-    names = ("error_kind", "error_message", "http_status", "request_id")
-    result: Answer | Failure = Failure(*(row[name] for name in names))
+def _result(row: Mapping[Any, Any] | sqlite3.Row) -> Answer | Failure:
+    """What a row of the journal or of a recording says of a call."""
+    name = row["request_id"]
     if row["status"] == "ok":
-        body = decode(row["response"])
-        result = read_answer(request.protocol, body, row["request_id"])
-    counts = (row[f"{name}_tokens"] for name in ("prompt", "completion", "reasoning"))
-    usage, source = TokenUsage(*counts), "recorded"
-    said, when = row["response"], row["time"]
-    return Call(
-        row["key"],
-        request.protocol,
-        request.model,
-        result,
-        said,
-        usage,
-        source,
-        request,
-        when,
-    )
+        return read_answer(row["protocol"], row["response"], name)
+    kind, message, status, *tokens = (row[column] for column in _FAILURE.split(", "))
+    return Failure(kind, message, status, name, TokenUsage(*tokens))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple, Self
 
@@ -18,9 +19,9 @@ from ..answers import Answer, AnswerToken
 from ..bounds import LOST, LabelMass, ListedToken, Position
 from ..verbalizer import Verbalizer
 
-_NO_LABEL = "The server lists nothing that is a label."
 _BYTES_A_TOKEN = 4  # tokens of common words are longer
 _CERTAIN = 1 - 1e-12
+_KEPT = 10_000  # beginnings of answers that are looked up once
 
 
 class _Continuations(NamedTuple):
@@ -42,31 +43,33 @@ class LabelTexts:
     )
 
     @classmethod
+    @lru_cache(maxsize=16)
     def build(
         cls,
-        labels: Sequence[str],
+        labels: tuple[str, ...],
         *,
         family: str = "exact",
-        spellings: Mapping[str, Sequence[str]] | None = None,
+        spellings: tuple[tuple[str, Sequence[str]], ...] = (),
         after: str = "",
-        ends: Sequence[str] = (),
+        ends: tuple[str, ...] = (),
         turn_ends: bool = False,
     ) -> LabelTexts:
-        given = Verbalizer(labels, family=family, spellings=spellings or {})
+        """Texts behind a prompt that ends in ``after``; a pair a label's spellings."""
+        given = Verbalizer(labels, family=family, spellings=dict(spellings))
         for end in ends:
             if not isinstance(end, str) or not end:
                 raise ValueError(f"terminator must not be empty, as in {ends!r}.")
         owners: dict[bytes, int] = {}
-        for index, label in enumerate(given.labels):
+        for index, label in enumerate(labels):
             for way in product(given.leads(label, after), given.texts(label)):
                 text = "".join(way)
                 owner = owners.setdefault(text.encode("utf-8"), index)
                 if owner != index:
                     raise ValueError(
-                        f"labels {given.labels[owner]!r} and {label!r} share the text "
+                        f"labels {labels[owner]!r} and {label!r} share the text "
                         f"{text!r}; make them differ."
                     )
-        found = cls(tuple(given.labels), owners, tuple(ends), turn_ends)
+        found = cls(labels, owners, ends, turn_ends)
         found._check_overlaps()
         return found
 
@@ -97,8 +100,9 @@ class LabelTexts:
 
     def continuations(self, data: bytes) -> _Continuations:
         """How an answer that begins so, up to a token's end, can go on to labels."""
-        if data in self._seen:
-            return self._seen[data]
+        known = self._seen.get(data)  # in one step: threads share what is built once
+        if known is not None:
+            return known
         whole, counts = self.owners.get(data), np.zeros(len(self.labels))
         texts = tuple(text for text in self.owners if text.startswith(data))
         if whole is not None and not self.has_end:
@@ -112,6 +116,8 @@ class LabelTexts:
             counts[list(owned)] += 1
         if whole is not None and self.has_end:
             counts[whole] = np.inf  # nobody knows how many tokens begin with an end
+        if len(self._seen) >= _KEPT:
+            self._seen.clear()
         found = self._seen[data] = _Continuations(texts, steps, counts)
         return found
 
@@ -229,12 +235,13 @@ class HostedScores:
     unlisted: np.ndarray
     unresolved: np.ndarray
     calls: np.ndarray
-    problems: list[str | None]
+    problems: np.ndarray
 
     @classmethod
-    def _of(cls, shares: np.ndarray, problems: Sequence[Any], **known: Any) -> Self:
+    def _of(cls, shares: np.ndarray, **known: Any) -> Self:
         n, gaps = len(shares), ("off_label", "off_list", "unlisted", "unresolved")
         parts: dict[str, Any] = {
+            "shares": shares,
             "low": np.zeros_like(shares),
             "high": np.ones_like(shares),
             "best": np.where(np.isnan(shares[:, 0]), -1, shares.argmax(axis=1)),
@@ -242,12 +249,12 @@ class HostedScores:
             **dict.fromkeys(gaps, np.full(n, np.nan)),
             **known,
         }
-        kinds = {"best": int, "calls": int, "decided": bool}
+        kinds = {"best": int, "calls": int, "decided": bool, "problems": object}
         arrays: dict[str, Any] = {
             name: np.asarray(part, kinds.get(name, float))
             for name, part in parts.items()
         }
-        return cls(shares, problems=list(problems), **arrays)
+        return cls(**arrays)
 
     @classmethod
     def of_masses(
@@ -269,10 +276,9 @@ class HostedScores:
         gaps = ("off_list", "unlisted", "unresolved")
         return cls._of(
             shares,
-            [
-                w or (None if n else _NO_LABEL)
-                for w, n in zip(problems, total, strict=True)
-            ],
+            problems=_told(
+                problems, total, "The server lists nothing that is a label."
+            ),
             low=np.fmin(low, shares),  # what rounding takes off an end
             high=np.fmax(high, shares),
             decided=[ends["decided"] for ends in limits],
@@ -293,10 +299,9 @@ class HostedScores:
         low = np.where(valid, np.clip(low, 0, shares), 0.0)
         high = np.where(valid, np.clip(high, shares, 1), 1.0)
         none = np.where(answers, counts[:, -1] / np.maximum(answers, 1), np.nan)
-        whys = zip(problems, valid[:, 0], strict=True)
         return cls._of(
             shares,
-            [why or (None if n else "No answer is a label.") for why, n in whys],
+            problems=_told(problems, valid[:, 0], "No answer is a label."),
             low=low,
             high=high,
             decided=[
@@ -319,7 +324,8 @@ class HostedScores:
         report = np.where(best < 0, np.nan, reports)[:, None]
         others = (1 - report) / (n_labels - 1)
         shares = np.where(np.arange(n_labels) == best[:, None], report, others)
-        return cls._of(shares, problems, best=best, calls=np.where(best < 0, 1, 2))
+        calls = np.where(best < 0, 1, 2)
+        return cls._of(shares, problems=problems, best=best, calls=calls)
 
     @property
     def known(self) -> np.ndarray:
@@ -327,8 +333,12 @@ class HostedScores:
 
     def take(self, rows: Sequence[int]) -> Self:
         at = np.asarray(rows, dtype=np.intp)
-        parts: dict[str, Any] = vars(self) | {
-            "problems": np.array(self.problems, object)
-        }
-        taken = {name: part[at] for name, part in parts.items()}
-        return type(self)(**taken | {"problems": taken["problems"].tolist()})
+        return type(self)(**{name: part[at] for name, part in vars(self).items()})
+
+
+def _told(
+    problems: Sequence[str | None], known: Sequence[float], why: str
+) -> list[str | None]:
+    """Problems, and why nothing is known where nothing is."""
+    pairs = zip(problems, known, strict=True)
+    return [problem or (None if n else why) for problem, n in pairs]

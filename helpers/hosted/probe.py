@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ..answers import Answer, AnswerToken, Failure
+from ..answers import PROTOCOLS, Answer, AnswerToken, Failure
 from .client import ask
 from .journal import Journal
-from .requests import (
-    LEAST_TOKENS,
-    build_request,
-    open_client,
-    plain_url,
-)
+from .requests import build_request, open_client, plain_url
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -115,14 +108,13 @@ class Probe:
         return pd.DataFrame(rows, columns=["verdict", "seen"], index=index)
 
     def __str__(self) -> str:
-        wide = max(map(len, self.findings), default=0)
-        lines = [
-            f"{n:<{wide}}  {f.verdict:<7}  {f.seen}" for n, f in self.findings.items()
-        ]
-        return (
+        head = (
             f"{self.model} at {self.base_url} ({self.requests} requests, "
-            f"{self.prompt_tokens} tokens read, {self.completion_tokens} written)\n"
-        ) + "\n".join(lines)
+            f"{self.prompt_tokens} tokens read, {self.completion_tokens} written)"
+        )
+        wide, rows = max(map(len, self.findings)), self.findings.items()
+        lines = [f"{name:<{wide}}  {f.verdict:<7}  {f.seen}" for name, f in rows]
+        return "\n".join([head, *lines])
 
 
 def probe(
@@ -154,11 +146,8 @@ def probe(
         Where answers are kept; what is in it is not asked again.
     """
     options = {"concurrency": concurrency, "retries": retries, "timeout": timeout}
-    with ExitStack() as stack:
-        if journal is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            journal = stack.enter_context(Journal(Path(folder) / "probe.sqlite"))
-        asker = _Asker(open_client(client), model, journal, options)
+    with nullcontext(journal) if journal else Journal(":memory:") as kept:
+        asker = _Asker(open_client(client), model, kept, options)
         findings, working = _protocols(asker)
         asker.protocol, asker.working = (working or ["chat"])[0], working
         for name, look in _QUESTIONS.items() if working else ():
@@ -222,7 +211,8 @@ class _Asker:
             known = {"old_limit": self.old_limit, **self.settings.get(by, {})}
             bare = known.pop("bare", False)
             settings = {"top_logprobs": 20, "temperature": 0.0, **known, **change}
-            settings["max_tokens"] = max(change.get("max_tokens", 1), LEAST_TOKENS[by])
+            least = PROTOCOLS[by].least_tokens
+            settings["max_tokens"] = max(change.get("max_tokens", 1), least)
             request = build_request(model=self.model, prompt=prompt, **settings)
             requests.append(request.without_logprobs() if bare else request)
         results = ask(
@@ -253,15 +243,16 @@ def _protocols(asker: _Asker) -> tuple[dict[str, Finding], list[str]]:
             asker.settings[name] = change
             (found[name],) = asker.ask(_COLOUR, protocol=name)
     findings = {}
+    working = []
     for name, result in found.items():
         if isinstance(result, Answer):
+            working.append(name)
             findings[name] = Finding("yes", f"It answered {result.text[:40]!r}.")
         else:
             lasting = "no" if result.status in (400, 404, 405, 422, 501) else "unclear"
             findings[name] = Finding(lasting, result.message[:200])
     if isinstance(found["chat"], Answer):
         findings["max_completion_tokens"] = _limit(asker, found["chat"])
-    working = [name for name in _PROTOCOLS if isinstance(found[name], Answer)]
     shown = [name for name in working if _first(found[name])]
     if working:
         seen = f"By {', '.join(shown)}." if shown else f"None by {', '.join(working)}."

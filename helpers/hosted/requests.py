@@ -11,10 +11,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlsplit, urlunsplit
 
-from ..answers import Answer, Failure, TokenUsage, UnreadableAnswer, decode, read_answer
+from ..answers import (
+    PROTOCOLS,
+    Answer,
+    Failure,
+    TokenUsage,
+    UnreadableAnswer,
+    read_answer,
+)
 from ..checks import check_between, check_choice, check_count, check_not_negative
 
 if TYPE_CHECKING:
@@ -22,18 +29,8 @@ if TYPE_CHECKING:
 
 Prices = Mapping[str, tuple[float, float]]
 
-# What the body calls the prompt, and where a server takes it.
-PROMPTS = {"chat": "messages", "responses": "input", "completions": "prompt"}
-PATHS = {
-    "chat": "/v1/chat/completions",
-    "responses": "/v1/responses",
-    "completions": "/v1/completions",
-}
-# The fewest tokens that a protocol lets one ask for.
-LEAST_TOKENS = {"chat": 1, "responses": 16, "completions": 1}
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _WISHES = ("logprobs", "top_logprobs", "include")
-_MOST_REDIRECTS = 5
 _MOST_BYTES = 32 * 2**20  # lists of 20 for 4,096 tokens take 8
 _STREAMED = {"X-Stainless-Raw-Response": "stream"}
 
@@ -82,12 +79,12 @@ class Request:
     draw: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("protocol", self.protocol, tuple(PROMPTS))
+        check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         check_count("draw", self.draw, least=0)
-        sent = self.arguments
-        if "model" not in sent or PROMPTS[self.protocol] not in sent:
+        sent, prompt = self.arguments, PROTOCOLS[self.protocol].prompt
+        if "model" not in sent or prompt not in sent:
             raise ValueError(
-                f"arguments must name model and {PROMPTS[self.protocol]}, not only "
+                f"arguments must name model and {prompt}, not only "
                 f"{', '.join(sent) or 'nothing'}."
             )
         for name, least in (("stream", False), ("n", 1), ("best_of", 1)):
@@ -118,7 +115,7 @@ class Request:
                 "budget needs requests that limit their answers: give max_tokens."
             )
         body = json.dumps(dict(self.arguments), ensure_ascii=False).encode()
-        prompt = self.arguments[PROMPTS[self.protocol]]
+        prompt = self.arguments[PROTOCOLS[self.protocol].prompt]
         # Room for what a server adds to each message, and to the whole: roles, marks.
         extra = 16 * (1 if isinstance(prompt, str) else len(prompt)) + 32
         return TokenUsage(len(body) + extra, self.limit)
@@ -174,32 +171,21 @@ def build_request(
     >>> build_request("completions", "m", "2 + 2 =", max_tokens=1).limit
     1
     """
-    check_choice("protocol", protocol, tuple(PROMPTS))
+    way = PROTOCOLS[check_choice("protocol", protocol, tuple(PROTOCOLS))]
     check_count("max_tokens", max_tokens, least=0 if options.get("echo") else 1)
-    check_count("top_logprobs", top_logprobs, least=0)
-    check_between("top_logprobs", top_logprobs, 0, 20, closed=True)
+    if check_count("top_logprobs", top_logprobs, least=0) > 20:
+        raise ValueError(
+            f"top_logprobs must lie between 0 and 20, not {top_logprobs!r}."
+        )
     if temperature is not None:
         check_between("temperature", temperature, 0, 2, closed=True)
     if not isinstance(prompt, (str, list, tuple)) or not prompt:
         raise ValueError(f"prompt must be a text or a list, not {prompt!r}.")
     if isinstance(prompt, str) and protocol != "completions":
         prompt = [{"role": "user", "content": prompt}]
-    arguments: dict[str, Any] = {
-        "model": model,
-        PROMPTS[protocol]: prompt if isinstance(prompt, str) else list(prompt),
-    }
-    if protocol == "chat":
-        limit = "max_tokens" if old_limit else "max_completion_tokens"
-        arguments |= {limit: max_tokens, "logprobs": True, "top_logprobs": top_logprobs}
-    elif protocol == "responses":
-        arguments |= {
-            "max_output_tokens": max_tokens,
-            "include": ["message.output_text.logprobs"],
-            "top_logprobs": top_logprobs,
-            "store": False,  # a server of OpenAI would keep texts for 30 days
-        }
-    else:
-        arguments |= {"max_tokens": max_tokens, "logprobs": top_logprobs}
+    asked = prompt if isinstance(prompt, str) else list(prompt)
+    arguments: dict[str, Any] = {"model": model, way.prompt: asked}
+    arguments |= way.ask(max_tokens, top_logprobs, old_limit=old_limit)
     if temperature is not None:
         arguments["temperature"] = float(temperature)
     draw = options.pop("draw", 0)
@@ -207,8 +193,10 @@ def build_request(
 
 
 def check_prices(prices: Prices | None, models: Iterable[str]) -> None:
-    for model in () if prices is None else models:
-        pair = (prices or {}).get(model, ())
+    if prices is None:
+        return
+    for model in models:
+        pair = prices.get(model, ())
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(
                 f"prices must hold {model!r}: a pair, for a million tokens read and "
@@ -227,23 +215,19 @@ def plain_url(base_url: str) -> str:
 
 def check_client(client: object) -> None:
     """Stop if this is no address and no client, or if logs would show its key."""
+    address = str(getattr(client, "base_url", client))
+    if "@" in urlsplit(address).netloc:
+        raise ValueError(
+            "client must not have a user or password in its base_url, where logs would "
+            "show it: give an openai.AsyncOpenAI with default_headers."
+        )
     if isinstance(client, str):
-        if "@" in urlsplit(client).netloc:
-            raise ValueError(
-                "client must not be an address with a user or password, which would be "
-                "shown: give an openai.AsyncOpenAI."
-            )
         return
     from openai import AsyncOpenAI
 
     if not isinstance(client, AsyncOpenAI):
         raise TypeError(
             f"client must be an openai.AsyncOpenAI, not {type(client).__name__}."
-        )
-    if "@" in urlsplit(str(client.base_url)).netloc:
-        raise ValueError(
-            "client must not have a user or password in its base_url, where logs "
-            "would show it: give default_headers."
         )
     if not re.fullmatch(r"[!-~]*", client.api_key):
         raise ValueError(
@@ -253,19 +237,17 @@ def check_client(client: object) -> None:
 
 
 def open_client(client: AsyncOpenAI | str, key: str | None = None) -> AsyncOpenAI:
+    """A client for an address, which gets no key but the one given or OpenAI's own."""
+    check_client(client)
     if not isinstance(client, str):
         return client
     from openai import AsyncOpenAI, Omit
 
-    check_client(client)
     said = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
     names = {line.partition(":")[0].strip() for line in said} - {""}
     names |= {"OpenAI-Organization", "OpenAI-Project"}
-    opened = AsyncOpenAI(
-        api_key=key or "-",
-        base_url=client,
-        default_headers=cast(Any, {name: Omit() for name in names}),
-    )
+    omitted: Any = {name: Omit() for name in names}
+    opened = AsyncOpenAI(api_key=key or "-", base_url=client, default_headers=omitted)
     # As the library reads the address, which is where it will send to.
     url = opened.base_url
     host = url.host.rstrip(".").lower()
@@ -277,9 +259,8 @@ def open_client(client: AsyncOpenAI | str, key: str | None = None) -> AsyncOpenA
         )
     is_openai = host == "api.openai.com" or host.endswith(".api.openai.com")
     if key is None and is_openai and url.scheme == "https" and url.port is None:
-        return AsyncOpenAI(
-            api_key=os.environ.get("OPENAI_API_KEY") or "-", base_url=client
-        )
+        known = os.environ.get("OPENAI_API_KEY") or "-"
+        return AsyncOpenAI(api_key=known, base_url=client)
     return opened
 
 
@@ -290,7 +271,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Secrets:
+class _Secrets:
     """The keys that a client sends, in whatever header or query, to be hidden."""
 
     def __init__(self, client: AsyncOpenAI) -> None:
@@ -324,54 +305,37 @@ class Secrets:
 
 async def attempt(
     client: AsyncOpenAI, request: Request, *, silence: float, total: float, end: float
-) -> tuple[Answer | Failure, str | None, TokenUsage, Exception | None]:
-    """Ask once: the result, what the server said, its bill, an error that may pass."""
-    said, name, usage, trouble = None, None, TokenUsage(), None
-    secrets = Secrets(client)
+) -> tuple[Answer | Failure, str | None, Exception | None]:
+    """Ask once: the result, what the server said, an error that may pass."""
+    said, name, usage, secrets = None, None, TokenUsage(), _Secrets(client)
     try:
         async with asyncio.timeout_at(end):
             said, name = await _send(client, request)
         said = secrets.hide(said)
         name = name and secrets.hide_in_message(name)
-        body = decode(said)
-        usage = TokenUsage.of(body)
-        return read_answer(request.protocol, body, name), said, usage, None
+        return read_answer(request.protocol, said, name), said, None
     # Whatever a server sends, it concerns this request alone.
     except Exception as error:
-        if said is None:
-            trouble = error
-            with suppress(Exception):  # a refusal may carry a bill, too
-                usage = TokenUsage.of(decode(vars(error)["response"].text))
+        with suppress(Exception):  # a refusal may carry a bill, too
+            bill = vars(error)["response"].text if said is None else said
+            usage = TokenUsage.of(json.loads(bill))
         text = secrets.hide_in_message(_explain(error, secrets, silence, total))
         name = name or secrets.hide_in_message(getattr(error, "request_id", "") or "")
         status = getattr(error, "status_code", None)
-        failure = Failure(type(error).__name__, text, status, name or None)
-        return failure, said, usage, trouble
+        failure = Failure(type(error).__name__, text, status, name or None, usage)
+        return failure, said, error if said is None else None
 
 
 async def _send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]:
-    from openai import APIConnectionError, APIStatusError, APITimeoutError
+    from openai import APIConnectionError, APITimeoutError
 
-    url = PATHS[request.protocol].removeprefix("/v1")
-    for left in reversed(range(_MOST_REDIRECTS + 1)):
-        try:
-            said: Any = await client.post(
-                url,
-                cast_to=object,
-                body=dict(request.arguments),
-                # The body is read below, as far as it is of a size to read.
-                options={"headers": _STREAMED, "follow_redirects": False},
-            )
-            break
-        except APIStatusError as error:
-            following, here = error.response.next_request, client.base_url
-            # After 303, what to send would be something else.
-            if following is None or error.status_code == 303 or not left:
-                raise
-            goal = following.url
-            if goal.copy_with(raw_path=b"/") != here.copy_with(raw_path=b"/"):
-                raise
-            url = str(goal)
+    said: Any = await client.post(
+        PROTOCOLS[request.protocol].path.removeprefix("/v1"),
+        cast_to=object,
+        body=dict(request.arguments),
+        # The body is read below, as far as it is of a size to read.
+        options={"headers": _STREAMED, "follow_redirects": False},
+    )
     response = said.http_response
     text = bytearray()
     try:
@@ -393,7 +357,7 @@ async def _send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]
     return text.decode("utf-8", "replace"), response.headers.get("x-request-id")
 
 
-def _explain(error: Exception, secrets: Secrets, silence: float, total: float) -> str:
+def _explain(error: Exception, secrets: _Secrets, silence: float, total: float) -> str:
     import openai
 
     if isinstance(error, TimeoutError):

@@ -6,18 +6,19 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..answers import Answer, Failure
+from ..answers import PROTOCOLS, Answer, Failure
 from ..checks import check_between, check_choice, check_count
 from ..prompted import OffLabelWarning
 from ..prompts import Prompt, seam
 from .client import RunStopped, Transport, ask
 from .journal import Journal
 from .labels import HostedScores, LabelTexts, LabelTree
-from .requests import LEAST_TOKENS, Request, build_request
+from .requests import Request, build_request
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -103,13 +104,15 @@ class Rounds:
     models: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def scores(self, texts: list[str]) -> HostedScores:
-        first = [self._request(text) for text in texts]
+        render = self.prompt.messages if self.prompt.chat else self.prompt.plain
+        prompts = list(map(render, texts))
+        first = [self._request(prompt) for prompt in prompts]
         # The first text shows whether the server hides what all the others need.
         results = self._ask(first[:1], [0], may_hide=True)
         if not any(map(_hides, results)):
             results += self._ask(first[1:], range(1, len(first)))
         if not any(map(_hides, results)) or any(map(_shows, results)):
-            return self._followed(texts, results)
+            return self._followed(prompts, results)
         if self.fallback is None:
             raise ValueError(
                 f"The server gives no log-probabilities for {self.model!r} by "
@@ -118,8 +121,8 @@ class Rounds:
                 "model how sure it is; see probe()."
             )
         if self.fallback == "sampling":
-            return self._counted(texts)
-        return self._reported(texts)
+            return self._counted(prompts)
+        return self._reported(prompts)
 
     def _ask(
         self, requests: list[Request], rows: Iterable[int], *, may_hide: bool = False
@@ -152,40 +155,35 @@ class Rounds:
             )
         return results
 
-    def _request(self, text: str, begun: bytes = b"", **changes: Any) -> Request:
-        asked: Any = self._put(text)
-        if isinstance(asked, str):
-            asked += begun.decode("utf-8")
+    def _request(self, prompt: Any, begun: bytes = b"", **changes: Any) -> Request:
+        written = begun.decode("utf-8")
+        if isinstance(prompt, str):
+            prompt += written
         elif begun:
-            asked.append({"role": "assistant", "content": begun.decode("utf-8")})
+            prompt = [*prompt, {"role": "assistant", "content": written}]
             changes |= self.how.continue_with or {}
-        return self._built(asked, self.labels.tokens_to_go(begun), **changes)
-
-    def _put(self, text: str) -> Any:
-        prompt = self.prompt
-        return prompt.messages(text) if prompt.chat else prompt.plain(text)
-
-    def _built(self, prompt: Any, tokens: int, **changes: Any) -> Request:
         arguments = {
-            "max_tokens": max(tokens, LEAST_TOKENS[self.protocol]),
+            "max_tokens": self.labels.tokens_to_go(begun),
             "top_logprobs": self.how.top_logprobs,
             "temperature": self.how.temperature,
             "old_limit": self.how.old_limit,
             **(self.how.options or {}),
             **changes,
         }
+        least = PROTOCOLS[self.protocol].least_tokens
+        arguments["max_tokens"] = max(arguments["max_tokens"], least)
         return build_request(self.protocol, self.model, prompt, **arguments)
 
     def _followed(
-        self, texts: list[str], results: list[Answer | Failure]
+        self, prompts: list[Any], results: list[Answer | Failure]
     ) -> HostedScores:
-        trees = [LabelTree(self.labels) for _ in texts]
-        calls, most = [0] * len(texts), self.how.max_calls_per_text
+        trees = [LabelTree(self.labels) for _ in prompts]
+        calls, most = [0] * len(prompts), self.how.max_calls_per_text
         goes_on = self.protocol == "completions" or (
             self.protocol == "chat" and self.how.continue_with is not None
         )
-        problems: list[str | None] = [None] * len(texts)
-        asked = [(row, b"") for row in range(len(texts))]
+        problems: list[str | None] = [None] * len(prompts)
+        asked = [(row, b"") for row in range(len(prompts))]
         while asked:
             for (row, prefix), result in zip(asked, results, strict=True):
                 calls[row] += 1
@@ -198,7 +196,7 @@ class Rounds:
                 if calls[row] < most
                 for data in self._open(trees[row])[: most - calls[row]]
             ]
-            requests = [self._request(texts[row], data) for row, data in asked]
+            requests = [self._request(prompts[row], data) for row, data in asked]
             results = self._ask(requests, [row for row, _ in asked])
         masses = [tree.mass() for tree in trees]
         reach = [(mass.lower + mass.gain).sum() for mass in masses]
@@ -225,28 +223,26 @@ class Rounds:
         return [data for data, p in ways if data and p > self.how.tolerance]
 
     def _said(
-        self, texts: list[str], draws: int, **changes: Any
+        self, prompts: list[Any], draws: int, **changes: Any
     ) -> tuple[list[Answer | Failure], list[int | None]]:
-        length = self.labels.tokens_to_go(b"") + _WORDS
-        changes["max_tokens"] = max(length, LEAST_TOKENS[self.protocol])
+        changes["max_tokens"] = self.labels.tokens_to_go(b"") + _WORDS
         seed, requests = (self.how.options or {}).get("seed"), []
-        for text in texts:
-            for draw in range(draws):
-                if seed is not None:
-                    # With the same seed, all draws would be the same.
-                    changes["seed"] = seed + draw
-                request = self._request(text, draw=draw, **changes)
-                requests.append(request.without_logprobs())
+        for prompt, draw in product(prompts, range(draws)):
+            if seed is not None:
+                # With the same seed, all draws would be the same.
+                changes["seed"] = seed + draw
+            request = self._request(prompt, draw=draw, **changes)
+            requests.append(request.without_logprobs())
         answers = self._ask(requests, [at // draws for at in range(len(requests))])
         return answers, [
             self.labels.read(answer) if isinstance(answer, Answer) else None
             for answer in answers
         ]
 
-    def _counted(self, texts: list[str]) -> HostedScores:
+    def _counted(self, prompts: list[Any]) -> HostedScores:
         draws = self.how.draws
-        answers, given = self._said(texts, draws, temperature=1.0)
-        counts = np.zeros((len(texts), len(self.labels.labels) + 1), dtype=int)
+        answers, given = self._said(prompts, draws, temperature=1.0)
+        counts = np.zeros((len(prompts), len(self.labels.labels) + 1), dtype=int)
         problems: list[str | None] = []
         alike = []
         for row, count in enumerate(counts):
@@ -266,29 +262,31 @@ class Rounds:
                 "agreement means nothing: see probe().",
                 stacklevel=6,
             )
-        return HostedScores.of_votes(counts, [draws] * len(texts), problems)
+        return HostedScores.of_votes(counts, [draws] * len(prompts), problems)
 
-    def _reported(self, texts: list[str]) -> HostedScores:
-        from ..self_report import read_report
+    def _reported(self, prompts: list[Any]) -> HostedScores:
+        from ..self_report import read_report  # and with it torch
 
-        answers, given = self._said(texts, 1)
-        problems: list[str | None] = [None] * len(texts)
+        answers, given = self._said(prompts, 1)
+        problems: list[str | None] = [None] * len(prompts)
         rows, requests = [], []
         for row, (label, answer) in enumerate(zip(given, answers, strict=True)):
             if label is None:
                 problems[row] = f"The answer is no label: {_words(answer)}."
                 continue
-            name, asked = self.labels.labels[label], self._put(texts[row])
+            name, asked = self.labels.labels[label], prompts[row]
             question = self.how.question or _QUESTION
             if isinstance(asked, str):
                 lead = seam(self.prompt.plain("A"), name)
                 asked += f"{lead}{name}\n{question}"
             else:
                 turns = (("assistant", name), ("user", question))
-                asked += [{"role": role, "content": said} for role, said in turns]
+                said = [{"role": role, "content": words} for role, words in turns]
+                asked = [*asked, *said]
             rows.append(row)
-            requests.append(self._built(asked, _WORDS).without_logprobs())
-        reports = [float("nan")] * len(texts)
+            request = self._request(asked, max_tokens=_WORDS)
+            requests.append(request.without_logprobs())
+        reports = [float("nan")] * len(prompts)
         for row, answer in zip(rows, self._ask(requests, rows), strict=True):
             words = answer.text.lstrip() if isinstance(answer, Answer) else ""
             cut = isinstance(answer, Answer) and answer.finish_reason == "length"

@@ -25,7 +25,6 @@ from .resampling import (
 )
 from .scores import (
     BrierDecomposition,
-    RiskCoverage,
     aurc,
     auroc,
     brier_score,
@@ -43,7 +42,6 @@ __all__ = [
     "CalibrationSums",
     "Interval",
     "NoiseFloor",
-    "RiskCoverage",
     "aurc",
     "auroc",
     "bootstrap_interval",

@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import norm as normal
 from scipy.stats import t as student
-from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
@@ -25,7 +24,7 @@ from ..checks import (
     check_rng,
     evaluation_of,
 )
-from .resampling import Interval, bootstrapped, drawn_groups
+from .resampling import Interval, drawn_groups
 
 ClassNorm = Literal["l1", "squared"]
 _ENDS = ("", "_low", "_high")
@@ -75,9 +74,12 @@ def class_table(
     parts = ["accuracy", *confidences, *(f"{name}_gap" for name in confidences)]
     columns = ["n", *(f"{part}{end}" for part in parts for end in _ENDS)]
     check_different(columns, f"the table of {list(confidences)!r}")
-    stated = _read_confidences(confidences, predicted, correct)
-    rows_of = (predicted, correct, *confidences.values())
-    member = None if groups is None else check_groups(groups, *rows_of)
+    together = (predicted, correct, *confidences.values())
+    stated = {
+        name: check_probabilities(values, name, *together).astype(float)
+        for name, values in confidences.items()
+    }
+    member = None if groups is None else check_groups(groups, *together)
     rows = []
     for at in range(len(classes)):
         own = codes == at
@@ -174,26 +176,31 @@ def class_gap_difference(
     outcome = check_outcomes(correct, predicted)
     if len(confidences) != 2:
         raise ValueError(f"confidences must be two; there are {len(confidences)}.")
-    given = {f"confidences[{at}]": part for at, part in enumerate(confidences)}
-    stated = _read_confidences(given, predicted, correct)
+    together = (predicted, correct, *confidences)
     member = np.arange(len(codes))
     if groups is not None:
-        member = check_groups(groups, predicted, correct, *confidences)
+        member = check_groups(groups, *together)
     order = np.argsort(codes, kind="stable")
     starts = np.append(0, np.cumsum(sizes)[:-1])
+    gaps = []
+    for at, part in enumerate(confidences):
+        values = check_probabilities(part, f"confidences[{at}]", *together)
+        gaps.append((values.astype(float) - outcome)[order])
 
     def difference(weights: np.ndarray, norm: str) -> np.ndarray:
         means = []
-        for values in stated.values():
-            gap = (values - outcome)[order]
+        for gap in gaps:
             parts = np.stack([weights, weights * gap, weights * gap**2])
             sums = np.add.reduceat(parts, starts, axis=-1)[..., sizes >= min_n]
             means.append(_mean_over_classes(sums, norm))
         return means[0] - means[1]
 
     draws = drawn_groups(member[order], n_resamples, generator)
+    found = np.concatenate([difference(weights, "squared") for weights in draws])
     once = np.ones((1, len(codes)))
-    return bootstrapped(["squared"], difference, once, draws, level)["squared"]
+    value, plain = (float(difference(once, x)[0]) for x in ("squared", "plain"))
+    # Resampled debiased gaps spread around the plain ones of the data.
+    return Interval.of_draws(value, found, level, plain)
 
 
 class WeightedMean(NamedTuple):
@@ -295,9 +302,7 @@ def _accuracy(right: np.ndarray, groups: np.ndarray | None, level: float) -> Int
         if 0 < rate < 1:
             error = weighted_mean(right, np.ones(n), clusters=groups).standard_error
             size = n / max(1.0, error**2 * (n - 1) / (rate * (1 - rate)))
-    alpha = 2 * float(normal.sf(reach))
-    low, high = proportion_confint(rate * size, size, alpha=alpha, method="wilson")
-    return Interval(rate, float(low), float(high))
+    return Interval.of_share(rate * size, size, 1 - 2 * float(normal.sf(reach)))
 
 
 def _mean(values: np.ndarray, groups: np.ndarray | None, level: float) -> Interval:
@@ -337,16 +342,6 @@ def _read_sizes(predicted: ArrayLike, min_n: int) -> tuple[np.ndarray, np.ndarra
             f"min_n must be at most {most}, of the largest class, not {min_n}."
         )
     return codes, sizes
-
-
-def _read_confidences(
-    confidences: Mapping[str, ArrayLike], *rows: Any
-) -> dict[str, np.ndarray]:
-    stated: dict[str, np.ndarray] = {}
-    for name, given in confidences.items():
-        together = (*rows, *(confidences[known] for known in stated))
-        stated[name] = check_probabilities(given, name, *together).astype(float)
-    return stated
 
 
 def _variance(score: np.ndarray, stratum: np.ndarray) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -65,10 +64,9 @@ def classwise_calibration_error(
     probabilities: ArrayLike,
     truth: ArrayLike,
     *,
-    average: Literal["macro"] | None = "macro",
     binning: Binning = UNIFORM,
     norm: Norm = "l1",
-) -> Any:
+) -> float:
     """Classwise calibration error: each class's probability against its frequency.
 
     The mean over classes k of the ECE of p_k against truth = k (Nixon et al., 2019).
@@ -77,8 +75,6 @@ def classwise_calibration_error(
     ----------
     probabilities, truth
         See :func:`top_label`.
-    average : {"macro", None}, default="macro"
-        None gives the error of each class, as a dict.
     binning, norm
         See :func:`expected_calibration_error`.
 
@@ -88,33 +84,30 @@ def classwise_calibration_error(
     >>> round(classwise_calibration_error(p, [0, 0, 1, 1]), 3)
     0.15
     """
-    check_choice("average", "macro" if average is None else average, ("macro",))
-    values, classes, actual = check_classified(probabilities, truth)
-    columns = {
-        name: (np.ascontiguousarray(values[:, at]), actual == at)
-        for at, name in enumerate(classes)
-    }
-    return _error_of_classes(columns, average, binning, norm)
+    values, _, actual = check_classified(probabilities, truth)
+    errors = [
+        expected_calibration_error(column, actual == at, binning=binning, norm=norm)
+        for at, column in enumerate(values.T.copy())
+    ]
+    return float(np.mean(errors))
 
 
 def top_label_calibration_error(
     probabilities: ArrayLike,
     truth: ArrayLike,
     *,
-    average: Literal["weighted", "macro"] | None = "weighted",
     binning: Binning = UNIFORM,
     norm: Norm = "l1",
-) -> Any:
+) -> float:
     """Top-label calibration error: the ECE within each predicted class.
 
-    Over- and underconfident classes do not cancel out (Gupta and Ramdas, ICLR 2022).
+    Their mean, by the rows of each: over- and underconfident classes do not cancel out
+    (Gupta and Ramdas, ICLR 2022).
 
     Parameters
     ----------
     probabilities, truth, binning, norm
         See :func:`classwise_calibration_error`.
-    average : {"weighted", "macro", None}, default="weighted"
-        Mean by rows predicted, plain mean, or a dict with the error of each class.
 
     Examples
     --------
@@ -122,15 +115,19 @@ def top_label_calibration_error(
     >>> round(top_label_calibration_error(p, [0, 0, 1, 0]), 3)
     0.25
     """
-    words = ("weighted", "macro")
-    check_choice("average", words[0] if average is None else average, words)
-    values, classes, actual = check_classified(probabilities, truth)
+    values, _, actual = check_classified(probabilities, truth)
     predicted, confidence = values.argmax(axis=1), values.max(axis=1)
-    parts = {
-        classes[at]: (confidence[predicted == at], actual[predicted == at] == at)
-        for at in np.unique(predicted)
-    }
-    return _error_of_classes(parts, average, binning, norm)
+    classes, sizes = np.unique(predicted, return_counts=True)
+    errors = [
+        expected_calibration_error(
+            confidence[predicted == at],
+            actual[predicted == at] == at,
+            binning=binning,
+            norm=norm,
+        )
+        for at in classes
+    ]
+    return float(np.average(errors, weights=sizes))
 
 
 def debiased_calibration_error(
@@ -166,10 +163,12 @@ def debiased_calibration_error(
     if norm == "l1":
         sums = sums.filled
         rate = sums.accuracy
-        gap = sums.mean_confidence - rate
-        noise = np.sqrt(rate * (1 - rate) / sums.count)
-        error = 2 * np.abs(gap) - _mean_of_folded(gap, noise)
-        return float(np.average(error, weights=sums.count))
+        gap = np.abs(sums.mean_confidence - rate)
+        noise = np.maximum(np.sqrt(rate * (1 - rate) / sums.count), 1e-99)
+        # E|X| for normal X, the folded normal distribution.
+        expected = gap * (1 - 2 * normal.cdf(-gap / noise))
+        expected += 2 * noise * normal.pdf(gap / noise)
+        return float(np.average(2 * gap - expected, weights=sums.count))
     squared = float(sums.debiased_error())
     return squared if norm == "squared" else float(np.sqrt(max(squared, 0.0)))
 
@@ -194,29 +193,3 @@ def smooth_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float
 def _binned(confidence: ArrayLike, correct: ArrayLike, binning: Binning) -> BinSums:
     values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     return Bins.of(values, binning).sums(values, outcome)
-
-
-def _error_of_classes(
-    parts: Mapping[Any, tuple[np.ndarray, np.ndarray]],
-    average: str | None,
-    binning: Binning,
-    norm: Norm,
-) -> Any:
-    """The error of each class, by its confidences and outcomes, or their mean."""
-    errors = {
-        name: expected_calibration_error(*rows, binning=binning, norm=norm)
-        for name, rows in parts.items()
-    }
-    if average is None:
-        return errors
-    sizes = [len(confidence) for confidence, _ in parts.values()]
-    weights = sizes if average == "weighted" else None
-    return float(np.average(list(errors.values()), weights=weights))
-
-
-def _mean_of_folded(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """E|X| for normal X (the folded normal distribution)."""
-    safe = np.where(deviation > 0, deviation, 1.0)
-    ratio = mean / safe
-    folded = 2 * safe * normal.pdf(ratio) + mean * (1 - 2 * normal.cdf(-ratio))
-    return np.where(deviation > 0, folded, np.abs(mean))

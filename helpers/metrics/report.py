@@ -11,15 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from statsmodels.stats.proportion import proportion_confint
 
-from ..checks import (
-    check_between,
-    check_choice,
-    check_rng,
-    check_rows,
-    evaluation_of,
-)
+from ..checks import check_between, check_choice, check_rng, check_rows, evaluation_of
 from .bins import UNIFORM, Binning, Bins
 from .errors import debiased_calibration_error, expected_calibration_error
 from .resampling import Cells, Interval, NoiseFloor, bootstrap_interval, noise_floor
@@ -84,9 +77,7 @@ class CalibrationReport:
     @property
     def accuracy(self) -> Interval:
         """Share of correct rows, with Wilson's interval."""
-        right, alpha = int(self.correct.sum()), 1 - self.level
-        ends = proportion_confint(right, self.n, alpha=alpha, method="wilson")
-        return Interval(right / self.n, *map(float, ends))
+        return Interval.of_share(int(self.correct.sum()), self.n, self.level)
 
     @property
     def mean_confidence(self) -> float:

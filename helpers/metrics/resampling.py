@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
@@ -47,18 +48,24 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of_share(cls, right: float, n: float, level: float) -> Interval:
+        """The share of right among n, with Wilson's interval."""
+        low, high = proportion_confint(right, n, alpha=1 - level, method="wilson")
+        return cls(right / n, float(low), float(high))
 
-def quantile_interval(
-    value: float, found: np.ndarray, level: float, pivot: float | None = None
-) -> Interval:
-    """Quantiles of resampled values; with a pivot, reflected about the value."""
-    found = found[np.isfinite(found)]
-    if not len(found):
-        return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    if pivot is None:
-        return Interval(value, low, high)
-    return Interval(value, value + pivot - high, value + pivot - low)
+    @classmethod
+    def of_draws(
+        cls, value: float, found: np.ndarray, level: float, pivot: float | None = None
+    ) -> Interval:
+        """Quantiles of resampled values; with a pivot, reflected about the value."""
+        found = found[np.isfinite(found)]
+        if not len(found):
+            return cls(value, np.nan, np.nan)
+        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
+        if pivot is None:
+            return cls(value, low, high)
+        return cls(value, value + pivot - high, value + pivot - low)
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,7 @@ class Cells:
         key = np.stack([outcome, place, bins.index(confidence)])
         rows = np.lexsort(key)
         key = key[:, rows]
-        new = (
-            np.any(np.diff(key) != 0, axis=0) if merge else np.ones(len(rows) - 1, bool)
-        )
+        new = np.any(np.diff(key) != 0, axis=0) | (not merge)
         starts = np.append(0, np.flatnonzero(new) + 1)
         count = np.diff(np.append(starts, len(rows)))
         filled, first = np.unique(key[2, starts], return_index=True)
@@ -131,6 +136,12 @@ class Cells:
             shape, chance = (height, len(self.count)), self.means["confidence"]
             yield self.sums(self.count, generator.binomial(self.count, chance, shape))
 
+    def resampled(self, n: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        """How often each cell is drawn, in tables of one row a resample."""
+        n_rows = int(self.count.sum())
+        for height in self.batches(n):
+            yield generator.multinomial(n_rows, self.count / n_rows, height)
+
     def floor(
         self, norm: Norm, level: float, n: int, generator: np.random.Generator
     ) -> NoiseFloor:
@@ -150,11 +161,9 @@ class Cells:
         sums = self.sums(weights, right)
         if measure == "squared":
             return sums.debiased_error()
-        return (
-            sums.error("l2") ** 2
-            if measure == "plain"
-            else sums.error(_BINNED[measure])
-        )
+        if measure == "plain":
+            return sums.error("l2") ** 2
+        return sums.error(_BINNED[measure])
 
     def _auroc(self, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
         right, wrong = (np.add.reduceat(x, self.ties, axis=1) for x in (right, wrong))
@@ -257,7 +266,10 @@ def bootstrap_interval(
     generator = check_rng(rng)
     values, outcome, codes = check_rows(confidence, correct, groups, unanswered=True)
     cells = Cells.of(values, outcome, Bins.of(values, binning), merge=codes is None)
-    draws = _drawn_cells(cells, codes, n_resamples, generator)
+    if codes is None:
+        draws = cells.resampled(n_resamples, generator)
+    else:
+        draws = drawn_groups(codes[cells.rows], n_resamples, generator)
     once = cells.count[None, :]
     found = bootstrapped(names, cells.measured, once, draws, level, tuple(_BINNED))
     for name, interval in found.items():
@@ -344,7 +356,8 @@ def bootstrapped(
         if name == "squared":
             # Resampled debiased errors spread around the plain ones of the data.
             pivot = float(measured(once, "plain")[0])
-        intervals[name] = quantile_interval(value, np.concatenate(parts), level, pivot)
+        draws_of = np.concatenate(parts)
+        intervals[name] = Interval.of_draws(value, draws_of, level, pivot)
     return intervals
 
 
@@ -356,21 +369,6 @@ def drawn_groups(
     even = np.full(n_groups, 1 / n_groups)
     for height in _batches(n_resamples, len(groups)):
         yield generator.multinomial(n_groups, even, height)[:, groups]
-
-
-def _drawn_cells(
-    cells: Cells,
-    groups: np.ndarray | None,
-    n_resamples: int,
-    generator: np.random.Generator,
-) -> Iterator[np.ndarray]:
-    """How often each cell is drawn, in tables of one row a resample."""
-    if groups is not None:
-        yield from drawn_groups(groups[cells.rows], n_resamples, generator)
-        return
-    n = int(cells.count.sum())
-    for height in cells.batches(n_resamples):
-        yield generator.multinomial(n, cells.count / n, height)
 
 
 def _batches(n: int, width: int) -> Iterator[int]:

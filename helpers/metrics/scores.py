@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from mapie.metrics import calibration as mapie
 from numpy.typing import ArrayLike
 from scipy.stats import norm as normal
@@ -166,30 +167,30 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     return float(roc_auc_score(outcome, values))
 
 
-@dataclass(frozen=True)
-class RiskCoverage:
-    """Share of rows at or above each ``threshold``, and the error rate among them."""
-
-    threshold: np.ndarray
-    coverage: np.ndarray
-    risk: np.ndarray
-    evaluation: str = "unstated"
-
-
-def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
+def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> pd.DataFrame:
     """Selective risk: the error rate among rows at or above each distinct confidence.
 
     See El-Yaniv and Wiener (JMLR 11, 2010); the arguments are those of :func:`aurc`.
 
+    Returns
+    -------
+    pandas.DataFrame
+        Each ``threshold``, from high to low, ``coverage``, the share of rows that reach
+        it, and ``risk``, the error rate among these. ``attrs["evaluation"]`` says
+        whether any was fitted on.
+
     Examples
     --------
-    >>> risk_coverage_curve([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0]).risk.round(3)
-    array([0.   , 0.333, 0.5  ])
+    >>> curve = risk_coverage_curve([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0])
+    >>> curve["risk"].round(3).tolist()
+    [0.0, 0.333, 0.5]
     """
     values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     threshold, answered, wrong = _by_threshold(values, outcome)
-    state = evaluation_of(confidence)[0]
-    return RiskCoverage(threshold, answered / len(values), wrong / answered, state)
+    columns = {"coverage": answered / len(values), "risk": wrong / answered}
+    curve = pd.DataFrame({"threshold": threshold} | columns)
+    curve.attrs["evaluation"] = evaluation_of(confidence)[0]
+    return curve
 
 
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:

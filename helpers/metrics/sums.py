@@ -11,18 +11,16 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import norm as normal
-from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
-    check_choice,
     check_count,
     check_labels,
     check_outcomes,
     check_probabilities,
     check_rng,
 )
-from .bins import NORMS, UNIFORM, Binning, Bins, BinSums, Norm
+from .bins import UNIFORM, Binning, Bins, BinSums
 from .report import measure_table
 from .resampling import Cells, Interval, NoiseFloor
 
@@ -39,8 +37,8 @@ class CalibrationSums:
 
     Take the sums of each shard with :meth:`of` and add them with ``+``, in any order.
     Only the sums of each narrow cell of [0, 1], and of each predicted class, are kept,
-    however many the rows. Bins of equal width are exact; :meth:`auroc` and the noise
-    floor lose the order inside cells.
+    however many the rows. Bins of equal width are exact; the AUROC and the noise floor
+    lose the order inside cells.
 
     Examples
     --------
@@ -140,97 +138,23 @@ class CalibrationSums:
         """Number of rows whose outcome is known."""
         return int(self.cells.count.sum())
 
-    @property
-    def n_correct(self) -> int:
-        """How many of them are correct."""
-        return int(self.cells.correct.sum())
-
-    @property
-    def mean_confidence(self) -> float:
-        """Mean confidence of the rows whose outcome is known."""
-        return float(self.cells.confidence.sum() / self._some())
-
-    @property
-    def mean_confidence_of_all(self) -> float:
-        """Mean confidence of all the rows; NaN where there are none."""
-        n = self.n + self.n_unlabelled
-        total = self.cells.confidence.sum() + self.unlabelled_confidence
-        return float(total / n) if n else np.nan
-
-    @property
-    def brier(self) -> float:
-        """Brier score of the confidence: see :func:`brier_score`."""
-        return self.squared / self._some()
-
-    @property
-    def log_loss(self) -> float:
-        """Log loss; infinite where ``n_impossible`` is not 0."""
-        return np.inf if self.n_impossible else self.loss / self._some()
-
     def accuracy(self, *, level: float = 0.95) -> Interval:
         """Share of correct rows, with Wilson's interval."""
         check_between("level", level, 0, 1)
-        n, right = self._some(), self.n_correct
-        ends = proportion_confint(right, n, alpha=1 - level, method="wilson")
-        return Interval(right / n, *map(float, ends))
-
-    def gap(self, *, level: float = 0.95) -> Interval:
-        """Mean confidence minus accuracy; normal interval, for independent rows."""
-        check_between("level", level, 0, 1)
-        n = self._some()
-        value = float((self.cells.confidence.sum() - self.n_correct) / n)
-        if n == 1:
-            return Interval(value, np.nan, np.nan)
-        # The mean square of confidence − correct is the Brier score.
-        variance = max(self.brier - value**2, 0.0) / (n - 1)
-        reach = float(normal.ppf((1 + level) / 2) * np.sqrt(variance))
-        return Interval(value, value - reach, value + reach)
+        return Interval.of_share(int(self.cells.correct.sum()), self._some(), level)
 
     def bins(self, n_bins: int = UNIFORM.n) -> BinSums:
         """Sums of bins [a, b) of equal width, whose number divides that of cells."""
-        shape = n_bins, self._width(n_bins)
-        return BinSums(*(getattr(self.cells, x).reshape(shape).sum(1) for x in _SUMS))
+        n = self.n_cells
+        if n % check_count("n_bins", n_bins):
+            raise ValueError(f"n_bins must divide the {n} cells; it is {n_bins}.")
+        rows = (getattr(self.cells, x).reshape(n_bins, -1) for x in _SUMS)
+        return BinSums(*(row.sum(axis=1) for row in rows))
 
-    def calibration_error(self, *, n_bins: int = UNIFORM.n, norm: Norm = "l1") -> float:
+    def calibration_error(self, *, n_bins: int = UNIFORM.n) -> float:
         """What :func:`expected_calibration_error` gives for bins of equal width."""
-        check_choice("norm", norm, NORMS)
-        sums = self.bins(n_bins)
         self._some()
-        return float(sums.error(norm))
-
-    def auroc(self) -> Interval:
-        """AUROC, with bounds for the worst and the best order of rows inside cells."""
-        n, n_correct = self.n, self.n_correct
-        if n_correct in (0, n):
-            raise ValueError(f"correct must hold both outcomes; {n_correct} of {n} do.")
-        right = self.cells.correct.astype(float)
-        wrong = self.cells.count - right
-        pairs = n_correct * (n - n_correct)
-        tied = float(right @ wrong / pairs)
-        low = float(right @ (np.cumsum(wrong) - wrong) / pairs)
-        return Interval(low + tied / 2, low, low + tied)
-
-    def noise_floor(
-        self,
-        *,
-        n_bins: int = UNIFORM.n,
-        norm: Norm = "l1",
-        level: float = 0.95,
-        n_simulations: int = 1000,
-        rng: np.random.Generator | int | None = 0,
-    ) -> NoiseFloor:
-        """As :func:`helpers.metrics.noise_floor`, at each cell's mean confidence."""
-        check_choice("norm", norm, NORMS)
-        check_between("level", level, 0, 1)
-        check_count("n_simulations", n_simulations)
-        of_cell = np.flatnonzero(self.cells.count) // self._width(n_bins)
-        generator = check_rng(rng)
-        self._some()
-        bins, starts = np.unique(of_cell, return_index=True)
-        filled = self.cells.filled
-        means = {"confidence": filled.mean_confidence.clip(0, 1)}
-        cells = Cells(filled.count, means, starts, bins, starts, of_cell)
-        return cells.floor(norm, level, n_simulations, generator)
+        return float(self.bins(n_bins).error("l1"))
 
     def by_class(self, *, level: float = 0.95) -> pd.DataFrame:
         """One row a predicted class, the most frequent first.
@@ -257,27 +181,31 @@ class CalibrationSums:
         rng: np.random.Generator | int | None = 0,
     ) -> pd.DataFrame:
         """The measures of :class:`CalibrationReport` that sums and outcomes allow."""
-        binned = self.bins(n_bins)
+        check_between("level", level, 0, 1)
+        check_count("n_simulations", n_simulations)
+        generator = check_rng(rng)
+        binned, n = self.bins(n_bins), self.n
+        total = float(self.cells.confidence.sum())
+        n_all, of_all = n + self.n_unlabelled, total + self.unlabelled_confidence
         measures: dict[str, float | Interval] = {
-            "rows": self.n,
+            "rows": n,
             "rows without outcome": self.n_unlabelled,
-            "mean confidence, of all rows": self.mean_confidence_of_all,
+            "mean confidence, of all rows": of_all / n_all if n_all else np.nan,
         }
-        if self.n:
-            n_draws, one_sided = n_simulations, self.n_correct in (0, self.n)
-            floor = self.noise_floor(n_bins=n_bins, n_simulations=n_draws, rng=rng)
+        if n:
+            floor = self._noise_floor(n_bins, n_simulations, generator)
             measures |= {
                 "accuracy": self.accuracy(level=level),
-                "mean confidence": self.mean_confidence,
-                "confidence − accuracy": self.gap(level=level),
+                "mean confidence": total / n,
+                "confidence − accuracy": self._gap(level),
                 "ECE": float(binned.error("l1")),
                 "noise floor, mean": floor.mean,
                 "noise floor, 95 %": floor.upper,
                 "debiased squared error": float(binned.debiased_error()),
                 "MCE": float(binned.error("max")),
-                "Brier score": self.brier,
-                "log loss": self.log_loss,
-                "AUROC": np.nan if one_sided else self.auroc(),
+                "Brier score": self.squared / n,
+                "log loss": np.inf if self.n_impossible else self.loss / n,
+                "AUROC": self._auroc(),
             }
         notes = {
             "rows": "outcome known; what follows is of these",
@@ -315,48 +243,72 @@ class CalibrationSums:
             **{name: getattr(read, name) for name in _SCALARS},
         )
 
+    def _gap(self, level: float) -> Interval:
+        """Mean confidence minus accuracy; normal interval, for independent rows."""
+        n, value = self.n, float(self.bins(1).error("signed"))
+        if n == 1:
+            return Interval(value, np.nan, np.nan)
+        # The mean square of confidence − correct is the Brier score.
+        variance = max(self.squared / n - value**2, 0.0) / (n - 1)
+        reach = float(normal.ppf((1 + level) / 2) * np.sqrt(variance))
+        return Interval(value, value - reach, value + reach)
+
+    def _auroc(self) -> float | Interval:
+        """AUROC, with bounds for the worst and the best order of rows inside cells."""
+        right = self.cells.correct.astype(float)
+        wrong = self.cells.count - right
+        pairs = right.sum() * wrong.sum()
+        if not pairs:
+            return np.nan
+        tied = float(right @ wrong / pairs)
+        low = float(right @ (np.cumsum(wrong) - wrong) / pairs)
+        return Interval(low + tied / 2, low, low + tied)
+
+    def _noise_floor(
+        self, n_bins: int, n_simulations: int, generator: np.random.Generator
+    ) -> NoiseFloor:
+        """As :func:`helpers.metrics.noise_floor`, at each cell's mean confidence."""
+        of_cell = np.flatnonzero(self.cells.count) // (self.n_cells // n_bins)
+        bins, starts = np.unique(of_cell, return_index=True)
+        filled = self.cells.filled
+        means = {"confidence": filled.mean_confidence.clip(0, 1)}
+        cells = Cells(filled.count, means, starts, bins, starts, of_cell)
+        return cells.floor("l1", 0.95, n_simulations, generator)
+
     def _some(self) -> int:
         if not self.n:
             n = self.n_unlabelled
             raise ValueError(f"correct must be known of a row; it is of none of {n:,}.")
         return self.n
 
-    def _width(self, n_bins: int) -> int:
-        width, rest = divmod(self.n_cells, check_count("n_bins", n_bins))
-        if rest:
-            n = self.n_cells
-            raise ValueError(f"n_bins must divide the {n} cells; it is {n_bins}.")
-        return width
-
 
 _Count = Annotated[int, Field(ge=0)]
 _Sum = Annotated[float, Field(ge=0)]
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Columns(BaseModel):
-    model_config = _STRICT
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     count: list[_Count]
     confidence: list[_Sum]
     correct: list[_Count]
+
+
+class _Classes(_Columns):
     n_unlabelled: list[_Count]
     unlabelled_confidence: list[_Sum]
 
 
-class _Stored(BaseModel):
-    model_config = _STRICT
+class _Stored(_Columns):
     format: Literal["helpers.metrics.CalibrationSums/1"]
     clip: Annotated[float, Field(gt=0, lt=0.5)] | None
     count: Annotated[list[_Count], Field(min_length=1)]
-    confidence: list[_Sum]
-    correct: list[_Count]
     squared: _Sum
     loss: _Sum
     n_impossible: _Count
     n_unlabelled: _Count
     unlabelled_confidence: _Sum
     classes: list[str]
-    by_class: _Columns
+    by_class: _Classes
 
 
 def _by_class(

@@ -18,7 +18,6 @@ from .style import ABOVE, DOTS, LIMIT, LOOKS, OPEN, PALETTE, STAMP, WIDTH, Look,
 
 if TYPE_CHECKING:
     from ..decisions import CertifiedThreshold, ThresholdChoice, Verification
-    from ..metrics import RiskCoverage
 
 _FEWEST = 20
 _FEW_POINTS = 30
@@ -210,7 +209,7 @@ def plot_monitor(
 
 @figure
 def plot_risk_coverage(
-    curves: Mapping[str, RiskCoverage],
+    curves: Mapping[str, pd.DataFrame],
     *,
     marks: Mapping[str, Verification] | None = None,
     max_risk: float | None = None,
@@ -222,7 +221,7 @@ def plot_risk_coverage(
 
     Parameters
     ----------
-    curves : mapping of str to RiskCoverage
+    curves : mapping of str to pandas.DataFrame
         Names, and results of :func:`helpers.metrics.risk_coverage_curve`.
     marks : mapping of str to Verification, optional
         Names, and results of :func:`helpers.decisions.verify`: a point with intervals
@@ -237,13 +236,15 @@ def plot_risk_coverage(
     ax = ax or plt.subplots(figsize=(WIDTH, 4.0))[1]
     top = 0.0 if max_risk is None else 1.3 * max_risk
     for at, (name, curve) in enumerate(curves.items()):
-        smallest = np.diff(curve.coverage, prepend=0.0).min()
-        shown = curve.coverage >= min(_FEWEST * smallest, 0.1) - 1e-9
-        risk = curve.risk[shown]
+        coverage, risk = curve["coverage"], curve["risk"]
+        smallest = np.diff(coverage, prepend=0.0).min()
+        shown = coverage >= min(_FEWEST * smallest, 0.1) - 1e-9
+        risk = risk[shown]
         marker = DOTS[at]["marker"] if len(risk) <= _FEW_POINTS else ""
         look = LOOKS[at] | Look({"marker": marker, "markersize": 4})
-        label = name + (" (IN-SAMPLE)" if curve.evaluation == "in-sample" else "")
-        ax.plot(curve.coverage[shown], risk, **look, label=label)
+        seen = curve.attrs.get("evaluation") == "in-sample"
+        label = name + (" (IN-SAMPLE)" if seen else "")
+        ax.plot(coverage[shown], risk, **look, label=label)
         top = max(top, 1.1 * risk.max())
     if max_risk is not None:
         ax.axhline(max_risk, **LIMIT, label=f"risk allowed: {_percent(max_risk)}")
