@@ -288,7 +288,8 @@ def accuracy_above_table(
     table = pd.DataFrame(rows)
     above, right = table["above"].to_numpy(), table["right"].to_numpy()
     errors, some = above - right, above > 0
-    ends = proportion_confint(right, above, 1 - level, method="beta")
+    n = np.maximum(above, 1)
+    ends = proportion_confint(right, n, 1 - level, method="beta")
     first = table.index // len(models) * len(models)
     counts = np.stack([errors[first], errors, above[first], above], axis=1)
     tests = [error_rate_difference(row[:2], row[2:]) for row in counts.tolist()]
