@@ -67,10 +67,7 @@ def add_lora(
         base_model_name_or_path=base,
         task_type="CAUSAL_LM",
     )
-    devices = [network.device] if network.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        _inject(config, network)
+    _inject(config, network, seed)
 
 
 def adapter_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
@@ -99,14 +96,10 @@ def load_adapter(network: PreTrainedModel, folder: Path) -> None:
         raise ValueError(
             f"{folder} must hold a LoRA adapter, not one of {config.peft_type}."
         )
-    with torch.random.fork_rng(devices=[]):
-        _inject(config, network)
+    _inject(config, network)
     weights = read_weights(folder / _WEIGHTS)
     own = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
-    shapes = [
-        {n: w.shape for n, w in found.items()} for found in (own, _state(network))
-    ]
-    if shapes[0] != shapes[1]:
+    if _shapes(own) != _shapes(_state(network)):
         raise ValueError(f"{folder} must fit the network; it is for another one.")
     peft.set_peft_model_state_dict(network, own)
 
@@ -123,14 +116,21 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def _inject(config: peft.LoraConfig, network: PreTrainedModel) -> None:
-    peft.inject_adapter_in_model(config, network, _NAME)
+def _inject(config: peft.LoraConfig, network: PreTrainedModel, seed: int = 0) -> None:
+    devices = [network.device] if network.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, network, _NAME)
     for name, weight in network.named_parameters():
         is_adapter_weight = ".lora_" in name
         weight.requires_grad_(is_adapter_weight and not config.inference_mode)
         if is_adapter_weight:
             # In half precision, small steps of training would be lost.
             weight.data = weight.data.float()
+
+
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def _state(network: PreTrainedModel) -> dict[str, torch.Tensor]:

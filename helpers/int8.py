@@ -9,10 +9,11 @@ its rounding errors would shift all answers alike.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,8 @@ Label: complaint
 """
 _MARK = "_how_sure_int8"
 _TINY = 1e-12  # a row of zeros has no scale
-_unrounded: ContextVar[bool] = ContextVar("unrounded", default=False)
+# Whether inputs meet the rounded weights as they are.
+is_unrounded: ContextVar[bool] = ContextVar("is_unrounded", default=False)
 
 
 @cache
@@ -69,52 +71,31 @@ def to_int8(network: PreTrainedModel, sample: list[int]) -> None:
     network.requires_grad_(False)
     window = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     largest: dict[str, torch.Tensor] = {}
-    listening = []
-    for name, part in parts.items():
 
-        def listen(_: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
-            found = inputs[0].abs().flatten(0, -2).amax(0)
-            largest[name] = torch.maximum(found, largest.get(name, found))
+    def listen(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found = inputs[0].abs().flatten(0, -2).amax(0)
+        largest[name] = torch.maximum(found, largest.get(name, found))
 
-        listening.append(part.register_forward_pre_hook(listen))
-    try:
-        with torch.inference_mode():
-            network(input_ids=torch.tensor([sample[:window]]), use_cache=False)
-    finally:
-        for one in listening:
-            one.remove()
+    with ExitStack() as listening, torch.inference_mode():
+        for name, part in parts.items():
+            hook = part.register_forward_pre_hook(partial(listen, name))
+            listening.enter_context(hook)
+        network(input_ids=torch.tensor([sample[:window]]), use_cache=False)
     for name, part in parts.items():
         if name not in largest:  # an expert that the sample does not ask, for one
             largest[name] = part.weight.abs().amax(0)
-    for group in _with_equal_inputs(largest):
-        weights = torch.cat([parts[name].weight for name in group])
-        factors = spreading(largest[group[0]], weights)
-        for name in group:
-            network.set_submodule(name, Int8Linear(parts[name], factors))
+    for _, neighbours in groupby(largest.items(), _inputs):
+        names = [name for name, _ in neighbours]
+        group = Int8Linear.group([parts[name] for name in names], largest[names[0]])
+        for name, layer in zip(names, group, strict=True):
+            network.set_submodule(name, layer)
     setattr(network, _MARK, True)
 
 
-def _with_equal_inputs(largest: dict[str, torch.Tensor]) -> Iterator[list[str]]:
-    """Names of neighbours that got the same inputs, such as queries, keys, values."""
-
-    def parent(name: str) -> str:
-        return name.removesuffix(".base_layer").rpartition(".")[0]
-
-    group: list[str] = []
-    for name, found in largest.items():
-        if group and not (
-            parent(name) == parent(group[0]) and torch.equal(found, largest[group[0]])
-        ):
-            yield group
-            group = []
-        group.append(name)
-    if group:
-        yield group
-
-
-def spreading(largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """What each input is multiplied by, and its weights are divided by."""
-    return (_lifted(weight.abs().amax(0)) / _lifted(largest)).sqrt()
+def _inputs(measured: tuple[str, torch.Tensor]) -> tuple[str, list[float]]:
+    """Alike for neighbours that got the same, such as queries, keys and values."""
+    name, largest = measured
+    return name.removesuffix(".base_layer").rpartition(".")[0], largest.tolist()
 
 
 def _lifted(largest: torch.Tensor) -> torch.Tensor:
@@ -130,16 +111,11 @@ def is_int8(network: nn.Module) -> bool:
 @contextmanager
 def unrounded_inputs() -> Iterator[None]:
     """Let inputs meet the rounded weights as they are, which is slow."""
-    token = _unrounded.set(True)
+    token = is_unrounded.set(True)
     try:
         yield
     finally:
-        _unrounded.reset(token)
-
-
-def rounds_inputs() -> bool:
-    """Whether inputs are rounded, as they are but for :func:`unrounded_inputs`."""
-    return not _unrounded.get()
+        is_unrounded.reset(token)
 
 
 @dataclass(frozen=True)
@@ -175,13 +151,23 @@ class Int8Linear(nn.Module):
         self._packed: torch.Tensor | None = None
         self._no_shift = torch.zeros(len(scales), dtype=torch.int64)
 
+    @classmethod
+    def group(
+        cls, layers: Sequence[nn.Linear], largest: torch.Tensor
+    ) -> list[Int8Linear]:
+        """Layers for the same inputs, of which the largest are known."""
+        weights = torch.cat([layer.weight for layer in layers])
+        # What each input is multiplied by, and its weights are divided by.
+        factors = (_lifted(weights.abs().amax(0)) / _lifted(largest)).sqrt()
+        return [cls(layer, factors) for layer in layers]
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         rows = inputs.reshape(-1, self.in_features)
-        if rounds_inputs():
-            found = self.product(Rounded.of(rows * self.factors))
+        if is_unrounded.get():
+            weight = self.codes * self.scales[:, None]
+            found = nn.functional.linear(rows * self.factors, weight, self.bias)
         else:
-            found = (rows * self.factors) @ (self.codes * self.scales[:, None]).T
-            found = found if self.bias is None else found + self.bias
+            found = self.product(Rounded.of(rows * self.factors))
         return found.view(*inputs.shape[:-1], self.out_features)
 
     def product(self, rows: Rounded) -> torch.Tensor:
@@ -207,7 +193,7 @@ class Int8Linear(nn.Module):
 def share_rounding(layers: Sequence[nn.Module]) -> bool:
     """Whether layers can take the same :class:`Rounded` inputs."""
     first = layers[0]
-    return rounds_inputs() and all(
+    return not is_unrounded.get() and all(
         isinstance(layer, Int8Linear) and layer.factors is first.factors
         for layer in layers
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -129,16 +130,11 @@ class LanguageModel:
         asked = Source(name, device, dtype, quantize, precision)
         if (found := _loaded.get(asked)) is not None:
             return found
-        source = checkpoints.check_source(asked)
-        if checkpoints.is_adapter(
-            name
-        ):  # never kept: its files may be others next time
-            called = Path(name).resolve().name
-            return cls(
-                *checkpoints.load_checkpoint(*source), name=called, source=source
-            )
+        source = asked.checked()
+        if source.is_adapter:  # never kept: its files may be others next time
+            return cls(*source.load(), name=Path(name).resolve().name, source=source)
         if (found := _loaded.get(source)) is None:
-            found = cls(*checkpoints.load_checkpoint(*source), name=name, source=source)
+            found = cls(*source.load(), name=name, source=source)
         _loaded[asked] = _loaded[source] = found
         return found
 
@@ -148,7 +144,7 @@ class LanguageModel:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.source is None:
             return LanguageModel, (self.network, self.tokenizer, self.name)
-        return partial(LanguageModel.load, **Source(*self.source)._asdict()), ()
+        return partial(LanguageModel.load, **self.source._asdict()), ()
 
     @property
     def device(self) -> torch.device:
@@ -172,10 +168,9 @@ class LanguageModel:
     def window(self) -> int | None:
         """The most tokens the model can read, None where nothing says so."""
         config = self.network.config.get_text_config()
-        lengths = [getattr(config, "max_position_embeddings", None)]
-        lengths.append(getattr(self.tokenizer, "model_max_length", None))
-        known = [int(n) for n in lengths if n is not None and n < _UNKNOWN_LENGTH]
-        return min(known, default=None)
+        told = getattr(config, "max_position_embeddings", None)
+        known = (told, getattr(self.tokenizer, "model_max_length", None))
+        return min((n for n in known if n and n < _UNKNOWN_LENGTH), default=None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -236,7 +231,12 @@ class LanguageModel:
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:
-        return checkpoints.control_tokens(self.tokenizer)
+        """What spells a control token, longest first; no single characters."""
+        known = self.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in known if token.special}
+        special |= set(self.tokenizer.all_special_tokens)
+        longer = [token for token in special if len(token) > 1]
+        return tuple(sorted(longer, key=lambda token: (-len(token), token)))
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
@@ -249,11 +249,24 @@ class LanguageModel:
 
     @cached_property
     def _unmarking(self) -> Tokenizer:
-        return checkpoints.dropping_marks(self.tokenizer, MARK)
+        """A copy that finds no control token where a mark is, and reads no marks."""
+        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for token in told["added_tokens"]:
+            token["normalized"] &= not token["special"]  # looked for before marks go
+        drop = {"type": "Replace", "pattern": {"String": MARK}, "content": ""}
+        steps = [drop, told["normalizer"]] if told["normalizer"] else [drop]
+        told |= {"truncation": None, "padding": None}
+        told["normalizer"] = {"type": "Sequence", "normalizers": steps}
+        return Tokenizer.from_str(json.dumps(told))
 
     @cached_property
     def _added_behind(self) -> int:
-        return checkpoints.added_behind(self.tokenizer)
+        """How many tokens, such as an end of text, a tokenizer puts behind a text."""
+        bare = self.tokenizer("x", add_special_tokens=False).input_ids
+        whole = self.tokenizer("x").input_ids
+        extra = len(whole) - len(bare)
+        before = (at for at in range(extra) if whole[at : at + len(bare)] == bare)
+        return extra - next(before, extra)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Decode each id by itself, spaces and line breaks kept."""
@@ -306,12 +319,10 @@ class LanguageModel:
                 f"{self.name} has no chat template: it is a base model. Use a plain "
                 "prompt instead, best with a few examples."
             )
-        said = [part for turn in examples for part in turn] + [message]
-        first = [] if system is None else [system]
-        if literal:
-            said, first = list(map(self.fill, said)), list(map(self.fill, first))
+        fill: Callable[[str], str] = self.fill if literal else str
+        said = [*(part for turn in examples for part in turn), message]
         turns = [
-            {"role": "assistant" if at % 2 else "user", "content": part}
+            {"role": "assistant" if at % 2 else "user", "content": fill(part)}
             for at, part in enumerate(said)
         ]
         put = partial(
@@ -319,13 +330,13 @@ class LanguageModel:
             tokenize=False,
             add_generation_prompt=True,
         )
+        if system is None:
+            return str(put(turns))
+        first = fill(system)
         try:
-            said_first = [{"role": "system", "content": part} for part in first]
-            return str(put(said_first + turns))
+            return str(put([{"role": "system", "content": first}, *turns]))
         except TemplateError:
-            if not first:
-                raise
-            turns[0]["content"] = f"{first[0]}\n\n{turns[0]['content']}"
+            turns[0]["content"] = f"{first}\n\n{turns[0]['content']}"
             return str(put(turns))
 
     @torch.inference_mode()
@@ -335,7 +346,7 @@ class LanguageModel:
         row = torch.tensor([ids], device=self.device)
         logits = self.network(input_ids=row, use_cache=False).logits[0, -1]
         logprobs = logits.cpu().double().log_softmax(-1).numpy()
-        check_logprobs(self, logprobs[None], [0])
+        self.check_logprobs(logprobs[None], [0])
         return logprobs
 
     def next_tokens(self, prompt: str, k: int = 10) -> NextTokens:
@@ -424,6 +435,20 @@ class LanguageModel:
         )
         return texts if temperature > 0 else texts * n
 
+    def check_logprobs(self, values: np.ndarray, rows: Sequence[int]) -> None:
+        """Raise ModelError for the first row of NaN, infinity, or no probability."""
+        top = values.max(axis=1)
+        for at in np.flatnonzero(~np.isfinite(top)).tolist():
+            what = "NaN or infinity"
+            if top[at] == -np.inf:
+                what = "none of the labels any probability (-inf for each)"
+            raise ModelError(
+                f"{self.name} gives {what} for text {rows[at]}. Either numbers "
+                f"overflow in {self.network.dtype}: load it with dtype='float32' (or "
+                "'bfloat16') and without quantisation; or weights are damaged: load it "
+                "anew."
+            )
+
     def _checked_ids(self, prompt: object, more: int = 0) -> list[int]:
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a string, not {type(prompt).__name__}.")
@@ -440,7 +465,7 @@ class LanguageModel:
 
     def _checked_logits(self, _: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         top = logits.float().log_softmax(-1).amax(-1, keepdim=True)
-        check_logprobs(self, top.cpu().numpy(), [0] * len(top))
+        self.check_logprobs(top.cpu().numpy(), [0] * len(top))
         return logits
 
     def _read_once(self, rows: torch.Tensor) -> transformers.DynamicCache | None:
@@ -454,22 +479,6 @@ class LanguageModel:
         )
         cache.batch_repeat_interleave(len(rows))
         return cache
-
-
-def check_logprobs(
-    model: LanguageModel, values: np.ndarray, rows: Sequence[int]
-) -> None:
-    """Raise ModelError for the first row of NaN, infinity, or no probability at all."""
-    top = values.max(axis=1)
-    for at in np.flatnonzero(~np.isfinite(top)).tolist():
-        what = "NaN or infinity"
-        if top[at] == -np.inf:
-            what = "none of the labels any probability (-inf for each)"
-        raise ModelError(
-            f"{model.name} gives {what} for text {rows[at]}. Either numbers overflow "
-            f"in {model.network.dtype}: load it with dtype='float32' (or 'bfloat16') "
-            "and without quantisation; or weights are damaged: load it anew."
-        )
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

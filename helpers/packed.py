@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import silu
 
-from .int8 import Int8Linear, Rounded, is_int8, share_rounding
+from .int8 import Rounded, is_int8, share_rounding
 from .verbalizer import LabelTrie
 
 if TYPE_CHECKING:
@@ -59,21 +59,6 @@ def attention_dtype(network: PreTrainedModel) -> torch.dtype:
     return torch.bfloat16 if quick else network.dtype
 
 
-class Workspace:
-    """Memory that is written into again and again; fresh memory takes time to map."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-
-    def take(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
-        """Memory of this name, with whatever was left there, in ``like``'s dtype."""
-        needed = torch.Size(shape).numel()
-        kept = self._kept.get((name, like.dtype))
-        if kept is None or len(kept) < needed:
-            kept = self._kept[name, like.dtype] = like.new_empty(needed)
-        return kept[:needed].view(shape)
-
-
 @dataclass(frozen=True)
 class Branches:
     """Positions behind a text, of which each sees the text and its own ancestors."""
@@ -98,6 +83,8 @@ class Branches:
 
 
 class NodeLogits:
+    """Next-token logits at the nodes of the labels' tree, behind each of some texts."""
+
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits.float()
 
@@ -152,130 +139,160 @@ class ProjectedLogits(NodeLogits):
         return torch.stack(sums).logsumexp(0).view(self._states.shape[:2])
 
 
-@dataclass(frozen=True)
 class _Pack:
     """Texts that lie behind one another, each with the same tree behind it."""
 
-    ids: torch.Tensor
-    positions: torch.Tensor
-    read: torch.Tensor
-    slots: torch.Tensor
-    sources: torch.Tensor
-    seen: torch.Tensor
-
-    @classmethod
-    def of(
-        cls, texts: Sequence[Sequence[int]], branches: Branches, start: int
-    ) -> _Pack:
+    def __init__(
+        self, texts: Sequence[Sequence[int]], branches: Branches, start: int
+    ) -> None:
         n_nodes = len(branches.tokens)
         lengths = torch.tensor([len(text) for text in texts])
         whole = lengths + n_nodes
-        longest = int(whole.max())
-        place = torch.arange(longest)
+        place = torch.arange(int(whole.max()))
         is_text = place < lengths[:, None]
         filled = place < whole[:, None]
         node = (place - lengths[:, None]).clamp(0, max(n_nodes - 1, 0))
         causal = place[:, None] >= place
-        seen = is_text[:, None] & (causal | ~is_text[:, :, None])
+        self.seen = is_text[:, None] & (causal | ~is_text[:, :, None])
         at = torch.where(is_text, place, lengths[:, None])
         if n_nodes:
             above = branches.ancestry[node[:, :, None], node[:, None, :]]
             is_node = filled & ~is_text
-            seen |= is_node[:, None] & ~is_text[:, :, None] & above
+            self.seen |= is_node[:, None] & ~is_text[:, :, None] & above
             at = at + torch.where(is_text, 0, torch.tensor(branches.depths)[node])
+        self.ids = torch.tensor(
+            [id_ for text in texts for id_ in (*text, *branches.tokens)]
+        )
+        self.positions = start + at[filled]
         firsts = whole.cumsum(0) - whole
-        sources = firsts[:, None] + torch.minimum(place, whole[:, None] - 1)
         ends = (firsts + lengths - 1)[:, None] + torch.arange(n_nodes + 1)
-        return cls(
-            torch.tensor([id_ for text in texts for id_ in (*text, *branches.tokens)]),
-            start + at[filled],
-            ends.flatten(),
-            filled.flatten().nonzero()[:, 0],
-            sources.flatten(),
-            seen,
+        self.read = ends.flatten()
+        # Where each position of the whole texts goes in a table of equally long rows,
+        # and where each place of that table comes from.
+        self.slots = filled.flatten().nonzero()[:, 0]
+        self.sources = firsts[:, None] + torch.minimum(place, whole[:, None] - 1)
+
+
+class PackedReader:
+    """Reads texts behind one prefix, in memory that it writes into again and again."""
+
+    def __init__(self, network: PreTrainedModel, prefix: DynamicCache | None) -> None:
+        self.network, self.prefix = network, prefix
+        self.n_prefix = 0 if prefix is None else prefix.get_seq_length()
+        self.n_shared = network.config.num_key_value_heads
+        self.groups = network.config.num_attention_heads // self.n_shared
+        self.dtype = attention_dtype(network)
+        self._kept: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    def logits(
+        self, texts: Sequence[Sequence[int]], branches: Branches
+    ) -> ProjectedLogits:
+        """Logits at the end of each text and at the nodes of the tree behind it."""
+        output: Any = self.network.get_output_embeddings()
+        states = self._states(_Pack(texts, branches, self.n_prefix))
+        return ProjectedLogits(states, output.weight)
+
+    def take(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
+        """Memory of this name, with whatever was left there: fresh one takes time."""
+        needed = torch.Size(shape).numel()
+        kept = self._kept.get((name, like.dtype))
+        if kept is None or len(kept) < needed:
+            kept = self._kept[name, like.dtype] = like.new_empty(needed)
+        return kept[:needed].view(shape)
+
+    def _states(self, pack: _Pack) -> torch.Tensor:
+        """What the output projection sees where it is read."""
+        body: Any = self.network.base_model
+        hidden = body.embed_tokens(pack.ids)
+        cosine, sine = body.rotary_emb(hidden[None], pack.positions[None])
+        turn = (cosine[0, :, None], sine[0, :, None, : cosine.shape[-1] // 2])
+        attention = _Attention(pack, self)
+        for number, layer in enumerate(body.layers):
+            part, mlp = layer.self_attn, layer.mlp
+            projections = {"q": part.q_proj, "k": part.k_proj, "v": part.v_proj}
+            queries, keys, values = (
+                found.unflatten(1, (-1, part.head_dim))
+                for found in self._normed(layer.input_layernorm, projections, hidden)
+            )
+            if hasattr(part, "q_norm"):
+                queries, keys = part.q_norm(queries), part.k_norm(keys)
+            queries = self._turned("turned q", queries, *turn)
+            keys = self._turned("turned k", keys, *turn)
+            cached = self.prefix.layers[number] if self.prefix else None
+            mixed = attention(queries, keys, values, cached, part.scaling)
+            if layer is body.layers[-1]:  # nobody asks what comes out elsewhere
+                mixed, hidden = mixed[pack.read], hidden[pack.read]
+            _add_linear(part.o_proj, mixed, hidden)
+            projections = {"gate": mlp.gate_proj, "up": mlp.up_proj}
+            norm = layer.post_attention_layernorm
+            gate, up = self._normed(norm, projections, hidden)
+            _add_linear(mlp.down_proj, silu(gate, inplace=True).mul_(up), hidden)
+        return body.norm(hidden).view(len(pack.seen), -1, hidden.shape[1])
+
+    def _turned(
+        self, name: str, heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+    ) -> torch.Tensor:
+        """Rotary positions: both halves of a head's width are turned in each plane."""
+        half = heads.shape[-1] // 2
+        out = self.take(name, heads, *heads.shape)
+        torch.mul(heads, cosine, out=out)
+        out[..., :half].addcmul_(heads[..., half:], sine, value=-1)
+        out[..., half:].addcmul_(heads[..., :half], sine)
+        return out
+
+    def _normed(
+        self, norm: Any, layers: dict[str, Any], hidden: torch.Tensor
+    ) -> list[torch.Tensor]:
+        lengths = torch.linalg.vector_norm(
+            hidden, dim=-1, keepdim=True, dtype=torch.float
         )
+        scale = lengths.square_().div_(hidden.shape[-1]).add_(norm.variance_epsilon)
+        normed = self.take("normed", hidden, *hidden.shape)
+        torch.mul(hidden, scale.rsqrt_(), out=normed)
+        parts = list(layers.values())
+        if share_rounding(parts):
+            rows = Rounded.of(normed.mul_(norm.weight * parts[0].factors))
+            return [part.product(rows) for part in parts]
+        normed.mul_(norm.weight)
+        return [self._linear(*layer, normed) for layer in layers.items()]
+
+    def _linear(self, name: str, linear: Any, inputs: torch.Tensor) -> torch.Tensor:
+        if type(linear) is not nn.Linear:  # an adapter, or other arithmetic
+            return linear(inputs)
+        out = self.take(name, inputs, len(inputs), linear.out_features)
+        if linear.bias is None:
+            return torch.mm(inputs, linear.weight.t(), out=out)
+        return torch.addmm(linear.bias, inputs, linear.weight.t(), out=out)
 
 
-def packed_logits(
-    network: PreTrainedModel,
-    texts: Sequence[Sequence[int]],
-    branches: Branches,
-    prefix: DynamicCache | None,
-    workspace: Workspace,
-) -> ProjectedLogits:
-    """Logits at the end of each text and at the nodes of the tree behind it."""
-    start = 0 if prefix is None else prefix.get_seq_length()
-    states = _states(network, _Pack.of(texts, branches, start), prefix, workspace)
-    output: Any = network.get_output_embeddings()
-    return ProjectedLogits(states, output.weight)
-
-
-def _states(
-    network: PreTrainedModel,
-    pack: _Pack,
-    prefix: DynamicCache | None,
-    workspace: Workspace,
-) -> torch.Tensor:
-    """What the output projection sees where it is read, behind a shared prefix."""
-    body: Any = network.base_model
-    config = network.config
-    hidden = body.embed_tokens(pack.ids)
-    cosine, sine = body.rotary_emb(hidden[None], pack.positions[None])
-    turn = (cosine[0, :, None], sine[0, :, None, : cosine.shape[-1] // 2])
-    groups = config.num_attention_heads // config.num_key_value_heads
-    n_prefix = 0 if prefix is None else prefix.get_seq_length()
-    n_shared = config.num_key_value_heads
-    dtype = attention_dtype(network)
-    attention = _Attention(pack, dtype, n_shared, groups, n_prefix)
-    for number, layer in enumerate(body.layers):
-        part, mlp = layer.self_attn, layer.mlp
-        projections = {"q": part.q_proj, "k": part.k_proj, "v": part.v_proj}
-        queries, keys, values = (
-            found.unflatten(1, (-1, part.head_dim))
-            for found in _normed(layer.input_layernorm, projections, hidden, workspace)
-        )
-        if hasattr(part, "q_norm"):
-            queries, keys = part.q_norm(queries), part.k_norm(keys)
-        cached = None if prefix is None else prefix.layers[number]
-        mixed = attention(
-            _turned(queries, *turn, "turned q", workspace),
-            _turned(keys, *turn, "turned k", workspace),
-            values,
-            cached,
-            part.scaling,
-            workspace,
-        )
-        if layer is body.layers[-1]:  # nobody asks what comes out elsewhere
-            mixed, hidden = mixed[pack.read], hidden[pack.read]
-        _add_linear(part.o_proj, mixed, hidden)
-        projections = {"gate": mlp.gate_proj, "up": mlp.up_proj}
-        norm = layer.post_attention_layernorm
-        gate, up = _normed(norm, projections, hidden, workspace)
-        _add_linear(mlp.down_proj, silu(gate, inplace=True).mul_(up), hidden)
-    return body.norm(hidden).view(len(pack.seen), -1, hidden.shape[1])
+def _add_linear(linear: Any, inputs: torch.Tensor, hidden: torch.Tensor) -> None:
+    if type(linear) is nn.Linear and linear.bias is None:
+        torch.addmm(hidden, inputs, linear.weight.t(), out=hidden)
+    else:
+        hidden.add_(linear(inputs))
 
 
 class _Attention:
     """Attention within each text of a pack, and from all to the shared prefix."""
 
-    def __init__(
-        self, pack: _Pack, dtype: torch.dtype, n_shared: int, groups: int, n_prefix: int
-    ) -> None:
-        n_texts, longest = pack.seen.shape[:2]
-        self._n_shared, self._groups = n_shared, groups
-        self._shape = (n_texts, n_shared)
+    def __init__(self, pack: _Pack, reader: PackedReader) -> None:
+        n_shared, groups = reader.n_shared, reader.groups
+        n_texts, longest = pack.sources.shape
+        self._take, self._shape = reader.take, (n_texts, n_shared)
+        # One row for each of what all see: tokens, heads, queries of a head.
+        self._grouped = (len(pack.ids), n_shared, groups)
         # Rows of a pack are (token, head), those of the tables that queries and keys
         # come from (text, head, place): heads that share keys follow one another, as
         # further queries to them. Rows of what comes out are (text, head of those that
         # share keys, place, shared head).
         heads, shared = torch.arange(n_shared * groups), torch.arange(n_shared)
-        sources = pack.sources.view(n_texts, 1, longest)
+        sources = pack.sources[:, None]
         self._queries = (sources * len(heads) + heads[:, None]).flatten()
         text, place = pack.slots[:, None] // longest, pack.slots[:, None] % longest
         back = (text * groups + heads % groups) * longest + place
         self._back = (back * n_shared + heads // groups).flatten()
-        n_left = n_prefix % VECTOR
-        self._n_common = n_prefix - n_left
+        n_left = reader.n_prefix % VECTOR
+        self._n_common = reader.n_prefix - n_left
         own = slice(n_left, n_left + longest)
         width = math.ceil(own.stop / VECTOR) * VECTOR
         keys = torch.zeros(n_texts, 1, width, dtype=torch.long)
@@ -286,8 +303,8 @@ class _Attention:
         seen = torch.zeros(n_texts, longest, width, dtype=torch.bool)
         seen[..., :n_left] = True
         seen[..., own] = pack.seen
-        mask = torch.zeros(seen.shape, dtype=dtype)
-        mask.masked_fill_(~seen, torch.finfo(dtype).min)
+        mask = torch.zeros(seen.shape, dtype=reader.dtype)
+        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
         self._mask = mask[:, None].repeat(1, 1, groups, 1)
 
     def __call__(
@@ -297,102 +314,49 @@ class _Attention:
         values: torch.Tensor,
         prefix: Any,
         scale: float,
-        workspace: Workspace,
     ) -> torch.Tensor:
         outside, inside = queries.dtype, self._mask.dtype
         queries, keys, values = (each.to(inside) for each in (queries, keys, values))
-        n_tokens, heads, width = queries.shape
+        width = queries.shape[2]
         attend: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-        def table(what: torch.Tensor, rows: torch.Tensor, name: str) -> torch.Tensor:
-            out = workspace.take(name, what, len(rows), width)
-            torch.index_select(what.reshape(-1, width), 0, rows, out=out)
-            return out.view(*self._shape, -1, width)
-
         if prefix is not None:
             common_keys, keys = self._split(prefix.keys, keys)
             common_values, values = self._split(prefix.values, values)
         own, weight = attend(
-            table(queries, self._queries, "table q"),
-            table(keys, self._keys, "table k"),
-            table(values, self._keys, "table v"),
+            self._table("table q", queries, self._queries),
+            self._table("table k", keys, self._keys),
+            self._table("table v", values, self._keys),
             attn_mask=self._mask,
             scale=scale,
         )
-        mixed = workspace.take("mixed", queries, len(self._back), width)
-        torch.index_select(
-            own.transpose(1, 2).reshape(-1, width), 0, self._back, out=mixed
-        )
+        own = own.transpose(1, 2)
+        mixed = self._rows("mixed", own, self._back).view(*self._grouped, width)
         if self._n_common:
-            grouped = (n_tokens, self._n_shared, self._groups)
             common, common_weight = attend(
-                queries.view(*grouped, width).permute(2, 1, 0, 3),
+                queries.view(*self._grouped, width).permute(2, 1, 0, 3),
                 common_keys,
                 common_values,
                 scale=scale,
             )
-            own_weight = weight.transpose(1, 2).reshape(-1)[self._back].view(grouped)
-            share = (common_weight.permute(2, 1, 0) - own_weight).sigmoid_()
-            mixed.view(*grouped, width).lerp_(
-                common.permute(2, 1, 0, 3), share[..., None].to(common.dtype)
-            )
-        return mixed.view(n_tokens, heads * width).to(outside)
+            own_weight = weight.transpose(1, 2).reshape(-1)[self._back]
+            share = common_weight.permute(2, 1, 0) - own_weight.view(self._grouped)
+            share = share.sigmoid_()[..., None].to(common.dtype)
+            mixed.lerp_(common.permute(2, 1, 0, 3), share)
+        return mixed.flatten(1).to(outside)
+
+    def _rows(self, name: str, what: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        out = self._take(name, what, len(rows), what.shape[-1])
+        flat = what.reshape(-1, what.shape[-1])
+        return torch.index_select(flat, 0, rows, out=out)
+
+    def _table(self, name: str, what: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return self._rows(name, what, rows).view(*self._shape, -1, what.shape[-1])
 
     def _split(
         self, prefix: torch.Tensor, own: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What all see, once for each head of a group; own, behind what is left."""
-        common, left = prefix.to(own.dtype).split_with_sizes(
-            [self._n_common, prefix.shape[2] - self._n_common], dim=2
-        )
-        own = torch.cat((left[0].transpose(0, 1), own)) if left.shape[2] else own
-        return common.expand(self._groups, -1, -1, -1), own
-
-
-def _turned(
-    heads: torch.Tensor,
-    cosine: torch.Tensor,
-    sine: torch.Tensor,
-    name: str,
-    workspace: Workspace,
-) -> torch.Tensor:
-    """Rotary positions: the two halves of a head's width are turned in each plane."""
-    half = heads.shape[-1] // 2
-    out = workspace.take(name, heads, *heads.shape)
-    torch.mul(heads, cosine, out=out)
-    out[..., :half].addcmul_(heads[..., half:], sine, value=-1)
-    out[..., half:].addcmul_(heads[..., :half], sine)
-    return out
-
-
-def _normed(
-    norm: Any, layers: dict[str, Any], hidden: torch.Tensor, workspace: Workspace
-) -> list[torch.Tensor]:
-    lengths = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float)
-    scale = lengths.square_().div_(hidden.shape[-1]).add_(norm.variance_epsilon)
-    normed = workspace.take("normed", hidden, *hidden.shape)
-    torch.mul(hidden, scale.rsqrt_(), out=normed)
-    parts = list(layers.values())
-    if isinstance(parts[0], Int8Linear) and share_rounding(parts):
-        rows = Rounded.of(normed.mul_(norm.weight * parts[0].factors))
-        return [part.product(rows) for part in parts]
-    normed.mul_(norm.weight)
-    return [_linear(*layer, normed, workspace) for layer in layers.items()]
-
-
-def _linear(
-    name: str, linear: Any, inputs: torch.Tensor, workspace: Workspace
-) -> torch.Tensor:
-    if type(linear) is not nn.Linear:  # an adapter, or other arithmetic
-        return linear(inputs)
-    out = workspace.take(name, inputs, len(inputs), linear.out_features)
-    if linear.bias is None:
-        return torch.mm(inputs, linear.weight.t(), out=out)
-    return torch.addmm(linear.bias, inputs, linear.weight.t(), out=out)
-
-
-def _add_linear(linear: Any, inputs: torch.Tensor, hidden: torch.Tensor) -> None:
-    if type(linear) is nn.Linear and linear.bias is None:
-        torch.addmm(hidden, inputs, linear.weight.t(), out=hidden)
-    else:
-        hidden.add_(linear(inputs))
+        n_left = prefix.shape[2] - self._n_common
+        common, left = prefix.to(own.dtype).split([self._n_common, n_left], dim=2)
+        own = torch.cat((left[0].transpose(0, 1), own)) if n_left else own
+        return common.expand(self._grouped[2], -1, -1, -1), own

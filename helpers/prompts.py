@@ -125,13 +125,11 @@ class Prompt:
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """The turns that ask for the label of a text, as hosted models take them."""
-        said = [self.instruction] if self.instruction else []
-        roles = ["system"] * len(said)
+        said = [("system", self.instruction)] if self.instruction else []
         for [(question, answer)] in self._shown(_between):
-            said += [question, str(answer)]
-            roles += ["user", "assistant"]
-        pairs = zip([*roles, "user"], [*said, self.ask(text)], strict=True)
-        return [{"role": role, "content": content} for role, content in pairs]
+            said += [("user", question), ("assistant", str(answer))]
+        said.append(("user", self.ask(text)))
+        return [{"role": role, "content": content} for role, content in said]
 
     def _shown(self, fill: Callable[..., str]) -> list[list[Turn]]:
         return [[(self.ask(text, fill), fill(label))] for text, label in self.examples]

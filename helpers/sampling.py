@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -23,10 +24,10 @@ from .checks import (
     check_truth,
 )
 from .classifier import LLMClassifier
-from .models import LanguageModel, check_logprobs, check_sampling
+from .models import LanguageModel, check_sampling
 from .progress import progress_bar
 from .scoring import tree_is_exact
-from .tree import is_packed, nodes_to_read, positions_in_batch, tree_logits
+from .tree import nodes_to_read, tree_logits
 from .verbalizer import LabelTokens
 
 INVALID = "invalid"  # the column of answers that are no label
@@ -89,9 +90,10 @@ def sample_votes(
     rng = np.random.default_rng(seed)
     seeds = rng.integers(2**63, size=len(prompts))
     counts = np.zeros((len(prompts), len(labels.labels) + 1), dtype=int)
-    read = _node_logits(model, prompts, labels, prefix, classifier.token_budget)
+    settings = {"prefix": prefix, "token_budget": classifier.token_budget}
+    read = _node_logits(model, prompts, labels, **settings)
     for row, logits in progress_bar(read, total=len(prompts)):
-        check_logprobs(model, logits, [row] * len(logits))
+        model.check_logprobs(logits, [row] * len(logits))
         chances = [
             sampling_probabilities(
                 node, temperature=temperature, top_k=top_k, top_p=top_p
@@ -145,40 +147,31 @@ def sampling_probabilities(
     return scores.softmax(-1)[0].numpy()
 
 
+@torch.inference_mode()  # of a generator: on while it runs, off while it waits
 def _node_logits(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
-    prefix: Sequence[int],
-    token_budget: int | None,
+    **settings: Any,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Next-token logits of each prompt in turn, at the nodes to read."""
     longest = max(map(len, prompts), default=0) + max(labels.trie.depths)
-    budget = positions_in_batch(model, token_budget, packed=is_packed(model))
-    with torch.inference_mode():
-        if prompts and tree_is_exact(model, longest):
-            for rows, logits in tree_logits(
-                model, prompts, labels, prefix=prefix, token_budget=budget
-            ):
-                for row, values in zip(rows, logits.whole(), strict=True):
-                    yield row, values.double().cpu().numpy()
-            return
-        paths = [_path(labels, node) for node in nodes_to_read(labels)]
-        for row, prompt in enumerate(prompts):
-            found = []
-            for path in paths:
-                ids = torch.tensor([[*prompt, *path]], device=model.device)
-                out = model.network(input_ids=ids, use_cache=False)
-                found.append(out.logits[0, -1].double().cpu().numpy())
-            yield row, np.stack(found)
-
-
-def _path(labels: LabelTokens, node: int) -> list[int]:
-    path: list[int] = []
-    while node:
-        path.insert(0, labels.trie.tokens[node])
-        node = labels.trie.parents[node]
-    return path
+    if prompts and tree_is_exact(model, longest):
+        for rows, logits in tree_logits(model, prompts, labels, **settings):
+            for row, values in zip(rows, logits.whole(), strict=True):
+                yield row, values.double().cpu().numpy()
+        return
+    trie = labels.trie
+    paths: list[list[int]] = [[]]
+    for parent, token in zip(trie.parents[1:], trie.tokens[1:], strict=True):
+        paths.append([*paths[parent], token])
+    for row, prompt in enumerate(prompts):
+        found = []
+        for node in nodes_to_read(labels):
+            ids = torch.tensor([[*prompt, *paths[node]]], device=model.device)
+            out = model.network(input_ids=ids, use_cache=False)
+            found.append(out.logits[0, -1].double().cpu().numpy())
+        yield row, np.stack(found)
 
 
 def _walk(
@@ -279,8 +272,6 @@ def agreement(
     >>> agreement(votes)[["agreement", "low"]].round(3).to_numpy().tolist()
     [[1.0, 0.566]]
     """
-    interval = check_interval(method)
-    check_between("level", level, 0, 1)
     counts = _checked(votes)
     labels = [column for column in votes.columns if column != INVALID]
     if prediction is None:
@@ -290,16 +281,15 @@ def agreement(
         chosen = np.array(labels, dtype=object)[places]
     place = votes.columns.get_indexer(chosen)
     won, n = counts[np.arange(len(counts)), place], counts.sum(axis=1)
-    low, high = proportion_confint(won, n, alpha=1 - level, method=interval)
+    low, high = _interval(won, n, method, level)
     return pd.DataFrame(
         {
             "prediction": chosen,
             "votes": won,
             "n": n,
             "agreement": won / n,
-            # Exact at the ends, where rounding leaves 1e-17.
-            "low": np.clip(low, 0, won / n),
-            "high": np.clip(high, won / n, 1),
+            "low": low,
+            "high": high,
             "entropy": entropy(counts, axis=1),
         },
         index=votes.index,
@@ -389,22 +379,22 @@ def samples_needed(
     """
     check_between("width", width, 0, 1)
     check_between("share", share, 0, 1, closed=True)
-    interval = check_interval(method)
+
+    def is_narrow(n: int) -> bool:
+        low, high = _interval(share * n, n, method, level)
+        return bool(high - low <= width)
+
+    found = bisect_left(range(most + 1), True, lo=1, key=is_narrow)
+    if found > most:
+        raise ValueError(f"most={most} answers leave the interval too wide.")
+    return found
+
+
+def _interval(won: Any, n: Any, method: str, level: float) -> tuple[Any, Any]:
     check_between("level", level, 0, 1)
-
-    def is_wide(n: int) -> bool:
-        ends = proportion_confint(share * n, n, alpha=1 - level, method=interval)
-        return bool(np.clip(ends[1], 0, 1) - np.clip(ends[0], 0, 1) > width)
-
-    low, high = 0, 1
-    while is_wide(high):
-        if high >= most:
-            raise ValueError(f"most={most} answers leave the interval too wide.")
-        low, high = high, min(2 * high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if is_wide(middle) else (low, middle)
-    return high
+    ends = proportion_confint(won, n, alpha=1 - level, method=check_interval(method))
+    # Exact at the ends, where rounding leaves 1e-17.
+    return np.clip(ends[0], 0, won / n), np.clip(ends[1], won / n, 1)
 
 
 def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:

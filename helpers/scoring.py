@@ -14,7 +14,7 @@ import math
 import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .checks import check_count
 from .files import cache_dir
 from .int8 import unrounded_inputs
-from .models import LanguageModel, check_logprobs
+from .models import LanguageModel
 from .packed import VECTOR, NodeLogits, attention_dtype
 from .progress import progress_bar
 from .tree import (
@@ -114,52 +114,22 @@ def label_logprobs(
     if token_budget is not None:
         check_count("token_budget", token_budget)
     scores = np.empty((len(prompts), len(labels.labels)))
-    todo, keys = list(range(len(prompts))), []
-    if cache:
-        keys = [_score_key(model, labels, ids) for ids in prompts]
-    with (
-        closing(_ScoreCache(cache_dir() / "scores")) if cache else nullcontext() as kept
-    ):
-        if kept:
-            todo = kept.read(keys, scores)
+    owners = np.asarray(labels.owners)
+    keys = [_score_key(model, labels, ids) if cache else "" for ids in prompts]
+    with closing(_ScoreCache(cache_dir() / "scores" if cache else None)) as kept:
+        todo = kept.read(keys, scores)
         if not todo:
             return scores
+        asked = [prompts[row] for row in todo]
         with progress_bar(total=len(todo), show=progress) as bar:
-            for rows, values in _batches(
-                model, prompts, labels, todo, prefix, token_budget
-            ):
-                scores[rows] = values
-                if kept:
-                    kept.write([keys[row] for row in rows], values)
+            for part, found in _scores(model, asked, labels, prefix, token_budget):
+                rows = [todo[at] for at in part]
+                model.check_logprobs(found, rows)
+                for label in range(len(labels.labels)):
+                    scores[rows, label] = logsumexp(found[:, owners == label], axis=1)
+                kept.write([keys[row] for row in rows], scores[rows])
                 bar.update(len(rows))
     return scores
-
-
-def _batches(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    labels: LabelTokens,
-    rows: Sequence[int],
-    prefix: Sequence[int],
-    token_budget: int | None,
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    asked = [prompts[row] for row in rows]
-    by_tree = tree_is_exact(model, max(map(len, asked)) + max(labels.trie.depths))
-    packed = is_packed(model)
-    budget = positions_in_batch(model, token_budget, packed=packed)
-    if by_tree:
-        scores = _score_by_tree(model, asked, labels, prefix, budget, packed)
-    else:
-        scores = _score_one_by_one(model, asked, labels, budget)
-    owners = np.asarray(labels.owners)
-    for part, values in scores:
-        done = [rows[at] for at in part]
-        check_logprobs(model, values, done)
-        columns = [
-            logsumexp(values[:, owners == index], axis=1)
-            for index in range(len(labels.labels))
-        ]
-        yield done, np.column_stack(columns)
 
 
 def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
@@ -185,23 +155,20 @@ def check_lengths(
 
 def tree_is_exact(model: LanguageModel, length: int) -> bool:
     """Whether a tree gives the model's own probabilities in rows of that length."""
-    if getattr(model.network, "_is_stateful", False):
-        return False
     config = model.network.config.get_text_config()
-    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo's own window
-        return False
-    if rope_changes(config, length):
-        return False
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     windows = {
-        "sliding_attention": getattr(config, "sliding_window", None),
-        "chunked_attention": getattr(config, "attention_chunk_size", None),
+        "full_attention": math.inf,
+        "sliding_attention": getattr(config, "sliding_window", None) or math.inf,
+        "chunked_attention": getattr(config, "attention_chunk_size", None) or math.inf,
     }
-    if not hasattr(config, "layer_types") and windows["sliding_attention"]:
-        layers = {"sliding_attention"}
-    if layers - {"full_attention", *windows}:
-        return False
-    if any(length > (windows[layer] or math.inf) for layer in layers & set(windows)):
+    usual = "full" if hasattr(config, "layer_types") else "sliding"
+    layers = getattr(config, "layer_types", None) or [f"{usual}_attention"]
+    if (
+        getattr(model.network, "_is_stateful", False)
+        or "local" in getattr(config, "attention_layers", ())  # GPT-Neo's own window
+        or rope_changes(config, length)
+        or any(length > windows.get(layer, 0) for layer in layers)
+    ):
         return False
     known = _trials.setdefault(model, {})
     kind = (model.device.type, model.network.dtype)
@@ -244,16 +211,15 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
 
     def agrees(packed: bool) -> bool:
         try:
-            found = _score_by_tree(model, prompts, labels, (), PADDED_BUDGET, packed)
-            pairs = [(expected[rows], values) for rows, values in found]
+            found = list(_score_by_tree(model, prompts, labels, packed=packed))
         except MemoryError:
             raise
         except Exception:  # each architecture refuses in its own way
             _log.debug("%s cannot read labels as a tree", model.name, exc_info=True)
             return False
         return all(
-            np.allclose(right, values, rtol=relative, atol=absolute)
-            for right, values in pairs
+            np.allclose(expected[rows], values, rtol=relative, atol=absolute)
+            for rows, values in found
         )
 
     with unrounded_inputs():
@@ -267,19 +233,30 @@ def _trial(model: LanguageModel) -> dict[bool, bool]:
     return found
 
 
+def _scores(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    prefix: Sequence[int],
+    token_budget: int | None,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Rows and the scores of each sequence, batch by batch, longest texts first."""
+    if tree_is_exact(model, max(map(len, prompts)) + max(labels.trie.depths)):
+        return _score_by_tree(
+            model, prompts, labels, prefix=prefix, token_budget=token_budget
+        )
+    budget = positions_in_batch(model, token_budget)
+    return _score_one_by_one(model, prompts, labels, budget)
+
+
 @torch.inference_mode()  # of a generator: on while it runs, off while it waits
 def _score_by_tree(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     labels: LabelTokens,
-    prefix: Sequence[int],
-    token_budget: int,
-    packed: bool,
+    **settings: Any,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield rows and their scores, batch by batch, longest texts first."""
-    for rows, logits in tree_logits(
-        model, prompts, labels, prefix=prefix, token_budget=token_budget, packed=packed
-    ):
+    for rows, logits in tree_logits(model, prompts, labels, **settings):
         yield rows, sequence_scores(logits, labels).cpu().numpy()
 
 
@@ -343,11 +320,13 @@ def _score_one_by_one(
 
 
 class _ScoreCache:
-    """The kept rows; after the first error of the file, none are."""
+    """The kept rows; without a folder, or after its file's first error, none are."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._file: sqlite3.Connection | None = None
+        if folder is None:
+            return
         with self._or_without():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(folder / "cache.db", timeout=10)

@@ -189,22 +189,14 @@ def report_distribution(
     (1, 103)
     """
     numbers = [str(value) for value in range(101)]
-    index = prompts.index if isinstance(prompts, pd.Series) else None
-    asked = _checked_prompts(prompts)
-    if not asked:
-        return pd.DataFrame(columns=["expected", "off_label", *numbers], dtype=float)
-    ends = ("\n", *filter(None, model.token_texts(model.stop_ids)))
-    tokens = Verbalizer(
+    table = _label_table(
+        model,
+        prompts,
         numbers,
         spellings={number: (number, f"{number}%") for number in numbers},
-        terminator=ends,
-    ).tokens(model, after=asked[0])
-    scores = label_logprobs(model, [model.encode(prompt) for prompt in asked], tokens)
-    whole = np.exp(scores).sum(axis=1)
-    shares = np.exp(scores) / whole[:, None]
-    table = pd.DataFrame(shares, columns=numbers, index=index)
-    table.insert(0, "expected", shares @ np.arange(101) / 100)
-    table.insert(1, "off_label", np.clip(1 - whole, 0, 1))
+        terminator=("\n", *filter(None, model.token_texts(model.stop_ids))),
+    )
+    table.insert(0, "expected", table[numbers].to_numpy() @ np.arange(101) / 100)
     return table
 
 
@@ -238,24 +230,30 @@ def p_true(
     >>> bool(p_true(LanguageModel.load(), asked)["p_true"].between(0, 1).all())
     True
     """
-    index = prompts.index if isinstance(prompts, pd.Series) else None
-    asked = _checked_prompts(prompts)
-    if not asked:
-        return pd.DataFrame({"p_true": [], "off_label": []}, dtype=float)
-    tokens = Verbalizer(labels, family="case").tokens(model, after=asked[0])
-    scores = label_logprobs(model, [model.encode(prompt) for prompt in asked], tokens)
-    yes, no = np.exp(scores).T
-    return pd.DataFrame(
-        {"p_true": yes / (yes + no), "off_label": np.clip(1 - yes - no, 0, 1)},
-        index=index,
-    )
+    table = _label_table(model, prompts, labels, family="case")
+    table.columns = ["off_label", "p_true", "p_false"]
+    return table[["p_true", "off_label"]]
 
 
-def _checked_prompts(prompts: Sequence[str] | pd.Series) -> list[str]:
+def _label_table(
+    model: LanguageModel,
+    prompts: Sequence[str] | pd.Series,
+    labels: Sequence[str],
+    **settings: Any,
+) -> pd.DataFrame:
+    """The probability of no label, and the share of each among the labels."""
     asked = check_texts(prompts, "prompts")
     for at, prompt in enumerate(asked):
         if prompt.endswith(" "):
             raise ValueError(
                 f"prompts must be texts that do not end in a space; {at} is {prompt!r}."
             )
-    return asked
+    after = asked[0] if asked else ""
+    tokens = Verbalizer(labels, **settings).tokens(model, after=after)
+    ids = [model.encode(prompt) for prompt in asked]
+    found = np.exp(label_logprobs(model, ids, tokens))
+    whole = found.sum(axis=1)
+    index = prompts.index if isinstance(prompts, pd.Series) else None
+    table = pd.DataFrame(found / whole[:, None], columns=list(labels), index=index)
+    table.insert(0, "off_label", np.clip(1 - whole, 0, 1))
+    return table

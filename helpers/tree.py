@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -20,9 +21,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
 from .checks import check_count
-from .int8 import rounds_inputs, unrounded_inputs
+from .int8 import is_unrounded, unrounded_inputs
 from .models import LanguageModel
-from .packed import Branches, NodeLogits, Workspace, can_pack, packed_logits
+from .packed import Branches, NodeLogits, PackedReader, can_pack
 from .verbalizer import LabelTokens
 
 LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
@@ -46,7 +47,7 @@ def tree_logits(
     labels: LabelTokens,
     *,
     prefix: Sequence[int] = (),
-    token_budget: int,
+    token_budget: int | None = None,
     packed: bool | None = None,
 ) -> Iterator[tuple[list[int], NodeLogits]]:
     """Yield next-token logits at the nodes of the labels' tree, batch by batch."""
@@ -58,12 +59,13 @@ def tree_logits(
     widths = [len(ids) - start + len(read) - 1 for ids in prompts]
     most = max(1, LOGIT_BUDGET // (len(read) * output.weight.shape[0]))
     packed = is_packed(model) if packed is None else packed
-    branches, workspace = Branches.of(labels.trie, read[1:]), Workspace()
-    for rows in batches(widths, token_budget, most):
+    budget = positions_in_batch(model, token_budget, packed=packed)
+    branches = Branches.of(labels.trie, read[1:])
+    reader = PackedReader(model.network, cache) if packed else None
+    for rows in batches(widths, budget, most):
         suffixes = [prompts[row][start:] for row in rows]
-        if packed:
-            network = model.network
-            yield rows, packed_logits(network, suffixes, branches, cache, workspace)
+        if reader:
+            yield rows, reader.logits(suffixes, branches)
         else:
             with _grouped_attention(model.network):
                 found = _padded_logits(model, suffixes, branches, cache)
@@ -153,10 +155,10 @@ def _shared_prefix(
         return prefix
     if len(prompts) == 1:
         return ()
-    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     length = min(map(len, prompts)) - 1
-    same = (a == b for a, b in zip(first[:length], last[:length], strict=True))
-    return first[: next((at for at, equal in enumerate(same) if not equal), length)]
+    ends = min(map(tuple, prompts))[:length], max(map(tuple, prompts))[:length]
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=True))
+    return tuple(token for token, _ in pairs)
 
 
 def _prefix_cache(
@@ -169,7 +171,7 @@ def _prefix_cache(
     with unrounded_inputs() if is_named else nullcontext():
         kind = model.device.type
         autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        key = (shared, kind, model.network.dtype, autocast, rounds_inputs())
+        key = (shared, kind, model.network.dtype, autocast, is_unrounded.get())
         kept = _prefixes.get(model)
         if kept is None or kept[0] != key:
             ids = torch.tensor([shared], device=model.device)

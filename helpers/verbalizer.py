@@ -146,7 +146,14 @@ class Verbalizer:
                     f"spellings of {label!r} must be several strings, not {texts!r}."
                 )
             _check_visible(f"spellings of {label!r}", texts)
+        if self.terminator is not None and not (self._ends and all(self._ends)):
+            raise ValueError(f"terminator must not be empty, as in {self._ends!r}.")
         object.__setattr__(self, "labels", labels)
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        ends = () if self.terminator is None else self.terminator
+        return (ends,) if isinstance(ends, str) else tuple(ends)
 
     def texts(self, label: str) -> tuple[str, ...]:
         """Texts that express a label, before any leading space, each once."""
@@ -167,9 +174,7 @@ class Verbalizer:
         a sequence, or where one begins another without a terminator, are a ValueError.
         """
         spelled = tuple((label, self.texts(label)) for label in self.labels)
-        ends = self.terminator
-        ends = ends if ends is None or isinstance(ends, str) else tuple(ends)
-        key, known = (spelled, self.family, ends, after), model.label_tokens
+        key, known = (spelled, self.family, self._ends, after), model.label_tokens
         if key not in known:
             found = self._spelled(model, after)
             if len(known) == _KEPT:
@@ -220,19 +225,17 @@ class Verbalizer:
         ]
 
     def _stop_ids(self, model: LanguageModel) -> tuple[int, ...]:
-        ends = self.terminator
-        if ends is None:
+        if not self._ends:
             return ()
-        ends = (ends,) if isinstance(ends, str) else tuple(ends)
-        if not ends or not all(ends):
-            raise ValueError(f"terminator must not be empty, as in {ends!r}.")
         found = tuple(
             token_id
             for token_id, text in enumerate(model.vocabulary)
-            if text.startswith(ends)
+            if text.startswith(self._ends)
         )
         if not found:
-            raise ValueError(f"terminator {ends!r} begins no token of {model.name}.")
+            raise ValueError(
+                f"terminator {self._ends!r} begins no token of {model.name}."
+            )
         return found
 
 
@@ -261,13 +264,12 @@ def _prefix_free(
     """Drop or refuse sequences that another one contains as events."""
     kept = {}
     for sequence, owner in owned.items():
-        shorter = [sequence[:n] for n in range(1, len(sequence))]
         inside = [
-            (s, owned[s])
-            for s in shorter
-            if s in owned and (not stop_ids or sequence[len(s)] in stop_ids)
+            owned[sequence[:n]]
+            for n in range(1, len(sequence))
+            if sequence[:n] in owned and (not stop_ids or sequence[n] in stop_ids)
         ]
-        clash = [other for _, other in inside if other != owner]
+        clash = [other for other in inside if other != owner]
         if clash:
             raise ValueError(
                 f"label {labels[clash[0]]!r} is a prefix of label {labels[owner]!r} in "

@@ -171,8 +171,6 @@ CHOICE = ThresholdChoice(
     cost=Interval(0.6, 0.4, 0.9),
     review_all=1.0,
     automate_all=2.0,
-    saving_over_review=Interval(0.4, 0.1, 0.6),
-    saving_over_automation=Interval(1.4, 1.0, 1.6),
     level=0.9,
 )
 

@@ -24,11 +24,11 @@ SCORES = st.lists(st.integers(0, 30), min_size=2, max_size=40)
 @settings(max_examples=25, deadline=None)
 def test_distances_are_those_of_scipy(left: list[int], right: list[int]) -> None:
     then, now = np.array(left) / 30, np.array(right) / 30
-    drift = score_drift(then, now, rng=0, n_resamples=1)
+    found = score_drift(then, now, rng=0, n_resamples=1).table()["value"]
     expected = ks_2samp(then, now, method="asymp").statistic
-    assert drift.ks.value == pytest.approx(expected, abs=1e-6)
+    assert found["ks"] == pytest.approx(expected, abs=1e-6)
     expected = wasserstein_distance(then, now)
-    assert drift.wasserstein.value == pytest.approx(expected, abs=1e-6)
+    assert found["wasserstein"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_stability_index_by_hand():
@@ -36,20 +36,20 @@ def test_stability_index_by_hand():
     # With half a score more in each bin, 0.5 and 0.5 against 0.3 and 0.7.
     drift = score_drift([1, 2, 3, 4], [1.5, 3, 3.5, 9], rng=0, n_bins=2, n_resamples=9)
     expected = (0.3 - 0.5) * math.log(0.3 / 0.5) + (0.7 - 0.5) * math.log(0.7 / 0.5)
-    assert drift.psi.value == pytest.approx(expected)
+    assert drift.table().loc["psi", "value"] == pytest.approx(expected)
 
 
 def test_the_noise_floor_is_what_two_samples_of_one_distribution_give():
     rng = np.random.default_rng(8)
-    drift = score_drift(rng.random(1200), rng.random(600), rng=0)
-    expected = 9 * (1 / 1200 + 1 / 600)
-    assert drift.psi.floor.mean == pytest.approx(expected, rel=0.1)
+    table = score_drift(rng.random(1200), rng.random(600), rng=0).table()
+    scale = math.sqrt(1 / 1200 + 1 / 600)
+    assert table.loc["psi", "noise"] == pytest.approx(9 * scale**2, rel=0.1)
     # The limit distribution of the Kolmogorov-Smirnov statistic has the mean 0.8687
     # and the 95th percentile 1.358.
-    scale = math.sqrt(1 / 1200 + 1 / 600)
-    assert drift.ks.floor.mean == pytest.approx(0.8687 * scale, rel=0.05)
-    assert drift.ks.floor.upper == pytest.approx(1.358 * scale, rel=0.05)
-    assert drift.ks.method == "asymptotic"
+    ks = table.loc["ks"]
+    assert ks["noise"] == pytest.approx(0.8687 * scale, rel=0.05)
+    assert ks["noise_upper"] == pytest.approx(1.358 * scale, rel=0.05)
+    assert ks["method"] == "asymptotic"
 
 
 def test_p_values_under_no_drift_are_not_too_small():
@@ -69,45 +69,43 @@ def test_drift_is_found():
     rng = np.random.default_rng(10)
     then, now = rng.beta(8, 2, 400), rng.beta(6, 2, 300)
     drift = score_drift(then, now, rng=0, n_resamples=199)
-    expected = ks_2samp(then, now, method="exact")
-    assert drift.ks.value == expected.statistic
-    assert drift.ks.p_value == expected.pvalue and drift.ks.method == "exact"
-    assert drift.wasserstein.value == pytest.approx(wasserstein_distance(then, now))
     table = drift.table()
+    expected = [*ks_2samp(then, now, method="exact"), "exact"]
+    assert table.loc["ks", ["value", "p_value", "method"]].tolist() == expected
     assert table.index.tolist() == ["psi", "ks", "wasserstein"]
     assert table["above"].all() and (table["p_value"] < 0.01).all()
     assert (drift.n_reference, drift.n_current, drift.level) == (400, 300, 0.95)
     again = score_drift(then, now, rng=np.random.default_rng(0), n_resamples=199)
-    assert again == drift
+    pd.testing.assert_frame_equal(again.table(), table)
 
 
 def test_precision_is_no_drift():
     then, now = np.arange(400) % 20 / 20, np.arange(300) % 15 / 20
-    double, single = then, now.astype(np.float32)
     expected = score_drift(then, now, rng=0, n_resamples=99).table()
     for reference, current in [
-        (double, single),
-        (double, single.astype(float)),
-        (double.astype(np.float32), now),
+        (then, now.astype(np.float32)),
+        (then, now.astype(np.float32).astype(float)),
+        (then.astype(np.float32), now),
     ]:
         found = score_drift(reference, current, rng=0, n_resamples=99).table()
         pd.testing.assert_frame_equal(found, expected)
-    found = score_drift(then, then.astype(np.float32), rng=0, n_resamples=99).table()
-    assert (found["p_value"] == 1).all()
     huge = score_drift(then * 1e300, now * 1e300, rng=0, n_resamples=99).table()
     assert huge["p_value"].tolist() == expected["p_value"].tolist()
 
 
-def test_equal_scores_have_not_moved():
-    drift = score_drift([0.7] * 5, [0.7] * 4, rng=0, n_resamples=19)
-    # A bin below the only score, which holds half a score of either sample.
-    assert drift.ks.value == drift.wasserstein.value == 0
-    assert drift.psi.value == pytest.approx(drift.psi.floor.mean)
-    assert (drift.table()["p_value"] == 1).all()
-    single = score_drift([0.7], [0.7], rng=0, n_resamples=19)
-    assert (single.table()["p_value"] == 1).all()
-    same = score_drift([1, 2, 3], [1, 2, 3], rng=0, n_resamples=19)
-    assert same.psi.value == 0 and (same.table()["p_value"] == 1).all()
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ([0.7] * 5, [0.7] * 4),  # a bin below holds half a score of either sample
+        ([0.7], [0.7]),
+        ([1, 2, 3], [1, 2, 3]),
+        (np.arange(40) / 40, (np.arange(40) / 40).astype(np.float32)),
+    ],
+)
+def test_equal_scores_have_not_moved(then: Any, now: Any) -> None:
+    table = score_drift(then, now, rng=0, n_resamples=19).table()
+    assert (table["p_value"] == 1).all() and not table["above"].any()
+    assert table["value"][["ks", "wasserstein"]].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -115,13 +113,8 @@ def test_equal_scores_have_not_moved():
     [
         ({"reference": []}, ValueError, "reference must be one column with at least"),
         ({"current": [[1]]}, ValueError, "current must be one column"),
-        (
-            {"current": [0.5, math.nan]},
-            ValueError,
-            "current must not be missing; 1 of 2",
-        ),
         ({"reference": [math.inf]}, ValueError, "reference must be finite; row 0"),
-        ({"current": [1, None]}, ValueError, "current must not be missing; 1 of"),
+        ({"current": [1, None]}, ValueError, "current must not be missing; 1 of 2"),
         ({"current": ["a"]}, TypeError, "current must be numbers"),
         ({"n_resamples": 0}, ValueError, "n_resamples must be a whole number"),
         ({"n_bins": 1}, ValueError, "n_bins must be a whole number of 2 or more"),
@@ -130,9 +123,8 @@ def test_equal_scores_have_not_moved():
     ],
 )
 def test_bad_scores_and_settings(changes, error, message):
-    given = {"reference": [0.1, 0.2], "current": [0.3], "rng": 0} | changes
     with pytest.raises(error, match=message):
-        score_drift(given.pop("reference"), given.pop("current"), **given)
+        score_drift(**{"reference": [0.1, 0.2], "current": [0.3], "rng": 0} | changes)
 
 
 # Label shift
@@ -142,27 +134,20 @@ def counts(rows: np.ndarray, truth: Any = TRUTH) -> dict[Any, int]:
     return pd.Series(np.asarray(truth, dtype=object)[rows]).value_counts().to_dict()
 
 
-def test_shares_by_hand() -> None:
-    every = {"a": 0.1, "b": 0.2, "c": 0.7}
-    rows = resample_label_shift(TRUTH, every, 1000, rng=0)
-    assert rows.shape == (1000,) and rows.dtype.kind == "i"
-    assert counts(rows) == {"a": 100, "b": 200, "c": 700}
-    # The others keep 6 to 3.
-    assert counts(resample_label_shift(TRUTH, {"c": 0.4}, 500, rng=0)) == {
-        "a": 200,
-        "b": 100,
-        "c": 200,
-    }
-    assert counts(resample_label_shift(TRUTH, {}, 100, rng=0)) == {
-        "a": 60,
-        "b": 30,
-        "c": 10,
-    }
-    assert counts(resample_label_shift(TRUTH, {"c": 1}, 7, rng=0)) == {"c": 7}
-    assert counts(resample_label_shift(TRUTH, {"a": 0}, 40, rng=0)) == {
-        "b": 30,
-        "c": 10,
-    }
+@pytest.mark.parametrize(
+    ("shares", "n", "expected"),
+    [
+        ({"a": 0.1, "b": 0.2, "c": 0.7}, 1000, {"a": 100, "b": 200, "c": 700}),
+        ({"c": 0.4}, 500, {"a": 200, "b": 100, "c": 200}),  # the others keep 6 to 3
+        ({}, 100, {"a": 60, "b": 30, "c": 10}),
+        ({"c": 1}, 7, {"c": 7}),
+        ({"a": 0}, 40, {"b": 30, "c": 10}),
+    ],
+)
+def test_shares_by_hand(shares: Any, n: int, expected: dict[str, int]) -> None:
+    rows = resample_label_shift(TRUTH, shares, n, rng=0)
+    assert rows.shape == (n,) and rows.dtype.kind == "i"
+    assert counts(rows) == expected
 
 
 @settings(deadline=None, max_examples=60)
@@ -219,8 +204,6 @@ def test_rows_of_a_class_are_equally_likely_and_come_in_any_order() -> None:
     ("change", "error", "says"),
     [
         ({"truth": []}, ValueError, "truth must be one column with at least one row"),
-        ({"truth": [["a"]]}, ValueError, r"truth must be one column .* \(1, 1\)"),
-        ({"truth": ["a", None]}, ValueError, "truth must not be missing; 1 of"),
         ({"shares": {"d": 0.1}}, ValueError, "shares must be of labels .*; 'd' has no"),
         (
             {"shares": {"a": 60}},
@@ -239,9 +222,6 @@ def test_rows_of_a_class_are_equally_likely_and_come_in_any_order() -> None:
     ],
 )
 def test_bad_input(change: dict[str, Any], error: Any, says: str) -> None:
-    given_: dict[str, Any] = {"truth": TRUTH, "shares": {"a": 0.5}, "n": 5, "rng": 0}
-    given_ |= change
+    given_: Any = {"truth": TRUTH, "shares": {"a": 0.5}, "n": 5, "rng": 0} | change
     with pytest.raises(error, match=f"^{says}"):
-        resample_label_shift(
-            given_.pop("truth"), given_.pop("shares"), given_.pop("n"), **given_
-        )
+        resample_label_shift(**given_)

@@ -898,13 +898,13 @@ def test_a_quantised_base_is_loaded_again_not_copied(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package bitsandbytes"):
-        checkpoints.check_quantisation("4bit", "cuda")
+        LanguageModel.load("any", device="cuda", quantize="4bit")
     network: Any = SimpleNamespace(modules=lambda: [], hf_quantizer=object())
     quantised: Any = SimpleNamespace(network=network, source=None)
     with pytest.raises(ValueError, match=r"must be loaded by LanguageModel\.load"):
         training.copy_of_base(quantised)
-    quantised.source = ("name", "cuda", "auto", "4bit")
-    monkeypatch.setattr(training, "load_checkpoint", lambda *key: (key, None))
+    quantised.source = checkpoints.Source("name", "cuda", "auto", "4bit")
+    monkeypatch.setattr(checkpoints.Source, "load", lambda source: (source, None))
     assert training.copy_of_base(quantised) == quantised.source
 
 

@@ -16,7 +16,8 @@ from peft import LoraConfig
 from scipy.special import softmax
 from torch import nn
 
-from helpers import checkpoints, packed, tree
+from helpers import packed, tree
+from helpers.adapters import add_lora, save_adapter
 from helpers.finetune.training import copy_of_base
 from helpers.int8 import (
     Int8Linear,
@@ -24,7 +25,6 @@ from helpers.int8 import (
     has_int8,
     is_int8,
     share_rounding,
-    spreading,
     to_int8,
     unrounded_inputs,
 )
@@ -35,7 +35,7 @@ from helpers.tree import forget_prefix, is_packed, never_pack
 from helpers.verbalizer import LabelTokens, Verbalizer
 
 Make = Callable[..., LanguageModel]
-needs_integers = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not has_int8(), reason="the processor has no 8-bit products"
 )
 LABELS = LabelTokens(("a", "b"), ((5, 6, 7), (9,)), (0, 1), (17,))
@@ -53,14 +53,13 @@ def rows(*shape: int) -> torch.Tensor:
 
 def small_one(layer: nn.Linear, x: torch.Tensor) -> Int8Linear:
     largest = x.abs().reshape(-1, layer.in_features).amax(0)
-    return Int8Linear(layer, spreading(largest, layer.weight))
+    return Int8Linear.group([layer], largest)[0]
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
-@needs_integers
 @pytest.mark.parametrize("shape", [(64,), (20, 64), (2, 3, 64)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 def test_result_is_near_the_exact_one(shape: tuple[int, ...], bias: bool) -> None:
@@ -70,7 +69,6 @@ def test_result_is_near_the_exact_one(shape: tuple[int, ...], bias: bool) -> Non
     assert 1e-4 < relative_error(found, layer(x)) < 0.02
 
 
-@needs_integers
 def test_small_integers_are_exact() -> None:
     layer = linear()
     weight = torch.randint(-127, 128, (48, 64), generator=torch.manual_seed(2))
@@ -82,7 +80,6 @@ def test_small_integers_are_exact() -> None:
     torch.testing.assert_close(found, layer(x), rtol=1e-6, atol=1e-2)
 
 
-@needs_integers
 def test_each_row_and_each_output_has_a_scale_of_its_own() -> None:
     layer, x = linear(), rows(20, 64)
     plain = Int8Linear(layer, torch.ones(64))(x)  # nothing is spread
@@ -92,7 +89,6 @@ def test_each_row_and_each_output_has_a_scale_of_its_own() -> None:
     torch.testing.assert_close(found, plain * by_row[:, None] * by_output)
 
 
-@needs_integers
 def test_one_large_input_leaves_digits_to_the_others() -> None:
     layer, x = linear(), rows(50, 64)
     x[:, 7] *= 300
@@ -102,19 +98,17 @@ def test_one_large_input_leaves_digits_to_the_others() -> None:
     assert relative_error(spread, exact) < 0.4 * relative_error(plain, exact)
 
 
-@needs_integers
 def test_inputs_and_weights_may_be_zero() -> None:
     layer, x = linear(bias=True), rows(40, 64).relu()
     layer.weight[:, 3], layer.weight[4] = 0, 0
     largest = x.amax(0)
     largest[[3, 9, 20]] = 0  # in the sample, and then they come
     for seen in (largest, torch.zeros(64)):
-        small = Int8Linear(layer, spreading(seen, layer.weight))
+        (small,) = Int8Linear.group([layer], seen)
         assert relative_error(small(x), layer(x)) < 0.03
         torch.testing.assert_close(small(torch.zeros(2, 64)), layer(torch.zeros(2, 64)))
 
 
-@needs_integers
 def test_unrounded_inputs_within_another_time_stay_so() -> None:
     layer, x = linear(), rows(40, 64)
     small = small_one(layer, x)
@@ -131,7 +125,6 @@ def test_unrounded_inputs_within_another_time_stay_so() -> None:
     torch.testing.assert_close(elsewhere, small(x))
 
 
-@needs_integers
 def test_layer_can_be_copied_and_take_other_weights() -> None:
     layer, x = linear(), rows(4, 64)
     one, other = small_one(layer, x), small_one(linear(), x)
@@ -147,7 +140,6 @@ def test_layer_can_be_copied_and_take_other_weights() -> None:
     torch.testing.assert_close(other(x), expected)
 
 
-@needs_integers
 def test_layers_with_equal_inputs_share_them_in_integers(make_tiny: Make) -> None:
     network: Any = make_tiny("llama").network
     to_int8(network, [3, 4, 5, 6])
@@ -177,7 +169,6 @@ def small(wide: LanguageModel) -> LanguageModel:
     return LanguageModel(network, wide.tokenizer)
 
 
-@needs_integers
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "opt"])
 def test_every_linear_layer_but_the_last_is_turned(make_tiny: Make, kind: str) -> None:
     settings: dict[str, Any] = {"ffn_dim": 64} if kind == "opt" else {}
@@ -191,10 +182,7 @@ def test_every_linear_layer_but_the_last_is_turned(make_tiny: Make, kind: str) -
     assert not any(part._forward_pre_hooks for part in network.modules())
 
 
-@needs_integers
-def test_labels_are_scored_by_the_tree_and_near(
-    wide: LanguageModel, small: LanguageModel
-) -> None:
+def test_scores_are_by_tree_and_near(wide: LanguageModel, small: LanguageModel) -> None:
     exact = label_logprobs(wide, PROMPTS, LABELS)
     assert is_int8(small.network) and not is_int8(wide.network)
     found = label_logprobs(small, PROMPTS, LABELS)
@@ -205,7 +193,6 @@ def test_labels_are_scored_by_the_tree_and_near(
     assert small.fingerprint != wide.fingerprint
 
 
-@needs_integers
 def test_attention_is_in_half_precision_where_the_processor_has_it(
     wide: LanguageModel, small: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +210,6 @@ def test_attention_is_in_half_precision_where_the_processor_has_it(
     assert np.abs(np.array(found) - exact).max() < 0.3
 
 
-@needs_integers
 def test_trial_sees_an_attention_that_goes_wrong_in_half_precision(
     wide: LanguageModel, small: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,11 +234,8 @@ def test_half_precision_is_had_as_the_system_says() -> None:
     assert has_bfloat16() == bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
-@needs_integers
 @pytest.mark.parametrize("padded", [False, True])
-def test_prefix_that_is_named_is_read_with_inputs_as_they_are(
-    small: LanguageModel, padded: bool
-) -> None:
+def test_named_prefix_is_read_unrounded(small: LanguageModel, padded: bool) -> None:
     model, network = small, small.network
     if padded:
         never_pack(model)
@@ -277,7 +260,6 @@ def test_prefix_that_is_named_is_read_with_inputs_as_they_are(
     np.testing.assert_array_equal(again, alone)
 
 
-@needs_integers
 @pytest.mark.parametrize("more", ["", "output", "saved output", "dora"])
 def test_adapter_counts_as_before(wide: LanguageModel, more: str) -> None:
     targets = ["v_proj", "down_proj"] + ["lm_head"] * (more == "output")
@@ -300,7 +282,24 @@ def test_adapter_counts_as_before(wide: LanguageModel, more: str) -> None:
     assert np.abs(found - exact).mean() < 0.3 * np.abs(bare - exact).mean()
 
 
-@needs_integers
+def test_an_adapter_is_read_anew_and_turned_with_its_base(
+    wide: LanguageModel, tmp_path: Path
+) -> None:
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    folder.mkdir()
+    wide.network.save_pretrained(base)
+    wide.tokenizer.save_pretrained(base)
+    add_lora(wide.network, base=str(base))
+    save_adapter(wide.network, folder)
+    found = [LanguageModel.load(str(folder), device="cpu") for _ in range(2)]
+    assert found[0] is not found[1] and found[0].name == "adapter"
+    assert found[0].fingerprint == found[1].fingerprint
+    small = LanguageModel.load(str(folder), device="cpu", precision="int8")
+    exact = label_logprobs(found[0], PROMPTS, LABELS)
+    assert is_int8(small.network)
+    assert 0 < np.abs(label_logprobs(small, PROMPTS, LABELS) - exact).max() < 1
+
+
 def test_embedded_model_is_near_itself(embedded: LanguageModel) -> None:
     small = LanguageModel.load(embedded.name, device="cpu", precision="int8")
     assert LanguageModel.load(embedded.name, device="cpu", precision="int8") is small
@@ -316,31 +315,14 @@ def test_embedded_model_is_near_itself(embedded: LanguageModel) -> None:
     assert np.abs(found - exact).mean() < 0.1
 
 
-@needs_integers
-def test_integers_are_not_trained(small: LanguageModel) -> None:
-    with pytest.raises(
-        ValueError, match="without precision='int8', which has no gradient"
-    ):
+def test_impossible_is_refused(small: LanguageModel, tiny_gpt2: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="without precision='int8', which has no grad"):
         copy_of_base(small)
-
-
-def test_network_without_linear_layers_is_refused(tiny_gpt2: LanguageModel) -> None:
     with pytest.raises(ValueError, match="finds no linear layers in this network"):
         to_int8(tiny_gpt2.network, [3, 4, 5])
 
 
-def test_processor_without_the_instructions_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(checkpoints, "has_int8", lambda: False)
-    with pytest.raises(ValueError, match="AVX-512 VNNI or AVX-VNNI. and a torch that"):
-        LanguageModel.load("any", device="cpu", precision="int8")
-
-
-@needs_integers
-def test_products_that_are_cut_off_are_found_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_products_cut_off_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = torch.full((1, 64), 32.8)
     monkeypatch.setattr(Int8Linear, "product", lambda self, rows: wrong)
     assert not has_int8.__wrapped__()

@@ -20,7 +20,6 @@ from helpers.calibration import (
     TopLabelCalibrator,
     TopVersusAll,
     VectorScaling,
-    VennAbersCalibrator,
 )
 from helpers.decisions import (
     REVIEW_BUCKETS,
@@ -85,14 +84,6 @@ def test_actions_and_reasons() -> None:
     ]
 
 
-def test_calibrated_confidence_decides(platt: PlattScalingCalibrator) -> None:
-    found = Policy(TRUST_BUCKETS, platt).apply(TABLE.iloc[:3], source=SOURCE)
-    expected = np.asarray(platt.predict(TABLE["confidence"].iloc[:3].to_numpy()))
-    assert found["decided_on"].tolist() == expected.tolist()
-    assert found["action"].tolist() == TRUST_BUCKETS.assign(expected).tolist()
-    assert found["reason"].str.startswith("calibrated confidence").all()
-
-
 def test_certified_threshold_becomes_a_policy() -> None:
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
     policy = Policy.from_certified(certified)
@@ -140,10 +131,9 @@ def test_names_of_actions_cannot_change_places() -> None:
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
     makers: Any = [(Policy.from_threshold, 0.9), (Policy.from_certified, certified)]
     for make, what in makers:
-        with pytest.raises(ValueError, match="^names must be 2 different .*'review'"):
-            make(what, accept="review")
-        with pytest.raises(TypeError, match="^accept must be str, not"):
-            make(what, accept=("review", "accept"))
+        for accept in ("review", ("review", "accept")):
+            with pytest.raises(ValueError, match="^names must be 2 different words"):
+                make(what, accept=accept)
     for bad in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
             Policy.from_threshold(bad)
@@ -164,6 +154,11 @@ def test_rows_that_say_too_little_are_looked_at() -> None:
         Policy(TRUST_BUCKETS).apply(TABLE, source="gpt")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^table must have at least one row"):
         Policy(TRUST_BUCKETS).verify(TABLE.assign(correct=1)[:0], 0.1)
+    # Nothing acts on a text without an answer, which is neither right nor wrong.
+    lost = TABLE.assign(correct=[1, 1, 0, None])
+    for action, errors in (("trust", 0), ("ask", 1)):
+        found = Policy(TRUST_BUCKETS).verify(lost, 0.1, action=action).verified[0]
+        assert (found.n_labels, found.n_accepted, found.n_errors) == (4, 1, errors)
 
 
 def test_labels_that_are_numbers_keep_their_ranges() -> None:
@@ -175,10 +170,6 @@ def test_labels_that_are_numbers_keep_their_ranges() -> None:
         assert one.apply(table)["action"].tolist() == ["ask", "trust"]
         with pytest.raises(ValueError, match="of the type of by_label's"):
             one.apply(table.astype({"prediction": str}))
-    with pytest.raises(
-        TypeError, match="a label of by_label must be str or int, not 0.5"
-    ):
-        Policy(TRUST_BUCKETS, by_label={0.5: strict})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +178,6 @@ def test_labels_that_are_numbers_keep_their_ranges() -> None:
         None,
         HistogramBinningCalibrator(n_bins=10, strategy="uniform"),
         IsotonicRegressionCalibrator(),
-        VennAbersCalibrator(),
         PlattScalingCalibrator(),
     ],
     ids=repr,
@@ -217,29 +207,24 @@ def test_a_table_is_decided_alike_in_whatever_precision_it_was_stored(
 
 
 def test_scores_of_another_model_are_refused(whole: Policy) -> None:
-    table = TABLE.copy()
-    table.attrs["source"] = SOURCE
-    assert len(whole.apply(table)) == len(whole.apply(TABLE, source=SOURCE)) == 4
+    def from_(source: dict[str, str]) -> pd.DataFrame:
+        table = TABLE.copy()
+        table.attrs["source"] = source
+        return table
+
+    assert len(whole.apply(from_(SOURCE))) == len(whole.apply(TABLE, source=SOURCE))
     # What says nothing of its source could be anything.
-    for unsaid in (TABLE, pd.concat([table, with_source(TABLE.copy(), {"a": "b"})])):
+    joined = pd.concat([from_(SOURCE), from_({"a": "b"})])
+    for unsaid in (TABLE, joined, from_({"model": "m"})):
         with pytest.raises(ValueError, match="must say what its confidences come from"):
             whole.apply(unsaid)
-    with pytest.raises(ValueError, match="must say what its confidences come from"):
-        whole.apply(TABLE, source={"model": "m"})
     for key in SOURCE:
-        table.attrs["source"] = SOURCE | {key: "another"}
         with pytest.raises(ValueError, match=f"source differs.*of {key} .*'another'"):
-            whole.apply(table)
+            whole.apply(from_(SOURCE | {key: "another"}))
     with pytest.raises(ValueError, match="the calibrator was fitted on"):
         Policy(TRUST_BUCKETS, whole.calibrator, source=SOURCE | {"model": "x"})
-    own = Policy(TRUST_BUCKETS, source={"model": "m"})
     with pytest.raises(ValueError, match="this policy is for"):
-        own.apply(table.assign().pipe(with_source, {"model": "x"}))
-
-
-def with_source(table: pd.DataFrame, source: dict[str, str]) -> pd.DataFrame:
-    table.attrs["source"] = source
-    return table
+        Policy(TRUST_BUCKETS, source={"model": "m"}).apply(from_({"model": "x"}))
 
 
 def test_stored_and_read_back_it_is_the_same(whole: Policy, tmp_path: Path) -> None:
@@ -251,7 +236,6 @@ def test_stored_and_read_back_it_is_the_same(whole: Policy, tmp_path: Path) -> N
     assert found.equals(whole.apply(TABLE, source=SOURCE))
     assert math.isnan(again.verified[1].risk)
     assert "Für alle Fälle." in path.read_text("utf-8")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["policy.json"]
     plain = Policy(TRUST_BUCKETS)
     assert Policy.from_dict(json.loads(json.dumps(plain.to_dict()))) == plain
 
@@ -305,11 +289,8 @@ OTHERS = verify(0.9, [0.95], [1], 0.05)
         ({"source": "gpt"}, TypeError, "source must be Mapping .* not 'gpt'"),
         ({"verified": 0.9}, TypeError, "verified must be Sequence, not 0.9"),
         ({"verified": [0.9]}, TypeError, "each of verified must be Verification, not"),
-        (
-            {"calibrator": "platt"},
-            TypeError,
-            "calibrator must be Calibrator or .*plat",
-        ),
+        ({"calibrator": "platt"}, TypeError, "calibrator must be Calibrator or .*plat"),
+        ({"by_label": {0.5: STRANGE}}, TypeError, "a label of by_label must be str or"),
         ({"by_label": {"a": STRANGE}}, ValueError, "by_label must have the actions"),
         ({"verified": [OTHERS]}, ValueError, "verified must be what this policy's ver"),
     ],
@@ -328,11 +309,7 @@ def test_bad_policies(change: dict, error: type, message: str) -> None:
         (TABLE[["prediction"]], ValueError, "table must have the column 'confidence'"),
         (TABLE[["confidence"]], ValueError, "table must have the column 'prediction'"),
         (TABLE.assign(confidence=1.5), ValueError, "confidence must lie in"),
-        (
-            TABLE.assign(confidence=[0.1, 0.2, "high", 0.3]),
-            ValueError,
-            "confidence must be numbers; row 2 is 'high'",
-        ),
+        (TABLE.assign(confidence="high"), ValueError, "confidence must be numbers; "),
     ],
 )
 def test_bad_tables(change: Any, error: type, message: str) -> None:
@@ -344,59 +321,43 @@ def test_bad_tables(change: Any, error: type, message: str) -> None:
         Policy(TRUST_BUCKETS).verify(change, 0.1)
 
 
+RANGES = {"edges": [0.5], "names": ["no", "yes"]}
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("place", "value", "says"),
     [
-        ({"format": "helpers.decisions/9"}, "format is 'helpers.decisions/9'"),
-        ({"more": 1}, "must not have the field 'more'"),
-        ({"note": None}, "note is None"),
-        ({"source": {"model": 3}}, "source.model is 3"),
-        ({"by_label": [["a", {}], 1]}, "by_label.1 is 1"),
-        ({"by_label": [["a", {}]]}, "the stored policy is not whole"),
-        ({"buckets": 3}, "buckets is 3"),
-        ({"calibrator": {"format": "x"}}, "format"),
+        ("format", "helpers.decisions/9", "format is 'helpers.decisions/9'"),
+        ("more", 1, "must not have the field 'more'"),
+        ("note", None, "note is None"),
+        ("source", {"model": 3}, "source.model is 3"),
+        ("by_label", [1], "by_label.0 is 1"),
+        ("by_label", [["a", {}]], "must have the field 'by_label.0.1.edges'"),
+        ("by_label", [["a", RANGES], ["a", RANGES]], "must name each label once"),
+        ("buckets", 3, "buckets is 3"),
+        ("calibrator", {"format": "x"}, "format"),
+        ("verified.max_risk", 2, "max_risk"),
+        ("verified.n_errors", -1, "n_errors"),
+        ("verified.n_errors", 10**6, "must rise"),
+        ("verified.n_labels", 4.5, "n_labels"),
+        ("verified.rule", "0f3a", "one is of the rule 0f3a"),
+        ("verified.verdict", "holds", "verdict"),
     ],
 )
 def test_a_policy_file_with_wrong_parts_is_named(
-    whole: Policy, tmp_path: Path, change: dict[str, Any], says: str
+    whole: Policy, tmp_path: Path, place: str, value: Any, says: str
 ) -> None:
-    path = tmp_path / "policy.json"
-    path.write_text(json.dumps(whole.to_dict() | change), "utf-8")
-    with pytest.raises(ValueError, match=f"policy.json: .*{says}"):
+    path, stored = tmp_path / "policy.json", whole.to_dict()
+    *inside, name = place.split(".")
+    part = stored["verified"][0] if inside else stored
+    part[name] = value
+    path.write_text(json.dumps(stored), "utf-8")
+    with pytest.raises(ValueError, match=rf"policy.json: [\s\S]*{says}"):
         Policy.load(path)
-    path.write_text("{", "utf-8")
-    with pytest.raises(ValueError, match="is no JSON"):
-        Policy.load(path)
-    stored = whole.to_dict()
-    name = next(iter(change))
-    if stored.pop(name, None) is not None:
-        with pytest.raises(ValueError, match=f"must have the field {name!r}"):
+    del part[name]
+    if name not in ("more", "verdict", "rule"):
+        with pytest.raises(ValueError, match=name):
             Policy.from_dict(stored)
-    twice = Policy(TRUST_BUCKETS, by_label={"a": TRUST_BUCKETS}).to_dict()
-    with pytest.raises(ValueError, match="by_label must name each label once"):
-        Policy.from_dict(twice | {"by_label": twice["by_label"] * 2})
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"max_risk": math.nan}, "max_risk"),
-        ({"n_errors": -1}, "n_errors"),
-        ({"n_errors": 10**6}, "must rise"),
-        ({"n_labels": 4.5}, "n_labels"),
-        ({"rule": "0f3a"}, "one is of the rule 0f3a"),
-        ({"verdict": "holds"}, "verdict"),
-        ({"more": 1}, "more"),
-    ],
-)
-def test_what_a_stored_policy_says_was_verified_is_checked(
-    change: dict[str, Any], says: str
-) -> None:
-    stored = Policy(TRUST_BUCKETS).verify(labelled(100), 0.3).to_dict()
-    assert Policy.from_dict(stored).to_dict() == stored
-    stored["verified"][0] |= change
-    with pytest.raises(ValueError, match=says):
-        Policy.from_dict(stored)
 
 
 def labelled(n: int, seed: int = 0) -> pd.DataFrame:
@@ -473,30 +434,39 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
 
 @pytest.mark.parametrize(
     "calibrator",
-    [TopLabelCalibrator(PlattScalingCalibrator()), VectorScaling()],
+    [
+        PlattScalingCalibrator(),
+        TopLabelCalibrator(PlattScalingCalibrator()),
+        VectorScaling(),
+    ],
     ids=lambda calibrator: type(calibrator).__name__,
 )
-def test_calibrators_of_label_probabilities_decide(calibrator) -> None:
-    columns = ["p_a", "p_b", "p_c"]
+def test_calibrated_confidence_decides(calibrator) -> None:
+    columns: Any = ["p_a", "p_b", "p_c"]
+    outcome = "truth"
+    if isinstance(calibrator, PlattScalingCalibrator):
+        columns, outcome = "confidence", "correct"
     known, table = labelled(600), labelled(100, seed=1)
-    calibrator.fit(known[columns], known["truth"], source=SOURCE)
-    table.loc[7, ["p_a", "p_b", "p_c", "confidence"]] = np.nan
+    calibrator.fit(known[columns], known[outcome], source=SOURCE)
+    table.loc[7, columns] = np.nan
     policy = Policy(TRUST_BUCKETS, calibrator)
     acted = policy.apply(table, source=SOURCE)
-    whole = table.drop(index=7)
+    assert acted.loc[7, "action"] == "ask"
+    whole, rest = table.drop(index=7), acted.drop(index=7)
     expected = np.asarray(calibrator.predict(whole[columns]))
     if expected.ndim == 2:
         at = whole["prediction"].map({"a": 0, "b": 1, "c": 2})
         expected = expected[np.arange(len(at)), at]
-    assert np.array_equal(acted["decided_on"].drop(index=7), expected)
-    assert acted["action"].drop(index=7).tolist() == [*TRUST_BUCKETS.assign(expected)]
-    assert acted.loc[7, "action"] == "ask"
+    assert np.array_equal(rest["decided_on"], expected)
+    assert rest["action"].tolist() == TRUST_BUCKETS.assign(expected).tolist()
+    assert rest["reason"].str.startswith("calibrated confidence").all()
     again = Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
     assert again.apply(table, source=SOURCE).equals(acted) and again.rule == policy.rule
-    with pytest.raises(ValueError, match="table must have the column 'p_b'; it has"):
-        policy.apply(table.drop(columns="p_b"), source=SOURCE)
-    with pytest.raises(ValueError, match="^p_a must be numbers; row 0 is 'much'"):
-        policy.apply(table.assign(p_a="much"), source=SOURCE)
+    for column in np.atleast_1d(columns):
+        with pytest.raises(ValueError, match=f"table must have the column '{column}'"):
+            policy.apply(table.drop(columns=column), source=SOURCE)
+        with pytest.raises(ValueError, match=f"^{column} must be numbers; row 0 is 'm"):
+            policy.apply(table.assign(**{column: "much"}), source=SOURCE)
 
 
 def test_confidence_of_a_label_that_is_not_the_most_probable() -> None:

@@ -54,22 +54,19 @@ def test_items_without_a_confidence(missing: Any) -> None:
     table = TABLE.assign(confidence=[0.9, 0.6, missing, 0.6, missing])
     found = review_queue(table, budget=3)
     assert found.index.tolist() == ["c", "e", "b"]
-    assert found["queue_reason"].tolist()[1:] == [
-        "no confidence is known",
-        "confidence 0.6",
-    ]
+    assert found["queue_reason"].iloc[1] == "no confidence is known"
     drawn = review_queue(table, budget=5, strategy="random", rng=0)
     assert sorted(drawn.index) == list("abcde")
     none = review_queue(table[["confidence"]].loc[["c", "e"]], budget=5)
     assert none.index.tolist() == ["c", "e"]
-    for strategy, more in (
-        ("value", {"costs": Costs(10, 1.5)}),
-        ("near-threshold", {"threshold": 0.5}),
-        ("stratified", {}),
-    ):
-        rules: dict[str, Any] = {"budget": 5, "strategy": strategy} | more
+    needs: dict[Any, Any] = {
+        "value": {"costs": Costs(10, 1.5)},
+        "near-threshold": {"threshold": 0.5},
+        "stratified": {},
+    }
+    for strategy, more in needs.items():
         with pytest.raises(ValueError, match="^confidence must be known .* row 2 is m"):
-            review_queue(table, **rules)
+            review_queue(table, budget=5, strategy=strategy, **more)
 
 
 def test_near_a_threshold() -> None:
@@ -88,14 +85,6 @@ def test_value_leaves_out_what_is_cheaper_to_automate() -> None:
     assert found["queue_reason"].tolist() == ["saves 2.5", "saves 2.5", "saves 0.5"]
     none = review_queue(TABLE, budget=5, strategy="value", costs=Costs(10, 10))
     assert len(none) == 0 and "queue_reason" in none
-
-
-def test_value_by_prediction() -> None:
-    """A wrong no is worse than a wrong yes."""
-    costs = {"no": Costs(100, 1.5), "yes": Costs(10, 1.5)}
-    found = review_queue(TABLE, budget=3, strategy="value", costs=costs)
-    assert found.index.tolist() == ["d", "a", "b"]
-    assert found["queue_reason"].tolist() == ["saves 38.5", "saves 8.5", "saves 2.5"]
 
 
 def test_spot_checks_are_spread_over_the_confidence() -> None:
@@ -161,9 +150,6 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
     assert np.abs(drawn / 120 - chance).max() < 4.5 * np.sqrt(0.25 / 120)
 
 
-VALUE = {"strategy": "value", "costs": {"no": Costs(2, 1)}}
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -174,25 +160,17 @@ VALUE = {"strategy": "value", "costs": {"no": Costs(2, 1)}}
         ({"threshold": 0.5}, "threshold must be left out for .*'least-confident', not"),
         ({"strategy": "random", "costs": Costs(2, 1)}, "costs must be left out for"),
         ({"strategy": "near-threshold", "threshold": 90}, "threshold must lie between"),
-        (VALUE, "costs must hold those of the prediction 'yes'"),
-        (VALUE | {"costs": 2}, "costs must be Costs or a mapping"),
-        (VALUE | {"table": TABLE[["confidence"]]}, "table must have the column 'pred"),
+        ({"strategy": "value", "costs": 2}, "costs must be Costs, not 2"),
         ({"strategy": "stratified", "budget": 1}, "budget must be at least 2, the num"),
-        ({"strategy": "stratified", "n_strata": 0}, "n_strata must be a whole number"),
         ({"table": TABLE["confidence"]}, "table must be a DataFrame, not Series"),
         ({"table": TABLE[["prediction"]]}, "table must have the column 'confidence'"),
         (
             {"table": TABLE.assign(queue_reason="")},
             "table must have no column 'queue_r",
         ),
-        ({"by": "decided_on"}, "table must have the column 'decided_on'; it has"),
         (
             {"table": TABLE.assign(decided_on=[1, 2, 0, None, 0])},
             r"decided_on must lie in \[0, 1\]; row 1 is 2.0",
-        ),
-        (
-            {"table": TABLE.assign(queue_weight=1), "strategy": "random"},
-            "table must have no column 'queue_weight' yet",
         ),
         ({"table": TABLE.assign(confidence=90)}, r"confidence must lie in \[0, 1\]"),
         ({"table": TABLE[:0]}, "table must have at least one row"),

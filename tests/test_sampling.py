@@ -12,7 +12,6 @@ from scipy.stats import binom, multinomial
 
 from helpers import sampling
 from helpers.classifier import LLMClassifier
-from helpers.datasets import REVIEW_EXAMPLES, REVIEW_LABELS, REVIEW_PROMPT, load_reviews
 from helpers.models import LanguageModel
 from helpers.sampling import (
     INVALID,
@@ -77,9 +76,7 @@ def likely_labels(model: LanguageModel, *, ended: bool) -> LabelTokens:
 
 @pytest.mark.parametrize("any_model", ["tiny_llama", "tiny_gpt2"], indirect=True)
 @pytest.mark.parametrize("ended", [True, False])
-def test_shares_are_the_models_own_probabilities(
-    any_model: LanguageModel, ended: bool
-) -> None:
+def test_shares_are_the_models_own(any_model: LanguageModel, ended: bool) -> None:
     labels = likely_labels(any_model, ended=ended)
     asked: Any = Fixed(any_model, labels)
     n = 4000
@@ -93,21 +90,7 @@ def test_shares_are_the_models_own_probabilities(
     assert (np.abs(votes / n - expected) <= 4.5 * deviation + 1e-3).all(axis=None)
 
 
-def test_embedded_model_votes_as_it_scores(embedded: LanguageModel) -> None:
-    classifier = make(
-        embedded, labels=REVIEW_LABELS, prompt=REVIEW_PROMPT, examples=REVIEW_EXAMPLES
-    )
-    texts = load_reviews("test", n=20, seed=2)["text"]
-    votes = sample_votes(classifier, texts, n=200, seed=3)
-    exact = np.exp(classifier.raw_log_proba(texts))
-    z = (votes[list(REVIEW_LABELS)] - 200 * exact) / np.sqrt(200 * exact * (1 - exact))
-    assert np.abs(z.to_numpy()).max() < 4.5
-    assert 0.6 < z.to_numpy().std() < 1.4
-
-
-def test_same_answers_for_a_seed_whatever_the_batches(
-    tiny_llama: LanguageModel,
-) -> None:
+def test_same_seed_same_answers_whatever_the_batches(tiny_llama: LanguageModel) -> None:
     asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=True))
     votes = sample_votes(asked, TEXTS, n=60, seed=5)
     assert not votes.equals(sample_votes(asked, TEXTS, n=60, seed=6))
@@ -134,15 +117,10 @@ def test_temperature_sharpens_and_flattens(tiny_llama: LanguageModel) -> None:
     )
     entropies = [agreement(votes)["entropy"].mean() for votes in (cold, own)]
     assert entropies[0] < entropies[1]
+    greedy = sample_votes(asked, TEXTS, n=40, top_k=1)
+    assert (greedy.max(axis=1) == 40).all() and not (own.max(axis=1) == 400).all()
     # So hot that all tokens are alike: a third of them is "a", a third "b".
     assert (hot[["a", "b"]] / 400).to_numpy() == pytest.approx(1 / 3, abs=0.09)
-
-
-def test_top_k_of_one_is_greedy(tiny_llama: LanguageModel) -> None:
-    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
-    votes = sample_votes(asked, TEXTS, n=40, top_k=1)
-    assert (votes.max(axis=1) == 40).all()
-    assert not (sample_votes(asked, TEXTS, n=40).max(axis=1) == 40).all()
 
 
 def test_votes_know_their_texts_and_their_source(tiny_llama: LanguageModel) -> None:
@@ -151,11 +129,7 @@ def test_votes_know_their_texts_and_their_source(tiny_llama: LanguageModel) -> N
     votes = sample_votes(classifier, texts, n=2)
     assert list(votes.index) == [9, 4, 7, 1, 3]
     assert votes.attrs["source"] == classifier.source()
-
-
-def test_no_texts_no_votes(tiny_llama: LanguageModel) -> None:
-    votes = sample_votes(make(tiny_llama), [], n=3)
-    assert votes.shape == (0, 3)
+    assert sample_votes(classifier, [], n=3).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +137,6 @@ def test_no_texts_no_votes(tiny_llama: LanguageModel) -> None:
     [
         ({"n": 0}, "n must be a whole number of 1 or more, not 0"),
         ({"temperature": 0}, "without chance all answers are the same"),
-        ({"temperature": -1.0}, "temperature must be above 0"),
         ({"temperature": float("nan")}, "temperature must be above 0"),
         ({"top_k": 0}, "top_k must be at least 1"),
         ({"top_p": 0.0}, "top_p must lie in"),
@@ -200,10 +173,9 @@ def test_labels_that_share_an_answer_are_refused(tiny_llama: LanguageModel) -> N
 def test_intervals_of_agreement(
     won: int, n: int, wilson: tuple[float, float], exact: tuple[float, float]
 ) -> None:
-    votes = table([won, n - won, 0])
-    methods: list[Any] = ["wilson", "clopper-pearson"]
-    for method, ends in zip(methods, (wilson, exact), strict=True):
-        found = agreement(votes, method=method).iloc[0]
+    methods: dict[Any, Any] = {"wilson": wilson, "clopper-pearson": exact}
+    for method, ends in methods.items():
+        found = agreement(table([won, n - won, 0]), method=method).iloc[0]
         assert (found["low"], found["high"]) == pytest.approx(ends, abs=5e-4)
 
 
@@ -213,18 +185,15 @@ def test_invalid_answers_stay_in_the_denominator() -> None:
     assert found["n"].tolist() == [10, 10]
     assert found["prediction"].tolist() == ["a", "a"]
     assert found["entropy"].tolist() == pytest.approx([0.89794572, 0.0])
-
-
-def test_share_of_a_given_prediction() -> None:
-    found = agreement(table([6, 1, 3], [2, 8, 0]), prediction=["b", "a"])
-    assert found["agreement"].tolist() == [0.1, 0.2]
+    given = agreement(table([6, 1, 3], [2, 8, 0]), prediction=["b", "a"])
+    assert given["agreement"].tolist() == [0.1, 0.2]
 
 
 def test_every_share_lies_in_its_interval() -> None:
     votes = table(*[[k, 20 - k, 0] for k in range(21)])
-    methods: list[Any] = ["wilson", "clopper-pearson"]
-    for method in methods:
-        found = agreement(votes, prediction=["a"] * 21, method=method)
+    for method in ("wilson", "clopper-pearson"):
+        chosen: Any = method
+        found = agreement(votes, prediction=["a"] * 21, method=chosen)
         assert (found["low"] <= found["agreement"]).all()
         assert (found["agreement"] <= found["high"]).all()
         assert found[["low", "high"]].isin([0, 1]).sum().tolist() == [1, 1]
@@ -233,17 +202,7 @@ def test_every_share_lies_in_its_interval() -> None:
 @pytest.mark.parametrize(
     ("p", "n", "share"),
     # formulas_and_pitfalls §4.5: E[max share] of two labels.
-    [
-        (0.5, 3, 0.75),
-        (0.5, 5, 0.6875),
-        (0.5, 7, 0.656),
-        (0.5, 10, 0.623),
-        (0.5, 20, 0.588),
-        (0.5, 50, 0.556),
-        (0.6, 5, 0.702),
-        (0.6, 10, 0.647),
-        (0.9, 5, 0.902),
-    ],
+    [(0.5, 3, 0.75), (0.5, 20, 0.588), (0.6, 10, 0.647), (0.9, 5, 0.902)],
 )
 def test_winners_share_of_the_table(p: float, n: int, share: float) -> None:
     found = winners_share([p, 1 - p], n)
@@ -255,11 +214,8 @@ def test_winners_share_of_the_table(p: float, n: int, share: float) -> None:
 
 def test_winners_share_of_several_outcomes() -> None:
     p, n = np.array([0.5, 0.3, 0.2]), 6
-    expected = 0.0
-    for a in range(n + 1):
-        for b in range(n + 1 - a):
-            counts = [a, b, n - a - b]
-            expected += multinomial.pmf(counts, n, p) * max(counts) / n
+    counts = [[a, b, n - a - b] for a in range(n + 1) for b in range(n + 1 - a)]
+    expected = multinomial.pmf(counts, n, p) @ np.max(counts, axis=1) / n
     assert winners_share(p, n) == pytest.approx(expected)
     assert winners_share([1.0, 0.0], 9) == pytest.approx(1)
     assert winners_share([0.25] * 4, 1) == 1
@@ -275,14 +231,10 @@ def test_samples_needed_is_the_smallest_number() -> None:
     for method in ("wilson", "clopper-pearson"):
         chosen: Any = method
         n = samples_needed(0.3, share=0.5, method=chosen)
-        widths = [
-            np.ptp(
-                agreement(table([k // 2, k - k // 2, 0]), method=chosen)[
-                    ["low", "high"]
-                ].to_numpy()
-            )
-            for k in (n - 2 + n % 2, n + n % 2)
-        ]
+        even = [n - 2 + n % 2, n + n % 2]
+        votes = table(*[[k // 2, k // 2, 0] for k in even])
+        found = agreement(votes, method=chosen)
+        widths = (found["high"] - found["low"]).tolist()
         assert widths[0] > 0.3 - 0.01 and widths[1] <= 0.3
     assert samples_needed(0.1, share=0.95) < samples_needed(0.1)
     with pytest.raises(ValueError, match="most=100 answers leave the interval"):
@@ -311,16 +263,17 @@ def test_fewer_votes_are_some_of_the_votes() -> None:
         fewer_votes(votes, 101)
 
 
+VOTES = table([1, 2, 0])
 CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: agreement(table([0, 0, 0])), "an answer in each row; row 0 has none"),
     (lambda: agreement(table([1, -1, 0])), "whole numbers of 0 or more"),
-    (lambda: agreement(table([1, 2, 0]) / 2), "whole numbers of 0 or more"),
-    (lambda: agreement(table([1, 2, 0]).head(0)), "votes must have at least one row"),
-    (lambda: agreement(table([1, 2, 0]), prediction=["c"]), "row 0 is 'c'"),
-    (lambda: agreement(table([1, 2, 0]), prediction=[INVALID]), "row 0 is 'invalid'"),
-    (lambda: agreement(table([1, 2, 0]), prediction=["a", "b"]), "one value for each"),
-    (lambda: agreement(table([1, 2, 0]), level=95), "level must lie between 0 and 1"),
-    (lambda: smoothed_share(table([1, 2, 0]), pseudo_votes=0), "must be above 0"),
+    (lambda: agreement(VOTES / 2), "whole numbers of 0 or more"),
+    (lambda: agreement(VOTES.head(0)), "votes must have at least one row"),
+    (lambda: agreement(VOTES, prediction=["c"]), "row 0 is 'c'"),
+    (lambda: agreement(VOTES, prediction=[INVALID]), "row 0 is 'invalid'"),
+    (lambda: agreement(VOTES, prediction=["a", "b"]), "one value for each"),
+    (lambda: agreement(VOTES, level=95), "level must lie between 0 and 1"),
+    (lambda: smoothed_share(VOTES, pseudo_votes=0), "must be above 0"),
     (lambda: winners_share([0.5, 0.6], 3), "must sum to one"),
     (lambda: winners_share([0.5, 0.5], 0), "n must be a whole number"),
     (lambda: samples_needed(1.5), "width must lie between 0 and 1"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from helpers import packed, scoring
+from helpers import packed
 from helpers.adapters import add_lora
 from helpers.models import LanguageModel
 from helpers.packed import NodeLogits, ProjectedLogits
@@ -115,9 +115,7 @@ def test_budget_and_prefix_change_nothing(
 
 @tiny_models
 @pytest.mark.parametrize("case", CASES)
-def test_equals_it_whatever_prompts_have_in_common(
-    any_model: LanguageModel, case: str
-) -> None:
+def test_equals_it_whatever_is_in_common(any_model: LanguageModel, case: str) -> None:
     check(any_model, CASES[case], ENDING)
 
 
@@ -136,7 +134,7 @@ SOME_LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
 GPT_NEO = {"num_layers": 2, "num_heads": 4, "window_size": 32}
 SOFT = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
 HEAD = {"head_dim": 8}
-# Windows are wider than the model's own trial (12 tokens) and narrower than PROMPTS.
+# Windows are wider than the model's own trial (26 tokens) and narrower than PROMPTS.
 ARCHITECTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "packed": [
         ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 10}),
@@ -154,9 +152,9 @@ ARCHITECTURES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         *((kind, HEAD) for kind in ("gemma", "granite", "olmo2")),
     ],
     "one by one": [
-        ("mistral", {"sliding_window": 20}),
-        ("gemma2", HEAD | {"sliding_window": 20}),
-        ("gemma3_text", HEAD | SOME_LAYERS | {"sliding_window": 20}),
+        ("mistral", {"sliding_window": 32}),
+        ("gemma2", HEAD | {"sliding_window": 32}),
+        ("gemma3_text", HEAD | SOME_LAYERS | {"sliding_window": 32}),
         ("gpt_neo", GPT_NEO | {"attention_types": [[["global", "local"], 1]]}),
         ("phi3", PHI3),
         ("mamba", {"state_size": 4}),
@@ -193,7 +191,7 @@ def test_shared_prefix_of_any_length(make_tiny: Make, length: int) -> None:
 def test_text_that_is_not_a_number_leaves_the_others_alone(
     make_tiny: Make, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    monkeypatch.setattr(scoring, "check_logprobs", lambda *_: None)
+    monkeypatch.setattr(LanguageModel, "check_logprobs", lambda *_: None)
     model = make_tiny("llama", num_hidden_layers=3)
     prefix = [22] * length
     good, bad = [3, 4, 5], [7, 8, 9, 250, 11, 12]
@@ -315,9 +313,7 @@ def test_half_precision_is_near_the_whole_one(embedded: LanguageModel) -> None:
     np.testing.assert_allclose(scores[1], scores[0], rtol=0.1, atol=0.01)
 
 
-def test_tree_that_a_model_gets_wrong_is_not_used(
-    make_tiny: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_tree_is_out(make_tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny("gpt2")
     forward = model.network.forward
 
@@ -331,9 +327,7 @@ def test_tree_that_a_model_gets_wrong_is_not_used(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_all_tokens_as_labels_have_probability_one(
-    make_tiny: Make, kind: str, dtype: torch.dtype
-) -> None:
+def test_all_tokens_sum_to_one(make_tiny: Make, kind: str, dtype: torch.dtype) -> None:
     model = make_tiny(kind)
     model.network.to(dtype)  # turned into float32 before the softmax
     n = model.network.config.vocab_size
@@ -351,22 +345,6 @@ def test_label_is_the_sum_of_its_sequences(any_model: LanguageModel) -> None:
     expected = np.stack([each[:, owners == k].sum(axis=1) for k in range(5)], axis=1)
     found = label_logprobs(any_model, PROMPTS, ENDING)
     np.testing.assert_allclose(found, np.log(expected), atol=TOLERANCE)
-
-
-def test_order_of_labels_changes_nothing_but_the_columns(
-    tiny_llama: LanguageModel,
-) -> None:
-    order = [2, 0, 1]
-    names = ["positive", "negative", "no way"]
-    plain = Verbalizer(names, terminator="\n").tokens(tiny_llama, after="A:")
-    turned = Verbalizer([names[k] for k in order], terminator="\n").tokens(
-        tiny_llama, after="A:"
-    )
-    np.testing.assert_allclose(
-        label_logprobs(tiny_llama, PROMPTS, turned),
-        label_logprobs(tiny_llama, PROMPTS, plain)[:, order],
-        atol=TOLERANCE,
-    )
 
 
 @tiny_models
@@ -443,15 +421,11 @@ def test_batches_without_padding_are_larger(
 ) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(
-        scoring, "check_logprobs", lambda _, values, rows: sizes.append(len(rows))
+        LanguageModel, "check_logprobs", lambda *given: sizes.append(len(given[2]))
     )
     label_logprobs(make_tiny(kind), random_prompts([97] * 30), ENDING)
     width = 97 + len(nodes_to_read(ENDING)) - 1
     assert sizes[0] == most // width
-
-
-def test_no_prompts_give_no_rows(tiny_llama: LanguageModel) -> None:
-    assert label_logprobs(tiny_llama, [], LABELS).shape == (0, 5)
 
 
 @pytest.mark.parametrize(
@@ -469,6 +443,7 @@ def test_senseless_input_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         label_logprobs(tiny_llama, random_prompts(prompts), LABELS, **settings)
+    assert label_logprobs(tiny_llama, [], LABELS).shape == (0, 5)
 
 
 @given(
@@ -497,11 +472,9 @@ def test_numbers_are_those_of_the_table(
         np.testing.assert_allclose(one.normaliser(), logsumexp(whole, -1), **close)
 
 
-@pytest.mark.parametrize("vocabulary", [63, 64, 65, 1000])
-def test_slices_of_the_vocabulary_add_up(
-    monkeypatch: pytest.MonkeyPatch, vocabulary: int
-) -> None:
+def test_slices_of_the_vocabulary_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_SLICE", 1)  # the narrowest there are
-    states, weight = torch.randn(3, 2, 8), torch.randn(vocabulary, 8)
-    found = ProjectedLogits(states, weight).normaliser()
-    np.testing.assert_allclose(found, (states @ weight.T).logsumexp(-1), atol=1e-5)
+    for vocabulary in (63, 64, 65, 1000):
+        states, weight = torch.randn(3, 2, 8), torch.randn(vocabulary, 8)
+        found = ProjectedLogits(states, weight).normaliser()
+        np.testing.assert_allclose(found, (states @ weight.T).logsumexp(-1), atol=1e-5)

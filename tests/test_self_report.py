@@ -116,14 +116,9 @@ def test_a_number_means_what_was_asked_for() -> None:
 
 @given(st.integers(0, 100))
 def test_whole_percentages_survive_in_every_notation(percent: int) -> None:
-    for answer in (
-        f"{percent}",
-        f"{percent}%",
-        f"{percent} percent.",
-        f"{percent}/100",
-        f'{{"confidence": "{percent}%"}}',
-    ):
-        assert read_report(answer).value == pytest.approx(percent / 100)
+    for way in ("#", "#%", "# percent.", "#/100", '{"confidence": "#%"}'):
+        value = read_report(way.replace("#", str(percent))).value
+        assert value == pytest.approx(percent / 100)
 
 
 @given(
@@ -148,18 +143,22 @@ def test_any_text_has_a_status(text: str) -> None:
     assert (report.status == "ok") == (0 <= report.value <= 1)
 
 
-@pytest.mark.parametrize("answer", [None, 80, ["80"]])
-def test_an_answer_is_a_string(answer: Any) -> None:
-    with pytest.raises(TypeError, match="answer must be a string"):
-        read_report(answer)
-
-
-def test_unknown_scale_is_refused(tiny_llama: LanguageModel) -> None:
+def test_senseless_requests_are_refused(tiny_llama: LanguageModel) -> None:
+    answers: list[Any] = [None, 80, ["80"]]
+    for answer in answers:
+        with pytest.raises(TypeError, match="answer must be a string"):
+            read_report(answer)
     wrong: Any = "stars"
     with pytest.raises(ValueError, match="scale must be one of"):
         read_report("3", scale=wrong)
     with pytest.raises(ValueError, match="scale must be one of"):
         self_report(tiny_llama, ["A:"], scale=wrong)
+    prompts: list[Any] = ["", "True or False? ", None]
+    for prompt in prompts:
+        with pytest.raises(ValueError, match="^prompts must"):
+            p_true(tiny_llama, ["fine?", prompt])
+    with pytest.raises(ValueError, match="^prompts must"):
+        report_distribution(tiny_llama, ["How sure? "])
 
 
 def test_reports_are_what_the_model_writes(embedded: LanguageModel) -> None:
@@ -197,13 +196,8 @@ def test_p_true_is_the_exact_share_of_true(tiny_llama: LanguageModel) -> None:
     assert list(found.index) == [7, 3]
     assert found["p_true"].to_numpy() == pytest.approx(exact[:, 0] / exact.sum(axis=1))
     assert found["off_label"].to_numpy() == pytest.approx(1 - exact.sum(axis=1))
-    assert len(p_true(tiny_llama, [])) == 0
-
-
-@pytest.mark.parametrize("prompt", ["", "True or False? ", None])
-def test_bad_prompts_are_refused(tiny_llama: LanguageModel, prompt: Any) -> None:
-    with pytest.raises(ValueError, match="^prompts must"):
-        p_true(tiny_llama, ["fine?", prompt])
+    assert p_true(tiny_llama, []).shape == (0, 2)
+    assert report_distribution(tiny_llama, []).shape == (0, 103)
 
 
 def test_the_distribution_of_reports_is_exact(embedded: LanguageModel) -> None:
@@ -231,10 +225,3 @@ def test_a_percent_sign_is_part_of_the_number(embedded: LanguageModel) -> None:
     (written,) = embedded.generate(asked, temperature=0, max_new_tokens=4)
     assert "%" in written.split("\n")[0]
     assert report_distribution(embedded, [asked])["off_label"].item() < 0.3
-
-
-def test_the_distribution_of_no_prompts_is_empty(tiny_llama: LanguageModel) -> None:
-    found = report_distribution(tiny_llama, [])
-    assert found.shape == (0, 103)
-    with pytest.raises(ValueError, match="^prompts must"):
-        report_distribution(tiny_llama, ["How sure? "])

@@ -32,7 +32,6 @@ from helpers.decisions import (
     verify_accepted,
     zero_failure_sample_size,
 )
-from helpers.metrics import risk_coverage_curve
 
 POINTS = np.append(np.arange(100) / 100, 1 - np.array([8, 6, 4, 2, 1, 0.5, 0.1]) / 1000)
 POINTS = np.sort(POINTS)[::-1]
@@ -102,21 +101,24 @@ def test_fewest_items_without_an_error(risk: float, delta: float) -> None:
     assert n == 1 or (1 - risk) ** (n - 1) > delta
 
 
-def test_too_few_labels_say_how_many_it_takes() -> None:
-    found = choose_threshold([0.95] * 20, [1] * 20, 0.1)
-    assert found.threshold is None and found.labels_needed == 29
-    assert str(found) == (
-        "No threshold can be certified for a risk of at most 0.1 at 0.95 confidence: "
-        "the labels are too few (none of them wrong), and the tightest bound is 13.9%, "
-        "at a coverage of 100.0%, with 20 labels. It may take about 29, or more."
-    )
-    # Half of them accepted, so twice as many.
-    half = choose_threshold([0.95] * 10 + [0.2] * 10, [1] * 20, 0.1, grid=[0.9])
-    assert half.labels_needed == 58
-    # A risk that is as high everywhere is not mended by labels.
-    found = choose_threshold([0.95] * 100, [1, 0] * 50, 0.1)
-    assert found.labels_needed is None and "no number of labels" in str(found)
-    assert choose_threshold([0.9] * 300, [0] * 300, 0.1).labels_needed is None
+@pytest.mark.parametrize(
+    ("correct", "needed", "said"),
+    [
+        ([1] * 20, 29, "the labels are too few (none of them wrong), and the "),
+        ([1] * 20, 29, "bound is 13.9%, at a coverage of 100.0%, with 20 labels."),
+        ([1] * 20, 29, " It may take about 29, or more."),
+        ([1] * 19 + [0], 572, " It may take about 580, or more."),  # a guess: upwards
+        ([1, 0] * 50, None, "no number of labels would do."),
+        ([0] * 300, None, "too many errors where it is highest (all wrong), and"),
+    ],
+)
+def test_what_it_takes_is_said(correct: list, needed: int | None, said: str) -> None:
+    found = choose_threshold([0.95] * len(correct), correct, 0.1)
+    assert found.threshold is None and found.labels_needed == needed
+    assert said in str(found)
+    if needed == 29:  # with half of them accepted, twice as many
+        rows = [0.95] * 10 + [0.2] * 10
+        assert choose_threshold(rows, correct, 0.1, grid=[0.9]).labels_needed == 58
 
 
 def test_what_is_wanting_is_named() -> None:
@@ -137,26 +139,12 @@ def test_what_is_wanting_is_named() -> None:
     assert strong.can_rank and "the labels are too few (AUROC 0.7" in str(strong)
     assert strong.auroc is not None
     assert strong.auroc.value == pytest.approx(roc_auc_score(right, scores))
-    # No ranking is needed where all could be accepted, and none is seen without errors.
+    # No ranking is needed where all could be accepted, nor known from two errors.
     assert choose_threshold([0.9] * 20, [1] * 19 + [0], 0.1).can_rank
-    assert choose_threshold([0.9] * 20, [1] * 20, 0.1).auroc is None
-    assert choose_threshold([0.9] * 99, [1] * 99, 0.1).auroc is None
-    # From two errors nobody knows how a confidence ranks.
     few = choose_threshold(np.arange(10) / 10, [1, 1, 0, 1, 1, 1, 1, 0, 1, 1], 0.1)
     assert few.auroc is not None and few.auroc.value < 0.6 and few.can_rank
     unknown = choose_threshold([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1], 0.1)
     assert "(AUROC 0.333, no interval; 0.5 is chance)" in str(unknown)
-
-
-def test_numbers_of_labels_that_are_guesses_are_round() -> None:
-    guessed = choose_threshold([0.95] * 20, [1] * 19 + [0], 0.1)
-    assert guessed.labels_needed == 572
-    # Without an error there is nothing to guess.
-    exact = choose_threshold([0.95] * 20, [1] * 20, 0.1)
-    for needed, said in ((26677, "27,000"), (572, "580"), (99_001, "100,000")):
-        text = str(replace(guessed, labels_needed=needed))
-        assert text.endswith(f" It may take about {said}, or more.")
-        assert f"about {needed:,}, or" in str(replace(exact, labels_needed=needed))
 
 
 def test_number_of_labels_has_the_power_it_names() -> None:
@@ -347,25 +335,20 @@ def test_certificate_is_verified_at_its_own_word() -> None:
             verify(threshold, *new)
 
 
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({}, "Accept by this rule: a risk of at most 0.1 holds at 0.95"),
+def test_verification_in_words() -> None:
+    found = verify_accepted([1] * 60 + [0] * 20, [1] * 59 + [0] * 21, 0.1)
+    assert str(found) == (
+        "Accept by this rule: a risk of at most 0.1 holds at 0.95 confidence. 60 of 80 "
+        "labelled items are accepted (75.0%), 1 wrong (1.67%; at most 7.66%, and at "
+        "least 0.09%, each at 0.95 confidence)."
+    )
+    for fields, text in (
         ({"threshold": 0.7}, "Accept from 0.7: a risk of at most 0.1 holds"),
-        ({"action": "trust"}, "trust: a risk of at most 0.1 holds"),
         ({"action": "trust", "rule": "0f3a"}, "trust by rule 0f3a: a risk"),
         ({"max_risk": 0.0008}, "Accept by this rule: a risk of at most 0.0008 fails"),
         ({"max_risk": 0.05}, "Accept by this rule: not enough data on a risk of at mo"),
-    ],
-)
-def test_verification_in_words(fields: dict, text: str) -> None:
-    found = verify_accepted([1] * 60 + [0] * 20, [1] * 59 + [0] * 21, 0.1)
-    said = str(replace(found, **fields))
-    assert said.startswith(text) and said.endswith(
-        "60 of 80 labelled items are accepted (75.0%), 1 wrong (1.67%; at most 7.66%, "
-        "and at least 0.09%, each at 0.95 confidence)."
-    )
-    assert str(replace(found, delta=0.002)).count("at 0.998 confidence") == 2
+    ):
+        assert str(replace(found, **fields)).startswith(text)
     nothing = str(verify(0.9, [0.5] * 7, [1] * 7, 0.1))
     assert nothing.endswith("None of 7 labelled items is accepted.")
 
@@ -409,8 +392,8 @@ def test_rows_that_a_calibrator_has_seen_certify_nothing(certify: Any) -> None:
 
 
 def test_marks_in_a_column_are_seen_and_those_beside_it_are_not(table: Any) -> None:
+    choose_threshold(table["raw"], table["correct"], 0.2)
     for whole in (table, table.copy()):
-        choose_threshold(whole["raw"], whole["correct"], 0.2)
         with pytest.raises(ValueError, match="^scores must be of rows that no calib"):
             choose_threshold(whole["mended"], whole["correct"], 0.2)
     named = table.assign(prediction="a", confidence=table["mended"])
@@ -428,8 +411,5 @@ def test_tables_and_figures_of_seen_rows_say_so(table: Any) -> None:
         plots.plot_buckets(buckets, ax=Figure().subplots()),
     ):
         assert "IN-SAMPLE" in [text.get_text() for text in ax.texts]
-    risks = risk_coverage_curve(*rows)
-    ax = plots.plot_risk_coverage({"a": risks}, ax=Figure().subplots())
-    assert ax.get_legend_handles_labels()[1] == ["a (IN-SAMPLE)"]
     plain = bucket_table(table["raw"], table["correct"])
     assert plain.attrs["evaluation"] == "unstated"

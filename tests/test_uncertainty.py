@@ -53,8 +53,6 @@ def test_a_row_by_hand() -> None:
     rows = [[0.5, 0.25, 0.25], [1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
     bits = np.array([1.5, 0, math.log2(3)])
     assert entropy(rows) == pytest.approx(bits * math.log(2))
-    shares = [1.5 / math.log2(3), 0, 1]
-    assert entropy(rows, normalized=True) == pytest.approx(shares)
     assert not np.signbit(entropy(rows)).any()
     assert margin(rows) == pytest.approx([0.25, 1, 0])
     more = {"p_a": [0.9], "p_b": [0.1], "off_label": [0.3], "prediction": ["a"]}
@@ -67,7 +65,6 @@ def test_measures_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
     most = math.log(rows.shape[1])
     assert np.all((entropy(rows) >= 0) & (entropy(rows) <= most + 1e-12))
     assert np.all((margin(rows) >= 0) & (margin(rows) <= 1))
-    assert np.all(entropy(rows, normalized=True) <= 1)
     for measure in (entropy, margin):
         assert measure(rows[:, ::-1]) == pytest.approx(measure(rows), abs=1e-12)
     split = combine(found)
@@ -81,16 +78,11 @@ def test_measures_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("measure", [entropy, margin])
-@pytest.mark.parametrize(
-    ("rows", "rule"),
-    [
-        ([0.5, 0.5], "a column for each of two"),
-        ([[0.2, 0.2]], "row 0 sums to 0.4"),
-    ],
-)
-def test_bad_rows_are_refused(measure: Any, rows: Any, rule: str) -> None:
-    with pytest.raises(ValueError, match=rule):
-        measure(rows)
+def test_bad_rows_are_refused(measure: Any) -> None:
+    with pytest.raises(ValueError, match="a column for each of two"):
+        measure([0.5, 0.5])
+    with pytest.raises(ValueError, match="row 0 sums to 0.4"):
+        measure([[0.2, 0.2]])
 
 
 # A closed form: three members (.9, .1), (.6, .4), (.3, .7) for one row.
@@ -108,14 +100,13 @@ def test_decomposition_of_the_vector() -> None:
 
 
 def test_members_at_the_limits() -> None:
-    same = combine(np.repeat(VECTOR[:1], 3, axis=0))
-    assert same.epistemic == pytest.approx([0], abs=1e-12) and same.agreement == [1]
     rows = np.random.default_rng(0).dirichlet(np.ones(3), size=1000)
-    assert np.all(combine([rows] * 3).epistemic >= 0)  # rounding goes either way
+    same = combine([rows] * 3)
+    assert np.all(same.epistemic >= 0)  # rounding goes either way
+    assert same.epistemic == pytest.approx(0, abs=1e-12) and (same.agreement == 1).all()
     opposed = combine([[[1.0, 0.0]], [[0.0, 1.0]]])
     assert opposed.aleatoric == [0]
     assert opposed.epistemic == pytest.approx([math.log(2)])
-    assert combine(VECTOR[:1]).epistemic == [0]
 
 
 TABLE = pd.DataFrame({"p_a": [0.5], "p_b": [0.5]}, index=["x"])
@@ -155,7 +146,6 @@ def test_passes_differ_and_repeat_by_seed(dropping: LanguageModel) -> None:
     assert found.shape == (4, 3, 2)
     assert found.sum(axis=2) == pytest.approx(1)
     assert np.all(np.ptp(found, axis=0) > 0)
-    assert np.array_equal(mc_dropout(asked, TEXTS, n_passes=4, seed=3), found)
     assert np.array_equal(mc_dropout(asked, TEXTS, n_passes=2, seed=3), found[:2])
     assert not np.array_equal(mc_dropout(asked, TEXTS, n_passes=4, seed=4), found)
     assert np.all(combine(found).epistemic > 0)
@@ -295,15 +285,10 @@ def test_bad_numbers_of_passes(dropping: LanguageModel) -> None:
 
 def test_orders_of_few_and_of_many_labels() -> None:
     assert orders(["a", "b", "c"]) == list(itertools.permutations("abc"))
-    assert orders(list("abcde"))[1] == tuple("bcdea")
-    assert len(orders(list("abcde"))) == 5
-    drawn = orders(list("abcde"), n=10, seed=1)
-    assert drawn == orders(list("abcde"), n=10, seed=1)
-    assert drawn != orders(list("abcde"), n=10, seed=2)
-    assert len(set(drawn)) == 10
-    for place in zip(*drawn, strict=True):
-        assert sorted(place) == sorted("abcde" * 2)
-    assert sorted(orders(["a", "b", "c"], n=6)) == sorted(itertools.permutations("abc"))
+    many = orders(list("abcde"))
+    assert many[1] == tuple("bcdea") and len(many) == 5
+    for place in zip(*many, strict=True):
+        assert sorted(place) == list("abcde")
 
 
 @pytest.mark.parametrize("labels", [["b", "a"], list("abcde")])
@@ -345,9 +330,6 @@ def test_orders_that_do_not_fit_are_refused(shown: Any, rule: str) -> None:
     for labels in (["a"], ["a", "a"], "ab"):
         with pytest.raises(ValueError, match="labels must be two or more"):
             orders(labels)
-    for n, says in ((3, "n must be at most 2"), (0, "n must be a whole")):
-        with pytest.raises(ValueError, match=says):
-            orders(["a", "b"], n=n)
 
 
 def simulated(n: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -402,24 +384,18 @@ def test_limits_of_signals() -> None:
 def test_weights_are_stored(columns: Any, tmp_path: Path) -> None:
     signals, correct = simulated(200)
     names = np.array([f"row {at}" for at in range(200)])
-    made = CombinedConfidence(C=2.0, logit_columns=columns, floor=1e-4)
-    found = made.fit(
-        signals[:100], correct[:100], ids=names[:100], source={"model": "é"}
-    )
+    found = CombinedConfidence(C=2.0, logit_columns=columns, floor=1e-4)
+    found.fit(signals[:100], correct[:100], ids=names[:100], source={"model": "é"})
     found.save(tmp_path / "made.json")
     again: Any = load_calibrator(tmp_path / "made.json")
     assert type(again) is CombinedConfidence
     assert (again.C, again.logit_columns, again.floor) == (2.0, ("p",), 1e-4)
-    assert again.signals_ == ["p", "z"]
-    assert again.to_dict() == found.to_dict()
+    assert again.signals_ == ["p", "z"] and again.to_dict() == found.to_dict()
     marks = again.predict(signals[["z", "p"]], ids=names)
     assert np.array_equal(np.asarray(marks), np.asarray(found.predict(signals)))
     assert marks.fitted_on.tolist() == [True] * 100 + [False] * 100
-    stored = found.to_dict()
-    with pytest.raises(ValueError, match="parameters of CombinedConfidence"):
-        from_dict(stored | {"parameters": {"colour": "red"}})
     with pytest.raises(ValueError, match="must have the field 'intercept_'"):
-        from_dict(stored | {"fitted": {"signals_": ["p"], **NO_WEIGHTS}})
+        from_dict(found.to_dict() | {"fitted": {"signals_": ["p"], **NO_WEIGHTS}})
 
 
 def test_signals_of_another_source_are_refused() -> None:

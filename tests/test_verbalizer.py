@@ -36,9 +36,7 @@ sequences = st.lists(
 
 
 @given(sequences)
-def test_trie_has_one_node_for_each_distinct_beginning(
-    found: list[tuple[int, ...]],
-) -> None:
+def test_trie_has_one_node_for_each_beginning(found: list[tuple[int, ...]]) -> None:
     trie = LabelTrie.build(found)
     for sequence, leaf in zip(found, trie.leaves, strict=True):
         path, node = [], leaf
@@ -61,24 +59,18 @@ def test_trie_has_one_node_for_each_distinct_beginning(
         ("McDonald", "case", "McDonald mcdonald Mcdonald MCDONALD"),
     ],
 )
-def test_family_says_how_a_label_may_be_spelled(
-    label: str, family: str, expected: str
-) -> None:
+def test_family_says_what_is_allowed(label: str, family: str, expected: str) -> None:
     found = Verbalizer([label, "no"], family=family).texts(label)
     assert " ".join(found) == expected
     spelled = Verbalizer([label, "no"], spellings={label: [" good "]})
     assert spelled.texts(label) == ("good",) and spelled.texts("no") == ("no",)
 
 
-@pytest.mark.parametrize(
-    ("after", "space"),
-    [("Answer:", " "), ("A", " "), ("A:\n", ""), ("<|im_start|>", ""), ("", "")],
-)
-def test_exact_label_follows_a_space_where_the_prompt_calls_for_one(
-    embedded: LanguageModel, after: str, space: str
-) -> None:
-    found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
-    assert found == {"yes": [f"{space}yes"], "no": [f"{space}no"]}
+def test_exact_label_follows_a_space_if_need_be(embedded: LanguageModel) -> None:
+    ends = {"Answer:": " ", "A": " ", "A:\n": "", "<|im_start|>": "", "": ""}
+    for after, space in ends.items():
+        found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
+        assert found == {"yes": [f"{space}yes"], "no": [f"{space}no"]}
 
 
 # Two spaces or a line break stand between them.
@@ -94,9 +86,7 @@ Sentiment -  Sentiment-  Sentiment –  Sentiment—  Is it good or bad?  The re
 It is 100%  [Sentiment]:  [INST] Classify. [/INST]  Sentiment,  \\textbf{"""
 
 
-def test_the_space_before_a_label_is_where_the_model_sees_it(
-    embedded: LanguageModel,
-) -> None:
+def test_the_space_is_where_the_model_sees_it(embedded: LanguageModel) -> None:
     answers = ("positive", "negative", "Positive", "Negative")
     ends = re.split(r"  |\n", ENDS)
     prompts = [f"Review: The plot is thin.\n{end}" for end in ends]
@@ -157,9 +147,7 @@ def test_a_label_that_spells_a_control_token_is_text(embedded: LanguageModel) ->
     assert tuple(text) in found.sequences
 
 
-def test_case_family_takes_in_every_single_token_that_reads_so(
-    embedded: LanguageModel,
-) -> None:
+def test_case_takes_in_all_tokens_that_read_so(embedded: LanguageModel) -> None:
     found = texts_of(embedded, Verbalizer(["yes", "no"], family="case"), "A:")
     singles = {
         text for text in embedded.vocabulary if text.strip(" ").casefold() == "yes"
@@ -171,19 +159,14 @@ def test_case_family_takes_in_every_single_token_that_reads_so(
 
 @pytest.mark.parametrize("family", ["exact", "case", "wide"])
 def test_no_token_sequence_is_there_twice(embedded: LanguageModel, family: str) -> None:
-    verbalizer = Verbalizer(
-        ["positive", "negative"],
-        family=family,
-        spellings={"positive": ["positive", "Positive", " positive", "good"]},
-    )
+    spellings = {"positive": ["positive", "Positive", " positive", "good"]}
+    verbalizer = Verbalizer(["positive", "negative"], family, spellings)
     found = verbalizer.tokens(embedded, after="Sentiment:")
     assert len(set(found.sequences)) == len(found.sequences) == len(found.owners)
     assert set(found.owners) == {0, 1}
 
 
-def test_label_of_several_tokens_is_its_whole_tokenization(
-    embedded: LanguageModel,
-) -> None:
+def test_label_of_several_tokens_is_whole(embedded: LanguageModel) -> None:
     labels = ["lower trunk", "upper trunk", "vegetable", "hypothesis testing"]
     found = Verbalizer(labels).tokens(embedded, after="Body part:")
     for label, sequence in zip(labels, found.sequences, strict=True):
@@ -201,7 +184,6 @@ def test_label_of_several_tokens_is_its_whole_tokenization(
         (["a", "b"], {"spellings": {"a": ["x"], "b": ["y", "x"]}}, "'a' and 'b' share"),
         # "no\nway" begins with "no" and its terminator: it happens only if "no" does.
         (["no", "no\nway"], {"terminator": "\n"}, "is a prefix"),
-        (["yes", "no"], {"terminator": ""}, "terminator must not be empty"),
         (["yes", "no"], {"terminator": ["\n", ""]}, "terminator must not be empty"),
         (["yes", "no"], {"terminator": "⁂⁂⁂"}, "begins no token"),
     ],
@@ -212,6 +194,8 @@ def test_labels_that_cannot_be_told_apart_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         Verbalizer(labels, **settings).tokens(embedded, after="A:")
+    with pytest.raises(ValueError, match="after must not end in a space"):
+        Verbalizer(["yes", "no"]).tokens(embedded, after="Answer: ")
 
 
 @pytest.mark.parametrize(
@@ -228,34 +212,22 @@ def test_label_that_begins_another_needs_a_terminator(
     first, second = found.sequences
     assert second[: len(first)] == first
     assert second[len(first)] not in found.stop_ids
-
-
-def test_label_that_begins_another_in_letters_only_is_no_prefix(
-    embedded: LanguageModel,
-) -> None:
     # " pos" and " positive" are one token each: neither begins the other.
-    found = Verbalizer(["pos", "positive"]).tokens(embedded, after="A:")
-    assert found.sequences[1][:1] != found.sequences[0]
+    Verbalizer(["pos", "positive"]).tokens(embedded, after="A:")
 
 
-def test_longer_spelling_of_the_same_label_is_not_counted_twice(
-    embedded: LanguageModel,
-) -> None:
-    spellings = {"no": ["no", "no way"]}
-    found = Verbalizer(["yes", "no"], spellings=spellings).tokens(embedded, after="A:")
+def test_longer_spelling_is_not_counted_twice(embedded: LanguageModel) -> None:
+    both: dict[str, Any] = {"spellings": {"no": ["no", "no way"]}}
+    found = Verbalizer(["yes", "no"], **both).tokens(embedded, after="A:")
     assert found.describe(embedded) == [("yes", ["␣yes"]), ("no", ["␣no"])]
-    found = Verbalizer(["yes", "no"], spellings=spellings, terminator="\n").tokens(
-        embedded, after="A:"
-    )
-    assert len(found.sequences) == 3  # with a terminator they are different events
+    ended = Verbalizer(["yes", "no"], terminator="\n", **both)
+    # With a terminator they are different events.
+    assert len(ended.tokens(embedded, after="A:").sequences) == 3
 
 
-def test_every_token_that_begins_with_a_terminator_counts(
-    embedded: LanguageModel,
-) -> None:
-    found = Verbalizer(["yes", "no"], terminator=("\n", ".")).tokens(
-        embedded, after="A:"
-    )
+def test_every_token_that_begins_so_ends_it(embedded: LanguageModel) -> None:
+    verbalizer = Verbalizer(["yes", "no"], terminator=("\n", "."))
+    found = verbalizer.tokens(embedded, after="A:")
     texts = set(embedded.token_texts(found.stop_ids))
     assert {"\n", "\n\n", ".", "..."} <= texts
     assert all(text.startswith(("\n", ".")) for text in texts)
@@ -277,16 +249,9 @@ def test_every_token_that_begins_with_a_terminator_counts(
     ],
     ids=str,
 )
-def test_senseless_verbalizers_are_refused(
-    labels: Any, settings: Any, said: str
-) -> None:
+def test_senseless_ones_are_refused(labels: Any, settings: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Verbalizer(labels, **settings)
-
-
-def test_prompt_that_ends_in_a_space_is_refused(embedded: LanguageModel) -> None:
-    with pytest.raises(ValueError, match="after must not end in a space"):
-        Verbalizer(["yes", "no"]).tokens(embedded, after="Answer: ")
 
 
 def test_a_verbalizer_is_spelled_once_for_a_model(

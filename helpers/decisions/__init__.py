@@ -1,15 +1,19 @@
 """From confidence to decision: what may be acted on without a look.
 
-``rules`` are fixed and verified on labels; ``thresholds`` are chosen with a guarantee,
-or by ``costs``; a ``policy`` applies them. ``queries`` say what to review next,
+``rules`` are fixed beforehand; ``thresholds`` are chosen with a guarantee, or by
+``costs``, and verified; a ``policy`` applies them. ``queries`` say what to review next,
 ``conformal`` gives sets of labels, ``monitors`` and ``drift`` watch what comes later.
 """
 
-from .betting import DetectionDelay, detection_delay
 from .conformal import ConformalSets, set_coverage
 from .costs import Costs, ThresholdChoice, best_threshold, break_even, cost_curve
-from .drift import DriftMeasure, ScoreDrift, resample_label_shift, score_drift
-from .monitors import AccuracyMonitor, CalibrationMonitor
+from .drift import ScoreDrift, resample_label_shift, score_drift
+from .monitors import (
+    AccuracyMonitor,
+    CalibrationMonitor,
+    DetectionDelay,
+    detection_delay,
+)
 from .policy import Policy
 from .queries import review_queue
 from .rules import (
@@ -18,14 +22,14 @@ from .rules import (
     Buckets,
     Verification,
     bucket_table,
-    verify_accepted,
-    zero_failure_sample_size,
 )
 from .thresholds import (
     CertifiedThreshold,
     choose_threshold,
     choose_thresholds_per_class,
     verify,
+    verify_accepted,
+    zero_failure_sample_size,
 )
 
 __all__ = [
@@ -38,7 +42,6 @@ __all__ = [
     "ConformalSets",
     "Costs",
     "DetectionDelay",
-    "DriftMeasure",
     "Policy",
     "ScoreDrift",
     "ThresholdChoice",

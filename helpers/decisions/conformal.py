@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
@@ -27,7 +25,6 @@ from ..checks import (
     check_classified,
     check_count,
     check_distributions,
-    check_interval,
     check_not_fitted_on,
     check_outcomes,
     check_table,
@@ -90,18 +87,9 @@ class ConformalSets(BaseEstimator):
         check_not_fitted_on(probabilities, "probabilities")
         if len(classes) == 2 and score != "lac":
             raise ValueError(f"score must be 'lac' for two labels, not {score!r}.")
-        share = Fraction(str(level))
-        least = math.ceil(1 / min(share, 1 - share))
-        if score == "raps":  # a fifth, rounded up, must do
-            least = 5 * least - 4
-        if len(values) < least:
-            raise ValueError(
-                f"probabilities must have at least {least} rows for a level of "
-                f"{level:g} with score {score!r}, not {len(values)}."
-            )
-        # For MAPIE, a fitted classifier that returns its input.
         labels = np.arange(len(classes))
-        given = SimpleNamespace(fit=None, classes_=labels, predict_proba=_as_given)
+        # For MAPIE, a fitted classifier that returns its input.
+        given = SimpleNamespace(fit=None, classes_=labels, predict_proba=np.asarray)
         self._model = SplitConformalClassifier(
             given,
             confidence_level=level,
@@ -112,40 +100,19 @@ class ConformalSets(BaseEstimator):
             # The guarantee does not need every label among the rows.
             warnings.filterwarnings("ignore", ".*conformalization dataset has less")
             self._model.conformalize(_scaled(values), actual)
-            self._model.predict_set(_scaled(values[:1]))
+            try:
+                self._model.predict_set(_scaled(values[:1]))
+            except ValueError as error:  # too few rows
+                raise ValueError(
+                    f"probabilities must have more rows than {len(values)} for a level "
+                    f"of {level:g} with score {score!r}: {error}"
+                ) from error
         self.classes_ = classes
         self.n_ = len(values)
         return self
 
     def predict(self, probabilities: ArrayLike) -> np.ndarray:
         """Whether each label is in the set of each row, as a Boolean array."""
-        return self._read_and_predict(probabilities)[1]
-
-    def table(self, probabilities: ArrayLike) -> pd.DataFrame:
-        """Each row's ``set``, its ``size``, ``prediction`` and ``confidence``."""
-        values, sets = self._read_and_predict(probabilities)
-        order = np.argsort(-values, axis=1, kind="stable").tolist()
-        held = [
-            tuple(self.classes_[at] for at in ranked if row[at])
-            for ranked, row in zip(order, sets, strict=True)
-        ]
-        columns = {
-            "set": pd.Series(held, dtype=object),
-            "size": sets.sum(axis=1),
-            "prediction": [self.classes_[ranked[0]] for ranked in order],
-            "confidence": values.max(axis=1),
-        }
-        table = pd.DataFrame(columns)
-        if isinstance(probabilities, pd.DataFrame):
-            table.index = probabilities.index
-        return table
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_")
-
-    def _read_and_predict(
-        self, probabilities: ArrayLike
-    ) -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)
         values, classes = check_distributions(probabilities)
         if classes != self.classes_:
@@ -153,7 +120,7 @@ class ConformalSets(BaseEstimator):
                 f"probabilities must have the columns fitted on, {self.classes_!r}, "
                 f"not {classes!r}."
             )
-        return values, self._model.predict_set(_scaled(values))[1][:, :, 0]
+        return self._model.predict_set(_scaled(values))[1][:, :, 0]
 
 
 def set_coverage(
@@ -162,7 +129,6 @@ def set_coverage(
     labels: Sequence[Any] | None = None,
     *,
     level: float = 0.95,
-    method: Literal["wilson", "clopper-pearson"] = "wilson",
 ) -> pd.DataFrame:
     """How often sets hold the true label: overall, by class and by size.
 
@@ -174,8 +140,8 @@ def set_coverage(
         The true labels.
     labels : sequence, optional
         Names of the columns. Default: 0, 1, ….
-    level, method
-        Level of the intervals (0.95), "wilson" (default) or "clopper-pearson".
+    level : float, default=0.95
+        Level of Wilson's intervals.
 
     Returns
     -------
@@ -190,7 +156,6 @@ def set_coverage(
     [0.5, 0.5, 0.0, 1.0]
     """
     check_between("level", level, 0, 1)
-    interval = check_interval(method)
     held = _check_sets(sets)
     n, k = held.shape
     names = list(range(k) if labels is None else labels)
@@ -206,11 +171,12 @@ def set_coverage(
     parts = {"all": np.zeros(n, int), "class": actual, "size": size}
     sums = {by: rows.groupby(part).sum() for by, part in parts.items()}
     table = pd.concat(sums, names=["by", "value"]).reset_index()
-    ends = proportion_confint(table["coverage"], table["n"], 1 - level, interval)
+    held_n, of = table["coverage"], table["n"]
+    ends = proportion_confint(held_n, of, alpha=1 - level, method="wilson")
     shares = list(rows.columns[1:])
     table[shares] = table[shares].div(table["n"], axis=0)
-    for at, (name, end) in enumerate(zip(("low", "high"), ends, strict=True)):
-        table.insert(4 + at, name, end)
+    table.insert(4, "low", ends[0])
+    table.insert(5, "high", ends[1])
     called = {"all": ["all"], "class": names, "size": range(k + 1)}
     table["value"] = [called[by][at] for by, at in table[["by", "value"]].to_numpy()]
     return table
@@ -241,10 +207,6 @@ class _Raps(conformity_scores.RAPSConformityScore, LACConformityScore):
 
 
 _SCORES = {"lac": LACConformityScore, "top_k": _TopK, "aps": _Aps, "raps": _Raps}
-
-
-def _as_given(probabilities: np.ndarray) -> np.ndarray:
-    return probabilities
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

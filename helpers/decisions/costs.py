@@ -77,8 +77,7 @@ class ThresholdChoice:
     Items with at least the score ``threshold`` are automated: a share ``coverage`` of
     the rows, of which ``risk`` are wrong. ``apparent`` is the cost per item on these
     rows, ``optimism`` the estimate of its bias, ``cost`` their sum with an interval.
-    ``review_all`` and ``automate_all`` are costs without a threshold,
-    ``saving_over_review`` and ``saving_over_automation`` what it saves on new rows.
+    ``review_all`` and ``automate_all`` are costs without a threshold.
     """
 
     threshold: float
@@ -89,14 +88,7 @@ class ThresholdChoice:
     cost: Interval
     review_all: float
     automate_all: float
-    saving_over_review: Interval
-    saving_over_automation: Interval
     level: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether both intervals of savings lie above 0."""
-        return self.saving_over_review.low > 0 and self.saving_over_automation.low > 0
 
 
 def break_even(costs: Costs) -> float:
@@ -141,8 +133,8 @@ def cost_curve(
     >>> cost_curve([0.9, 0.6], [1, 0], Costs(error=8, review=1))["cost"].tolist()
     [1.0, 0.5, 4.0]
     """
-    values, outcome = _read_rows(scores, correct)
-    n = len(values)
+    values = check_numbers(scores, "scores")
+    outcome, n = check_outcomes(correct, scores), len(values)
     if thresholds is None:
         cuts = near = np.append(np.inf, np.unique(values)[::-1])
     else:
@@ -152,16 +144,15 @@ def cost_curve(
     start = np.searchsorted(values[order], near, side="left")
     automated = n - start
     wrong = np.append(np.cumsum(~outcome[order][::-1])[::-1], 0)[start]
-    risk = np.full(len(cuts), np.nan)
-    np.divide(wrong, automated, out=risk, where=automated > 0)
     total = (
         wrong * costs.error
         + (automated - wrong) * costs.right
         + (n - automated) * costs.reviewed
     )
-    curve = pd.DataFrame(
-        {"threshold": cuts, "coverage": automated / n, "risk": risk, "cost": total / n}
-    )
+    curve = pd.DataFrame({"threshold": cuts, "coverage": automated / n})
+    with np.errstate(invalid="ignore"):  # NaN where nothing is automated
+        curve["risk"] = wrong / automated
+    curve["cost"] = total / n
     curve.attrs["evaluation"] = evaluation_of(scores)[0]
     return curve
 
@@ -199,15 +190,15 @@ def best_threshold(
     --------
     >>> score = np.linspace(0, 1, 400)
     >>> correct = np.arange(400) % 10 < 10 * score
-    >>> best_threshold(score, correct, Costs(error=10, review=2)).certain
-    True
+    >>> round(best_threshold(score, correct, Costs(error=10, review=2)).cost.value, 3)
+    1.772
     """
     check_between("level", level, 0, 1)
     check_count("n_resamples", n_resamples)
     generator = check_rng(rng)
-    values, outcome = _read_rows(scores, correct)
+    values = check_numbers(scores, "scores")
+    outcome, n = check_outcomes(correct, scores), len(values)
     check_not_fitted_on(scores, "scores")
-    n = len(values)
     order = np.lexsort((outcome, -values))
     codes = np.arange(n)
     if groups is not None:
@@ -218,45 +209,37 @@ def best_threshold(
     added = np.where(right, costs.right, costs.error) - costs.reviewed
     on_rows = _costs_by_cut(added, np.ones((1, n)), last)[0] + costs.reviewed
     chosen = int(on_rows.argmin())
-    apparent, automate_all = float(on_rows[chosen]), float(on_rows[-1])
-    lost, gained, unseen = [], [], []
+    apparent = float(on_rows[chosen])
+    lost, unseen = [], []
     for counts in drawn_groups(codes, n_resamples, generator):
         drawn = _costs_by_cut(added, counts, last) + costs.reviewed
         each, picked = np.arange(len(drawn)), drawn.argmin(axis=1)
-        seen = drawn[each, picked]
-        lost.append(on_rows[picked] - seen)
-        gained.append(automate_all - on_rows[picked] - (drawn[:, -1] - seen))
+        lost.append(on_rows[picked] - drawn[each, picked])
         with np.errstate(invalid="ignore"):  # a resample may hold every row
             left_out = _costs_by_cut(added, counts == 0, last)[each, picked]
         unseen.append(left_out[np.isfinite(left_out)] + costs.reviewed)
-    loss, gain, others = map(np.concatenate, (lost, gained, unseen))
+    loss, others = np.concatenate(lost), np.concatenate(unseen)
     optimism = float(others.mean() - apparent if len(others) else loss.mean())
     # The rows themselves hold most of those that chose, and so lose too little.
     more = max(optimism - float(loss.mean()), 0.0)
-    # The parts on either side of the threshold: an error-free one is not for certain.
     cut = 0 if chosen == 0 else int(last[chosen - 1]) + 1
-    cost = _widened(
-        Interval.of_draws(apparent + optimism, apparent + loss, level),
-        (0, more),
-        apparent + _limits(right[:cut], n, costs, level),
-    )
-    saving = automate_all - apparent
-    over_all = _widened(
-        Interval.of_draws(saving - optimism, saving + gain, level),
-        (-more, 0),
-        saving + _limits(right[cut:], n, costs, level),
-    )
+    wrong, beyond = int(np.sum(~right[:cut])), np.zeros(2)
+    if cut:
+        # If no row automated is wrong, none is in a resample, and yet one may come.
+        ends = proportion_confint(wrong, cut, alpha=1 - level, method="beta")
+        each_error = (costs.error - costs.right) * cut / n
+        beyond = each_error * (np.array(ends) - wrong / cut)
+    least, most = (apparent + beyond).tolist()
+    _, low, high = Interval.of_draws(apparent + optimism, apparent + loss, level)
     return ThresholdChoice(
         math.inf if chosen == 0 else float(ranked[cut - 1]),
         cut / n,
-        float(np.mean(~right[:cut])) if cut else math.nan,
+        wrong / cut if cut else math.nan,
         apparent,
         optimism,
-        cost,
+        Interval(apparent + optimism, min(low, least), max(high + more, most)),
         costs.reviewed,
-        automate_all,
-        Interval(*(costs.reviewed - cost[at] for at in (0, 2, 1))),
-        over_all,
+        float(on_rows[-1]),
         float(level),
     )
 
@@ -266,23 +249,3 @@ def _costs_by_cut(added: Any, counts: Any, last: Any) -> np.ndarray:
     total = np.cumsum(counts * added, axis=1)[:, last]
     none = np.zeros((len(counts), 1))
     return np.hstack([none, total]) / counts.sum(axis=1, keepdims=True)
-
-
-def _limits(right: np.ndarray, n: int, costs: Costs, level: float) -> np.ndarray:
-    """How far below and above its own the mean cost of these of n rows may lie."""
-    if not len(right):
-        return np.zeros(2)
-    wrong = int(np.sum(~right))
-    ends = proportion_confint(wrong, len(right), alpha=1 - level, method="beta")
-    beyond = (costs.error - costs.right) * (np.array(ends) - wrong / len(right))
-    return len(right) / n * beyond
-
-
-def _widened(interval: Interval, by: tuple[float, float], to: np.ndarray) -> Interval:
-    """The interval with its ends moved, and further where limits lie beyond them."""
-    low, high = min(interval.low + by[0], to[0]), max(interval.high + by[1], to[1])
-    return Interval(interval.value, float(low), float(high))
-
-
-def _read_rows(scores: Any, correct: Any) -> tuple[np.ndarray, np.ndarray]:
-    return check_numbers(scores, "scores"), check_outcomes(correct, scores)

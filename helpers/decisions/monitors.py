@@ -1,10 +1,16 @@
-"""Whether a promise still holds: sequential tests to look at after every item."""
+"""Whether a promise still holds: sequential tests to look at after every item.
+
+Each of 64 gamblers believes that the log-odds of being right are off by one shift, and
+all start with a share of a wealth of 1. Their bets are fair while the promise holds, so
+by Ville's inequality the wealth ever reaches 1 / alpha with probability at most alpha.
+"""
 
 from __future__ import annotations
 
 import math
 from array import array
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -16,7 +22,6 @@ from pydantic import Field
 from ..calibration.files import Stored
 from ..checks import (
     check_between,
-    check_choice,
     check_count,
     check_not_fitted_on,
     check_not_negative,
@@ -24,22 +29,20 @@ from ..checks import (
     check_rows,
 )
 from ..files import read_json, write_json
-from .betting import (
-    ROWS,
-    SHARES,
-    SHIFTS,
-    confidence_sequence,
-    is_enough,
-    log_factors,
-    log_sum,
-    log_wealth,
-)
+
+_SHIFTS = np.geomspace(0.02, 8, 64)
+# Half-Cauchy with the median 1/2, by the trapezoidal rule.
+_SHARES = _SHIFTS / (0.25 + _SHIFTS**2)
+_SHARES[[0, -1]] /= 2
+_SHARES /= _SHARES.sum()
+_ROWS = 4096  # so many rows by 64 shifts at a time stay small in memory
+_HALVINGS = 30  # to one in a thousand million, rounded outward
 
 
 class _Course(Stored):
     """A monitor's settings and outcomes."""
 
-    format: Literal["helpers.monitoring/2"]
+    format: Literal["helpers.monitoring/3"]
     kind: str = Field(alias="class")
     settings: dict[str, Any]
     confidence: list[float] | None
@@ -50,6 +53,7 @@ class _Monitor:
     """What both monitors share; ``alarm_at`` is the item at the alarm, or None."""
 
     _settings: ClassVar[tuple[str, ...]]
+    _confidence: array[float] | None = None
 
     def __init__(self, *, alpha: float) -> None:
         self.alpha = check_between("alpha", alpha, 0, 1)
@@ -85,9 +89,10 @@ class _Monitor:
     def table(self, *, every: int = 1) -> pd.DataFrame:
         """The course so far, a row for every so many items and for the last.
 
-        Columns: ``item`` (from 1), ``right`` and ``accuracy`` so far, ``e_value``, and
-        ``lower`` and ``upper``, a confidence sequence at level 1 - alpha for the mean
-        probability of being right so far.
+        Columns: ``item`` (from 1), ``right`` and ``accuracy`` so far, for a
+        :class:`CalibrationMonitor` ``mean_confidence``, ``e_value``, and ``lower`` and
+        ``upper``, a confidence sequence at level 1 - alpha for the mean probability of
+        being right so far.
         """
         check_count("every", every)
         item = np.arange(every, self.n + 1, every)
@@ -95,24 +100,24 @@ class _Monitor:
             item = np.append(item, self.n)
         right = np.cumsum(np.frombuffer(self._right, dtype=np.uint8), dtype=int)
         right = right[item - 1]
-        lower, upper = confidence_sequence(right, item, self.alpha)
-        columns = {
-            "item": item,
-            "right": right,
-            "accuracy": right / item,
-            "e_value": _exp(np.asarray(self._log_e)[item - 1]),
-            "lower": lower,
-            "upper": upper,
-        }
+        columns = {"item": item, "right": right, "accuracy": right / item}
+        if self._confidence is not None:
+            stated = np.cumsum(np.asarray(self._confidence, dtype=float))
+            columns["mean_confidence"] = stated[item - 1] / item
+        columns["e_value"] = _exp(np.asarray(self._log_e)[item - 1])
+        # Accuracies against which no wealth has grown large.
+        columns["lower"] = 1 - _upper(item - right, item, self.alpha / 2)
+        columns["upper"] = _upper(right, item, self.alpha / 2)
         return pd.DataFrame(columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Settings and outcomes as a JSON-serialisable dict, for :meth:`from_dict`."""
+        stated = self._confidence
         return {
-            "format": "helpers.monitoring/2",
+            "format": "helpers.monitoring/3",
             "class": type(self).__name__,
             "settings": {name: getattr(self, name) for name in self._settings},
-            "confidence": None,
+            "confidence": None if stated is None else stated.tolist(),
             "correct": "".join(map(str, self._right)),
         }
 
@@ -120,15 +125,14 @@ class _Monitor:
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """The monitor that ``to_dict`` described; ValueError if it is not whole."""
         found = _Course.read(stored)
-        for name, value, due in (
-            ("class", found.kind, cls.__name__),
-            ("settings", sorted(found.settings), sorted(cls._settings)),
-            ("confidence", found.confidence is None, cls is AccuracyMonitor),
-        ):
-            if value != due:
-                due = "left out" if due is True else due or "given"
-                raise ValueError(f"{name} must be {due}, as of {cls.__name__}.")
+        if (found.kind, set(found.settings)) != (cls.__name__, set(cls._settings)):
+            raise ValueError(
+                f"class and settings must be {cls.__name__} with {cls._settings}, not "
+                f"{found.kind} with {tuple(found.settings)}."
+            )
         monitor = cls(**found.settings)
+        if (found.confidence is None) != (monitor._confidence is None):
+            raise ValueError(f"confidence is not as of {cls.__name__}.")
         correct = [digit == "1" for digit in found.correct]
         if correct:
             stated = () if found.confidence is None else (found.confidence,)
@@ -148,7 +152,7 @@ class _Monitor:
         return read_json(path, cls.from_dict)
 
     def _add(self, correct: np.ndarray, log_e: np.ndarray) -> bool:
-        over = np.flatnonzero(is_enough(log_e, self.alpha))
+        over = np.flatnonzero(log_e >= -math.log(self.alpha))
         if self.alarm_at is None and len(over):
             self.alarm_at = self.n + 1 + int(over[0])
         self._right += correct.astype(np.uint8).tobytes()
@@ -197,25 +201,23 @@ class AccuracyMonitor(_Monitor):
             raise ValueError("correct must have at least one outcome; there is none.")
         right = self.n_right + np.cumsum(new)
         n = self.n + np.arange(1, len(new) + 1)
-        return self._add(new, log_wealth(right, n, self.promised))
+        return self._add(new, _log_wealth(right, n, self.promised))
 
 
 class CalibrationMonitor(_Monitor):
-    """Whether confidences are still calibrated, or at least not overconfident.
+    """Whether confidences are still no higher than they should be.
 
-    While each item is right with its confidence as probability (or more, one-sided), an
-    alarm is ever raised with probability at most ``alpha``. Overconfidence in one place
-    and underconfidence in another may pass unnoticed.
+    While each item is right with its confidence as probability, or more, an alarm is
+    ever raised with probability at most ``alpha``. Overconfidence in one place and
+    underconfidence in another may pass unnoticed.
 
     Parameters
     ----------
     alpha : float, default=0.05
         Largest probability of a false alarm, in (0, 1).
-    alternative : {"overconfident", "two-sided"}, default="overconfident"
-        Whether to bet on fewer right outcomes than promised, or on fewer and on more.
     clip : float, default=0.001
-        Confidences are clipped to at most 1 - ``clip``, or at least ``clip`` in bets on
-        more. In [0, 1/2). With 0, one wrong item of confidence 1 is proof.
+        Confidences count as at most 1 - ``clip``; in [0, 1/2). With 0, one wrong item
+        of confidence 1 is proof.
 
     Examples
     --------
@@ -224,22 +226,13 @@ class CalibrationMonitor(_Monitor):
     False
     """
 
-    _settings = ("alpha", "alternative", "clip")
+    _settings = ("alpha", "clip")
+    _confidence: array[float]
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 0.05,
-        alternative: Literal["overconfident", "two-sided"] = "overconfident",
-        clip: float = 0.001,
-    ) -> None:
+    def __init__(self, *, alpha: float = 0.05, clip: float = 0.001) -> None:
         super().__init__(alpha=alpha)
-        choices = ("overconfident", "two-sided")
-        self.alternative = check_choice("alternative", alternative, choices)
         self.clip = check_not_negative("clip", clip, below=0.5)
-        self._two_sided = self.alternative == "two-sided"
-        shares = np.tile(SHARES, 2) / 2 if self._two_sided else SHARES
-        self._log_wealths = np.log(shares)
+        self._log_wealths = np.log(_SHARES)
         self._confidence = array("d")
 
     def update(self, confidence: ArrayLike, correct: ArrayLike) -> bool:
@@ -249,36 +242,144 @@ class CalibrationMonitor(_Monitor):
         stated, new, _ = check_rows(confidence, correct)
         check_not_fitted_on(confidence, "confidence")
         p = stated.astype(float)
-        most, least = np.minimum(p, 1 - self.clip), np.maximum(p, self.clip)
+        most = np.minimum(p, 1 - self.clip)
         log_e = np.empty(len(p))
-        for start in range(0, len(p), ROWS):
-            part = slice(start, start + ROWS)
-            won = log_factors(most[part], new[part], -SHIFTS)
-            if self._two_sided:
-                more = log_factors(least[part], new[part], SHIFTS)
-                won = np.hstack([won, more])
+        for start in range(0, len(p), _ROWS):
+            part = slice(start, start + _ROWS)
+            won = _log_won(new[part], 1, most[part], -_SHIFTS)
             grown = np.cumsum(np.vstack([self._log_wealths, won]), axis=0)[1:]
-            log_e[part] = log_sum(grown)
+            log_e[part] = _log_sum(grown)
             self._log_wealths = grown[-1]
-        refuted = ((most == 1) & ~new) | (self._two_sided & (least == 0) & new)
+        refuted = (most == 1) & ~new
         refuted[0] |= self._log_e[-1:] == array("d", [math.inf])
         log_e[np.logical_or.accumulate(refuted)] = math.inf
         self._confidence.extend(p)
         return self._add(new, log_e)
 
-    def table(self, *, every: int = 1) -> pd.DataFrame:
-        """As :meth:`AccuracyMonitor.table`, with ``mean_confidence`` so far."""
-        table = super().table(every=every)
-        item = table["item"].to_numpy()
-        stated = np.cumsum(np.asarray(self._confidence, dtype=float))[item - 1] / item
-        table.insert(3, "mean_confidence", stated)
-        return table
 
-    def to_dict(self) -> dict[str, Any]:
-        """Settings and outcomes as a JSON-serialisable dict, for :meth:`from_dict`."""
-        return super().to_dict() | {"confidence": self._confidence.tolist()}
+@dataclass(frozen=True, eq=False)
+class DetectionDelay:
+    """How soon an :class:`AccuracyMonitor` detects a fall of the accuracy.
+
+    ``false_alarms`` is the probability of an alarm before the change, and ``chances``
+    has those of an alarm within 1, 2, …, ``limit`` items after it, given none before.
+    """
+
+    false_alarms: float
+    chances: np.ndarray
+
+    @property
+    def found(self) -> float:
+        """Probability of an alarm within the limit after the change."""
+        return float(self.chances[-1])
+
+    @property
+    def median(self) -> float:
+        """Number of items within which half of the falls are found."""
+        return self.quantile(0.5)
+
+    def quantile(self, q: float) -> float:
+        """Number of items within which a share ``q`` of falls is found, or infinity."""
+        share = check_between("q", q, 0, 1)
+        # Probabilities that sum to 0.7 may sum to 0.7 - 1e-16 in floats.
+        at = int(np.searchsorted(self.chances, share * (1 - 1e-12)))
+        return at + 1.0 if at < len(self.chances) else math.inf
+
+
+def detection_delay(
+    promised: float,
+    actual: float,
+    *,
+    was: float | None = None,
+    before: int = 0,
+    alpha: float = 0.05,
+    limit: int = 5000,
+) -> DetectionDelay:
+    """How many spot checks a monitor takes to detect that accuracy fell; exact.
+
+    Parameters
+    ----------
+    promised, actual : float
+        Accuracies promised to the monitor, in (0, 1), and after the change, at most
+        that.
+    was : float, optional
+        The accuracy before the change, in [``promised``, 1]. Default: ``promised``.
+    before, limit : int
+        Numbers of items checked before the change (0), and to look at after it (5000).
+    alpha : float, default=0.05
+        The monitor's largest probability of a false alarm, in (0, 1).
+
+    Examples
+    --------
+    >>> detection_delay(0.95, 0.9).median
+    166.0
+    """
+    check_between("promised", promised, 0, 1)
+    check_between("actual", actual, 0, promised, closed=True)
+    start = promised if was is None else was
+    check_between("was", start, promised, 1, closed=True)
+    check_count("before", before, 0)
+    check_between("alpha", alpha, 0, 1)
+    check_count("limit", limit)
+    # How many of 1, 2, …, n items can be wrong without an alarm.
+    items = np.arange(1, before + limit + 1)
+    most, high = np.zeros(len(items), dtype=int), items
+    while (most < high).any():
+        middle = (most + high + 1) // 2
+        wealth = _log_wealth(items - middle, items, promised)
+        alarm = wealth >= -math.log(alpha)
+        most, high = np.where(alarm, most, middle), np.where(alarm, middle - 1, high)
+    early, calm = _alarms(np.ones(1), start, most[:before])
+    raised, _ = _alarms(calm / calm.sum(), actual, most[before:])
+    return DetectionDelay(float(early.sum()), np.minimum(np.cumsum(raised), 1))
+
+
+def _alarms(
+    calm: np.ndarray, accuracy: float, most: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    raised = np.empty(len(most))
+    for at, allowed in enumerate(most):
+        calm = np.append(calm * accuracy, 0) + np.append(0, calm * (1 - accuracy))
+        raised[at] = calm[allowed + 1 :].sum()
+        calm = calm[: allowed + 1]
+    return raised, calm
 
 
 def _exp(log_value: Any) -> Any:
     with np.errstate(over="ignore"):
         return np.exp(log_value)
+
+
+def _log_won(right: Any, n: Any, p: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Logarithm of what each gambler won by n items of a probability."""
+    return np.outer(right, shifts) - n * np.log1p(np.outer(p, np.expm1(shifts)))
+
+
+def _log_sum(log_wealths: np.ndarray) -> np.ndarray:
+    """Logarithm of the sum of each row's wealths."""
+    # Several times as fast as SciPy's.
+    top = log_wealths.max(axis=1)
+    return top + np.log(np.exp(log_wealths - top[:, None]).sum(axis=1))
+
+
+def _log_wealth(
+    right: np.ndarray, n: np.ndarray, promised: float | np.ndarray
+) -> np.ndarray:
+    """Logarithm of the wealth against an accuracy of at least what was promised."""
+    against = np.broadcast_to(promised, np.shape(right))
+    found = np.empty(len(right))
+    for start in range(0, len(right), _ROWS):
+        part = slice(start, start + _ROWS)
+        won = _log_won(right[part], n[part, None], against[part], -_SHIFTS)
+        found[part] = _log_sum(won + np.log(_SHARES))
+    return found
+
+
+def _upper(right: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
+    # The wealth grows with the accuracy it bets against, and is at most 1 at s / n.
+    low, high = right / n, np.ones(len(n))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        over = _log_wealth(right, n, middle) >= -math.log(alpha)
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
+    return high

@@ -9,20 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from pydantic import Field
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
 from ..calibration.files import Stored, from_dict
 from ..checks import check_between, check_choice, check_not_fitted_on, check_table
 from ..files import read_json, write_json
-from .rules import Buckets, Verification, verify_accepted
-from .thresholds import CertifiedThreshold
+from .rules import Buckets, Verification
+from .thresholds import CertifiedThreshold, verify_accepted
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Policy:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _check_kind("buckets", self.buckets, Buckets)
-        _check_kind("by_label", self.by_label, Mapping)
+        for name, kinds in _KINDS.items():
+            _check_kind(name, getattr(self, name), *kinds)
         for label, what in self.by_label.items():
             _check_kind("a label of by_label", label, str, int)
             _check_kind(f"by_label[{label!r}]", what, Buckets)
@@ -69,17 +68,12 @@ class Policy:
                     f"by_label must have the actions {list(self.buckets.names)}, not "
                     f"{list(what.names)}."
                 )
-        kinds = (Calibrator, MulticlassCalibrator, NoneType)
-        _check_kind("calibrator", self.calibrator, *kinds)
-        _check_kind("source", self.source, Mapping, NoneType)
-        _check_kind("verified", self.verified, Sequence)
         known = None if self.calibrator is None else self.calibrator.source_
         source = known if self.source is None else self.source
         check_source(source, known, "the calibrator was fitted on")
-        object.__setattr__(self, "by_label", dict(self.by_label))
-        object.__setattr__(self, "source", source)
-        object.__setattr__(self, "verified", tuple(self.verified))
-        for one in self.verified:
+        verified = tuple(self.verified)
+        vars(self).update(source=source, verified=verified, by_label={**self.by_label})
+        for one in verified:
             _check_kind("each of verified", one, Verification)
             if one.rule != self.rule:
                 raise ValueError(
@@ -197,8 +191,9 @@ class Policy:
         lost = applied["decided_on"].isna() & table["correct"].isna()
         accepted = (applied["action"] == action) & ~lost
         correct = table["correct"].mask(lost, False)
-        rows: Any = {"groups": groups, "rng": rng}
-        made = verify_accepted(accepted, correct, max_risk, delta, **rows)
+        made = verify_accepted(
+            accepted, correct, max_risk, delta, groups=groups, rng=rng
+        )
         made = replace(made, action=action, rule=self.rule)
         return replace(self, verified=(*self.verified, made))
 
@@ -211,12 +206,11 @@ class Policy:
             lines += [f"  if the prediction is {label!r}:", *_actions(buckets, "  ")]
         lines.append("  no confidence known: " + self.buckets.names[0])
         lines += ["", "The confidence"]
+        fit: Any = self.calibrator
         made = "used as the model gives it: nothing says that it is true"
-        if self.calibrator is not None:
-            made = (
-                f"calibrated by {type(self.calibrator).__name__}, fitted on "
-                f"{self.calibrator.fitted_at_[:10]} to {self.calibrator.n_} labels"
-            )
+        if fit is not None:
+            made = f"calibrated by {type(fit).__name__}, fitted on "
+            made += f"{fit.fitted_at_[:10]} to {fit.n_} labels"
         lines.append(f"  is {made}")
         lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
         found = [f"  {replace(one, rule=None)}" for one in self.verified]
@@ -241,26 +235,15 @@ class Policy:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """The policy that ``to_dict`` described; ValueError if it is not whole."""
-        found = _Policy.read(stored)
-        try:
-            by_label = {label: Buckets(**one) for label, one in found.by_label}
-            calibrator: Any = found.calibrator
-            if calibrator is not None:
-                calibrator = from_dict(calibrator)
-            policy = cls(
-                Buckets(**found.buckets),
-                calibrator,
-                by_label,
-                found.source,
-                [Verification(**one) for one in found.verified],
-                found.name,
-                found.note,
-            )
-        except TypeError as error:
-            raise ValueError(f"the stored policy is not whole: {error!r}.") from error
-        if len(by_label) < len(found.by_label):
+        parts = dict(_Policy.read(stored))
+        del parts["format"]
+        if parts["calibrator"] is not None:
+            parts["calibrator"] = from_dict(parts["calibrator"])
+        parts["verified"] = [Verification(**one) for one in parts["verified"]]
+        by_label = dict(parts["by_label"])
+        if len(by_label) < len(parts["by_label"]):
             raise ValueError("by_label must name each label once.")
-        return policy
+        return cls(**{**parts, "by_label": by_label})
 
     def save(self, path: str | Path) -> None:
         """Write the policy to a JSON file."""
@@ -343,15 +326,24 @@ class Policy:
             )
 
 
-class _Policy(Stored):
+class _Policy(Stored, strict=False):
     format: Literal["helpers.decisions/3"]
     name: str
     note: str
-    buckets: dict[str, Any]
-    by_label: list[Annotated[list[Any], Field(min_length=2, max_length=2)]]
+    buckets: Buckets
+    by_label: list[tuple[str | int, Buckets]]
     calibrator: dict[str, Any] | None
     source: dict[str, str] | None
     verified: list[dict[str, Any]]
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "buckets": (Buckets,),
+    "calibrator": (Calibrator, MulticlassCalibrator, NoneType),
+    "by_label": (Mapping,),
+    "source": (Mapping, NoneType),
+    "verified": (Sequence,),
+}
 
 
 def _check_kind(name: str, value: Any, *kinds: type) -> None:
@@ -361,8 +353,6 @@ def _check_kind(name: str, value: Any, *kinds: type) -> None:
 
 
 def _ranges(threshold: float | None, accept: str, otherwise: str) -> Buckets:
-    _check_kind("accept", accept, str)
-    _check_kind("otherwise", otherwise, str)
     if threshold is None or threshold == math.inf:
         return Buckets([1.0], (otherwise, accept), "lower")
     check_between("threshold", threshold, 0, 1, closed=True)
@@ -382,14 +372,13 @@ def _read_scores(table: pd.DataFrame, calibrator: Any) -> pd.DataFrame:
     if isinstance(calibrator, MulticlassCalibrator):
         columns = [f"p_{label}" for label in calibrator.classes_]
         check_table(table, columns, empty=True)
-    numbers = pd.DataFrame(index=table.index)
-    for column in columns:
-        numbers[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
-        wrong = (numbers[column].isna() & table[column].notna()).to_numpy()
-        if wrong.any():
-            row = int(wrong.argmax())
-            value = table[column].iloc[row]
-            raise ValueError(f"{column} must be numbers; row {row} is {value!r}.")
+    given = pd.DataFrame({column: table[column] for column in columns})  # no attrs
+    numbers = given.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = (numbers.isna() & given.notna()).to_numpy()
+    if wrong.any():
+        row, at = np.argwhere(wrong)[0]
+        value = given.iat[row, at]
+        raise ValueError(f"{columns[at]} must be numbers; row {row} is {value!r}.")
     return numbers
 
 

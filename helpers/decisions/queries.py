@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,9 +26,8 @@ def review_queue(
     *,
     budget: int,
     strategy: Strategy = "least-confident",
-    by: str | None = None,
     threshold: float | None = None,
-    costs: Costs | Mapping[Any, Costs] | None = None,
+    costs: Costs | None = None,
     rng: np.random.Generator | int | None = None,
     n_strata: int = 5,
 ) -> pd.DataFrame:
@@ -41,8 +39,7 @@ def review_queue(
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an item, with ``confidence`` in [0, 1] and, for costs by label,
-        ``prediction``.
+        One row an item, with ``decided_on``, or else ``confidence``, in [0, 1].
     budget : int
         Number of items that can be looked at.
     strategy : str, default="least-confident"
@@ -50,12 +47,8 @@ def review_queue(
         review saves, where it saves anything. "near-threshold": nearest to it.
         "random": a simple random sample. "stratified": equally many from each stratum
         of confidence.
-    by : str, optional
-        The column of confidences. Default: ``decided_on`` if there, else
-        ``confidence``.
     threshold, costs
-        For "near-threshold", a number in [0, 1]; for "value", :class:`Costs` or a
-        mapping of predictions to them.
+        For "near-threshold", a number in [0, 1]; for "value", :class:`Costs`.
     rng, n_strata
         For "random" and "stratified", a random generator or its seed; for the latter,
         the number of equal parts of [0, 1] (5).
@@ -84,30 +77,47 @@ def review_queue(
             raise ValueError(f"{name} {must} for strategy={strategy!r}, not {value!r}.")
     if threshold is not None:
         check_between("threshold", threshold, 0, 1, closed=True)
-    if costs is not None and not isinstance(costs, (Costs, Mapping)):
-        raise TypeError(f"costs must be Costs or a mapping to Costs, not {costs!r}.")
+    if costs is not None and not isinstance(costs, Costs):
+        raise TypeError(f"costs must be Costs, not {costs!r}.")
     generator = check_rng(rng)
-    check_table(table)
-    if by is None:
-        by = "decided_on" if "decided_on" in table.columns else "confidence"
-    check_table(table, [by, *(["prediction"] if isinstance(costs, Mapping) else [])])
+    has_policy = "decided_on" in check_table(table).columns
+    by = "decided_on" if has_policy else "confidence"
+    check_table(table, [by])
     missing = table[by].isna().to_numpy()
-    known = table[by].to_numpy(dtype=object, copy=True)
-    known[missing] = 0
-    values = np.where(missing, np.nan, check_probabilities(known, by).astype(float))
+    known = check_probabilities(table[by].astype(object).mask(missing, 0), by)
+    values = np.where(missing, np.nan, known.astype(float))
     if missing.any() and strategy not in ("least-confident", "random"):
         raise ValueError(
             f"{by} must be known of all items for strategy={strategy!r}; row "
             f"{int(missing.argmax())} is missing."
         )
-    ways = {
-        "least-confident": lambda: _least_confident(table, values, by, budget),
-        "value": lambda: _most_valuable(table, values, budget, costs),
-        "near-threshold": lambda: _near_threshold(values, budget, threshold),
-        "random": lambda: _random(len(values), budget, generator),
-        "stratified": lambda: _stratified(values, budget, generator, n_strata),
-    }
-    rows, columns = ways[strategy]()
+    reasons: Any = "random" if strategy == "random" else "spot check"
+    columns: dict[str, Any] = {}
+    if strategy == "least-confident":
+        rows = np.argsort(np.where(missing, -1, values), kind="stable")[:budget]
+        # As a policy has it, which decides on nothing without a prediction.
+        labels = table.get("prediction", pd.Series("", table.index)).isna()
+        lost = np.where(labels, "no prediction is known", "no confidence is known")
+        reasons = [
+            lost[row] if missing[row] else f"{by} {values[row]:.4g}" for row in rows
+        ]
+    elif strategy == "value" and costs is not None:
+        automated = (1 - values) * costs.error + values * costs.right
+        saved = automated - costs.reviewed
+        rows = np.argsort(-saved, kind="stable")
+        rows = rows[saved[rows] > 0][:budget]
+        reasons = [f"saves {at:.4g}" for at in saved[rows]]
+    elif strategy == "near-threshold" and threshold is not None:
+        away = values - threshold
+        rows = np.argsort(np.abs(away), kind="stable")[:budget]
+        sides = np.where(away < 0, "below", "above")
+        reasons = [f"{abs(away[row]):.4g} {sides[row]} {threshold:g}" for row in rows]
+    elif strategy == "random":
+        rows = generator.permutation(len(values))[:budget]
+        columns["queue_weight"] = len(values) / len(rows)
+    else:
+        rows, columns = _stratified(values, budget, generator, n_strata)
+    columns = {"queue_reason": reasons, **columns}
     for column in columns:
         if column in table.columns:
             raise ValueError(
@@ -116,56 +126,9 @@ def review_queue(
     return table.iloc[rows].assign(**columns)
 
 
-_Answer = tuple[np.ndarray, dict[str, Any]]
-
-
-def _least_confident(
-    table: pd.DataFrame, values: np.ndarray, by: str, budget: int
-) -> _Answer:
-    unknown = np.isnan(values)
-    rows = np.argsort(np.where(unknown, -1, values), kind="stable")[:budget]
-    # As a policy has it, which decides on nothing without a prediction.
-    labels = table.get("prediction", pd.Series("", table.index))
-    lost = np.where(labels.isna(), "no prediction is known", "no confidence is known")
-    reasons = [lost[row] if unknown[row] else f"{by} {values[row]:.4g}" for row in rows]
-    return rows, {"queue_reason": reasons}
-
-
-def _most_valuable(
-    table: pd.DataFrame, values: np.ndarray, budget: int, costs: Any
-) -> _Answer:
-    labels: list[Any] = [None] * len(values)
-    if isinstance(costs, Mapping):
-        labels = table["prediction"].tolist()
-    else:
-        costs = {None: costs}
-    saved = np.empty(len(values))
-    for row, (label, p) in enumerate(zip(labels, values, strict=True)):
-        price = costs.get(label)
-        if not isinstance(price, Costs):
-            raise ValueError(f"costs must hold those of the prediction {label!r}.")
-        saved[row] = (1 - p) * price.error + p * price.right - price.reviewed
-    rows = np.argsort(-saved, kind="stable")
-    rows = rows[saved[rows] > 0][:budget]
-    return rows, {"queue_reason": [f"saves {at:.4g}" for at in saved[rows]]}
-
-
-def _near_threshold(values: np.ndarray, budget: int, threshold: Any) -> _Answer:
-    away = values - threshold
-    rows = np.argsort(np.abs(away), kind="stable")[:budget]
-    sides = np.where(away < 0, "below", "above")
-    reasons = [f"{abs(away[row]):.4g} {sides[row]} {threshold:g}" for row in rows]
-    return rows, {"queue_reason": reasons}
-
-
-def _random(n: int, budget: int, generator: np.random.Generator) -> _Answer:
-    rows = generator.permutation(n)[:budget]
-    return rows, {"queue_reason": "random", "queue_weight": n / len(rows)}
-
-
 def _stratified(
     values: np.ndarray, budget: int, generator: np.random.Generator, n_strata: int
-) -> _Answer:
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     bins = Bins.of(values, Binning(n_strata))
     stratum = bins.index(values)
     filled, sizes = np.unique(stratum, return_counts=True)
@@ -186,7 +149,6 @@ def _stratified(
     names = np.array([f"[{low:.4g}, {high:.4g})" for low, high in ends])
     names[-1] = names[-1].replace(")", "]")
     return rows, {
-        "queue_reason": "spot check",
         "queue_weight": weight[stratum[rows]],
         "queue_stratum": names[stratum[rows]],
     }

@@ -1,9 +1,9 @@
-"""Rules that were fixed beforehand, and what labels say of them."""
+"""Ranges of confidence, and what labels say of a rule that was fixed before."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -17,11 +17,9 @@ from ..calibration.files import Count, Finite, Share, Stored
 from ..checks import (
     check_between,
     check_choice,
-    check_groups,
     check_interval,
-    check_outcomes,
+    check_labels,
     check_probabilities,
-    check_rng,
     check_rows,
     evaluation_of,
 )
@@ -52,29 +50,23 @@ class Buckets:
     edge_belongs_to: str | Sequence[str] = "upper"
 
     def __post_init__(self) -> None:
-        edges = _several("edges", self.edges, "numbers")
-        edges = [check_between("edges", edge, 0, 1, closed=True) for edge in edges]
-        if not edges or (np.diff(edges) <= 0).any():
-            raise ValueError(f"edges must rise and be at least one, not {self.edges}.")
-        names = [str(name) for name in _several("names", self.names, "words")]
-        if len(names) != len(edges) + 1 or len(set(names)) < len(names):
-            raise ValueError(
-                f"names must be {len(edges) + 1} different ones, one more than edges, "
-                f"not {names}."
-            )
-        sides = self.edge_belongs_to
+        edges = check_probabilities(self.edges, "edges").astype(float).tolist()
+        names = check_labels(self.names, "names").tolist()
+        sides: Any = self.edge_belongs_to
         if isinstance(sides, str):
             sides = [sides] * len(edges)
-        sides = _several("edge_belongs_to", sides, "words")
-        for side in sides:
+        for side in check_labels(sides, "edge_belongs_to", edges):
             check_choice("edge_belongs_to", side, ("upper", "lower"))
-        if len(sides) != len(edges):
+        if (np.diff(edges) <= 0).any():
+            raise ValueError(f"edges must rise, not {edges}.")
+        words = {name for name in names if isinstance(name, str)}
+        if not len(words) == len(names) == len(edges) + 1:
             raise ValueError(
-                f"edge_belongs_to must be one word or {len(edges)}, not {sides}."
+                f"names must be {len(edges) + 1} different words, one more than edges, "
+                f"not {names}."
             )
-        object.__setattr__(self, "edges", tuple(edges))
-        object.__setattr__(self, "names", tuple(names))
-        object.__setattr__(self, "edge_belongs_to", tuple(sides))
+        kept = {"edges": edges, "names": names, "edge_belongs_to": sides}
+        vars(self).update({name: tuple(values) for name, values in kept.items()})
 
     def codes(self, confidence: ArrayLike) -> np.ndarray:
         """Index of the range of each confidence, from 0, the lowest."""
@@ -104,12 +96,6 @@ class Buckets:
         first = self.edges[0] > 0 or self.edge_belongs_to[0] == "lower"
         last = self.edges[-1] < 1 or self.edge_belongs_to[-1] == "upper"
         return [first, *[True] * (len(self.edges) - 1), last]
-
-
-def _several(name: str, value: Any, of: str) -> list[Any]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a sequence of {of}, not {value!r}.")
-    return list(value)
 
 
 REVIEW_BUCKETS = Buckets(
@@ -159,28 +145,19 @@ def bucket_table(
         np.bincount(code, weights, size)[::-1] for weights in (None, outcome, values)
     )
 
-    def rates(right: np.ndarray, n: np.ndarray, suffix: str) -> dict[str, np.ndarray]:
-        found, some = np.full((3, size), np.nan), n > 0
-        found[0, some] = right[some] / n[some]
-        found[1:, some] = proportion_confint(
-            right[some], n[some], alpha=1 - level, method=interval
-        )
-        names = [f"{name}{suffix}" for name in ("accuracy", "low", "high")]
-        return dict(zip(names, found, strict=True))
+    def rates(n: np.ndarray, right: np.ndarray) -> pd.DataFrame:
+        low, high = proportion_confint(right, n, 1 - level, interval)
+        columns = {"n": n, "accuracy": right / n, "low": low, "high": high}
+        return pd.DataFrame(columns, index=list(buckets.names)[::-1])
 
-    inside = rates(right, n, "")
-    mean = np.divide(stated, n, where=n > 0, out=np.full(size, np.nan))
-    columns = {
-        "range": buckets.ranges()[::-1],
-        "n": n,
-        "share": n / len(values),
-        **inside,
-        "mean_confidence": mean,
-        "gap": inside["accuracy"] - mean,
-        "n_above": np.cumsum(n),
-        **rates(np.cumsum(right), np.cumsum(n), "_above"),
-    }
-    table = pd.DataFrame(columns, index=list(buckets.names)[::-1])
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where there are none
+        table = rates(n, right)
+        above = rates(n.cumsum(), right.cumsum()).add_suffix("_above")
+        table["mean_confidence"] = stated / n
+    table["gap"] = table["accuracy"] - table["mean_confidence"]
+    table.insert(0, "range", buckets.ranges()[::-1])
+    table.insert(2, "share", n / len(values))
+    table = table.join(above)
     table.attrs["evaluation"] = evaluation_of(confidence)[0]
     return table
 
@@ -225,8 +202,7 @@ class Verification:
         ends = proportion_confint(n, self.n_labels, method="wilson")
         numbers = map(float, (risk, low, high, n / self.n_labels, *ends))
         follows = (one.name for one in fields(self) if not one.init)
-        for name, value in zip(follows, (verdict, *numbers), strict=True):
-            object.__setattr__(self, name, value)
+        vars(self).update(zip(follows, (verdict, *numbers), strict=True))
 
     def __str__(self) -> str:
         what = self.action or "Accept"
@@ -248,72 +224,3 @@ class Verification:
             f"({self.coverage:.1%}), {self.n_errors} wrong ({self.risk:.2%}; at most "
             f"{self.high:.2%}, and at least {self.low:.2%}, each {sure})."
         )
-
-
-def verify_accepted(
-    accepted: ArrayLike,
-    correct: ArrayLike,
-    max_risk: float,
-    delta: float = 0.05,
-    *,
-    groups: ArrayLike | None = None,
-    rng: np.random.Generator | int | None = 0,
-) -> Verification:
-    """What labels that a rule was not made with say of what it accepts.
-
-    Parameters
-    ----------
-    accepted : array-like of bool, of shape (n,)
-        Whether the rule accepts each row.
-    correct, max_risk, delta, groups, rng
-        As for :func:`verify`.
-
-    Examples
-    --------
-    >>> verify_accepted([True] * 60 + [False] * 20, [1] * 60 + [0] * 20, 0.05).verdict
-    'holds'
-    """
-    taken = check_outcomes(accepted, name="accepted")
-    if not len(taken):
-        raise ValueError("accepted must have at least one row; there is none.")
-    outcome = check_outcomes(correct, accepted)
-    codes = None if groups is None else check_groups(groups, accepted, correct)
-    check_between("max_risk", max_risk, 0, 1)
-    check_between("delta", delta, 0, 1)
-    used = one_row_each(codes, len(taken), rng)
-    taken, outcome = taken[used], outcome[used]
-    n, wrong = int(taken.sum()), int((taken & ~outcome).sum())
-    return Verification(float(max_risk), float(delta), len(taken), n, wrong)
-
-
-def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
-    """How many items without an error suffice: least n with (1 - max_risk)^n ≤ delta.
-
-    Parameters
-    ----------
-    max_risk, delta : float
-        The risk and the probability of a false statement (default 0.05), in (0, 1).
-
-    Examples
-    --------
-    >>> zero_failure_sample_size(0.05)
-    59
-    """
-    check_between("max_risk", max_risk, 0, 1)
-    check_between("delta", delta, 0, 1)
-    n = max(1, math.ceil(math.log(delta) / math.log1p(-max_risk)) - 1)
-    while (1 - max_risk) ** n > delta:
-        n += 1
-    return n
-
-
-def one_row_each(
-    codes: np.ndarray | None, n: int, rng: np.random.Generator | int | None
-) -> np.ndarray:
-    """One row of each group, drawn uniformly."""
-    generator = check_rng(rng)
-    if codes is None:
-        return np.arange(n)
-    order = generator.permutation(n)
-    first = np.unique(codes[order], return_index=True)[1]
-    return np.sort(order[first])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,21 +14,21 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
+    check_groups,
     check_labels,
     check_not_fitted_on,
+    check_outcomes,
     check_probabilities,
+    check_rng,
     check_rows,
 )
 from ..metrics.bins import at_least
 from ..metrics.resampling import Interval
-from .rules import (
-    Verification,
-    one_row_each,
-    verify_accepted,
-    zero_failure_sample_size,
-)
+from .rules import Verification
 
 _RANKS, _RANKS_WELL = 0.6, 0.75  # an AUROC below the first is hardly above chance
+_NEAR_ONE = 1 - np.array([8, 6, 4, 2, 1, 0.5, 0.1]) / 1000
+_POINTS = np.append(np.arange(100) / 100, _NEAR_ONE)
 _MOST_STARTS = 4
 _APART = 4  # times as many rows at each start as at the one before
 _POWER = 0.8
@@ -81,20 +82,15 @@ class CertifiedThreshold:
             return f"{text} with {self.n_labels} labels."
         needed = self.labels_needed
         why = "the labels are too few"
+        hope = "It seems that no number of labels would do."
+        if needed is None:
+            why = "the confidence has too many errors where it is highest"
+        else:
+            unit = 10 ** max(len(str(needed)) - 2, 0)  # a guess: rounded upwards
+            hope = f"It may take about {-(-needed // unit) * unit:,}, or more."
         if not self.can_rank:
             why = "the confidence hardly ranks errors"
-        elif needed is None:
-            why = "the confidence has too many errors where it is highest"
-        if needed is None:
-            hope = "It seems that no number of labels would do."
-        elif not self.can_rank:
-            hope = "More labels alone will hardly do."
-        else:
-            if self.tested["errors"].any():
-                # A guess: rounded upwards, to stay above what was too few.
-                unit = 10 ** max(len(str(needed)) - 2, 0)
-                needed = -(-needed // unit) * unit
-            hope = f"It may take about {needed:,}, or more."
+            hope = "More labels alone will hardly do." if needed else hope
         ranks = "all wrong" if self.tested["risk"].iloc[-1] else "none of them wrong"
         if self.auroc is not None:
             value, low, high = self.auroc
@@ -149,8 +145,7 @@ def choose_threshold(
     >>> choose_threshold([0.9] * 60 + [0.5] * 40, [1] * 60 + [0] * 40, 0.1).threshold
     0.9
     """
-    check_between("max_risk", max_risk, 0, 1)
-    check_between("delta", delta, 0, 1)
+    _check_risk(max_risk, delta)
     values, outcome, used = _read(scores, correct, groups, rng)
     return _certified(values[used], outcome[used], max_risk, delta, _grid(grid))
 
@@ -184,19 +179,18 @@ def choose_thresholds_per_class(
     >>> {label: one.threshold for label, one in found.items()}
     {'a': 0.9, 'b': 0.9}
     """
-    check_between("max_risk", max_risk, 0, 1)
-    check_between("delta", delta, 0, 1)
+    _check_risk(max_risk, delta)
     values, outcome, used = _read(scores, correct, groups, rng)
     labels = check_labels(predicted, "predicted", scores, correct)
     points = _grid(grid)
     # Of all labels, also those of which no row is drawn: the share is fixed before.
     kinds = pd.unique(labels)
-    found = {}
-    for kind in kinds:
-        own = used[labels[used] == kind]
-        share = delta / len(kinds)
-        found[kind] = _certified(values[own], outcome[own], max_risk, share, points)
-    return found
+    share = delta / len(kinds)
+    rows = {kind: used[labels[used] == kind] for kind in kinds}
+    return {
+        kind: _certified(values[own], outcome[own], max_risk, share, points)
+        for kind, own in rows.items()
+    }
 
 
 def verify(
@@ -245,6 +239,61 @@ def verify(
     return replace(found, threshold=least)
 
 
+def verify_accepted(
+    accepted: ArrayLike,
+    correct: ArrayLike,
+    max_risk: float,
+    delta: float = 0.05,
+    *,
+    groups: ArrayLike | None = None,
+    rng: np.random.Generator | int | None = 0,
+) -> Verification:
+    """What labels that a rule was not made with say of what it accepts.
+
+    Parameters
+    ----------
+    accepted : array-like of bool, of shape (n,)
+        Whether the rule accepts each row.
+    correct, max_risk, delta, groups, rng
+        As for :func:`verify`.
+
+    Examples
+    --------
+    >>> verify_accepted([True] * 60 + [False] * 20, [1] * 60 + [0] * 20, 0.05).verdict
+    'holds'
+    """
+    taken = check_outcomes(accepted, name="accepted")
+    if not len(taken):
+        raise ValueError("accepted must have at least one row; there is none.")
+    outcome = check_outcomes(correct, accepted)
+    codes = None if groups is None else check_groups(groups, accepted, correct)
+    _check_risk(max_risk, delta)
+    used = _one_row_each(codes, len(taken), rng)
+    taken, outcome = taken[used], outcome[used]
+    n, wrong = int(taken.sum()), int((taken & ~outcome).sum())
+    return Verification(float(max_risk), float(delta), len(taken), n, wrong)
+
+
+def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
+    """How many items without an error suffice: least n with (1 - max_risk)^n ≤ delta.
+
+    Parameters
+    ----------
+    max_risk, delta : float
+        The risk and the probability of a false statement (default 0.05), in (0, 1).
+
+    Examples
+    --------
+    >>> zero_failure_sample_size(0.05)
+    59
+    """
+    _check_risk(max_risk, delta)
+    n = max(1, math.ceil(math.log(delta) / math.log1p(-max_risk)) - 1)
+    while (1 - max_risk) ** n > delta:
+        n += 1
+    return n
+
+
 def _read(
     scores: ArrayLike,
     correct: ArrayLike,
@@ -253,14 +302,29 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     check_not_fitted_on(scores, "scores")
-    return values, outcome, one_row_each(codes, len(values), rng)
+    return values, outcome, _one_row_each(codes, len(values), rng)
+
+
+def _check_risk(max_risk: float, delta: float) -> None:
+    check_between("max_risk", max_risk, 0, 1)
+    check_between("delta", delta, 0, 1)
+
+
+def _one_row_each(
+    codes: np.ndarray | None, n: int, rng: np.random.Generator | int | None
+) -> np.ndarray:
+    """One row of each group, drawn uniformly."""
+    generator = check_rng(rng)
+    if codes is None:
+        return np.arange(n)
+    order = generator.permutation(n)
+    first = np.unique(codes[order], return_index=True)[1]
+    return np.sort(order[first])
 
 
 def _grid(grid: ArrayLike | None) -> np.ndarray:
-    if grid is None:
-        near_one = 1 - np.array([8, 6, 4, 2, 1, 0.5, 0.1]) / 1000
-        points = np.append(np.arange(100) / 100, near_one)
-    else:
+    points = _POINTS
+    if grid is not None:
         points = check_probabilities(grid, "grid").astype(float)
     return np.unique(points)[::-1]
 

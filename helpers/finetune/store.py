@@ -18,7 +18,7 @@ from ..adapters import load_adapter, read_weights
 from ..calibration import files
 from ..classifier import LLMClassifier
 from ..files import read_json
-from ..models import LanguageModel, check_logprobs
+from ..models import LanguageModel
 from ..tree import batches, positions_in_batch
 from .label_scores import prompt_ends
 from .losses import ConfidenceHead
@@ -79,7 +79,7 @@ class FineTuned:
             for rows in batches(widths, budget, len(prompts)) if prompts else ():
                 ends = prompt_ends(model, [prompts[row] for row in rows])
                 odds = self.head(ends.float()).double().cpu()
-                check_logprobs(model, odds.numpy(), rows)
+                model.check_logprobs(odds.numpy(), rows)
                 found[rows] = odds[:, 0].sigmoid().numpy()
         return found
 

@@ -24,12 +24,11 @@ from transformers import PreTrainedModel, get_scheduler
 from .. import tree
 from ..adapters import adapter_parameters, add_lora, copy_sharing_weights
 from ..calibration.files import Count, NotNegative, Positive
-from ..checkpoints import load_checkpoint
 from ..checks import check_distributions, check_truth
 from ..classifier import LLMClassifier
 from ..int8 import is_int8
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
-from ..models import LanguageModel, check_logprobs
+from ..models import LanguageModel
 from ..progress import progress_bar
 from ..prompted import check_texts
 from ..scoring import label_logprobs, tree_is_exact
@@ -260,7 +259,7 @@ def copy_of_base(base: LanguageModel) -> PreTrainedModel:
             "classifier's model must be loaded by LanguageModel.load where it is "
             "quantised: it is loaded a second time."
         )
-    return load_checkpoint(*base.source)[0]
+    return base.source.load()[0]
 
 
 class Trainer:
@@ -374,7 +373,7 @@ class Trainer:
         n_logits = len(tree.nodes_to_read(labels)) * vocabulary
         for rows in tree.batches(widths, budget, max(1, tree.LOGIT_BUDGET // n_logits)):
             raw[rows] = self.read_held_out(rows)[0].cpu().numpy()
-        check_logprobs(model, raw, range(len(raw)))
+        model.check_logprobs(raw, range(len(raw)))
         return raw
 
     def _read(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -13,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import entr
 
-from ..checks import check_count, check_distributions
+from ..checks import check_distributions
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,20 @@ class PositionBias:
     by_position: np.ndarray
 
 
-def entropy(probabilities: ArrayLike, *, normalized: bool = False) -> np.ndarray:
+def entropy(probabilities: ArrayLike) -> np.ndarray:
     """Entropy of each row, −Σ p ln p: 0 for a sure row, ln K for an even one.
 
     Parameters
     ----------
     probabilities : array-like or pandas.DataFrame of shape (n, K)
         Rows that sum to one; of a data frame only the ``p_`` columns, if it has some.
-    normalized : bool, default=False
-        Whether to divide by ln K, so that 1 is an even row for any K.
 
     Examples
     --------
     >>> entropy([[0.5, 0.5], [1.0, 0.0]]).round(4).tolist()
     [0.6931, 0.0]
     """
-    rows, _ = _read_rows(probabilities, "probabilities")
-    found = _row_entropy(rows)
-    return np.clip(found / math.log(rows.shape[1]), 0, 1) if normalized else found
+    return _row_entropy(_read_rows(probabilities, "probabilities")[0])
 
 
 def margin(probabilities: ArrayLike) -> np.ndarray:
@@ -97,20 +92,15 @@ def combine(members: Any) -> EnsembleDecomposition:
     return EnsembleDecomposition(mean, total, aleatoric, epistemic, votes.mean(axis=0))
 
 
-def orders(
-    labels: Sequence[str], *, n: int | None = None, seed: int = 0
-) -> list[tuple[str, ...]]:
-    """Different orders in which to list the options of a prompt.
+def orders(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Orders in which to list the options of a prompt, each as often in each place.
+
+    All K! orders of up to four labels; of more, the K rotations of the order given.
 
     Parameters
     ----------
     labels : sequence of str
         Two or more different labels.
-    n : int, optional
-        How many: all rotations of one random order, then of another; multiples of K
-        are balanced. Default: all K! for up to four labels, else the K rotations.
-    seed : int, default=0
-        Seed of the random orders, if n is given.
 
     Examples
     --------
@@ -120,18 +110,9 @@ def orders(
     names = tuple(labels)
     if isinstance(labels, str) or len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"labels must be two or more different ones, not {labels!r}.")
-    check_count("seed", seed, 0)
-    if n is None:
-        return list(permutations(names)) if len(names) <= 4 else _rotations(names)
-    most = math.factorial(len(names))
-    if check_count("n", n) > most:
-        raise ValueError(f"n must be at most {most}, the number of orders, not {n}.")
-    rng = np.random.default_rng(seed)
-    found: dict[tuple[str, ...], None] = {}
-    while len(found) < n:
-        drawn = tuple(names[at] for at in rng.permutation(len(names)))
-        found |= dict.fromkeys(_rotations(drawn))
-    return list(found)[:n]
+    if len(names) <= 4:
+        return list(permutations(names))
+    return [names[at:] + names[:at] for at in range(len(names))]
 
 
 def position_bias(
@@ -182,10 +163,6 @@ def position_bias(
             )
     by_order = np.take_along_axis(rows.mean(axis=1), placed, axis=1)
     return PositionBias(rows.mean(axis=0), by_order.mean(axis=0))
-
-
-def _rotations(names: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return [names[at:] + names[:at] for at in range(len(names))]
 
 
 def _read_rows(

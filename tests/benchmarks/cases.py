@@ -9,6 +9,8 @@ messages to a bank.
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +23,13 @@ from helpers.verbalizer import LabelTokens, Verbalizer
 N_TEXTS = 64
 N_CHECKED = 8  # texts of which results are compared
 SHOTS = (0, 8, 25)
+
+
+def pairs(block: str) -> list[tuple[str, str]]:
+    """Texts with their labels behind "=", with "-" before each."""
+    items = [" ".join(item.split()) for item in block.split("\n- ")[1:]]
+    return [tuple(item.split(" = ")) for item in items]
+
 
 BODY_PARTS = (
     "internal,shoulder,upper trunk,elbow,lower arm,wrist,knee,lower leg,ankle,"
@@ -54,67 +63,38 @@ INTENTS = (
     "wrong amount of cash received,wrong exchange rate for cash withdrawal"
 ).split(",")
 
-INJURY_EXAMPLES = [
-    (
-        "34yom cut his finger on the lid of a tin can while cooking dinner at home "
-        "last night. dx: finger laceration",
-        "finger",
-    ),
-    (
-        "8yof fell off the monkey bars at school, landed on an outstretched arm, with "
-        "deformity. dx: fracture of radius",
-        "lower arm",
-    ),
-    (
-        "61yof tripped over the dog on the stairs, twisted her ankle and cannot bear "
-        "weight. dx: ankle sprain",
-        "ankle",
-    ),
-    (
-        "19yom was hit by a baseball at practice, with swelling under the eye and a "
-        "nose bleed. dx: facial contusion",
-        "face",
-    ),
-    (
-        "2yom swallowed a button battery from a toy car, seen by his mother this "
-        "morning. dx: foreign body ingestion",
-        "internal",
-    ),
-    (
-        "45yom was lifting boxes in the garage and felt a pop, pain worse on bending. "
-        "dx: lumbar strain",
-        "lower trunk",
-    ),
-    (
-        "15yof collided with another player at soccer, no loss of consciousness, "
-        "vomited once. dx: concussion",
-        "head",
-    ),
-    (
-        "27yom dropped a weight on his foot while exercising in the gym, nail torn "
-        "off. dx: crush injury of great toe",
-        "toe",
-    ),
-]
-BANK_EXAMPLES = [
-    (
-        "The machine at the airport kept my card. How do I get it back?",
-        "card swallowed",
-    ),
-    ("I have not got my new card yet, and it is two weeks now.", "card arrival"),
-    (
-        "You took a pound from me when I paid in a shop, why?",
-        "card payment fee charged",
-    ),
-    ("I entered my PIN wrong three times, and now it is locked.", "pin blocked"),
-    ("My money is not in dollars at the rate you had said.", "exchange rate"),
-    ("The shop said weeks ago that they paid me back.", "refund not showing up"),
-    (
-        "There is a payment here twice, and I made it once only.",
-        "transaction charged twice",
-    ),
-    ("I want to close my account, as I am not content.", "terminate account"),
-]
+INJURY_EXAMPLES = pairs(
+    """
+- 34yom cut his finger on the lid of a tin can while cooking dinner at home last night.
+dx: finger laceration = finger
+- 8yof fell off the monkey bars at school, landed on an outstretched arm, with
+deformity. dx: fracture of radius = lower arm
+- 61yof tripped over the dog on the stairs, twisted her ankle and cannot bear weight.
+dx: ankle sprain = ankle
+- 19yom was hit by a baseball at practice, with swelling under the eye and a nose bleed.
+dx: facial contusion = face
+- 2yom swallowed a button battery from a toy car, seen by his mother this morning. dx:
+foreign body ingestion = internal
+- 45yom was lifting boxes in the garage and felt a pop, pain worse on bending. dx:
+lumbar strain = lower trunk
+- 15yof collided with another player at soccer, no loss of consciousness, vomited once.
+dx: concussion = head
+- 27yom dropped a weight on his foot while exercising in the gym, nail torn off. dx:
+crush injury of great toe = toe
+"""
+)
+BANK_EXAMPLES = pairs(
+    """
+- The machine at the airport kept my card. How do I get it back? = card swallowed
+- I have not got my new card yet, and it is two weeks now. = card arrival
+- You took a pound from me when I paid in a shop, why? = card payment fee charged
+- I entered my PIN wrong three times, and now it is locked. = pin blocked
+- My money is not in dollars at the rate you had said. = exchange rate
+- The shop said weeks ago that they paid me back. = refund not showing up
+- There is a payment here twice, and I made it once only. = transaction charged twice
+- I want to close my account, as I am not content. = terminate account
+"""
+)
 INJURY_SCENES = [
     "slipped on the wet kitchen floor and landed on left {}, able to walk",
     "was playing soccer when kicked in the {}, pain with movement since then",
@@ -156,8 +136,18 @@ def injuries(parts: list[str]) -> list[str]:
 
 def messages(errands: list[str]) -> list[str]:
     """Made-up messages to a bank."""
-    pairs = itertools.product(BANK_SCENES, errands)
-    return [scene.format(errand) for scene, errand in pairs]
+    both = itertools.product(BANK_SCENES, errands)
+    return [scene.format(errand) for scene, errand in both]
+
+
+def seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """Best time of some runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from cases import N_TEXTS, Prepared
+from torch.nn.utils.rnn import pad_sequence
 
 from helpers import EMBEDDED
 from helpers.checkpoints import fetch_embedded, fetch_embedded_gguf
@@ -45,10 +45,13 @@ class Rival:
     """A way to score the prompts of a case."""
 
     name: str
-    gives: Gives
+    gives: Gives = "every label"
     float32 = True
     warm = True
     at_least = 1
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
 
     def prepare(self, case: Prepared) -> None:
         """Take a case."""
@@ -65,11 +68,11 @@ class Rival:
 class Engine(Rival):
     """This package."""
 
-    gives: Gives = "every label"
     at_least = N_TEXTS
 
     def __init__(self, name: str, model: LanguageModel) -> None:
-        self.name, self.model = name, model
+        super().__init__(model)
+        self.name = name
         whole = model.network.dtype == torch.float32
         self.float32 = whole and not is_int8(model.network)
 
@@ -83,9 +86,6 @@ class GenerateLoop(Rival):
 
     name = "generate, a loop"
     gives: Gives = "first token"
-
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
 
     def score(self, rows: Sequence[int]) -> np.ndarray:
         network: Any = self.model.network
@@ -111,25 +111,17 @@ class Batches(Rival):
     gives: Gives = "first token"
     at_least = 8
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
-
     @torch.inference_mode()
     def score(self, rows: Sequence[int]) -> np.ndarray:
         order = sorted(range(len(rows)), key=lambda at: -len(self.case.ids[rows[at]]))
         found = np.empty((len(rows), len(self.case.firsts)))
         for start in range(0, len(order), 8):
             batch = order[start : start + 8]
-            ids = [self.case.ids[rows[at]] for at in batch]
-            wide = max(map(len, ids))
-            pad = [[0] * (wide - len(own)) for own in ids]
-            mask = torch.tensor(
-                [p + [1] * len(own) for p, own in zip(pad, ids, strict=True)]
-            )
+            ids = [torch.tensor(self.case.ids[rows[at]]) for at in batch]
+            padded = pad_sequence(ids, True, -1, "left")
+            mask = (padded >= 0).long()
             logits = self.model.network(
-                input_ids=torch.tensor(
-                    [p + own for p, own in zip(pad, ids, strict=True)]
-                ),
+                input_ids=padded.clamp(min=0),
                 attention_mask=mask,
                 position_ids=(mask.cumsum(1) - 1).clamp(min=0),
                 use_cache=False,
@@ -143,7 +135,6 @@ class Harness(Rival):
     """lm-evaluation-harness: every label is a continuation to be scored by itself."""
 
     name = "lm-evaluation-harness"
-    gives: Gives = "every label"
     warm = False
 
     def __init__(self, model: LanguageModel) -> None:
@@ -263,34 +254,10 @@ class LlamaFirst(LlamaCpp):
         return self.read(self.prompt(row))[0, list(self.case.firsts)].numpy()
 
 
-class LlamaLabels(LlamaCpp):
-    """Each label is read behind the prompt, then dropped from the cache."""
-
-    name = "llama.cpp, label by label"
-    gives: Gives = "every label"
-
-    def one(self, row: int) -> np.ndarray:
-        behind, end = self.read(self.prompt(row))[0], len(self.case.ids[row])
-        scores = []
-        for sequence in self.case.tokens.sequences:
-            total = float(behind[sequence[0]])
-            if len(sequence) > 1:
-                found = self.read(
-                    [(t, end + at, (0,), True) for at, t in enumerate(sequence[:-1])]
-                )
-                total += sum(
-                    float(found[at, token]) for at, token in enumerate(sequence[1:])
-                )
-                self.forget(end)
-            scores.append(total)
-        return np.array(scores)
-
-
 class LlamaTree(LlamaCpp):
     """All labels in one call with the prompt: a sequence for each end of the trie."""
 
     name = "llama.cpp, labels as a tree"
-    gives: Gives = "every label"
 
     def prepare(self, case: Prepared) -> None:
         trie = case.tokens.trie
@@ -331,12 +298,11 @@ class LlamaTree(LlamaCpp):
 class Vllm(Rival):
     """vLLM in an environment of its own, by the script ``vllm_rows.py``."""
 
-    def __init__(
-        self, name: str, gives: Gives, way: str, process: subprocess.Popen[str]
-    ) -> None:
-        self.name, self.gives, self.way, self.process = name, gives, way, process
-        self.warm = way != "continuations"
-        self.at_least = {"first": 32, "tree": 4, "continuations": 1}[way]
+    def __init__(self, gives: Gives, process: subprocess.Popen[str]) -> None:
+        self.gives, self.process = gives, process
+        self.way = "first" if gives == "first token" else "tree"
+        told = "first token" if gives == "first token" else "labels as a tree"
+        self.name, self.at_least = f"vLLM, {told}", {"first": 32, "tree": 4}[self.way]
 
     def prepare(self, case: Prepared) -> None:
         super().prepare(case)
@@ -357,7 +323,7 @@ def ask(process: subprocess.Popen[str], **request: Any) -> Any:
     process.stdin.flush()
     answer = process.stdout.readline()
     if not answer:
-        raise RuntimeError("vLLM has stopped.")
+        raise RuntimeError("vLLM has stopped; what it said stands above.")
     return json.loads(answer)
 
 
@@ -376,23 +342,16 @@ def vllm(python: str, threads: int) -> Iterator[subprocess.Popen[str]]:
     }
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     script = Path(__file__).with_name("vllm_rows.py")
-    with (
-        tempfile.TemporaryFile("w+", errors="replace") as said,
-        subprocess.Popen(
-            [python, str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            env=kept | own,
-        ) as process,
-    ):
+    with subprocess.Popen(
+        [python, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=kept | own,
+    ) as process:
         try:
             ask(process, do="load", model=str(fetch_embedded()), threads=threads)
             yield process
-        except (RuntimeError, BrokenPipeError) as error:
-            said.seek(0)
-            raise RuntimeError(f"{error} It said:\n{said.read()[-3000:]}") from error
         finally:
             assert process.stdin
             process.stdin.close()
@@ -425,9 +384,7 @@ def all_rivals() -> Iterator[tuple[list[Rival], list[str]]]:
         importlib.import_module("llama_cpp._logger").set_verbose(False)
         path = str(fetch_embedded_gguf()).encode()
         weights = lib.llama_model_load_from_file(path, lib.llama_model_default_params())
-        llama = [
-            way(lib, weights, threads) for way in (LlamaFirst, LlamaLabels, LlamaTree)
-        ]
+        llama = [way(lib, weights, threads) for way in (LlamaFirst, LlamaTree)]
         rivals += llama
         notes.append(
             "llama.cpp: weights of four bits (Q4_1), activations of eight. Built for: "
@@ -442,11 +399,7 @@ def all_rivals() -> Iterator[tuple[list[Rival], list[str]]]:
             yield rivals, notes
             return
         with vllm(python, threads) as process:
-            rivals += [
-                Vllm("vLLM, first token", "first token", "first", process),
-                Vllm("vLLM, prompt_logprobs", "every label", "continuations", process),
-                Vllm("vLLM, labels as a tree", "every label", "tree", process),
-            ]
+            rivals += [Vllm("first token", process), Vllm("every label", process)]
             yield rivals, notes
     finally:
         for way in llama:

@@ -5,13 +5,12 @@ Nothing is asserted: what is printed depends on what else the machine does.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
-from cases import BODY_PARTS, INTENTS
+from cases import BODY_PARTS, INTENTS, seconds
 from scipy.stats import linregress
 from test_scoring_speed import matrix_rate
 
@@ -38,11 +37,10 @@ def prompts(model: LanguageModel, lengths: Sequence[int]) -> list[list[int]]:
     return [start + rng.integers(100, 40_000, length).tolist() for length in lengths]
 
 
-def seconds(model: LanguageModel, ids: list[list[int]], tokens: LabelTokens) -> float:
-    """What one run takes."""
-    start = time.perf_counter()
-    label_logprobs(model, ids, tokens, prefix=model.encode(PREFIX), progress=False)
-    return time.perf_counter() - start
+def took(model: LanguageModel, ids: list[list[int]], tokens: LabelTokens) -> float:
+    """Seconds of one run."""
+    settings: dict = {"prefix": model.encode(PREFIX), "progress": False}
+    return seconds(lambda: label_logprobs(model, ids, tokens, **settings))
 
 
 def test_time_is_linear_in_texts(model: LanguageModel) -> None:
@@ -50,15 +48,15 @@ def test_time_is_linear_in_texts(model: LanguageModel) -> None:
     # One to five tokens each, as often at every size.
     lengths = 1 + np.random.default_rng(1).permutation(max(SIZES)) % 5
     texts = prompts(model, lengths.tolist())
-    seconds(model, texts[:100], tokens)  # warm up
+    took(model, texts[:100], tokens)  # warm up
     times = [
-        min(seconds(model, texts[:n], tokens) for _ in range(3 if n < 3_000 else 1))
+        min(took(model, texts[:n], tokens) for _ in range(3 if n < 3_000 else 1))
         for n in SIZES
     ]
     fit = linregress(np.log(SIZES), np.log(times))
     print("\n\nTime against the number of texts (1 to 5 tokens each, 2 labels)")
-    for n, took in zip(SIZES, times, strict=True):
-        print(f"  {n:6,} texts {took:8.2f} s {n / took:8.1f} texts/s")
+    for n, whole in zip(SIZES, times, strict=True):
+        print(f"  {n:6,} texts {whole:8.2f} s {n / whole:8.1f} texts/s")
     print(f"  exponent {fit.slope:.3f}, standard error {fit.stderr:.3f}")
 
 
@@ -74,9 +72,9 @@ def test_cost_is_that_of_the_positions(model: LanguageModel) -> None:
     for _ in range(REPEATS + 1):  # all in turn, the first time to warm up
         for (*_, ids, tokens), work in zip(cells, works, strict=True):
             before = matrix_rate()
-            took = seconds(model, ids, tokens) / len(ids)
+            each = took(model, ids, tokens) / len(ids)
             # What a processor can do changes from one second to the next.
-            work.append(took * (before + matrix_rate()) / 2)
+            work.append(each * (before + matrix_rate()) / 2)
     table = pd.DataFrame(
         [cell[:3] for cell in cells], columns=["labels", "own", "tree"]
     )
@@ -86,14 +84,7 @@ def test_cost_is_that_of_the_positions(model: LanguageModel) -> None:
     constant = np.exp(np.log(table["work"] / positions).mean())
     table["predicted"] = constant * positions
     table["deviation"] = table["work"] / table["predicted"] - 1
-    # A position whose distribution is read costs more than one of the text.
-    parts = np.column_stack([table["own"], table["tree"] + 1])
-    scaled = parts / table["work"].to_numpy()[:, None]
-    own, read = np.linalg.lstsq(scaled, np.ones(len(table)), rcond=None)[0]
-    two = table["work"] / (parts @ [own, read]) - 1
     print("\n\nWork of a text, in products of large matrices that take as long (GFLOP)")
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"  {constant:.3f} a position; largest deviation", end=" ")
     print(f"{table['deviation'].abs().max():.0%} (goal: 20%)")
-    print(f"  {own:.3f} a token of its own, {read:.3f} a distribution read;", end="")
-    print(f" largest deviation {two.abs().max():.0%}")

@@ -7,14 +7,14 @@ bootstrap and the noise floor of 100,000 rows. All on one thread.
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from cases import seconds
 
 from helpers.metrics import (
     bootstrap_interval,
@@ -41,16 +41,6 @@ def forecasts(n: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     p = rng.uniform(0.5, 1, n)
     return p, rng.random(n) < p - 0.05
-
-
-def seconds(work: Callable[[], object], repeats: int = 1) -> float:
-    """Best time of some runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def test_ece_speed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,16 +96,17 @@ def test_resampling_speed(capsys: pytest.CaptureFixture[str]) -> None:
         measure: seconds(lambda measure=measure: bootstrap_interval(p, y, measure), 2)
         for measure in ("ece", "brier", "squared", "auroc")
     }
-    grouped = seconds(lambda: bootstrap_interval(p, y, groups=groups))
-    floor = seconds(lambda: noise_floor(p))
-    report = seconds(lambda: calibration_metrics(p, y))
-    labels = seconds(lambda: labels_needed(p))
+    rows = {
+        **{f"bootstrap, {measure}": took for measure, took in bootstrap.items()},
+        "bootstrap, in groups": seconds(
+            lambda: bootstrap_interval(p, y, groups=groups)
+        ),
+        "noise floor": seconds(lambda: noise_floor(p)),
+        "whole report": seconds(lambda: calibration_metrics(p, y)),
+        "labels needed": seconds(lambda: labels_needed(p)),
+    }
     with capsys.disabled():
         print("\n100,000 rows, 1,000 resamples or simulations")
-        for measure, took in bootstrap.items():
-            print(f"  bootstrap, {measure:<10} {took:6.2f} s")
-        print(f"  bootstrap, in groups  {grouped:6.2f} s")
-        print(f"  noise floor           {floor:6.2f} s")
-        print(f"  whole report          {report:6.2f} s")
-        print(f"  labels needed         {labels:6.2f} s")
+        for name, took in rows.items():
+            print(f"  {name:<21} {took:6.2f} s")
     assert max(bootstrap.values()) < 2

@@ -5,10 +5,9 @@ Reviews with labels are classified in each precision in one run. Nothing is asse
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
+from cases import seconds
 from rivals import ENGINES
 
 from helpers import EMBEDDED
@@ -37,32 +36,31 @@ def test_what_precision_costs() -> None:
     ]
     for classifier in classifiers:
         classifier.predict_proba(texts[:8])  # warm up
-    times: list[list[float]] = [[] for _ in classifiers]
-    found: list[np.ndarray] = []
+    found: list[pd.DataFrame] = []
+    times = []
     for _ in range(REPEATS):  # in turn, since machines are noisy
-        found = []
-        for classifier, took in zip(classifiers, times, strict=True):
-            start = time.perf_counter()
-            found.append(classifier.predict_proba(texts))
-            took.append(time.perf_counter() - start)
+        found.clear()
+        times.append(
+            [
+                seconds(lambda one=one: found.append(one.score_table(texts, truth)))
+                for one in classifiers
+            ]
+        )
+    took = np.array(times)
     rows = []
-    for (name, _), classifier, took, probabilities in zip(
-        ENGINES, classifiers, times, found, strict=True
-    ):
-        chosen = probabilities.argmax(axis=1)
-        correct = np.asarray(classifier.classes_)[chosen] == truth
-        confidence = probabilities.max(axis=1)
-        moved = np.abs(probabilities - found[0])
+    for at, ((name, _), table) in enumerate(zip(ENGINES, found, strict=True)):
+        moved = (table["p_positive"] - found[0]["p_positive"]).abs()
+        ece = expected_calibration_error(table["confidence"], table["correct"])
         rows.append(
             {
                 "way": name,
-                "texts/s": len(texts) / np.median(took),
-                "ratio": np.median(np.divide(times[0], took)),
-                "accuracy": correct.mean(),
-                "ECE": expected_calibration_error(confidence, correct),
+                "texts/s": len(texts) / np.median(took[:, at]),
+                "ratio": np.median(took[:, 0] / took[:, at]),
+                "accuracy": table["correct"].mean(),
+                "ECE": ece,
                 "moved by": moved.mean(),
                 "at most": moved.max(),
-                "other label": (chosen != found[0].argmax(axis=1)).mean(),
+                "other label": (table["prediction"] != found[0]["prediction"]).mean(),
             }
         )
     print(f"\n\n{N_REVIEWS} reviews, 2 labels, {len(REVIEW_EXAMPLES)} examples")

@@ -10,15 +10,10 @@ sequences as token ids, ``fresh`` begins with an empty cache but for one prompt,
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
-
-PATIENCE = 20.0  # seconds for the labels of one prompt, the rest is left out
-AT_ONCE = 8  # label sequences between two looks at the clock
 
 
 class Scorer:
@@ -75,26 +70,6 @@ class Scorer:
             for row in rows
         ]
 
-    def continuations(self, rows: Sequence[int]) -> list[list[float]]:
-        """Log-probability of every label, each a prompt with ``prompt_logprobs``."""
-        settings = self.parameters(max_tokens=1, temperature=0, prompt_logprobs=0)
-        start, found = time.perf_counter(), []
-        asked = [(row, sequence) for row in rows for sequence in self.sequences]
-        for at in range(0, len(asked), AT_ONCE):
-            if time.perf_counter() - start > PATIENCE * len(rows):
-                break
-            whole = [self.prompts[row] + s for row, s in asked[at : at + AT_ONCE]]
-            for ids, (row, _), answer in zip(
-                whole, asked[at : at + AT_ONCE], self._ask(whole, settings), strict=True
-            ):
-                places = range(len(self.prompts[row]), len(ids))
-                found.append(
-                    sum(answer.prompt_logprobs[p][ids[p]].logprob for p in places)
-                )
-        found += [math.nan] * (len(asked) - len(found))
-        wide = len(self.sequences)
-        return [found[at : at + wide] for at in range(0, len(found), wide)]
-
     def _following(
         self, asked: Sequence[tuple[int, tuple[int, ...]]]
     ) -> list[list[float]]:
@@ -106,14 +81,12 @@ class Scorer:
             )
             for _, path in asked
         ]
+        prompts = [{"prompt_token_ids": ids} for ids in whole]
+        answers = self.llm.generate(prompts, settings, use_tqdm=False)
         return [
             [answer.outputs[0].logprobs[0][token].logprob for token in self.next[path]]
-            for answer, (_, path) in zip(self._ask(whole, settings), asked, strict=True)
+            for answer, (_, path) in zip(answers, asked, strict=True)
         ]
-
-    def _ask(self, whole: list[list[int]], settings: Any) -> list[Any]:
-        prompts = [{"prompt_token_ids": ids} for ids in whole]
-        return self.llm.generate(prompts, settings, use_tqdm=False)
 
 
 def main() -> None:
