@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from test_plots import legend, line
 
 from helpers import plots
 from helpers.decisions import (
@@ -62,18 +62,6 @@ def monitor() -> AccuracyMonitor:
     found = AccuracyMonitor(0.9)
     found.update(np.arange(100) % 20 > 0)
     found.update(np.arange(60) % 2 > 0)
-    return found
-
-
-def legend(ax: Axes) -> list[str]:
-    shown = ax.get_legend()
-    assert shown
-    return [text.get_text() for text in shown.get_texts()]
-
-
-def line(ax: Axes, start: str) -> Line2D:
-    """The only line whose label starts so."""
-    (found,) = (one for one in ax.lines if str(one.get_label()).startswith(start))
     return found
 
 
@@ -324,23 +312,44 @@ def test_risk_marks_have_intervals_both_ways(data: Data) -> None:
     assert not len(middle(bars(ax, "raw from")))
 
 
-def test_given_axes_are_used_and_nothing_else_is_changed(
-    certified: CertifiedThreshold,
-) -> None:
-    before, ax = dict(mpl.rcParams), Figure().subplots()
+FIGURES = ("tested_thresholds", "buckets", "cost_curve", "risk_coverage", "monitor")
+
+
+@pytest.fixture(params=FIGURES)
+def figure(request: Any, certified: Any, monitor: AccuracyMonitor) -> tuple[Any, ...]:
+    """A function that draws, what it draws, and options."""
+    verified = verify(0.8, [0.9] * 20, [1] * 20, max_risk=0.1)
     curves = {"raw": risk_coverage_curve([0.9, 0.8], [1, 0])}
-    for draw, given in (
-        (plots.plot_tested_thresholds, certified),
-        (plots.plot_buckets, TABLE),
-        (plots.plot_cost_curve, CURVE),
-        (plots.plot_risk_coverage, curves),
-    ):
-        table: Any = getattr(given, "tested", given)
-        copied = copy.deepcopy(table)
-        assert draw(given, ax=ax) is ax  # type: ignore[operator]
-        if isinstance(table, pd.DataFrame):
-            pd.testing.assert_frame_equal(table, copied)
-    assert not plt.get_fignums() and dict(mpl.rcParams) == before
+    given: dict[str, tuple[Any, dict[str, Any]]] = {
+        "tested_thresholds": (certified, {}),
+        "buckets": (TABLE, {}),
+        "cost_curve": (CURVE, {"choice": CHOICE}),
+        "risk_coverage": (curves, {"marks": {"raw": verified}}),
+        "monitor": (monitor.table(), {"promised": 0.9, "alarm_at": 120}),
+    }
+    return getattr(plots, f"plot_{request.param}"), *given[request.param]
+
+
+def test_figures_use_given_axes_change_nothing_and_fit_the_page(
+    figure: tuple[Any, ...],
+) -> None:
+    draw, given, options = figure
+    table = getattr(given, "tested", given)
+    before, copied = dict(mpl.rcParams), copy.deepcopy(table)
+    if draw is not plots.plot_monitor:
+        ax = Figure().subplots()
+        assert draw(given, ax=ax, **options) is ax and not plt.get_fignums()
+    with plots.style():
+        found = draw(given, **options)
+        ax = found[0] if isinstance(found, list) else found
+        ax.figure.canvas.draw()
+        # The legend fits into the width of the figure.
+        box = ax.get_legend().get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= ax.figure.bbox.x1
+        assert box.y1 <= ax.figure.bbox.y1
+    assert dict(mpl.rcParams) == before
+    if isinstance(table, pd.DataFrame):
+        pd.testing.assert_frame_equal(table, copied)
 
 
 @pytest.mark.parametrize(
@@ -365,24 +374,3 @@ def test_bad_input_is_refused_before_a_figure_is_made(
     with pytest.raises(ValueError, match=f"^{says}"):
         getattr(plots, name)(*given, **options)
     assert not plt.get_fignums()
-
-
-def test_every_figure_can_be_rendered_in_the_style_of_the_book(
-    certified: CertifiedThreshold, monitor: AccuracyMonitor
-) -> None:
-    found = verify(0.8, [0.9] * 20, [1] * 20, max_risk=0.1)
-    curve = risk_coverage_curve([0.9, 0.8], [1, 0])
-    with plots.style():
-        axes = [
-            plots.plot_tested_thresholds(certified),
-            plots.plot_buckets(bucket_table([0.9], [1])),
-            plots.plot_cost_curve(CURVE, choice=CHOICE),
-            plots.plot_monitor(monitor.table(), promised=0.9, alarm_at=120)[0],
-            plots.plot_risk_coverage({"raw": curve}, marks={"raw": found}),
-        ]
-        for ax in axes:
-            ax.figure.canvas.draw()
-            # The legend fits into the width of the figure.
-            box = ax.get_legend().get_window_extent()
-            assert box.x0 >= 0 and box.x1 <= ax.figure.bbox.x1
-            assert box.y1 <= ax.figure.bbox.y1

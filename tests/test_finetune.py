@@ -47,9 +47,7 @@ from helpers.finetune import (
     training,
 )
 from helpers.finetune.label_scores import label_scores, prompt_ends
-from helpers.finetune.losses import head_loss
-from helpers.finetune.run import make_task
-from helpers.finetune.training import Trainer, plan_batches
+from helpers.finetune.training import Task, Trainer
 from helpers.metrics import brier_score, expected_calibration_error, log_loss, top_label
 from helpers.models import LanguageModel
 from helpers.sampling import sample_votes
@@ -85,9 +83,9 @@ def tune(asked: LLMClassifier, folder: Path | None = None, **more: Any) -> FineT
     return finetune(asked, folder=folder, settings=replace(QUICK, **changed), **given)
 
 
-def task_of(asked: LLMClassifier, **more: Any) -> Any:
+def task_of(asked: LLMClassifier, **more: Any) -> Task:
     given: dict[str, Any] = {"X": X, "y": Y, "validation": HELD_OUT, "settings": QUICK}
-    return make_task(asked, **(given | more))
+    return Task(asked, **(given | more))
 
 
 def with_lora(model: LanguageModel, **settings: Any) -> LanguageModel:
@@ -327,8 +325,8 @@ def test_bad_settings_are_named(kind: Any, name: str, wrong: Any) -> None:
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(0, 5))
 def test_batches_hold_each_row_once_within_budget(widths: list[int], seed: int) -> None:
     settings = TrainingSettings(epochs=2, token_budget=64, seed=seed)
-    plan = plan_batches(widths, settings)
-    assert plan[:1] == plan_batches(widths, replace(settings, epochs=1))
+    plan = settings.plan(widths)
+    assert plan[:1] == replace(settings, epochs=1).plan(widths)
     for epoch in plan:
         assert sorted(row for batch in epoch for row in batch) == [*range(len(widths))]
         assert all(len(b) * max(widths[row] for row in b) <= 64 for b in epoch)
@@ -336,11 +334,15 @@ def test_batches_hold_each_row_once_within_budget(widths: list[int], seed: int) 
 
 def test_epochs_differ_and_padding_is_little() -> None:
     widths = np.random.default_rng(0).integers(20, 60, 300).tolist()
-    first, second = plan_batches(widths, TrainingSettings(epochs=2))
+    first, second = TrainingSettings(epochs=2).plan(widths)
     assert {tuple(sorted(b)) for b in first} != {tuple(sorted(b)) for b in second}
     padded = sum(len(b) * max(widths[row] for row in b) for b in first)
-    assert padded < 1.15 * sum(widths)
-    assert len(first) < 1.2 * sum(widths) / 512 + 1
+    assert padded < 1.15 * sum(widths) and len(first) < 1.2 * sum(widths) / 512 + 1
+    # An interrupted training goes on in the plan it began with.
+    (plan,) = TrainingSettings(epochs=1, token_budget=64).plan(
+        [30, 32, 31, 33, 30, 34, 32, 31]
+    )
+    assert plan == [[4, 7], [1, 0], [2], [3], [6], [5]]
 
 
 @pytest.mark.parametrize(
@@ -363,7 +365,7 @@ def test_what_a_result_depends_on_is_in_its_hash(
     asked: LLMClassifier, make_tiny: Make
 ) -> None:
     def parts(classifier: LLMClassifier = asked, **changed: Any) -> dict[str, str]:
-        return task_of(classifier, **changed).parts()
+        return task_of(classifier, **changed).parts
 
     plain = parts()
     assert parts() == plain
@@ -374,19 +376,16 @@ def test_what_a_result_depends_on_is_in_its_hash(
         "settings": "c791845d6a3af01e",
     }
     assert (plain["loss"], plain["head"]) == ("CrossEntropy()", "None")
-    head = replace(QUICK, head=ConfidenceHead())
     cases: list[tuple[str, dict[str, str]]] = [
         ("model", parts(ask(make_tiny("llama", rms_norm_eps=1e-3)))),
         ("prompt", parts(ask(asked.model, instruction="Look."))),
         ("prompt", parts(ask(asked.model, terminator=None))),
         ("data", parts(y=Y[::-1])),
-        ("data", parts(X=X[::-1], y=Y[::-1])),
         ("data", parts(validation=(HELD_OUT[0], HELD_OUT[1][::-1]))),
         ("data", parts(sample_targets=np.full((10, 2), 0.5))),
         ("loss", parts(settings=replace(QUICK, loss=Focal(1.0)))),
-        ("settings", parts(settings=replace(QUICK, seed=1))),
         ("settings", parts(settings=replace(QUICK, lora=Lora(rank=4)))),
-        ("head", parts(settings=head)),
+        ("head", parts(settings=replace(QUICK, head=ConfidenceHead()))),
     ]
     for name, found in cases:
         assert [part for part in plain if plain[part] != found[part]] == [name]
@@ -448,11 +447,11 @@ def test_only_the_layers_and_modules_asked_for_get_an_adapter(
 def test_strength_and_weights_of_an_adapter_are_in_the_fingerprint(
     tiny: LanguageModel,
 ) -> None:
-    prints = [with_lora(tiny, alpha=alpha).fingerprint for alpha in (1.0, 2.0, 2.0)]
-    model = with_lora(tiny, alpha=2.0)
+    models = [with_lora(tiny, alpha=alpha) for alpha in (1.0, 2.0, 2.0, 2.0)]
     with torch.no_grad():
-        adapters.adapter_parameters(model.network)[3][0, 0] += 0.01
-    assert prints[0] != prints[1] == prints[2] != model.fingerprint
+        adapters.adapter_parameters(models[3].network)[3][0, 0] += 0.01
+    first, second, third, fourth = (model.fingerprint for model in models)
+    assert first != second == third != fourth
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -465,12 +464,8 @@ def test_an_adapter_is_written_rounded_and_read(
     assert {weight.dtype for weight in kept.values()} == {dtype}
     again = adapters.copy_sharing_weights(tiny.network)
     adapters.load_adapter(again, tmp_path)
-    pairs = zip(
-        adapters.adapter_parameters(network),
-        adapters.adapter_parameters(again),
-        strict=True,
-    )
-    for before, after in pairs:
+    parts = map(adapters.adapter_parameters, (network, again))
+    for before, after in zip(*parts, strict=True):
         assert after.dtype == torch.float32
         assert torch.equal(after, before.to(dtype).float())
     config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -790,10 +785,8 @@ def test_loading_onto_the_wrong_thing_is_refused(
     ("change", "says"),
     [
         (lambda r: r.pop("base"), "training.json: .* the field 'base'"),
-        (lambda r: r.update(more=1), "must not have the field 'more'"),
-        (lambda r: r.update(n=-1), "n is -1"),
-        (lambda r: r.update(labels=[1, 2]), "labels.0 is 1"),
-        (lambda r: r.update(finished=False), "finished is False"),
+        (lambda r: r["base"].pop("dtype"), "base is "),
+        (lambda r: r.update(n_trainable=-1), "n_trainable is -1"),
         (lambda r: r["history"][0].update(brier="low"), "history.0.brier is 'low'"),
         (lambda r: r["head"].update(weight=-1), "weight is -1"),
     ],
@@ -918,24 +911,22 @@ def test_a_quantised_base_is_loaded_again_not_copied(
 def test_head_starts_undecided_and_its_gradient_reaches_the_adapter(
     tiny: LanguageModel,
 ) -> None:
-    model = with_lora(tiny)
-    head: Any = ConfidenceHead().build(model)
-    raw, ends = label_scores(model, PROMPTS, ENDING)
-    truth = raw.argmax(1)
-    truth[0] = (truth[0] + 1) % 5
-    assert head_loss(head, ends, raw, truth).tolist() == pytest.approx([np.log(2)] * 6)
+    model, kind = with_lora(tiny), ConfidenceHead(weight=2.0)
+    head: Any = kind.build(model)
+    ends = prompt_ends(model, PROMPTS)
+    right = np.array([0, 1, 1, 1, 1, 1])
+    is_right = torch.tensor(right == 1)
+    assert kind.loss(head, ends, is_right).tolist() == pytest.approx([np.log(4)] * 6)
     with torch.no_grad():
         head[0].weight.normal_()
         head[0].bias.fill_(0.3)
-    loss = head_loss(head, ends, raw, truth)
+    loss = kind.loss(head, ends, is_right)
     odds = (ends @ head[0].weight[0] + 0.3).detach().double().numpy()
-    expected = np.logaddexp(0, odds) - np.array([0, 1, 1, 1, 1, 1]) * odds
+    expected = 2 * (np.logaddexp(0, odds) - right * odds)
     assert loss.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
     weights = [*head.parameters(), *adapters.adapter_parameters(model.network)]
     grads = torch.autograd.grad(loss.sum(), weights)
     assert all(grad.abs().max() > 0 for grad in grads)
-    alone = head_loss(head, ends.detach(), raw, truth).sum()
-    assert torch.autograd.grad(alone, raw, allow_unused=True) == (None,)
 
 
 def test_head_learns_where_the_model_is_wrong(

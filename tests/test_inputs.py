@@ -419,13 +419,13 @@ def with_a_model(tiny_gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     member = SimpleNamespace(classifier=made)
     found = {"model": tiny_gpt2, "classifier": made, "ensemble": [member]}
     monkeypatch.setattr(sys.modules[__name__], "MODELS", found)
-    make_task = run.make_task
+    make_task = run.Task
 
     def ready(*arguments: Any, **more: Any) -> None:
         task = make_task(*arguments, **more)
         raise Ready([task.truth, task.targets])
 
-    monkeypatch.setattr(run, "make_task", ready)
+    monkeypatch.setattr(run, "Task", ready)
 
 
 # Odd data ------------------------------------------------------------------------

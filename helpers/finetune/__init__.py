@@ -1,11 +1,6 @@
 """Fine-tuning: a low-rank adapter trained on the very tokens that are scored."""
 
-from .comparison import (
-    Comparison,
-    accuracy_above_table,
-    compare,
-    error_rate_difference,
-)
+from .comparison import Comparison, accuracy_above_table, compare, error_rate_difference
 from .losses import (
     BrierPenalty,
     ConfidenceHead,

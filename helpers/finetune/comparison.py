@@ -15,34 +15,31 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from .. import checks
-from ..metrics import Binning, bootstrap_interval, noise_floor, paired_difference
-from ..metrics.bins import at_least
+from ..metrics import Binning, noise_floor
+from ..metrics.bins import Bins, at_least
 from ..metrics.report import format_number, p_text
-from ..metrics.resampling import Interval, drawn_groups
+from ..metrics.resampling import Cells, NoiseFloor, bootstrapped, drawn_groups
 
 Columns = ArrayLike | Mapping[str, ArrayLike] | pd.DataFrame
 _ABOVE = "confidence of {threshold:g} or more"
-# The rows of the table: what helpers.metrics calls them, or None, and a note.
-_ROWS: dict[str, tuple[str | None, str]] = {
+# The rows of the table: what they are called below, and a note.
+_ROWS = {
     "accuracy": ("accuracy", ""),
     "mean confidence": ("confidence", ""),
     "confidence − accuracy": ("gap", "positive is overconfident"),
     "ECE": ("ece", "{bins} of equal width"),
-    "noise floor, mean": (None, "ECE of a perfect forecaster"),
-    "noise floor, 95 %": (None, "an ECE above it is more than chance explains"),
+    "noise floor, mean": ("mean", "ECE of a perfect forecaster"),
+    "noise floor, 95 %": ("upper", "an ECE above it is more than chance explains"),
     "debiased squared error": ("squared", "may be negative"),
     "MCE": ("mce", "one thin bin can make it"),
     "Brier score": ("brier", "of the confidence, in [0, 1]"),
-    "Brier score of labels": (None, "of all label probabilities, in [0, 2]"),
+    "Brier score of labels": ("label_brier", "of all label probabilities, in [0, 2]"),
     "log loss": ("log_loss", "of the confidence"),
-    "log loss of labels": (None, "of the probability of the true label"),
+    "log loss of labels": ("label_log_loss", "of the probability of the true label"),
     "AUROC": ("auroc", "ranking of right above wrong"),
-    "rows above": (None, _ABOVE),
-    "accuracy above": (None, _ABOVE + ": other rows for each model"),
+    "rows above": ("n_above", _ABOVE),
+    "accuracy above": ("accuracy_above", _ABOVE + ": other rows for each model"),
 }
-_RATIOS: tuple[str, ...] = ("Brier score of labels", "log loss of labels")
-_RATIOS += ("rows above", "accuracy above")
-_MEASURES = {name: measure for name, (measure, _) in _ROWS.items() if measure}
 
 
 class McNemar(NamedTuple):
@@ -161,54 +158,44 @@ def compare(
     checks.check_count("n_bins", n_bins)
     checks.check_count("n_resamples", n_resamples)
     seed = int(checks.check_rng(rng).integers(2**32))
-    sides = _read(base, tuned, truth)
+    binning = Binning(n_bins)
+    sides = _read(base, tuned, truth, threshold, binning)
+    before, after = sides.values()
     codes = np.arange(len(base))
     if groups is not None:
         codes = checks.check_groups(groups, base)
-    pairs = [(side["confidence"], side["right"]) for side in sides]
-    names = list(_MEASURES.values())
-    binning = Binning(n_bins)
-    found = paired_difference(
-        pairs[0],
-        pairs[1],
-        names,
-        groups=codes,
-        binning=binning,
-        n_resamples=n_resamples,
-        rng=seed,
-    )
-    changes = {name: found[measure] for name, measure in _MEASURES.items()}
-    parts = _parts_of_ratios(sides, threshold)
+    measures, notes = zip(*_ROWS.values(), strict=True)
+    names = [name for name in measures if name not in NoiseFloor._fields]
+    once = np.ones((1, len(base)), dtype=np.intp)
     draws = drawn_groups(codes, n_resamples, np.random.default_rng(seed))
+
+    def change(weights: np.ndarray, name: str) -> np.ndarray:
+        return after.measured(weights, name) - before.measured(weights, name)
+
+    # A certainty that is wrong has an infinite loss, and nothing may be above.
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.divide(*parts.sum(axis=-1))
-        drawn = np.concatenate([np.divide(*parts @ w.T) for w in draws], axis=-1)
-        change, resampled = np.diff(ratios)[:, 0], np.diff(drawn, axis=1)[:, 0]
-    for at, name in enumerate(_RATIOS):
-        known = resampled[at] if np.isfinite(change[at]) else np.array([])
-        changes[name] = Interval.of_draws(change[at], known, 0.95)
-    table = pd.DataFrame(index=pd.Index(_ROWS, name="measure"))
-    for at, pair in enumerate(pairs):
-        once = bootstrap_interval(
-            pair[0], pair[1], names, binning=binning, n_resamples=1
-        )
+        changes = bootstrapped(names, change, once, draws, 0.95, ("ece",))
+        values = {
+            column: {name: side.measured(once, name)[0] for name in names}
+            for column, side in sides.items()
+        }
+    for column, side in sides.items():
         floor = noise_floor(
-            pair[0], binning=binning, n_simulations=n_resamples, rng=seed
+            side.confidence, binning=binning, n_simulations=n_resamples, rng=seed
         )
-        values = {name: once[measure].value for name, measure in _MEASURES.items()}
-        values |= {"noise floor, mean": floor.mean, "noise floor, 95 %": floor.upper}
-        values |= dict(zip(_RATIOS, ratios[:, at], strict=True))
-        table["tuned" if at else "base"] = pd.Series(values)
+        values[column] |= floor._asdict()
     ends = pd.DataFrame(changes, index=["difference", "low", "high"]).T
-    table = table.join(ends)
-    said = {"bins": f"{n_bins} bin{'s' * (n_bins > 1)}", "threshold": threshold}
-    table["note"] = [note.format(**said) for _, note in _ROWS.values()]
-    return Comparison(
-        table=table,
-        mcnemar=_mcnemar(sides[0]["right"], sides[1]["right"]),
-        n=len(base),
-        n_groups=int(codes.max()) + 1,
-    )
+    ends.loc[~np.isfinite(ends["difference"]), ["low", "high"]] = np.nan
+    table = pd.DataFrame(values).join(ends).loc[list(measures)]
+    table.index = pd.Index(_ROWS, name="measure")
+    bins = f"{n_bins} bin{'s' * (n_bins > 1)}"
+    table["note"] = [note.format(bins=bins, threshold=threshold) for note in notes]
+    only_base = int((before.right & ~after.right).sum())
+    only_tuned = int((after.right & ~before.right).sum())
+    # Rows that both have right, or both wrong, do not count.
+    test = mcnemar([[0, only_base], [only_tuned, 0]], exact=True)
+    counts = McNemar(only_base, only_tuned, float(test.pvalue))
+    return Comparison(table, counts, len(base), int(codes.max()) + 1)
 
 
 def error_rate_difference(
@@ -294,91 +281,83 @@ def accuracy_above_table(
     models = _models(confidence, correct)
     rows: list[dict[str, Any]] = []
     for threshold in thresholds:
-        for at, (name, (stated, outcome)) in enumerate(models.items()):
+        for name, (stated, outcome) in models.items():
             chosen = outcome[at_least(stated, threshold)]
-            n, right = len(chosen), int(chosen.sum())
-            wrong = n - right
-            low = high = np.nan
-            if n:
-                low, high = proportion_confint(right, n, 1 - level, method="beta")
-            first = rows[-at] if at else {"errors": wrong, "above": n}
-            change = error_rate_difference(
-                (first["errors"], wrong), (first["above"], n)
+            row = {"threshold": float(threshold), "model": name, "above": len(chosen)}
+            rows.append(row | {"right": int(chosen.sum())})
+    table = pd.DataFrame(rows)
+    above, right = table["above"].to_numpy(), table["right"].to_numpy()
+    errors, some = above - right, above > 0
+    n = np.maximum(above, 1)
+    ends = proportion_confint(right, n, 1 - level, method="beta")
+    first = table.index // len(models) * len(models)
+    counts = np.stack([errors[first], errors, above[first], above], axis=1)
+    tests = [error_rate_difference(row[:2], row[2:]) for row in counts.tolist()]
+    changes = pd.DataFrame(tests)[["difference", "p_value"]]
+    table["accuracy"] = table["right"] / table["above"]
+    table["low"], table["high"] = (np.where(some, end, np.nan) for end in ends)
+    table["errors"] = errors
+    table["error_rate"] = table["errors"] / table["above"]
+    table["errors_per_1000"] = 1000 * errors / len(outcome)
+    return table.join(changes[table.index > first])
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One model row by row; some measures are ratios of weighted sums."""
+
+    confidence: np.ndarray
+    right: np.ndarray
+    cells: Cells
+    ratios: dict[str, np.ndarray]
+
+    def measured(self, weights: np.ndarray, name: str) -> np.ndarray:
+        if name not in self.ratios:
+            return self.cells.measured(weights[:, self.cells.rows], name)
+        above, below = self.ratios[name] @ weights.T
+        return above / below
+
+
+def _read(
+    base: Any, tuned: Any, truth: Any, threshold: float, binning: Binning
+) -> dict[str, _Side]:
+    sides: dict[str, _Side] = {}
+    stated: list[str] = []
+    for name, table in (("base", base), ("tuned", tuned)):
+        checks.check_table(table, ("prediction", "confidence"), name)
+        found = [column for column in table if str(column).startswith("p_")]
+        stated = stated or found
+        if sorted(found) != sorted(stated):
+            raise ValueError(
+                f"{name} must have the labels of base, {stated!r}, not {found!r}."
             )
-            row = {
-                "threshold": float(threshold),
-                "model": name,
-                "above": n,
-                "right": right,
-                "accuracy": right / n if n else np.nan,
-                "low": low,
-                "high": high,
-                "errors": wrong,
-                "error_rate": change.second,
-                "errors_per_1000": 1000 * wrong / len(outcome),
-                "difference": change.difference if at else np.nan,
-                "p_value": change.p_value if at else np.nan,
-            }
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _parts_of_ratios(sides: list[dict[str, Any]], threshold: float) -> np.ndarray:
-    right = np.array([side["right"] for side in sides])
-    over = np.array([at_least(side["confidence"], threshold) for side in sides])
-    each, n = np.ones(right.shape), right.shape[1]
-    losses = [np.array([side[name] for side in sides]) for name in _RATIOS[:2]]
-    above = [*losses, n * over, over & right]
-    return np.array([above, [each, each, each, over]], dtype=float)
-
-
-def _read(base: Any, tuned: Any, truth: Any) -> list[dict[str, Any]]:
-    """Confidence, outcome and the losses of labels, row by row, of both models."""
-    rows, labels = _distributions(base, "base")
-    others, order = _distributions(tuned, "tuned", base)
-    if sorted(order) != sorted(labels):
-        raise ValueError(f"tuned must have the labels of base, {labels!r}: {order!r}.")
-    others = others[:, [order.index(label) for label in labels]]
-    true = checks.check_truth(truth, labels, base)
-    tuned = checks.in_order_of(base, tuned, "tuned")
-    sides = []
-    for name, table, p in (("base", base, rows), ("tuned", tuned, others)):
+        called = f"probabilities of {name}"
+        p, labels = checks.check_distributions(table[stated], called, base)
+        true = checks.check_truth(truth, labels, base)
+        table = checks.in_order_of(base, table, name)
         called = f"prediction of {name}"
-        said = checks.check_truth(table["prediction"], labels, name=called)
+        right = checks.check_truth(table["prediction"], labels, name=called) == true
         called = f"confidence of {name}"
         confidence = checks.check_probabilities(table["confidence"], called)
         checks.check_not_fitted_on(table["confidence"], called)
+        over, every = at_least(confidence, threshold), np.ones(len(p))
+        confidence, p = confidence.astype(float), p.astype(float)
+        squared = ((p - np.eye(len(labels))[true]) ** 2).sum(axis=1)
         with np.errstate(divide="ignore"):
             loss = -np.log(p[np.arange(len(p)), true]) + 0.0
-        side = {
-            "confidence": confidence.astype(float),
-            "right": said == true,
-            "Brier score of labels": ((p - np.eye(len(labels))[true]) ** 2).sum(axis=1),
-            "log loss of labels": loss,
+        ratios = {
+            "label_brier": np.array([squared, every]),
+            "label_log_loss": np.array([loss, every]),
+            "n_above": np.array([len(p) * over, every]),
+            "accuracy_above": np.array([over & right, over], dtype=float),
         }
-        sides.append(side)
+        bins = Bins.of(confidence, binning)
+        cells = Cells.of(confidence, right, bins, merge=False)
+        sides[name] = _Side(confidence, right, cells, ratios)
     return sides
 
 
-def _distributions(table: Any, name: str, *others: Any) -> tuple[np.ndarray, list[str]]:
-    checks.check_table(table, ("prediction", "confidence"), name)
-    stated = [c for c in table.columns if isinstance(c, str) and c.startswith("p_")]
-    named = f"probabilities of {name}"
-    rows, labels = checks.check_distributions(table[stated], named, *others)
-    return rows.astype(float), labels
-
-
-def _mcnemar(base: np.ndarray, tuned: np.ndarray) -> McNemar:
-    only_base, only_tuned = int((base & ~tuned).sum()), int((~base & tuned).sum())
-    # Rows that both have right, or both wrong, do not count.
-    test = mcnemar([[0, only_base], [only_tuned, 0]], exact=True)
-    return McNemar(only_base, only_tuned, float(test.pvalue))
-
-
 def _models(confidence: Any, correct: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    for name, given in (("confidence", confidence), ("correct", correct)):
-        if isinstance(given, pd.DataFrame):
-            checks.check_table(given, name=name)
     if not isinstance(confidence, (Mapping, pd.DataFrame)):
         confidence = {"model": confidence}
     if not isinstance(correct, (Mapping, pd.DataFrame)):

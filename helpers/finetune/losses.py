@@ -20,8 +20,6 @@ from ..calibration.files import NotNegative, Positive, Stored
 from ..checks import check_between, check_distributions, check_table, in_order_of
 from ..models import LanguageModel
 from ..sampling import INVALID
-from ..tree import batches
-from .label_scores import prompt_ends
 
 Whole = Annotated[int, Field(ge=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
@@ -226,35 +224,20 @@ class ConfidenceHead(Checked):
         """A fresh head for a model's hidden states; all its log-odds are 0."""
         embedding: Any = model.network.get_output_embeddings()
         width = embedding.weight.shape[1]
-        last = nn.utils.skip_init(nn.Linear, self.hidden or width, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        if self.hidden is None:
-            return nn.Sequential(last).to(model.device)
+        inner: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            inner = nn.Linear(width, self.hidden)
-        return nn.Sequential(inner, nn.GELU(), last).to(model.device)
+            if self.hidden is not None:
+                inner = [nn.Linear(width, self.hidden), nn.GELU()]
+            last = nn.Linear(self.hidden or width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        return nn.Sequential(*inner, last).to(model.device)
 
-
-def head_loss(
-    head: nn.Module, ends: torch.Tensor, raw: torch.Tensor, truth: torch.Tensor
-) -> torch.Tensor:
-    """Log loss in nats, row by row, of a head against whether predictions are right."""
-    odds = head(ends.float())[:, 0]
-    right = (raw.detach().argmax(1) == truth).to(odds)
-    return nn.BCEWithLogitsLoss(reduction="none")(odds, right)
-
-
-@torch.inference_mode()
-def head_confidence(
-    head: nn.Module, model: LanguageModel, prompts: list[list[int]], token_budget: int
-) -> np.ndarray:
-    found = np.empty(len(prompts))
-    widths = [len(ids) for ids in prompts]
-    for rows in batches(widths, token_budget, len(prompts)) if prompts else ():
-        ends = prompt_ends(model, [prompts[row] for row in rows])
-        odds = head(ends.float()).double().cpu()
-        model.check_logprobs(odds.numpy(), rows)
-        found[rows] = odds[:, 0].sigmoid().numpy()
-    return found
+    def loss(
+        self, head: nn.Module, ends: torch.Tensor, is_right: torch.Tensor
+    ) -> torch.Tensor:
+        """Weighted log loss, row by row, against whether predictions are right."""
+        odds = head(ends.float())[:, 0]
+        loss = nn.functional.binary_cross_entropy_with_logits
+        return self.weight * loss(odds, is_right.to(odds), reduction="none")

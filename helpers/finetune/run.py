@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
 from filelock import FileLock
 from numpy.typing import ArrayLike
 
-from ..checks import check_count, check_distributions, check_truth
+from .. import __version__
+from ..adapters import save_adapter
+from ..checks import check_count
 from ..classifier import LLMClassifier
-from ..files import cache_dir
+from ..files import cache_dir, read_json, write_json
+from ..models import LanguageModel
 from ..prompted import check_texts
-from ..scoring import check_lengths
-from .store import (
-    CHECKPOINT,
-    FineTuned,
-    is_finished,
-    load_finetuned,
-    prompt_hash,
-    write_result,
-)
-from .training import Task, Trainer, TrainingSettings, plain_hash
+from .store import HEAD, RECORD, FineTuned, load_finetuned
+from .training import Task, Trainer, TrainingSettings
+
+_CHECKPOINT = "checkpoint.pt"
+_VERSIONS = ("torch", "transformers", "peft", "numpy")
+_CARD = """# A fine-tuned classifier
+
+The adapter is in the format of the package `peft`. The weights were chosen on the
+held-out texts, so that the numbers below are a little too good; measure calibration on
+texts of their own.
+
+{facts}
+
+## Held-out numbers by step
+
+{history}
+"""
 
 
 def finetune(
@@ -80,16 +96,15 @@ def finetune(
     >>> tuned.history["step"].tolist()
     [0, 1]
     """
-    task = make_task(classifier, X, y, validation, sample_targets, settings)
-    parts = task.parts()
-    place = Path(folder or cache_dir() / "adapters" / plain_hash(parts)[:16])
+    task = Task(classifier, X, y, validation, sample_targets, settings)
+    place = Path(folder or cache_dir() / "adapters" / task.key)
     place.mkdir(parents=True, exist_ok=True)
     # Whoever asks for the same training at the same time waits for its result.
     with FileLock(place.with_name(place.name + ".lock")):
-        if not is_finished(place, parts):
-            trainer = Trainer(task, place / CHECKPOINT, on_evaluation)
+        if not _is_finished(place, task.parts):
+            trainer = Trainer(task, place / _CHECKPOINT, on_evaluation)
             trainer.run()
-            write_result(trainer, task.model, classifier.render("{text}"))
+            _write_result(trainer, task.model, classifier.render("{text}"))
             del trainer  # its network is read again
         return load_finetuned(place, classifier)
 
@@ -141,52 +156,60 @@ def members(ensemble: Sequence[FineTuned], X: Iterable[str]) -> np.ndarray:
     return np.stack([member.classifier.predict_proba(texts) for member in ensemble])
 
 
-def make_task(
-    classifier: LLMClassifier,
-    X: Iterable[str],
-    y: ArrayLike,
-    validation: tuple[Iterable[str], ArrayLike],
-    sample_targets: ArrayLike | None = None,
-    settings: TrainingSettings | None = None,
-) -> Task:
-    """Check the data of a training and write them as tokens."""
-    settings = settings or TrainingSettings()
-    texts, held_out = check_texts(X), check_texts(validation[0], "validation")
-    for name, found in (("X", texts), ("validation", held_out)):
-        if not found:
-            raise ValueError(f"{name} must hold at least one text; there is none.")
-    known, *others = (
-        [" ".join(text.casefold().split()) for text in part]
-        for part in (texts, held_out)
-    )
-    if twice := set(known).intersection(*others):
+def _is_finished(folder: Path, parts: dict[str, str]) -> bool:
+    """Whether the result of a training is there; an error where something else is."""
+    finished = (folder / RECORD).exists()
+    if finished:
+        found: dict[str, str] = read_json(folder / RECORD, dict).get("parts", {})
+    elif (folder / _CHECKPOINT).exists():
+        found = torch.load(folder / _CHECKPOINT, weights_only=True)["parts"]
+    else:
+        for path in sorted(folder.iterdir()):
+            if path.suffix != ".unfinished":
+                raise ValueError(
+                    f"folder must be empty or hold a training; {folder} has "
+                    f"{path.name!r}."
+                )
+        return False
+    if other := [name for name in parts if found.get(name) != parts[name]]:
         raise ValueError(
-            f"validation must hold other texts than X; {twice.pop()[:60]!r} is in both."
+            f"folder must hold this training; {folder} holds one with other "
+            f"{', '.join(other)}. Name another folder."
         )
-    model, labels, prompts, _ = classifier.inputs(texts)
-    check_lengths(model, prompts, labels)
-    names = list(labels.labels)
-    truth = check_truth(y, names, texts, X, name="y")
-    targets = onehot = np.eye(len(names))[truth]
-    if sample_targets is not None:
-        targets, _ = check_distributions(sample_targets, "sample_targets", onehot, X, y)
-    if targets.shape != onehot.shape:
-        raise ValueError(
-            f"sample_targets must have the shape {onehot.shape}, a row a text and a "
-            f"column a label, not {targets.shape}."
-        )
-    held_out_truth = check_truth(
-        validation[1], names, held_out, validation[0], name="validation"
-    )
-    data = [texts, truth.tolist(), targets.tolist(), held_out, held_out_truth.tolist()]
-    return Task(
-        model=model,
-        labels=labels,
-        prompts=prompts,
-        truth=truth,
-        targets=targets,
-        held_out=classifier.inputs(held_out)[2],
-        held_out_truth=held_out_truth,
-        settings=settings,
-        hashes={"prompt": prompt_hash(classifier), "data": plain_hash(data)},
-    )
+    return finished
+
+
+def _write_result(trainer: Trainer, base: LanguageModel, prompt: str) -> None:
+    """Write the adapter, the head, the card and, when they are there, the record."""
+    task, settings, head = trainer.task, trainer.settings, trainer.head
+    folder, history = trainer.checkpoint.parent, pd.DataFrame(trainer.history)
+    history["best"] = history.index == history[settings.monitor].argmin()
+    facts = {
+        "date": date.today().isoformat(),
+        "base": {
+            "name": base.name,
+            "fingerprint": base.fingerprint,
+            "dtype": str(base.network.dtype),
+        },
+        "labels": list(task.labels.labels),
+        "prompt": prompt,
+        "n": len(task.prompts),
+        "n_held_out": len(task.held_out),
+        "loss": repr(settings.loss),
+        "head": asdict(settings.head) if settings.head else None,
+        "settings": settings.plain(),
+        "n_trainable": sum(weight.numel() for weight in trainer.trained),
+        "versions": {"how-sure": __version__} | {v: version(v) for v in _VERSIONS},
+    }
+    save_adapter(task.model.network, folder)
+    if head is not None:
+        safetensors.torch.save_file(head.state_dict(), folder / HEAD)
+    lines = [f"- {name}: `{value!r}`" for name, value in facts.items()]
+    shown = history.round(4).to_string(index=False, na_rep="")
+    shown = textwrap.indent(shown, "    ")
+    card = _CARD.format(facts="\n".join(lines), history=shown)
+    (folder / "README.md").write_text(card, "utf-8")
+    plain = history.astype(object).where(np.isfinite(history), None)
+    record = {"parts": task.parts, **facts, "history": plain.to_dict("records")}
+    write_json(record | {"finished": True}, folder / RECORD)
+    trainer.checkpoint.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer, strip_accents_unicode
 
 from ..checks import as_array, check_between, check_count, check_groups, check_table
 from ..prompted import check_texts
@@ -48,16 +47,15 @@ def joined_groups(groups: ArrayLike | pd.DataFrame) -> np.ndarray:
     columns = _columns(groups, "groups")
     n = len(columns[0])
     # The nodes of the graph are the rows, then the values of one column after another.
-    rows, values, size = [], [], n
+    joins, size = [], n
     for column in columns:
         plain = np.array([_plain(value) for value in column], dtype=object)
         codes = pd.factorize(plain)[0]
         known = np.flatnonzero(codes >= 0)
-        rows.append(known)
-        values.append(size + codes[known])
+        joins.append([known, size + codes[known]])
         size += len(known)
-    joins = (np.concatenate(rows), np.concatenate(values))
-    graph = coo_array((np.ones(len(joins[0]), dtype=np.int8), joins), (size, size))
+    rows, values = np.concatenate(joins, axis=1)
+    graph = coo_array((np.ones(len(rows)), (rows, values)), (size, size))
     return pd.factorize(connected_components(graph, directed=False)[1][:n])[0]
 
 
@@ -101,9 +99,9 @@ def grouped_split(
     joined = joined_groups(groups)
     strata: np.ndarray = np.zeros(len(joined))
     if stratify is not None:
-        table = pd.DataFrame(dict(enumerate(_columns(stratify, "stratify", groups))))
-        by = table.groupby(list(table.columns), dropna=False, sort=False)
-        strata = by.ngroup().to_numpy()
+        table = pd.DataFrame(_columns(stratify, "stratify", groups)).T
+        alike = table.groupby(list(table), dropna=False, sort=False)
+        strata = alike.ngroup().to_numpy()
     by_stratum = pd.crosstab(joined, strata).to_numpy()
     # Rows of each component overall, and in each stratum.
     counts = np.column_stack([by_stratum.sum(axis=1), by_stratum])
@@ -174,19 +172,19 @@ def near_duplicates(
         raise ValueError("texts must hold at least one text; there is none.")
     n = len(given)
     codes = np.arange(n) if groups is None else check_groups(groups, given, texts)
-    pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), lowercase=False)
-    vectors = pieces.fit_transform([_normalised(text) for text in given]).tocsr()
+    pieces = TfidfVectorizer(
+        preprocessor=_normalised, analyzer="char_wb", ngram_range=(3, 5)
+    )
+    vectors = pieces.fit_transform(given).tocsr()
     height = max(1, BLOCK // n)
     starts = range(0, n, height)
     pairs = pd.concat([_pairs(vectors, at, height, threshold) for at in starts])
-    table = pairs[codes[pairs["row_a"]] != codes[pairs["row_b"]]].sort_values(
-        ["similarity", "row_a", "row_b"],
-        ascending=[False, True, True],
-        ignore_index=True,
-    )
+    apart = pairs[codes[pairs["row_a"]] != codes[pairs["row_b"]]]
+    order, rising = ["similarity", "row_a", "row_b"], [False, True, True]
+    table = apart.sort_values(order, ascending=rising, ignore_index=True)
+    words = pd.Series(given, dtype=object)
     for side in "ab":
-        shown = [given[row] for row in table[f"row_{side}"]]
-        table[f"text_{side}"] = pd.Series(shown, dtype=object)
+        table[f"text_{side}"] = words[table[f"row_{side}"]].to_numpy()
     return table
 
 
@@ -205,12 +203,12 @@ def _columns(values: Any, name: str, *rows: Any) -> list[np.ndarray]:
     if isinstance(values, pd.DataFrame):
         check_table(values, name=name)
     array = as_array(values, name, *rows, dtype=object)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"{name} must be columns, not of shape {array.shape}.")
-    columns = [array] if array.ndim == 1 else list(array.T)
-    if not columns or not len(columns[0]):
-        raise ValueError(f"{name} must have at least one row and one column.")
-    return columns
+    if array.ndim not in (1, 2) or not array.size:
+        raise ValueError(
+            f"{name} must be one or more columns with at least one row, not of shape "
+            f"{array.shape}."
+        )
+    return [array] if array.ndim == 1 else list(array.T)
 
 
 def _plain(value: Any) -> Any:
@@ -222,9 +220,8 @@ def _plain(value: Any) -> Any:
 
 def _normalised(text: str) -> str:
     """Words in lower case, without accents; the text itself where it has no words."""
-    parts = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(part for part in parts if not unicodedata.combining(part))
-    words = re.findall(r"[^\W_]+", re.sub("['’]", "", plain))
+    plain = re.sub("['’]", "", strip_accents_unicode(text.casefold()))
+    words = re.findall(r"[^\W_]+", plain)
     return " ".join(words or text.split())
 
 
@@ -234,10 +231,5 @@ def _pairs(vectors: Any, start: int, height: int, threshold: float) -> pd.DataFr
     # Equal texts are to be 1 in spite of rounding.
     values = np.minimum(np.round(cosines.data, 12), 1.0)
     kept = (cosines.row > cosines.col) & (values >= threshold)
-    return pd.DataFrame(
-        {
-            "row_a": start + cosines.col[kept],
-            "row_b": start + cosines.row[kept],
-            "similarity": values[kept],
-        }
-    )
+    low, high = start + cosines.col[kept], start + cosines.row[kept]
+    return pd.DataFrame({"row_a": low, "row_b": high, "similarity": values[kept]})

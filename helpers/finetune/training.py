@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from peft import prepare_model_for_kbit_training
 from pydantic import AfterValidator, Field
 from scipy.special import softmax
@@ -22,14 +24,16 @@ from transformers import PreTrainedModel, get_scheduler
 from .. import tree
 from ..adapters import adapter_parameters, add_lora, copy_sharing_weights
 from ..calibration.files import Count, NotNegative, Positive
+from ..checks import check_distributions, check_truth
+from ..classifier import LLMClassifier
 from ..int8 import is_int8
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
 from ..models import LanguageModel
 from ..progress import progress_bar
+from ..prompted import check_texts
 from ..scoring import label_logprobs, tree_is_exact
-from ..verbalizer import LabelTokens
 from .label_scores import label_scores
-from .losses import Checked, ConfidenceHead, CrossEntropy, Part, Whole, head_loss
+from .losses import Checked, ConfidenceHead, CrossEntropy, Part, Whole
 from .trunk import Read, cache_frozen_layers
 
 _Name = Annotated[str, Field(min_length=1)]
@@ -131,38 +135,96 @@ class TrainingSettings(Checked):
         values = {k: v for k, v in vars(self).items() if k not in ("loss", "head")}
         return asdict(values.pop("lora")) | values
 
+    def plan(self, widths: list[int]) -> list[list[list[int]]]:
+        """Rows of each batch of each epoch, by its number and the seed alone."""
+        epochs = []
+        for epoch in range(self.epochs):
+            rng = np.random.default_rng([self.seed, epoch])
+            order = np.argsort(widths * rng.uniform(0.9, 1.1, len(widths)))
+            found: list[list[int]] = []
+            widest = 0
+            for row in order.tolist():
+                widest = max(widest, widths[row])
+                if not found or (len(found[-1]) + 1) * widest > self.token_budget:
+                    found.append([])
+                    widest = widths[row]
+                found[-1].append(row)
+            epochs.append([found[at] for at in rng.permutation(len(found))])
+        return epochs
 
-@dataclass(frozen=True)
+
 class Task:
     """A training, ready to be run: prompts as tokens, truth as positions of labels."""
 
-    model: LanguageModel
-    labels: LabelTokens
-    prompts: list[list[int]]
-    truth: np.ndarray
-    targets: np.ndarray
-    held_out: list[list[int]]
-    held_out_truth: np.ndarray
-    settings: TrainingSettings
-    hashes: dict[str, str]
-
-    def parts(self) -> dict[str, str]:
-        """All that the result depends on; kept trainings are found by it."""
-        return {
+    def __init__(
+        self,
+        classifier: LLMClassifier,
+        X: Iterable[str],
+        y: ArrayLike,
+        validation: tuple[Iterable[str], ArrayLike],
+        sample_targets: ArrayLike | None = None,
+        settings: TrainingSettings | None = None,
+    ) -> None:
+        texts, held_out = check_texts(X), check_texts(validation[0], "validation")
+        known: set[str] = set()
+        for name, part in (("X", texts), ("validation", held_out)):
+            if not part:
+                raise ValueError(f"{name} must hold at least one text; there is none.")
+            plain = {" ".join(text.casefold().split()) for text in part}
+            if twice := known & plain:
+                raise ValueError(
+                    f"validation must hold other texts than X; {twice.pop()[:60]!r} is "
+                    "in both."
+                )
+            known = plain
+        self.settings = settings or TrainingSettings()
+        self.model, self.labels, self.prompts, _ = classifier.inputs(texts)
+        self.held_out = classifier.inputs(held_out)[2]
+        names = list(self.labels.labels)
+        self.truth = check_truth(y, names, texts, X, name="y")
+        self.held_out_truth = check_truth(
+            validation[1], names, held_out, validation[0], name="validation"
+        )
+        self.targets = onehot = np.eye(len(names))[self.truth]
+        if sample_targets is not None:
+            self.targets, _ = check_distributions(
+                sample_targets, "sample_targets", onehot, X, y
+            )
+        if self.targets.shape != onehot.shape:
+            raise ValueError(
+                f"sample_targets must have the shape {onehot.shape}, a row a text and "
+                f"a column a label, not {self.targets.shape}."
+            )
+        data = [texts, self.truth, self.targets, held_out, self.held_out_truth]
+        # All that the result depends on.
+        self.parts = {
             "model": self.model.fingerprint,
-            **self.hashes,
+            "prompt": self.prompt_hash(classifier),
+            "data": _hash(data),
             "loss": repr(self.settings.loss),
-            "settings": plain_hash(self.settings.plain()),
+            "settings": _hash(self.settings.plain()),
             "head": repr(self.settings.head),
         }
+
+    @staticmethod
+    def prompt_hash(classifier: LLMClassifier) -> str:
+        """A hash of how a model is asked, its prior left out."""
+        _, labels, _, _ = classifier.inputs([])
+        spelled = [labels.labels, labels.sequences, labels.owners, labels.stop_ids]
+        return _hash([classifier.render("A"), classifier.too_long, *spelled])
+
+    @property
+    def key(self) -> str:
+        """A name for the folder of the result."""
+        return _hash(self.parts)[:16]
 
     @property
     def truth_suffices(self) -> bool:
         """Whether reading each text's own label is enough, and less work."""
         hard = bool((self.targets.max(axis=1) == 1).all())
         single = len(self.labels.sequences) == len(self.labels.labels)
-        settings = self.settings
-        return settings.loss.truth_suffices and hard and single and not settings.head
+        is_plain = self.settings.loss.truth_suffices and not self.settings.head
+        return is_plain and hard and single
 
     def is_exact(self, prompts: list[list[int]]) -> bool:
         """Whether all labels can be read in one pass behind the longest prompt."""
@@ -171,36 +233,16 @@ class Task:
 
     def widths(self) -> list[int]:
         """Positions that each prompt takes in a batch, its labels included."""
-        lengths = np.array([len(ids) for ids in self.prompts])
+        if not self.truth_suffices and self.is_exact(self.prompts):
+            return self.tree_widths(self.prompts)
+        n = 1 if self.truth_suffices else len(self.labels.sequences)
         depth = max(self.labels.trie.depths)
-        if self.truth_suffices:
-            return (lengths + depth).tolist()
-        if self.is_exact(self.prompts):
-            return (lengths + len(tree.nodes_to_read(self.labels)) - 1).tolist()
-        return ((lengths + depth) * len(self.labels.sequences)).tolist()
+        return [n * (len(ids) + depth) for ids in self.prompts]
 
-
-def plain_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def plan_batches(
-    widths: list[int], settings: TrainingSettings
-) -> list[list[list[int]]]:
-    """Rows of each batch of each epoch, by its number and the seed alone."""
-    plan = []
-    for epoch in range(settings.epochs):
-        rng = np.random.default_rng([settings.seed, epoch])
-        order = np.argsort(widths * rng.uniform(0.9, 1.1, len(widths)))
-        found: list[list[int]] = [[]]
-        for row in order.tolist():
-            more = [*found[-1], row]
-            if len(more) * max(widths[at] for at in more) > settings.token_budget:
-                found.append([])
-            found[-1].append(row)
-        found = [batch for batch in found if batch]
-        plan.append([found[at] for at in rng.permutation(len(found))])
-    return plan
+    def tree_widths(self, prompts: list[list[int]]) -> list[int]:
+        """Positions of each prompt with the tree of all labels behind it."""
+        n = len(tree.nodes_to_read(self.labels))
+        return [len(ids) + n - 1 for ids in prompts]
 
 
 def copy_of_base(base: LanguageModel) -> PreTrainedModel:
@@ -229,34 +271,33 @@ class Trainer:
         checkpoint: Path,
         on_evaluation: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
-        self.parts, self.checkpoint = task.parts(), checkpoint
-        self.on_evaluation = on_evaluation
-        self.task = task = replace(task, model=_trainable(task))
+        self.checkpoint, self.on_evaluation = checkpoint, on_evaluation
+        self.task = task = copy.copy(task)
+        task.model = _trainable(task)
         self.settings = settings = task.settings
         self.head: nn.Module | None = None
-        groups = [{"params": adapter_parameters(task.model.network)}]
+        adapter = adapter_parameters(task.model.network)
+        groups: list[dict[str, Any]] = [{"params": adapter}]
         if settings.head is not None:
             self.head = settings.head.build(task.model, seed=settings.seed)
-            rate: Any = settings.head.learning_rate
-            groups.append({"params": list(self.head.parameters()), "lr": rate})
+            rate, weights = settings.head.learning_rate, list(self.head.parameters())
+            groups.append({"params": weights, "lr": rate})
         self.trained = [weight for group in groups for weight in group["params"]]
         # Tried on the network as it is asked later, before dropout is on.
         task.is_exact(task.prompts)
-        plan = plan_batches(task.widths(), settings)
+        plan = settings.plan(task.widths())
         self.plan = [batch for epoch in plan for batch in epoch]
         self.every = settings.evaluate_every or math.ceil(len(plan[0]) / 3)
         self.read: Read = self._read
         self.read_held_out: Read | None = None
         # Half precision would round otherwise, and checkpointing is to save memory.
         if settings.precision == "float32" and not settings.checkpointing:
-            model, n = task.model, len(tree.nodes_to_read(task.labels))
             if settings.epochs > 1:
-                cached = cache_frozen_layers(model, self._read, task.widths())
+                cached = cache_frozen_layers(task.model, self._read, task.widths())
                 self.read = cached or self._read
             if task.is_exact(task.held_out):
-                self._widths = [len(ids) + n - 1 for ids in task.held_out]
                 self.read_held_out = cache_frozen_layers(
-                    model, self._read_held_out, self._widths
+                    task.model, self._read_held_out, task.tree_widths(task.held_out)
                 )
         self.optimiser = torch.optim.AdamW(
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -314,25 +355,23 @@ class Trainer:
         loss = settings.loss(raw, torch.as_tensor(task.targets[rows]).to(raw))
         if self.head is not None and settings.head is not None:
             truth = torch.as_tensor(task.truth[rows], device=raw.device)
-            more = head_loss(self.head, ends, raw, truth)
-            loss = loss + settings.head.weight * more
+            is_right = raw.detach().argmax(1) == truth
+            loss = loss + settings.head.loss(self.head, ends, is_right)
         return loss.mean()
 
     @torch.no_grad()
     def held_out_logprobs(self) -> np.ndarray:
-        model, prompts, labels = self.task.model, self.task.held_out, self.task.labels
+        task = self.task
+        model, prompts, labels = task.model, task.held_out, task.labels
         if self.read_held_out is None:
             raw = label_logprobs(model, prompts, labels, progress=False)
             tree.forget_prefix(model)  # its weights will change
             return raw
         raw = np.empty((len(prompts), len(labels.labels)))
+        widths, budget = task.tree_widths(prompts), tree.positions_in_batch(model, None)
         vocabulary = model.network.get_output_embeddings().weight.shape[0]
-        n, budget = (
-            len(tree.nodes_to_read(labels)),
-            tree.positions_in_batch(model, None),
-        )
-        most = max(1, tree.LOGIT_BUDGET // (n * vocabulary))
-        for rows in tree.batches(self._widths, budget, most):
+        n_logits = len(tree.nodes_to_read(labels)) * vocabulary
+        for rows in tree.batches(widths, budget, max(1, tree.LOGIT_BUDGET // n_logits)):
             raw[rows] = self.read_held_out(rows)[0].cpu().numpy()
         model.check_logprobs(raw, range(len(raw)))
         return raw
@@ -367,7 +406,7 @@ class Trainer:
             self.best = self._weights()
         self.history.append(row)
         state = {
-            "parts": self.parts,
+            "parts": self.task.parts,
             "step": step,
             "history": self.history,
             "weights": self._weights(),
@@ -417,3 +456,8 @@ def _trainable(task: Task) -> LanguageModel:
         new = getattr(network, "activation_checkpointing_enable", None)
         (new or network.gradient_checkpointing_enable)({"use_reentrant": False})
     return LanguageModel(network, base.tokenizer, name=f"{base.name} in training")
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, default=np.ndarray.tolist)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -286,7 +286,7 @@ def bootstrap_interval(
     else:
         draws = drawn_groups(codes[cells.rows], n_resamples, generator)
     once = cells.count[None, :]
-    found = _bootstrapped(names, cells.measured, once, draws, level, tuple(_BINNED))
+    found = bootstrapped(names, cells.measured, once, draws, level, tuple(_BINNED))
     for name, interval in found.items():
         if name in _BINNED:
             ends = (max(end, 0.0) for end in interval[1:])
@@ -344,14 +344,14 @@ def paired_difference(
             return after - before
 
     draws = drawn_groups(codes, n_resamples, generator)
-    found = _bootstrapped(names, change, once, draws, level, ("ece", "rmsce"))
+    found = bootstrapped(names, change, once, draws, level, ("ece", "rmsce"))
     for name, interval in found.items():
         if not np.isfinite(interval.value):
             found[name] = Interval(interval.value, np.nan, np.nan)
     return found[measure] if isinstance(measure, str) else found
 
 
-def _bootstrapped(
+def bootstrapped(
     names: Sequence[str],
     measured: Callable[[np.ndarray, str], np.ndarray],
     once: np.ndarray,

@@ -13,18 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import check_outcomes, check_probabilities
 from ..metrics import CalibrationReport, calibration_metrics
-from .style import (
-    DIAGONAL,
-    DOTS,
-    GREY,
-    LIMIT,
-    LOOKS,
-    PALETTE,
-    STAMP,
-    WIDTH,
-    Look,
-    plain_texts,
-)
+from .style import DIAGONAL, DOTS, LIMIT, LOOKS, PALETTE, STAMP, WIDTH, Look, figure
 
 _MOST_POINTS = 2000
 _LEAST = 50
@@ -32,12 +21,9 @@ _TARGET = 0.9
 _ZONES = ((0.9, 1.0, "act"), (0.7, 0.9, "review"), (0.5, 0.7, "check"))
 
 
-@plain_texts
+@figure
 def confidence_histogram(
-    confidence: ArrayLike,
-    correct: ArrayLike | None = None,
-    *,
-    ax: Axes | None = None,
+    confidence: ArrayLike, correct: ArrayLike | None = None, *, ax: Axes | None = None
 ) -> Axes:
     """How confidences are spread, with their mean and, if known, the accuracy.
 
@@ -65,7 +51,7 @@ def confidence_histogram(
     return ax
 
 
-@plain_texts
+@figure
 def plot_reliability_diagram(
     report: CalibrationReport | ArrayLike,
     correct: ArrayLike | None = None,
@@ -132,7 +118,7 @@ def plot_reliability_diagram(
     return ax
 
 
-@plain_texts
+@figure
 def plot_before_after(
     before: CalibrationReport,
     after: CalibrationReport,
@@ -158,7 +144,7 @@ def plot_before_after(
     return list(axes)
 
 
-@plain_texts
+@figure
 def plot_calibration_map(
     maps: Mapping[str, Callable[[np.ndarray], ArrayLike]],
     *,
@@ -193,11 +179,9 @@ def plot_calibration_map(
     return ax
 
 
-@plain_texts
+@figure
 def plot_accuracy_by_threshold(
-    reports: Mapping[str, CalibrationReport],
-    *,
-    ax: Axes | None = None,
+    reports: Mapping[str, CalibrationReport], *, ax: Axes | None = None
 ) -> Axes:
     """Accuracy of the predictions above each threshold, and how many there are.
 
@@ -212,7 +196,7 @@ def plot_accuracy_by_threshold(
     ax = ax or plt.subplots(figsize=(WIDTH, 4.2))[1]
     thresholds = np.linspace(0.5, 1, 201)
     for at, (start, end, name) in enumerate(_ZONES):
-        ax.axvspan(start, end, color=GREY, alpha=0.08 * at)
+        ax.axvspan(start, end, color=PALETTE[3], alpha=0.08 * at)
         place = Look({"transform": ax.get_xaxis_transform(), "color": "0.3"})
         place |= {"ha": "center", "va": "top", "fontsize": 8}
         ax.text((start + end) / 2, 0.98, name, **place)
@@ -249,17 +233,11 @@ def _panel(report: CalibrationReport, ax: Axes) -> None:
     # Bars that reach below or above the diagonal's empty corners.
     below = (curve["confidence"] > middle) & (curve["accuracy_low"] < 0.3)
     above = (curve["confidence"] < middle) & (curve["accuracy_high"] > 0.75)
-    at_bottom = below.sum() <= above.sum()
-    ax.text(
-        0.98 if at_bottom else 0.02,
-        0.1 if at_bottom else 0.86,
-        text,
-        transform=ax.transAxes,
-        ha="right" if at_bottom else "left",
-        va="bottom" if at_bottom else "top",
-        fontsize=8,
-        bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
-    )
+    corner = Look({"x": 0.02, "y": 0.86, "ha": "left", "va": "top"})
+    if below.sum() <= above.sum():
+        corner = Look({"x": 0.98, "y": 0.1, "ha": "right", "va": "bottom"})
+    box = {"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9}
+    ax.text(s=text, **corner, transform=ax.transAxes, fontsize=8, bbox=box)
 
 
 def _above(
@@ -273,17 +251,13 @@ def _above(
     return report.n - first, right[-1] - right[first]
 
 
-@plain_texts
+@figure
 def legend_below(ax: Axes, *, ncols: int = 2) -> Axes:
     """Put the legend of a diagram below it, in ``ncols`` columns."""
     handles, labels = ax.get_legend_handles_labels()
-    shown = [
-        Line2D([], [], marker="o", linestyle="", color=PALETTE[0], markersize=4)
-        if label == "single prediction"
-        else handle
-        for handle, label in zip(handles, labels, strict=True)
-    ]
-    ax.legend(
-        shown, labels, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=ncols
-    )
+    if "single prediction" in labels:
+        dot = Line2D([], [], **DOTS[0], markersize=4)
+        handles[labels.index("single prediction")] = dot
+    place = Look({"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)})
+    ax.legend(handles, labels, **place, ncols=ncols)
     return ax

@@ -14,19 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from ..checks import check_between, check_count, check_table
-from .style import (
-    ABOVE,
-    DOTS,
-    LIMIT,
-    LOOKS,
-    MARKERS,
-    OPEN,
-    PALETTE,
-    STAMP,
-    WIDTH,
-    Look,
-    plain_texts,
-)
+from .style import ABOVE, DOTS, LIMIT, LOOKS, OPEN, PALETTE, STAMP, WIDTH, Look, figure
 
 if TYPE_CHECKING:
     from ..decisions import CertifiedThreshold, ThresholdChoice, Verification
@@ -37,7 +25,7 @@ _SMALLEST_E = 1e-4
 _BEYOND = 1000  # times the e-value of the alarm are still drawn
 
 
-@plain_texts
+@figure
 def plot_tested_thresholds(
     certified: CertifiedThreshold, *, ax: Axes | None = None
 ) -> Axes:
@@ -88,7 +76,7 @@ def plot_tested_thresholds(
     return ax
 
 
-@plain_texts
+@figure
 def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Accuracy and mean confidence in each bucket, and how many rows it holds.
 
@@ -108,7 +96,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     bars = _whiskers(found["low"], found["accuracy"], found["high"])
     look = Look({"markersize": 6, "capsize": 3, "label": "accuracy and its interval"})
     ax.errorbar(found["accuracy"], places[some] - 0.13, xerr=bars, **DOTS[0], **look)
-    look = DOTS[1] | {"marker": MARKERS[3], "markersize": 6, "label": "mean confidence"}
+    look = DOTS[1] | {"marker": "D", "markersize": 6, "label": "mean confidence"}
     ax.plot(found["mean_confidence"], places[some] + 0.13, **look, **OPEN)
     rows = zip(table.index, table["range"], table["n"], table["share"], strict=True)
     names = [
@@ -130,7 +118,7 @@ def plot_buckets(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@plain_texts
+@figure
 def plot_cost_curve(
     curve: pd.DataFrame,
     *,
@@ -170,7 +158,7 @@ def plot_cost_curve(
     return ax
 
 
-@plain_texts
+@figure
 def plot_monitor(
     table: pd.DataFrame,
     *,
@@ -200,16 +188,15 @@ def plot_monitor(
     for name, item, least in (("change_at", change_at, 0), ("alarm_at", alarm_at, 1)):
         if item is not None:
             check_count(name, item, least)
-    size = (WIDTH, 5.2)
-    axes = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=(3, 2))[1]
-    above, below = axes
+    shape = Look({"sharex": True, "height_ratios": (3, 2)})
+    above, below = plt.subplots(2, 1, figsize=(WIDTH, 5.2), **shape)[1]
     _accuracy_so_far(table, promised, alpha, above)
     _evidence(table["item"], table["e_value"].to_numpy(), 1 / alpha, below)
     moments = (
         ("change after", change_at, {"linestyle": "--", "color": "0.45"}),
         ("alarm at", alarm_at, {"linestyle": "-", "color": PALETTE[1]}),
     )
-    for ax in axes:
+    for ax in (above, below):
         for name, item, look in moments:
             if item is not None:
                 label = f"{name} item {item:,}"
@@ -220,7 +207,7 @@ def plot_monitor(
     return [above, below]
 
 
-@plain_texts
+@figure
 def plot_risk_coverage(
     curves: Mapping[str, pd.DataFrame],
     *,
@@ -263,9 +250,8 @@ def plot_risk_coverage(
         ax.axhline(max_risk, **LIMIT, label=f"risk allowed: {_percent(max_risk)}")
     names = list(curves)
     for at, (name, found) in enumerate((marks or {}).items()):
-        look = (
-            DOTS[names.index(name)] if name in names else DOTS[at] | {"color": "0.25"}
-        )
+        known = name in names
+        look = DOTS[names.index(name)] if known else DOTS[at] | {"color": "0.25"}
         _verified(name, found, look, ax)
         if found.n_accepted:
             top = max(top, min(1.1 * found.high, 1.5 * top))
@@ -279,19 +265,19 @@ def plot_risk_coverage(
 
 
 def _chosen(choice: ThresholdChoice, ax: Axes) -> None:
-    place = choice.coverage
-    never = choice.threshold == math.inf
-    name = "review all" if never else f"from {choice.threshold:.3g} on"
+    place, cost = [choice.coverage], choice.cost
+    name = f"from {choice.threshold:.3g} on"
+    if choice.threshold == math.inf:
+        name = "review all"
     label = f"{name}, {_percent(choice.coverage)} automated: {choice.apparent:.3g}"
-    look = DOTS[1] | {"marker": MARKERS[0], "markersize": 6}
+    look = DOTS[1] | {"marker": "o", "markersize": 6}
     edge = Look({"markeredgecolor": "white", "zorder": 5, "label": f"chosen: {label}"})
-    ax.plot([place], [choice.apparent], **look, **edge)
-    cost = choice.cost
+    ax.plot(place, [choice.apparent], **look, **edge)
     span = f"{_percent(choice.level)}: {cost.low:.3g} to {cost.high:.3g}"
     label = f"the same on new rows: {cost.value:.3g} ({span})"
     bars = _whiskers([cost.low], [cost.value], [cost.high])
     look |= OPEN | {"capsize": 3, "zorder": 4, "label": label}
-    ax.errorbar([place], [cost.value], yerr=bars, **look)
+    ax.errorbar(place, [cost.value], yerr=bars, **look)
 
 
 def _accuracy_so_far(
@@ -323,34 +309,27 @@ def _evidence(item: pd.Series, e_value: np.ndarray, limit: float, ax: Axes) -> N
     drawn = np.clip(e_value, _SMALLEST_E, _BEYOND * limit)
     ax.plot(item, drawn, **LOOKS[0], marker=_dot(item))
     ax.axhline(limit, **LIMIT)
-    place = Look({"xycoords": ("axes fraction", "data"), "fontsize": 8})
-    label = f"alarm from {limit:,.4g} on"
-    ax.annotate(label, (0, limit), (4, 3), textcoords="offset points", **place)
+    note = Look({"textcoords": "offset points", "fontsize": 8})
+    edge = Look({"xycoords": ("axes fraction", "data")})
+    ax.annotate(f"alarm from {limit:,.4g} on", (0, limit), (4, 3), **edge, **note)
     ax.set_yscale("log")
     ax.set_ylim(min(drawn.min(), 0.5) / 2, max(drawn.max() * 2, limit * 8))
     ax.yaxis.set_major_locator(LogLocator(numticks=6))
     ax.yaxis.set_minor_locator(NullLocator())
     beyond = np.flatnonzero(e_value > drawn)
     if len(beyond):
-        first = item.iloc[beyond[0]]
-        early = first < item.max() / 2
-        side = Look({"ha": "left" if early else "right", "va": "top"})
-        ax.annotate(
-            f"{_BEYOND * limit:,.6g} or more",
-            (first, drawn[beyond[0]]),
-            xytext=(5 if early else -5, -4),
-            textcoords="offset points",
-            fontsize=8,
-            **side,
-        )
+        first, height = item.iloc[beyond[0]], drawn[beyond[0]]
+        side, shift = ("left", 5) if first < item.max() / 2 else ("right", -5)
+        label = f"{_BEYOND * limit:,.6g} or more"
+        ax.annotate(label, (first, height), (shift, -4), ha=side, va="top", **note)
     ax.set_ylabel("e-value")
 
 
 def _verified(name: str, found: Verification, look: Look, ax: Axes) -> None:
     since = "" if found.threshold is None else f" from {found.threshold:.3g} on"
     label = f"{name}{since}: {found.verdict}"
-    look = look | {"markeredgecolor": "white", "markersize": 6, "markeredgewidth": 0.5}
-    look |= {"capsize": 3, "zorder": 4}
+    edge = Look({"markeredgecolor": "white", "markersize": 6, "markeredgewidth": 0.5})
+    look = look | edge | {"capsize": 3, "zorder": 4}
     if not found.n_accepted:
         ax.errorbar([], [], **look, label=f"{label} (nothing accepted)")
         return

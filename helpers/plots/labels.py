@@ -24,17 +24,7 @@ from ..checks import (
     check_truth,
 )
 from ..prompted import check_texts
-from .style import (
-    ABOVE,
-    DOTS,
-    GREY,
-    HATCHES,
-    LOOKS,
-    PALETTE,
-    WIDTH,
-    Look,
-    plain_texts,
-)
+from .style import ABOVE, DOTS, GREY, HATCHES, LOOKS, PALETTE, WIDTH, Look, figure
 
 if TYPE_CHECKING:
     from ..models import NextTokens
@@ -44,7 +34,7 @@ _BLUES = ListedColormap(plt.get_cmap("Blues")(np.linspace(0.08, 1, 256)))
 _SHOWN, _WRITTEN = 0.005, 0.05
 
 
-@plain_texts
+@figure
 def next_token_bars(
     tokens: NextTokens,
     *,
@@ -83,7 +73,7 @@ def next_token_bars(
     return ax
 
 
-@plain_texts
+@figure
 def label_bars(
     table: pd.DataFrame, texts: Sequence[str], *, ax: Axes | None = None
 ) -> Axes:
@@ -103,15 +93,9 @@ def label_bars(
     left, on_label = np.zeros(len(table)), 1 - table["off_label"].to_numpy()
     for at, name in enumerate(labels):
         width = table[name].to_numpy() * on_label
-        ax.barh(
-            range(len(table)),
-            width,
-            left=left,
-            color=PALETTE[at % len(PALETTE)],
-            hatch=HATCHES[at % len(HATCHES)],
-            edgecolor="white",
-            label=name.removeprefix("p_"),
-        )
+        look = Look({"color": PALETTE[at % 5], "hatch": HATCHES[at % 5]})
+        look |= {"edgecolor": "white", "label": name.removeprefix("p_")}
+        ax.barh(range(len(table)), width, left=left, **look)
         left = left + width
     ax.barh(range(len(table)), 1 - left, left=left, color="0.88", label="no label")
     _name_rows(ax, [shorten(text, 44, placeholder=" …") for text in texts])
@@ -121,7 +105,7 @@ def label_bars(
     return ax
 
 
-@plain_texts
+@figure
 def distribution_bars(table: pd.DataFrame) -> list[Axes]:
     """The same outcomes under several treatments, side by side.
 
@@ -144,7 +128,7 @@ def distribution_bars(table: pd.DataFrame) -> list[Axes]:
     return axes
 
 
-@plain_texts
+@figure
 def measure_dots(
     table: pd.DataFrame,
     *,
@@ -173,7 +157,7 @@ def measure_dots(
     return axes
 
 
-@plain_texts
+@figure
 def score_histogram(
     scores: np.ndarray,
     truth: np.ndarray,
@@ -199,14 +183,9 @@ def score_histogram(
     truth = check_outcomes(truth, scores, name="truth")
     scores = check_probabilities(scores, "scores")
     for at, value in enumerate((False, True)):
-        ax.hist(
-            scores[truth == value],
-            np.linspace(0, 1, 31).tolist(),
-            label=name(value),
-            color=to_rgba(PALETTE[at], 0.45),
-            edgecolor=PALETTE[at],
-            hatch=HATCHES[at],
-        )
+        look = Look({"color": to_rgba(PALETTE[at], 0.45), "edgecolor": PALETTE[at]})
+        look |= {"hatch": HATCHES[at], "label": name(value)}
+        ax.hist(scores[truth == value], np.linspace(0, 1, 31).tolist(), **look)
     for at, (label, place) in enumerate((thresholds or {}).items()):
         line = ("-", "--", ":")[at % 3]
         ax.axvline(place, color="black", linestyle=line, linewidth=1.5, label=label)
@@ -215,7 +194,7 @@ def score_histogram(
     return ax
 
 
-@plain_texts
+@figure
 def plot_class_gaps(
     table: pd.DataFrame,
     *,
@@ -264,7 +243,7 @@ def plot_class_gaps(
     return ax
 
 
-@plain_texts
+@figure
 def plot_confusion(
     truth: ArrayLike,
     predicted: ArrayLike,
@@ -291,26 +270,21 @@ def plot_confusion(
         raise ValueError(f"labels must not have a class twice: {classes!r}.")
     rows = check_truth(actual, classes)
     columns = check_truth(found, classes, name="predicted")
-    counts = confusion_matrix(rows, columns, labels=np.arange(len(classes)))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    every = np.arange(len(classes))
+    shares = confusion_matrix(rows, columns, labels=every, normalize="true")
     if ax is None:
         side = min(2.6 + 0.18 * len(classes), WIDTH)
         ax = plt.subplots(figsize=(side + 0.6, side))[1]
-    image = ax.imshow(
-        np.ma.masked_where(shares < _SHOWN, shares),
-        cmap=_BLUES,
-        vmin=0,
-        vmax=1,
-        aspect="auto",
-    )
+    shown = np.ma.masked_where(shares < _SHOWN, shares)
+    image = ax.imshow(shown, cmap=_BLUES, vmin=0, vmax=1, aspect="auto")
     words = Look({"ha": "center", "va": "center", "fontsize": 7})
     for row, column in np.argwhere(shares >= _WRITTEN):
         share = shares[row, column]
         ink = _ink(_BLUES(image.norm(share)))
         ax.text(column, row, f"{100 * share:.0f}", color=ink, **words)
     names = [str(name) for name in classes]
-    ax.set_xticks(range(len(names)), names, rotation=90)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_xticks(every, names, rotation=90)
+    ax.set_yticks(every, names)
     ax.grid(False)
     # Thin lines between cells lead the eye from a label to its cell.
     for place in np.arange(1, len(names)) - 0.5:

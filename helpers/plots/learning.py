@@ -12,21 +12,10 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from ..checks import check_table
-from .style import (
-    DIAGONAL,
-    DOTS,
-    LIMIT,
-    LINES,
-    LOOKS,
-    MARKERS,
-    PALETTE,
-    WIDTH,
-    Look,
-    plain_texts,
-)
+from .style import DIAGONAL, DOTS, LIMIT, LINES, LOOKS, PALETTE, WIDTH, Look, figure
 
 
-@plain_texts
+@figure
 def plot_sample_size_progression(table: pd.DataFrame) -> list[Axes]:
     """Reliability of calibrators by number of labels, with bands of 90 % of the draws.
 
@@ -65,7 +54,7 @@ def often_filled(table: pd.DataFrame) -> pd.DataFrame:
     return table[draws >= table["draw"].nunique() / 2]
 
 
-@plain_texts
+@figure
 def plot_learning_curves(
     table: pd.DataFrame,
     *,
@@ -106,7 +95,7 @@ def plot_learning_curves(
     return ax
 
 
-@plain_texts
+@figure
 def plot_threshold_progression(table: pd.DataFrame) -> list[Axes]:
     """Accuracy above each threshold by number of labels: medians, and bands of 90 %.
 
@@ -154,4 +143,4 @@ def _label(axes: list[Axes], below: str, beside: str) -> None:
 def _median_and_band(ax: Axes, place: ArrayLike, found: pd.DataFrame) -> None:
     band = Look({"color": PALETTE[0], "alpha": 0.25, "linewidth": 0})
     ax.fill_between(place, found[0.05], found[0.95], **band)
-    ax.plot(place, found[0.5], color=PALETTE[0], marker=MARKERS[0], markersize=4)
+    ax.plot(place, found[0.5], color=PALETTE[0], marker="o", markersize=4)

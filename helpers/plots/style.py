@@ -75,7 +75,7 @@ def style() -> Iterator[None]:
     mpl.interactive(interactive)
 
 
-def plain_texts(draw: Callable[P, R]) -> Callable[P, R]:
+def figure(draw: Callable[P, R]) -> Callable[P, R]:
     """The same figure with dollar signs as plain text, not as formulas."""
 
     @wraps(draw)
