@@ -388,19 +388,12 @@ def test_top_label_maps_by_hand() -> None:
     assert not hasattr(inner, "n_")
 
 
-@pytest.mark.parametrize(
-    ("made", "own"),
-    [
-        (IsotonicRegressionCalibrator(), Calibrator),
-        # Five bins are too many for the four rows of class 0.
-        (HistogramBinningCalibrator(n_bins=5), float),
-    ],
-)
-def test_classes_with_few_rows(made: Calibrator, own: type) -> None:
+def test_classes_with_few_rows() -> None:
+    made = IsotonicRegressionCalibrator()
     tops = [0.9, 0.8, 0.7, 0.6, 0.3]
     rows = np.array([[top, 1 - top, 0] for top in tops])
     found = TopLabelCalibrator(made, shrinkage=1).fit(rows, [0, 1, 0, 1, 1])
-    assert isinstance(found.by_class_[0], own)
+    assert isinstance(found.by_class_[0], Calibrator)
     assert found.by_class_[1] == pytest.approx(2 / 3)  # one row, right: (1+1) / (1+2)
     assert 2 not in found.by_class_
     assert found.counts_ == {0: 4, 1: 1, 2: 0}
@@ -435,10 +428,7 @@ def test_names_of_classes() -> None:
         ("platt", [0.2, 1.2], [0, 1], r"scores must lie in \[0, 1\]; row 1 is 1.2"),
         ("beta", [0.2, 0.3], [0, 2], "correct must be 0 or 1; row 1 is 2"),
         ("isotonic", [0.5], [1], "scores must have 2 or more rows for Iso.*, not 1"),
-        ("histogram", P[:4], Y[:4], r"5 or more rows for .*n_bins=5\), not 4"),
-        ("venn-abers", P, [True] * 20, "both outcomes; all 20 rows are True"),
         ("top-label", [[0.4, 0.6], [0.5, 0.5]], [0, 7], "correct must be one .* is 7"),
-        ("top-label", [[0.4, 0.6]] * 9, [1] * 9, "both outcomes; all 9 rows are True"),
         ("vector of top", [[0.4, 0.6]] * 9, [0] * 9, "both outcomes; .* are False"),
         ("vector", [[0.4, 0.6]] * 9, [1] * 9, "two or more classes; all 9 .* column 1"),
     ],
@@ -524,7 +514,8 @@ def test_rows_without_names_are_compared_by_scores(made: BaseCalibrator) -> None
     assert found.predict(scores[100:]).evaluation == "unstated"
     some = found.predict(scores[40:120])
     np.testing.assert_array_equal(some.fitted_on, np.arange(80) < 60)
-    assert found.predict(scores[80:160]).evaluation == "unstated"
+    assert found.predict(scores[80:160]).fitted_on.sum() == 20
+    assert found.predict(scores[96:176]).evaluation == "unstated"
 
 
 @pytest.mark.parametrize(
@@ -851,7 +842,6 @@ def test_cross_fitted_values_are_of_calibrators_that_have_not_seen_them(
         ({"groups": [0, 1] * 10}, "at most the number of groups, 2, not 5"),
         ({"groups": ["a", " A "] * 10, "n_splits": 2}, "the number of groups, 1"),
         ({"seed": -1}, "seed must be a whole number"),
-        ({"correct": [1] + [0] * 19}, "correct must hold both outcomes"),
         ({"calibrator": PlattScalingCalibrator(floor=1)}, "floor is 1"),
     ],
 )
@@ -859,6 +849,32 @@ def test_bad_cross_fitting(change: dict[str, Any], says: str) -> None:
     arguments: dict[str, Any] = {"calibrator": BINARY["platt"], "scores": P}
     with pytest.raises(ValueError, match=says):
         cross_fitted(**arguments | {"correct": Y} | change)
+
+
+@pytest.mark.parametrize("made", BINARY.values(), ids=BINARY)
+@pytest.mark.parametrize("right", [True, False])
+def test_labels_that_are_all_alike(
+    made: Calibrator, right: bool, tmp_path: Path
+) -> None:
+    """Laplace's rule instead of a certainty that twenty labels do not bear."""
+    with pytest.warns(CalibrationWarning, match=f"all 20 rows are {right}") as caught:
+        found = clone(made).fit(P, [right] * 20)
+    assert caught[0].filename == __file__
+    expected = 21 / 22 if right else 1 / 22
+    np.testing.assert_allclose(found.predict([0.1, 0.99]), expected)
+    found.save(tmp_path / "flat.json")
+    again = load_calibrator(tmp_path / "flat.json")
+    np.testing.assert_allclose(again.predict([0.4]), expected)
+    with pytest.warns(CalibrationWarning):
+        top = TopVersusAll(clone(made)).fit([[0.2, 0.8]] * 20, [int(right)] * 20)
+    np.testing.assert_allclose(top.predict([[0.3, 0.7]]), expected)
+    assert clone(made).fit(P, Y).predict([0.4]) != expected
+
+
+def test_fewer_rows_than_bins() -> None:
+    with pytest.warns(CalibrationWarning, match="4 rows fill only so many of 15 bins"):
+        found = HistogramBinningCalibrator().fit(P[:4], [0, 1, 0, 1])
+    assert len(found.values_) == 4
 
 
 def test_few_right_rows_and_empty_folds_do_no_harm() -> None:

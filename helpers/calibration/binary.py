@@ -305,11 +305,12 @@ class VennAbersCalibrator(Calibrator):
         return self._mapped(self._interval, scores, ids, source)
 
     def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
-        super()._constant(values, truth)  # for its warning: the curves are flat then
+        """None: the two curves are flat then, but two."""
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         n_right, n = int(truth.sum()), len(truth)
         if n_right in (0, n):
+            self._warn(f"all {n} rows are {bool(n_right)}: the curves are flat.")
             self.lower_knots_ = self.upper_knots_ = np.array([])
             self.lower_values_ = np.array([n_right / (n + 1)])
             self.upper_values_ = np.array([(n_right + 1) / (n + 1)])
