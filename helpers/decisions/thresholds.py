@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,7 @@ from ..metrics.resampling import Interval
 from .rules import Verification
 
 _RANKS, _RANKS_WELL = 0.6, 0.75  # an AUROC below the first is hardly above chance
-_NEAR_ONE = 1 - np.array([8, 6, 4, 2, 1, 0.5, 0.1]) / 1000
-_POINTS = np.append(np.arange(100) / 100, _NEAR_ONE)
-_MOST_STARTS = 4
-_APART = 4  # times as many rows at each start as at the one before
+_STARTS = (0, 2, 8, 32)  # errors that are allowed where a share of delta comes in
 _POWER = 0.8
 _SEARCH_UP_TO = 10**7
 
@@ -116,11 +114,12 @@ def choose_threshold(
 ) -> CertifiedThreshold:
     """The lowest threshold above which the risk is certified to be low enough.
 
-    Thresholds are tested from high to low with the binomial distribution, until one
-    fails: fixed-sequence testing (Angelopoulos et al., Learn then Test, Annals of
-    Applied Statistics 19, 2025), with up to four sequences that share ``delta``. For
-    those after the first, the guarantee is exact if the risk does not fall with the
-    threshold.
+    Thresholds are tested from high to low with the binomial distribution (Angelopoulos
+    et al., Learn then Test, Annals of Applied Statistics 19, 2025), by the fallback
+    procedure of Wiens and Dmitrienko (Journal of Biopharmaceutical Statistics 15,
+    2005): shares of ``delta`` come in at up to four sizes, and what passes carries its
+    share on. Below the first of these the guarantee is exact if the risk does not fall
+    with the threshold.
 
     Parameters
     ----------
@@ -132,8 +131,8 @@ def choose_threshold(
     delta : float, default=0.05
         Probability that the statement is false, in (0, 1).
     grid : array-like of float, optional
-        Thresholds in [0, 1], chosen without these rows. Default: 0, 0.01, … 0.99, and
-        0.992 … 0.9999.
+        Thresholds in [0, 1], chosen without these rows. Default: scores at places of
+        their ranking that are fixed by the number of rows and ``max_risk``.
     groups : array-like of shape (n,), optional
         Group of each row, such as its document. One random row of each is used.
     rng : numpy.random.Generator, int or None, default=0
@@ -322,11 +321,10 @@ def _one_row_each(
     return np.sort(order[first])
 
 
-def _grid(grid: ArrayLike | None) -> np.ndarray:
-    points = _POINTS
-    if grid is not None:
-        points = check_probabilities(grid, "grid").astype(float)
-    return np.unique(points)[::-1]
+def _grid(grid: ArrayLike | None) -> np.ndarray | None:
+    if grid is None:
+        return None
+    return np.unique(check_probabilities(grid, "grid").astype(float))[::-1]
 
 
 def _certified(
@@ -334,20 +332,25 @@ def _certified(
     correct: np.ndarray,
     max_risk: float,
     delta: float,
-    points: np.ndarray,
+    points: np.ndarray | None,
 ) -> CertifiedThreshold:
-    """The choice among these thresholds, on independent rows, which may be none."""
+    """The choice among thresholds, on independent rows, which may be none."""
     total = len(scores)
+    starts = _starts(total, max_risk, delta)
     # Rows at or above each threshold, as a policy compares them, and errors in them.
-    single = scores.astype(np.float32)
-    order = np.argsort(single, kind="stable")
-    below = np.searchsorted(single[order], points.astype(np.float32), side="left")
-    wrong = np.append(0, np.cumsum(~correct[order]))
-    points, below = points[below < total], below[below < total]
-    n, errors = total - below, wrong[-1] - wrong[below]
-    starts = _sequence_starts(total, max_risk, delta)
+    order = np.argsort(-scores.astype(np.float32), kind="stable")
+    ranked = scores.astype(np.float32)[order]
+    by_rank = points is None
+    if points is None:
+        found = np.unique(ranked[_ranks(total, starts, max_risk)])[::-1]
+        points = np.array([float(str(one)) for one in found])  # 0.7, not 0.69999999
+    n = np.searchsorted(-ranked, -points.astype(np.float32), side="right")
+    points, n = points[n > 0].astype(float), n[n > 0]
+    errors = np.append(0, np.cumsum(~correct[order]))[n]
+    # A row that is a threshold itself says less: its rank, not its score, was chosen.
+    lone = by_rank & ((n < 2) | (ranked[n - 1] != ranked[n - 2]))
+    passed = _passed(n - lone, errors, starts, max_risk, delta)
     level = delta / len(starts)
-    passed = _passed(n, errors, starts, max_risk, level)
     columns = {
         "threshold": points,
         "n": n,
@@ -368,25 +371,56 @@ def _certified(
     return CertifiedThreshold(chosen, *rows, int(n[at]), int(errors[at]), tested)
 
 
-def _sequence_starts(n: int, max_risk: float, delta: float) -> np.ndarray:
-    """Row counts at which sequences of tests begin, by the number of labels only."""
-    for count in range(_MOST_STARTS, 0, -1):
-        least = zero_failure_sample_size(max_risk, delta / count)
-        starts = least * _APART ** np.arange(count)
-        # Each further sequence lowers the power of the others.
+def _starts(n: int, max_risk: float, delta: float) -> np.ndarray:
+    """Row counts at which shares of delta come in, by the number of labels only."""
+    for count in range(len(_STARTS), 0, -1):
+        share = delta / count
+        starts = [_least_rows(errors, max_risk, share) for errors in _STARTS[:count]]
+        # Each further share takes from the others.
         if 2 * starts[-1] <= n:
             break
-    return starts
+    return np.array(starts)
+
+
+@cache
+def _least_rows(errors: int, max_risk: float, delta: float) -> int:
+    """The least rows among which so few errors let a threshold pass."""
+    high = errors + 1
+    while binom.cdf(errors, high, max_risk) > delta:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if binom.cdf(errors, middle, max_risk) <= delta:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _ranks(n: int, starts: np.ndarray, max_risk: float) -> np.ndarray:
+    """Places in the ranking of n scores that are tried, known before the outcomes.
+
+    More often than twice for each error that is allowed, a chain of tests would only
+    have more chances to break.
+    """
+    step = max(1, int(0.5 / max_risk))
+    places = np.concatenate([np.arange(starts[0] % step, n, step), starts, [n - 1]])
+    return np.unique(places[(places >= 0) & (places < n)]).astype(int)
 
 
 def _passed(
-    n: np.ndarray, errors: np.ndarray, starts: np.ndarray, max_risk: float, level: float
+    n: np.ndarray, errors: np.ndarray, starts: np.ndarray, max_risk: float, delta: float
 ) -> np.ndarray:
-    passes = binom.cdf(errors, n, max_risk) <= level
+    """Which thresholds pass: what an unbroken chain has of delta is carried on."""
+    values = binom.cdf(errors, n, max_risk)
+    share, begun, level = delta / len(starts), 0, 0.0
     passed = np.zeros(len(n), dtype=bool)
-    for start in starts:
-        begun = n >= start
-        passed |= np.logical_and.accumulate(passes | ~begun) & begun
+    for at, value in enumerate(values):
+        reached = int((n[at] >= starts).sum())
+        level, begun = level + share * (reached - begun), reached
+        passed[at] = value <= level
+        level *= passed[at]
     return passed
 
 
@@ -401,14 +435,14 @@ def _labels_to_certify(
     risk = (errors + more) / (n + more / max_risk)
 
     def enough(labels: int) -> bool:
-        starts = _sequence_starts(labels, max_risk, delta)
-        level = delta / len(starts)
-        first = np.searchsorted(share * labels, starts)
-        starts, first = starts[first < len(share)], first[first < len(share)]
-        rows = np.maximum(starts, np.floor(share[first] * labels))
+        starts, rows = _starts(labels, max_risk, delta), np.floor(share * labels)
+        # The shares of delta that come in at each threshold; no chain is counted on.
+        fresh = np.diff(np.searchsorted(starts, rows, side="right"), prepend=0)
+        level, rows, at = delta / len(starts) * fresh, rows[fresh > 0], risk[fresh > 0]
+        level = level[fresh > 0]
         most = binom.ppf(level, rows, max_risk)
         most = np.where(binom.cdf(most, rows, max_risk) <= level, most, most - 1)
-        return bool((binom.cdf(most, rows, risk[first]) >= _POWER).any())
+        return bool((binom.cdf(most, rows, at) >= _POWER).any())
 
     low, high = n_labels, n_labels + 1
     while not enough(high):
