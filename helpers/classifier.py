@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
+from sklearn.base import clone
 
 from .checks import check_choice, check_labels
 from .models import MARK, LanguageModel
@@ -70,6 +71,11 @@ class LLMClassifier(PromptedClassifier):
         The most positions in one batch: see :func:`label_logprobs`.
     random_state : int, default=0
         Seed for drawing examples and random words.
+    calibrator : calibrator of label probabilities, optional
+        Fitted by ``fit`` on the texts and labels that are no examples, and applied to
+        all probabilities that the classifier gives: the recommended one is
+        :class:`helpers.calibration.ProbabilityCalibrator`. It is copied, not changed;
+        ``calibrator_`` is the fitted one.
 
     References
     ----------
@@ -105,6 +111,7 @@ class LLMClassifier(PromptedClassifier):
         cache: bool = True,
         token_budget: int | None = None,
         random_state: int = 0,
+        calibrator: Any = None,
     ) -> None:
         self.model = model
         self.labels = labels
@@ -121,12 +128,18 @@ class LLMClassifier(PromptedClassifier):
         self.cache = cache
         self.token_budget = token_budget
         self.random_state = random_state
+        self.calibrator = calibrator
 
-    _learned = ("labels_", "examples_", "prior_", "_loaded", "_kept")
-    _learns = "draws examples, learns its labels or estimates a prior from texts"
+    _learned = (
+        *("labels_", "examples_", "prior_", "calibrator_"),
+        *("_loaded", "_kept"),
+    )
+    _learns = "draws examples, learns its labels, a prior or a calibrator from texts"
 
     def predict_log_proba(self, X: Iterable[str]) -> np.ndarray:
         """Logarithms of the label probabilities, normalised over the labels."""
+        if self.calibrator is not None:
+            return super().predict_log_proba(X)
         return self._corrected(self.raw_log_proba(X))
 
     def raw_log_proba(self, X: Iterable[str]) -> np.ndarray:
@@ -217,16 +230,23 @@ class LLMClassifier(PromptedClassifier):
     def _scored(
         self, X: Iterable[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
-        raw = self.raw_log_proba(X)
+        texts = check_texts(X)
+        raw = self.raw_log_proba(texts)
         logs = self._corrected(raw)
         off_label = np.clip(1 - np.exp(logsumexp(raw, axis=1)), 0, 1)
-        return np.exp(logs), logs.argmax(axis=1), off_label, None
+        shares = np.exp(logs)
+        if self.calibrator is not None:
+            shares = self.calibrator_.predict(self._columns(shares), ids=texts)
+        return shares, np.asarray(shares).argmax(axis=1), off_label, None
 
     def _identity(self) -> tuple[dict[str, str], Any, Any]:
         model, prompt, tokens, _ = self._asked()
+        asked = [prompt.render(model, "A"), self.prior_.tolist()]
+        if hasattr(self, "calibrator_"):
+            asked.append(self.calibrator_.to_dict()["fitted"])
         return (
             {"model": f"{model.name} {model.fingerprint[:12]}"},
-            [prompt.render(model, "A"), self.prior_.tolist()],
+            asked,
             [tokens.labels, tokens.sequences, tokens.owners, tokens.stop_ids],
         )
 
@@ -264,13 +284,31 @@ class LLMClassifier(PromptedClassifier):
         return model, prompt, *self._kept[1:]
 
     def _needs_fit(self) -> bool:
-        return super()._needs_fit() or (
-            isinstance(self.prior, str) and self.prior in ("domain", "unlabelled")
-        )
+        drawn = isinstance(self.prior, str) and self.prior in ("domain", "unlabelled")
+        return super()._needs_fit() or drawn or self.calibrator is not None
 
-    def _learn(self, texts: Sequence[str]) -> None:
+    def _learn(self, texts: Sequence[str], truth: np.ndarray | None) -> None:
         check_choice("too_long", self.too_long, ("error", "cut"))
+        if self.calibrator is not None and truth is None:
+            raise ValueError("calibrator needs labels: fit(texts, y).")
         self.prior_ = self._estimate_prior(texts)
+        if self.calibrator is None:
+            return
+        shown = {text for text, _ in self.examples_}
+        rows = [at for at, text in enumerate(texts) if text not in shown]
+        texts = [texts[at] for at in rows]
+        table = self._columns(np.exp(self._corrected(self.raw_log_proba(texts))))
+        found = clone(self.calibrator)
+        found.fit(table, truth[rows], ids=texts, source=self.source())
+        if np.ndim(found.predict(table.head(1))) != 2:
+            raise ValueError(
+                f"calibrator must give a probability for each label; {found!r} gives "
+                "one confidence a row."
+            )
+        self.calibrator_ = found
+
+    def _columns(self, shares: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(shares, columns=[f"p_{label}" for label in self.classes_])
 
     def _estimate_prior(self, texts: Sequence[str]) -> np.ndarray:
         if self.prior is None:

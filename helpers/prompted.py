@@ -79,8 +79,9 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         self.labels_ = self._check_parameters(truth)
         try:
             self.examples_, drawn = self._choose_examples(texts, truth)
-            rest = [text for at, text in enumerate(texts) if at not in drawn]
-            self._learn(rest)
+            rest = [at for at in range(len(texts)) if at not in drawn]
+            known = None if truth is None else truth[rest]
+            self._learn([texts[at] for at in rest], known)
         except BaseException:
             self._forget()
             raise
@@ -166,8 +167,8 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
             return self.classes_[best]
         return np.asarray([*self.classes_.tolist(), None], dtype=object)[best]
 
-    def _learn(self, texts: Sequence[str]) -> None:
-        """What else is taken from texts that are no examples."""
+    def _learn(self, texts: Sequence[str], truth: np.ndarray | None) -> None:
+        """What else is taken from texts that are no examples, and from their labels."""
 
     def _forget(self) -> None:
         for found in self._learned:

@@ -34,6 +34,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
 
+from helpers.calibration import (
+    IsotonicRegressionCalibrator,
+    ProbabilityCalibrator,
+    TopVersusAll,
+)
 from helpers.checkpoints import ModelError
 from helpers.classifier import (
     LLMClassifier,
@@ -319,6 +324,41 @@ def test_balancing_prior_leaves_labels_equally_probable(p: np.ndarray) -> None:
 
 
 # Fitting -----------------------------------------------------------------------------
+
+
+def test_a_calibrator_is_fitted_on_what_is_no_example(
+    tiny_llama: LanguageModel,
+) -> None:
+    words = ["film", "plot", "joke", "song", "cast"]
+    texts = [f"{a} and {b} and {c}" for a in words for b in words for c in words[:2]]
+    truth = np.random.default_rng(0).choice(LABELS, len(texts), p=[0.8, 0.2])
+    plain = make(tiny_llama, examples=EXAMPLES)
+    found = make(tiny_llama, examples=EXAMPLES, calibrator=ProbabilityCalibrator())
+    with pytest.raises(NotFittedError):
+        found.predict_proba(TEXTS)
+    found.fit([*texts, EXAMPLES[0][0]], [*truth, "negative"])
+    at = (truth == "positive").astype(int)
+    expected = ProbabilityCalibrator().fit(plain.predict_proba(texts), at)
+    p = found.predict_proba(TEXTS)
+    np.testing.assert_allclose(p, expected.predict(plain.predict_proba(TEXTS)))
+    assert np.abs(np.asarray(p) - plain.predict_proba(TEXTS)).max() > 0.01
+    assert p.evaluation == "held-out" and p.max(axis=1).n_labels == 50
+    assert found.predict_proba(texts).evaluation == "in-sample"
+    np.testing.assert_allclose(np.exp(found.predict_log_proba(TEXTS)), p)
+    assert list(found.predict(TEXTS)) == list(found.classes_[p.argmax(axis=1)])
+    table = found.score_table(TEXTS)
+    np.testing.assert_allclose(table["confidence"], np.asarray(p).max(axis=1))
+    # Files of the calibrator fit the classifier without it, and no other.
+    assert found.calibrator_.source_ == plain.source()
+    assert found.source()["prompt"] != plain.source()["prompt"]
+    assert clone(found).fit(texts, truth).predict_proba(TEXTS) == pytest.approx(p)
+    for wrong, says in (
+        (ProbabilityCalibrator(), "calibrator needs labels"),
+        (TopVersusAll(IsotonicRegressionCalibrator()), "for each label; Top"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            made = make(tiny_llama, calibrator=wrong)
+            made.fit(texts, truth if "Top" in says else None)
 
 
 def test_examples_are_drawn_in_turn_from_every_label(tiny_llama: LanguageModel) -> None:
