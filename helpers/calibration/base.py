@@ -314,9 +314,9 @@ class BaseCalibrator(StoredEstimator):
         hashed = _hash_ids(scores, ids)
         # A mean of two probabilities may pass 1 by a rounding error.
         result = np.clip(function(values), 0.0, 1.0)
-        known = self.ids_ is not None and hashed is not None
-        if known:
-            seen = np.isin(hashed, self.ids_)
+        known = False
+        if self.ids_ is not None and hashed is not None:
+            known, seen = True, np.isin(hashed, self.ids_)
         else:
             given, fitted = _hash_scores(values), self.score_hashes_
             seen = np.isin(given, fitted)
@@ -403,9 +403,9 @@ class MulticlassCalibrator(BaseCalibrator):
 
     _columns = "classes_"
 
-    classes_: list[Any]
+    classes_: Any
 
-    def _read(self, scores: Any) -> tuple[np.ndarray, list[Any]]:
+    def _read(self, scores: Any) -> tuple[np.ndarray, list[Any] | None]:
         values, classes = check_distributions(scores, "scores")
         return np.ascontiguousarray(values, dtype=float), classes
 
@@ -416,7 +416,7 @@ class MulticlassCalibrator(BaseCalibrator):
         return values.argmax(axis=1) == truth
 
     def _match(self, values: np.ndarray, columns: list[Any], named: bool) -> np.ndarray:
-        known = self.classes_
+        known = self.classes_ or []  # none, where confidences were fitted
         if len(columns) != len(known) or (named and columns != known):
             raise ValueError(
                 f"scores must have the classes of fit, {known!r}, not {columns!r}."

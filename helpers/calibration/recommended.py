@@ -116,7 +116,7 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         return super()._read(scores)
 
     def _read_truth(self, correct: Any, scores: Any, columns: Any) -> np.ndarray:
-        self.classes_: list[Any] | None = None
+        self.classes_ = None
         if columns is None:
             return check_outcomes(correct, scores)
         return super()._read_truth(correct, scores, columns)
