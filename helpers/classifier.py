@@ -47,9 +47,9 @@ class LLMClassifier(PromptedClassifier):
         from its data, the labels in turn.
     prior : {"contextual", "domain", "unlabelled"} or mapping of str to float, optional
         What to divide the label probabilities by: those for texts without content
-        [1]_, those for random words of the texts given to ``fit`` [2]_, what balances
-        the labels on average over these texts (see :func:`balancing_prior`), or a
-        number for each label.
+        [1]_, those for random words of the texts given to ``fit`` [2]_, what makes the
+        labels as frequent over these texts as their labels y are or, without y, all
+        equally frequent (see :func:`balancing_prior`), or a number for each label.
     instruction : str, optional
         What stands before everything else, once.
     chat : bool, default=False
@@ -290,11 +290,11 @@ class LLMClassifier(PromptedClassifier):
     def _learn(self, texts: Sequence[str], truth: np.ndarray | None) -> None:
         check_choice("too_long", self.too_long, ("error", "cut"))
         if self.calibrator is None:
-            self.prior_ = self._estimate_prior(texts)
+            self.prior_ = self._estimate_prior(texts, truth)
             return
         if truth is None:
             raise ValueError("calibrator needs labels: fit(texts, y).")
-        self.prior_ = self._estimate_prior(texts)
+        self.prior_ = self._estimate_prior(texts, truth)
         shown = {text for text, _ in self.examples_}
         rows = [at for at, text in enumerate(texts) if text not in shown]
         texts = [texts[at] for at in rows]
@@ -311,7 +311,9 @@ class LLMClassifier(PromptedClassifier):
     def _columns(self, shares: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(shares, columns=[f"p_{label}" for label in self.classes_])
 
-    def _estimate_prior(self, texts: Sequence[str]) -> np.ndarray:
+    def _estimate_prior(
+        self, texts: Sequence[str], truth: np.ndarray | None
+    ) -> np.ndarray:
         if self.prior is None:
             return np.full(len(self.classes_), 1 / len(self.classes_))
         if not isinstance(self.prior, str):
@@ -332,7 +334,10 @@ class LLMClassifier(PromptedClassifier):
         if self.prior == "domain":
             drawn = _random_words(texts, self.random_state)
             return self._probabilities(drawn).mean(axis=0)
-        return balancing_prior(self._probabilities(texts))
+        shares = None
+        if truth is not None:  # one more of each, as a label may not occur
+            shares = np.array([1 + np.sum(truth == label) for label in self.classes_])
+        return balancing_prior(self._probabilities(texts), shares)
 
     def _probabilities(self, texts: Sequence[str]) -> np.ndarray:
         raw = self._text_scores(texts)
@@ -396,16 +401,21 @@ def _random_words(texts: Sequence[str], seed: int) -> list[str]:
     return [" ".join(draw) for draw in draws]
 
 
-def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
-    """The prior that, divided out, leaves all labels equally probable on average.
+def balancing_prior(
+    probabilities: np.ndarray, shares: np.ndarray | None = None
+) -> np.ndarray:
+    """The prior that, divided out, leaves labels as frequent on average as they are.
 
-    The fixed point of w ← w · mean(p/w normalised) · n_labels; batch calibration
-    (Zhou et al., ICLR 2024) divides by its first step, the mean probabilities.
+    The fixed point of w ← w · mean(p/w normalised) / shares; batch calibration (Zhou et
+    al., ICLR 2024) divides by its first step for equal shares, the mean probabilities.
 
     Parameters
     ----------
     probabilities : numpy.ndarray of shape (n_texts, n_labels)
         Label probabilities; rows sum to one.
+    shares : numpy.ndarray of shape (n_labels,), optional
+        How frequent each label is; positive. Default: all equally, which makes the
+        answers worse where they are not.
 
     Examples
     --------
@@ -413,12 +423,19 @@ def balancing_prior(probabilities: np.ndarray) -> np.ndarray:
     >>> balancing_prior(np.array([[0.9, 0.1], [0.6, 0.4]])).round(3)
     array([0.786, 0.214])
     """
-    prior = np.full(probabilities.shape[1], 1 / probabilities.shape[1])
+    n_labels = probabilities.shape[1]
+    due = np.ones(n_labels) if shares is None else np.asarray(shares, float)
+    if due.shape != (n_labels,) or not (due > 0).all():
+        raise ValueError(
+            f"shares must be a positive number for each of {n_labels} labels, not "
+            f"{shares!r}."
+        )
+    due, prior = due / due.sum(), np.full(n_labels, 1 / n_labels)
     for _ in range(1000):
         weighed = probabilities / prior
         step = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
-        prior = prior * step
+        prior = prior * step / due
         prior /= prior.sum()
-        if np.allclose(step, 1 / len(step), rtol=0, atol=1e-10):
+        if np.allclose(step, due, rtol=0, atol=1e-10):
             break
     return prior

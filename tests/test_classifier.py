@@ -321,6 +321,23 @@ def test_balancing_prior_leaves_labels_equally_probable(p: np.ndarray) -> None:
     turned = balancing_prior(p[:, ::-1])
     np.testing.assert_allclose(turned, prior[::-1], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(balancing_prior(np.tile(p[:1], (5, 1))), p[0])
+    np.testing.assert_allclose(balancing_prior(p, np.ones(p.shape[1])), prior)
+
+
+def test_known_shares_are_reached() -> None:
+    p = np.random.default_rng(0).dirichlet([2, 1, 1], 200)
+    corrected = p / balancing_prior(p, np.array([8, 1, 1]))
+    corrected /= corrected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(corrected.mean(axis=0), [0.8, 0.1, 0.1], atol=1e-6)
+    for wrong in ([1, 1], [1, 0, 1]):
+        with pytest.raises(ValueError, match="positive number for each of 3 labels"):
+            balancing_prior(p, np.array(wrong))
+
+
+def test_labels_say_how_frequent_they_are(tiny_llama: LanguageModel) -> None:
+    found = make(tiny_llama, prior="unlabelled").fit(TEXTS, TRUTH)
+    shares = found.predict_proba(TEXTS).mean(axis=0)
+    np.testing.assert_allclose(shares, [4 / 9, 5 / 9], atol=1e-8)
 
 
 # Fitting -----------------------------------------------------------------------------
@@ -381,7 +398,9 @@ def test_drawn_examples_do_not_count_towards_the_prior(
     found = make(tiny_llama, examples=2, prior="unlabelled").fit(TEXTS, TRUTH)
     shown = [text for text, _ in found.examples_]
     rest = [text for text in TEXTS if text not in shown]
-    given = make(tiny_llama, examples=found.examples_, prior="unlabelled").fit(rest)
+    known = [label for text, label in zip(TEXTS, TRUTH, strict=True) if text in rest]
+    given = make(tiny_llama, examples=found.examples_, prior="unlabelled")
+    given.fit(rest, known)
     np.testing.assert_allclose(found.prior_, given.prior_)
     # Where all are examples, none is left, and a failed fit leaves nothing behind.
     found = make(tiny_llama, examples=7, prior="unlabelled")
