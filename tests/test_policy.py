@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from helpers.calibration import (
     IsotonicRegressionCalibrator,
     MulticlassTemperatureScaling,
     PlattScalingCalibrator,
+    ProbabilityCalibrator,
     TopLabelCalibrator,
     TopVersusAll,
     VectorScaling,
@@ -393,6 +395,27 @@ def test_what_was_verified_is_the_action_that_the_policy_takes() -> None:
     assert policy.verify(table, 0.3, **more).verified[0].n_labels == 20
 
 
+def test_segments_hold_together_and_the_worst_is_named(tmp_path: Path) -> None:
+    table = labelled(600)
+    table["site"] = np.resize(["a", "b", "b"], 600)
+    policy = Policy(TRUST_BUCKETS)
+    whole, *parts = policy.verify(table, 0.3, by="site").verified
+    assert whole == policy.verify(table, 0.3).verified[0]
+    for one, site in zip(parts, ("a", "b"), strict=True):
+        own = policy.verify(table[table["site"] == site], 0.3, 0.025).verified[0]
+        assert one == replace(own, by="site", segment=site)
+    worst = max(parts, key=lambda one: one.high)
+    verified = policy.verify(table, 0.3, by="site")
+    card = str(verified)
+    assert "of the values of site, the worst:" in card
+    assert f"trust where site is {worst.segment}: " in card
+    assert card.count("where site is") == 1
+    verified.save(tmp_path / "policy.json")
+    assert Policy.load(tmp_path / "policy.json").verified == verified.verified
+    with pytest.raises(ValueError, match="must have the column 'place'"):
+        policy.verify(table, 0.3, by="place")
+
+
 def test_a_verification_belongs_to_one_rule() -> None:
     table = labelled(300)
     checked = Policy.from_threshold(0.6, name="x", note="y").verify(table, 0.3)
@@ -438,6 +461,7 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
         PlattScalingCalibrator(),
         TopLabelCalibrator(PlattScalingCalibrator()),
         VectorScaling(),
+        ProbabilityCalibrator(),
     ],
     ids=lambda calibrator: type(calibrator).__name__,
 )
@@ -467,6 +491,13 @@ def test_calibrated_confidence_decides(calibrator) -> None:
             policy.apply(table.drop(columns=column), source=SOURCE)
         with pytest.raises(ValueError, match=f"^{column} must be numbers; row 0 is 'm"):
             policy.apply(table.assign(**{column: "much"}), source=SOURCE)
+
+
+def test_a_map_of_confidences_needs_no_label_probabilities() -> None:
+    known, table = labelled(600), labelled(100, seed=1)
+    made = ProbabilityCalibrator().fit(known["confidence"], known["correct"])
+    acted = Policy(TRUST_BUCKETS, made).apply(table)
+    assert np.array_equal(acted["decided_on"], made.predict(table["confidence"]))
 
 
 def test_confidence_of_a_label_that_is_not_the_most_probable() -> None:

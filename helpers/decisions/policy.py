@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self
@@ -18,7 +19,13 @@ from numpy.typing import ArrayLike
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
 from ..calibration.files import Stored, from_dict
-from ..checks import check_between, check_choice, check_not_fitted_on, check_table
+from ..checks import (
+    check_between,
+    check_choice,
+    check_groups,
+    check_not_fitted_on,
+    check_table,
+)
 from ..files import read_json, write_json
 from .rules import Buckets, Verification
 from .thresholds import CertifiedThreshold, verify_accepted
@@ -157,6 +164,7 @@ class Policy:
         delta: float = 0.05,
         *,
         action: str | None = None,
+        by: str | None = None,
         source: Mapping[str, str] | None = None,
         groups: ArrayLike | None = None,
         rng: np.random.Generator | int | None = 0,
@@ -171,6 +179,9 @@ class Policy:
             As for :func:`helpers.decisions.verify`.
         action : str, optional
             Which action. Default: the one at the highest confidence.
+        by : str, optional
+            A column of the table. Each of its values is verified, too, at a level at
+            which all these statements hold together; the card names the worst.
 
         Examples
         --------
@@ -191,11 +202,24 @@ class Policy:
         lost = applied["decided_on"].isna() & table["correct"].isna()
         accepted = (applied["action"] == action) & ~lost
         correct = table["correct"].mask(lost, False)
-        made = verify_accepted(
-            accepted, correct, max_risk, delta, groups=groups, rng=rng
-        )
-        made = replace(made, action=action, rule=self.rule)
-        return replace(self, verified=(*self.verified, made))
+        codes = None if groups is None else check_groups(groups, table)
+        parts: list[tuple[Any, Any]] = [(slice(None), None)]
+        if by is not None:
+            values = check_table(table, (by,))[by].astype(str)
+            parts += [((values == kind).to_numpy(), kind) for kind in values.unique()]
+        made = []
+        for rows, segment in parts:
+            one = verify_accepted(
+                accepted[rows],
+                correct[rows],
+                max_risk,
+                delta if segment is None else delta / (len(parts) - 1),
+                groups=None if codes is None else codes[rows],
+                rng=rng,
+            )
+            part = {} if segment is None else {"by": by, "segment": segment}
+            made.append(replace(one, action=action, rule=self.rule, **part))
+        return replace(self, verified=(*self.verified, *made))
 
     def card(self) -> str:
         """The policy in words, on several lines."""
@@ -213,7 +237,14 @@ class Policy:
             made += f"{fit.fitted_at_[:10]} to {fit.n_} labels"
         lines.append(f"  is {made}")
         lines += [f"  {key}: {value}" for key, value in (self.source or {}).items()]
-        found = [f"  {replace(one, rule=None)}" for one in self.verified]
+        found = []
+        for by, parts in groupby(self.verified, key=lambda one: one.by):
+            several = [replace(one, rule=None) for one in parts]
+            if by is not None:
+                worst = max(several, key=lambda one: one.high)
+                several = [worst]
+                found.append(f"  of the values of {by}, the worst:")
+            found += [f"  {one}" for one in several]
         lines += ["", "What it was verified on", *(found or ["  nothing"])]
         return "\n".join(lines)
 
@@ -366,10 +397,14 @@ def _undated(value: Any) -> Any:
     return [_undated(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
+def _reads_labels(calibrator: Any) -> bool:
+    return getattr(calibrator, "classes_", None) is not None
+
+
 def _read_scores(table: pd.DataFrame, calibrator: Any) -> pd.DataFrame:
     """The columns that the confidence is made of, NaN only where they have none."""
     columns = ["confidence"]
-    if isinstance(calibrator, MulticlassCalibrator):
+    if _reads_labels(calibrator):
         columns = [f"p_{label}" for label in calibrator.classes_]
         check_table(table, columns, empty=True)
     given = pd.DataFrame({column: table[column] for column in columns})  # no attrs
@@ -384,7 +419,7 @@ def _read_scores(table: pd.DataFrame, calibrator: Any) -> pd.DataFrame:
 
 def _calibrated(scores: pd.DataFrame, labels: pd.Series, calibrator: Any) -> Any:
     """The confidence in each prediction, and which rows were fitted on."""
-    if not isinstance(calibrator, MulticlassCalibrator):
+    if not _reads_labels(calibrator):
         column = scores["confidence"]
         return column if calibrator is None else calibrator.predict(column)
     found = calibrator.predict(scores)

@@ -170,7 +170,7 @@ class Verification:
     ``low`` is above it, else "not enough data". ``risk`` is the share of errors among
     the accepted, ``low`` and ``high`` its one-sided Clopper–Pearson limits,
     ``coverage`` the share accepted, with Wilson's interval at 95 %. One row of each
-    group counts.
+    group counts. ``by`` and ``segment`` name a column and the value that all rows have.
     """
 
     max_risk: Share
@@ -181,6 +181,8 @@ class Verification:
     threshold: Finite | None = None
     action: str | None = None
     rule: str | None = None
+    by: str | None = None
+    segment: str | None = None
     verdict: str = field(init=False)
     risk: float = field(init=False)
     low: float = field(init=False)
@@ -212,6 +214,8 @@ class Verification:
             what += f" by rule {self.rule}"
         elif what == "Accept":
             what = "Accept by this rule"
+        if self.by is not None:
+            what += f" where {self.by} is {self.segment}"
         aim = f"a risk of at most {self.max_risk:g}"
         sure = f"at {1 - self.delta:.4g} confidence"
         said = f"{what}: {aim} {self.verdict} {sure}."
