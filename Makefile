@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BUILD_FLAGS := $(if $(filter-out 0,$(FAST)),--fast) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: setup book neiss test test-live lint lab serve bench clean help
+.PHONY: setup book evidence neiss test test-live lint lab serve bench clean help
 
 help:   ## show this list
 	@sed -n 's/^\([a-z-]*\): *.*## /  make \1\t/p' Makefile | expand -t 18
@@ -23,6 +23,10 @@ setup: $(READY)  ## create .venv and install the book, its tools and its tests
 
 book: $(READY)  ## run every chapter on the real model and build the HTML
 	$(BIN)/python book/build.py $(BUILD_FLAGS)
+
+evidence: $(READY)  ## try the recommended path on many data sets, forty times each
+	mkdir -p _build
+	$(BIN)/papermill notebooks/14_does_it_hold.ipynb _build/evidence.ipynb -p n_splits 40
 
 neiss: $(READY)  ## run the chapter on NEISS live, on the cases of a file
 	@test -n "$(NEISS)" || { echo "say which cases: make neiss NEISS=path"; exit 2; }

@@ -39,6 +39,7 @@ from .reviews import (
 from .texts import (
     FOOD_QUESTIONS,
     FoodQuestion,
+    load_evidence,
     load_foods,
     load_published_tables,
     load_sentiment,
@@ -67,6 +68,7 @@ __all__ = [
     "answering_servers",
     "body_parts",
     "diagnoses",
+    "load_evidence",
     "load_foods",
     "load_neiss",
     "load_neiss_predictions",

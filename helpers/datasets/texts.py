@@ -163,6 +163,21 @@ def load_sentiment_checks() -> pd.DataFrame:
     return pd.read_csv(DATA / "finetuning" / "checks.csv", keep_default_na=False)
 
 
+def load_evidence() -> dict[str, pd.DataFrame]:
+    """Label probabilities and truth of texts that nothing in the book was made with.
+
+    Tweets, newswire (asked plainly, and in a chat), posts to newsgroups, and reviews
+    without examples, by name: columns ``p_<label>``, ``off_label`` and ``truth``.
+
+    Examples
+    --------
+    >>> {name: len(table) for name, table in load_evidence().items()}["newsgroups"]
+    1200
+    """
+    files = sorted((DATA / "evidence").glob("*.parquet"))
+    return {path.stem.replace("_", ", "): pd.read_parquet(path) for path in files}
+
+
 def load_published_tables() -> pd.DataFrame:
     """First-token probabilities that a popular README printed for Llama 3.1."""
     return pd.read_csv(DATA / "published_token_tables.csv")
