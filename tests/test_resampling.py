@@ -245,7 +245,7 @@ def test_ties_stay_ties_when_rows_are_merged() -> None:
     found = bootstrap_interval([0.9] * 30 + [0.1] * 30, y, "auroc")
     assert found.value == pytest.approx(0.5)
     assert (found.low + found.high) / 2 == pytest.approx(0.5, abs=0.03)
-    one = bootstrap_interval([0.1] * 4, [1, 1, 1, 0], "auroc")
+    one = bootstrap_interval([0.1] * 40, [1] * 30 + [0] * 10, "auroc")
     assert one == (0.5, 0.5, 0.5)
 
 
@@ -271,10 +271,22 @@ def test_an_infinite_loss_stays_alone_when_rows_are_merged(place: float) -> None
 
 
 def test_resamples_without_both_outcomes_are_left_out() -> None:
-    # A resample of four rows has one outcome only in 1/8 of the cases.
-    found = bootstrap_interval([0.9, 0.8, 0.7, 0.6], [1, 1, 0, 0], "auroc")
-    assert found == (1, 1, 1)
+    # Two groups: half of the resamples have one outcome only.
+    groups = np.repeat(["a", "b"], 10)
+    rows = [0.9] * 10 + [0.6] * 10, [1] * 10 + [0] * 10
+    assert bootstrap_interval(*rows, "auroc", groups=groups) == (1, 1, 1)
     assert all(np.isnan(bootstrap_interval([0.9, 0.8], [1, 1], "auroc")))
+
+
+def test_few_of_a_kind_give_no_interval_for_the_auroc() -> None:
+    scores, right = np.linspace(0.5, 1, 200), np.arange(200) % 20 != 7
+    found = bootstrap_interval(scores, right, "auroc")
+    assert found.value < found.high and found.low < found.value
+    right[7] = True  # nine wrong ones are left
+    value, *ends = bootstrap_interval(scores, right, "auroc")
+    assert value == pytest.approx(roc_auc_score(right, scores)) and np.isnan(ends).all()
+    table = calibration_metrics(scores, right).table
+    assert table.loc["AUROC", "no_interval"] == "fewer than 10 right or wrong"
 
 
 def test_groups_by_hand() -> None:

@@ -141,8 +141,9 @@ def debiased_calibration_error(
 
     "squared" is the estimate of Kumar et al. (NeurIPS 2019), "l2" its root, or 0 where
     it is negative. "l1" is twice the plain value less its expectation, each accuracy
-    drawn from a normal distribution around the observed one. Where "squared" or "l1" is
-    negative, the error cannot be told from zero.
+    drawn from a normal distribution around the observed one; more than half of what
+    chance adds stays in it, where the ECE less its :func:`noise_floor`'s mean keeps
+    none. Where "squared" or "l1" is negative, the error cannot be told from zero.
 
     Parameters
     ----------

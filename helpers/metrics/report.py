@@ -171,6 +171,8 @@ class CalibrationReport:
         )
         table = measure_table(measures, notes)
         table["no_interval"] = [_NOTES.get(name, ("", ""))[1] for name in measures]
+        if np.isnan(self.auroc.low):
+            table.loc["AUROC", "no_interval"] = "fewer than 10 right or wrong"
         return table
 
     def __str__(self) -> str:

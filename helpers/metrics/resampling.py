@@ -30,6 +30,7 @@ _BINNED: dict[str, Norm] = {"ece": "l1", "rmsce": "l2", "mce": "max"}
 _MEANS = ("accuracy", "confidence", "gap", "brier", "log_loss")
 MEASURES = (*_BINNED, "squared", *_MEANS, "auroc")
 _MANY = 20_000
+_LEAST_OF_A_KIND = 10
 _LEVELS = 2048
 _NUMBERS = 1 << 18
 
@@ -252,7 +253,8 @@ def bootstrap_interval(
     They are quantiles of the resampled values, for calibration errors reflected about
     the value. Those of the plain errors seldom cover a small one: use "squared" for the
     size of an error, the noise floor for whether there is one. Resamples in which a
-    measure is undefined are left out.
+    measure is undefined are left out; with fewer than ten right or ten wrong rows,
+    "auroc" has no interval (NaN), which would cover far too seldom.
 
     Parameters
     ----------
@@ -293,6 +295,8 @@ def bootstrap_interval(
             found[name] = Interval(interval.value, *ends)
         elif name == "auroc" and np.isfinite(interval.value):
             found[name] = interval._replace(value=auroc(values, outcome))
+            if min(outcome.sum(), (~outcome).sum()) < _LEAST_OF_A_KIND:
+                found[name] = found[name]._replace(low=np.nan, high=np.nan)
     return found[measure] if isinstance(measure, str) else found
 
 
