@@ -283,6 +283,19 @@ def test_a_batch_fills_the_same_journal(journal: Journal, tmp_path: Path) -> Non
     assert ask(requests, URL, journal, retries=0) == [found[key] for key in keys]
 
 
+def test_a_row_that_failed_is_no_answer_whatever_its_body_says(
+    journal: Journal, tmp_path: Path
+) -> None:
+    request = build_request("chat", "m", "q", max_tokens=1)
+    row = {"status_code": 500, "request_id": "r", "body": chat_answer("yes")}
+    line = result_line(request.key(URL), response=row)
+    (tmp_path / "output.jsonl").write_text(json.dumps(line))
+    read = read_batch(tmp_path / "output.jsonl", [request], journal, base_url=URL)
+    assert tuple(read) == (0, 1, ())
+    (found,) = journal.get([request.key(URL)]).values()
+    assert isinstance(found, Failure) and found.status == 500
+
+
 def test_a_batch_is_of_one_kind_and_size(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,15 +128,21 @@ def read_batch(
 
 
 def _call(key: str, request: Request, entry: dict[str, Any]) -> Call:
-    response = entry.get("response") or {}
-    body = response.get("body") or {}
+    response = _mapping(entry.get("response"))
+    body = _mapping(response.get("body"))
     status, name = response.get("status_code"), response.get("request_id")
     result: Answer | Failure
     try:
         said = {"error": entry.get("error"), **body}
+        if status != 200 and not said["error"]:
+            said["error"] = {"message": f"the row has the status {status}"}
         result = read_answer(request.protocol, said, name)
     except UnreadableAnswer as problem:
         code = status if isinstance(status, int) and status != 200 else None
         usage = TokenUsage.of(body)
         result = Failure("BatchError", str(problem), code, name, usage)
     return Call(key, request, result, json.dumps(body) if body else None, "batch")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
