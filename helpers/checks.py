@@ -132,22 +132,23 @@ def check_distributions(
         value = float(array[row, column])
         raise ValueError(f"{name} must lie in [0, 1]; row {row} has {value!r}.")
     totals = array.sum(axis=1, dtype=float)
-    # Rounded to so many digits, they may be off by half a unit each.
-    steps = (step for step in (0.01, 0.001) if _are_multiples(array, step))
-    room = next(steps, 0.0) * array.shape[1] / 2
-    off = np.flatnonzero(np.abs(totals - 1) > max(1e-3, room))
+    room = np.full(len(array), 1e-3)
+    for step in (0.001, 0.01):
+        # Rounded to so many digits, they may be off by half a unit each.
+        most = min(step * array.shape[1] / 2, 0.05)
+        units = array / step
+        rounded = (np.abs(units - np.rint(units)) < 1e-4).all(axis=1)
+        room[rounded] = np.maximum(room[rounded], most)
+    away = np.abs(totals - 1)
+    off = np.flatnonzero(away > room + 1e-9)
     if len(off):
         total = round(float(totals[off[0]]), 6)
         raise ValueError(
             f"{name} must sum to one in each row; row {off[0]} sums to {total!r}."
         )
-    if room > 1e-3:
+    if away.max() > 1e-3:
         array = array / totals[:, None]
     return array, list(range(array.shape[1])) if classes is None else classes
-
-
-def _are_multiples(array: np.ndarray, step: float) -> bool:
-    return bool((np.abs(array / step - np.rint(array / step)) < 1e-4).all())
 
 
 def check_classified(
@@ -183,6 +184,11 @@ def check_labels(values: Any, name: str, *rows: Any, what: str = "label") -> np.
         _check_column(array, name)
     _refuse_missing(pd.isna(array), name, what)
     return array.astype(object)
+
+
+def can_be_held_out(values: Any) -> bool:
+    """Whether a claim that rows were held out can be believed."""
+    return bool(getattr(getattr(values, "values", values), "can_tell", True))
 
 
 def evaluation_of(values: Any) -> tuple[str, int]:

@@ -243,7 +243,8 @@ class LLMClassifier(PromptedClassifier):
         model, prompt, tokens, _ = self._asked()
         asked = [prompt.render(model, "A"), self.prior_.tolist()]
         if hasattr(self, "calibrator_"):
-            asked.append(self.calibrator_.to_dict()["fitted"])
+            told = self.calibrator_.to_dict()
+            asked.append([told[name] for name in ("class", "parameters", "fitted")])
         return (
             {"model": f"{model.name} {model.fingerprint[:12]}"},
             asked,
@@ -292,12 +293,19 @@ class LLMClassifier(PromptedClassifier):
         if self.calibrator is None:
             self.prior_ = self._estimate_prior(texts, truth)
             return
+        if getattr(self.calibrator, "_columns", "") != "classes_":
+            raise ValueError(
+                "calibrator must be one of label probabilities, such as "
+                f"ProbabilityCalibrator(), not {self.calibrator!r}."
+            )
         if truth is None:
             raise ValueError("calibrator needs labels: fit(texts, y).")
         self.prior_ = self._estimate_prior(texts, truth)
         shown = {text for text, _ in self.examples_}
         rows = [at for at, text in enumerate(texts) if text not in shown]
         texts = [texts[at] for at in rows]
+        if not texts:
+            raise ValueError("calibrator needs texts that are no examples.")
         table = self._columns(np.exp(self._corrected(self.raw_log_proba(texts))))
         found = clone(self.calibrator)
         found.fit(table, truth[rows], ids=texts, source=self.source())

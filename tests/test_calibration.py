@@ -515,7 +515,7 @@ def test_rows_without_names_are_compared_by_scores(made: BaseCalibrator) -> None
     some = found.predict(scores[40:120])
     np.testing.assert_array_equal(some.fitted_on, np.arange(80) < 60)
     assert found.predict(scores[80:160]).fitted_on.sum() == 20
-    assert found.predict(scores[96:176]).evaluation == "unstated"
+    assert found.predict(scores[97:177]).evaluation == "unstated"
 
 
 @pytest.mark.parametrize(
@@ -851,7 +851,21 @@ def test_bad_cross_fitting(change: dict[str, Any], says: str) -> None:
         cross_fitted(**arguments | {"correct": Y} | change)
 
 
-@pytest.mark.parametrize("made", BINARY.values(), ids=BINARY)
+@pytest.mark.parametrize("right", [True, False])
+def test_venn_abers_of_labels_that_are_all_alike(right: bool) -> None:
+    """As isotonic regression of the rows and one more, by hand."""
+    with pytest.warns(CalibrationWarning, match="all 4 rows are"):
+        found = VennAbersCalibrator().fit([0.2, 0.4, 0.6, 0.8], [right] * 4)
+    ends = np.asarray(found.predict_interval([0.1, 0.3, 0.4, 0.9]))
+    p0, p1 = ([0, 1 / 2, 2 / 3, 4 / 5], 1) if right else (0, [1 / 5, 1 / 4, 1 / 4, 1])
+    np.testing.assert_allclose(ends[:, 0], p0)
+    np.testing.assert_allclose(ends[:, 1], p1)
+
+
+FLAT = {name: made for name, made in BINARY.items() if name != "venn-abers"}
+
+
+@pytest.mark.parametrize("made", FLAT.values(), ids=FLAT)
 @pytest.mark.parametrize("right", [True, False])
 def test_labels_that_are_all_alike(
     made: Calibrator, right: bool, tmp_path: Path

@@ -407,7 +407,7 @@ def test_segments_hold_together_and_the_worst_is_named(tmp_path: Path) -> None:
     worst = max(parts, key=lambda one: one.high)
     verified = policy.verify(table, 0.3, by="site")
     card = str(verified)
-    assert "of the values of site, the worst:" in card
+    assert "  2 values of site (2 not enough data); the worst:" in card
     assert f"trust where site is {worst.segment}: " in card
     assert card.count("where site is") == 1
     verified.save(tmp_path / "policy.json")

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from helpers.calibration import ProbabilityCalibrator, load_calibrator
+from helpers.calibration import (
+    ProbabilityCalibrator,
+    cross_fitted,
+    from_dict,
+    load_calibrator,
+)
 from helpers.metrics import calibration_metrics, log_loss
 
 
@@ -205,3 +210,59 @@ def test_a_report_tells_misfit():
     report = calibration_metrics(found.predict(scores[3000:]), right[3000:])
     assert report.ece > report.fitted_floor.upper
     assert "more than chance and the labels fitted on explain" in report.verdict
+
+
+def test_what_a_prediction_knows_stays_with_it():
+    """Whatever becomes of the calibrator, of the data, or of the values."""
+    rows, truth = _leaning(300)
+    given = rows[200:].copy()
+    found = ProbabilityCalibrator().fit(rows[:200], truth[:200])
+    top = found.predict(given).max(axis=1)
+    kept = [next(top.plausible(1, np.random.default_rng(0))) for _ in range(2)]
+    found.fit(rows[:50], truth[:50])
+    given[:] = 1 / 3
+    np.testing.assert_array_equal(
+        next(top.plausible(1, np.random.default_rng(0))), kept[0]
+    )
+    assert top.n_labels == 200
+    assert (
+        top[::2].n_labels == 200 and np.max(found.predict(rows), axis=1).n_labels == 50
+    )
+    for changed in (
+        top**2,
+        np.concatenate([top, top]),
+        found.predict(rows[:3]).max(axis=0),
+    ):
+        assert changed.n_labels is None
+        assert changed.plausible(1, np.random.default_rng(0)) is None
+    top *= 0.9
+    assert top.n_labels is None
+    square = found.predict(np.vstack([rows[:1], rows[250:252]]))
+    assert np.max(square, axis=0).evaluation == "unstated" or square.fitted_on.any()
+
+
+def test_it_is_cross_fitted_and_refitted():
+    rng = np.random.default_rng(0)
+    scores = rng.random(100)
+    right = rng.random(100) < scores
+    found = ProbabilityCalibrator()
+    assert cross_fitted(found, scores, right).shape == (100,)
+    rows, truth = _leaning(60)
+    found.fit(rows, truth)
+    before = np.asarray(found.predict(rows))
+    with pytest.raises(ValueError, match="correct must be one of the classes"):
+        found.fit(rows, ["zz"] * 60)
+    np.testing.assert_array_equal(found.predict(rows), before)
+    assert found.fit(scores, right).predict(scores).shape == (100,)
+
+
+def test_a_file_whose_parts_do_not_fit_is_refused():
+    rows, truth = _leaning(60)
+    stored = ProbabilityCalibrator().fit(rows, truth).to_dict()
+    for name, value in (
+        ("classes_", [0, 1]),
+        ("bias_factor_", {"array": [[0.0]] * 3}),
+    ):
+        wrong = {**stored, "fitted": {**stored["fitted"], name: value}}
+        with pytest.raises(ValueError, match="must fit together"):
+            from_dict(wrong)

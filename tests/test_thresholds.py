@@ -50,14 +50,22 @@ def starts_by_hand(n: int, risk: float, delta: float) -> list[int]:
 
 def fallback(rows: list[int], errors: list[int], n: int, risk: float) -> list[bool]:
     """The fallback procedure over thresholds that accept so many rows."""
+    return [bool(passed) for passed, _ in fallback_levels(rows, errors, n, risk)]
+
+
+def fallback_levels(
+    rows: list[int], errors: list[int], n: int, risk: float
+) -> list[tuple[bool, float]]:
+    """Whether each passes, and at which level it is tested."""
     starts = starts_by_hand(n, risk, 0.05)
-    level, waiting, passed = 0.0, list(starts), []
+    level, waiting = 0.0, list(starts)
+    passed: list[tuple[bool, float]] = []
     for accepted, wrong in zip(rows, errors, strict=True):
         while waiting and accepted >= waiting[0]:
             level += 0.05 / len(starts)
             waiting.pop(0)
-        passed.append(bool(binom.cdf(wrong, accepted, risk) <= level))
-        level = level if passed[-1] else 0.0
+        passed.append((bool(binom.cdf(wrong, accepted, risk) <= level), level))
+        level = level if passed[-1][0] else 0.0
     return passed
 
 
@@ -94,15 +102,21 @@ def test_certified_threshold_is_that_of_the_procedure_by_hand(
         above = single >= point
         rows.append(int(above.sum()))
         errors.append(int((above & ~correct).sum()))
-        counted.append(rows[-1] - int((single == point).sum() == 1))
-    passed = fallback(counted, errors, n, 0.1)
+        lone = (single == point).sum() == 1 and rows[-1] < n
+        counted.append(rows[-1] - int(lone))
+    found_levels = fallback_levels(counted, errors, n, 0.1)
+    passed = [one for one, _ in found_levels]
     assert tested["n"].tolist() == rows and tested["errors"].tolist() == errors
     assert tested["passed"].tolist() == passed
     np.testing.assert_allclose(tested["risk"], np.array(errors) / rows)
-    level = 0.05 / len(starts)
-    limit = beta.ppf(1 - level, np.add(errors, 1), np.subtract(rows, errors))
-    expected = np.where(np.array(errors) < rows, limit, 1.0)
-    np.testing.assert_allclose(tested["upper"], expected)
+    for (_, level), wrong, row, upper in zip(
+        found_levels, errors, counted, tested["upper"], strict=True
+    ):
+        level = level or 0.05 / len(starts)
+        limit = beta.ppf(1 - level, wrong + 1, row - wrong) if wrong < row else 1.0
+        assert upper == pytest.approx(limit)
+    below = tested["upper"] <= 0.1
+    assert below[tested["passed"]].all()
     if not any(passed):
         assert found.threshold is None and found.n_accepted == found.coverage == 0
         return
@@ -110,6 +124,14 @@ def test_certified_threshold_is_that_of_the_procedure_by_hand(
     assert found.threshold == points[lowest]
     assert (found.n_accepted, found.n_errors) == (rows[lowest], errors[lowest])
     assert found.coverage == rows[lowest] / n and found.n_labels == n
+
+
+def test_just_enough_labels_without_an_error() -> None:
+    n = zero_failure_sample_size(0.1)
+    found = choose_threshold(np.linspace(0.5, 0.99, n), [1] * n, 0.1)
+    assert found.threshold == 0.5 and found.n_accepted == n
+    fewer = choose_threshold(np.linspace(0.5, 0.99, n - 1), [1] * (n - 1), 0.1)
+    assert fewer.threshold is None
 
 
 def test_confidences_near_one_are_told_apart() -> None:

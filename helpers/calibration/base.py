@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -30,10 +31,11 @@ Data = ArrayLike | pd.DataFrame
 Ids = ArrayLike | Sequence[Any] | None
 Source = Mapping[str, str] | None
 
-# Rows without names are taken for rows fitted on if a tenth of them have scores fitted
-# on, where at least 99 % of the scores fitted on are distinct.
+# Rows without names are taken for rows fitted on if one in twenty has a score fitted
+# on, where 99 % of these scores and of those fitted on are distinct: chance gives less.
+# Half of them must have, where only those fitted on are.
 _DISTINCT = 0.99
-_OVERLAP = 0.1
+_OVERLAP, _MOST = 0.05, 0.5
 # Of ln(1 / T), and how near a temperature may come before it is at a bound.
 BOUNDS = (-10.0, 10.0)
 _NEAR = 1e-3
@@ -63,12 +65,19 @@ class Calibrated(np.ndarray):
     """
 
     known: bool
+    # Whether rows fitted on would have been recognised, by name or by score.
+    can_tell: bool
     _marks: np.ndarray
-    # The calibrator, and the scores of these rows; None where rows were made otherwise.
+    # A copy of the calibrator, and the scores of these rows; None for other values.
     _origin: tuple[BaseCalibrator, np.ndarray] | None = None
 
     def __new__(
-        cls, values: ArrayLike, fitted_on: ArrayLike, *, known: bool
+        cls,
+        values: ArrayLike,
+        fitted_on: ArrayLike,
+        *,
+        known: bool,
+        can_tell: bool = False,
     ) -> Calibrated:
         found = np.array(values).view(cls)
         marks = np.array(fitted_on, dtype=bool)
@@ -78,6 +87,7 @@ class Calibrated(np.ndarray):
                 f"{found.shape}, not shape {marks.shape}."
             )
         found._marks, found.known = marks, bool(known)
+        found.can_tell = bool(known or can_tell)
         return found
 
     @property
@@ -95,33 +105,37 @@ class Calibrated(np.ndarray):
         return "held-out" if self.known else "unstated"
 
     @property
-    def can_tell(self) -> bool:
-        """Whether rows fitted on would have been recognised, by name or by score."""
-        if self.known or self._origin is None:
-            return self.known
-        return _are_distinct(self._origin[0].score_hashes_)
-
-    @property
     def n_labels(self) -> int | None:
         """How many labels the map was fitted on; None if these rows do not say."""
-        return None if self._origin is None else self._origin[0].n_
+        made = self._made_by()
+        return None if made is None else made[0].n_
 
     def plausible(
         self, n: int, generator: np.random.Generator
     ) -> Iterator[np.ndarray] | None:
         """Probabilities that the labels fitted on leave possible, drawn n times."""
-        spread = self._origin and self._origin[0]._spread(self._origin[1])
+        made = self._made_by()
+        spread = made and made[0]._spread(made[1])
         if spread is None or self.ndim > 1:
             return None
         odds = BaseCalibrator._log_odds(np.asarray(self), 1e-15)
         draws = (generator.standard_normal(spread.shape[1]) for _ in range(n))
         return (expit(odds + spread @ draw) for draw in draws)
 
+    def _made_by(self) -> tuple[BaseCalibrator, np.ndarray] | None:
+        """Where these values come from, if they are still what was predicted."""
+        if self._origin is None:
+            return None
+        made = np.clip(self._origin[0]._map(self._origin[1]), 0, 1)
+        made = made.max(axis=1) if made.ndim > self.ndim else made
+        return self._origin if np.array_equal(made, np.asarray(self)) else None
+
     def _mark(self, origins: Iterable[Any]) -> Calibrated:
         """Mark all rows if any of ``origins`` has a marked row."""
         parts = [part for part in origins if isinstance(part, Calibrated)]
         seen = any(part.fitted_on.any() for part in parts)
         self.known = bool(parts) and all(part.known for part in parts)
+        self.can_tell = bool(parts) and all(part.can_tell for part in parts)
         self._marks = np.array(seen)
         return self
 
@@ -149,7 +163,7 @@ class Calibrated(np.ndarray):
         found = found.view(Calibrated)._mark([*given, *members])
         plain = (part for part in [*given, *members] if type(part) is np.ndarray)
         if any(part.dtype.kind == "f" for part in plain) or float in map(type, members):
-            found.known = False
+            found.known = found.can_tell = False
         # Pandas joins the columns of a table so; each is to keep its own marks.
         if func is np.concatenate and not [*args[1:], kwargs.get("axis", 0)][0]:
             found._marks = np.concatenate(
@@ -175,26 +189,26 @@ class Calibrated(np.ndarray):
         return found
 
     def max(self, *args: Any, **kwargs: Any) -> Any:
-        """The greatest of each row keeps what the row is known of."""
+        """As NumPy's; with ``axis=1``, rows keep their marks."""
         found = super().max(*args, **kwargs)
-        if isinstance(found, Calibrated) and found.shape == self.shape[:1]:
-            found._marks, found._origin = self.fitted_on, self._origin
+        given = {**dict(zip(("axis", "out"), args, strict=False)), **kwargs}
+        told = {name: value for name, value in given.items() if value is not None}
+        if self.ndim == 2 and told in ({"axis": 1}, {"axis": -1}):
+            found._marks, found._origin = self.fitted_on.copy(), self._origin
         return found
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
-        self._origin = None
         if isinstance(value, Calibrated):
             self._mark([self, value])
 
     def sort(self, *args: Any, **kwargs: Any) -> None:
         """Sort in place; afterwards all rows are marked if any was."""
         super().sort(*args, **kwargs)
-        self._origin = None
         self._mark([self])
 
     def __reduce__(self) -> Any:
-        made = partial(Calibrated, known=self.known)
+        made = partial(Calibrated, known=self.known, can_tell=self.can_tell)
         return made, (np.asarray(self), self.fitted_on)
 
 
@@ -242,11 +256,12 @@ class BaseCalibrator(StoredEstimator):
                 f"scores must have {self._least_rows()} or more rows for {self!r}, "
                 f"not {len(values)}."
             )
-        self.constant_ = self._constant(values, truth)
+        constant = self._constant(values, truth)
         if columns is not None:
             setattr(self, self._columns, columns)
-        if self.constant_ is None:
+        if constant is None:
             self._fit(values, truth)
+        self.constant_ = constant
         self.n_ = len(values)
         self.ids_ = None if hashed is None else np.sort(hashed)
         self.score_hashes_ = np.sort(_hash_scores(values))
@@ -260,9 +275,17 @@ class BaseCalibrator(StoredEstimator):
         """Calibrated values of scores, with the rows fitted on marked.
 
         Rows are recognised by their ids, if ``fit`` had some, too; else by their
-        scores, if a tenth of these or more were fitted on and hardly any occurs twice.
+        scores, if one in twenty or more was fitted on and hardly any occurs twice.
         """
-        return self._mapped(self._predict, scores, ids, source)
+        kept: list[np.ndarray] = []
+
+        def predicted(values: np.ndarray) -> np.ndarray:
+            kept.append(values.copy())
+            return self._map(values)
+
+        found = self._mapped(predicted, scores, ids, source)
+        found._origin = copy(self), kept[0]
+        return found
 
     def _least_rows(self) -> int:
         return 2
@@ -297,6 +320,11 @@ class BaseCalibrator(StoredEstimator):
     def _predict(self, values: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
+    def _map(self, values: np.ndarray) -> np.ndarray:
+        if self.constant_ is not None:
+            return np.full(len(values), self.constant_)
+        return self._predict(values)
+
     def _mapped(
         self,
         function: Callable[..., np.ndarray],
@@ -314,17 +342,17 @@ class BaseCalibrator(StoredEstimator):
         hashed = _hash_ids(scores, ids)
         # A mean of two probabilities may pass 1 by a rounding error.
         result = np.clip(function(values), 0.0, 1.0)
-        known = False
+        known = distinct = False
         if self.ids_ is not None and hashed is not None:
             known, seen = True, np.isin(hashed, self.ids_)
         else:
             given, fitted = _hash_scores(values), self.score_hashes_
             seen = np.isin(given, fitted)
+            distinct = _are_distinct(fitted) and _are_distinct(given)
             if not np.array_equal(np.sort(given), fitted):
-                seen &= _are_distinct(fitted) and seen.mean() >= _OVERLAP
-        found = Calibrated(result, seen, known=known)
-        found._origin = self, values
-        return found
+                least = _OVERLAP if distinct else _MOST
+                seen &= _are_distinct(fitted) and seen.mean() >= least
+        return Calibrated(result, seen, known=known, can_tell=distinct)
 
     def _spread(self, values: np.ndarray) -> np.ndarray | None:
         """How far standard normal errors of the map move log odds; None if unknown."""
@@ -372,6 +400,8 @@ class BaseCalibrator(StoredEstimator):
 class Calibrator(BaseCalibrator):
     """Base of maps from a score in [0, 1]: define ``_fit`` and ``_predict``."""
 
+    _may_be_constant = True
+
     def _read(self, scores: Any) -> tuple[np.ndarray, None]:
         return check_probabilities(scores, "scores").astype(float), None
 
@@ -382,17 +412,6 @@ class Calibrator(BaseCalibrator):
         share = (n_right + 1) / (n + 2)
         self._warn(f"all {n} rows are {bool(n_right)}: all scores get {share:.3g}.")
         return share
-
-    def _mapped(
-        self,
-        function: Callable[..., np.ndarray],
-        scores: Data,
-        ids: Ids,
-        source: Source,
-    ) -> Calibrated:
-        if self.constant_ is not None:
-            function = partial(np.full_like, fill_value=self.constant_)
-        return super()._mapped(function, scores, ids, source)
 
 
 class MulticlassCalibrator(BaseCalibrator):

@@ -304,16 +304,16 @@ class VennAbersCalibrator(Calibrator):
         """p0 and p1 of scores, as an array of shape (n, 2); see ``predict``."""
         return self._mapped(self._interval, scores, ids, source)
 
+    _may_be_constant = False
+
     def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
-        """None: the two curves are flat then, but two."""
+        """None: the two curves still differ."""
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
-        n_right, n = int(truth.sum()), len(truth)
-        if n_right in (0, n):
-            self._warn(f"all {n} rows are {bool(n_right)}: the curves are flat.")
-            self.lower_knots_ = self.upper_knots_ = np.array([])
-            self.lower_values_ = np.array([n_right / (n + 1)])
-            self.upper_values_ = np.array([(n_right + 1) / (n + 1)])
+        if truth.all() or not truth.any():
+            kind = f"all {len(truth)} rows are {bool(truth[0])}"
+            self._warn(f"{kind}: one of the two curves is flat.")
+            self._fit_one_outcome(np.sort(values), bool(truth[0]))
             return
         # The import changes how numpy reports errors, for the whole process.
         with np.errstate():
@@ -325,6 +325,17 @@ class VennAbersCalibrator(Calibrator):
         knots = fitted.c_
         self.lower_knots_, self.lower_values_ = _changes(knots, fitted.p0_[:, 1])
         self.upper_knots_, self.upper_values_ = _changes(knots, fitted.p1_[:, 1])
+
+    def _fit_one_outcome(self, knots: np.ndarray, right: bool) -> None:
+        """A row of the other outcome is pooled with those below it, or above it."""
+        n, none = len(knots), np.array([])
+        pooled = np.arange(n + 1)
+        self.lower_knots_, self.lower_values_ = none, np.array([0.0])
+        self.upper_knots_, self.upper_values_ = none, np.array([1.0])
+        if right:
+            self.lower_knots_, self.lower_values_ = knots, pooled / (pooled + 1)
+        else:
+            self.upper_knots_, self.upper_values_ = knots, 1 / (n - pooled + 1)
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
         p0, p1 = self._interval(values).T

@@ -98,6 +98,9 @@ class StoredEstimator(BaseEstimator):
     # Which of these are as long as another one, or longer by so many.
     _lengths: ClassVar[Mapping[str, tuple[str, int]]] = {}
 
+    # Whether a fit may give one value for all scores.
+    _may_be_constant: ClassVar[bool] = False
+
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
         if cls._fitted and cls.__module__.startswith("helpers."):
@@ -125,6 +128,9 @@ class StoredEstimator(BaseEstimator):
         """What is stored of this fit, by name."""
         constant = getattr(self, "constant_", None)
         return self._fitted if constant is None else {"constant_": Share}
+
+    def _check_state(self) -> None:
+        """Raise ValueError unless what was read fits together."""
 
     def save(self, path: str | Path) -> None:
         """Write the calibrator to a JSON file, whole or not at all."""
@@ -208,7 +214,7 @@ def from_dict(stored: Mapping[str, Any]) -> Any:
         values = {name: _decoded(value) for name, value in found.fitted.items()}
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"a field is not what it should be: {error!r}.") from error
-    if "constant_" in values:
+    if "constant_" in values and made._may_be_constant:
         made.constant_ = values["constant_"]
     rules: Any = {name: (kind, ...) for name, kind in made._kinds().items()}
     state = dict(create_model(found.kind, __base__=Stored, **rules).read(values))
@@ -221,6 +227,7 @@ def from_dict(stored: Mapping[str, Any]) -> Any:
     state |= {"n_": found.n, "fitted_at_": found.fitted_at, "source_": found.source}
     state |= {"ids_": found.ids, "score_hashes_": found.score_hashes}
     made.__dict__.update(state)
+    made._check_state()
     return made
 
 

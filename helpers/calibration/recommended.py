@@ -21,7 +21,8 @@ from .files import Classes, NotNegative, numbers
 # weight of each label differs by, and of the shifts. The last two are starts.
 _START = (0.5, 0.3, 1.0)
 _NARROW, _WIDE = 1e-3, 10.0
-_ROUNDS = 60
+_ROUNDS = 300
+_NAMED = 0.1  # how many numbers a part must have free to be told
 _ALLOWANCE = 2.0
 
 
@@ -116,7 +117,6 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         return super()._read(scores)
 
     def _read_truth(self, correct: Any, scores: Any, columns: Any) -> np.ndarray:
-        self.classes_ = None
         if columns is None:
             return check_outcomes(correct, scores)
         return super()._read_truth(correct, scores, columns)
@@ -135,44 +135,58 @@ class ProbabilityCalibrator(MulticlassCalibrator):
             raise ValueError(f"scores must be {known}, as in fit, not {asked}.")
         return super()._mapped(function, scores, ids, source)
 
+    def _right(self, values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        return truth if values.ndim == 1 else super()._right(values, truth)
+
+    def _check_state(self) -> None:
+        columns = {self.weight_factor_.shape[1], self.bias_factor_.shape[1]}
+        if len(self.classes_ or "ab") != len(self.weights_) or len(columns) > 1:
+            raise ValueError("weights_, factors and classes_ must fit together.")
+
     def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
         """Any labels will do: the priors keep the map finite."""
 
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
+        if values.ndim == 1:
+            self.classes_ = None
         logs, truth = self._logs(_as_rows(values)), truth.astype(np.intp)
         k = logs.shape[1]
         group = np.repeat([0, 1, 2], [1, k, k])
         width, theta = np.array(_START), np.zeros(2 * k + 1)
-        for _ in range(_ROUNDS):
+        # Labels of one kind say nothing about the widths.
+        rounds = 1 if (truth == truth[0]).all() else _ROUNDS
+        for _ in range(rounds):
             precision = width[group] ** -2.0
             theta, told = _mode(theta, precision, logs, truth)
             covariance = np.linalg.inv(told + np.diag(precision))
             free = 1 - np.diag(covariance) * precision
-            before = width.copy()
+            used = width.copy()
             for at in (1, 2):
                 size = np.sqrt((theta[group == at] ** 2).sum())
                 known = max(free[group == at].sum(), 1e-9)
                 width[at] = np.clip(size / np.sqrt(known), _NARROW, _WIDE)
-            if np.allclose(np.log(width), np.log(before), rtol=0, atol=0.01):
+            if np.allclose(np.log(width), np.log(used), rtol=0, atol=0.01):
                 break
         shared, own, shift = theta[0], theta[1 : k + 1], theta[k + 1 :]
         self.weights_, self.biases_ = 1 + shared + own, shift - shift.mean()
-        self.widths_, self.n_parameters_ = width, float(free.sum())
+        self.widths_, self.n_parameters_ = used, float(free.sum())
         # Wider, since the widths themselves are only estimated.
-        wide = np.array([1, _ALLOWANCE, _ALLOWANCE]) * width
+        wide = np.array([1, _ALLOWANCE, _ALLOWANCE]) * used
         sizes, vectors = np.linalg.eigh(told + np.diag(wide[group] ** -2.0))
         factor = vectors / np.sqrt(sizes)
         self.weight_factor_ = factor[:1] + factor[1 : k + 1]
         self.bias_factor_ = factor[k + 1 :]
-        self.choice_ = self._chosen(len(logs), float(1 + shared))
+        parts = [float(free[group == at].sum()) for at in (1, 2)]
+        self.choice_ = self._chosen(len(logs), *parts)
 
-    def _chosen(self, n: int, weight: float) -> str:
-        learned = [f"one weight for all labels, {weight:.2f}"]
-        for width, values, name in (
-            (self.widths_[1], self.weights_ - weight, "weights that differ by label"),
-            (self.widths_[2], self.biases_, "a shift for each label"),
+    def _chosen(self, n: int, weights: float, shifts: float) -> str:
+        mean = float(self.weights_.mean())
+        learned = [f"one weight for all labels, {mean:.2f}"]
+        for free, values, name in (
+            (weights, self.weights_ - mean, "weights that differ by label"),
+            (shifts, self.biases_, "a shift for each label"),
         ):
-            if width > 10 * _NARROW:
+            if free > _NAMED:
                 learned.append(f"{name}, by up to {np.abs(values).max():.2g}")
         return (
             f"learned from {n} labels: {'; '.join(learned)}; {self.n_parameters_:.1f} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
@@ -181,7 +182,7 @@ class Policy:
             Which action. Default: the one at the highest confidence.
         by : str, optional
             A column of the table. Each of its values is verified, too, at a level at
-            which all these statements hold together; the card names the worst.
+            which the statements on all values hold together; the card names the worst.
 
         Examples
         --------
@@ -205,7 +206,9 @@ class Policy:
         codes = None if groups is None else check_groups(groups, table)
         parts: list[tuple[Any, Any]] = [(slice(None), None)]
         if by is not None:
-            values = check_table(table, (by,))[by].astype(str)
+            _check_kind("by", by, str)
+            given = check_table(table, (by,))[by].astype(object)
+            values = given.where(given.notna(), "missing").astype(str)
             parts += [((values == kind).to_numpy(), kind) for kind in values.unique()]
         made = []
         for rows, segment in parts:
@@ -241,9 +244,20 @@ class Policy:
         for by, parts in groupby(self.verified, key=lambda one: one.by):
             several = [replace(one, rule=None) for one in parts]
             if by is not None:
-                worst = max(several, key=lambda one: one.high)
-                several = [worst]
-                found.append(f"  of the values of {by}, the worst:")
+                kinds = Counter(one.verdict for one in several)
+                told = ", ".join(f"{n} {verdict}" for verdict, n in kinds.items())
+                found.append(f"  {len(several)} values of {by} ({told}); the worst:")
+                order = ("holds", "not enough data", "fails")
+                several = [
+                    max(
+                        several,
+                        key=lambda one: (
+                            order.index(one.verdict),
+                            one.n_accepted > 0,
+                            one.high,
+                        ),
+                    )
+                ]
             found += [f"  {one}" for one in several]
         lines += ["", "What it was verified on", *(found or ["  nothing"])]
         return "\n".join(lines)

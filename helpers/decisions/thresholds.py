@@ -81,6 +81,8 @@ class CertifiedThreshold:
         needed = self.labels_needed
         why = "the labels are too few"
         hope = "It seems that no number of labels would do."
+        if (self.tested["upper"] <= self.max_risk).any():
+            why = "errors among the highest confidences ended the tests"
         if needed is None:
             why = "the confidence has too many errors where it is highest"
         else:
@@ -132,7 +134,7 @@ def choose_threshold(
         Probability that the statement is false, in (0, 1).
     grid : array-like of float, optional
         Thresholds in [0, 1], chosen without these rows. Default: scores at places of
-        their ranking that are fixed by the number of rows and ``max_risk``.
+        their ranking that are fixed by the number of rows, ``max_risk`` and ``delta``.
     groups : array-like of shape (n,), optional
         Group of each row, such as its document. One random row of each is used.
     rng : numpy.random.Generator, int or None, default=0
@@ -348,27 +350,30 @@ def _certified(
     points, n = points[n > 0].astype(float), n[n > 0]
     errors = np.append(0, np.cumsum(~correct[order]))[n]
     # A row that is a threshold itself says less: its rank, not its score, was chosen.
-    lone = by_rank & ((n < 2) | (ranked[n - 1] != ranked[n - 2]))
-    passed = _passed(n - lone, errors, starts, max_risk, delta)
-    level = delta / len(starts)
+    # That all are accepted was no choice.
+    lone = by_rank & (n < total) & ((n < 2) | (ranked[n - 1] != ranked[n - 2]))
+    rows = n - lone
+    level = _levels(rows, errors, starts, max_risk, delta)
+    passed = binom.cdf(errors, rows, max_risk) <= level
+    share = np.where(level > 0, level, delta / len(starts))
     columns = {
         "threshold": points,
         "n": n,
         "errors": errors,
         "risk": errors / n,
-        "upper": proportion_confint(errors, n, alpha=2 * level, method="beta")[1],
+        "upper": [_upper(*one) for one in zip(errors, rows, share, strict=True)],
         "passed": passed,
     }
-    rows = (float(max_risk), float(delta), total)
+    about = (float(max_risk), float(delta), total)
     tested = pd.DataFrame(columns)
     if not passed.any():
         needed = _labels_to_certify(n, errors, total, max_risk, delta)
         auroc = _auroc(scores, correct)
-        return CertifiedThreshold(None, *rows, 0, 0, tested, needed, auroc)
+        return CertifiedThreshold(None, *about, 0, 0, tested, needed, auroc)
     # Of those that accept the same rows the highest: between them nothing was seen.
     at = int(np.flatnonzero(passed & (n == n[passed][-1]))[0])
     chosen = float(points[at])
-    return CertifiedThreshold(chosen, *rows, int(n[at]), int(errors[at]), tested)
+    return CertifiedThreshold(chosen, *about, int(n[at]), int(errors[at]), tested)
 
 
 def _starts(n: int, max_risk: float, delta: float) -> np.ndarray:
@@ -409,19 +414,26 @@ def _ranks(n: int, starts: np.ndarray, max_risk: float) -> np.ndarray:
     return np.unique(places[(places >= 0) & (places < n)]).astype(int)
 
 
-def _passed(
+def _levels(
     n: np.ndarray, errors: np.ndarray, starts: np.ndarray, max_risk: float, delta: float
 ) -> np.ndarray:
-    """Which thresholds pass: what an unbroken chain has of delta is carried on."""
+    """At which level each threshold is tested: what passes carries its share on."""
     values = binom.cdf(errors, n, max_risk)
     share, begun, level = delta / len(starts), 0, 0.0
-    passed = np.zeros(len(n), dtype=bool)
+    levels = np.zeros(len(n))
     for at, value in enumerate(values):
         reached = int((n[at] >= starts).sum())
         level, begun = level + share * (reached - begun), reached
-        passed[at] = value <= level
-        level *= passed[at]
-    return passed
+        levels[at] = level
+        level *= value <= level
+    return levels
+
+
+def _upper(errors: int, n: int, level: float) -> float:
+    """Clopper and Pearson's upper limit of the risk."""
+    if errors >= n:
+        return 1.0
+    return float(proportion_confint(errors, n, alpha=2 * level, method="beta")[1])
 
 
 def _labels_to_certify(

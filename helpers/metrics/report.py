@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..checks import check_between, check_choice, check_rng, check_rows, evaluation_of
+from ..checks import (
+    can_be_held_out,
+    check_between,
+    check_choice,
+    check_rng,
+    check_rows,
+    evaluation_of,
+)
 from .bins import UNIFORM, Binning, Bins
 from .errors import debiased_calibration_error, expected_calibration_error
 from .resampling import (
@@ -249,7 +256,7 @@ def calibration_metrics(
     state, n_fitted_on = evaluation_of(confidence)
     if state != "in-sample" and evaluation is not None:
         # Calibrated values whose rows cannot be recognised are not held out by claim.
-        if evaluation == "in-sample" or getattr(confidence, "can_tell", True):
+        if evaluation == "in-sample" or can_be_held_out(confidence):
             state, n_fitted_on = evaluation, len(values) * (evaluation == "in-sample")
     elif evaluation == "held-out":
         n = n_fitted_on
