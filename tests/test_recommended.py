@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from helpers.calibration import (
+    Calibrated,
     ProbabilityCalibrator,
     cross_fitted,
     from_dict,
@@ -218,27 +219,25 @@ def test_what_a_prediction_knows_stays_with_it():
     given = rows[200:].copy()
     found = ProbabilityCalibrator().fit(rows[:200], truth[:200])
     top = found.predict(given).max(axis=1)
-    kept = [next(top.plausible(1, np.random.default_rng(0))) for _ in range(2)]
+
+    def drawn():
+        return next(top.plausible(1, np.random.default_rng(0)))
+
+    kept = drawn()
     found.fit(rows[:50], truth[:50])
     given[:] = 1 / 3
-    np.testing.assert_array_equal(
-        next(top.plausible(1, np.random.default_rng(0))), kept[0]
-    )
-    assert top.n_labels == 200
-    assert (
-        top[::2].n_labels == 200 and np.max(found.predict(rows), axis=1).n_labels == 50
-    )
-    for changed in (
-        top**2,
-        np.concatenate([top, top]),
-        found.predict(rows[:3]).max(axis=0),
-    ):
+    np.testing.assert_array_equal(drawn(), kept)
+    assert top.n_labels == top[::2].n_labels == 200
+    assert np.max(found.predict(rows), axis=1).n_labels == 50
+    square = found.predict(np.vstack([rows[:1], rows[250:252]]))
+    for changed in (top**2, np.concatenate([top, top]), square.max(axis=0)):
         assert changed.n_labels is None
         assert changed.plausible(1, np.random.default_rng(0)) is None
     top *= 0.9
     assert top.n_labels is None
-    square = found.predict(np.vstack([rows[:1], rows[250:252]]))
-    assert np.max(square, axis=0).evaluation == "unstated" or square.fitted_on.any()
+    marked = Calibrated(np.eye(3), [True, False, False], known=True)
+    assert np.max(marked, axis=0)[1:].evaluation == "in-sample"
+    assert np.max(marked, axis=1)[1:].evaluation == "held-out"
 
 
 def test_it_is_cross_fitted_and_refitted():
