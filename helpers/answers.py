@@ -59,7 +59,8 @@ class TokenUsage:
     def of(cls, response: Any) -> TokenUsage:
         """What a server says that its answer cost, 0 where it does not say."""
         usage = _get(response, "usage")
-        details = _get(usage, "completion_tokens_details", "output_tokens_details")
+        kinds = ("completion_tokens_details", "output_tokens_details")
+        details = _get(usage, kinds[0]) or _get(usage, kinds[1])
         counts = (
             _get(usage, "prompt_tokens", "input_tokens"),
             _get(usage, "completion_tokens", "output_tokens"),
@@ -228,10 +229,16 @@ def _ask_completions(limit: int, top: int, **_: bool) -> dict[str, Any]:
 
 def _read_choices(response: Any, items: list[Any], index: int | None) -> _Read:
     choice = _pick(items, index or 0, "choices")
-    message = _get(choice, "message") or choice
-    text = _text(_get(message, "content", "text"))
+    message = _get(choice, "message")
+    text = _text(_get(message, "content"))
     finish, refusal = _get(choice, "finish_reason"), _get(message, "refusal")
     return text, _tokens(_get(choice, "logprobs")), finish, refusal
+
+
+def _read_texts(response: Any, items: list[Any], index: int | None) -> _Read:
+    choice = _pick(items, index or 0, "choices")
+    finish = _get(choice, "finish_reason")
+    return _text(_get(choice, "text")), _tokens(_get(choice, "logprobs")), finish, None
 
 
 def _read_output(response: Any, items: list[Any], index: int | None) -> _Read:
@@ -275,7 +282,7 @@ PROTOCOLS = {
         "/v1/responses", "input", "output", 16, _ask_responses, _read_output
     ),
     "completions": _Protocol(
-        "/v1/completions", "prompt", "choices", 1, _ask_completions, _read_choices
+        "/v1/completions", "prompt", "choices", 1, _ask_completions, _read_texts
     ),
 }
 

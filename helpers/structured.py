@@ -201,8 +201,9 @@ def _checked(field: _Field, choices: Sequence[Any] | None) -> list[Any]:
                 f"{field.path!r} is {field.value!r}."
             )
         return [True, False]
-    if isinstance(choices, (str, bytes)) or not len(choices):
-        raise ValueError(f"choices must be several values, not {choices!r}.")
+    choices = [] if isinstance(choices, (str, bytes)) else list(choices)
+    if not choices:
+        raise ValueError("choices must be several values, not one string or none.")
     seen: set[tuple[bool, Any]] = set()
     for choice in choices:
         if not (choice is None or isinstance(choice, (str, bool, int, float))):

@@ -25,6 +25,7 @@ import pytest
 from hosted_server import Reply, StubServer, chat_answer, running
 from openai import AsyncOpenAI
 from pytest_httpserver import HTTPServer
+from werkzeug import Response
 
 from helpers.hosted import (
     AccessDenied,
@@ -432,6 +433,23 @@ def test_another_server_gets_no_texts_or_keys(journal: Journal, status: int) -> 
             assert failure.status == status and KEY not in failure.message
             assert f"on to {place}/chat/completions, which got none" in failure.message
     assert not other.asked
+
+
+@pytest.mark.parametrize("status", [301, 308])
+def test_a_redirect_to_the_same_server_is_followed(
+    journal: Journal, httpserver: HTTPServer, status: int
+) -> None:
+    loop, goal = "/v1/loop/chat/completions", "/v2/chat/completions/"
+    for start, end in (("/v1/chat/completions", goal), (loop, loop)):
+        moved = Response("", status, {"location": end})
+        httpserver.expect_request(start).respond_with_response(moved)
+    httpserver.expect_request(
+        goal, method="POST", json=question().arguments
+    ).respond_with_json(chat_answer("there"))
+    (answer,) = ask([question()], make_client(httpserver.url_for("/v1")), journal)
+    assert answer.text == "there"
+    (failure,) = ask([question()], make_client(httpserver.url_for("/v1/loop")), journal)
+    assert failure.status == status
 
 
 ADDRESSES = {

@@ -245,6 +245,8 @@ def _unfitted(name: str, stored: Mapping[str, Any]) -> StoredEstimator:
     if name not in _CLASSES:
         raise ValueError(f"class must be one of {sorted(_CLASSES)}, not {name!r}.")
     due = _CLASSES[name]._get_param_names()
+    if stored.get("bounds") == [-10.0, 10.0]:  # of files from before they were fixed
+        stored = {key: stored[key] for key in stored if key != "bounds"}
     if set(stored) != set(due):
         raise ValueError(f"parameters of {name} must be {due}, not {sorted(stored)!r}.")
     parameters = {

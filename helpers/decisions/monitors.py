@@ -42,7 +42,7 @@ _HALVINGS = 30  # to one in a thousand million, rounded outward
 class _Course(Stored):
     """A monitor's settings and outcomes."""
 
-    format: Literal["helpers.monitoring/3"]
+    format: Literal["helpers.monitoring/2", "helpers.monitoring/3"]
     kind: str = Field(alias="class")
     settings: dict[str, Any]
     confidence: list[float] | None
@@ -125,6 +125,8 @@ class _Monitor:
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """The monitor that ``to_dict`` described; ValueError if it is not whole."""
         found = _Course.read(stored)
+        if found.settings.get("alternative") == "overconfident":  # of format 2
+            del found.settings["alternative"]
         if (found.kind, set(found.settings)) != (cls.__name__, set(cls._settings)):
             raise ValueError(
                 f"class and settings must be {cls.__name__} with {cls._settings}, not "

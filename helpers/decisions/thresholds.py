@@ -86,7 +86,9 @@ class CertifiedThreshold:
         if needed is None:
             why = "the confidence has too many errors where it is highest"
         else:
-            unit = 10 ** max(len(str(needed)) - 2, 0)  # a guess: rounded upwards
+            unit = 1
+            if self.tested["errors"].any():  # a guess: rounded upwards
+                unit = 10 ** max(len(str(needed)) - 2, 0)
             hope = f"It may take about {-(-needed // unit) * unit:,}, or more."
         if not self.can_rank:
             why = "the confidence hardly ranks errors"

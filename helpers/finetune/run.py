@@ -24,7 +24,7 @@ from ..classifier import LLMClassifier
 from ..files import cache_dir, read_json, write_json
 from ..models import LanguageModel
 from ..prompted import check_texts
-from .store import HEAD, RECORD, FineTuned, load_finetuned
+from .store import HEAD, RECORD, FineTuned, Record, load_finetuned
 from .training import Task, Trainer, TrainingSettings
 
 _CHECKPOINT = "checkpoint.pt"
@@ -160,7 +160,7 @@ def _is_finished(folder: Path, parts: dict[str, str]) -> bool:
     """Whether the result of a training is there; an error where something else is."""
     finished = (folder / RECORD).exists()
     if finished:
-        found: dict[str, str] = read_json(folder / RECORD, dict).get("parts", {})
+        found = read_json(folder / RECORD, Record.read).parts
     elif (folder / _CHECKPOINT).exists():
         found = torch.load(folder / _CHECKPOINT, weights_only=True)["parts"]
     else:

@@ -95,9 +95,10 @@ class _Evaluation(files.Stored):
     best: bool
 
 
-class _Record(files.Stored, extra="allow"):
+class Record(files.Stored, extra="allow"):
     """What is read again of a record; the rest is there to be looked at."""
 
+    finished: Literal[True]
     parts: dict[str, str]
     base: Annotated[
         dict[Literal["name", "fingerprint", "dtype"], str], Field(min_length=3)
@@ -127,7 +128,7 @@ def load_finetuned(folder: str | Path, classifier: LLMClassifier) -> FineTuned:
             f"folder must hold a finished training; {folder} has no {RECORD}. If it "
             "was interrupted, call finetune again, and it will go on."
         )
-    record = read_json(folder / RECORD, _Record.read)
+    record = read_json(folder / RECORD, Record.read)
     if record.parts["prompt"] != Task.prompt_hash(classifier):
         raise ValueError(
             f"classifier must ask as in training; the model in {folder} was trained "

@@ -133,10 +133,10 @@ def _call(key: str, request: Request, entry: dict[str, Any]) -> Call:
     status, name = response.get("status_code"), response.get("request_id")
     result: Answer | Failure
     try:
-        said = {"error": entry.get("error"), **body}
-        if status != 200 and not said["error"]:
-            said["error"] = {"message": f"the row has the status {status}"}
-        result = read_answer(request.protocol, said, name)
+        error = entry.get("error") or body.get("error")
+        if status != 200 and not error:
+            error = {"message": f"the row has the status {status}"}
+        result = read_answer(request.protocol, {**body, "error": error}, name)
     except UnreadableAnswer as problem:
         code = status if isinstance(status, int) and status != 200 else None
         usage = TokenUsage.of(body)

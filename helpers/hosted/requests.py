@@ -31,6 +31,7 @@ Prices = Mapping[str, tuple[float, float]]
 
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _WISHES = ("logprobs", "top_logprobs", "include")
+_MOST_REDIRECTS = 5
 _MOST_BYTES = 32 * 2**20  # lists of 20 for 4,096 tokens take 8
 _STREAMED = {"X-Stainless-Raw-Response": "stream"}
 
@@ -327,15 +328,28 @@ async def attempt(
 
 
 async def _send(client: AsyncOpenAI, request: Request) -> tuple[str, str | None]:
-    from openai import APIConnectionError, APITimeoutError
+    from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-    said: Any = await client.post(
-        PROTOCOLS[request.protocol].path.removeprefix("/v1"),
-        cast_to=object,
-        body=dict(request.arguments),
-        # The body is read below, as far as it is of a size to read.
-        options={"headers": _STREAMED, "follow_redirects": False},
-    )
+    url = PROTOCOLS[request.protocol].path.removeprefix("/v1")
+    for left in reversed(range(_MOST_REDIRECTS + 1)):
+        try:
+            said: Any = await client.post(
+                url,
+                cast_to=object,
+                body=dict(request.arguments),
+                # The body is read below, as far as it is of a size to read.
+                options={"headers": _STREAMED, "follow_redirects": False},
+            )
+            break
+        except APIStatusError as error:
+            following, here = error.response.next_request, client.base_url
+            # After 303, what to send would be something else.
+            if following is None or error.status_code == 303 or not left:
+                raise
+            # Within the server only: nothing else gets texts or keys.
+            if following.url.copy_with(raw_path=b"/") != here.copy_with(raw_path=b"/"):
+                raise
+            url = str(following.url)
     response = said.http_response
     text = bytearray()
     try:

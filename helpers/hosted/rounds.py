@@ -284,7 +284,8 @@ class Rounds:
                 said = [{"role": role, "content": words} for role, words in turns]
                 asked = [*asked, *said]
             rows.append(row)
-            request = self._request(asked, max_tokens=_WORDS)
+            most = {"max_tokens": _WORDS, **(self.how.options or {})}
+            request = self._request(asked, **most)
             requests.append(request.without_logprobs())
         reports = [float("nan")] * len(prompts)
         for row, answer in zip(rows, self._ask(requests, rows), strict=True):
