@@ -32,10 +32,8 @@ Ids = ArrayLike | Sequence[Any] | None
 Source = Mapping[str, str] | None
 
 # Rows without names are taken for rows fitted on if one in twenty has a score fitted
-# on, where 99 % of these scores and of those fitted on are distinct: chance gives less.
-# Half of them must have, where only those fitted on are.
-_DISTINCT = 0.99
-_OVERLAP, _MOST = 0.05, 0.5
+# on, where 99 % of both are distinct; half of them, where only those fitted on are.
+_DISTINCT, _OVERLAP, _MOST = 0.99, 0.05, 0.5
 # Of ln(1 / T), and how near a temperature may come before it is at a bound.
 BOUNDS = (-10.0, 10.0)
 _NEAR = 1e-3
@@ -128,7 +126,8 @@ class Calibrated(np.ndarray):
             return None
         made = np.clip(self._origin[0]._map(self._origin[1]), 0, 1)
         made = made.max(axis=1) if made.ndim > self.ndim else made
-        return self._origin if np.array_equal(made, np.asarray(self)) else None
+        same = made.shape == self.shape and np.allclose(made, self, rtol=0, atol=1e-12)
+        return self._origin if same else None
 
     def _mark(self, origins: Iterable[Any]) -> Calibrated:
         """Mark all rows if any of ``origins`` has a marked row."""
@@ -191,8 +190,8 @@ class Calibrated(np.ndarray):
     def max(self, *args: Any, **kwargs: Any) -> Any:
         """As NumPy's; with ``axis=1``, rows keep their marks."""
         found = super().max(*args, **kwargs)
-        given = {**dict(zip(("axis", "out"), args, strict=False)), **kwargs}
-        told = {name: value for name, value in given.items() if value is not None}
+        given = [*zip(("axis", "out"), args, strict=False), *kwargs.items()]
+        told = {name: value for name, value in given if value is not None}
         if self.ndim == 2 and told in ({"axis": 1}, {"axis": -1}):
             found._marks, found._origin = self.fitted_on.copy(), self._origin
         return found
