@@ -47,6 +47,7 @@ from helpers.finetune import (
     training,
 )
 from helpers.finetune.label_scores import label_scores, prompt_ends
+from helpers.finetune.store import Record
 from helpers.finetune.training import Task, Trainer
 from helpers.metrics import brier_score, expected_calibration_error, log_loss, top_label
 from helpers.models import LanguageModel
@@ -964,3 +965,12 @@ def test_ensemble(asked: LLMClassifier, tmp_path: Path) -> None:
             finetune_ensemble(asked, X, Y, seeds=seeds, **given)
     with pytest.raises(ValueError, match="at least one member"):
         members([], X)
+
+
+def test_a_record_without_its_end_is_no_result(root: Path) -> None:
+    text = (root / "data" / "neiss_adapter" / "training.json").read_text("utf-8")
+    whole = json.loads(text)
+    assert Record.read(whole).parts == whole["parts"]
+    for wrong in ({**whole, "finished": False}, {**whole, "parts": [1]}):
+        with pytest.raises(ValueError, match=r"^(finished|parts)"):
+            Record.read(wrong)

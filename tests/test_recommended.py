@@ -15,7 +15,7 @@ from helpers.calibration import (
     from_dict,
     load_calibrator,
 )
-from helpers.metrics import calibration_metrics, log_loss
+from helpers.metrics import brier_score, calibration_metrics, log_loss
 
 
 def _draw(logits, rng):
@@ -265,3 +265,24 @@ def test_a_file_whose_parts_do_not_fit_is_refused():
         wrong = {**stored, "fitted": {**stored["fitted"], name: value}}
         with pytest.raises(ValueError, match="must fit together"):
             from_dict(wrong)
+
+
+def test_a_claim_counts_where_rows_would_have_been_recognised():
+    rng = np.random.default_rng(0)
+    scores = rng.random(400)
+    right = rng.random(400) < scores
+    for digits, stated in ((8, "held-out"), (1, "unstated")):
+        given = scores.round(digits)
+        found = ProbabilityCalibrator().fit(given[:200], right[:200])
+        p = found.predict(given[200:])
+        report = calibration_metrics(p, right[200:], evaluation="held-out")
+        assert report.evaluation == stated
+
+
+def test_rounded_probabilities_are_put_right():
+    found = brier_score([[0.34, 0.34, 0.33]], [0])
+    whole = brier_score(np.array([[0.34, 0.34, 0.33]]) / 1.01, [0])
+    assert found == pytest.approx(whole, abs=1e-12)
+    for wrong in ([[0.34, 0.34, 0.35]], [[0.0, 0.0, 0.0]], [[0.341, 0.342, 0.333]]):
+        with pytest.raises(ValueError, match="must sum to one in each row"):
+            brier_score(wrong, [0])

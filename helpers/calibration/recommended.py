@@ -79,8 +79,8 @@ class ProbabilityCalibrator(MulticlassCalibrator):
     ) -> Calibrated:
         """Where each calibrated probability lies, given the labels fitted on.
 
-        Given that the map has the right form. With fewer than about 200 labels the
-        intervals cover too seldom.
+        Given that the map has the right form. With a few hundred labels or fewer the
+        intervals may cover somewhat less often than ``level`` says.
 
         Parameters
         ----------
@@ -245,10 +245,9 @@ def _mode(
         both = np.diag(px.sum(axis=0)) - px.T @ p
         shared = np.append((px * away).sum(axis=0), (p * away).sum(axis=0))
         inner = np.block([[weight, both], [both.T, shift]])
-        whole = np.block(
+        return np.block(
             [[np.atleast_2d(shared[:k].sum()), shared[None]], [shared[:, None], inner]]
         )
-        return whole
 
     now = loss(theta)
     for _ in range(100):

@@ -122,8 +122,8 @@ def choose_threshold(
     et al., Learn then Test, Annals of Applied Statistics 19, 2025), by the fallback
     procedure of Wiens and Dmitrienko (Journal of Biopharmaceutical Statistics 15,
     2005): shares of ``delta`` come in at up to four sizes, and what passes carries its
-    share on. Below the first of these the guarantee is exact if the risk does not fall
-    with the threshold.
+    share on. The guarantee is exact if the risk never falls as the threshold is
+    lowered.
 
     Parameters
     ----------
