@@ -13,9 +13,10 @@ from scipy.stats import norm as normal
 from sklearn.utils.validation import check_is_fitted
 
 from ..checks import check_between, check_outcomes, check_probabilities
-from .base import Calibrated, Data, Ids, MulticlassCalibrator, Source
+from .base import Data, Ids, MulticlassCalibrator, Source
 from .binary import Floor
 from .files import Classes, NotNegative, numbers
+from .marks import Calibrated
 
 # Standard deviations of the priors: of the weight that all labels share, of what the
 # weight of each label differs by, and of the shifts. The last two are starts.

@@ -228,13 +228,13 @@ def fitted_floor(
     bins: Bins,
     generator: np.random.Generator,
     level: float = 0.95,
-) -> NoiseFloor:
-    """The ECE of a map whose true probabilities are any of those that it may have."""
+) -> NoiseFloor | None:
+    """The ECE of a map if any of the truths holds; None if there are none."""
     errors = []
     for truth in truths:
         drawn = generator.random(len(values)) < truth
         errors.append(float(bins.sums(values, drawn).error("l1")))
-    return _floor(errors, level)
+    return _floor(errors, level) if errors else None
 
 
 def bootstrap_interval(
