@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,8 @@ from sklearn.base import clone
 from .base import BOUNDS, Calibrator, MulticlassCalibrator
 from .binary import Floor
 from .files import Classes, Count, NotNegative, Positive, Share, numbers
+
+_LEAST = 1e-9
 
 
 def _checked(calibrator: Calibrator) -> Calibrator:
@@ -215,8 +217,10 @@ class TopLabelCalibrator(_TopCalibrator):
     ----------
     calibrator : Calibrator
         What to learn each map with. It is copied, not changed.
-    shrinkage : float, default=50.0
-        The map of a class with n_k rows has weight n_k / (n_k + shrinkage).
+    shrinkage : float, optional
+        The map of a class with n_k rows has weight n_k / (n_k + shrinkage). Default:
+        ``shrinkage_``, the variance of an outcome by that between classes of what the
+        shared map leaves to explain, both estimated in ``fit`` (Bühlmann, 1967).
 
     Examples
     --------
@@ -227,7 +231,7 @@ class TopLabelCalibrator(_TopCalibrator):
     [0.0, 0.667, 0.292, 0.292]
     """
 
-    shrinkage: NotNegative = field(default=50.0, kw_only=True)
+    shrinkage: NotNegative | None = field(default=None, kw_only=True)
 
     _fitted = {
         "classes_": Classes,
@@ -237,10 +241,18 @@ class TopLabelCalibrator(_TopCalibrator):
     }
     _lengths = {"counts_": ("classes_", 0)}
 
+    def _kinds(self) -> Mapping[str, Any]:
+        chosen = {"shrinkage_": NotNegative} if self.shrinkage is None else {}
+        return {**super()._kinds(), **chosen}
+
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         predicted, scores = values.argmax(axis=1), values.max(axis=1)
         right = predicted == truth
         self.shared_ = clone(self.calibrator).fit(scores, right)
+        if self.shrinkage is None:
+            shared = np.asarray(self.shared_.predict(scores))
+            within = float(np.mean(shared * (1 - shared)))
+            self.shrinkage_ = within / _between(predicted, right - shared, within)
         self.by_class_: dict[Any, Calibrator | float] = {}
         self.counts_: dict[Any, int] = {}
         for at, name in enumerate(self.classes_):
@@ -256,15 +268,26 @@ class TopLabelCalibrator(_TopCalibrator):
     def _predict(self, values: np.ndarray) -> np.ndarray:
         predicted, scores = values.argmax(axis=1), values.max(axis=1)
         result = np.array(self.shared_.predict(scores))
+        shrinkage = self.shrinkage_ if self.shrinkage is None else self.shrinkage
         for at, name in enumerate(self.classes_):
             rows = predicted == at
             if name not in self.by_class_ or not rows.any():
                 continue
             own, n = self.by_class_[name], self.counts_[name]
             found = own.predict(scores[rows]) if isinstance(own, Calibrator) else own
-            weight = n / (n + self.shrinkage)
+            weight = n / (n + shrinkage)
             result[rows] = weight * found + (1 - weight) * result[rows]
         return result
+
+
+def _between(groups: np.ndarray, values: np.ndarray, within: float) -> float:
+    """How much the means of groups vary beyond chance, as a variance above zero."""
+    _, group, n = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(n) == 1:
+        return _LEAST
+    apart = np.bincount(group, values) / n - values.mean()
+    beyond = n @ apart**2 - (len(n) - 1) * within
+    return max(float(beyond / (n.sum() - n @ n / n.sum())), _LEAST)
 
 
 def _true_class_loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
