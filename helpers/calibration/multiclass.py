@@ -54,8 +54,9 @@ class _ObjectiveCalibrator(MulticlassCalibrator):
         """Mean loss of logits, and its gradient by each of them."""
         if self.objective == "multiclass":
             return lambda z: _true_class_loss(z, truth)
-        right = self._right(values, truth)
-        return lambda z: _top_loss(z, right)
+        predicted = values.argmax(axis=1)
+        top = predicted, np.arange(len(values))
+        return lambda z: _top_loss(z, top, predicted == truth)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -68,8 +69,8 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     Parameters
     ----------
     objective : {"multiclass", "top-versus-all"}, default="multiclass"
-        What T minimises: the log loss of the true class (Guo et al., 2017), or that of
-        the greatest probability for the prediction being right (Le Coz et al., 2024).
+        What is minimised: the log loss of the true class (Guo et al., 2017), or that of
+        the predicted class for being right (Le Coz et al., 2024).
     floor : float, default=1e-12
         Probabilities count as at least this.
 
@@ -299,21 +300,24 @@ def _true_class_loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarra
     return -float(logs[at].mean()), gradient / len(truth)
 
 
-def _top_loss(z: np.ndarray, correct: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean log loss of the greatest probability as one of being right; its gradient."""
-    greatest = z.max(axis=0)
-    top = z == greatest
-    if np.count_nonzero(top) > len(correct):  # of several, the first
-        top &= top.cumsum(axis=0) == 1
-    others = np.where(top, -np.inf, z)
+def _top_loss(
+    z: np.ndarray, top: tuple[np.ndarray, np.ndarray], correct: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Mean log loss of the predicted class as one of being right; its gradient.
+
+    Predicted before the map, as is known to be correct: a map may change it.
+    """
+    others = z.copy()
+    others[top] = -np.inf
     second = others.max(axis=0)
     share = np.exp(others - second)
     total = share.sum(axis=0)
-    # The log odds of the greatest probability against all others.
-    against = greatest - second - np.log(total)
+    # The log odds of the predicted class against all others.
+    against = z[top] - second - np.log(total)
     against[correct] *= -1
     loss = np.maximum(against, 0) + np.log1p(np.exp(-np.abs(against)))
     by_odds = expit(against) / len(correct)
     by_odds[correct] *= -1
-    gradient = np.where(top, by_odds, share * (-by_odds / total))
+    gradient = share * (-by_odds / total)
+    gradient[top] = by_odds
     return float(loss.mean()), gradient
