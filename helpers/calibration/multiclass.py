@@ -220,8 +220,8 @@ class TopLabelCalibrator(_TopCalibrator):
         What to learn each map with. It is copied, not changed.
     shrinkage : float, optional
         The map of a class with n_k rows has weight n_k / (n_k + shrinkage). Default:
-        ``shrinkage_``, the variance of an outcome by that between classes of what the
-        shared map leaves to explain, both estimated in ``fit`` (Bühlmann, 1967).
+        ``shrinkage_``, estimated in ``fit``: the variance of outcomes within a class
+        by that between classes of what the shared map leaves over (Bühlmann, 1967).
 
     Examples
     --------

@@ -116,8 +116,9 @@ class CalibrationReport:
     def fitted_floor(self) -> NoiseFloor | None:
         """What a map of the right form shows, fitted on as many labels; or None.
 
-        None where confidences do not know their map, or it was read from a file.
-        Computed when first asked for: most calibrators are fitted a hundred times anew.
+        None where confidences do not know their map, or it was read from a file. It is
+        computed when first asked for, from a hundred refits or a formula. Of histogram
+        and isotonic maps of few labels it is too low.
         """
         return self._floor_of_map and self._floor_of_map()
 
