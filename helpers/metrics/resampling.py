@@ -252,9 +252,12 @@ def bootstrap_interval(
 
     They are quantiles of the resampled values, for calibration errors reflected about
     the value. Those of the plain errors seldom cover a small one: use "squared" for the
-    size of an error, the noise floor for whether there is one. Resamples in which a
-    measure is undefined are left out; with fewer than ten right or ten wrong rows,
-    "auroc" has no interval (NaN), which would cover far too seldom.
+    size of an error, though of scores of a few values it covers a little less often
+    than ``level``, and the noise floor for whether there is one.
+
+    Where hardly any row is wrong, or right, intervals are too short, in the extreme a
+    point; with fewer than ten of either kind, "auroc" has none (NaN). Resamples in
+    which a measure is undefined are left out.
 
     Parameters
     ----------
