@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import logit
 from sklearn.utils.validation import check_is_fitted
 
 from ..checks import (
@@ -191,22 +191,14 @@ class BaseCalibrator(StoredEstimator):
     ) -> Iterator[np.ndarray] | None:
         """What maps that the labels fitted on leave possible predict; None if unknown.
 
-        Refits on outcomes drawn from the map itself, unless it knows its spread.
+        Refits on outcomes drawn from the map itself.
         """
-        made, spread = self._map(values), self._spread(values)
-        label = made.argmax(axis=1) if made.ndim == 2 else None
-        if spread is not None:
-            odds = self._log_odds(_at(made, label), 1e-15)
-            draws = (generator.standard_normal(spread.shape[1]) for _ in range(n))
-            return (expit(odds + spread @ draw) for draw in draws)
         if self._fitted_on is None:
             return None
+        made = self._map(values)
+        label = made.argmax(axis=1) if made.ndim == 2 else None
         refits = self._refits(self._fitted_on, min(n, _REFITS), generator)
         return islice(cycle(_at(refit._map(values), label) for refit in refits), n)
-
-    def _spread(self, values: np.ndarray) -> np.ndarray | None:
-        """How far standard normal errors of the map move log odds; None if unknown."""
-        return None
 
     def _refits(
         self, values: np.ndarray, n: int, generator: np.random.Generator
