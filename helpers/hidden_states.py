@@ -103,7 +103,7 @@ def mean_hidden_states(
                 model.check_logprobs(np.abs(means[rows]), rows)
                 kept.write([keys[row] for row in rows], means[rows])
                 bar.update(len(rows))
-    return means.reshape(len(texts), len(layers), -1)
+    return means.reshape(len(texts), len(layers), width)
 
 
 @torch.inference_mode()

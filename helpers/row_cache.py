@@ -32,6 +32,7 @@ class RowCache:
         self, folder: Path | None, dtype: str, is_row: Callable[[np.ndarray], bool]
     ) -> None:
         self._folder, self._dtype, self._is_row = folder, dtype, is_row
+        self._what = "" if folder is None else folder.name
         self._file: sqlite3.Connection | None = None
         if folder is None:
             return
@@ -53,8 +54,7 @@ class RowCache:
                     del todo[at]
                 damaged += row is None and found is not None
         if damaged:
-            what = self._folder.name if self._folder else ""
-            self._warn(f"{damaged} entries are no {what} and are computed again")
+            self._warn(f"{damaged} entries are no {self._what} and are computed again")
         return list(todo)
 
     def write(self, keys: Sequence[str], values: np.ndarray) -> None:
@@ -82,9 +82,9 @@ class RowCache:
 
     def _warn(self, what: str) -> None:
         warnings.warn(
-            f"The cache {self._folder} is damaged, or cannot be read and "
-            f"written: {what}. Results are not affected. If this persists, delete the "
-            "folder or make room in it; cache=False does without it.",
+            f"The cache of {self._what} in {self._folder} is damaged, or cannot be "
+            f"read and written: {what}. Results are not affected. If this persists, "
+            "delete the folder or make room in it; cache=False does without it.",
             stacklevel=2,
         )
 
