@@ -34,7 +34,7 @@ _FOLDS = 5
 
 
 class LinearProbeClassifier(TextClassifier):
-    """Logistic regression on what a frozen language model knows of a text.
+    """Logistic regression on the hidden states of a frozen language model [1]_.
 
     Its features are means over the text's tokens of the hidden states of some layers,
     standardised. ``fit`` chooses the strength of the penalty by the log loss in
