@@ -55,9 +55,9 @@ class LinearProbeClassifier(TextClassifier):
         The model, or a name for :meth:`LanguageModel.load`.
     layers : sequence of float, default=(1/6, 1/3, 1/2)
         Which layers, as shares of the model's depth; 1 is the last.
-    instruction : str, default="Text:"
-        What the model reads before each text, such as what the texts are and what is
-        asked about them. Without anything, the first token of a text takes the place
+    instruction : str or None, default="Text:"
+        A line that the model reads before each text, such as what the texts are and
+        what is asked about them. Without any, the first token of a text takes the place
         where these models put what belongs to no token, which blurs the means.
     too_long : {"error", "cut"}, default="error"
         What to do with a text that does not fit into the model's window.
@@ -228,7 +228,8 @@ class LinearProbeClassifier(TextClassifier):
             model = self._loaded = LanguageModel.load(model)
         depth = model.network.config.get_text_config().num_hidden_layers
         layers = {max(1, round(share * depth)) for share in shares}
-        return model, tuple(sorted(layers)), model.encode(instruction or "")
+        before = f"{instruction}\n" if instruction else ""
+        return model, tuple(sorted(layers)), model.encode(before)
 
     def _scored(
         self, X: Iterable[str]

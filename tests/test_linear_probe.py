@@ -103,7 +103,7 @@ def test_embedded_model_reads_as_transformers_does(embedded: LanguageModel) -> N
     texts = [
         embedded.text_ids(text) for text in datasets.load_reviews("train", n=6)["text"]
     ]
-    prefix = embedded.encode("Text:")
+    prefix = embedded.encode("Text:\n")
     found = mean_hidden_states(embedded, texts, [5, 15, 30], prefix=prefix)
     expected = alone(embedded, texts, [5, 15, 30], prefix)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -316,12 +316,12 @@ def test_long_texts_are_refused_or_cut(tiny_llama: LanguageModel) -> None:
     with pytest.raises(ValueError, match="text 1 has .* tokens; tiny llama reads"):
         probe.features(["a film", long])
     found = probe.set_params(too_long="cut").features(["a film", long])
-    room = 256 - len(tiny_llama.encode("Text:"))
+    room = 256 - len(tiny_llama.encode("Text:\n"))
     expected = mean_hidden_states(
         tiny_llama,
         [tiny_llama.text_ids(long)[:room]],
         [1],
-        prefix=tiny_llama.encode("Text:"),
+        prefix=tiny_llama.encode("Text:\n"),
     )
     np.testing.assert_allclose(found[1], expected[0, 0], atol=1e-5)
 

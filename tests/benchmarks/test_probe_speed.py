@@ -48,7 +48,7 @@ def by_transformers(
     ordered: bool,
 ) -> np.ndarray:
     """As users do it: batches with padding, all layers, those wanted are averaged."""
-    prefix = model.encode(str(probe.instruction))
+    prefix = model.encode(f"{probe.instruction}\n")
     ids = [torch.tensor(prefix + model.text_ids(text)) for text in texts]
     order = sorted(range(len(ids)), key=lambda row: ordered and len(ids[row]))
     found = np.empty((len(ids), len(layers) * model.network.config.hidden_size))
