@@ -3,6 +3,7 @@
     python data/measure_neiss.py CASES adapter      # half an hour on two cores
     python data/measure_neiss.py CASES predictions  # half an hour
     python data/measure_neiss.py CASES prompts      # ten minutes
+    python data/measure_neiss.py CASES probe        # two minutes
 
 CASES is a file that ``helpers.datasets.load_neiss`` reads. The cards beside the files
 say what is in them. No narrative is written to any of them.
@@ -15,6 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -34,12 +36,14 @@ from helpers.datasets import (
 )
 from helpers.files import cache_dir
 from helpers.finetune import Lora, TrainingSettings, finetune
+from helpers.linear_probe import LinearProbeClassifier
 from helpers.self_report import self_report
 
 HERE = Path(__file__).resolve().parent
 N_HELD_OUT = 200  # of the training part: which weights are best
 N_REPORTS = 400  # test cases that are asked for a stated confidence
 N_PROMPTS = 500  # calibration cases that try prompts
+N_PROBE, N_LABELS = 500, (100, 400, 1600)  # test cases, and labels to learn from
 _CASE = ["year", "treatment_date", "age_years", "sex", "psu", "stratum", "weight"]
 _CASE += ["body_part", "split"]
 SETTINGS = TrainingSettings(
@@ -133,6 +137,26 @@ def measure_prompts(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables).reset_index()
 
 
+def measure_probe(train: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """Hidden states and counted words, both fitted on the same few labels."""
+    train = train.sample(max(N_LABELS), random_state=0)
+    tables = []
+    for n in N_LABELS:
+        some = train[:n]
+        probe = LinearProbeClassifier().fit(some["text"], some["label"])
+        said = probe.score_table(cases["text"])[["prediction", "confidence"]]
+        tables.append(said.assign(classifier="hidden states", n_labels=n))
+        raw = neiss_log_proba(cases, "tf-idf", train=some)
+        names = body_parts()["name"].to_numpy()
+        said = pd.DataFrame({"prediction": names[raw.to_numpy().argmax(axis=1)]})
+        said["confidence"] = np.exp(raw.to_numpy().max(axis=1))
+        said = said.set_axis(cases.index)
+        tables.append(said.assign(classifier="words", n_labels=n))
+    kept = pd.concat(tables)
+    kept["truth"], kept["confidence"] = cases["label"], kept["confidence"].round(5)
+    return kept.reset_index()
+
+
 if __name__ == "__main__":
     real = load_neiss(sys.argv[1]).sort_index()
     if "adapter" in sys.argv:
@@ -144,3 +168,7 @@ if __name__ == "__main__":
         part = real[real["split"] == "calibration"]
         tried = measure_prompts(part.sample(N_PROMPTS, random_state=0))
         tried.to_parquet(HERE / "neiss_prompts.parquet", compression="zstd")
+    if "probe" in sys.argv:
+        parts = [real[real["split"] == part] for part in ("train", "test")]
+        read = measure_probe(parts[0], parts[1].sample(N_PROBE, random_state=0))
+        read.to_parquet(HERE / "neiss_probe.parquet", compression="zstd")

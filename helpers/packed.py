@@ -8,7 +8,7 @@ their sums). :mod:`helpers.scoring` tries it out on each model before it relies 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -192,6 +192,22 @@ class PackedReader:
         states = self._states(_Pack(texts, branches, self.n_prefix))
         return ProjectedLogits(states, output.weight)
 
+    def means(
+        self, texts: Sequence[Sequence[int]], layers: Sequence[int]
+    ) -> torch.Tensor:
+        """Means over each text of what comes out of some layers, one a row of each."""
+        body: Any = self.network.base_model
+        pack = _Pack(texts, Branches([], [], torch.empty(0, 0)), self.n_prefix)
+        lengths = torch.tensor([len(text) for text in texts])
+        found = {}
+        states = self._each_layer(pack, max(layers))
+        for number, hidden in enumerate(states, start=1):
+            if number in layers:
+                last = number == len(body.layers)
+                read = (body.norm(hidden) if last else hidden).float()
+                found[number] = torch.segment_reduce(read, "mean", lengths=lengths)
+        return torch.stack([found[number] for number in layers], dim=1)
+
     def take(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
         """Memory of this name, with whatever was left there: fresh one takes time."""
         needed = torch.Size(shape).numel()
@@ -203,11 +219,22 @@ class PackedReader:
     def _states(self, pack: _Pack) -> torch.Tensor:
         """What the output projection sees where it is read."""
         body: Any = self.network.base_model
+        *_, hidden = self._each_layer(pack, len(body.layers), pack.read)
+        return body.norm(hidden).view(len(pack.seen), -1, hidden.shape[1])
+
+    def _each_layer(
+        self, pack: _Pack, depth: int, read: torch.Tensor | None = None
+    ) -> Iterator[torch.Tensor]:
+        """What comes out of each layer, until the next one writes into it.
+
+        Of the last one, only the rows to ``read``, if they are named.
+        """
+        body: Any = self.network.base_model
         hidden = body.embed_tokens(pack.ids)
         cosine, sine = body.rotary_emb(hidden[None], pack.positions[None])
         turn = (cosine[0, :, None], sine[0, :, None, : cosine.shape[-1] // 2])
         attention = _Attention(pack, self)
-        for number, layer in enumerate(body.layers):
+        for number, layer in enumerate(body.layers[:depth], start=1):
             part, mlp = layer.self_attn, layer.mlp
             projections = {"q": part.q_proj, "k": part.k_proj, "v": part.v_proj}
             queries, keys, values = (
@@ -218,16 +245,16 @@ class PackedReader:
                 queries, keys = part.q_norm(queries), part.k_norm(keys)
             queries = self._turned("turned q", queries, *turn)
             keys = self._turned("turned k", keys, *turn)
-            cached = self.prefix.layers[number] if self.prefix else None
+            cached = self.prefix.layers[number - 1] if self.prefix else None
             mixed = attention(queries, keys, values, cached, part.scaling)
-            if layer is body.layers[-1]:  # nobody asks what comes out elsewhere
-                mixed, hidden = mixed[pack.read], hidden[pack.read]
+            if read is not None and number == depth:
+                mixed, hidden = mixed[read], hidden[read]
             _add_linear(part.o_proj, mixed, hidden)
             projections = {"gate": mlp.gate_proj, "up": mlp.up_proj}
             norm = layer.post_attention_layernorm
             gate, up = self._normed(norm, projections, hidden)
             _add_linear(mlp.down_proj, silu(gate, inplace=True).mul_(up), hidden)
-        return body.norm(hidden).view(len(pack.seen), -1, hidden.shape[1])
+            yield hidden
 
     def _turned(
         self, name: str, heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor

@@ -25,17 +25,10 @@ class OffLabelWarning(UserWarning):
     """Most of the probability is on no label: the probabilities are of a small rest."""
 
 
-class PromptedClassifier(ClassifierMixin, BaseEstimator):
-    """The base of :class:`LLMClassifier` and :class:`HostedClassifier`."""
+class TextClassifier(ClassifierMixin, BaseEstimator):
+    """The base of all classifiers of texts here: tables of label probabilities."""
 
-    labels: Sequence[str] | None
-    prompt: str | None
-    examples: Sequence[tuple[str, str]] | int | None
-    instruction: str | None
-    separator: str
-    random_state: int
-    _learned: tuple[str, ...] = ("labels_", "examples_")
-    _learns = "draws examples or learns its labels"
+    _learned: tuple[str, ...] = ()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -44,47 +37,11 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         tags.no_validation = True
         return tags
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "examples_") or not self._needs_fit()
-
-    @property
-    def classes_(self) -> np.ndarray:
-        labels = getattr(self, "labels_", self.labels)
-        if labels is None:
-            raise AttributeError("classes_ is known after fit, or from labels.")
-        return np.unique(np.asarray(labels, dtype=str))
-
     def set_params(self, **params: Any) -> Self:
         """Change parameters; what ``fit`` found under the old ones is forgotten."""
         super().set_params(**params)
         if params:
             self._forget()
-        return self
-
-    def fit(self, X: Iterable[str] | None = None, y: Any = None) -> Self:
-        """Draw examples, learn labels and estimate the prior; no training.
-
-        Parameters
-        ----------
-        X : iterable of str, optional
-            Texts, to draw examples and for the priors "domain" and "unlabelled".
-        y : array-like of str, optional
-            Their labels; whole numbers, as in scikit-learn's ``cross_val_predict``, are
-            positions in ``classes_``.
-        """
-        self._forget()
-        texts = check_texts(X) if X is not None else []
-        given = self._decoded(in_order_of(X, y, "y"))
-        truth = self._check_truth(given, "y", texts, X)
-        self.labels_ = self._check_parameters(truth)
-        try:
-            self.examples_, drawn = self._choose_examples(texts, truth)
-            rest = [at for at in range(len(texts)) if at not in drawn]
-            known = None if truth is None else truth[rest]
-            self._learn([texts[at] for at in rest], known)
-        except BaseException:
-            self._forget()
-            raise
         return self
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
@@ -118,8 +75,9 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
         -------
         pandas.DataFrame
             One row a text: ``p_<label>``, ``off_label`` (probability not known to be a
-            label's, before any correction), ``prediction``, ``confidence`` and, with
-            the truth, ``truth`` and ``correct``. ``attrs["source"]`` is :meth:`source`.
+            label's, before any correction; NaN of a linear probe, which reads no
+            answer), ``prediction``, ``confidence`` and, with the truth, ``truth`` and
+            ``correct``. ``attrs["source"]`` is :meth:`source`.
 
             Of a hosted model also ``lower_<label>``, ``upper_<label>``, ``decided``;
             the parts of ``off_label``: ``unlisted``, ``off_list`` (listed, of no label)
@@ -167,12 +125,65 @@ class PromptedClassifier(ClassifierMixin, BaseEstimator):
             return self.classes_[best]
         return np.asarray([*self.classes_.tolist(), None], dtype=object)[best]
 
-    def _learn(self, texts: Sequence[str], truth: np.ndarray | None) -> None:
-        """What else is taken from texts that are no examples, and from their labels."""
+    def _check_truth(self, y: Any, name: str, *rows: Any) -> np.ndarray | None:
+        """Labels of these rows, if any are given; ValueError for others."""
+        raise NotImplementedError
 
     def _forget(self) -> None:
         for found in self._learned:
             self.__dict__.pop(found, None)
+
+
+class PromptedClassifier(TextClassifier):
+    """The base of :class:`LLMClassifier` and :class:`HostedClassifier`."""
+
+    labels: Sequence[str] | None
+    prompt: str | None
+    examples: Sequence[tuple[str, str]] | int | None
+    instruction: str | None
+    separator: str
+    random_state: int
+    _learned = ("labels_", "examples_")
+    _learns = "draws examples or learns its labels"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "examples_") or not self._needs_fit()
+
+    @property
+    def classes_(self) -> np.ndarray:
+        labels = getattr(self, "labels_", self.labels)
+        if labels is None:
+            raise AttributeError("classes_ is known after fit, or from labels.")
+        return np.unique(np.asarray(labels, dtype=str))
+
+    def fit(self, X: Iterable[str] | None = None, y: Any = None) -> Self:
+        """Draw examples, learn labels and estimate the prior; no training.
+
+        Parameters
+        ----------
+        X : iterable of str, optional
+            Texts, to draw examples and for the priors "domain" and "unlabelled".
+        y : array-like of str, optional
+            Their labels; whole numbers, as in scikit-learn's ``cross_val_predict``, are
+            positions in ``classes_``.
+        """
+        self._forget()
+        texts = check_texts(X) if X is not None else []
+        given = self._decoded(in_order_of(X, y, "y"))
+        truth = self._check_truth(given, "y", texts, X)
+        self.labels_ = self._check_parameters(truth)
+        try:
+            self.examples_, drawn = self._choose_examples(texts, truth)
+            rest = [at for at in range(len(texts)) if at not in drawn]
+            known = None if truth is None else truth[rest]
+            self._learn([texts[at] for at in rest], known)
+        except BaseException:
+            self._forget()
+            raise
+        return self
+
+    def _learn(self, texts: Sequence[str], truth: np.ndarray | None) -> None:
+        """What else is taken from texts that are no examples, and from their labels."""
 
     def _needs_fit(self) -> bool:
         return self.labels is None or isinstance(self.examples, (int, np.integer))

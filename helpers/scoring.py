@@ -11,11 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import sqlite3
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,6 +27,7 @@ from .int8 import unrounded_inputs
 from .models import LanguageModel
 from .packed import VECTOR, NodeLogits, attention_dtype
 from .progress import progress_bar
+from .row_cache import RowCache
 from .tree import (
     LOGIT_BUDGET,
     PADDED_BUDGET,
@@ -46,15 +44,6 @@ from .verbalizer import LabelTokens
 # 0.5 in half precision, wrong ones by more than 1.5.
 _PRECISE, _ROUGH = (1e-4, 1e-5), (0.5, 0.01)
 
-# Columns and index of the package diskcache, which wrote such files before.
-_TABLE = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS Cache (key BLOB, raw INTEGER, mode INTEGER, value BLOB);
-CREATE UNIQUE INDEX IF NOT EXISTS Cache_key_raw ON Cache (key, raw);
-"""
-_READ = "SELECT value FROM Cache WHERE key = ? AND raw = 1"
-_WRITE = "INSERT OR REPLACE INTO Cache (key, raw, mode, value) VALUES (?, 1, 1, ?)"
 _SURPLUS = 0.05  # what rounding in half precision may add to the sum of a row, in nats
 
 _log = logging.getLogger(__name__)
@@ -116,7 +105,8 @@ def label_logprobs(
     scores = np.empty((len(prompts), len(labels.labels)))
     owners = np.asarray(labels.owners)
     keys = [_score_key(model, labels, ids) if cache else "" for ids in prompts]
-    with closing(_ScoreCache(cache_dir() / "scores" if cache else None)) as kept:
+    folder = cache_dir() / "scores" if cache else None
+    with closing(RowCache(folder, "<f8", _is_scores)) as kept:
         todo = kept.read(keys, scores)
         if not todo:
             return scores
@@ -319,80 +309,12 @@ def _score_one_by_one(
         yield [index], scores[None]
 
 
-class _ScoreCache:
-    """The kept rows; without a folder, or after its file's first error, none are."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._file: sqlite3.Connection | None = None
-        if folder is None:
-            return
-        with self._or_without():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(folder / "cache.db", timeout=10)
-            self._file.text_factory = bytes  # a damaged text need not be UTF-8
-            self._file.executescript(_TABLE)
-
-    def read(self, keys: Sequence[str], scores: np.ndarray) -> list[int]:
-        todo, damaged, file = dict.fromkeys(range(len(keys))), 0, self._file
-        with self._or_without():
-            for at, key in enumerate(keys):
-                found = file.execute(_READ, [key]).fetchone() if file else None
-                row = found and _unpacked(key, found[0], scores.shape[1])
-                if row is not None:
-                    scores[at] = row
-                    del todo[at]
-                damaged += row is None and found is not None
-        if damaged:
-            self._warn(f"{damaged} entries are no scores and are computed again")
-        return list(todo)
-
-    def write(self, keys: Sequence[str], values: np.ndarray) -> None:
-        if self._file:
-            with self._or_without(), self._file as file:
-                pairs = zip(keys, values, strict=True)
-                file.executemany(
-                    _WRITE, [(key, _packed(key, row)) for key, row in pairs]
-                )
-
-    def close(self) -> None:
-        file, self._file = self._file, None
-        if file:
-            file.close()
-
-    @contextmanager
-    def _or_without(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.Error) as error:
-            with self._or_without():
-                self.close()
-            self._warn(f"it is not used for now ({error})")
-
-    def _warn(self, what: str) -> None:
-        warnings.warn(
-            f"The cache of scores in {self._folder} is damaged, or cannot be read and "
-            f"written: {what}. Results are not affected. If this persists, delete the "
-            "folder or make room in it; cache=False does without it.",
-            stacklevel=2,
-        )
-
-
 def _score_key(model: LanguageModel, labels: LabelTokens, ids: Sequence[int]) -> str:
     identity = (model.fingerprint, labels.sequences, labels.owners, labels.stop_ids)
     text = repr((identity, labels.labels, tuple(ids)))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _packed(key: str, row: np.ndarray) -> bytes:
-    numbers = np.asarray(row, dtype="<f8").tobytes()
-    return numbers + hashlib.blake2b(numbers, digest_size=8, key=key.encode()).digest()
-
-
-def _unpacked(key: str, value: object, n: int) -> np.ndarray | None:
-    if not isinstance(value, bytes) or len(value) != 8 * n + 8:
-        return None
-    row = np.frombuffer(value[:-8], dtype="<f8")
+def _is_scores(row: np.ndarray) -> bool:
     with np.errstate(invalid="ignore"):
-        total = np.logaddexp.reduce(row)
-    return row if value == _packed(key, row) and -np.inf < total <= _SURPLUS else None
+        return bool(-np.inf < np.logaddexp.reduce(row) <= _SURPLUS)

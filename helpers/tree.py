@@ -52,7 +52,7 @@ def tree_logits(
 ) -> Iterator[tuple[list[int], NodeLogits]]:
     """Yield next-token logits at the nodes of the labels' tree, batch by batch."""
     shared = _shared_prefix(prompts, prefix)
-    cache = _prefix_cache(model, shared, is_named=shared == tuple(prefix))
+    cache = prefix_cache(model, shared, is_named=shared == tuple(prefix))
     start = len(shared)
     read = nodes_to_read(labels)
     output: Any = model.network.get_output_embeddings()
@@ -161,9 +161,10 @@ def _shared_prefix(
     return tuple(token for token, _ in pairs)
 
 
-def _prefix_cache(
+def prefix_cache(
     model: LanguageModel, shared: tuple[int, ...], *, is_named: bool
 ) -> transformers.DynamicCache | None:
+    """Keys and values of what all texts share, kept until another is asked for."""
     if not shared:
         return None
     # What rounding moves here, it moves for all texts, and the same way. A prefix that

@@ -69,7 +69,7 @@ def test_there_are_the_cases_that_the_card_says(
 
 
 def test_no_narrative_is_stored(root: Path) -> None:
-    for name in ("neiss_predictions", "neiss_prompts"):
+    for name in ("neiss_predictions", "neiss_prompts", "neiss_probe"):
         stored = pd.read_parquet(root / "data" / f"{name}.parquet")
         for column in stored.select_dtypes(["object", "string"]):
             assert stored[column].nunique() <= 26, f"{column} might hold texts"
@@ -185,6 +185,19 @@ def test_prompts_and_reports_are_of_recorded_cases(
     stated = reports.loc[reports["status"] == "ok", "report"]
     assert stated.between(0, 1).all()
     assert reports.loc[reports["status"] != "ok", "report"].isna().all()
+
+
+def test_hidden_states_and_words_are_of_the_same_test_cases(
+    tables: dict[str, pd.DataFrame],
+) -> None:
+    table = datasets.load_neiss_probe()
+    by = table.groupby(["classifier", "n_labels"])["case_number"].agg(set)
+    assert len(by) == 6 and all(cases == by.iloc[0] for cases in by)
+    assert len(by.iloc[0]) == 500
+    recorded = tables["few-shot"].loc[table["case_number"]]
+    assert (recorded["split"] == "test").all()
+    assert (recorded["truth"].to_numpy() == table["truth"].to_numpy()).all()
+    assert table["confidence"].between(0, 1).all()
 
 
 @pytest.mark.skipif(SAMPLE is None, reason="no file of real cases is named")

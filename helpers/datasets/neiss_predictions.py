@@ -234,6 +234,23 @@ def load_neiss_prompts() -> pd.DataFrame:
     return table
 
 
+def load_neiss_probe() -> pd.DataFrame:
+    """Hidden states and counted words on 500 test cases, with few labels to learn from.
+
+    A row for each ``case_number``, ``classifier`` ("hidden states" or "words") and
+    ``n_labels`` of the training part: ``prediction``, ``confidence``, ``truth`` and
+    ``correct``.
+
+    Examples
+    --------
+    >>> load_neiss_probe().groupby(["classifier", "n_labels"]).size().unique()
+    array([500])
+    """
+    table = pd.read_parquet(DATA / "neiss_probe.parquet")
+    table["correct"] = table["truth"] == table["prediction"]
+    return table
+
+
 def _table(raw: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     names = body_parts()["name"].to_numpy()
     values = raw.to_numpy()

@@ -1,0 +1,380 @@
+"""A linear probe: a classifier that reads a model's hidden states, not its answer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import BeforeValidator
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from .calibration import Calibrated
+from .calibration.files import Classes, Positive, Share, Stored
+from .checks import check_choice, check_labels, in_order_of
+from .files import read_json, write_json
+from .hidden_states import mean_hidden_states
+from .models import LanguageModel
+from .prompted import TextClassifier, check_texts
+
+# Tried from the strongest penalty on, until the loss in other folds has risen so much.
+_STRENGTHS, _SURELY_WORSE = np.logspace(-5, 1, 13), 1.1
+_FOLDS = 5
+
+
+class LinearProbeClassifier(TextClassifier):
+    """Logistic regression on the hidden states of a frozen language model [1]_.
+
+    Its features are means over the text's tokens of the hidden states of some layers,
+    standardised. ``fit`` chooses the strength of the penalty by the log loss in
+    cross-validation, copies of a text in one fold. Layers above the last one in use are
+    not computed.
+
+    After ``fit`` there are ``classes_``, the sorted labels; ``layers_``, the numbers of
+    the layers; ``C_``, the inverse strength of the penalty; ``coef_`` and
+    ``intercept_``. Probabilities of texts that ``fit`` has seen are better than those
+    of others will be; they are marked as in-sample (see
+    :class:`helpers.calibration.Calibrated`). For probabilities of the labelled texts
+    themselves, take ``sklearn.model_selection.cross_val_predict``: features are kept,
+    so that it costs little.
+
+    Parameters
+    ----------
+    model : LanguageModel or str, optional
+        The model, or a name for :meth:`LanguageModel.load`.
+    layers : sequence of float, default=(1/6, 1/3, 1/2)
+        Which layers, as shares of the model's depth; 1 is the last.
+    instruction : str or None, default="Text:"
+        A line that the model reads before each text, such as what the texts are and
+        what is asked about them. Without any, the first token of a text takes the place
+        where these models put what belongs to no token, which blurs the means.
+    too_long : {"error", "cut"}, default="error"
+        What to do with a text that does not fit into the model's window.
+    cache : bool, default=True
+        Whether to keep features (not texts) in the user's cache.
+    token_budget : int, optional
+        The most positions in one batch: see
+        :func:`helpers.scoring.label_logprobs`.
+    random_state : int, default=0
+        Seed for dividing the texts into folds.
+
+    References
+    ----------
+    .. [1] Alain and Bengio, Understanding intermediate layers using linear classifier
+       probes, ICLR 2017 workshop.
+
+    Examples
+    --------
+    >>> texts = ["A joy.", "A bore.", "Simply great.", "So dull."]
+    >>> probe = LinearProbeClassifier().fit(texts, ["good", "bad", "good", "bad"])
+    >>> probe.predict(["Great fun."])
+    array(['good'], dtype='<U4')
+    """
+
+    _learned = (
+        *("classes_", "layers_", "C_", "mean_", "scale_", "coef_", "intercept_"),
+        *("fitted_on_", "_loaded"),
+    )
+
+    def __init__(
+        self,
+        model: LanguageModel | str | None = None,
+        layers: Sequence[float] = (1 / 6, 1 / 3, 1 / 2),
+        *,
+        instruction: str | None = "Text:",
+        too_long: Literal["error", "cut"] = "error",
+        cache: bool = True,
+        token_budget: int | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.model = model
+        self.layers = layers
+        self.instruction = instruction
+        self.too_long = too_long
+        self.cache = cache
+        self.token_budget = token_budget
+        self.random_state = random_state
+
+    def fit(self, X: Iterable[str], y: Any) -> Self:
+        """Learn a linear map from features of texts to their labels.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts.
+        y : array-like of str or int
+            Their labels, two or more different ones.
+        """
+        self._forget()
+        texts = check_texts(X)
+        truth = _checked_labels(in_order_of(X, y, "y"), "y", texts, X)
+        classes, codes = np.unique(np.asarray(truth.tolist()), return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y must have two or more labels; all {len(texts)} texts have "
+                f"{classes.tolist()}."
+            )
+        copies = _hashes(texts)
+        folds = self._folds(codes, copies)
+        features = self.features(texts)
+        scaler = StandardScaler().fit(features)
+        features = scaler.transform(features)
+        # The penalty does not mind which way the axes point, so that no more of them
+        # are needed than there are texts.
+        axes = np.linalg.svd(features, full_matrices=False)[2]
+        features = features @ axes.T
+        strength = _choose_strength(features, codes, folds)
+        found = _regression(strength).fit(features, codes)
+        self.classes_, self.layers_ = classes, self._reading()[1]
+        self.C_, self.fitted_on_ = strength, np.unique(copies)
+        self.mean_, self.scale_ = scaler.mean_, scaler.scale_
+        self.coef_, self.intercept_ = found.coef_ @ axes, found.intercept_
+        return self
+
+    def features(self, X: Iterable[str]) -> np.ndarray:
+        """What is known of each text, one row a text, not yet standardised."""
+        texts = check_texts(X)
+        model, layers, prefix = self._reading()
+        own = [model.text_ids(text) for text in texts]
+        if self.too_long == "cut" and model.window:
+            own = [ids[: max(1, model.window - len(prefix))] for ids in own]
+        found = mean_hidden_states(
+            model,
+            own,
+            layers,
+            prefix=prefix,
+            token_budget=self.token_budget,
+            cache=self.cache,
+        )
+        return found.reshape(len(texts), -1).astype(float)
+
+    def save(self, path: str | Path) -> None:
+        """Write the probe without the model to a JSON file, whole or not at all."""
+        check_is_fitted(self)
+        model, _, _ = self._reading()
+        numbers = ("mean_", "scale_", "coef_", "intercept_")
+        stored = {
+            "format": "helpers.linear_probe/1",
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "layers": [float(share) for share in self.layers],
+            "instruction": self.instruction,
+            "too_long": self.too_long,
+            "classes": self.classes_.tolist(),
+            "C": self.C_,
+            "fitted_on": _packed(self.fitted_on_, "<u8"),
+        }
+        stored |= {name: _packed(getattr(self, name), "<f8") for name in numbers}
+        write_json(stored, path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: LanguageModel | str | None = None) -> Self:
+        """The probe that :meth:`save` wrote, for the same model.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            The file.
+        model : LanguageModel or str, optional
+            The model, or a name for :meth:`LanguageModel.load`. Default: the name in
+            the file. A ValueError says so if it is another one than that of the fit.
+        """
+        found = read_json(path, _StoredProbe.read)
+        model = found.model if model is None else model
+        probe = cls(
+            model, found.layers, instruction=found.instruction, too_long=found.too_long
+        )
+        known, layers, _ = probe._reading()
+        if known.fingerprint != found.fingerprint:
+            raise ValueError(
+                f"model must be the one that {path} was fitted on, {found.model} "
+                f"{found.fingerprint[:12]}, not {known.name} {known.fingerprint[:12]}."
+            )
+        if not found.fits_together():
+            raise ValueError(f"{path}: mean_, scale_, coef_ do not fit together.")
+        probe.layers_, probe.classes_ = layers, np.asarray(found.classes)
+        probe.C_, probe.fitted_on_ = found.C, found.fitted_on
+        probe.mean_, probe.scale_ = found.mean_, found.scale_
+        probe.coef_ = found.coef_.reshape(-1, len(found.mean_))
+        probe.intercept_ = found.intercept_
+        return probe
+
+    def _reading(self) -> tuple[LanguageModel, tuple[int, ...], list[int]]:
+        """Model, layers, and what is read before each text."""
+        check_choice("too_long", self.too_long, ("error", "cut"))
+        shares = list(self.layers)
+        if not shares or not all(0 < share <= 1 for share in shares):
+            raise ValueError(
+                "layers must be shares of the depth, above 0 and at most 1, not "
+                f"{self.layers!r}."
+            )
+        instruction = self.instruction
+        if instruction is not None and not isinstance(instruction, str):
+            raise ValueError(f"instruction must be a text, not {instruction!r}.")
+        model = self.model
+        if not isinstance(model, LanguageModel):
+            # Held here, so that a model given by name is loaded once.
+            model = self._loaded = LanguageModel.load(model)
+        depth = model.network.config.get_text_config().num_hidden_layers
+        layers = {max(1, round(share * depth)) for share in shares}
+        before = f"{instruction}\n" if instruction else ""
+        return model, tuple(sorted(layers)), model.encode(before)
+
+    def _scored(
+        self, X: Iterable[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
+        check_is_fitted(self)
+        texts = check_texts(X)
+        features = (self.features(texts) - self.mean_) / self.scale_
+        shares = np.exp(_log_proba(features, self.coef_, self.intercept_))
+        seen = np.isin(_hashes(texts), self.fitted_on_)
+        best = shares.argmax(axis=1)
+        unknown = np.full(len(texts), np.nan)
+        return Calibrated(shares, seen, known=True), best, unknown, None
+
+    def _identity(self) -> tuple[dict[str, str], Any, Any]:
+        check_is_fitted(self)
+        model, layers, prefix = self._reading()
+        weights = hashlib.sha256(self.coef_.tobytes()).hexdigest()
+        asked = ["linear probe", layers, prefix, weights]
+        told = {"model": f"{model.name} {model.fingerprint[:12]}"}
+        return told, asked, self.classes_.tolist()
+
+    def _check_truth(self, y: Any, name: str, *rows: Any) -> np.ndarray | None:
+        if y is None:
+            return None
+        truth = _checked_labels(y, name, *rows)
+        others = sorted(set(truth.tolist()) - set(self.classes_.tolist()))
+        if others:
+            raise ValueError(f"{name} must be in classes_; not {others!r}.")
+        return truth
+
+    def _folds(
+        self, codes: np.ndarray, copies: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Rows to fit on and rows to judge by, copies of a text on one side."""
+        n_texts = pd.Series(copies).groupby(codes).nunique().max()
+        if n_texts < 2:
+            raise ValueError(
+                "y must have a label with two or more different texts, by which to "
+                "choose the penalty; each label has one text."
+            )
+        folds = StratifiedGroupKFold(
+            min(_FOLDS, n_texts), shuffle=True, random_state=self.random_state
+        )
+        with warnings.catch_warnings(action="ignore"):  # of labels with fewer rows
+            return list(folds.split(codes, codes, copies))
+
+
+def _checked_labels(y: Any, name: str, *rows: Any) -> np.ndarray:
+    truth = check_labels(y, name, *rows)
+    words = [isinstance(label, str) for label in truth.tolist()]
+    for label, is_word in zip(truth.tolist(), words, strict=True):
+        if not is_word and (any(words) or not isinstance(label, (int, np.integer))):
+            raise ValueError(
+                f"{name} must be all strings, or all whole numbers; not {label!r}."
+            )
+    return truth
+
+
+def _choose_strength(
+    features: np.ndarray, codes: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+) -> float:
+    models, best, chosen = [_regression() for _ in folds], math.inf, _STRENGTHS[0]
+    for strength in _STRENGTHS:
+        loss = sum(
+            _loss(model.set_params(C=strength), features, codes, *fold)
+            for model, fold in zip(models, folds, strict=True)
+        )
+        if loss < best:
+            best, chosen = loss, strength
+        elif loss > _SURELY_WORSE * best:
+            break
+    return float(chosen)
+
+
+def _regression(strength: float = 1.0) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000, warm_start=True)
+
+
+def _loss(
+    model: LogisticRegression,
+    features: np.ndarray,
+    codes: np.ndarray,
+    fit: np.ndarray,
+    judge: np.ndarray,
+) -> float:
+    """Log loss of the rows whose label is among those fitted on."""
+    known = np.unique(codes[fit])
+    judge = judge[np.isin(codes[judge], known)]
+    if len(known) < 2 or not len(judge):
+        return 0.0
+    model.fit(features[fit], codes[fit])
+    logs = _log_proba(features[judge], model.coef_, model.intercept_)
+    places = np.searchsorted(known, codes[judge])
+    return float(-logs[np.arange(len(judge)), places].sum())
+
+
+def _log_proba(
+    features: np.ndarray, coef: np.ndarray, intercept: np.ndarray
+) -> np.ndarray:
+    scores = features @ coef.T + intercept
+    if scores.shape[1] == 1:  # of the second of two classes
+        scores = np.hstack([np.zeros_like(scores), scores])
+    return log_softmax(scores, axis=1)
+
+
+def _hashes(texts: Sequence[str]) -> np.ndarray:
+    """Alike for copies of a text, whatever their case and white space."""
+    plain = [" ".join(text.casefold().split()) for text in texts]
+    return pd.util.hash_array(np.array(plain, dtype=object))
+
+
+def _packed(array: np.ndarray, kind: str) -> str:
+    return b64encode(array.astype(kind).tobytes()).decode()
+
+
+def _unpacked(kind: str, text: Any) -> np.ndarray:
+    if not isinstance(text, str):
+        raise ValueError("it should be numbers in base64")
+    found = np.frombuffer(b64decode(text, validate=True), kind)
+    if not np.isfinite(found).all():
+        raise ValueError("it must be finite numbers")
+    return found
+
+
+_Floats = Annotated[np.ndarray, BeforeValidator(partial(_unpacked, "<f8"))]
+_Hashes = Annotated[np.ndarray, BeforeValidator(partial(_unpacked, "<u8"))]
+
+
+class _StoredProbe(Stored):
+    format: Literal["helpers.linear_probe/1"]
+    model: str
+    fingerprint: str
+    layers: list[Share]
+    instruction: str | None
+    too_long: Literal["error", "cut"]
+    classes: Classes
+    C: Positive
+    fitted_on: _Hashes
+    mean_: _Floats
+    scale_: _Floats
+    coef_: _Floats
+    intercept_: _Floats
+
+    def fits_together(self) -> bool:
+        n_features, n_classes = len(self.mean_), len(self.classes)
+        n_rows = n_classes if n_classes > 2 else 1
+        lengths = [len(part) for part in (self.scale_, self.intercept_, self.coef_)]
+        return lengths == [n_features, n_rows, n_rows * n_features]
