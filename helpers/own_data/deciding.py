@@ -116,6 +116,7 @@ def plan(
         check_choice("candidates", name, NAMES)
     if not len(candidates):
         raise ValueError("candidates must name at least one.")
+    table.check_free()
     table.check_labels()
     groups = table.groups[table.labelled]
     order = np.random.default_rng(seed).permutation(groups.unique())
@@ -361,7 +362,7 @@ def certify(
         decided = policy.apply(coming, source=source)
         to_come = pd.DataFrame(
             {
-                "text": table.rows.loc[decided.index, table.text] if table.text else "",
+                "text": table.texts[decided.index],
                 "prediction": decided["prediction"],
                 "confidence": decided["decided_on"],
                 "action": decided["action"],

@@ -41,7 +41,10 @@ class OwnTable:
 
     @property
     def texts(self) -> pd.Series:
-        """The texts, as they stand in the file."""
+        """The texts as they stand in the file; or which row it is, without any."""
+        if self.text is None:
+            numbers = self.rows.index.astype(str).to_series(index=self.rows.index)
+            return f"{self.sha256} row " + numbers
         return self.rows[self.text]
 
     @cached_property
@@ -81,6 +84,14 @@ class OwnTable:
     def unlabelled(self) -> pd.Index:
         """Rows with a text and without a label."""
         return self.rows.index[self.has_text & (self.labels == "")]
+
+    def check_free(self, names: Iterable[str] = OURS) -> None:
+        """Raise ValueError if there are columns already that would be added."""
+        if taken := [name for name in names if name in self.rows]:
+            raise ValueError(
+                f"{self.name} has the column {taken[0]!r} already, where the decisions "
+                "would stand: rename it, or leave it out."
+            )
 
     def check_labels(self) -> None:
         """Raise ValueError unless there is enough to learn from and to judge by."""
