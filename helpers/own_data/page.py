@@ -1,0 +1,366 @@
+"""The page that tells a boss what was decided, and an analyst on what grounds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from ..decisions import CertifiedThreshold, choose_threshold, zero_failure_sample_size
+from ..metrics import CalibrationReport, Interval, class_table
+from ..plots import LINES, PALETTE, legend_below, plot_reliability_diagram, style
+from .decision import Decision
+
+# Chapters of the book that explain a part of the page.
+CHAPTERS = {
+    2: "From tokens to labels",
+    7: "Measuring calibration",
+    8: "Fixing calibration",
+    9: "Injuries to twenty-six body parts",
+    10: "From confidence to decision",
+    11: "Fine-tuning, compared honestly",
+    15: "What the model says and what it knows",
+}
+_LEVEL = 0.95
+_SHOWN = 10  # rows of the user's own texts
+_LONGEST = {"text": 400, "name": 80}
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SPACE = "\N{NO-BREAK SPACE}"
+
+
+def page(decision: Decision) -> str:
+    """The decision as one HTML page that needs nothing beside itself.
+
+    What was found is said first, in a sentence; then what would make it untrue, its
+    grounds, and, where nothing could be certified, why and what may help. Texts and
+    names of the user's table are escaped and shortened.
+
+    Parameters
+    ----------
+    decision : Decision
+        What was decided about a table.
+    """
+    certificate, judged = decision.certificate, decision.judged
+    correct = (judged["truth"] == judged["prediction"]).to_numpy()
+    wrong = judged[~correct].sort_values("confidence", ascending=False, kind="stable")
+    stated = judged["confidence"].to_numpy()
+    labels = _labels(decision)
+    return _templates().get_template("page.html").render(
+        decision=decision,
+        certificate=certificate,
+        report=decision.report,
+        counts=decision.counts,
+        passing=_passing(decision),
+        upper=_upper(certificate),
+        best=_tightest(certificate),
+        reason=_reason(certificate),
+        least=zero_failure_sample_size(decision.risk, decision.delta),
+        steps=[] if certificate.threshold is not None else _steps(decision),
+        rounded=bool(len(stated) and np.allclose(stated, stated.round(2), atol=1e-9)),
+        n_levels=len(np.unique(stated)),
+        candidates=_candidates(decision),
+        labels=labels,
+        worst=_worst(labels, certified=certificate.threshold is not None),
+        wrong=_rows(wrong, decision.text),
+        n_wrong=len(wrong),
+        to_label=_rows(decision.to_label, decision.text),
+        reliability=_reliability(decision.report),
+        coverage=_coverage(certificate),
+    )
+
+
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("helpers.own_data", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {"chapters": CHAPTERS}
+    made.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "points": lambda share: _number(100 * share, 1),
+        "share": lambda right, n: _interval(Interval.of_share(right, n, _LEVEL)),
+        "interval": _interval,
+        "name": lambda text: _short(text, "name"),
+    }
+    return made
+
+
+def _passing(decision: Decision) -> int | None:
+    """How many rows without a label pass; None where there are no such rows."""
+    if decision.to_come is None or not len(decision.to_come):
+        return None
+    if decision.policy is None:
+        return 0
+    accept = decision.policy.buckets.names[-1]  # the actions rise with confidence
+    return int((decision.to_come["action"] == accept).sum())
+
+
+def _upper(certificate: CertifiedThreshold) -> float | None:
+    tested = certificate.tested
+    chosen = tested[tested["threshold"] == certificate.threshold]
+    return float(chosen["upper"].iloc[0]) if len(chosen) else None
+
+
+def _tightest(certificate: CertifiedThreshold) -> Mapping[str, float] | None:
+    """The lowest bound on the risk that any threshold reached."""
+    tested = certificate.tested
+    if not len(tested):
+        return None
+    best = tested.loc[tested["upper"].idxmin()]
+    return {"upper": best["upper"], "coverage": best["n"] / certificate.n_labels}
+
+
+def _reason(certificate: CertifiedThreshold) -> str | None:
+    """Why nothing was certified, in a word."""
+    if certificate.threshold is not None:
+        return None
+    if not certificate.can_rank:
+        return "rank"
+    if len(certificate.tested) and certificate.labels_needed is None:
+        return "wrong"
+    return "few"
+
+
+def _steps(decision: Decision) -> list[tuple[str, str]]:
+    """What may help where nothing was certified, the cheapest first, and how much."""
+    certificate, counts = decision.certificate, decision.counts
+    reason, needed = _reason(certificate), certificate.labels_needed
+    merge = _merge(decision)
+    steps = [] if merge is None else [merge]
+    if reason == "few":
+        least = zero_failure_sample_size(decision.risk, decision.delta)
+        needed = needed or 2 * least
+        share = counts["labelled"] / max(certificate.n_labels, 1)
+        more = _rounded(share * needed) - counts["labelled"]
+        label = (
+            f"Label about {max(more, 1):,} more texts, drawn at random.",
+            f"With about {_rounded(needed):,} of them to check on (there were "
+            f"{certificate.n_labels:,}), a threshold may be expected to pass in 8 of "
+            "10 tries, if they are like these.",
+        )
+        steps = [label, *steps]
+    else:
+        steps += [
+            (
+                "Try another, larger model.",
+                "How much it helps shows only when it is tried, by the AUROC of its "
+                f"confidence, here {_number(decision.report.auroc.value)}; 0.5 is a "
+                "coin, 1 is perfect.",
+            ),
+            (
+                "Fine-tune the model on your labels.",
+                "Chapter 11 measures what this brings and what it costs; for your "
+                "texts it has not been measured.",
+            ),
+        ]
+    best = _tightest(certificate)
+    if best is not None and best["upper"] < 0.5:
+        steps.append(
+            (
+                f"Live with more errors than {_percent(decision.risk)}.",
+                f"The tightest bound was {_percent(best['upper'])}, for the surest "
+                f"{_percent(best['coverage'])} of the texts. A limit that is chosen "
+                "after seeing this has to be checked on other labelled texts.",
+            )
+        )
+    return steps
+
+
+def _merge(decision: Decision) -> tuple[str, str] | None:
+    """The two labels that are taken for each other most often, and as one label."""
+    judged = decision.judged
+    wrong = judged[judged["truth"] != judged["prediction"]]
+    columns = [f"p_{label}" for label in decision.labels.index]
+    if len(columns) < 3 or not len(wrong) or not set(columns) <= set(judged.columns):
+        return None
+    pairs = zip(wrong["truth"], wrong["prediction"], strict=True)
+    (pair, n), *_ = Counter(tuple(sorted(pair)) for pair in pairs).most_common(1)
+    one, other = pair
+    before = 1 - len(wrong) / len(judged)
+    of_labels = judged[columns].set_axis(decision.labels.index, axis=1)
+    merged = of_labels.drop(columns=other)
+    merged[one] += of_labels[other]
+    correct = merged.idxmax(axis=1) == judged["truth"].replace(other, one)
+    confidence = merged.max(axis=1).clip(0, 1)
+    found = choose_threshold(confidence, correct, decision.risk, decision.delta)
+    passes = "still none of them would pass"
+    if found.threshold is not None:
+        passes = f"{_percent(found.coverage)} of them would pass"
+    return (
+        f"Make one label of “{_short(one, 'name')}” and “{_short(other, 'name')}”.",
+        f"They are taken for each other in {n:,} of the {len(wrong):,} errors. As one "
+        f"label, {_percent(correct.mean())} of the checked texts would be right instead "
+        f"of {_percent(before)}, and {passes}: a guess from these rows, which a new "
+        "run on other rows has to confirm.",
+    )
+
+
+def _candidates(decision: Decision) -> list[dict[str, Any]]:
+    """The table of candidates, the chosen one first."""
+    n, rows = decision.counts["chosen_on"], []
+    table = decision.candidates.sort_values("brier", kind="stable")
+    for name, row in table.iterrows():
+        gap = None
+        if name in decision.differences.index:
+            found = decision.differences.loc[name, ["value", "low", "high"]]
+            gap = Interval(*found.astype(float))
+        accuracy = Interval.of_share(row["accuracy"] * n, n, _LEVEL)
+        more = {"name": name, "accuracy": accuracy, "difference": gap}
+        rows.append({**row, **more, "chosen": name == decision.chosen})
+    return sorted(rows, key=lambda row: not row["chosen"])
+
+
+def _labels(decision: Decision) -> list[dict[str, Any]]:
+    """One row a predicted label: what was accepted, and all of its predictions."""
+    judged = decision.judged
+    correct = judged["truth"] == judged["prediction"]
+    stated = {"confidence": judged["confidence"]}
+    table = class_table(judged["prediction"], correct, stated)
+    table = table[["accuracy", "accuracy_low", "accuracy_high"]]
+    rows = decision.by_label.join(table).reset_index(names="label")
+    if decision.certificate.threshold is None:
+        rows = rows.sort_values("accuracy_high", kind="stable")
+    else:
+        bound = rows["upper"].where(rows["accepted"] > 0, -1)
+        rows = rows.iloc[np.argsort(-bound.to_numpy(), kind="stable")]
+    found = rows.to_dict("records")
+    for row in found:
+        ends = (row.pop(f"accuracy{end}") for end in ("", "_low", "_high"))
+        row["accuracy"] = Interval(*ends)
+    return found
+
+
+def _worst(
+    labels: list[dict[str, Any]], *, certified: bool
+) -> Mapping[str, Any] | None:
+    known = [row for row in labels if row["accepted" if certified else "n"] > 0]
+    return known[0] if known else None
+
+
+def _rows(table: pd.DataFrame, text: str) -> list[dict[str, Any]]:
+    shown = table.head(_SHOWN)
+    texts = shown.get("text", pd.Series("", shown.index))
+    return [
+        {"shown": _short(words, "text"), "length": len(str(words)), **row}
+        for words, row in zip(texts, shown.to_dict("records"), strict=True)
+    ]
+
+
+def _reliability(report: CalibrationReport) -> Markup:
+    about = (
+        f"{report.n:,} predictions, in bins of their stated confidence. On the whole "
+        f"{_percent(report.mean_confidence)} was stated and "
+        f"{_percent(report.accuracy.value)} was right. The table below holds the "
+        "numbers."
+    )
+    with style():
+        figure = Figure(figsize=(4.8, 4.7))
+        ax = figure.subplots()
+        bare = {"points": False, "panel": False, "counts": False}
+        plot_reliability_diagram(report, ax=ax, **bare)
+        ax.set(xlabel="stated confidence", ylabel="share that was right")
+        legend_below(ax)
+        return _svg(figure, "reliability", "Share right by stated confidence", about)
+
+
+def _coverage(certificate: CertifiedThreshold) -> Markup | None:
+    """Accuracy among the accepted by the share that is accepted, with its bound."""
+    tested = certificate.tested
+    if not len(tested):
+        return None
+    share, bound = tested["n"] / certificate.n_labels, 1 - tested["upper"]
+    right, asked = 1 - tested["risk"], 1 - certificate.max_risk
+    about = f"Asked for: {_percent(asked)} right. "
+    with style():
+        figure = Figure(figsize=(4.8, 4.7))
+        ax = figure.subplots()
+        look: dict[str, Any] = {"marker": ".", "markersize": 4}
+        ax.plot(share, right, color=PALETTE[0], **look, label="right among the passed")
+        look |= {"color": PALETTE[1], "linestyle": LINES[1]}
+        ax.plot(share, bound, **look, label="at least (bound)")
+        look = {"color": "black", "linewidth": 1, "linestyle": LINES[3]}
+        ax.axhline(asked, **look, label=f"asked for: {_percent(asked)}")
+        upper = _upper(certificate)
+        if upper is None:
+            about += (
+                f"The bound comes up to {_percent(bound.max())} at most, at a coverage "
+                f"of {_percent(share[bound.idxmax()])}: no point is certified."
+            )
+        else:
+            at = certificate.coverage
+            value = 1 - certificate.n_errors / certificate.n_accepted
+            ax.vlines(at, 1 - upper, value, color=PALETTE[2], linewidth=2)
+            look = {"color": PALETTE[2], "marker": "D", "markersize": 9}
+            look |= {"linestyle": "", "zorder": 5, "label": "certified"}
+            ax.plot([at], [value], **look)
+            about += (
+                f"Certified: {_percent(at)} pass, {_percent(value)} of them were right "
+                f"on the checked texts, at least {_percent(1 - upper)} by the bound."
+            )
+        bottom = min(right.min(), asked, bound.max() - 0.05) - 0.05
+        ax.set(xlim=(0, 1.03), ylim=(max(bottom, -0.02), 1.02))
+        ax.set(xlabel="share that passes without a look", ylabel="share that is right")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(lambda value, _: _percent(value))
+        legend_below(ax)
+        return _svg(figure, "passing", "Share right by share that passes", about)
+
+
+def _svg(figure: Figure, name: str, title: str, about: str) -> Markup:
+    """A figure inside the page: ids of its own, colours that the page can change."""
+    file = StringIO()
+    bare = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata=bare)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r"#([0-9a-f]{6})\b", r"var(--x\1, #\1)", text)
+    told = f'role="img" aria-labelledby="{name}-title {name}-desc"'
+    words = f'<title id="{name}-title">{escape(title)}</title>'
+    words += f'<desc id="{name}-desc">{escape(about)}</desc>'
+    return Markup(text.replace("<svg", f"<svg {told}", 1).replace(">", f">{words}", 1))
+
+
+def _short(text: Any, kind: str) -> str:
+    """A text of the user's, without what no page can show, and not too long."""
+    whole = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
+    longest = _LONGEST[kind]
+    return whole if len(whole) <= longest else whole[:longest].rstrip() + "…"
+
+
+def _rounded(n: float) -> int:
+    """A number that is a guess, up to two digits."""
+    unit = 10 ** max(len(str(int(n))) - 2, 0)
+    return -int(-n // unit) * unit
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "–" if np.isnan(value) else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _percent(share: float) -> str:
+    if np.isnan(share):
+        return "–"
+    return f"{100 * share:.1f}".removesuffix(".0").replace("-", "−") + _SPACE + "%"
+
+
+def _interval(found: Interval) -> str:
+    """A share with its interval."""
+    if np.isnan(found.low):
+        return _percent(found.value)
+    return f"{_percent(found.value)} ({_percent(found.low)} to {_percent(found.high)})"
