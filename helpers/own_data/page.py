@@ -54,27 +54,33 @@ def page(decision: Decision) -> str:
     wrong = judged[~correct].sort_values("confidence", ascending=False, kind="stable")
     stated = judged["confidence"].to_numpy()
     labels = _labels(decision)
-    return _templates().get_template("page.html").render(
-        decision=decision,
-        certificate=certificate,
-        report=decision.report,
-        counts=decision.counts,
-        passing=_passing(decision),
-        upper=_upper(certificate),
-        best=_tightest(certificate),
-        reason=_reason(certificate),
-        least=zero_failure_sample_size(decision.risk, decision.delta),
-        steps=[] if certificate.threshold is not None else _steps(decision),
-        rounded=bool(len(stated) and np.allclose(stated, stated.round(2), atol=1e-9)),
-        n_levels=len(np.unique(stated)),
-        candidates=_candidates(decision),
-        labels=labels,
-        worst=_worst(labels, certified=certificate.threshold is not None),
-        wrong=_rows(wrong, decision.text),
-        n_wrong=len(wrong),
-        to_label=_rows(decision.to_label, decision.text),
-        reliability=_reliability(decision.report),
-        coverage=_coverage(certificate),
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            decision=decision,
+            certificate=certificate,
+            report=decision.report,
+            counts=decision.counts,
+            passing=_passing(decision),
+            upper=_upper(certificate),
+            best=_tightest(certificate),
+            reason=_reason(certificate),
+            least=zero_failure_sample_size(decision.risk, decision.delta),
+            steps=[] if certificate.threshold is not None else _steps(decision),
+            rounded=bool(
+                len(stated) and np.allclose(stated, stated.round(2), atol=1e-9)
+            ),
+            n_levels=len(np.unique(stated)),
+            candidates=_candidates(decision),
+            labels=labels,
+            worst=_worst(labels, certified=certificate.threshold is not None),
+            wrong=_rows(wrong, decision.text),
+            n_wrong=len(wrong),
+            to_label=_rows(decision.to_label, decision.text),
+            reliability=_reliability(decision.report),
+            coverage=_coverage(certificate),
+        )
     )
 
 
