@@ -23,6 +23,7 @@ from ..decisions import (
     zero_failure_sample_size,
 )
 from ..metrics import (
+    Interval,
     auroc,
     calibration_metrics,
     paired_difference,
@@ -47,6 +48,7 @@ from .table import OwnTable, plain
 
 _FOLDS = 5
 _TO_LABEL = 10
+_MEASURES = ["accuracy", "brier", "auroc", "coverage", "seconds"]
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "torch", "transformers")
 Tell = Callable[[str], None]
 
@@ -249,7 +251,7 @@ def choose(
         winner,
         calibrator,
         table,
-        pd.DataFrame(differences, index=["value", "low", "high"]).T,
+        _differences(differences),
         tuple(notes),
     )
 
@@ -372,7 +374,10 @@ def certify(
         first_of_copies = ~table.groups[to_come.index].duplicated()
         to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
     labelled = table.labels[table.labelled]
-    candidates = pd.DataFrame() if choice is None else choice.candidates
+    if choice is not None:
+        candidates, chosen = choice.candidates, choice.candidate.name
+    else:
+        candidates, chosen = pd.DataFrame(columns=_MEASURES), "confidences as given"
     return Decision(
         name=table.name,
         text=table.text or "",
@@ -391,8 +396,8 @@ def certify(
             "certified_on": len(np.unique(groups)),
         },
         candidates=candidates,
-        differences=pd.DataFrame() if choice is None else choice.differences,
-        chosen=choice.candidate.name if choice else "confidences as given",
+        differences=choice.differences if choice else _differences({}),
+        chosen=chosen,
         judged=judged,
         report=report,
         certificate=certificate,
@@ -404,6 +409,10 @@ def certify(
         notes=notes,
         candidate=choice.candidate if choice else None,
     )
+
+
+def _differences(found: dict[str, Interval]) -> pd.DataFrame:
+    return pd.DataFrame(found, index=["value", "low", "high"], dtype=float).T
 
 
 def _coverage(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
