@@ -54,7 +54,9 @@ def made(
 ) -> Decision:
     """A decision about stored label probabilities, half of the rows for each part."""
     rows = scored.sample(n + new, random_state=0).reset_index(drop=True)
-    texts = texts or [f"Text {at}, of average length and little interest." for at in range(9)]
+    texts = texts or [
+        f"Text {at}, of average length and little interest." for at in range(9)
+    ]
     rows["text"] = [texts[at % len(texts)] for at in range(len(rows))]
     columns = list(rows.filter(regex="^p_"))
     first, second = rows[: n // 2], rows[n // 2 : n]
@@ -127,7 +129,7 @@ def made(
         differences=differences,
         chosen="linear probe",
         judged=judged,
-        report=calibration_metrics(held_out, correct),
+        report=calibration_metrics(held_out, correct, evaluation="held-out"),
         certificate=certificate,
         by_label=pd.DataFrame.from_dict(by_label, orient="index"),
         to_come=to_come,
@@ -141,8 +143,10 @@ def decisions() -> dict[str, Decision]:
     reviews = load_review_scores("test")
     evidence = load_evidence()
     neiss = load_neiss_predictions("fine-tuned", "test")
-    long = {column: f"{column} [code/{at:03}] and neighbouring parts, not elsewhere classified"
-            for at, column in enumerate(neiss.filter(regex="^p_"))}
+    long = {
+        column: f"{column} [code/{at:03}] and neighbouring parts, not elsewhere classified"
+        for at, column in enumerate(neiss.filter(regex="^p_"))
+    }
     kinds = {old[2:]: new[2:] for old, new in long.items()}
     neiss = neiss.rename(columns=long).replace({"truth": kinds})
     return {
@@ -152,6 +156,8 @@ def decisions() -> dict[str, Decision]:
         "no ranking": made(evidence["tweets"]),
         "newsgroups": made(evidence["newsgroups"]),
         "many labels": made(neiss, n=1000, risk=0.2),
-        "nasty": made(reviews, n=800, texts=NASTY, name="<b>&.csv", text="<i>text", group="$g"),
+        "nasty": made(
+            reviews, n=800, texts=NASTY, name="<b>&.csv", text="<i>text", group="$g"
+        ),
         "nothing new": made(reviews, n=800, new=0),
     }

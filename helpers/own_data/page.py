@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..decisions import CertifiedThreshold, choose_threshold, zero_failure_sample_size
@@ -54,27 +55,33 @@ def page(decision: Decision) -> str:
     wrong = judged[~correct].sort_values("confidence", ascending=False, kind="stable")
     stated = judged["confidence"].to_numpy()
     labels = _labels(decision)
-    return _templates().get_template("page.html").render(
-        decision=decision,
-        certificate=certificate,
-        report=decision.report,
-        counts=decision.counts,
-        passing=_passing(decision),
-        upper=_upper(certificate),
-        best=_tightest(certificate),
-        reason=_reason(certificate),
-        least=zero_failure_sample_size(decision.risk, decision.delta),
-        steps=[] if certificate.threshold is not None else _steps(decision),
-        rounded=bool(len(stated) and np.allclose(stated, stated.round(2), atol=1e-9)),
-        n_levels=len(np.unique(stated)),
-        candidates=_candidates(decision),
-        labels=labels,
-        worst=_worst(labels, certified=certificate.threshold is not None),
-        wrong=_rows(wrong, decision.text),
-        n_wrong=len(wrong),
-        to_label=_rows(decision.to_label, decision.text),
-        reliability=_reliability(decision.report),
-        coverage=_coverage(certificate),
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            decision=decision,
+            certificate=certificate,
+            report=decision.report,
+            counts=decision.counts,
+            passing=_passing(decision),
+            upper=_upper(certificate),
+            best=_tightest(certificate),
+            reason=_reason(certificate),
+            least=zero_failure_sample_size(decision.risk, decision.delta),
+            steps=[] if certificate.threshold is not None else _steps(decision),
+            rounded=bool(
+                len(stated) and np.allclose(stated, stated.round(2), atol=1e-9)
+            ),
+            n_levels=len(np.unique(stated)),
+            candidates=_candidates(decision),
+            labels=labels,
+            worst=_worst(labels, certified=certificate.threshold is not None),
+            wrong=_rows(wrong, decision.text),
+            n_wrong=len(wrong),
+            to_label=_rows(decision.to_label, decision.text),
+            reliability=_reliability(decision.report),
+            coverage=_coverage(certificate),
+        )
     )
 
 
@@ -153,6 +160,13 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
         )
         steps = [label, *steps]
     else:
+        if len(decision.to_label):
+            label = (
+                "Label the texts under “Label these next”, and more like them.",
+                "The classifier has most to learn from these; how much it helps shows "
+                "in the next run.",
+            )
+            steps.append(label)
         steps += [
             (
                 "Try another, larger model.",
@@ -243,11 +257,16 @@ def _labels(decision: Decision) -> list[dict[str, Any]]:
     return found
 
 
-def _worst(
-    labels: list[dict[str, Any]], *, certified: bool
-) -> Mapping[str, Any] | None:
-    known = [row for row in labels if row["accepted" if certified else "n"] > 0]
-    return known[0] if known else None
+def _worst(rows: list[dict[str, Any]], *, certified: bool) -> Mapping[str, Any]:
+    """The label with the most errors, of which chance explains the least."""
+    if not certified:
+        return rows[0]
+    passed = [row for row in rows if row["accepted"]]
+
+    def at_least(row: Mapping[str, Any]) -> float:
+        return Interval.of_share(row["errors"], row["accepted"], _LEVEL).low
+
+    return max(passed, key=lambda row: (at_least(row), row["errors"]))
 
 
 def _rows(table: pd.DataFrame, text: str) -> list[dict[str, Any]]:
@@ -271,7 +290,10 @@ def _reliability(report: CalibrationReport) -> Markup:
         ax = figure.subplots()
         bare = {"points": False, "panel": False, "counts": False}
         plot_reliability_diagram(report, ax=ax, **bare)
+        lowest = report.curve[["accuracy_low", "band_low"]].min(axis=None)
         ax.set(xlabel="stated confidence", ylabel="share that was right")
+        ax.set_ylim(max(lowest, 0) - 0.03, 1.03)
+        _in_percent(ax)
         legend_below(ax)
         return _svg(figure, "reliability", "Share right by stated confidence", about)
 
@@ -313,10 +335,14 @@ def _coverage(certificate: CertifiedThreshold) -> Markup | None:
         bottom = min(right.min(), asked, bound.max() - 0.05) - 0.05
         ax.set(xlim=(0, 1.03), ylim=(max(bottom, -0.02), 1.02))
         ax.set(xlabel="share that passes without a look", ylabel="share that is right")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(lambda value, _: _percent(value))
+        _in_percent(ax)
         legend_below(ax)
         return _svg(figure, "passing", "Share right by share that passes", about)
+
+
+def _in_percent(ax: Axes) -> None:
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda value, _: _percent(value))
 
 
 def _svg(figure: Figure, name: str, title: str, about: str) -> Markup:
