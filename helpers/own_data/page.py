@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -31,7 +32,9 @@ CHAPTERS = {
     11: "Fine-tuning, compared honestly",
     15: "What the model says and what it knows",
 }
+Row = dict[Any, Any]
 _LEVEL = 0.95
+_TIMES = 10  # as many labels as there are would be too much to ask for
 _SHOWN = 10  # rows of the user's own texts
 _LONGEST = {"text": 400, "name": 80}
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -76,9 +79,9 @@ def page(decision: Decision) -> str:
             candidates=_candidates(decision),
             labels=labels,
             worst=_worst(labels, certified=certificate.threshold is not None),
-            wrong=_rows(wrong, decision.text),
+            wrong=_rows(wrong),
             n_wrong=len(wrong),
-            to_label=_rows(decision.to_label, decision.text),
+            to_label=_rows(decision.to_label),
             reliability=_reliability(decision.report),
             coverage=_coverage(certificate),
         )
@@ -100,6 +103,7 @@ def _templates() -> Environment:
         "points": lambda share: _number(100 * share, 1),
         "share": lambda right, n: _interval(Interval.of_share(right, n, _LEVEL)),
         "interval": _interval,
+        "rounded": lambda n: f"{_rounded(n):,}",
         "name": lambda text: _short(text, "name"),
     }
     return made
@@ -126,7 +130,7 @@ def _tightest(certificate: CertifiedThreshold) -> Mapping[str, float] | None:
     tested = certificate.tested
     if not len(tested):
         return None
-    best = tested.loc[tested["upper"].idxmin()]
+    best = tested.iloc[int(tested["upper"].argmin())]
     return {"upper": best["upper"], "coverage": best["n"] / certificate.n_labels}
 
 
@@ -136,9 +140,13 @@ def _reason(certificate: CertifiedThreshold) -> str | None:
         return None
     if not certificate.can_rank:
         return "rank"
-    if len(certificate.tested) and certificate.labels_needed is None:
-        return "wrong"
-    return "few"
+    n, needed = certificate.n_labels, certificate.labels_needed or math.inf
+    return "few" if n < _enough(certificate) or needed <= _TIMES * n else "wrong"
+
+
+def _enough(certificate: CertifiedThreshold) -> int:
+    """Labels from which on something can be said of how many more it takes."""
+    return 4 * zero_failure_sample_size(certificate.max_risk, certificate.delta)
 
 
 def _steps(decision: Decision) -> list[tuple[str, str]]:
@@ -148,15 +156,21 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
     merge = _merge(decision)
     steps = [] if merge is None else [merge]
     if reason == "few":
-        least = zero_failure_sample_size(decision.risk, decision.delta)
-        needed = needed or 2 * least
-        share = counts["labelled"] / max(certificate.n_labels, 1)
-        more = _rounded(share * needed) - counts["labelled"]
+        n, enough = certificate.n_labels, _enough(certificate)
+        effect = (
+            f"With about {{}} to check on instead of {n:,}, a threshold may be "
+            "expected to pass in 8 of 10 tries, if they are like these."
+        )
+        if needed is None or needed > _TIMES * n:
+            needed = enough
+            effect = (
+                f"From {n:,} to check on, little can be said. With about {{}} the next "
+                "run either passes some texts or tells how many more it takes."
+            )
+        more = needed * counts["labelled"] / max(n, 1) - counts["labelled"]
         label = (
-            f"Label about {max(more, 1):,} more texts, drawn at random.",
-            f"With about {_rounded(needed):,} of them to check on (there were "
-            f"{certificate.n_labels:,}), a threshold may be expected to pass in 8 of "
-            "10 tries, if they are like these.",
+            f"Label about {_rounded(max(more, 1)):,} more texts, drawn at random.",
+            effect.format(f"{_rounded(needed):,}"),
         )
         steps = [label, *steps]
     else:
@@ -185,9 +199,9 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
         steps.append(
             (
                 f"Live with more errors than {_percent(decision.risk)}.",
-                f"The tightest bound was {_percent(best['upper'])}, for the surest "
-                f"{_percent(best['coverage'])} of the texts. A limit that is chosen "
-                "after seeing this has to be checked on other labelled texts.",
+                f"The tightest bound was {_percent(best['upper'])}, if "
+                f"{_percent(best['coverage'])} of the texts pass. A limit that is "
+                "chosen after seeing this has to be checked on other labelled texts.",
             )
         )
     return steps
@@ -216,28 +230,26 @@ def _merge(decision: Decision) -> tuple[str, str] | None:
     return (
         f"Make one label of “{_short(one, 'name')}” and “{_short(other, 'name')}”.",
         f"They are taken for each other in {n:,} of the {len(wrong):,} errors. As one "
-        f"label, {_percent(correct.mean())} of the checked texts would be right instead "
-        f"of {_percent(before)}, and {passes}: a guess from these rows, which a new "
-        "run on other rows has to confirm.",
+        f"label, {_percent(correct.mean())} of the checked texts would be right, not "
+        f"{_percent(before)}, and {passes}: a guess from these rows, which a new run "
+        "on other rows has to confirm.",
     )
 
 
-def _candidates(decision: Decision) -> list[dict[str, Any]]:
+def _candidates(decision: Decision) -> list[Row]:
     """The table of candidates, the chosen one first."""
-    n, rows = decision.counts["chosen_on"], []
+    n = decision.counts["chosen_on"]
     table = decision.candidates.sort_values("brier", kind="stable")
-    for name, row in table.iterrows():
-        gap = None
-        if name in decision.differences.index:
-            found = decision.differences.loc[name, ["value", "low", "high"]]
-            gap = Interval(*found.astype(float))
-        accuracy = Interval.of_share(row["accuracy"] * n, n, _LEVEL)
-        more = {"name": name, "accuracy": accuracy, "difference": gap}
-        rows.append({**row, **more, "chosen": name == decision.chosen})
+    gaps = decision.differences.reindex(table.index)[["value", "low", "high"]]
+    rows = table.reset_index(names="name").to_dict("records")
+    for row, gap in zip(rows, gaps.to_numpy(dtype=float), strict=True):
+        row["accuracy"] = Interval.of_share(row["accuracy"] * n, n, _LEVEL)
+        row["difference"] = Interval(*gap)
+        row["chosen"] = row["name"] == decision.chosen
     return sorted(rows, key=lambda row: not row["chosen"])
 
 
-def _labels(decision: Decision) -> list[dict[str, Any]]:
+def _labels(decision: Decision) -> list[Row]:
     """One row a predicted label: what was accepted, and all of its predictions."""
     judged = decision.judged
     correct = judged["truth"] == judged["prediction"]
@@ -257,25 +269,25 @@ def _labels(decision: Decision) -> list[dict[str, Any]]:
     return found
 
 
-def _worst(rows: list[dict[str, Any]], *, certified: bool) -> Mapping[str, Any]:
+def _worst(rows: list[Row], *, certified: bool) -> Row:
     """The label with the most errors, of which chance explains the least."""
     if not certified:
         return rows[0]
     passed = [row for row in rows if row["accepted"]]
 
-    def at_least(row: Mapping[str, Any]) -> float:
+    def at_least(row: Row) -> float:
         return Interval.of_share(row["errors"], row["accepted"], _LEVEL).low
 
     return max(passed, key=lambda row: (at_least(row), row["errors"]))
 
 
-def _rows(table: pd.DataFrame, text: str) -> list[dict[str, Any]]:
+def _rows(table: pd.DataFrame) -> list[Row]:
     shown = table.head(_SHOWN)
     texts = shown.get("text", pd.Series("", shown.index))
-    return [
-        {"shown": _short(words, "text"), "length": len(str(words)), **row}
-        for words, row in zip(texts, shown.to_dict("records"), strict=True)
-    ]
+    rows = shown.to_dict("records")
+    for row, text in zip(rows, texts, strict=True):
+        row["shown"], row["length"] = _short(text, "text"), len(str(text))
+    return rows
 
 
 def _reliability(report: CalibrationReport) -> Markup:
@@ -290,7 +302,7 @@ def _reliability(report: CalibrationReport) -> Markup:
         ax = figure.subplots()
         bare = {"points": False, "panel": False, "counts": False}
         plot_reliability_diagram(report, ax=ax, **bare)
-        lowest = report.curve[["accuracy_low", "band_low"]].min(axis=None)
+        lowest = float(report.curve[["accuracy_low", "band_low"]].min().min())
         ax.set(xlabel="stated confidence", ylabel="share that was right")
         ax.set_ylim(max(lowest, 0) - 0.03, 1.03)
         _in_percent(ax)
@@ -319,7 +331,7 @@ def _coverage(certificate: CertifiedThreshold) -> Markup | None:
         if upper is None:
             about += (
                 f"The bound comes up to {_percent(bound.max())} at most, at a coverage "
-                f"of {_percent(share[bound.idxmax()])}: no point is certified."
+                f"of {_percent(share.iloc[int(bound.argmax())])}: none is certified."
             )
         else:
             at = certificate.coverage
