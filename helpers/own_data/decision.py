@@ -8,6 +8,7 @@ import pandas as pd
 
 from ..decisions import CertifiedThreshold, Policy
 from ..metrics import CalibrationReport
+from .candidates import Candidate
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,6 +59,10 @@ class Decision:
         Of packages, and hashes of ``file`` and ``model``.
     policy : Policy or None
         What to do with new rows; None where nothing could be certified.
+    notes : tuple of str
+        Sentences on what was found in the table and what was left out.
+    candidate : Candidate or None
+        The chosen one, fitted; None where the confidences were given.
     """
 
     name: str
@@ -80,3 +85,5 @@ class Decision:
     to_label: pd.DataFrame = field(repr=False)
     versions: dict[str, str]
     policy: Policy | None = None
+    notes: tuple[str, ...] = ()
+    candidate: Candidate | None = field(default=None, repr=False)

@@ -56,35 +56,27 @@ def page(decision: Decision) -> str:
     certificate, judged = decision.certificate, decision.judged
     correct = (judged["truth"] == judged["prediction"]).to_numpy()
     wrong = judged[~correct].sort_values("confidence", ascending=False, kind="stable")
-    stated = judged["confidence"].to_numpy()
     labels = _labels(decision)
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            decision=decision,
-            certificate=certificate,
-            report=decision.report,
-            counts=decision.counts,
-            passing=_passing(decision),
-            upper=_upper(certificate),
-            best=_tightest(certificate),
-            reason=_reason(certificate),
-            least=zero_failure_sample_size(decision.risk, decision.delta),
-            steps=[] if certificate.threshold is not None else _steps(decision),
-            rounded=bool(
-                len(stated) and np.allclose(stated, stated.round(2), atol=1e-9)
-            ),
-            n_levels=len(np.unique(stated)),
-            candidates=_candidates(decision),
-            labels=labels,
-            worst=_worst(labels, certified=certificate.threshold is not None),
-            wrong=_rows(wrong),
-            n_wrong=len(wrong),
-            to_label=_rows(decision.to_label),
-            reliability=_reliability(decision.report),
-            coverage=_coverage(certificate),
-        )
+    template = _templates().get_template("page.html")
+    return template.render(
+        decision=decision,
+        certificate=certificate,
+        report=decision.report,
+        counts=decision.counts,
+        passing=_passing(decision),
+        upper=_upper(certificate),
+        best=_tightest(certificate),
+        reason=_reason(certificate),
+        least=zero_failure_sample_size(decision.risk, decision.delta),
+        steps=[] if certificate.threshold is not None else _steps(decision),
+        candidates=_candidates(decision),
+        labels=labels,
+        worst=_worst(labels, certified=certificate.threshold is not None),
+        wrong=_rows(wrong),
+        n_wrong=len(wrong),
+        to_label=_rows(decision.to_label),
+        reliability=_reliability(decision.report),
+        coverage=_coverage(certificate),
     )
 
 
@@ -237,7 +229,9 @@ def _merge(decision: Decision) -> tuple[str, str] | None:
 
 
 def _candidates(decision: Decision) -> list[Row]:
-    """The table of candidates, the chosen one first."""
+    """The table of candidates, the chosen one first; empty where there were none."""
+    if not len(decision.candidates):
+        return []
     n = decision.counts["chosen_on"]
     table = decision.candidates.sort_values("brier", kind="stable")
     gaps = decision.differences.reindex(table.index)[["value", "low", "high"]]
@@ -283,10 +277,10 @@ def _worst(rows: list[Row], *, certified: bool) -> Row:
 
 def _rows(table: pd.DataFrame) -> list[Row]:
     shown = table.head(_SHOWN)
-    texts = shown.get("text", pd.Series("", shown.index))
+    shown = shown.assign(prediction=shown["prediction"].fillna("nothing"))
     rows = shown.to_dict("records")
-    for row, text in zip(rows, texts, strict=True):
-        row["shown"], row["length"] = _short(text, "text"), len(str(text))
+    for row in rows:
+        row["shown"], row["length"] = _short(row["text"], "text"), len(row["text"])
     return rows
 
 

@@ -1,0 +1,366 @@
+"""Three ways to read a text that have one face: words, an answer, hidden states."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+import warnings
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+
+from ..calibration.files import Stored
+from ..files import read_json, write_json
+from .table import plain
+
+WORDS, ANSWER, PROBE = "counting words", "the model's answer", "linear probe"
+NAMES = (WORDS, ANSWER, PROBE)
+Folds = list[tuple[np.ndarray, np.ndarray]]
+
+_STRENGTHS = np.logspace(-0.5, 2.5, 7)  # inverse penalties of word weights
+_EXAMPLES, _MOST_EXAMPLES = 8, 16
+_CHARACTERS = 4000  # of all examples together, so that they fit into a window
+_TIMED = 16
+
+
+class Candidate:
+    """What gives each text a probability for each of its ``labels``, sorted."""
+
+    name: ClassVar[str]
+    labels: list[str]
+
+    @property
+    def learns(self) -> bool:
+        """Whether ``fit`` learns from the texts that it gets."""
+        return True
+
+    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+        raise NotImplementedError
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        raise NotImplementedError
+
+    def source(self) -> dict[str, str]:
+        """What the probabilities come from, for a policy to compare."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that predictions need, as a JSON-serialisable dict."""
+        raise NotImplementedError
+
+    def seconds_a_text(self, texts: Sequence[str]) -> float:
+        """Time to read one text, measured on a few of these."""
+        return 0.0
+
+    def score_table(self, texts: pd.Series) -> pd.DataFrame:
+        """``p_<label>``, ``prediction`` and ``confidence``, not yet calibrated."""
+        found = self.predict_proba(texts.tolist())
+        table = pd.DataFrame(
+            found, texts.index, [f"p_{label}" for label in self.labels]
+        )
+        table["prediction"] = np.array(self.labels, dtype=object)[found.argmax(axis=1)]
+        table["confidence"] = found.max(axis=1)
+        table.attrs["source"] = self.source()
+        return table
+
+
+class WordCounts(Candidate):
+    """Logistic regression on counts of words, weighted by how rare a word is."""
+
+    name = WORDS
+
+    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+        self._words = _vectorizer()
+        counts, labels = self._words.fit_transform(texts), np.array(truth, dtype=str)
+        copies = pd.factorize(np.array([plain(text) for text in texts], object))[0]
+        losses = np.zeros(len(_STRENGTHS))
+        for fit, judge in folds_of(labels, copies, 3):
+            known = np.unique(labels[fit])
+            judge = judge[np.isin(labels[judge], known)]
+            if len(known) < 2 or not len(judge):
+                continue
+            for at, strength in enumerate(_STRENGTHS):
+                model = _regression(strength).fit(counts[fit], labels[fit])
+                shares = model.predict_proba(counts[judge])
+                losses[at] += log_loss(
+                    labels[judge], shares, labels=known, normalize=False
+                )
+        self._model = _regression(_STRENGTHS[losses.argmin()]).fit(counts, labels)
+        self.labels = self._model.classes_.tolist()
+        return self
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        return np.asarray(self._model.predict_proba(self._words.transform(texts)))
+
+    def source(self) -> dict[str, str]:
+        told = json.dumps(self.to_dict(), sort_keys=True)
+        return {"model": f"{WORDS} {hashlib.sha256(told.encode()).hexdigest()[:12]}"}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": WORDS,
+            "labels": self.labels,
+            "words": self._words.get_feature_names_out().tolist(),
+            "idf": _packed(self._words.idf_),
+            "coef": _packed(self._model.coef_),
+            "intercept": _packed(self._model.intercept_),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        found, made = _StoredWords.read(stored), cls()
+        made.labels = found.labels
+        made._words = _vectorizer(found.words)
+        made._words.idf_ = _unpacked(found.idf, len(found.words))
+        made._model = _regression(1.0)
+        n_rows = 1 if len(found.labels) == 2 else len(found.labels)
+        coef = _unpacked(found.coef, n_rows * len(found.words))
+        made._model.classes_ = np.array(found.labels)
+        made._model.coef_ = coef.reshape(n_rows, -1)
+        made._model.intercept_ = _unpacked(found.intercept, n_rows)
+        return made
+
+
+class ModelAnswer(Candidate):
+    """What a language model answers to a prompt with a few examples."""
+
+    name = ANSWER
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        examples: Sequence[tuple[str, str]],
+        model: Any = None,
+        **settings: Any,
+    ) -> None:
+        from ..classifier import LLMClassifier
+
+        self.labels = sorted(labels)
+        self.settings = {"examples": [tuple(pair) for pair in examples], **settings}
+        self.classifier = LLMClassifier(
+            model, self.labels, too_long="cut", **self.settings
+        ).fit()
+
+    @property
+    def learns(self) -> bool:
+        return False
+
+    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+        return self
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        return _quietly(self.classifier.predict_proba, texts)
+
+    def source(self) -> dict[str, str]:
+        return self.classifier.source()
+
+    def seconds_a_text(self, texts: Sequence[str]) -> float:
+        from sklearn.base import clone
+
+        timed = clone(self.classifier).set_params(cache=False).fit()
+        return _seconds(timed.predict_proba, texts)
+
+    def to_dict(self) -> dict[str, Any]:
+        model = self.classifier.inputs([])[0]
+        return {
+            "kind": ANSWER,
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "labels": self.labels,
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        from ..models import LanguageModel
+
+        found = _StoredAnswer.read(stored)
+        model = LanguageModel.load(found.model)
+        if model.fingerprint != found.fingerprint:
+            raise ValueError(
+                f"The policy is for the model {found.model} "
+                f"{found.fingerprint[:12]}; the one of that name is now "
+                f"{model.fingerprint[:12]}."
+            )
+        return cls(found.labels, model=model, **found.settings)
+
+
+class LinearProbe(Candidate):
+    """A linear map of a language model's hidden states."""
+
+    name = PROBE
+
+    def __init__(self, model: Any = None) -> None:
+        from ..linear_probe import LinearProbeClassifier
+
+        self.probe = LinearProbeClassifier(model, too_long="cut")
+
+    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+        _quietly(self.probe.fit, texts, truth)
+        self.labels = self.probe.classes_.tolist()
+        return self
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        return np.asarray(self.probe.predict_proba(texts))
+
+    def source(self) -> dict[str, str]:
+        return self.probe.source()
+
+    def seconds_a_text(self, texts: Sequence[str]) -> float:
+        from sklearn.base import clone
+
+        return _seconds(clone(self.probe).set_params(cache=False).features, texts)
+
+    def to_dict(self) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "probe.json")
+            self.probe.save(path)
+            return {"kind": PROBE, "probe": read_json(path, dict)}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        made = cls()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "probe.json")
+            write_json(_StoredProbe.read(stored).probe, path)
+            made.probe = type(made.probe).load(path)
+        made.labels = made.probe.classes_.tolist()
+        return made
+
+
+def from_dict(stored: Any) -> Candidate:
+    """The candidate that ``to_dict`` described."""
+    kinds: dict[Any, Any] = {WORDS: WordCounts, ANSWER: ModelAnswer, PROBE: LinearProbe}
+    kind = stored.get("kind") if isinstance(stored, dict) else None
+    if kind not in kinds:
+        raise ValueError(f"kind must be one of {[*kinds]}, not {kind!r}.")
+    found: Candidate = kinds[kind].from_dict(stored)
+    return found
+
+
+def draw_examples(
+    texts: Sequence[str], truth: Sequence[str], most: int, seed: int
+) -> list[int]:
+    """Places of examples for a prompt, the labels in turn, none of them very long."""
+    labels, rng = np.array(truth, dtype=str), np.random.default_rng(seed)
+    wanted = min(max(_EXAMPLES, len(np.unique(labels))), _MOST_EXAMPLES, most)
+    places = [rng.permutation(np.flatnonzero(labels == x)) for x in np.unique(labels)]
+    chosen: list[int] = []
+    room = _CHARACTERS
+    for place in chain.from_iterable(zip_longest(*places)):
+        length = 0 if place is None else len(texts[place])
+        if place is None or length > _CHARACTERS // 4 or length > room:
+            continue
+        if len(chosen) == wanted:
+            break
+        chosen.append(int(place))
+        room -= length
+    return chosen
+
+
+def folds_of(truth: np.ndarray, groups: np.ndarray, n: int, seed: int = 0) -> Folds:
+    """Rows to fit on and to judge by, groups on one side, labels alike."""
+    n = min(n, len(np.unique(groups)))
+    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
+    with warnings.catch_warnings(action="ignore"):  # of labels with fewer rows
+        found = list(folds.split(truth, truth, groups))
+    return [(fit, judge) for fit, judge in found if len(judge)]
+
+
+def held_out_proba(
+    candidate: Candidate,
+    texts: Sequence[str],
+    truth: np.ndarray,
+    labels: Sequence[str],
+    folds: Folds,
+) -> np.ndarray:
+    """Probabilities of these labels for each text, by fits on the other folds."""
+    if not candidate.learns:
+        return candidate.predict_proba(texts)
+    found = np.empty((len(texts), len(labels)))
+    for fit, judge in folds:
+        known = np.unique(truth[fit])
+        shares = np.ones((len(judge), 1))
+        if len(known) > 1:
+            candidate.fit([texts[at] for at in fit], truth[fit].tolist())
+            shares = candidate.predict_proba([texts[at] for at in judge])
+        # A label that a fold has not seen gets Laplace's share.
+        found[judge] = 1 / (len(fit) + len(labels))
+        found[np.ix_(judge, np.searchsorted(labels, known))] = shares
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def _vectorizer(words: list[str] | None = None) -> TfidfVectorizer:
+    return TfidfVectorizer(
+        sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", vocabulary=words
+    )
+
+
+def _regression(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000)
+
+
+def _quietly(function: Any, *given: Any) -> Any:
+    from ..prompted import OffLabelWarning
+
+    with warnings.catch_warnings():
+        # The calibrator mends what these warn of.
+        warnings.simplefilter("ignore", OffLabelWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return function(*given)
+
+
+def _seconds(read: Any, texts: Sequence[str]) -> float:
+    some = list(texts[:_TIMED])
+    _quietly(read, some[:1])  # what is prepared once
+    times = []
+    for part in (some[:1], some):
+        start = time.perf_counter()
+        _quietly(read, part)
+        times.append(time.perf_counter() - start)
+    return max(times[1] - times[0], 0.0) / max(len(some) - 1, 1)
+
+
+def _packed(array: np.ndarray) -> str:
+    return b64encode(np.asarray(array, "<f8").tobytes()).decode()
+
+
+def _unpacked(text: str, n: int) -> np.ndarray:
+    found = np.frombuffer(b64decode(text, validate=True), "<f8")
+    if len(found) != n or not np.isfinite(found).all():
+        raise ValueError(f"there must be {n} finite numbers in base64")
+    return found
+
+
+class _StoredWords(Stored):
+    kind: Literal["counting words"]
+    labels: list[str]
+    words: list[str]
+    idf: str
+    coef: str
+    intercept: str
+
+
+class _StoredAnswer(Stored):
+    kind: Literal["the model's answer"]
+    model: str
+    fingerprint: str
+    labels: list[str]
+    settings: dict[str, Any]
+
+
+class _StoredProbe(Stored):
+    kind: Literal["linear probe"]
+    probe: dict[str, Any]

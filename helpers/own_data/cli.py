@@ -1,0 +1,362 @@
+"""The command ``how-sure``.
+
+Exit codes: 0, done, and a threshold is certified or the promise holds; 1, nothing could
+be certified, or the promise is broken; 2, the request or a file cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .decision import Decision
+    from .table import OwnTable
+
+# Everything else is imported where it is needed: it takes seconds.
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From a table of texts, some of them labelled, to decisions with a promise. "
+    "Exit codes: 0, done; 1, nothing certified, or the promise is broken; 2, the "
+    "request or a file cannot be used.",
+)
+_WAYS = ("words", "answer", "probe")
+
+File = Annotated[Path, typer.Argument(help="A CSV (UTF-8), Excel or Parquet file.")]
+PolicyFile = Annotated[Path, typer.Argument(help="What decide or certify wrote.")]
+Text = Annotated[str | None, typer.Option(help="Column of the texts.")]
+Label = Annotated[str | None, typer.Option(help="Column of the labels.")]
+Group = Annotated[
+    str | None, typer.Option(help="Column of what rows share, such as a patient.")
+]
+Risk = Annotated[float, typer.Option(help="Largest share of wrong rows accepted.")]
+Delta = Annotated[float, typer.Option(help="Probability that this fails.")]
+Seed = Annotated[int, typer.Option(help="Of the division at random.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.command()
+def decide(
+    file: File,
+    text: Text = None,
+    label: Label = None,
+    group: Group = None,
+    risk: Risk = 0.1,
+    delta: Delta = 0.05,
+    model: Annotated[
+        str | None, typer.Option(help="A hub id or path; default: the embedded model.")
+    ] = None,
+    use: Annotated[
+        str, typer.Option(help="What to try, with commas between.")
+    ] = ",".join(_WAYS),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
+    ] = False,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose among three ways to read the texts, certify, and decide on the others."""
+    from . import deciding
+    from .candidates import NAMES
+    from .table import read_table
+
+    ways = dict(zip(_WAYS, NAMES, strict=True))
+    if unknown := set(use.split(",")) - set(ways):
+        raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
+    table = read_table(file, text=text, label=label, group=group)
+    made = deciding.plan(
+        table,
+        risk=risk,
+        delta=delta,
+        seed=seed,
+        model=model,
+        candidates=[ways[way] for way in ways if way in use.split(",")],
+    )
+    _tell(
+        f"{table.name}: {len(table.rows)} rows, {len(table.labelled)} with a label, "
+        f"{len(table.unlabelled)} without one."
+    )
+    counts = table.labels[table.labelled].value_counts()
+    _tell(
+        f"{len(counts)} labels: "
+        + ", ".join(f"{name} {n}" for name, n in counts.head(12).items())
+        + (", …" if len(counts) > 12 else "")
+    )
+    for note in made.notes:
+        _tell(note)
+    _tell(
+        f"To choose by: {len(made.chosen_on)} rows, and {len(made.shown)} shown "
+        f"in a prompt. To certify on: {len(made.certified_on)} others."
+    )
+    seconds = made.seconds()
+    for name, (compared, chosen) in seconds.iterrows():
+        _tell(
+            f"  {name}: about {compared:.0f} s to read what it is chosen on, and "
+            f"{chosen:.0f} s for the rest if it is chosen"
+        )
+    most = seconds["compared"].sum() + seconds["chosen"].max()
+    _tell(
+        f"In all about {most:.0f} s of reading or less, and some seconds of fitting; "
+        "what has been read is kept, so that a second run reads nothing twice."
+    )
+    if dry_run:
+        if as_json:
+            typer.echo(json.dumps({"seconds": seconds.to_dict("index")}))
+        return
+    decision = deciding.decide(made, tell=_tell)
+    _finish(decision, table, _rows_of(decision, table), out or file.parent, as_json)
+
+
+@app.command()
+def certify(
+    file: File,
+    prediction: Annotated[str, typer.Option(help="Column of the predictions.")],
+    confidence: Annotated[str, typer.Option(help="Column of confidences, 0 to 1.")],
+    truth: Annotated[str, typer.Option(help="Column of the truth; may have gaps.")],
+    group: Group = None,
+    risk: Risk = 0.1,
+    delta: Delta = 0.05,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Certify confidences that are there already, whoever stated them."""
+    from . import deciding
+    from .stored import given_confidences
+    from .table import read_table
+
+    table = read_table(file, label=truth, group=group, needs=())
+    table.check_free(("action", "reason"))
+    given = given_confidences(table, prediction, confidence)
+    given["text"], given["truth"] = table.texts, table.labels
+    known = given.dropna(subset=["prediction", "confidence"])
+    judged = known[known["truth"] != ""]
+    coming = given[given["truth"] == ""]
+    if not len(judged):
+        raise ValueError(
+            f"No row of {table.name} has a prediction, a confidence and a truth."
+        )
+    notes = list(table.notes)
+    if lost := int((given["truth"] != "").sum()) - len(judged):
+        notes.append(f"{lost} rows with a truth have no prediction or confidence.")
+    values = judged["confidence"].to_numpy(float)
+    for digits in (1, 2):
+        if (abs(values - values.round(digits)) < 1e-9).all():
+            notes.append(
+                f"All confidences are rounded to {digits} decimals: rows with the same "
+                "one are accepted together or not at all."
+            )
+            break
+    for note in notes:
+        _tell(note)
+    decision = deciding.certify(
+        table,
+        judged,
+        values,
+        coming if len(coming) else None,
+        risk=risk,
+        delta=delta,
+        seed=seed,
+        notes=tuple(notes),
+    )
+    rows = _rows_of(decision, table)[["action", "reason"]]
+    given_as = (prediction, confidence)
+    _finish(decision, table, rows, out or file.parent, as_json, given_as)
+
+
+@app.command()
+def apply(
+    policy: PolicyFile, file: File, out: Out = None, as_json: AsJson = False
+) -> None:
+    """Decide on new rows by a policy that was certified."""
+    from .stored import OwnPolicy
+    from .table import OURS, read_table
+
+    kept = OwnPolicy.load(policy)
+    table = read_table(file, text=kept.text or None, needs=())
+    names = OURS[2:] if kept.given else OURS
+    table.check_free(names)
+    decided = kept.apply(table)
+    counts = decided["action"].value_counts().to_dict()
+    warned = kept.drift(decided["confidence"])
+    path = (out or file.parent) / f"{file.stem}.decisions.csv"
+    _write_rows(table, decided[[*names]], path)
+    for note in [*table.notes, *filter(None, [warned])]:
+        _tell(note)
+    said = ", ".join(f"{n} {action}" for action, n in counts.items())
+    _answer(
+        as_json,
+        {"rows": len(decided), "actions": counts, "drift": warned, "file": str(path)},
+        f"{len(decided)} rows: {said}. Written: {path}",
+    )
+
+
+@app.command()
+def check(
+    policy: PolicyFile,
+    file: File,
+    state: Annotated[
+        Path | None, typer.Option(help="What was seen; default: beside the policy.")
+    ] = None,
+    label: Label = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether the promise still holds, by rows labelled since; look whenever you like.
+
+    Rows must be a random sample of those accepted, or all of them.
+    """
+    from .stored import OwnPolicy
+    from .table import read_table
+
+    kept = OwnPolicy.load(policy)
+    table = read_table(file, text=kept.text or None, label=label or kept.label)
+    path = state or policy.with_name(f"{policy.stem.split('.')[0]}.monitor.json")
+    monitor, counts = kept.check(table, path)
+    verdict = "broken" if monitor.alarm else "not refuted"
+    told = (
+        f"{counts['labelled']} labelled rows: {counts['certified_with']} were there "
+        f"when it was certified, {counts['seen_before']} were seen before, "
+        f"{counts['accepted']} others are accepted, {counts['wrong']} of them wrong. "
+        f"In all {monitor.n - monitor.n_right} of {monitor.n} wrong, where at most "
+        f"{1 - monitor.promised:.3g} was promised: the promise is {verdict}"
+    )
+    if monitor.alarm:
+        told += f", since the accepted row {monitor.alarm_at}; certify anew."
+    found = {**counts, "verdict": verdict, "n": monitor.n, "right": monitor.n_right}
+    _answer(as_json, {**found, "e_value": monitor.e_value, "state": str(path)}, told)
+    raise typer.Exit(int(monitor.alarm))
+
+
+@app.command()
+def demo(out: Out = None, as_json: AsJson = False) -> None:
+    """The whole report in ten seconds, on film reviews that come with the book."""
+    from . import deciding
+    from .demo import demo_plan
+
+    made = demo_plan()
+    _tell(
+        "400 film reviews with a label, 300 without; what the model answered is kept."
+    )
+    decision = deciding.decide(made, tell=_tell)
+    rows = _rows_of(decision, made.table)
+    _finish(decision, made.table, rows, out or Path.cwd(), as_json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a user's error is told in a sentence."""
+    try:
+        app(arguments, prog_name="how-sure")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"how-sure: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
+    """What stands beside each row of the table."""
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "prediction": None,
+            "confidence": float("nan"),
+            "action": "review",
+            "reason": "there is no text",
+        },
+        index=table.rows.index,
+        dtype=object,
+    )
+    rows.loc[table.labelled, ["action", "reason"]] = ["labelled", "learned from"]
+    judged = decision.judged
+    rows.loc[judged.index, "reason"] = "certified on"
+    for column in ("prediction", "confidence"):
+        rows.loc[judged.index, column] = judged[column]
+    if decision.to_come is not None:
+        rows.loc[decision.to_come.index] = decision.to_come[rows.columns]
+    return rows
+
+
+def _write_rows(table: OwnTable, added: pd.DataFrame, path: Path) -> None:
+    from ..files import writing
+
+    rows = table.rows.join(added)
+    with writing(path) as unfinished:
+        rows.to_csv(unfinished, index=False, float_format="%.6g")
+
+
+def _finish(
+    decision: Decision,
+    table: OwnTable,
+    rows: pd.DataFrame,
+    folder: Path,
+    as_json: bool,
+    given: tuple[str, ...] = (),
+) -> None:
+    """Write rows, page and policy; say what was found; exit."""
+    from ..files import writing
+    from .page import page
+    from .stored import OwnPolicy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = Path(decision.name).stem
+    paths = {
+        name: folder / f"{stem}.{ending}"
+        for name, ending in (
+            ("decisions", "decisions.csv"),
+            ("page", "decisions.html"),
+            ("policy", "policy.json"),
+        )
+    }
+    html = page(decision)
+    _write_rows(table, rows, paths["decisions"])
+    with writing(paths["page"]) as unfinished:
+        unfinished.write_text(html, encoding="utf-8")
+    if decision.policy is None:
+        if paths["policy"].exists():
+            _tell(f"{paths['policy']} is of an earlier run, and stays as it is.")
+        del paths["policy"]
+    else:
+        OwnPolicy.of(decision, table, given).save(paths["policy"])
+    found, coming = decision.certificate, decision.to_come
+    accepted = 0
+    if coming is not None:
+        accepted = int((coming["action"] == "accept").sum())
+    told = [f"{decision.chosen}. {found}"]
+    if coming is not None:
+        told.append(f"{accepted} of {len(coming)} rows without a label are accepted.")
+    told += [f"Written: {path}" for path in paths.values()]
+    summary: dict[str, Any] = {
+        "chosen": decision.chosen,
+        "threshold": found.threshold,
+        "risk": decision.risk,
+        "delta": decision.delta,
+        "certified_on": found.n_labels,
+        "accepted": found.n_accepted,
+        "errors": found.n_errors,
+        "labels_needed": found.labels_needed,
+        "to_come": 0 if coming is None else len(coming),
+        "to_come_accepted": accepted,
+        "candidates": json.loads(decision.candidates.to_json(orient="index")),
+        "counts": decision.counts,
+        "notes": list(decision.notes),
+        "files": {name: str(path) for name, path in paths.items()},
+    }
+    _answer(as_json, summary, "\n".join(told))
+    raise typer.Exit(int(found.threshold is None))
+
+
+def _answer(as_json: bool, found: dict[str, Any], told: str) -> None:
+    typer.echo(json.dumps(found, ensure_ascii=False, indent=2) if as_json else told)
+
+
+def _tell(said: str) -> None:
+    typer.echo(said, err=True)

@@ -1,0 +1,455 @@
+"""Divide a table, choose a candidate on one part, certify it on the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import __version__
+from ..calibration import ProbabilityCalibrator, cross_fitted
+from ..checks import check_between, check_choice, check_count
+from ..decisions import (
+    CertifiedThreshold,
+    Policy,
+    choose_threshold,
+    review_queue,
+    verify_accepted,
+    zero_failure_sample_size,
+)
+from ..metrics import (
+    auroc,
+    calibration_metrics,
+    paired_difference,
+    risk_coverage_curve,
+)
+from ..metrics.bins import at_least
+from .candidates import (
+    ANSWER,
+    NAMES,
+    PROBE,
+    WORDS,
+    Candidate,
+    LinearProbe,
+    ModelAnswer,
+    WordCounts,
+    draw_examples,
+    folds_of,
+    held_out_proba,
+)
+from .decision import Decision
+from .table import OwnTable, plain
+
+_FOLDS = 5
+_TO_LABEL = 10
+_PACKAGES = ("numpy", "pandas", "scikit-learn", "torch", "transformers")
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How a table is divided, and what is tried: what :func:`decide` will do.
+
+    ``shown`` are rows that stand in a prompt as examples, ``chosen_on`` those by which
+    a candidate is calibrated and chosen, ``certified_on`` those that have no say in it.
+    """
+
+    table: OwnTable
+    risk: float
+    delta: float
+    seed: int
+    shown: pd.Index
+    chosen_on: pd.Index
+    certified_on: pd.Index
+    candidates: Sequence[Candidate]
+    notes: tuple[str, ...]
+
+    def seconds(self) -> pd.DataFrame:
+        """Reading times, measured on a few texts: to compare, and more if chosen."""
+        rng = np.random.default_rng(self.seed)
+        texts = self.table.texts[self.chosen_on]
+        some = texts.iloc[rng.permutation(len(texts))].tolist()
+        rest = len(self.certified_on) + len(self.table.unlabelled)
+        each = {one.name: one.seconds_a_text(some) for one in self.candidates}
+        return pd.DataFrame(
+            {
+                name: {"compared": a_text * len(texts), "chosen": a_text * rest}
+                for name, a_text in each.items()
+            }
+        ).T
+
+
+def plan(
+    table: OwnTable,
+    *,
+    risk: float = 0.1,
+    delta: float = 0.05,
+    seed: int = 0,
+    model: Any = None,
+    candidates: Sequence[str] = NAMES,
+) -> Plan:
+    """Divide the labelled rows at random, groups on one side, and say what to try.
+
+    Parameters
+    ----------
+    table : OwnTable
+        As :func:`helpers.own_data.table.read_table` gives it.
+    risk, delta : float
+        The largest share of wrong rows among those accepted (default 0.1), and the
+        probability with which that may fail (0.05).
+    seed : int, default=0
+        Of the division and of all else that is left to chance.
+    model : LanguageModel or str, optional
+        A model, or a name for :meth:`helpers.models.LanguageModel.load`.
+    candidates : sequence of str, optional
+        Some of "counting words", "the model's answer" and "linear probe". Default: all.
+    """
+    check_between("risk", risk, 0, 1)
+    check_between("delta", delta, 0, 1)
+    check_count("seed", seed, 0)
+    for name in candidates:
+        check_choice("candidates", name, NAMES)
+    if not len(candidates):
+        raise ValueError("candidates must name at least one.")
+    table.check_free()
+    table.check_labels()
+    groups = table.groups[table.labelled]
+    order = np.random.default_rng(seed).permutation(groups.unique())
+    is_first = groups.isin(order[: len(order) // 2])
+    first, second = groups.index[is_first], groups.index[~is_first]
+    labels = table.labels[first]
+    if labels.nunique() < 2:
+        raise ValueError(
+            f"The {len(first)} rows to learn from, drawn at random, have one label, "
+            f"{labels.iloc[0]!r}: label more rows of others."
+        )
+    notes = list(table.notes)
+    needed, n_second = zero_failure_sample_size(risk, delta), groups[second].nunique()
+    if n_second < needed:
+        notes.append(
+            f"{n_second} rows to certify on are too few for a risk of {risk:g}: even "
+            f"without an error {needed} are needed. Label more, or allow more risk."
+        )
+    shown, examples = first[:0], []
+    if ANSWER in candidates:
+        most = groups[first].nunique() // 5
+        texts = table.texts[first].tolist()
+        places = draw_examples(texts, labels.tolist(), most, seed)
+        examples = [(texts[at], labels.iloc[at]) for at in places]
+        # Copies of an example are not judged either.
+        shown = first[groups[first].isin(groups[first].iloc[places])]
+    made = []
+    for name in candidates:
+        try:
+            made.append(_made(name, labels.unique().tolist(), examples, model))
+        except ValueError as error:
+            notes.append(f"{name} is left out: {error}")
+    return Plan(
+        table,
+        float(risk),
+        float(delta),
+        seed,
+        shown,
+        first.difference(shown),
+        second,
+        made,
+        tuple(notes),
+    )
+
+
+def _made(
+    name: str, labels: list[str], examples: list[tuple[str, str]], model: Any
+) -> Candidate:
+    if name == WORDS:
+        return WordCounts()
+    return LinearProbe(model) if name == PROBE else ModelAnswer(labels, examples, model)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The chosen candidate, fitted, with its calibrator, and how all of them did."""
+
+    candidate: Candidate
+    calibrator: ProbabilityCalibrator
+    candidates: pd.DataFrame
+    differences: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    texts: Sequence[str],
+    truth: Sequence[str],
+    groups: Sequence[int],
+    *,
+    names: Sequence[str],
+    risk: float,
+    seed: int = 0,
+    tell: Tell = lambda said: None,
+) -> Choice:
+    """The candidate of least Brier score on folds that it was not fitted on.
+
+    Scores and their calibration are cross-fitted, groups in one fold; the chosen
+    candidate is to be fitted again, on all these rows. ``names`` are all labels,
+    sorted.
+    """
+    labels, codes = np.array(truth, dtype=str), np.asarray(groups)
+    columns = [f"p_{name}" for name in names]
+    folds = folds_of(labels, codes, _FOLDS, seed)
+    is_true = labels[:, None] == np.array(names)
+    raw, rows, judged, notes = {}, {}, {}, []
+    for one in candidates:
+        start = time.perf_counter()
+        try:
+            found = held_out_proba(one, texts, labels, names, folds)
+        except ValueError as error:
+            notes.append(f"{one.name} is left out: {error}")
+            continue
+        raw[one.name] = pd.DataFrame(found, columns=columns)
+        shares = np.asarray(
+            cross_fitted(
+                ProbabilityCalibrator(),
+                raw[one.name],
+                labels,
+                groups=codes,
+                n_splits=len(folds),
+                seed=seed,
+            )
+        )
+        right, sure = is_true[np.arange(len(labels)), shares.argmax(1)], shares.max(1)
+        judged[one.name] = sure, right
+        rows[one.name] = {
+            "accuracy": right.mean(),
+            "brier": ((shares - is_true) ** 2).sum(axis=1).mean(),
+            "auroc": auroc(sure, right) if 0 < right.sum() < len(right) else np.nan,
+            "coverage": _coverage(sure, right, risk),
+            "seconds": time.perf_counter() - start,
+        }
+        tell(f"{one.name}: accuracy {right.mean():.1%}")
+    if not rows:
+        raise ValueError("No candidate could be used. " + " ".join(notes))
+    table = pd.DataFrame(rows).T
+    best = str(table["brier"].idxmin())
+    winner = next(one for one in candidates if one.name == best)
+    differences = {
+        name: paired_difference(
+            judged[best], judged[name], "accuracy", groups=codes, rng=seed
+        )
+        for name in rows
+        if name != best
+    }
+    ids = [plain(text) for text in texts]
+    calibrator = ProbabilityCalibrator().fit(raw[best], labels, ids=ids)
+    return Choice(
+        winner,
+        calibrator,
+        table,
+        pd.DataFrame(differences, index=["value", "low", "high"]).T,
+        tuple(notes),
+    )
+
+
+def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
+    """Choose a candidate, certify it on rows without a say, predict the others.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to do.
+    tell : callable, optional
+        Called with a sentence after each step.
+    """
+    table, first = plan.table, plan.chosen_on
+    learned = first.union(plan.shown)
+    choice = choose(
+        plan.candidates,
+        table.texts[first].tolist(),
+        table.labels[first].tolist(),
+        table.groups[first].tolist(),
+        names=sorted(table.labels[learned].unique()),
+        risk=plan.risk,
+        seed=plan.seed,
+        tell=tell,
+    )
+    tell(f"{choice.candidate.name} is chosen; certifying it on other rows")
+    candidate, calibrator = choice.candidate, choice.calibrator
+    candidate.fit(table.texts[learned].tolist(), table.labels[learned].tolist())
+    raw, shares = calibrated(candidate, calibrator, table.texts[plan.certified_on])
+    judged = pd.DataFrame(
+        {
+            "text": table.texts[plan.certified_on],
+            "truth": table.labels[plan.certified_on],
+            "prediction": raw["prediction"],
+            "confidence": np.asarray(shares.max(axis=1)),
+            **dict(zip(raw.filter(like="p_"), np.asarray(shares).T, strict=False)),
+        }
+    )
+    coming = None
+    if len(table.unlabelled):
+        texts = table.texts[table.unlabelled]
+        coming = calibrated(candidate, calibrator, texts)[0]
+    return certify(
+        table,
+        judged,
+        shares.max(axis=1),
+        coming,
+        risk=plan.risk,
+        delta=plan.delta,
+        seed=plan.seed,
+        choice=choice,
+        notes=plan.notes + choice.notes,
+    )
+
+
+def calibrated(
+    candidate: Candidate, calibrator: ProbabilityCalibrator, texts: pd.Series
+) -> tuple[pd.DataFrame, Any]:
+    """A candidate's table with calibrated predictions, and calibrated probabilities."""
+    table = candidate.score_table(texts)
+    columns = [f"p_{name}" for name in candidate.labels]
+    ids = [plain(text) for text in texts]
+    shares = calibrator.predict(table[columns], ids=ids)
+    best = np.asarray(shares).argmax(axis=1)
+    table["prediction"] = np.array(candidate.labels, dtype=object)[best]
+    return table, shares
+
+
+def certify(
+    table: OwnTable,
+    judged: pd.DataFrame,
+    confidence: Any,
+    coming: pd.DataFrame | None,
+    *,
+    risk: float,
+    delta: float,
+    seed: int = 0,
+    choice: Choice | None = None,
+    notes: tuple[str, ...] = (),
+) -> Decision:
+    """A decision from confidences in predictions with known truth.
+
+    Parameters
+    ----------
+    table : OwnTable
+        Where the rows come from.
+    judged : pandas.DataFrame
+        ``text``, ``truth``, ``prediction`` and ``confidence`` of rows that had no say.
+    confidence : array-like
+        The same confidences, which may know that no calibrator was fitted on them.
+    coming : pandas.DataFrame, optional
+        Rows without a truth, as a policy takes them.
+    risk, delta, seed, choice, notes
+        As for :class:`Decision`.
+    """
+    right = (judged["truth"] == judged["prediction"]).to_numpy()
+    groups = table.groups[judged.index].to_numpy()
+    report = calibration_metrics(confidence, right, groups=groups, rng=seed)
+    certificate = choose_threshold(
+        confidence, right, risk, delta, groups=groups, rng=seed
+    )
+    calibrator = choice and choice.calibrator
+    source = choice.candidate.source() if choice else None
+    policy = Policy.from_certified(
+        certificate, calibrator=calibrator, source=source, name=table.name
+    )
+    to_come, to_label = None, judged.iloc[:0]
+    if coming is not None:
+        decided = policy.apply(coming, source=source)
+        to_come = pd.DataFrame(
+            {
+                "text": table.texts[decided.index],
+                "prediction": decided["prediction"],
+                "confidence": decided["decided_on"],
+                "action": decided["action"],
+                "reason": decided["reason"],
+            }
+        )
+        first_of_copies = ~table.groups[to_come.index].duplicated()
+        to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
+    labelled = table.labels[table.labelled]
+    candidates = pd.DataFrame() if choice is None else choice.candidates
+    return Decision(
+        name=table.name,
+        text=table.text or "",
+        label=table.label or "",
+        group=table.group,
+        risk=risk,
+        delta=delta,
+        seed=seed,
+        labels=labelled.value_counts(),
+        counts={
+            "rows": len(table.rows),
+            "labelled": len(labelled),
+            "unlabelled": 0 if coming is None else len(coming),
+            "copies": int(table.groups[labelled.index].duplicated().sum()),
+            "chosen_on": len(labelled) - len(judged),
+            "certified_on": len(np.unique(groups)),
+        },
+        candidates=candidates,
+        differences=pd.DataFrame() if choice is None else choice.differences,
+        chosen=choice.candidate.name if choice else "confidences as given",
+        judged=judged,
+        report=report,
+        certificate=certificate,
+        by_label=_by_label(judged, certificate, groups, seed),
+        to_come=to_come,
+        to_label=to_label[["text", "prediction", "confidence"]],
+        versions=_versions(table, source),
+        policy=None if certificate.threshold is None else policy,
+        notes=notes,
+        candidate=choice.candidate if choice else None,
+    )
+
+
+def _coverage(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
+    """The largest share of rows, the surest first, with so few errors among them."""
+    curve = risk_coverage_curve(confidence, right)
+    return max([0.0, *curve.loc[curve["risk"] <= risk, "coverage"]])
+
+
+def _by_label(
+    judged: pd.DataFrame, certificate: CertifiedThreshold, groups: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """Errors among accepted rows of each predicted label, with bounds."""
+    threshold = np.inf if certificate.threshold is None else certificate.threshold
+    accepted = at_least(judged["confidence"].to_numpy(), threshold)
+    right = (judged["truth"] == judged["prediction"]).to_numpy()
+    predicted = judged["prediction"].to_numpy()
+    kinds = pd.unique(predicted)
+    # They hold together, and whichever of the tested thresholds was chosen.
+    level = certificate.delta / (len(kinds) * max(len(certificate.tested), 1))
+    rows = {}
+    for kind in kinds:
+        own = predicted == kind
+        found = verify_accepted(
+            accepted[own],
+            right[own],
+            certificate.max_risk,
+            level,
+            groups=groups[own],
+            rng=seed,
+        )
+        rows[kind] = {
+            "n": found.n_labels,
+            "accepted": found.n_accepted,
+            "errors": found.n_errors,
+            "upper": found.high if found.n_accepted else np.nan,
+        }
+    return pd.DataFrame(rows).T.astype({"n": int, "accepted": int, "errors": int})
+
+
+def _versions(table: OwnTable, source: Any) -> dict[str, str]:
+    found = {"how-sure": __version__, "file": table.sha256}
+    if source:
+        found["model"] = source["model"]
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,44 @@
+"""Stored reviews to try the command on: what the model answered is kept with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..datasets import (
+    REVIEW_EXAMPLES,
+    REVIEW_LABELS,
+    REVIEW_PROMPT,
+    load_review_scores,
+    load_reviews,
+)
+from ..files import DATA
+from .candidates import WORDS, ModelAnswer
+from .deciding import Plan, plan
+from .table import OwnTable
+
+_LABELLED, _ROWS = 400, 700
+
+
+class _KeptAnswers(ModelAnswer):
+    """Answers that were stored once for all test reviews."""
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        kept = load_review_scores("test")[["p_negative", "p_positive"]]
+        kept.index = load_reviews("test")["text"].loc[kept.index]
+        return kept.loc[list(texts)].to_numpy()
+
+
+def demo_plan() -> Plan:
+    """400 labelled reviews and 300 others, read by words and by stored answers."""
+    if not (DATA / "review_scores.parquet").exists():
+        raise ValueError("The demo needs the folder data of a clone of the repository.")
+    reviews = load_reviews("test", n=_ROWS).reset_index(drop=True)
+    rows = reviews[["movie", "text", "label"]].astype(object)
+    rows.loc[_LABELLED:, "label"] = ""
+    table = OwnTable("demo", rows, "text", "label", "movie", (), "")
+    made = plan(table, risk=0.1, candidates=[WORDS])
+    answers = _KeptAnswers(REVIEW_LABELS, REVIEW_EXAMPLES, prompt=REVIEW_PROMPT)
+    return replace(made, candidates=[*made.candidates, answers])

@@ -1,0 +1,227 @@
+"""A decision in one file: applied to new rows, and checked on labelled ones."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+
+from ..calibration import ProbabilityCalibrator
+from ..calibration.files import Stored
+from ..decisions import AccuracyMonitor, Policy, detection_delay, score_drift
+from ..files import read_json, write_json
+from .candidates import Candidate, from_dict
+from .deciding import calibrated
+from .decision import Decision
+from .table import OwnTable, plain, without_missing
+
+_DRIFTED = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class OwnPolicy:
+    """A candidate with its calibrator and policy, and what was certified on what.
+
+    Without a ``candidate``, predictions and confidences come with the rows, in the
+    columns that ``given`` names.
+    """
+
+    candidate: Candidate | None
+    policy: Policy
+    text: str
+    label: str
+    given: tuple[str, ...]
+    certified: dict[str, Any]
+    confidences: tuple[float, ...]
+    known: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, decision: Decision, table: OwnTable, given: tuple[str, ...] = ()
+    ) -> Self:
+        """The policy of a decision that certified a threshold."""
+        if decision.policy is None:
+            raise ValueError(f"There is no policy to keep. {decision.certificate}")
+        found, promised = decision.certificate, 1 - decision.risk
+        delay = detection_delay(promised, max(1 - 2 * decision.risk, 0)).median
+        return cls(
+            decision.candidate,
+            decision.policy,
+            decision.text,
+            decision.label,
+            given,
+            {
+                "risk": decision.risk,
+                "delta": decision.delta,
+                "rows": found.n_labels,
+                "accepted": found.n_accepted,
+                "errors": found.n_errors,
+                "file": decision.name,
+                "file_sha256": table.sha256,
+                "versions": decision.versions,
+                "median_delay_if_errors_double": delay if np.isfinite(delay) else None,
+            },
+            tuple(decision.judged["confidence"].astype(float)),
+            frozenset(_hashes(table, table.labelled)),
+        )
+
+    def apply(self, table: OwnTable) -> pd.DataFrame:
+        """``prediction``, ``confidence``, ``action`` and ``reason`` of each row."""
+        rows = table.rows.index
+        if self.candidate is None:
+            decided = self.policy.apply(given_confidences(table, *self.given[:2]))
+        else:
+            rows = rows[table.has_text]
+            calibrator = self.policy.calibrator
+            assert isinstance(calibrator, ProbabilityCalibrator)
+            scored = calibrated(self.candidate, calibrator, table.texts[rows])[0]
+            decided = self.policy.apply(scored, source=self.candidate.source())
+        decided["confidence"] = decided["decided_on"]
+        decided = decided[["prediction", "confidence", "action", "reason"]]
+        decided = decided.reindex(table.rows.index)
+        cautious = self.policy.buckets.names[0]
+        return decided.fillna({"action": cautious, "reason": "there is no text"})
+
+    def drift(self, confidences: pd.Series) -> str | None:
+        """A sentence, if confidences are not as they were where this was certified."""
+        known = confidences.dropna()
+        if len(known) < 2:
+            return None
+        found = score_drift(self.confidences, known, rng=0).table().loc["ks"]
+        if found["p_value"] > _DRIFTED:
+            return None
+        return (
+            f"These confidences are distributed otherwise than those certified on "
+            f"(Kolmogorov–Smirnov {found['value']:.2f}, p = {found['p_value']:.3f}): "
+            "the promise is for texts like those. Label some of the new rows and check."
+        )
+
+    def check(
+        self, table: OwnTable, state: str | Path
+    ) -> tuple[AccuracyMonitor, dict[str, int]]:
+        """Whether the promise holds on labelled rows, those of earlier checks included.
+
+        What was seen is kept in the file ``state``: rows that are there already, or
+        that the policy was made on, count once or not at all.
+        """
+        path, promised = Path(state), 1 - float(self.certified["risk"])
+        monitor, seen = AccuracyMonitor(promised, alpha=0.05), set[str]()
+        if path.exists():
+            kept = read_json(path, _Watched.read)
+            if kept.rule != self.policy.rule:
+                raise ValueError(
+                    f"{path} is of another policy: move it away to start anew."
+                )
+            monitor, seen = AccuracyMonitor.from_dict(kept.monitor), set(kept.seen)
+        found = self.apply(table).loc[table.labelled]
+        hashes = pd.Series(_hashes(table, found.index), found.index)
+        old = hashes.isin(self.known)
+        again = ~old & (hashes.isin(seen) | hashes.duplicated())
+        accepted = found["action"] == self.policy.buckets.names[-1]
+        new = found.index[accepted & ~old & ~again]
+        right = table.labels[new] == found["prediction"][new]
+        if len(new):
+            monitor.update(right.to_numpy())
+        seen |= set(hashes[~old])
+        watched = {
+            "format": "helpers.own_data.monitor/1",
+            "rule": self.policy.rule,
+            "monitor": monitor.to_dict(),
+            "seen": sorted(seen),
+        }
+        write_json(watched, path)
+        counts = {
+            "labelled": len(found),
+            "certified_with": int(old.sum()),
+            "seen_before": int(again.sum()),
+            "accepted": len(new),
+            "wrong": int((~right).sum()),
+        }
+        return monitor, counts
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a JSON file, whole or not at all."""
+        stored = {
+            "format": "helpers.own_data/1",
+            "text": self.text,
+            "label": self.label,
+            "given": list(self.given),
+            "certified": self.certified,
+            "policy": self.policy.to_dict(),
+            "candidate": self.candidate and self.candidate.to_dict(),
+            "confidences": [round(one, 6) for one in self.confidences],
+            "known": sorted(self.known),
+        }
+        write_json(stored, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The policy that :meth:`save` wrote; a ValueError refuses another model."""
+        return read_json(path, cls._of_stored)
+
+    @classmethod
+    def _of_stored(cls, stored: Any) -> Self:
+        found = _Kept.read(stored)
+        return cls(
+            None if found.candidate is None else from_dict(found.candidate),
+            Policy.from_dict(found.policy),
+            found.text,
+            found.label,
+            tuple(found.given),
+            found.certified,
+            tuple(found.confidences),
+            frozenset(found.known),
+        )
+
+
+def given_confidences(
+    table: OwnTable, prediction: str, confidence: str
+) -> pd.DataFrame:
+    """Predictions and confidences of a table's own columns, missing ones as None."""
+    for column in (prediction, confidence):
+        if column not in table.rows:
+            raise ValueError(
+                f"{table.name} has no column {column!r}; it has {list(table.rows)}."
+            )
+    labels = without_missing(table.rows[prediction])
+    words = without_missing(table.rows[confidence])
+    numbers = pd.to_numeric(words.mask(words == ""), errors="coerce")
+    bad = (numbers.isna() & (words != "")) | (numbers < 0) | (numbers > 1)
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        raise ValueError(
+            f"Confidences must be numbers from 0 to 1; row {row + 1} of {table.name} "
+            f"has {words.iloc[row]!r}. Divide percentages by 100."
+        )
+    return pd.DataFrame(
+        {"prediction": labels.mask(labels == "").astype(object), "confidence": numbers}
+    )
+
+
+def _hashes(table: OwnTable, rows: pd.Index) -> list[str]:
+    """The same for copies of a text."""
+    texts = table.texts[rows]
+    return [hashlib.sha256(plain(text).encode()).hexdigest()[:16] for text in texts]
+
+
+class _Kept(Stored):
+    format: Literal["helpers.own_data/1"]
+    text: str
+    label: str
+    given: list[str]
+    certified: dict[str, Any]
+    policy: dict[str, Any]
+    candidate: dict[str, Any] | None
+    confidences: list[float]
+    known: list[str]
+
+
+class _Watched(Stored):
+    format: Literal["helpers.own_data.monitor/1"]
+    rule: str
+    monitor: dict[str, Any]
+    seen: list[str]
