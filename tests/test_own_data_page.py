@@ -129,7 +129,7 @@ def made(
         differences=differences,
         chosen="linear probe",
         judged=judged,
-        report=calibration_metrics(held_out, correct),
+        report=calibration_metrics(held_out, correct, evaluation="held-out"),
         certificate=certificate,
         by_label=pd.DataFrame.from_dict(by_label, orient="index"),
         to_come=to_come,

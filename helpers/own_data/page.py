@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..decisions import CertifiedThreshold, choose_threshold, zero_failure_sample_size
@@ -30,7 +32,9 @@ CHAPTERS = {
     11: "Fine-tuning, compared honestly",
     15: "What the model says and what it knows",
 }
+Row = dict[Any, Any]
 _LEVEL = 0.95
+_TIMES = 10  # as many labels as there are would be too much to ask for
 _SHOWN = 10  # rows of the user's own texts
 _LONGEST = {"text": 400, "name": 80}
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -52,35 +56,27 @@ def page(decision: Decision) -> str:
     certificate, judged = decision.certificate, decision.judged
     correct = (judged["truth"] == judged["prediction"]).to_numpy()
     wrong = judged[~correct].sort_values("confidence", ascending=False, kind="stable")
-    stated = judged["confidence"].to_numpy()
     labels = _labels(decision)
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            decision=decision,
-            certificate=certificate,
-            report=decision.report,
-            counts=decision.counts,
-            passing=_passing(decision),
-            upper=_upper(certificate),
-            best=_tightest(certificate),
-            reason=_reason(certificate),
-            least=zero_failure_sample_size(decision.risk, decision.delta),
-            steps=[] if certificate.threshold is not None else _steps(decision),
-            rounded=bool(
-                len(stated) and np.allclose(stated, stated.round(2), atol=1e-9)
-            ),
-            n_levels=len(np.unique(stated)),
-            candidates=_candidates(decision),
-            labels=labels,
-            worst=_worst(labels, certified=certificate.threshold is not None),
-            wrong=_rows(wrong, decision.text),
-            n_wrong=len(wrong),
-            to_label=_rows(decision.to_label, decision.text),
-            reliability=_reliability(decision.report),
-            coverage=_coverage(certificate),
-        )
+    template = _templates().get_template("page.html")
+    return template.render(
+        decision=decision,
+        certificate=certificate,
+        report=decision.report,
+        counts=decision.counts,
+        passing=_passing(decision),
+        upper=_upper(certificate),
+        best=_tightest(certificate),
+        reason=_reason(certificate),
+        least=zero_failure_sample_size(decision.risk, decision.delta),
+        steps=[] if certificate.threshold is not None else _steps(decision),
+        candidates=_candidates(decision),
+        labels=labels,
+        worst=_worst(labels, certified=certificate.threshold is not None),
+        wrong=_rows(wrong),
+        n_wrong=len(wrong),
+        to_label=_rows(decision.to_label),
+        reliability=_reliability(decision.report),
+        coverage=_coverage(certificate),
     )
 
 
@@ -99,6 +95,7 @@ def _templates() -> Environment:
         "points": lambda share: _number(100 * share, 1),
         "share": lambda right, n: _interval(Interval.of_share(right, n, _LEVEL)),
         "interval": _interval,
+        "rounded": lambda n: f"{_rounded(n):,}",
         "name": lambda text: _short(text, "name"),
     }
     return made
@@ -125,7 +122,7 @@ def _tightest(certificate: CertifiedThreshold) -> Mapping[str, float] | None:
     tested = certificate.tested
     if not len(tested):
         return None
-    best = tested.loc[tested["upper"].idxmin()]
+    best = tested.iloc[int(tested["upper"].argmin())]
     return {"upper": best["upper"], "coverage": best["n"] / certificate.n_labels}
 
 
@@ -135,9 +132,13 @@ def _reason(certificate: CertifiedThreshold) -> str | None:
         return None
     if not certificate.can_rank:
         return "rank"
-    if len(certificate.tested) and certificate.labels_needed is None:
-        return "wrong"
-    return "few"
+    n, needed = certificate.n_labels, certificate.labels_needed or math.inf
+    return "few" if n < _enough(certificate) or needed <= _TIMES * n else "wrong"
+
+
+def _enough(certificate: CertifiedThreshold) -> int:
+    """Labels from which on something can be said of how many more it takes."""
+    return 4 * zero_failure_sample_size(certificate.max_risk, certificate.delta)
 
 
 def _steps(decision: Decision) -> list[tuple[str, str]]:
@@ -147,18 +148,31 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
     merge = _merge(decision)
     steps = [] if merge is None else [merge]
     if reason == "few":
-        least = zero_failure_sample_size(decision.risk, decision.delta)
-        needed = needed or 2 * least
-        share = counts["labelled"] / max(certificate.n_labels, 1)
-        more = _rounded(share * needed) - counts["labelled"]
+        n, enough = certificate.n_labels, _enough(certificate)
+        effect = (
+            f"With about {{}} to check on instead of {n:,}, a threshold may be "
+            "expected to pass in 8 of 10 tries, if they are like these."
+        )
+        if needed is None or needed > _TIMES * n:
+            needed = enough
+            effect = (
+                f"From {n:,} to check on, little can be said. With about {{}} the next "
+                "run either passes some texts or tells how many more it takes."
+            )
+        more = needed * counts["labelled"] / max(n, 1) - counts["labelled"]
         label = (
-            f"Label about {max(more, 1):,} more texts, drawn at random.",
-            f"With about {_rounded(needed):,} of them to check on (there were "
-            f"{certificate.n_labels:,}), a threshold may be expected to pass in 8 of "
-            "10 tries, if they are like these.",
+            f"Label about {_rounded(max(more, 1)):,} more texts, drawn at random.",
+            effect.format(f"{_rounded(needed):,}"),
         )
         steps = [label, *steps]
     else:
+        if len(decision.to_label):
+            label = (
+                "Label the texts under “Label these next”, and more like them.",
+                "The classifier has most to learn from these; how much it helps shows "
+                "in the next run.",
+            )
+            steps.append(label)
         steps += [
             (
                 "Try another, larger model.",
@@ -177,9 +191,9 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
         steps.append(
             (
                 f"Live with more errors than {_percent(decision.risk)}.",
-                f"The tightest bound was {_percent(best['upper'])}, for the surest "
-                f"{_percent(best['coverage'])} of the texts. A limit that is chosen "
-                "after seeing this has to be checked on other labelled texts.",
+                f"The tightest bound was {_percent(best['upper'])}, if "
+                f"{_percent(best['coverage'])} of the texts pass. A limit that is "
+                "chosen after seeing this has to be checked on other labelled texts.",
             )
         )
     return steps
@@ -208,28 +222,28 @@ def _merge(decision: Decision) -> tuple[str, str] | None:
     return (
         f"Make one label of “{_short(one, 'name')}” and “{_short(other, 'name')}”.",
         f"They are taken for each other in {n:,} of the {len(wrong):,} errors. As one "
-        f"label, {_percent(correct.mean())} of the checked texts would be right instead "
-        f"of {_percent(before)}, and {passes}: a guess from these rows, which a new "
-        "run on other rows has to confirm.",
+        f"label, {_percent(correct.mean())} of the checked texts would be right, not "
+        f"{_percent(before)}, and {passes}: a guess from these rows, which a new run "
+        "on other rows has to confirm.",
     )
 
 
-def _candidates(decision: Decision) -> list[dict[str, Any]]:
-    """The table of candidates, the chosen one first."""
-    n, rows = decision.counts["chosen_on"], []
+def _candidates(decision: Decision) -> list[Row]:
+    """The table of candidates, the chosen one first; empty where there were none."""
+    if not len(decision.candidates):
+        return []
+    n = decision.counts["chosen_on"]
     table = decision.candidates.sort_values("brier", kind="stable")
-    for name, row in table.iterrows():
-        gap = None
-        if name in decision.differences.index:
-            found = decision.differences.loc[name, ["value", "low", "high"]]
-            gap = Interval(*found.astype(float))
-        accuracy = Interval.of_share(row["accuracy"] * n, n, _LEVEL)
-        more = {"name": name, "accuracy": accuracy, "difference": gap}
-        rows.append({**row, **more, "chosen": name == decision.chosen})
+    gaps = decision.differences.reindex(table.index)[["value", "low", "high"]]
+    rows = table.reset_index(names="name").to_dict("records")
+    for row, gap in zip(rows, gaps.to_numpy(dtype=float), strict=True):
+        row["accuracy"] = Interval.of_share(row["accuracy"] * n, n, _LEVEL)
+        row["difference"] = Interval(*gap)
+        row["chosen"] = row["name"] == decision.chosen
     return sorted(rows, key=lambda row: not row["chosen"])
 
 
-def _labels(decision: Decision) -> list[dict[str, Any]]:
+def _labels(decision: Decision) -> list[Row]:
     """One row a predicted label: what was accepted, and all of its predictions."""
     judged = decision.judged
     correct = judged["truth"] == judged["prediction"]
@@ -249,20 +263,25 @@ def _labels(decision: Decision) -> list[dict[str, Any]]:
     return found
 
 
-def _worst(
-    labels: list[dict[str, Any]], *, certified: bool
-) -> Mapping[str, Any] | None:
-    known = [row for row in labels if row["accepted" if certified else "n"] > 0]
-    return known[0] if known else None
+def _worst(rows: list[Row], *, certified: bool) -> Row:
+    """The label with the most errors, of which chance explains the least."""
+    if not certified:
+        return rows[0]
+    passed = [row for row in rows if row["accepted"]]
+
+    def at_least(row: Row) -> float:
+        return Interval.of_share(row["errors"], row["accepted"], _LEVEL).low
+
+    return max(passed, key=lambda row: (at_least(row), row["errors"]))
 
 
-def _rows(table: pd.DataFrame, text: str) -> list[dict[str, Any]]:
+def _rows(table: pd.DataFrame) -> list[Row]:
     shown = table.head(_SHOWN)
-    texts = shown.get("text", pd.Series("", shown.index))
-    return [
-        {"shown": _short(words, "text"), "length": len(str(words)), **row}
-        for words, row in zip(texts, shown.to_dict("records"), strict=True)
-    ]
+    shown = shown.assign(prediction=shown["prediction"].fillna("nothing"))
+    rows = shown.to_dict("records")
+    for row in rows:
+        row["shown"], row["length"] = _short(row["text"], "text"), len(row["text"])
+    return rows
 
 
 def _reliability(report: CalibrationReport) -> Markup:
@@ -277,7 +296,10 @@ def _reliability(report: CalibrationReport) -> Markup:
         ax = figure.subplots()
         bare = {"points": False, "panel": False, "counts": False}
         plot_reliability_diagram(report, ax=ax, **bare)
+        lowest = float(report.curve[["accuracy_low", "band_low"]].min().min())
         ax.set(xlabel="stated confidence", ylabel="share that was right")
+        ax.set_ylim(max(lowest, 0) - 0.03, 1.03)
+        _in_percent(ax)
         legend_below(ax)
         return _svg(figure, "reliability", "Share right by stated confidence", about)
 
@@ -303,7 +325,7 @@ def _coverage(certificate: CertifiedThreshold) -> Markup | None:
         if upper is None:
             about += (
                 f"The bound comes up to {_percent(bound.max())} at most, at a coverage "
-                f"of {_percent(share[bound.idxmax()])}: no point is certified."
+                f"of {_percent(share.iloc[int(bound.argmax())])}: none is certified."
             )
         else:
             at = certificate.coverage
@@ -319,10 +341,14 @@ def _coverage(certificate: CertifiedThreshold) -> Markup | None:
         bottom = min(right.min(), asked, bound.max() - 0.05) - 0.05
         ax.set(xlim=(0, 1.03), ylim=(max(bottom, -0.02), 1.02))
         ax.set(xlabel="share that passes without a look", ylabel="share that is right")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(lambda value, _: _percent(value))
+        _in_percent(ax)
         legend_below(ax)
         return _svg(figure, "passing", "Share right by share that passes", about)
+
+
+def _in_percent(ax: Axes) -> None:
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda value, _: _percent(value))
 
 
 def _svg(figure: Figure, name: str, title: str, about: str) -> Markup:
