@@ -110,6 +110,15 @@ def plan(
         A model, or a name for :meth:`helpers.models.LanguageModel.load`.
     candidates : sequence of str, optional
         Some of "counting words", "the model's answer" and "linear probe". Default: all.
+
+    Examples
+    --------
+    >>> texts, labels = [f"text {n}" for n in range(40)], ["a", "b"] * 20
+    >>> rows = pd.DataFrame({"text": texts, "label": labels})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> made = plan(table, candidates=["counting words"])
+    >>> len(made.chosen_on), len(made.certified_on)
+    (20, 20)
     """
     check_between("risk", risk, 0, 1)
     check_between("delta", delta, 0, 1)
@@ -265,6 +274,12 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         What to do.
     tell : callable, optional
         Called with a sentence after each step.
+
+    Examples
+    --------
+    >>> from helpers.own_data.demo import demo_plan
+    >>> decide(demo_plan()).chosen
+    "the model's answer"
     """
     table, first = plan.table, plan.chosen_on
     learned = first.union(plan.shown)
