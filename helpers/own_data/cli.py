@@ -240,6 +240,13 @@ def check(
 @app.command()
 def demo(out: Out = None, as_json: AsJson = False) -> None:
     """The whole report in ten seconds, on film reviews that come with the book."""
+    from ..files import DATA
+
+    if not DATA.is_dir():
+        raise ValueError(
+            f"The demo needs {DATA.name}/ of a clone of the repository, which is not "
+            "part of the installed package."
+        )
     from . import deciding
     from .demo import demo_plan
 
