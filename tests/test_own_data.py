@@ -161,6 +161,7 @@ def test_decision_counts_its_rows(mine: Path) -> None:
         "labelled": 200,
         "unlabelled": 30,
         "copies": 0,
+        "shown": 0,
         "chosen_on": 100,
         "certified_on": 100,
     }

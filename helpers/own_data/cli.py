@@ -219,7 +219,9 @@ def check(
     from .table import read_table
 
     kept = OwnPolicy.load(policy)
-    table = read_table(file, text=kept.text or None, label=label or kept.label)
+    table = read_table(
+        file, text=kept.text or None, label=label or kept.label, needs=()
+    )
     path = state or policy.with_name(f"{policy.stem.split('.')[0]}.monitor.json")
     monitor, counts = kept.check(table, path)
     verdict = "broken" if monitor.alarm else "not refuted"
@@ -233,7 +235,7 @@ def check(
     if monitor.alarm:
         told += f", since the accepted row {monitor.alarm_at}; certify anew."
     found = {**counts, "verdict": verdict, "n": monitor.n, "right": monitor.n_right}
-    _answer(as_json, {**found, "e_value": monitor.e_value, "state": str(path)}, told)
+    _answer(as_json, {**found, "p_value": monitor.p_value, "state": str(path)}, told)
     raise typer.Exit(int(monitor.alarm))
 
 

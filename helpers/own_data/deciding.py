@@ -189,6 +189,7 @@ class Choice:
     calibrator: ProbabilityCalibrator
     candidates: pd.DataFrame
     differences: pd.DataFrame
+    n: int
     notes: tuple[str, ...]
 
 
@@ -261,6 +262,7 @@ def choose(
         calibrator,
         table,
         _differences(differences),
+        len(labels),
         tuple(notes),
     )
 
@@ -407,7 +409,8 @@ def certify(
             "labelled": len(labelled),
             "unlabelled": 0 if coming is None else len(coming),
             "copies": int(table.groups[labelled.index].duplicated().sum()),
-            "chosen_on": len(labelled) - len(judged),
+            "shown": len(labelled) - len(judged) - choice.n if choice else 0,
+            "chosen_on": choice.n if choice else 0,
             "certified_on": len(np.unique(groups)),
         },
         candidates=candidates,
