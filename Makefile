@@ -8,18 +8,24 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # make book FAST=1    every cell, on less data
 # make book ONLY=02   execute one chapter only
+# make mine CSV=mine.csv TEXT=narrative LABEL=body_part ARGS="--risk 0.05"
 # make neiss NEISS=neiss2024.tsv N=2000   a file or a year, and how many of its cases
 # make serve PORT=8001 GGUF=model.gguf    another port, another model
 BUILD_FLAGS := $(if $(filter-out 0,$(FAST)),--fast) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: setup book evidence neiss test test-live lint lab serve bench clean help
+.PHONY: setup mine book evidence neiss test test-live lint lab serve bench clean help
 
 help:   ## show this list
 	@sed -n 's/^\([a-z-]*\): *.*## /  make \1\t/p' Makefile | expand -t 18
 	@echo "  Options: make book FAST=1 | make book ONLY=02 | make neiss NEISS=path | make setup PYTHON=python3.12"
 
 setup: $(READY)  ## create .venv and install the book, its tools and its tests
+
+mine: $(READY)  ## decide on the texts of your own table: make mine CSV=mine.csv
+	@test -n "$(CSV)" || { echo "say which table: make mine CSV=mine.csv TEXT=column LABEL=column"; exit 2; }
+	$(BIN)/how-sure decide "$(CSV)" $(if $(TEXT),--text "$(TEXT)") \
+		$(if $(LABEL),--label "$(LABEL)") $(ARGS)
 
 book: $(READY)  ## run every chapter on the real model and build the HTML
 	$(BIN)/python book/build.py $(BUILD_FLAGS)

@@ -22,17 +22,19 @@ from packaging.version import Version
 # Where the distribution has another name, or comes with one that is declared.
 DISTRIBUTIONS = {
     "IPython": "ipykernel",
+    "markupsafe": "jinja2",
     "nbclient": "papermill",
     "sklearn": "scikit-learn",
     "venn_abers": "venn-abers",
     "yaml": "pyyaml",
 }
-TARGETS = "setup book neiss test test-live lint lab serve bench clean help".split()
+TARGETS = "setup mine book neiss test test-live lint lab serve bench clean help".split()
 # Families of modules: each imports only from those before it.
 ORDER = """checks progress record files int8 adapters checkpoints models prompts
     verbalizer packed tree row_cache scoring hidden_states prompted classifier sampling
     self_report bounds answers shards scale local_server structured hosted metrics
-    calibration linear_probe uncertainty decisions finetune datasets plots""".split()
+    calibration linear_probe uncertainty decisions finetune datasets plots own_data
+    __main__""".split()
 # They need a server, hours, a file of the reader's, or a notebook.
 NO_EXAMPLE = """ask cache_dir finetune_ensemble iter_results load_finetuned load_neiss
     load_published_tables local_server measure_neiss measure_review_signals members

@@ -23,6 +23,7 @@ from ..decisions import (
     zero_failure_sample_size,
 )
 from ..metrics import (
+    Interval,
     auroc,
     calibration_metrics,
     paired_difference,
@@ -47,6 +48,7 @@ from .table import OwnTable, plain
 
 _FOLDS = 5
 _TO_LABEL = 10
+_MEASURES = ["accuracy", "brier", "auroc", "coverage", "seconds"]
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "torch", "transformers")
 Tell = Callable[[str], None]
 
@@ -108,6 +110,15 @@ def plan(
         A model, or a name for :meth:`helpers.models.LanguageModel.load`.
     candidates : sequence of str, optional
         Some of "counting words", "the model's answer" and "linear probe". Default: all.
+
+    Examples
+    --------
+    >>> texts, labels = [f"text {n}" for n in range(40)], ["a", "b"] * 20
+    >>> rows = pd.DataFrame({"text": texts, "label": labels})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> made = plan(table, candidates=["counting words"])
+    >>> len(made.chosen_on), len(made.certified_on)
+    (20, 20)
     """
     check_between("risk", risk, 0, 1)
     check_between("delta", delta, 0, 1)
@@ -249,7 +260,7 @@ def choose(
         winner,
         calibrator,
         table,
-        pd.DataFrame(differences, index=["value", "low", "high"]).T,
+        _differences(differences),
         tuple(notes),
     )
 
@@ -263,6 +274,12 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         What to do.
     tell : callable, optional
         Called with a sentence after each step.
+
+    Examples
+    --------
+    >>> from helpers.own_data.demo import demo_plan
+    >>> decide(demo_plan()).chosen
+    "the model's answer"
     """
     table, first = plan.table, plan.chosen_on
     learned = first.union(plan.shown)
@@ -372,7 +389,10 @@ def certify(
         first_of_copies = ~table.groups[to_come.index].duplicated()
         to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
     labelled = table.labels[table.labelled]
-    candidates = pd.DataFrame() if choice is None else choice.candidates
+    if choice is not None:
+        candidates, chosen = choice.candidates, choice.candidate.name
+    else:
+        candidates, chosen = pd.DataFrame(columns=_MEASURES), "confidences as given"
     return Decision(
         name=table.name,
         text=table.text or "",
@@ -391,8 +411,8 @@ def certify(
             "certified_on": len(np.unique(groups)),
         },
         candidates=candidates,
-        differences=pd.DataFrame() if choice is None else choice.differences,
-        chosen=choice.candidate.name if choice else "confidences as given",
+        differences=choice.differences if choice else _differences({}),
+        chosen=chosen,
         judged=judged,
         report=report,
         certificate=certificate,
@@ -404,6 +424,10 @@ def certify(
         notes=notes,
         candidate=choice.candidate if choice else None,
     )
+
+
+def _differences(found: dict[str, Interval]) -> pd.DataFrame:
+    return pd.DataFrame(found, index=["value", "low", "high"], dtype=float).T
 
 
 def _coverage(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
