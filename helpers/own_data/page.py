@@ -249,8 +249,8 @@ def _labels(decision: Decision) -> list[Row]:
     correct = judged["truth"] == judged["prediction"]
     stated = {"confidence": judged["confidence"]}
     table = class_table(judged["prediction"], correct, stated)
-    table = table[["accuracy", "accuracy_low", "accuracy_high"]]
-    rows = decision.by_label.join(table).reset_index(names="label")
+    table = table[["n", "accuracy", "accuracy_low", "accuracy_high"]]
+    rows = decision.by_label.drop(columns="n").join(table).reset_index(names="label")
     if decision.certificate.threshold is None:
         rows = rows.sort_values("accuracy_high", kind="stable")
     else:
@@ -395,4 +395,5 @@ def _interval(found: Interval) -> str:
     """A share with its interval."""
     if np.isnan(found.low):
         return _percent(found.value)
-    return f"{_percent(found.value)} ({_percent(found.low)} to {_percent(found.high)})"
+    ends = f"{_percent(found.low)} to {_percent(found.high)}"
+    return f"{_percent(found.value)} ({_percent(_LEVEL)} interval {ends})"
