@@ -279,9 +279,12 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
 
     Examples
     --------
-    >>> from helpers.own_data.demo import demo_plan
-    >>> decide(demo_plan()).chosen
-    "the model's answer"
+    >>> texts = [f"{word} {n}" for n in range(30) for word in ("apple", "saw")]
+    >>> rows = pd.DataFrame({"text": texts, "label": ["fruit", "tool"] * 30})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> decision = decide(plan(table, candidates=["counting words"]))
+    >>> decision.certificate.n_accepted, decision.certificate.n_errors
+    (30, 0)
     """
     table, first = plan.table, plan.chosen_on
     learned = first.union(plan.shown)
