@@ -141,10 +141,12 @@ def test_choice_takes_the_better_candidate_and_says_by_how_much() -> None:
 
 def test_rows_that_certify_have_no_say(mine: Path) -> None:
     decision, table = decided(mine)
-    other = read_table(mine, text="text", label="label")
     judged = decision.judged.index
     # Whatever the labels of these rows are, the same is learned and predicted.
-    other.rows.loc[judged, "label"] = other.rows.loc[judged[::-1], "label"].to_numpy()
+    table.rows.loc[judged, "label"] = table.rows.loc[judged[::-1], "label"].to_numpy()
+    table.rows.to_csv(mine, index=False)
+    other = read_table(mine, text="text", label="label")
+    assert (other.labels != table.labels).sum() > 10
     made = deciding.plan(other, candidates=[WORDS])
     pd.testing.assert_index_equal(made.certified_on, judged)
     again = deciding.decide(made)
@@ -288,6 +290,21 @@ def test_examples_of_the_prompt_are_not_judged(small: Path) -> None:
     shown = {text for text, _ in answer.settings["examples"]}
     assert shown == set(table.texts[made.shown]) and len(shown) == 4
     assert not shown & set(table.texts[made.chosen_on.union(made.certified_on)])
+
+
+def test_a_model_reads_the_beginning_of_a_long_text(small: Path) -> None:
+    rows = pd.read_csv(small)
+    rows.loc[3, "text"] = "apple " * 20_000
+    rows.to_csv(small, index=False)
+    table = read_table(small, text="text", label="label")
+    made = deciding.plan(table, candidates=[ANSWER])
+    assert any("1 texts are longer than 2,000 characters" in one for one in made.notes)
+    [answer] = made.candidates
+    long = table.texts[3]
+    # Not to the digit: batches differ.
+    alike = answer.predict_proba([long, long[:2000], long[:1000]])
+    assert alike[0] == pytest.approx(alike[1], abs=1e-6)
+    assert abs(alike[0, 0] - alike[2, 0]) > 1e-5
 
 
 def test_decide_writes_rows_page_and_policy(

@@ -33,6 +33,7 @@ _STRENGTHS = np.logspace(-0.5, 2.5, 7)  # inverse penalties of word weights
 _EXAMPLES, _MOST_EXAMPLES = 8, 16
 _CHARACTERS = 4000  # of all examples together, so that they fit into a window
 _TIMED = 16
+LONGEST = 2000  # characters of a text that a model reads
 
 
 class Candidate:
@@ -161,7 +162,7 @@ class ModelAnswer(Candidate):
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        return _quietly(self.classifier.predict_proba, texts)
+        return _quietly(self.classifier.predict_proba, _begun(texts))
 
     def source(self) -> dict[str, str]:
         return self.classifier.source()
@@ -170,7 +171,7 @@ class ModelAnswer(Candidate):
         from sklearn.base import clone
 
         timed = clone(self.classifier).set_params(cache=False).fit()
-        return _seconds(timed.predict_proba, texts)
+        return _seconds(timed.predict_proba, _begun(texts))
 
     def to_dict(self) -> dict[str, Any]:
         model = self.classifier.inputs([])[0]
@@ -208,12 +209,12 @@ class LinearProbe(Candidate):
         self.probe = LinearProbeClassifier(model, too_long="cut")
 
     def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
-        _quietly(self.probe.fit, texts, truth)
+        _quietly(self.probe.fit, _begun(texts), truth)
         self.labels = self.probe.classes_.tolist()
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        return np.asarray(self.probe.predict_proba(texts))
+        return np.asarray(self.probe.predict_proba(_begun(texts)))
 
     def source(self) -> dict[str, str]:
         return self.probe.source()
@@ -221,7 +222,8 @@ class LinearProbe(Candidate):
     def seconds_a_text(self, texts: Sequence[str]) -> float:
         from sklearn.base import clone
 
-        return _seconds(clone(self.probe).set_params(cache=False).features, texts)
+        timed = clone(self.probe).set_params(cache=False)
+        return _seconds(timed.features, _begun(texts))
 
     def to_dict(self) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -320,6 +322,10 @@ def _quietly(function: Any, *given: Any) -> Any:
         warnings.simplefilter("ignore", OffLabelWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         return function(*given)
+
+
+def _begun(texts: Sequence[str]) -> list[str]:
+    return [text.strip()[:LONGEST] for text in texts]
 
 
 def _seconds(read: Any, texts: Sequence[str]) -> float:

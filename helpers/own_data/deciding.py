@@ -32,6 +32,7 @@ from ..metrics import (
 from ..metrics.bins import at_least
 from .candidates import (
     ANSWER,
+    LONGEST,
     NAMES,
     PROBE,
     WORDS,
@@ -154,6 +155,12 @@ def plan(
         examples = [(texts[at], labels.iloc[at]) for at in places]
         # Copies of an example are not judged either.
         shown = first[groups[first].isin(groups[first].iloc[places])]
+    long = int((table.texts.str.len() > LONGEST).sum())
+    if long and {*candidates} != {WORDS}:
+        notes.append(
+            f"{long} texts are longer than {LONGEST:,} characters; a model reads no "
+            "more of them."
+        )
     made = []
     for name in candidates:
         try:
