@@ -117,11 +117,9 @@ def _upper(certificate: CertifiedThreshold) -> float | None:
     return float(chosen["upper"].iloc[0]) if len(chosen) else None
 
 
-def _tightest(certificate: CertifiedThreshold) -> Mapping[str, float] | None:
+def _tightest(certificate: CertifiedThreshold) -> Mapping[str, float]:
     """The lowest bound on the risk that any threshold reached."""
     tested = certificate.tested
-    if not len(tested):
-        return None
     best = tested.iloc[int(tested["upper"].argmin())]
     return {"upper": best["upper"], "coverage": best["n"] / certificate.n_labels}
 
@@ -187,7 +185,7 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
             ),
         ]
     best = _tightest(certificate)
-    if best is not None and best["upper"] < 0.5:
+    if best["upper"] < 0.5:
         steps.append(
             (
                 f"Live with more errors than {_percent(decision.risk)}.",
@@ -304,11 +302,9 @@ def _reliability(report: CalibrationReport) -> Markup:
         return _svg(figure, "reliability", "Share right by stated confidence", about)
 
 
-def _coverage(certificate: CertifiedThreshold) -> Markup | None:
+def _coverage(certificate: CertifiedThreshold) -> Markup:
     """Accuracy among the accepted by the share that is accepted, with its bound."""
     tested = certificate.tested
-    if not len(tested):
-        return None
     share, bound = tested["n"] / certificate.n_labels, 1 - tested["upper"]
     right, asked = 1 - tested["risk"], 1 - certificate.max_risk
     about = f"Asked for: {_percent(asked)} right. "
