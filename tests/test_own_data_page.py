@@ -271,7 +271,7 @@ def test_without_new_texts_the_checked_ones_are_told_of() -> None:
         ("few labels", "Too few labels", "Label about "),
         ("hardly any labels", "Too few labels", "Label about "),
         ("no ranking", "It does not know when it is wrong", "Label the texts under"),
-        ("many errors", "Wrong even where it is surest", "Make one label of"),
+        ("many errors", "Wrong even where it is surest", "Label the texts under"),
     ],
 )
 def test_where_nothing_is_certified_it_says_why_and_what_may_help(
@@ -376,7 +376,7 @@ def test_the_worst_label_is_named_with_its_bound() -> None:
     told, table = words(found.find(id="labels").parent), decision.by_label
     least = table["upper"].idxmax()
     row = table.loc[least]
-    assert f"The least can be promised of {least}" in told
+    assert "Of this label the least can be promised, too" in told
     assert f"up to {100 * row['upper']:.1f}".removesuffix(".0") in told
     heads = [words(row.th) for row in found.find(id="labels").parent.tbody("tr")]
     assert heads == table["upper"].sort_values(ascending=False).index.tolist()
