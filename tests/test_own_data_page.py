@@ -314,11 +314,11 @@ def test_two_labels_that_are_confused_are_tried_as_one() -> None:
         {
             "text": "t",
             "truth": ["a", "b"] * 50 + ["c"] * 50,
-            "prediction": ["a"] * 100 + ["c"] * 50,
+            "prediction": ["b"] * 100 + ["c"] * 50,
             "confidence": [0.5] * 100 + [0.9] * 50,
-            "p_a": [0.5] * 100 + [0.05] * 50,
+            "p_a": [0.1] * 100 + [0.05] * 50,
             "p_b": [0.5] * 100 + [0.05] * 50,
-            "p_c": [0.0] * 100 + [0.9] * 50,
+            "p_c": [0.4] * 100 + [0.9] * 50,
         }
     )
     right = rows["truth"] == rows["prediction"]
@@ -331,7 +331,7 @@ def test_two_labels_that_are_confused_are_tried_as_one() -> None:
         certificate=replace(
             choose_threshold([0.9] * 150, [False] * 150, 0.1), labels_needed=None
         ),
-        by_label=pd.DataFrame(by_label, index=["a", "c"]),
+        by_label=pd.DataFrame(by_label, index=["b", "c"]),
     )
     step = BeautifulSoup(page(decision), "html.parser").find(class_="steps").li
     assert words(step).startswith("Make one label of “a” and “b”.")
