@@ -219,7 +219,9 @@ def check(
     from .table import read_table
 
     kept = OwnPolicy.load(policy)
-    table = read_table(file, text=kept.text or None, label=label or kept.label)
+    table = read_table(
+        file, text=kept.text or None, label=label or kept.label, needs=()
+    )
     path = state or policy.with_name(f"{policy.stem.split('.')[0]}.monitor.json")
     monitor, counts = kept.check(table, path)
     verdict = "broken" if monitor.alarm else "not refuted"
@@ -233,13 +235,20 @@ def check(
     if monitor.alarm:
         told += f", since the accepted row {monitor.alarm_at}; certify anew."
     found = {**counts, "verdict": verdict, "n": monitor.n, "right": monitor.n_right}
-    _answer(as_json, {**found, "e_value": monitor.e_value, "state": str(path)}, told)
+    _answer(as_json, {**found, "p_value": monitor.p_value, "state": str(path)}, told)
     raise typer.Exit(int(monitor.alarm))
 
 
 @app.command()
 def demo(out: Out = None, as_json: AsJson = False) -> None:
     """The whole report in ten seconds, on film reviews that come with the book."""
+    from ..files import DATA
+
+    if not DATA.is_dir():
+        raise ValueError(
+            f"The demo needs {DATA.name}/ of a clone of the repository, which is not "
+            "part of the installed package."
+        )
     from . import deciding
     from .demo import demo_plan
 

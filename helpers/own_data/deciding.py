@@ -189,6 +189,7 @@ class Choice:
     calibrator: ProbabilityCalibrator
     candidates: pd.DataFrame
     differences: pd.DataFrame
+    n: int
     notes: tuple[str, ...]
 
 
@@ -261,6 +262,7 @@ def choose(
         calibrator,
         table,
         _differences(differences),
+        len(labels),
         tuple(notes),
     )
 
@@ -277,9 +279,12 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
 
     Examples
     --------
-    >>> from helpers.own_data.demo import demo_plan
-    >>> decide(demo_plan()).chosen
-    "the model's answer"
+    >>> texts = [f"{word} {n}" for n in range(30) for word in ("apple", "saw")]
+    >>> rows = pd.DataFrame({"text": texts, "label": ["fruit", "tool"] * 30})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> decision = decide(plan(table, candidates=["counting words"]))
+    >>> decision.certificate.n_accepted, decision.certificate.n_errors
+    (30, 0)
     """
     table, first = plan.table, plan.chosen_on
     learned = first.union(plan.shown)
@@ -407,7 +412,8 @@ def certify(
             "labelled": len(labelled),
             "unlabelled": 0 if coming is None else len(coming),
             "copies": int(table.groups[labelled.index].duplicated().sum()),
-            "chosen_on": len(labelled) - len(judged),
+            "shown": len(labelled) - len(judged) - choice.n if choice else 0,
+            "chosen_on": choice.n if choice else 0,
             "certified_on": len(np.unique(groups)),
         },
         candidates=candidates,

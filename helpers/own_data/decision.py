@@ -30,7 +30,8 @@ class Decision:
         Number of labelled rows of each label.
     counts : dict of str to int
         ``rows``, ``labelled``, ``unlabelled``, ``copies`` (labelled rows that repeat
-        another one's text or group), ``chosen_on``, ``certified_on``.
+        another one's text or group), ``shown`` (in a prompt), ``chosen_on``, and
+        ``certified_on`` (of copies and groups, one counts).
     candidates : pandas.DataFrame
         One row a candidate: ``accuracy``, ``brier``, ``auroc`` and ``coverage`` (share
         of rows accepted at this risk, expected) on the rows that it was chosen on, and

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from ..datasets import (
     REVIEW_EXAMPLES,
@@ -14,7 +15,6 @@ from ..datasets import (
     load_review_scores,
     load_reviews,
 )
-from ..files import DATA
 from .candidates import WORDS, ModelAnswer
 from .deciding import Plan, plan
 from .table import OwnTable
@@ -23,22 +23,22 @@ _LABELLED, _ROWS = 400, 700
 
 
 class _KeptAnswers(ModelAnswer):
-    """Answers that were stored once for all test reviews."""
+    """Answers that were stored once."""
+
+    kept: pd.DataFrame
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        kept = load_review_scores("test")[["p_negative", "p_positive"]]
-        kept.index = load_reviews("test")["text"].loc[kept.index]
-        return kept.loc[list(texts)].to_numpy()
+        return self.kept.loc[list(texts)].to_numpy()
 
 
 def demo_plan() -> Plan:
     """400 labelled reviews and 300 others, read by words and by stored answers."""
-    if not (DATA / "review_scores.parquet").exists():
-        raise ValueError("The demo needs the folder data of a clone of the repository.")
-    reviews = load_reviews("test", n=_ROWS).reset_index(drop=True)
-    rows = reviews[["movie", "text", "label"]].astype(object)
+    reviews = load_reviews("test", n=_ROWS)
+    scores = load_review_scores("test")[["p_negative", "p_positive"]]
+    rows = reviews[["movie", "text", "label"]].reset_index(drop=True).astype(object)
     rows.loc[_LABELLED:, "label"] = ""
     table = OwnTable("demo", rows, "text", "label", "movie", (), "")
     made = plan(table, risk=0.1, candidates=[WORDS])
     answers = _KeptAnswers(REVIEW_LABELS, REVIEW_EXAMPLES, prompt=REVIEW_PROMPT)
+    answers.kept = scores.loc[reviews.index].set_index(reviews["text"])
     return replace(made, candidates=[*made.candidates, answers])

@@ -108,8 +108,9 @@ class OwnPolicy:
         What was seen is kept in the file ``state``: rows that are there already, or
         that the policy was made on, count once or not at all.
         """
-        path, promised = Path(state), 1 - float(self.certified["risk"])
-        monitor, seen = AccuracyMonitor(promised, alpha=0.05), set[str]()
+        path, told = Path(state), self.certified
+        monitor = AccuracyMonitor(1 - told["risk"], alpha=told["delta"])
+        seen: set[str] = set()
         if path.exists():
             kept = read_json(path, _Watched.read)
             if kept.rule != self.policy.rule:
