@@ -117,11 +117,9 @@ def _upper(certificate: CertifiedThreshold) -> float | None:
     return float(chosen["upper"].iloc[0]) if len(chosen) else None
 
 
-def _tightest(certificate: CertifiedThreshold) -> Mapping[str, float] | None:
+def _tightest(certificate: CertifiedThreshold) -> Mapping[str, float]:
     """The lowest bound on the risk that any threshold reached."""
     tested = certificate.tested
-    if not len(tested):
-        return None
     best = tested.iloc[int(tested["upper"].argmin())]
     return {"upper": best["upper"], "coverage": best["n"] / certificate.n_labels}
 
@@ -145,8 +143,7 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
     """What may help where nothing was certified, the cheapest first, and how much."""
     certificate, counts = decision.certificate, decision.counts
     reason, needed = _reason(certificate), certificate.labels_needed
-    merge = _merge(decision)
-    steps = [] if merge is None else [merge]
+    steps = []
     if reason == "few":
         n, enough = certificate.n_labels, _enough(certificate)
         effect = (
@@ -164,7 +161,7 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
             f"Label about {_rounded(max(more, 1)):,} more texts, drawn at random.",
             effect.format(f"{_rounded(needed):,}"),
         )
-        steps = [label, *steps]
+        steps.append(label)
     else:
         if len(decision.to_label):
             label = (
@@ -186,8 +183,13 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
                 "texts it has not been measured.",
             ),
         ]
+    merge, helps = _merge(decision)
+    if helps and reason != "few":
+        steps = merge + steps
+    else:
+        steps += merge
     best = _tightest(certificate)
-    if best is not None and best["upper"] < 0.5:
+    if best["upper"] < 0.5:
         steps.append(
             (
                 f"Live with more errors than {_percent(decision.risk)}.",
@@ -199,13 +201,13 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
     return steps
 
 
-def _merge(decision: Decision) -> tuple[str, str] | None:
-    """The two labels that are taken for each other most often, and as one label."""
+def _merge(decision: Decision) -> tuple[list[tuple[str, str]], bool]:
+    """To join the two labels that are confused most often; whether any then pass."""
     judged = decision.judged
     wrong = judged[judged["truth"] != judged["prediction"]]
     columns = [f"p_{label}" for label in decision.labels.index]
     if len(columns) < 3 or not len(wrong) or not set(columns) <= set(judged.columns):
-        return None
+        return [], False
     pairs = zip(wrong["truth"], wrong["prediction"], strict=True)
     (pair, n), *_ = Counter(tuple(sorted(pair)) for pair in pairs).most_common(1)
     one, other = pair
@@ -219,13 +221,14 @@ def _merge(decision: Decision) -> tuple[str, str] | None:
     passes = "still none of them would pass"
     if found.threshold is not None:
         passes = f"{_percent(found.coverage)} of them would pass"
-    return (
+    step = (
         f"Make one label of “{_short(one, 'name')}” and “{_short(other, 'name')}”.",
         f"They are taken for each other in {n:,} of the {len(wrong):,} errors. As one "
         f"label, {_percent(correct.mean())} of the checked texts would be right, not "
         f"{_percent(before)}, and {passes}: a guess from these rows, which a new run "
         "on other rows has to confirm.",
     )
+    return [step], found.threshold is not None
 
 
 def _candidates(decision: Decision) -> list[Row]:
@@ -304,11 +307,9 @@ def _reliability(report: CalibrationReport) -> Markup:
         return _svg(figure, "reliability", "Share right by stated confidence", about)
 
 
-def _coverage(certificate: CertifiedThreshold) -> Markup | None:
+def _coverage(certificate: CertifiedThreshold) -> Markup:
     """Accuracy among the accepted by the share that is accepted, with its bound."""
     tested = certificate.tested
-    if not len(tested):
-        return None
     share, bound = tested["n"] / certificate.n_labels, 1 - tested["upper"]
     right, asked = 1 - tested["risk"], 1 - certificate.max_risk
     about = f"Asked for: {_percent(asked)} right. "
