@@ -143,7 +143,7 @@ class PromptedClassifier(TextClassifier):
     instruction: str | None
     separator: str
     random_state: int
-    _learned = ("labels_", "examples_")
+    _learned: tuple[str, ...] = ("labels_", "examples_")
     _learns = "draws examples or learns its labels"
 
     def __sklearn_is_fitted__(self) -> bool:
