@@ -339,8 +339,15 @@ def test_budget_counts_later_rounds_of_earlier_calls(answering: Answering) -> No
 def test_most_probability_on_no_label_is_said(make: Make) -> None:
     loose = written_model({"": {"yes": 0.2, "no": 0.1, "well": 0.7}})
     found, _ = make(loose, labels=["yes", "no"], prompt="{text}\nIs it good (yes/no)?")
-    with pytest.warns(OffLabelWarning, match=r"good \(yes/no\)"):
+    says = r"in 3 of 3 texts.*good \(yes/no\).*begins with 'well'"
+    with pytest.warns(OffLabelWarning, match=says) as said:
         found.predict(TEXTS)
+    assert said[0].filename == __file__
+    found.predict(TEXTS)  # said once a fit
+    found.set_params(examples=[(TEXTS[0], "yes")])
+    with pytest.warns(UserWarning, match="1 of 3 texts are examples"):
+        p = found.predict_proba(TEXTS)
+    assert p.fitted_on.tolist() == [True, False, False]
 
 
 # What goes wrong ---------------------------------------------------------------------
