@@ -449,7 +449,7 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
         table["confidence"][:200], table["correct"][:200]
     )
     policy = Policy.from_threshold(0.6, calibrator=platt)
-    says = "must be of rows that no calibrator was fitted on; 200 of these 300"
+    says = "that no calibrator was fitted on and no prompt shows; 200 of these 300"
     with pytest.raises(ValueError, match=says):
         policy.verify(table, 0.3)
     assert policy.verify(table[200:], 0.3).verified[0].n_labels == 100
