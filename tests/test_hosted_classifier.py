@@ -421,6 +421,22 @@ def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
     assert "no label: 'maybe'" in no_label and "unreadable" in no_number
 
 
+@pytest.mark.parametrize(("options", "limit"), [(None, 8), ({"max_tokens": 30}, 30)])
+def test_self_report_keeps_the_users_limit(
+    make: Make, options: dict[str, Any] | None, limit: int
+) -> None:
+    asked = {"fallback": "self-report", "options": options}
+    found, server = make(YES_NO, {"hides": "silently"}, **asked)
+    with suppress(ValueError), warnings.catch_warnings(action="ignore"):
+        found.predict(TEXTS)
+    limits = [
+        body["max_completion_tokens"]
+        for body in server.asked
+        if "How sure" in json.dumps(body["messages"])
+    ]
+    assert limits == [limit] * 3
+
+
 def listing(chosen: str, finish: str = "stop", **logprobs: float) -> dict[str, Any]:
     listed = [{"token": text, "logprob": value} for text, value in logprobs.items()]
     entry = {"token": chosen, "logprob": logprobs[chosen], "top_logprobs": listed}
@@ -520,6 +536,9 @@ def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
         ({"top_logprobs": 21}, "top_logprobs must lie"),
         ({"question": " "}, "question must be a text"),
         ({"terminator": ""}, "terminator must not be empty"),
+        ({"terminator": [["\n"]]}, "terminator must not be empty, nor"),
+        ({"family": ["exact"]}, "family must be one of"),
+        ({"spellings": {"yes": [["y"]]}}, "spellings of 'yes' must be strings"),
     ],
 )
 def test_senseless_parameter_is_refused(

@@ -17,6 +17,7 @@ from ..answers import PROTOCOLS
 from ..checks import check_choice
 from ..files import cache_dir
 from ..prompted import OffLabelWarning, PromptedClassifier, check_texts
+from ..verbalizer import Verbalizer
 from .client import Transport
 from .journal import Journal
 from .labels import HostedScores, LabelTexts
@@ -201,6 +202,13 @@ class HostedClassifier(PromptedClassifier):
         check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         if self.fallback is not None:
             check_choice("fallback", self.fallback, FALLBACKS)
+        # What is wrong here is told before it is looked up among what was built.
+        Verbalizer(
+            labels,
+            family=self.family,
+            spellings=self.spellings or {},
+            terminator=self.terminator or None,
+        )
         return labels
 
     def _label_texts(self) -> LabelTexts:
