@@ -268,7 +268,8 @@ def test_most_of_the_probability_on_no_label_is_said_once_a_fit(
         ) as all_:
             lost.fit().score_table(texts)
         assert len(all_) == 1 and all_[0].filename == __file__
-        lost.predict_proba(texts)  # silence
+        with warnings.catch_warnings(action="error"):
+            lost.predict_proba(texts)
     p = make(embedded, examples=EXAMPLES, terminator=None).predict_proba(texts)
     assert p[0, 1] > p[1, 1]  # it tells good from bad
 

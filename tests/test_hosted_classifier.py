@@ -343,7 +343,8 @@ def test_most_probability_on_no_label_is_said(make: Make) -> None:
     with pytest.warns(OffLabelWarning, match=says) as said:
         found.predict(TEXTS)
     assert said[0].filename == __file__
-    found.predict(TEXTS)  # said once a fit
+    with warnings.catch_warnings(action="error"):
+        found.predict(TEXTS)  # said once a fit
     found.set_params(examples=[(TEXTS[0], "yes")])
     with pytest.warns(UserWarning, match="1 of 3 texts are examples"):
         p = found.predict_proba(TEXTS)
