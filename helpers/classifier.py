@@ -99,16 +99,17 @@ class LLMClassifier(PromptedClassifier):
 
     >>> from helpers.calibration import ProbabilityCalibrator
     >>> from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    >>> texts = [f"A {how} film." for how in ("good", "bad", "fine", "dull")] * 5
+    >>> hows = ["good", "bad", "fine", "dull", "great", "weak"]
+    >>> texts = [f"A {how} film." for how in hows] * 4
     >>> p = cross_val_predict(
     ...     classifier.set_params(calibrator=ProbabilityCalibrator()),
-    ...     *(texts, ["positive", "negative"] * 10),
+    ...     *(texts, ["positive", "negative"] * 12),
     ...     method="predict_proba",
     ...     groups=texts,  # copies of a text stay in one fold
     ...     cv=StratifiedGroupKFold(),
     ... )
     >>> p.shape, p.evaluation
-    ((20, 2), 'held-out')
+    ((24, 2), 'held-out')
     """
 
     def __init__(
