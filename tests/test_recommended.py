@@ -78,13 +78,12 @@ def test_it_is_the_mode_that_an_optimiser_finds():
 
 
 def test_widths_are_those_of_the_greatest_marginal_likelihood():
-    """Where there is much to learn: the one number that starts count as is little."""
     rows, truth = _leaning(200, shift=3, scale=2)
     rows = softmax(np.log(rows) + np.log(rows) @ np.eye(3)[[1, 0, 2]] / 2, axis=1)
     found = ProbabilityCalibrator().fit(rows, truth)
     loss, widths = _posterior(found, rows, truth)
     part = np.array([0, *[4] * len(found.knots_), *[1, 2, 3, 3] * 3])
-    starts = np.array([0.5, 0.3, 1.0, 0.1, 0.3])
+    sizes = np.array([0.5, 0.1, 0.5, 0.03, 0.1])
 
     def evidence(width):
         sd = width[part]
@@ -94,8 +93,8 @@ def test_widths_are_those_of_the_greatest_marginal_likelihood():
         alone = np.array([loss(mode + step * a, sd) for a in eye])
         hessian = moved - alone[:, None] - alone + loss(mode, sd)
         volume = np.linalg.slogdet(hessian / step**2 * sd[:, None] * sd)[1]
-        # One more number, of the size of the start.
-        more = -np.log(width) - (starts / width) ** 2 / 2
+        # A share of a number of this size is taken for seen.
+        more = 0.3 * (-np.log(width) - (sizes / width) ** 2 / 2)
         return -loss(mode, sd) - volume / 2 + more[1:].sum()
 
     top = evidence(found.widths_)

@@ -19,15 +19,17 @@ from .binary import Floor
 from .files import Classes, NotNegative, numbers
 from .marks import Calibrated
 
-# Parts of the map, with standard deviations of their priors: the first is fixed, the
-# others are starts that count as one number of that size.
+# Parts of the map, with standard deviations of their priors: that of the first is
+# fixed, those of the others are chosen, as if a share of a number of this size had been
+# seen, from a start that is larger.
 _PARTS = {
     "one weight for all labels": 0.5,
-    "weights that differ by label": 0.3,
-    "a shift for each label": 1.0,
-    "weights of labels on each other": 0.1,
-    "a curve that all labels share": 0.3,
+    "weights that differ by label": 0.1,
+    "a shift for each label": 0.5,
+    "weights of labels on each other": 0.03,
+    "a curve that all labels share": 0.1,
 }
+_SEEN, _START = 0.3, 3.0
 _NARROW, _WIDE = 1e-3, 10.0
 _ROUNDS = 300
 _NAMED = 0.1  # how many numbers a part must have free to be told
@@ -60,11 +62,11 @@ class ProbabilityCalibrator(MulticlassCalibrator):
 
     Examples
     --------
-    >>> rows = [[0.8, 0.2], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]] * 10
-    >>> truth = [0, 0, 1, 1, 0, 0, 0, 1] * 5  # the second label is right too often
+    >>> rows = [[0.9, 0.1]] * 20 + [[0.6, 0.4]] * 20  # they lean to the first label
+    >>> truth = [0] * 14 + [1] * 6 + [0] * 6 + [1] * 14
     >>> calibrator = ProbabilityCalibrator().fit(rows, truth)
-    >>> calibrator.predict([[0.6, 0.4]]).round(2).tolist()
-    [[0.55, 0.45]]
+    >>> calibrator.predict(rows[::20]).round(2).tolist()
+    [[0.71, 0.29], [0.34, 0.66]]
     """
 
     floor: Floor = 1e-12
@@ -172,9 +174,10 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         greatest = np.sort(logs, axis=1)[:, -2:]
         self.knots_ = np.unique(np.quantile(greatest, np.linspace(0, 1, _KNOTS)))
         model = _Model(logs, truth, self.means_, self.knots_)
-        starts = np.array(list(_PARTS.values()))
-        width, theta = starts.copy(), np.zeros(len(model.part))
-        of_part = [model.part == at for at in range(len(starts))]
+        sizes = np.array(list(_PARTS.values()))
+        width, theta = sizes * _START, np.zeros(len(model.part))
+        width[0] = sizes[0]
+        of_part = [model.part == at for at in range(len(sizes))]
         # Labels of one kind say nothing about the widths.
         rounds = 1 if (truth == truth[0]).all() else _ROUNDS
         for _ in range(rounds):
@@ -183,18 +186,19 @@ class ProbabilityCalibrator(MulticlassCalibrator):
             covariance = np.linalg.inv(told + np.diag(precision))
             known = 1 - np.diag(covariance) * precision
             free = np.array([known[one].sum() for one in of_part])
-            size = np.array([(theta[one] ** 2).sum() for one in of_part])
+            found = np.array([(theta[one] ** 2).sum() for one in of_part])
             used = width
-            width = np.sqrt((size + starts**2) / (free + 1)).clip(_NARROW, _WIDE)
-            width[0] = starts[0]
+            width = np.sqrt((found + _SEEN * sizes**2) / (free + _SEEN))
+            width = np.append(sizes[0], width[1:].clip(_NARROW, _WIDE))
             if np.allclose(np.log(width), np.log(used), rtol=0, atol=0.01):
                 break
         self.parameters_, self.widths_ = theta, used
         self.n_parameters_ = float(free.sum())
         # Wider, since the widths themselves are only estimated.
         wide = used * np.where(np.arange(len(used)), _ALLOWANCE, 1)
-        sizes, vectors = np.linalg.eigh(told + np.diag(wide[model.part] ** -2.0))
-        self._errors = vectors / np.sqrt(sizes)
+        told = told + np.diag(wide[model.part] ** -2.0)
+        certain, vectors = np.linalg.eigh(told)
+        self._errors = vectors / np.sqrt(certain)
         self.choice_ = self._chosen(len(logs), free, model.part)
 
     def _chosen(self, n: int, free: np.ndarray, part: np.ndarray) -> str:
