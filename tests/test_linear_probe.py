@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,10 @@ def alone(
     prefix: Sequence[int] = (),
 ) -> np.ndarray:
     """The definition: each text by itself, all layers, no padding, no cache."""
-    rows = []
+    network, rows = deepcopy(model.network), []  # hooks stay behind in it
     for ids in texts:
         with torch.inference_mode():
-            run = model.network(
+            run = network(
                 input_ids=torch.tensor([[*prefix, *ids]]),
                 output_hidden_states=True,
                 use_cache=False,
@@ -96,8 +97,15 @@ def test_means_are_those_of_transformers(
         assert found.dtype == np.float32
         expected = alone(model, texts, layers, prefix)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    # transformers leaves hooks behind, which change nothing.
     assert is_packed(model) is (kind in ("llama", "mistral", "qwen3"))
+    assert not any(part._forward_hooks for part in model.network.modules())
+
+
+def test_hooks_that_transformers_leaves_do_not_end_packing(make_tiny: Make) -> None:
+    model, (ids,) = make_tiny("llama"), random_texts([5])
+    model.network(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    assert any(part._forward_hooks for part in model.network.modules())
+    assert is_packed(model)
 
 
 def test_embedded_model_reads_as_transformers_does(embedded: LanguageModel) -> None:
