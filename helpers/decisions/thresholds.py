@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,17 +15,13 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
     check_between,
-    check_groups,
     check_labels,
     check_not_fitted_on,
-    check_outcomes,
     check_probabilities,
     check_rng,
     check_rows,
 )
-from ..metrics.bins import at_least
 from ..metrics.resampling import Interval
-from .rules import Verification
 
 _RANKS, _RANKS_WELL = 0.6, 0.75  # an AUROC below the first is hardly above chance
 _STARTS = (0, 2, 8, 32)  # errors that are allowed where a share of delta comes in
@@ -148,8 +144,8 @@ def choose_threshold(
     >>> choose_threshold([0.9] * 60 + [0.5] * 40, [1] * 60 + [0] * 40, 0.1).threshold
     0.9
     """
-    _check_risk(max_risk, delta)
-    values, outcome, used = _read(scores, correct, groups, rng)
+    check_risk(max_risk, delta)
+    values, outcome, used = read_rows(scores, correct, groups, rng)
     return _certified(values[used], outcome[used], max_risk, delta, _grid(grid))
 
 
@@ -182,8 +178,8 @@ def choose_thresholds_per_class(
     >>> {label: one.threshold for label, one in found.items()}
     {'a': 0.9, 'b': 0.9}
     """
-    _check_risk(max_risk, delta)
-    values, outcome, used = _read(scores, correct, groups, rng)
+    check_risk(max_risk, delta)
+    values, outcome, used = read_rows(scores, correct, groups, rng)
     labels = check_labels(predicted, "predicted", scores, correct)
     points = _grid(grid)
     # Of all labels, also those of which no row is drawn: the share is fixed before.
@@ -194,87 +190,6 @@ def choose_thresholds_per_class(
         kind: _certified(values[own], outcome[own], max_risk, share, points)
         for kind, own in rows.items()
     }
-
-
-def verify(
-    threshold: float | CertifiedThreshold,
-    scores: ArrayLike,
-    correct: ArrayLike,
-    max_risk: float | None = None,
-    delta: float | None = None,
-    *,
-    groups: ArrayLike | None = None,
-    rng: np.random.Generator | int | None = 0,
-) -> Verification:
-    """What labels that a threshold was not chosen on say of it.
-
-    Parameters
-    ----------
-    threshold : float or CertifiedThreshold
-        Items with at least this confidence are accepted.
-    scores, correct, groups, rng
-        As for :func:`choose_threshold`, of other items.
-    max_risk : float, optional
-        Largest share of errors among accepted items. Default: what was certified.
-    delta : float, optional
-        Probability that a verdict of "holds", or one of "fails", is false. Default:
-        that of the certificate, or 0.05.
-
-    Examples
-    --------
-    >>> certified = choose_threshold([0.9] * 60, [1] * 60, max_risk=0.1)
-    >>> verify(certified, [0.95] * 40 + [0.5] * 10, [1] * 50).verdict
-    'holds'
-    """
-    if isinstance(threshold, CertifiedThreshold):
-        if threshold.threshold is None:
-            raise ValueError(f"threshold must be one that passed. {threshold}")
-        max_risk = threshold.max_risk if max_risk is None else max_risk
-        delta = threshold.delta if delta is None else delta
-        threshold = threshold.threshold
-    least = check_between("threshold", threshold, 0, 1, closed=True)
-    if max_risk is None:
-        raise ValueError("max_risk must be given where threshold is a plain number.")
-    level = 0.05 if delta is None else delta
-    values, outcome, used = _read(scores, correct, groups, rng)
-    accepted = at_least(values, least)
-    found = verify_accepted(accepted[used], outcome[used], max_risk, level)
-    return replace(found, threshold=least)
-
-
-def verify_accepted(
-    accepted: ArrayLike,
-    correct: ArrayLike,
-    max_risk: float,
-    delta: float = 0.05,
-    *,
-    groups: ArrayLike | None = None,
-    rng: np.random.Generator | int | None = 0,
-) -> Verification:
-    """What labels that a rule was not made with say of what it accepts.
-
-    Parameters
-    ----------
-    accepted : array-like of bool, of shape (n,)
-        Whether the rule accepts each row.
-    correct, max_risk, delta, groups, rng
-        As for :func:`verify`.
-
-    Examples
-    --------
-    >>> verify_accepted([True] * 60 + [False] * 20, [1] * 60 + [0] * 20, 0.05).verdict
-    'holds'
-    """
-    taken = check_outcomes(accepted, name="accepted")
-    if not len(taken):
-        raise ValueError("accepted must have at least one row; there is none.")
-    outcome = check_outcomes(correct, accepted)
-    codes = None if groups is None else check_groups(groups, accepted, correct)
-    _check_risk(max_risk, delta)
-    used = _one_row_each(codes, len(taken), rng)
-    taken, outcome = taken[used], outcome[used]
-    n, wrong = int(taken.sum()), int((taken & ~outcome).sum())
-    return Verification(float(max_risk), float(delta), len(taken), n, wrong)
 
 
 def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
@@ -290,14 +205,14 @@ def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
     >>> zero_failure_sample_size(0.05)
     59
     """
-    _check_risk(max_risk, delta)
+    check_risk(max_risk, delta)
     n = max(1, math.ceil(math.log(delta) / math.log1p(-max_risk)) - 1)
     while (1 - max_risk) ** n > delta:
         n += 1
     return n
 
 
-def _read(
+def read_rows(
     scores: ArrayLike,
     correct: ArrayLike,
     groups: ArrayLike | None,
@@ -305,15 +220,15 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     check_not_fitted_on(scores, "scores")
-    return values, outcome, _one_row_each(codes, len(values), rng)
+    return values, outcome, one_row_each(codes, len(values), rng)
 
 
-def _check_risk(max_risk: float, delta: float) -> None:
+def check_risk(max_risk: float, delta: float) -> None:
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
 
 
-def _one_row_each(
+def one_row_each(
     codes: np.ndarray | None, n: int, rng: np.random.Generator | int | None
 ) -> np.ndarray:
     """One row of each group, drawn uniformly."""
