@@ -235,7 +235,8 @@ def threshold_spread(
     size = round(share * n)
     if not 0 < size < n:
         raise ValueError(
-            f"share must leave rows on both sides; {share} of {n} is {size}."
+            "scores must have rows, or groups, for both sides; a share of "
+            f"{share} of {n} is {size}."
         )
 
     def certified(values: np.ndarray, outcome: np.ndarray) -> float | None:
