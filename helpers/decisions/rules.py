@@ -1,4 +1,4 @@
-"""Ranges of confidence, and what labels say of a rule that was fixed before."""
+"""Ranges of confidence, and how many of the predictions in each are right."""
 
 from __future__ import annotations
 

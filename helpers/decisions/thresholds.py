@@ -24,6 +24,7 @@ from ..metrics.resampling import Interval
 
 _RANKS, _RANKS_WELL = 0.6, 0.75  # an AUROC below the first is hardly above chance
 _AGAIN, _MOST = 0.8, 16  # share of delta and most errors to begin tests again with
+_FAR = 10**5  # rows; further down it would take too long to know the chances
 _POWER = 0.8
 _SEARCH_UP_TO = 10**7
 
@@ -294,16 +295,17 @@ def _least_rows(errors: ArrayLike, max_risk: float, delta: float) -> np.ndarray:
 def _restarts(n: int, max_risk: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
     """Where tests may begin again, in about the first half of n rows, and levels."""
     rows = _least_rows(np.arange(1, _MOST + 1), max_risk, delta / 4)
-    return _design(int((rows <= n / 2).sum()), max_risk, delta)
+    return _design(int((rows <= min(n / 2, _FAR)).sum()), max_risk, delta)
 
 
 @cache
 def _design(most: int, max_risk: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows among which 1, 2, … errors let tests begin again, and levels by rows.
 
-    Tests begin again anywhere with a probability of 0.8 delta at most, at the risk
-    ``max_risk``; that a test of so many rows passes, or tests begin again later, has
-    one of delta at most. From the last place on, the level is delta.
+    The first false threshold to be tested passes, or tests begin again below it: the
+    level of a test of so many rows is such that one or the other has a probability of
+    delta at most, if the risk is ``max_risk`` from there on. That tests begin again
+    anywhere has one of 0.8 delta. From the last place on, the level is delta.
     """
     errors, low, high = np.arange(most + 2), 0.0, _AGAIN * delta
     rows = np.zeros(0, int)
