@@ -24,6 +24,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from statsmodels.stats.meta_analysis import combine_effects
 
 from helpers.calibration import (
     BaseCalibrator,
@@ -257,10 +258,11 @@ def test_vector_scaling_finds_what_a_plain_optimiser_finds(penalty: float) -> No
 @pytest.mark.parametrize("seed", range(2))
 def test_top_versus_all_objectives_find_the_least_loss(seed: int) -> None:
     rows, truth = rowed(150, seed)
-    right = rows.argmax(axis=1) == truth
+    predicted = rows.argmax(axis=1)
+    right = predicted == truth
 
     def loss(probabilities: Any) -> float:
-        q = np.asarray(probabilities).max(axis=1)
+        q = np.asarray(probabilities)[range(150), predicted]
         return float(-np.mean(np.log(np.where(right, q, 1 - q) + 1e-300)))
 
     temperature = MulticlassTemperatureScaling(objective="top-versus-all")
@@ -386,6 +388,39 @@ def test_top_label_maps_by_hand() -> None:
         np.testing.assert_allclose(none[of], own)
         assert found.counts_[k] == of.sum()
     assert not hasattr(inner, "n_")
+
+
+def test_shrinkage_is_what_random_effects_say() -> None:
+    """With one bin, the shared map is a share, and all rows have the same variance."""
+    rows, truth = rowed(300, 10)
+    made = TopLabelCalibrator(HistogramBinningCalibrator(n_bins=1)).fit(rows, truth)
+    predicted = rows.argmax(axis=1)
+    right = predicted == truth
+    n = np.bincount(predicted)
+    apart = np.bincount(predicted, right) / n - right.mean()
+    within = right.mean() * (1 - right.mean())
+    between = combine_effects(apart, within / n, method_re="dl").tau2
+    assert made.shrinkage_ == pytest.approx(within / between)
+    fixed = TopLabelCalibrator(made.calibrator, shrinkage=made.shrinkage_)
+    expected = fixed.fit(rows, truth).predict(rows)
+    np.testing.assert_array_equal(made.predict(rows), expected)
+    assert from_dict(made.to_dict()).shrinkage_ == made.shrinkage_
+    stored = fixed.to_dict()
+    assert "shrinkage_" not in stored["fitted"]  # as in files from before
+    np.testing.assert_array_equal(from_dict(stored).predict(rows), expected)
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_classes_alike_share_their_map(n_classes: int) -> None:
+    tops = np.tile([0.6, 0.7, 0.8, 0.9], 10)
+    rows = np.column_stack([tops, 1 - tops])
+    truth = np.tile([1, 0, 1, 0], 10)
+    if n_classes == 2:
+        rows, truth = np.vstack([rows, rows[:, ::-1]]), np.append(truth, 1 - truth)
+    made = TopLabelCalibrator(PlattScalingCalibrator()).fit(rows, truth)
+    shared = TopVersusAll(PlattScalingCalibrator()).fit(rows, truth)
+    np.testing.assert_allclose(made.predict(rows), shared.predict(rows), atol=1e-6)
+    assert made.shrinkage_ > 1e6
 
 
 def test_classes_with_few_rows() -> None:

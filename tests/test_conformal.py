@@ -188,3 +188,13 @@ def test_bad_sets(change: dict[str, Any], says: str) -> None:
     rows: Any = {"sets": [[True, False]], "truth": ["a"], "labels": ["a", "b"]}
     with pytest.raises(ValueError, match=f"^{says}"):
         set_coverage(**rows | change)
+
+
+def test_a_failed_fit_leaves_the_earlier_one() -> None:
+    rows = [[0.9, 0.1], [0.6, 0.4]]
+    sets = ConformalSets(0.9).fit(TWO, [0] * 20)
+    before = sets.predict(rows)
+    with pytest.raises(ValueError, match="more rows than 3"):
+        sets.fit([[0.5, 0.3, 0.2]] * 3, [0] * 3)
+    np.testing.assert_array_equal(sets.predict(rows), before)
+    assert sets.n_ == 20

@@ -29,9 +29,9 @@ DISTRIBUTIONS = {
 }
 TARGETS = "setup book neiss test test-live lint lab serve bench clean help".split()
 # Families of modules: each imports only from those before it.
-ORDER = """checks progress record files int8 adapters checkpoints models prompts
-    verbalizer packed tree scoring prompted classifier sampling self_report bounds
-    answers shards scale local_server structured hosted metrics calibration uncertainty
+ORDER = """checks progress record files metrics calibration int8 adapters checkpoints
+    models prompts verbalizer packed tree scoring prompted classifier sampling
+    self_report bounds answers shards scale local_server structured hosted uncertainty
     decisions finetune datasets plots""".split()
 # They need a server, hours, a file of the reader's, or a notebook.
 NO_EXAMPLE = """ask cache_dir finetune_ensemble iter_results load_finetuned load_neiss

@@ -577,9 +577,9 @@ def test_rows_that_a_calibrator_has_seen_certify_nothing(certify: Any) -> None:
     certify(np.asarray(seen), correct[:200])  # whoever takes the marks off means it
     certify(cross_fitted(platt, scores, correct), correct)
     for marked in (seen, 1 - (1 - seen), np.clip(seen, 0.1, 0.9), seen[::-1].copy()):
-        with pytest.raises(ValueError, match="fitted on; 200 of these 200"):
+        with pytest.raises(ValueError, match="fitted on.*; some or all of these 200"):
             certify(marked, correct[:200])
-    with pytest.raises(ValueError, match="fitted on; [24]00 of these 400"):
+    with pytest.raises(ValueError, match="(200|some or all) of these 400"):
         certify(platt.predict(scores), correct)
 
 

@@ -6,7 +6,6 @@ from label probabilities and the true classes (:class:`MulticlassCalibrator`).
 
 from .base import (
     BaseCalibrator,
-    Calibrated,
     CalibrationWarning,
     Calibrator,
     MulticlassCalibrator,
@@ -21,6 +20,7 @@ from .binary import (
 )
 from .files import from_dict, load_calibrator
 from .learning import cross_fitted, held_out_curves, learning_curves
+from .marks import Calibrated
 from .multiclass import (
     MulticlassTemperatureScaling,
     TopLabelCalibrator,

@@ -15,8 +15,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from ..metrics.bins import Binning, Bins
-from .base import Calibrated, Calibrator, Data, Ids, Source
+from .base import Calibrator, Data, Ids, Source
 from .files import Finite, NotNegative, Positive, numbers
+from .marks import Calibrated
 
 Floor = Annotated[float, Field(gt=0, lt=0.1)]
 

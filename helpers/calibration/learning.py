@@ -18,7 +18,8 @@ from sklearn.model_selection import (
 
 from ..checks import check_count, check_groups, check_labels, check_rng, check_rows
 from ..metrics import Binning, brier_score, expected_calibration_error, log_loss
-from .base import BaseCalibrator, Calibrated, Calibrator
+from .base import BaseCalibrator, Calibrator
+from .marks import Calibrated
 
 
 def cross_fitted(

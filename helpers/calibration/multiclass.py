@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,8 @@ from sklearn.base import clone
 from .base import BOUNDS, Calibrator, MulticlassCalibrator
 from .binary import Floor
 from .files import Classes, Count, NotNegative, Positive, Share, numbers
+
+_LEAST = 1e-9
 
 
 def _checked(calibrator: Calibrator) -> Calibrator:
@@ -52,8 +54,9 @@ class _ObjectiveCalibrator(MulticlassCalibrator):
         """Mean loss of logits, and its gradient by each of them."""
         if self.objective == "multiclass":
             return lambda z: _true_class_loss(z, truth)
-        right = self._right(values, truth)
-        return lambda z: _top_loss(z, right)
+        predicted = values.argmax(axis=1)
+        top = predicted, np.arange(len(values))
+        return lambda z: _top_loss(z, top, predicted == truth)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -66,8 +69,8 @@ class MulticlassTemperatureScaling(_ObjectiveCalibrator):
     Parameters
     ----------
     objective : {"multiclass", "top-versus-all"}, default="multiclass"
-        What T minimises: the log loss of the true class (Guo et al., 2017), or that of
-        the greatest probability for the prediction being right (Le Coz et al., 2024).
+        What is minimised: the log loss of the true class (Guo et al., 2017), or that of
+        the predicted class for being right (Le Coz et al., 2024).
     floor : float, default=1e-12
         Probabilities count as at least this.
 
@@ -215,8 +218,10 @@ class TopLabelCalibrator(_TopCalibrator):
     ----------
     calibrator : Calibrator
         What to learn each map with. It is copied, not changed.
-    shrinkage : float, default=50.0
-        The map of a class with n_k rows has weight n_k / (n_k + shrinkage).
+    shrinkage : float, optional
+        The map of a class with n_k rows has weight n_k / (n_k + shrinkage). Default:
+        ``shrinkage_``, estimated in ``fit``: the variance of outcomes within a class
+        by that between classes of what the shared map leaves over (Bühlmann, 1967).
 
     Examples
     --------
@@ -227,7 +232,7 @@ class TopLabelCalibrator(_TopCalibrator):
     [0.0, 0.667, 0.292, 0.292]
     """
 
-    shrinkage: NotNegative = field(default=50.0, kw_only=True)
+    shrinkage: NotNegative | None = field(default=None, kw_only=True)
 
     _fitted = {
         "classes_": Classes,
@@ -237,10 +242,18 @@ class TopLabelCalibrator(_TopCalibrator):
     }
     _lengths = {"counts_": ("classes_", 0)}
 
+    def _kinds(self) -> Mapping[str, Any]:
+        chosen = {"shrinkage_": NotNegative} if self.shrinkage is None else {}
+        return {**super()._kinds(), **chosen}
+
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         predicted, scores = values.argmax(axis=1), values.max(axis=1)
         right = predicted == truth
         self.shared_ = clone(self.calibrator).fit(scores, right)
+        if self.shrinkage is None:
+            shared = np.asarray(self.shared_.predict(scores))
+            within = float(np.mean(shared * (1 - shared)))
+            self.shrinkage_ = within / _between(predicted, right - shared, within)
         self.by_class_: dict[Any, Calibrator | float] = {}
         self.counts_: dict[Any, int] = {}
         for at, name in enumerate(self.classes_):
@@ -256,15 +269,26 @@ class TopLabelCalibrator(_TopCalibrator):
     def _predict(self, values: np.ndarray) -> np.ndarray:
         predicted, scores = values.argmax(axis=1), values.max(axis=1)
         result = np.array(self.shared_.predict(scores))
+        shrinkage = self.shrinkage_ if self.shrinkage is None else self.shrinkage
         for at, name in enumerate(self.classes_):
             rows = predicted == at
             if name not in self.by_class_ or not rows.any():
                 continue
             own, n = self.by_class_[name], self.counts_[name]
             found = own.predict(scores[rows]) if isinstance(own, Calibrator) else own
-            weight = n / (n + self.shrinkage)
+            weight = n / (n + shrinkage)
             result[rows] = weight * found + (1 - weight) * result[rows]
         return result
+
+
+def _between(groups: np.ndarray, values: np.ndarray, within: float) -> float:
+    """How much the means of groups vary beyond chance, as a variance above zero."""
+    _, group, n = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(n) == 1:
+        return _LEAST
+    apart = np.bincount(group, values) / n - values.mean()
+    beyond = n @ apart**2 - (len(n) - 1) * within
+    return max(float(beyond / (n.sum() - n @ n / n.sum())), _LEAST)
 
 
 def _true_class_loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
@@ -276,21 +300,24 @@ def _true_class_loss(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarra
     return -float(logs[at].mean()), gradient / len(truth)
 
 
-def _top_loss(z: np.ndarray, correct: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean log loss of the greatest probability as one of being right; its gradient."""
-    greatest = z.max(axis=0)
-    top = z == greatest
-    if np.count_nonzero(top) > len(correct):  # of several, the first
-        top &= top.cumsum(axis=0) == 1
-    others = np.where(top, -np.inf, z)
+def _top_loss(
+    z: np.ndarray, top: tuple[np.ndarray, np.ndarray], correct: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Mean log loss of the predicted class as one of being right; its gradient.
+
+    Predicted before the map, as is known to be correct: a map may change it.
+    """
+    others = z.copy()
+    others[top] = -np.inf
     second = others.max(axis=0)
     share = np.exp(others - second)
     total = share.sum(axis=0)
-    # The log odds of the greatest probability against all others.
-    against = greatest - second - np.log(total)
+    # The log odds of the predicted class against all others.
+    against = z[top] - second - np.log(total)
     against[correct] *= -1
     loss = np.maximum(against, 0) + np.log1p(np.exp(-np.abs(against)))
     by_odds = expit(against) / len(correct)
     by_odds[correct] *= -1
-    gradient = np.where(top, by_odds, share * (-by_odds / total))
+    gradient = share * (-by_odds / total)
+    gradient[top] = by_odds
     return float(loss.mean()), gradient

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from numpy.random import default_rng
+from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import norm as normal
 from sklearn.utils.validation import check_is_fitted
 
 from ..checks import check_between, check_outcomes, check_probabilities
-from .base import Calibrated, Data, Ids, MulticlassCalibrator, Source
+from .base import Data, Ids, MulticlassCalibrator, Source
 from .binary import Floor
 from .files import Classes, NotNegative, numbers
+from .marks import Calibrated
 
-# Standard deviations of the priors: of the weight that all labels share, of what the
-# weight of each label differs by, and of the shifts. The last two are starts.
-_START = (0.5, 0.3, 1.0)
+# Parts of the map, with standard deviations of their priors: that of the first is
+# fixed, those of the others are chosen, as if a share of a number of this size had been
+# seen, from a start that is larger.
+_PARTS = {
+    "one weight for all labels": 0.5,
+    "weights that differ by label": 0.1,
+    "a shift for each label": 0.5,
+    "weights of labels on each other": 0.03,
+    "a curve that all labels share": 0.1,
+}
+_SEEN, _START = 0.3, 3.0
 _NARROW, _WIDE = 1e-3, 10.0
 _ROUNDS = 300
 _NAMED = 0.1  # how many numbers a part must have free to be told
 _ALLOWANCE = 2.0
+# Weights on each other are more numbers than a few hundred labels can say anything of.
+_MOST_LABELS = 30
+_KNOTS = 8
+_DRAWS = 400
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ProbabilityCalibrator(MulticlassCalibrator):
     """Calibrated probabilities, with as much learned as the labels bear.
 
-    Vector scaling, softmax(w · ln p + b), with normal priors around w = 1 and b = 0.
-    How wide they are is chosen on the rows fitted on, by maximum marginal likelihood
-    (MacKay, Neural Computation 4, 1992): little is learned from few labels or where
-    there is little to mend, and a finite map is found for any labels. A confidence s
-    counts as the probabilities 1 − s of wrong and s of right.
+    Matrix scaling with a curve, softmax(W ln p + f(ln p) + b), with normal priors
+    around "leave it as it is". How wide they are, for the labels' own weights, for the
+    shifts b, for the weights of 3 to 30 labels on each other, and for the curve f, is
+    chosen on the rows fitted on, by maximum marginal likelihood (MacKay, Neural
+    Computation 4, 1992): little is learned from few labels or where there is little to
+    mend, and a finite map is found for any labels. A confidence s counts as the
+    probabilities 1 − s of wrong and s of right.
 
     ``choice_`` says in a sentence what was learned, ``n_parameters_`` how many numbers
-    were free in effect. ``weights_`` and ``biases_`` are w and b.
+    were free in effect.
 
     Parameters
     ----------
@@ -46,27 +62,23 @@ class ProbabilityCalibrator(MulticlassCalibrator):
 
     Examples
     --------
-    >>> rows = [[0.8, 0.2], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]] * 10
-    >>> truth = [0, 0, 1, 1, 0, 0, 0, 1] * 5  # the second label is right too often
+    >>> rows = [[0.9, 0.1]] * 20 + [[0.6, 0.4]] * 20  # they lean to the first label
+    >>> truth = [0] * 14 + [1] * 6 + [0] * 6 + [1] * 14
     >>> calibrator = ProbabilityCalibrator().fit(rows, truth)
-    >>> calibrator.predict([[0.6, 0.4]]).round(2).tolist()
-    [[0.56, 0.44]]
+    >>> calibrator.predict(rows[::20]).round(2).tolist()
+    [[0.71, 0.29], [0.34, 0.66]]
     """
 
     floor: Floor = 1e-12
 
     _fitted = {
         "classes_": Classes | None,
-        "weights_": numbers(),
-        "biases_": numbers(),
+        "parameters_": numbers(),
+        "means_": numbers(),
+        "knots_": numbers(rising=True),
         "widths_": numbers(0),
         "n_parameters_": NotNegative,
         "choice_": str,
-        "weight_factor_": numbers(columns=True),
-        "bias_factor_": numbers(columns=True),
-    }
-    _lengths = {
-        name: ("weights_", 0) for name in ("biases_", "weight_factor_", "bias_factor_")
     }
 
     def predict_interval(
@@ -80,7 +92,8 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         """Where each calibrated probability lies, given the labels fitted on.
 
         Given that the map has the right form. With a few hundred labels or fewer the
-        intervals may cover somewhat less often than ``level`` says.
+        intervals may cover somewhat less often than ``level`` says. A file does not
+        keep what they need: a calibrator that was read from one must be fitted again.
 
         Parameters
         ----------
@@ -93,18 +106,23 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         Calibrated of shape (n, 2) or (n, n_classes, 2)
             Lower and upper ends of what ``predict`` gives.
         """
+        check_is_fitted(self)
         check_between("level", level, 0, 1)
-        z = normal.ppf((1 + level) / 2)
+        if self._fitted_on is None:
+            raise ValueError(
+                "predict_interval needs a calibrator that was fitted, not one that "
+                "was read from a file."
+            )
+
+        reach = normal.ppf((1 + level) / 2)
 
         def interval(values: np.ndarray) -> np.ndarray:
-            found = self._rows(values)
-            odds = logit(np.clip(found, 1e-300, 1 - 1e-16))
-            labels = range(found.shape[1]) if values.ndim == 2 else [1]
-            errors = [self._spread(values, np.full(len(values), at)) for at in labels]
-            size = np.stack([np.linalg.norm(one, axis=1) for one in errors], axis=1)
-            ends = [expit(odds[:, labels] + side * z * size) for side in (-1, 1)]
+            p = self._rows(values)
+            moved = np.array(list(self._moved(values, p, _DRAWS, default_rng(0))))
+            size = np.sqrt((moved**2).mean(axis=0))
+            ends = [expit(_log_odds(p) + side * reach * size) for side in (-1, 1)]
             both = np.stack(ends, axis=-1)
-            return both if values.ndim == 2 else both[:, 0]
+            return both if values.ndim == 2 else both[:, 1]
 
         return self._mapped(interval, scores, ids, source)
 
@@ -139,9 +157,10 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         return truth if values.ndim == 1 else super()._right(values, truth)
 
     def _check_state(self) -> None:
-        columns = {self.weight_factor_.shape[1], self.bias_factor_.shape[1]}
-        if len(self.classes_ or "ab") != len(self.weights_) or len(columns) > 1:
-            raise ValueError("weights_, factors and classes_ must fit together.")
+        k = len(self.classes_ or "ab")
+        due = len(self.knots_) + 1 + k * (k + 1 if 2 < k <= _MOST_LABELS else 2)
+        if len(self.means_) != k or len(self.parameters_) != due:
+            raise ValueError("parameters_, means_ and classes_ must fit together.")
 
     def _constant(self, values: np.ndarray, truth: np.ndarray) -> None:
         """Any labels will do: the priors keep the map finite."""
@@ -149,122 +168,191 @@ class ProbabilityCalibrator(MulticlassCalibrator):
     def _fit(self, values: np.ndarray, truth: np.ndarray) -> None:
         if values.ndim == 1:
             self.classes_ = None
-        logs, truth = self._logs(_as_rows(values)), truth.astype(np.intp)
-        k = logs.shape[1]
-        group = np.repeat([0, 1, 2], [1, k, k])
-        width, theta = np.array(_START), np.zeros(2 * k + 1)
+        logs, truth = self._logs(values), truth.astype(np.intp)
+        self.means_ = logs.mean(axis=0)
+        # Where the two most probable labels are: the curve is for these.
+        greatest = np.sort(logs, axis=1)[:, -2:]
+        self.knots_ = np.unique(np.quantile(greatest, np.linspace(0, 1, _KNOTS)))
+        model = _Model(logs, truth, self.means_, self.knots_)
+        sizes = np.array(list(_PARTS.values()))
+        width, theta = sizes * _START, np.zeros(len(model.part))
+        width[0] = sizes[0]
+        of_part = [model.part == at for at in range(len(sizes))]
         # Labels of one kind say nothing about the widths.
         rounds = 1 if (truth == truth[0]).all() else _ROUNDS
         for _ in range(rounds):
-            precision = width[group] ** -2.0
-            theta, told = _mode(theta, precision, logs, truth)
-            covariance = np.linalg.inv(told + np.diag(precision))
-            free = 1 - np.diag(covariance) * precision
-            used = width.copy()
-            for at in (1, 2):
-                size = np.sqrt((theta[group == at] ** 2).sum())
-                known = max(free[group == at].sum(), 1e-9)
-                width[at] = np.clip(size / np.sqrt(known), _NARROW, _WIDE)
+            precision = width[model.part] ** -2.0
+            theta, told = model.mode(theta, precision)
+            variances = _inverse_diagonal(told + np.diag(precision))
+            known = 1 - variances * precision
+            free = np.array([known[one].sum() for one in of_part])
+            found = np.array([(theta[one] ** 2).sum() for one in of_part])
+            used = width
+            width = np.sqrt((found + _SEEN * sizes**2) / (free + _SEEN))
+            width = np.append(sizes[0], width[1:].clip(_NARROW, _WIDE))
             if np.allclose(np.log(width), np.log(used), rtol=0, atol=0.01):
                 break
-        shared, own, shift = theta[0], theta[1 : k + 1], theta[k + 1 :]
-        self.weights_, self.biases_ = 1 + shared + own, shift - shift.mean()
-        self.widths_, self.n_parameters_ = used, float(free.sum())
+        theta, told = model.mode(theta, precision, within=1e-10)
+        self.parameters_, self.widths_ = theta, used
+        self.n_parameters_ = float(free.sum())
         # Wider, since the widths themselves are only estimated.
-        wide = np.array([1, _ALLOWANCE, _ALLOWANCE]) * used
-        sizes, vectors = np.linalg.eigh(told + np.diag(wide[group] ** -2.0))
-        factor = vectors / np.sqrt(sizes)
-        self.weight_factor_ = factor[:1] + factor[1 : k + 1]
-        self.bias_factor_ = factor[k + 1 :]
-        parts = [float(free[group == at].sum()) for at in (1, 2)]
-        self.choice_ = self._chosen(len(logs), *parts)
+        wide = used * np.where(np.arange(len(used)), _ALLOWANCE, 1)
+        told = told + np.diag(wide[model.part] ** -2.0)
+        certain, vectors = np.linalg.eigh(told)
+        self._errors = vectors / np.sqrt(certain)
+        self.choice_ = self._chosen(len(logs), free, model.part)
 
-    def _chosen(self, n: int, weights: float, shifts: float) -> str:
-        mean = float(self.weights_.mean())
-        learned = [f"one weight for all labels, {mean:.2f}"]
-        for free, values, name in (
-            (weights, self.weights_ - mean, "weights that differ by label"),
-            (shifts, self.biases_, "a shift for each label"),
-        ):
-            if free > _NAMED:
-                learned.append(f"{name}, by up to {np.abs(values).max():.2g}")
+    def _chosen(self, n: int, free: np.ndarray, part: np.ndarray) -> str:
+        weight = 1 + self.parameters_[0]
+        first, *others = _PARTS
+        learned = [f"{first}, {weight:.2f}"]
+        for at, name in enumerate(others, 1):
+            if free[at] > _NAMED:
+                most = np.abs(self.parameters_[part == at]).max()
+                learned.append(f"{name}, by up to {most:.2g}")
         return (
             f"learned from {n} labels: {'; '.join(learned)}; {self.n_parameters_:.1f} "
-            f"of {2 * len(self.weights_) + 1} numbers were free in effect"
+            f"of {len(part)} numbers were free in effect"
         )
 
-    def _logs(self, probabilities: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(probabilities, self.floor))
+    def _logs(self, values: np.ndarray) -> np.ndarray:
+        if values.ndim == 1:
+            values = np.column_stack([1 - values, values])
+        return np.log(np.maximum(values, self.floor))
+
+    def _change(self, theta: np.ndarray, logs: np.ndarray) -> np.ndarray:
+        return _change(theta, logs, self.means_, self.knots_)
 
     def _rows(self, values: np.ndarray) -> np.ndarray:
-        logs = self._logs(_as_rows(values))
-        return softmax(self.weights_ * logs + self.biases_, axis=1)
+        logs = self._logs(values)
+        return softmax(logs + self._change(self.parameters_, logs), axis=1)
 
     def _predict(self, values: np.ndarray) -> np.ndarray:
         found = self._rows(values)
         return found if values.ndim == 2 else found[:, 1]
 
-    def _spread(
-        self, values: np.ndarray, label: np.ndarray | None = None
-    ) -> np.ndarray:
-        """How far standard normal errors of the map move the log odds of a label."""
-        others = self._rows(values)
-        if label is None:
-            label = others.argmax(axis=1) if values.ndim == 2 else np.ones_like(values)
-        at = np.arange(len(values)), label.astype(np.intp)
-        others[at] = 0
-        by_logit = -others / np.maximum(others.sum(axis=1, keepdims=True), 1e-300)
-        by_logit[at] = 1
-        by_weight = by_logit * self._logs(_as_rows(values))
-        return by_weight @ self.weight_factor_ + by_logit @ self.bias_factor_
+    def _plausible(
+        self, values: np.ndarray, n: int, generator: np.random.Generator
+    ) -> Iterator[np.ndarray] | None:
+        if self._fitted_on is None:
+            return None
+        p = self._rows(values)
+        label = p.argmax(axis=1) if values.ndim == 2 else np.ones(len(p), np.intp)
+        at = np.arange(len(p)), label
+        odds = _log_odds(p)[at]
+        return (expit(odds + one[at]) for one in self._moved(values, p, n, generator))
+
+    def _moved(
+        self, values: np.ndarray, p: np.ndarray, n: int, generator: np.random.Generator
+    ) -> Iterator[np.ndarray]:
+        """How far errors of the map, drawn n times, move the log odds of each label."""
+        logs = self._logs(values)
+        for _ in range(n):
+            errors = self._errors @ generator.standard_normal(len(self._errors))
+            by_logit = self._change(errors, logs)
+            mean = (p * by_logit).sum(axis=1, keepdims=True)
+            yield (by_logit - mean) / np.maximum(1 - p, 1e-16)
 
 
-def _as_rows(values: np.ndarray) -> np.ndarray:
-    return values if values.ndim == 2 else np.column_stack([1 - values, values])
+def _log_odds(p: np.ndarray) -> np.ndarray:
+    return logit(np.clip(p, 1e-300, 1 - 1e-16))
 
 
-def _mode(
-    theta: np.ndarray, precision: np.ndarray, logs: np.ndarray, truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable parameters, and the information in the rows, by Newton."""
+def _inverse_diagonal(matrix: np.ndarray) -> np.ndarray:
+    inverse, _ = lapack.dpotri(np.linalg.cholesky(matrix), lower=True)
+    return np.diag(inverse)
+
+
+def _change(
+    theta: np.ndarray, logs: np.ndarray, mean: np.ndarray, knots: np.ndarray
+) -> np.ndarray:
+    """What the parameters add to the logs, in which they are linear."""
     k = logs.shape[1]
-    rows = np.arange(len(logs))
+    shared, (own, shift, *between) = _parts(theta, k, len(knots))
+    found = logs * (shared[0] + own) + np.interp(logs, knots, shared[1:]) + shift
+    if between:
+        weights = np.zeros((k, k))
+        weights[~np.eye(k, dtype=bool)] = np.array(between).T.ravel()
+        found += (logs - mean) @ weights.T
+    return found
 
-    def logits(theta: np.ndarray) -> np.ndarray:
-        return (1 + theta[0] + theta[1 : k + 1]) * logs + theta[k + 1 :]
 
-    def loss(theta: np.ndarray) -> float:
-        fit = log_softmax(logits(theta), axis=1)[rows, truth].sum()
+def _parts(theta: np.ndarray, k: int, n_knots: int) -> tuple[np.ndarray, np.ndarray]:
+    """What all labels share, and a table with a label a column."""
+    return theta[: 1 + n_knots], theta[1 + n_knots :].reshape(k, -1).T
+
+
+class _Model:
+    """The likelihood of the map, and its derivatives.
+
+    Parameters: the weight that all labels share and the values of the curve at its
+    knots; then of each label what its own weight differs by, its shift, and the weights
+    on it of other labels' logs, less their means.
+    """
+
+    def __init__(
+        self, logs: np.ndarray, truth: np.ndarray, mean: np.ndarray, knots: np.ndarray
+    ) -> None:
+        self.logs, self.mean, self.knots = logs, mean, knots
+        n, k = logs.shape
+        self.true = np.arange(n), truth
+        curve = [np.interp(logs.T, knots, hat) for hat in np.eye(len(knots))]
+        self.shared = np.array([logs.T, *curve])
+        self.own = np.stack([logs.T, np.ones((k, n))], axis=2)
+        if 2 < k <= _MOST_LABELS:
+            away, each = logs - mean, np.arange(k)
+            others = [away[:, each != at] for at in each]
+            self.own = np.concatenate([self.own, others], axis=2)
+        by_label = [1, 2, *[3] * (self.own.shape[2] - 2)]
+        self.part = np.array([0, *[4] * len(knots), *by_label * k])
+
+    def mode(
+        self, theta: np.ndarray, precision: np.ndarray, *, within: float = 1e-3
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The most probable parameters, and the information in the rows, by Newton."""
+        now, told = self._loss(theta, precision), np.zeros(0)
+        for _ in range(100):
+            p = softmax(self._logits(theta), axis=1)
+            told = self._information(p.T)
+            p[self.true] -= 1
+            slope = self._by_parameter(p.T) + precision * theta
+            step = cho_solve(cho_factor(told + np.diag(precision)), slope)
+            length, gain = 1.0, float(slope @ step)
+            if gain < within:
+                break
+            while True:
+                then = self._loss(theta - length * step, precision)
+                if then <= now - 1e-4 * length * gain or length < 1e-8:
+                    break
+                length /= 2
+            if then >= now:
+                break
+            theta, now = theta - length * step, then
+        return theta, told
+
+    def _logits(self, theta: np.ndarray) -> np.ndarray:
+        return self.logs + _change(theta, self.logs, self.mean, self.knots)
+
+    def _loss(self, theta: np.ndarray, precision: np.ndarray) -> float:
+        fit = log_softmax(self._logits(theta), axis=1)[self.true].sum()
         return float(precision @ theta**2 / 2 - fit)
 
-    def curvature(p: np.ndarray) -> np.ndarray:
-        px = p * logs
-        away = logs - px.sum(axis=1, keepdims=True)
-        weight = np.diag((px * logs).sum(axis=0)) - px.T @ px
-        shift = np.diag(p.sum(axis=0)) - p.T @ p
-        both = np.diag(px.sum(axis=0)) - px.T @ p
-        shared = np.append((px * away).sum(axis=0), (p * away).sum(axis=0))
-        inner = np.block([[weight, both], [both.T, shift]])
-        return np.block(
-            [[np.atleast_2d(shared[:k].sum()), shared[None]], [shared[:, None], inner]]
-        )
+    def _by_parameter(self, by_logit: np.ndarray) -> np.ndarray:
+        """Of numbers for each label and row, what they come to for each parameter."""
+        shared = (by_logit * self.shared).sum(axis=(1, 2))
+        return np.append(shared, (by_logit[:, None] @ self.own).ravel())
 
-    now = loss(theta)
-    for _ in range(100):
-        p = softmax(logits(theta), axis=1)
-        factor = cho_factor(curvature(p) + np.diag(precision))
-        p[rows, truth] -= 1
-        by_weight, by_shift = (p * logs).sum(axis=0), p.sum(axis=0)
-        slope = np.concatenate([[by_weight.sum()], by_weight, by_shift])
-        slope += precision * theta
-        step = cho_solve(factor, slope)
-        length, gain = 1.0, float(slope @ step)
-        while (then := loss(theta - length * step)) > now - 1e-4 * length * gain:
-            length /= 2
-            if length < 1e-8:
-                break
-        if then < now:
-            theta, now = theta - length * step, then
-        if gain < 1e-10:
-            break
-    return theta, curvature(softmax(logits(theta), axis=1))
+    def _information(self, p: np.ndarray) -> np.ndarray:
+        """The negative second derivative of the log likelihood."""
+        (k, n, m), s = self.own.shape, len(self.shared)
+        weighed = p[:, :, None] * self.own
+        flat = weighed.transpose(1, 0, 2).reshape(n, k * m)
+        told = np.zeros((s + k * m, s + k * m))
+        told[s:, s:] = -flat.T @ flat
+        for at in range(k):
+            block = slice(s + at * m, s + (at + 1) * m)
+            told[block, block] += weighed[at].T @ self.own[at]
+        for at, values in enumerate(self.shared):
+            told[at] = self._by_parameter(p * (values - (p * values).sum(axis=0)))
+        told[:, :s] = told[:s].T
+        return told

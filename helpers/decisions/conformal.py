@@ -90,7 +90,7 @@ class ConformalSets(BaseEstimator):
         labels = np.arange(len(classes))
         # For MAPIE, a fitted classifier that returns its input.
         given = SimpleNamespace(fit=None, classes_=labels, predict_proba=np.asarray)
-        self._model = SplitConformalClassifier(
+        model = SplitConformalClassifier(
             given,
             confidence_level=level,
             conformity_score=_SCORES[score](),
@@ -99,16 +99,15 @@ class ConformalSets(BaseEstimator):
         with warnings.catch_warnings():
             # The guarantee does not need every label among the rows.
             warnings.filterwarnings("ignore", ".*conformalization dataset has less")
-            self._model.conformalize(_scaled(values), actual)
+            model.conformalize(_scaled(values), actual)
             try:
-                self._model.predict_set(_scaled(values[:1]))
+                model.predict_set(_scaled(values[:1]))
             except ValueError as error:  # too few rows
                 raise ValueError(
                     f"probabilities must have more rows than {len(values)} for a level "
                     f"of {level:g} with score {score!r}: {error}"
                 ) from error
-        self.classes_ = classes
-        self.n_ = len(values)
+        self._model, self.classes_, self.n_ = model, classes, len(values)
         return self
 
     def predict(self, probabilities: ArrayLike) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from typing import Any, Literal
 
@@ -33,6 +35,7 @@ from .resampling import (
 from .scores import BrierDecomposition, TestMethod, aurc, calibration_test, log_loss
 
 _MOST_MAPS = 500
+_NOT_IN_FILE = "unknown of a map read from a file"
 _STAMPS = {
     "held-out": "held out: none of these rows was fitted on",
     "in-sample": "IN-SAMPLE: {n} of these rows were fitted on; "
@@ -66,11 +69,10 @@ class CalibrationReport:
 
     It has bootstrap intervals of ``gap`` (confidence − accuracy), ``squared`` (the
     debiased error), ``brier`` and ``auroc``; the noise ``floor``; ``evaluation``,
-    whether rows were fitted on; ``n_labels`` that a map was fitted on and the
-    ``fitted_floor``, what a map of the right form fitted on as many shows, where the
-    confidences know them; and ``curve``, one row a bin: its edges, ``n``, mean
-    ``confidence``, ``accuracy`` with Wilson's interval, and the band (``band_low``,
-    ``band_high``) where the accuracy would lie if the confidences were true.
+    whether rows were fitted on; ``n_labels`` that a map was fitted on, if confidences
+    know it; and ``curve``, one row a bin: its edges, ``n``, mean ``confidence``,
+    ``accuracy`` with Wilson's interval, and the band (``band_low``, ``band_high``)
+    where the accuracy would lie if the confidences were true.
     """
 
     confidence: np.ndarray = field(repr=False)
@@ -87,7 +89,9 @@ class CalibrationReport:
     evaluation: str
     n_fitted_on: int
     n_labels: int | None = None
-    fitted_floor: NoiseFloor | None = None
+    _floor_of_map: Callable[[], NoiseFloor | None] | None = field(
+        default=None, repr=False
+    )
 
     @property
     def n(self) -> int:
@@ -108,6 +112,16 @@ class CalibrationReport:
     def ece(self) -> float:
         """Expected calibration error."""
         return expected_calibration_error(*self._rows, binning=self.binning)
+
+    @cached_property
+    def fitted_floor(self) -> NoiseFloor | None:
+        """What a map of the right form shows, fitted on as many labels; or None.
+
+        None where confidences do not know their map, or it was read from a file. It is
+        computed when first asked for, from a hundred refits or a formula. Of histogram
+        and isotonic maps of few labels it is too low.
+        """
+        return self._floor_of_map and self._floor_of_map()
 
     @cached_property
     def debiased(self) -> float:
@@ -138,11 +152,13 @@ class CalibrationReport:
         perfect = "cannot be told from a perfect forecaster with these bins and"
         if self.ece <= self.floor.upper:
             return f"{perfect} this many rows"
-        why = "chance explains"
-        if self.fitted_floor is not None:
-            if self.ece <= self.fitted_floor.upper:
+        fitted, why = self.fitted_floor, "chance explains"
+        if fitted is not None:
+            if self.ece <= fitted.upper:
                 return f"{perfect} {self.n_labels:,} labels to fit the map on"
             why = "chance and the labels fitted on explain"
+        elif self.n_labels is not None:
+            why += f", unless it is the luck of the {self.n_labels:,} labels fitted on"
         way = "over" if self.gap.value > 0 else "under"
         return f"more than {why}; on the whole {way}confident"
 
@@ -151,8 +167,9 @@ class CalibrationReport:
         """The measures: value, interval, note, and why there is no interval."""
         rows, binning = self._rows, self.binning
         fitted = {}
-        if self.fitted_floor is not None:
-            fitted["floor of the map, 95 %"] = self.fitted_floor.upper
+        if self.n_labels is not None:
+            upper = self.fitted_floor.upper if self.fitted_floor else np.nan
+            fitted["floor of the map, 95 %"] = upper
         measures: dict[str, float | Interval] = {
             "rows": self.n,
             "accuracy": self.accuracy,
@@ -178,6 +195,8 @@ class CalibrationReport:
         )
         table = measure_table(measures, notes)
         table["no_interval"] = [_NOTES.get(name, ("", ""))[1] for name in measures]
+        if fitted and self.fitted_floor is None:
+            table.loc["floor of the map, 95 %", "no_interval"] = _NOT_IN_FILE
         if np.isnan(self.auroc.low):
             table.loc["AUROC", "no_interval"] = "fewer than 10 right or wrong"
         return table
@@ -258,6 +277,13 @@ def calibration_metrics(
         # Calibrated values whose rows cannot be recognised are not held out by claim.
         if evaluation == "in-sample" or can_be_held_out(confidence):
             state, n_fitted_on = evaluation, len(values) * (evaluation == "in-sample")
+        else:
+            warnings.warn(
+                "evaluation='held-out' is not believed: without names, rows with such "
+                "scores would not be recognised as fitted on. Give ids to fit and to "
+                "predict of the calibrator.",
+                stacklevel=2,
+            )
     elif evaluation == "held-out":
         n = n_fitted_on
         raise ValueError(f"evaluation must not be 'held-out'; {n} rows were fitted on.")
@@ -267,22 +293,35 @@ def calibration_metrics(
     intervals = bootstrap_interval(values, outcome, names, **draws, **rule)
     floor = noise_floor(values, n_simulations=n_resamples, **rule)
     bins = Bins.of(values, binning)
-    plausible = getattr(confidence, "plausible", lambda *_: None)
-    truths = plausible(min(n_resamples, _MOST_MAPS), generator)
+    curve = _curve(values, outcome, bins, level, generator)
+    n_maps, later = min(n_resamples, _MOST_MAPS), deepcopy(generator)
+    floor_of_map = partial(_floor_of_map, confidence, values, bins, n_maps, later)
     return CalibrationReport(
         confidence=np.asarray(values),
         correct=outcome,
         **intervals,
         floor=floor,
-        curve=_curve(values, outcome, bins, level, generator),
+        curve=curve,
         binning=binning,
         rule=str(bins),
         level=level,
         evaluation=state,
         n_fitted_on=n_fitted_on,
         n_labels=getattr(confidence, "n_labels", None),
-        fitted_floor=truths and fitted_floor(values, truths, bins, generator),
+        _floor_of_map=floor_of_map if hasattr(confidence, "plausible") else None,
     )
+
+
+def _floor_of_map(
+    confidence: Any,
+    values: np.ndarray,
+    bins: Bins,
+    n_maps: int,
+    generator: np.random.Generator,
+) -> NoiseFloor | None:
+    """The floor of the map that confidences come from; None where it is unknown."""
+    truths = confidence.plausible(n_maps, generator)
+    return truths and fitted_floor(values, truths, bins, generator)
 
 
 def measure_table(

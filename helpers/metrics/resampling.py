@@ -228,13 +228,13 @@ def fitted_floor(
     bins: Bins,
     generator: np.random.Generator,
     level: float = 0.95,
-) -> NoiseFloor:
-    """The ECE of a map whose true probabilities are any of those that it may have."""
+) -> NoiseFloor | None:
+    """The ECE of a map if any of the truths holds; None if there are none."""
     errors = []
     for truth in truths:
         drawn = generator.random(len(values)) < truth
         errors.append(float(bins.sums(values, drawn).error("l1")))
-    return _floor(errors, level)
+    return _floor(errors, level) if errors else None
 
 
 def bootstrap_interval(
@@ -252,9 +252,12 @@ def bootstrap_interval(
 
     They are quantiles of the resampled values, for calibration errors reflected about
     the value. Those of the plain errors seldom cover a small one: use "squared" for the
-    size of an error, the noise floor for whether there is one. Resamples in which a
-    measure is undefined are left out; with fewer than ten right or ten wrong rows,
-    "auroc" has no interval (NaN), which would cover far too seldom.
+    size of an error, though of scores of a few values it covers a little less often
+    than ``level``, and the noise floor for whether there is one.
+
+    Where hardly any row is wrong, or right, intervals are too short, in the extreme a
+    point; with fewer than ten of either kind, "auroc" has none (NaN). Resamples in
+    which a measure is undefined are left out.
 
     Parameters
     ----------
