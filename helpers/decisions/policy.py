@@ -29,8 +29,9 @@ from ..checks import (
     check_table,
 )
 from ..files import read_json, write_json
-from .rules import Buckets, Verification
-from .thresholds import CertifiedThreshold, verify_accepted
+from .rules import Buckets
+from .thresholds import CertifiedThreshold
+from .verification import Verification, verify_accepted
 
 
 @dataclass(frozen=True)
