@@ -221,13 +221,19 @@ def test_layers_are_shares_of_the_depth(embedded: LanguageModel) -> None:
         assert probe.features(TEXTS[:2]).shape == (2, 576 * len(layers))
 
 
-def test_equals_the_parts_of_scikit_learn(probe: LinearProbeClassifier) -> None:
+def test_equals_the_parts_of_scikit_learn(tiny_llama: LanguageModel) -> None:
+    texts = [f"{word} {n}" for word in ("warm", "dull") for n in range(15)]
+    labels = np.repeat(["good", "bad"], 15)
+    probe = LinearProbeClassifier(tiny_llama, (1 / 2, 1)).fit(texts, labels)
     parts = make_pipeline(
         StandardScaler(), LogisticRegression(C=probe.C_, tol=1e-8, max_iter=10_000)
-    ).fit(probe.features(TEXTS), LABELS)
-    new = ["a film", "way", "not funny"]
+    ).fit(probe.features(texts), labels)
+    new = ["a film", "dull way", "warm"]
     expected = parts.predict_proba(probe.features(new))
-    np.testing.assert_allclose(probe.predict_proba(new), expected, atol=1e-3)
+    assert np.ptp(expected[:, 0]) > 0.2
+    np.testing.assert_allclose(
+        probe.predict_proba(new), expected, atol=0.03
+    )  # not run to the end
     logs = probe.predict_log_proba(new)
     np.testing.assert_allclose(logs, np.log(probe.predict_proba(new)), atol=1e-9)
 
