@@ -204,10 +204,12 @@ def check_not_fitted_on(values: Any, name: str) -> None:
     """Raise ValueError if values are marked as of rows that a calibrator has seen."""
     state, n = evaluation_of(values)
     if state == "in-sample":
+        # In a table, and after arithmetic, one row that was fitted on marks all.
+        which = f"{n} of these" if n < len(values) else "some or all of these"
         raise ValueError(
-            f"{name} must be of rows that no calibrator was fitted on; {n} of these "
-            f"{len(values)} were, which makes them look better than others will. Take "
-            "other rows, or values of cross_fitted."
+            f"{name} must be of rows that no calibrator was fitted on and no prompt "
+            f"shows; {which} {len(values)} were, which makes them look better than "
+            "others will. Take other rows, or values of cross_fitted."
         )
 
 

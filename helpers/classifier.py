@@ -23,6 +23,7 @@ from .verbalizer import LabelTokens, Verbalizer
 
 PRIORS = ("contextual", "domain", "unlabelled")
 _CONTENT_FREE = ("N/A", "[MASK]", "")
+Inputs = tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]
 
 
 class LLMClassifier(PromptedClassifier):
@@ -75,7 +76,9 @@ class LLMClassifier(PromptedClassifier):
         Fitted by ``fit`` on the texts and labels that are no examples, and applied to
         all probabilities that the classifier gives: the recommended one is
         :class:`helpers.calibration.ProbabilityCalibrator`. It is copied, not changed;
-        ``calibrator_`` is the fitted one.
+        ``calibrator_`` is the fitted one. What it gives for the texts of ``fit`` is
+        marked as in-sample; ``cross_val_predict`` of scikit-learn gives them held-out
+        probabilities, as the example shows.
 
     References
     ----------
@@ -91,6 +94,22 @@ class LLMClassifier(PromptedClassifier):
     ... )
     >>> classifier.predict(["A delightful, moving film."])
     array(['positive'], dtype='<U8')
+
+    Calibrated probabilities of labelled texts, each from a fit on the other folds:
+
+    >>> from helpers.calibration import ProbabilityCalibrator
+    >>> from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    >>> hows = ["good", "bad", "fine", "dull", "great", "weak"]
+    >>> texts = [f"A {how} film." for how in hows] * 4
+    >>> p = cross_val_predict(
+    ...     classifier.set_params(calibrator=ProbabilityCalibrator()),
+    ...     *(texts, ["positive", "negative"] * 12),
+    ...     method="predict_proba",
+    ...     groups=texts,  # copies of a text stay in one fold
+    ...     cv=StratifiedGroupKFold(),
+    ... )
+    >>> p.shape, p.evaluation
+    ((24, 2), 'held-out')
     """
 
     def __init__(
@@ -131,8 +150,8 @@ class LLMClassifier(PromptedClassifier):
         self.calibrator = calibrator
 
     _learned = (
-        *("labels_", "examples_", "prior_", "calibrator_"),
-        *("_loaded", "_kept"),
+        *PromptedClassifier._learned,
+        *("prior_", "calibrator_", "_loaded", "_kept"),
     )
     _learns = "draws examples, learns its labels, a prior or a calibrator from texts"
 
@@ -140,26 +159,11 @@ class LLMClassifier(PromptedClassifier):
         """Logarithms of the label probabilities, normalised over the labels."""
         if self.calibrator is not None:
             return super().predict_log_proba(X)
-        return self._corrected(self.raw_log_proba(X))
+        return self._corrected(self._raw(check_texts(X), stacklevel=3))
 
     def raw_log_proba(self, X: Iterable[str]) -> np.ndarray:
         """The model's log-probabilities of the labels, not corrected or normalised."""
-        scores = self._text_scores(check_texts(X))
-        off = np.median(1 - np.exp(logsumexp(scores, axis=1))) if len(scores) else 0
-        if off > 0.5:
-            (model, prompt, _), tokens, _ = self._kept
-            end = prompt.render(model, "A").replace(MARK, "")[-20:]
-            warnings.warn(
-                "Most probability is on no label, in the median text more than half. "
-                f"The prompt ends in {end!r}; the first label is "
-                f"read as {tokens.describe(model)[0][1]}. See what the model would "
-                "write instead, by model.next_tokens(classifier.render(text)), and try "
-                "examples, an instruction, chat=True, family='case' or another "
-                "terminator.",
-                OffLabelWarning,
-                stacklevel=2,
-            )
-        return scores
+        return self._raw(check_texts(X), stacklevel=3)
 
     def render(self, text: str) -> str:
         """The prompt for one text; control tokens that texts spell count as text."""
@@ -219,25 +223,20 @@ class LLMClassifier(PromptedClassifier):
         ]
         return pd.Series(made, index=index, dtype=object)
 
-    def inputs(
-        self, X: Iterable[str]
-    ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
+    def inputs(self, X: Iterable[str]) -> Inputs:
         """Model, labels, token ids of each prompt, and those they all begin with."""
         model, tokens, prompts, prefix = self._inputs(check_texts(X))
         check_lengths(model, prompts, tokens)
         return model, tokens, prompts, prefix
 
-    def _scored(
-        self, X: Iterable[str]
+    def _read(
+        self, texts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
-        texts = check_texts(X)
-        raw = self.raw_log_proba(texts)
-        logs = self._corrected(raw)
-        off_label = np.clip(1 - np.exp(logsumexp(raw, axis=1)), 0, 1)
-        shares = np.exp(logs)
+        raw = self._raw(texts, stacklevel=5)
+        shares = np.exp(self._corrected(raw))
         if self.calibrator is not None:
             shares = self.calibrator_.predict(self._columns(shares), ids=texts)
-        return shares, np.asarray(shares).argmax(axis=1), off_label, None
+        return shares, np.asarray(shares).argmax(axis=1), _off_label(raw), None
 
     def _identity(self) -> tuple[dict[str, str], Any, Any]:
         model, prompt, tokens, _ = self._asked()
@@ -301,12 +300,11 @@ class LLMClassifier(PromptedClassifier):
         if truth is None:
             raise ValueError("calibrator needs labels: fit(texts, y).")
         self.prior_ = self._estimate_prior(texts, truth)
-        shown = {text for text, _ in self.examples_}
-        rows = [at for at, text in enumerate(texts) if text not in shown]
+        rows = np.flatnonzero(~self._are_shown(texts)).tolist()
         texts = [texts[at] for at in rows]
         if not texts:
             raise ValueError("calibrator needs texts that are no examples.")
-        table = self._columns(np.exp(self._corrected(self.raw_log_proba(texts))))
+        table = self._columns(np.exp(self._corrected(self._raw(texts, stacklevel=4))))
         found = clone(self.calibrator)
         found.fit(table, truth[rows], ids=texts, source=self.source())
         if np.ndim(found.predict(table.head(1))) != 2:
@@ -348,11 +346,51 @@ class LLMClassifier(PromptedClassifier):
         return balancing_prior(self._probabilities(texts), shares)
 
     def _probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        raw = self._text_scores(texts)
+        raw = self._label_scores(self._inputs(texts))
         return np.exp(raw - logsumexp(raw, axis=1, keepdims=True))
 
-    def _text_scores(self, texts: Sequence[str]) -> np.ndarray:
-        model, tokens, prompts, prefix = self._inputs(texts)
+    def _raw(self, texts: list[str], *, stacklevel: int) -> np.ndarray:
+        """Scores of texts, with a warning where most of the mass is on no label."""
+        inputs = model, tokens, prompts, _ = self._inputs(texts)
+        scores = self._label_scores(inputs)
+        off_label = _off_label(scores)
+        lost = int((off_label > 0.5).sum())
+        if 2 * lost > len(texts) and self._is_news(OffLabelWarning):
+            worst = prompts[int(off_label.argmax())]
+            cause = self._likely_cause(model, tokens, worst)
+            warnings.warn(
+                f"Most probability is on no label, more than half in {lost} of "
+                f"{len(texts)} texts. {cause}",
+                OffLabelWarning,
+                stacklevel=stacklevel,
+            )
+        return scores
+
+    def _likely_cause(
+        self, model: LanguageModel, tokens: LabelTokens, prompt: list[int]
+    ) -> str:
+        """What the model would write behind a prompt, and what to try."""
+        logprobs = model.logprobs_behind(prompt)
+        best = int(logprobs.argmax())
+        bare = model.vocabulary[best].strip().casefold()
+        alike = [x for x in tokens.labels if bare and x.casefold().startswith(bare)]
+        firsts = list({sequence[0] for sequence in tokens.sequences})
+        advice = f"Try examples, an instruction or chat={not self.chat}."
+        if np.exp(logprobs[firsts]).sum() > 0.5:
+            advice = "It begins labels and goes on otherwise: try terminator=None."
+        elif alike and best not in firsts:
+            advice = "It may be a label in another form: try family='case' or 'wide'."
+        frame = self._prompt(self.chat, model.fill)
+        end = frame.render(model, "A").replace(MARK, "")[-20:]
+        return (
+            f"The prompt ends in {end!r} and the first label is read as "
+            f"{tokens.describe(model)[0][1]}; in the worst text, the model's likeliest "
+            f"token is {model.visible_texts([best])[0]!r}. {advice} More by "
+            "model.next_tokens(classifier.render(text))."
+        )
+
+    def _label_scores(self, inputs: Inputs) -> np.ndarray:
+        model, tokens, prompts, prefix = inputs
         return label_logprobs(
             model,
             prompts,
@@ -362,9 +400,7 @@ class LLMClassifier(PromptedClassifier):
             cache=self.cache,
         )
 
-    def _inputs(
-        self, texts: Sequence[str]
-    ) -> tuple[LanguageModel, LabelTokens, list[list[int]], tuple[int, ...]]:
+    def _inputs(self, texts: Sequence[str]) -> Inputs:
         model, prompt, tokens, prefix = self._asked()
 
         def encoded(text: str) -> list[int]:
@@ -398,6 +434,10 @@ class LLMClassifier(PromptedClassifier):
     def _corrected(self, raw: np.ndarray) -> np.ndarray:
         weighed = raw - np.log(self.prior_)
         return weighed - logsumexp(weighed, axis=1, keepdims=True)
+
+
+def _off_label(raw: np.ndarray) -> np.ndarray:
+    return np.clip(1 - np.exp(logsumexp(raw, axis=1)), 0, 1)
 
 
 def _random_words(texts: Sequence[str], seed: int) -> list[str]:

@@ -28,6 +28,7 @@ from .row_cache import RowCache
 from .scoring import rope_changes, tree_is_exact
 from .tree import batches, is_packed, positions_in_batch, prefix_cache
 
+_MARK = "_output_capturing_hooks_installed"  # of transformers
 _can_stop: WeakKeyDictionary[LanguageModel, bool] = WeakKeyDictionary()
 
 
@@ -177,7 +178,18 @@ def _states(
 def _whole_run(
     network: Any, ids: torch.Tensor, layers: Sequence[int]
 ) -> list[torch.Tensor]:
-    run = network.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    before = {part: set(part._forward_hooks) for part in network.modules()}
+    marked = {part for part in before if _MARK in vars(part)}
+    try:
+        run = network.base_model(
+            input_ids=ids, use_cache=False, output_hidden_states=True
+        )
+    finally:  # transformers leaves hooks behind, with which nothing can be pickled
+        for part, hooks in before.items():
+            for added in set(part._forward_hooks) - hooks:
+                del part._forward_hooks[added]
+            if part not in marked:
+                vars(part).pop(_MARK, None)
     return [run.hidden_states[layer] for layer in layers]
 
 

@@ -339,11 +339,14 @@ class LanguageModel:
             turns[0]["content"] = f"{first}\n\n{turns[0]['content']}"
             return str(put(turns))
 
-    @torch.inference_mode()
     def next_logprobs(self, prompt: str) -> np.ndarray:
         """Natural log-probability of every token of the vocabulary as the next one."""
-        ids = self._checked_ids(prompt)
-        row = torch.tensor([ids], device=self.device)
+        return self.logprobs_behind(self._checked_ids(prompt))
+
+    @torch.inference_mode()
+    def logprobs_behind(self, ids: Sequence[int]) -> np.ndarray:
+        """The same, behind the tokens of a prompt."""
+        row = torch.tensor([list(ids)], device=self.device)
         logits = self.network(input_ids=row, use_cache=False).logits[0, -1]
         logprobs = logits.cpu().double().log_softmax(-1).numpy()
         self.check_logprobs(logprobs[None], [0])

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Families whose layers are: norm, attention with rotary positions, norm, gated SiLU.
 _FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
+# Hooks that transformers leaves behind once it was asked for hidden states.
+_NOTES_OUTPUTS = "transformers.utils.output_capturing"
 VECTOR = 16  # keys that a processor's softmax takes at a time; some take 4 or 8
 _SLICE = 2**20  # logits computed at a time: 4 MB in float32, which a cache can hold
 
@@ -39,10 +41,14 @@ def can_pack(network: PreTrainedModel, parts: Iterable[nn.Module]) -> bool:
         and network.config.hidden_act == "silu"
         and type(output) is nn.Linear
         and output.bias is None
-        and not any(
-            part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
-            for part in parts
-        )
+        and not any(_is_changed(part) for part in parts)
+    )
+
+
+def _is_changed(part: nn.Module) -> bool:
+    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    return "forward" in vars(part) or any(
+        getattr(hook, "__module__", "") != _NOTES_OUTPUTS for hook in hooks
     )
 
 

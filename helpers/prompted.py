@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import chain, zip_longest
 from typing import Any, Self
@@ -14,6 +15,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
+from .calibration import Calibrated
 from .checks import as_array, check_labels, in_order_of
 from .prompts import SLOT, Prompt
 from .verbalizer import Verbalizer
@@ -47,8 +49,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Label probabilities in the order of ``classes_``; rows sum to one.
 
-        Of a hosted model: the listed probability of each label, normalised; NaN where
-        none is listed.
+        Texts that are examples in the prompt, or that a linear probe learned from, are
+        marked as in-sample. Of a hosted model: the listed probability of each label,
+        normalised; NaN where none is listed.
         """
         return self._scored(X)[0]
 
@@ -143,7 +146,7 @@ class PromptedClassifier(TextClassifier):
     instruction: str | None
     separator: str
     random_state: int
-    _learned = ("labels_", "examples_")
+    _learned: tuple[str, ...] = ("labels_", "examples_", "_warned")
     _learns = "draws examples or learns its labels"
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -181,6 +184,44 @@ class PromptedClassifier(TextClassifier):
             self._forget()
             raise
         return self
+
+    def _scored(
+        self, X: Iterable[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pd.DataFrame | None]:
+        """What ``_read`` finds, with the texts that the prompt shows marked."""
+        texts = check_texts(X)
+        shares, best, off_label, more = self._read(texts)
+        shown = self._are_shown(texts)
+        if shown.any():
+            if not isinstance(shares, Calibrated):
+                shares = Calibrated(shares, shown, known=False, can_tell=True)
+            shares.fitted_on[shown] = True
+            if self._is_news(UserWarning):
+                warnings.warn(
+                    f"{shown.sum()} of {len(texts)} texts are examples in the prompt, "
+                    "with their labels: they are marked as in-sample. Judge by the "
+                    "others.",
+                    stacklevel=3,
+                )
+        return shares, best, off_label, more
+
+    def _read(
+        self, texts: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pd.DataFrame | None]:
+        """Probabilities, predicted positions, -1 for none, off-label mass, and more."""
+        raise NotImplementedError
+
+    def _are_shown(self, texts: Sequence[str]) -> np.ndarray:
+        """Which texts are examples in the prompt."""
+        shown = {text for text, _ in self.examples_}
+        return np.array([text in shown for text in texts], dtype=bool)
+
+    def _is_news(self, category: type[Warning]) -> bool:
+        """Whether this was not asked before since the last fit: each warns once."""
+        warned: set[type[Warning]] = self.__dict__.setdefault("_warned", set())
+        is_news = category not in warned
+        warned.add(category)
+        return is_news
 
     def _learn(self, texts: Sequence[str], truth: np.ndarray | None) -> None:
         """What else is taken from texts that are no examples, and from their labels."""

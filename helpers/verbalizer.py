@@ -146,8 +146,12 @@ class Verbalizer:
                     f"spellings of {label!r} must be several strings, not {texts!r}."
                 )
             _check_visible(f"spellings of {label!r}", texts)
-        if self.terminator is not None and not (self._ends and all(self._ends)):
-            raise ValueError(f"terminator must not be empty, as in {self._ends!r}.")
+        written = all(isinstance(end, str) and end for end in self._ends)
+        if self.terminator is not None and not (self._ends and written):
+            raise ValueError(
+                "terminator must not be empty, nor other than text, as in "
+                f"{self._ends!r}."
+            )
         object.__setattr__(self, "labels", labels)
 
     @property

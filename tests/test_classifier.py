@@ -29,7 +29,12 @@ from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    StratifiedGroupKFold,
+    cross_val_predict,
+)
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
@@ -46,6 +51,8 @@ from helpers.classifier import (
     balancing_prior,
     check_texts,
 )
+from helpers.decisions import choose_threshold
+from helpers.metrics import calibration_metrics
 from helpers.models import LanguageModel
 from helpers.sampling import sample_votes
 from helpers.self_report import p_true
@@ -238,14 +245,59 @@ def test_terminator_makes_the_end_part_of_the_answer(tiny_llama: LanguageModel) 
         make(tiny_llama, labels=labels, terminator=None).predict_proba(TEXTS)
 
 
-def test_most_of_the_probability_on_no_label_is_said(embedded: LanguageModel) -> None:
-    lost = make(embedded, prompt="{text}\nThe weather in Oslo is", cache=False)
-    with pytest.warns(OffLabelWarning, match=r"Oslo is'.*'␣negative'") as caught:
-        lost.score_table(TEXTS[:2])
-    assert len(caught) == 1
-    lost.predict_proba([])  # silence
-    p = make(embedded, examples=EXAMPLES, terminator=None).predict_proba(TEXTS[:2])
+OFF_LABEL = [
+    ({"prompt": "{text}\nThe weather in Oslo is"}, r"Oslo is'.*'␣neg.*Try examples"),
+    ({"prompt": "Is it good? {text}", "chat": True}, "Try.*or chat=False"),
+    ({}, "token is '␣Positive'. It may be a label in another form: try family='case'"),
+    (
+        {"examples": EXAMPLES, "terminator": "!"},
+        "begins labels and goes on.*terminator",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "says"), OFF_LABEL)
+def test_most_of_the_probability_on_no_label_is_said_once_a_fit(
+    embedded: LanguageModel, settings: dict[str, Any], says: str
+) -> None:
+    lost = make(embedded, **settings)
+    texts = ["A delightful, moving film.", "What a bore."]
+    for _ in range(2):
+        with pytest.warns(
+            OffLabelWarning, match=f"half in 2 of 2 texts.*{says}"
+        ) as all_:
+            lost.fit().score_table(texts)
+        assert len(all_) == 1 and all_[0].filename == __file__
+        with warnings.catch_warnings(action="error"):
+            lost.predict_proba(texts)
+    p = make(embedded, examples=EXAMPLES, terminator=None).predict_proba(texts)
     assert p[0, 1] > p[1, 1]  # it tells good from bad
+
+
+@pytest.mark.parametrize("calibrator", [None, ProbabilityCalibrator()])
+def test_texts_that_the_prompt_shows_are_in_sample(
+    tiny_llama: LanguageModel, calibrator: Any
+) -> None:
+    found = make(tiny_llama, examples=2, calibrator=calibrator).fit(TEXTS, TRUTH)
+    (shown, _), (other, _) = found.examples_
+    texts = ["new", shown, "newer", other]
+    with pytest.warns(UserWarning, match="2 of 4 texts are examples") as told:
+        p = found.predict_proba(texts)
+        found.predict(texts)
+        found.score(texts, TRUTH[:4])
+    (one,) = (w for w in told if w.category is UserWarning)
+    assert one.filename == __file__
+    assert p.fitted_on.tolist() == [False, True, False, True]
+    table = found.score_table(texts)
+    for values, n in ((p.max(axis=1), "2"), (table["confidence"], "some or all")):
+        with pytest.raises(ValueError, match=f"prompt shows; {n} of these 4 were"):
+            choose_threshold(values, [1, 0, 1, 0], max_risk=0.5)
+    others = p[~p.fitted_on].max(axis=1), [1, 0]
+    report = calibration_metrics(*others, evaluation="held-out", n_resamples=5)
+    assert report.evaluation == "held-out"
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        found.fit(TEXTS, TRUTH).predict([shown])
+    found.fit(TEXTS, TRUTH).predict(["new"])  # silence
 
 
 def test_follow_up_prompt(tiny_llama: LanguageModel, embedded: LanguageModel) -> None:
@@ -378,6 +430,29 @@ def test_a_calibrator_is_fitted_on_what_is_no_example(
             made.fit(texts, truth if "Top" in says else None)
 
 
+def test_rows_given_to_fit_get_held_out_probabilities(
+    tiny_llama: LanguageModel,
+) -> None:
+    words = ["film", "plot", "joke", "song", "cast"]
+    texts = [f"{a} and {b}" for a in words for b in words] * 2  # each twice
+    truth = np.random.default_rng(0).choice(LABELS, len(texts), p=[0.8, 0.2])
+    made = make(tiny_llama, examples=EXAMPLES, calibrator=ProbabilityCalibrator())
+    asked: dict[str, Any] = {"X": texts, "y": truth, "method": "predict_proba"}
+    p = cross_val_predict(made, **asked, cv=StratifiedGroupKFold(3), groups=texts)
+    assert p.evaluation == "held-out"
+    raw = make(tiny_llama, examples=EXAMPLES).predict_proba(texts)
+    folds = StratifiedGroupKFold(3).split(texts, truth, texts)
+    for rest, fold in folds:
+        found = ProbabilityCalibrator().fit(raw[rest], truth[rest] == "positive")
+        np.testing.assert_allclose(p[fold], found.predict(raw[fold]))
+    right = made.classes_[p.argmax(axis=1)] == truth
+    report = calibration_metrics(p.max(axis=1), right, n_resamples=5)
+    assert report.evaluation == "held-out"
+    # Without groups, copies are recognised.
+    halves = KFold(2)  # the second is a copy of the first
+    assert cross_val_predict(made, **asked, cv=halves).evaluation == "in-sample"
+
+
 def test_examples_are_drawn_in_turn_from_every_label(tiny_llama: LanguageModel) -> None:
     found = make(tiny_llama, examples=4).fit(TEXTS, TRUTH)
     assert [label for _, label in found.examples_] == ["negative", "positive"] * 2
@@ -427,7 +502,7 @@ def test_data_need_a_fit(tiny_llama: LanguageModel, settings: dict[str, Any]) ->
         with pytest.raises(NotFittedError, match="call fit"):
             method(TEXTS)
     check_is_fitted(found.fit(TEXTS, TRUTH))
-    assert set(found.predict(TEXTS)) <= set(LABELS) == set(found.classes_)
+    assert set(found.predict(["a new film"])) <= set(LABELS) == set(found.classes_)
     with pytest.raises(NotFittedError):
         found.set_params(separator="\n").predict(TEXTS)
 
@@ -487,12 +562,13 @@ def test_clones_copies_and_pickles(tiny_llama: LanguageModel) -> None:
     params = found.get_params()
     assert all(params[key] is value for key, value in given.items())
     assert LLMClassifier(**params).get_params() == params
-    p = found.fit(TEXTS, TRUTH).predict_proba(TEXTS)
+    others = ["a new film", "a film and a bore"]
+    p = found.fit(TEXTS, TRUTH).predict_proba(others)
     twin = clone(found)
     assert twin.model is tiny_llama and not hasattr(twin, "examples_")
     assert copy.deepcopy(found).model is tiny_llama and is_classifier(found)
     again = pickle.loads(pickle.dumps(found))
-    np.testing.assert_array_equal(again.predict_proba(TEXTS), p)
+    np.testing.assert_array_equal(again.predict_proba(others), p)
 
 
 def test_works_in_what_scikit_learn_has(tiny_llama: LanguageModel) -> None:
@@ -611,7 +687,7 @@ def test_no_pass_for_known(tiny: LLMClassifier, passes: list[int], cache: Path) 
     passes.clear()
     np.testing.assert_array_equal(tiny.predict_proba(TEXTS), first)
     np.testing.assert_array_equal(clone(tiny).predict_proba(TEXTS[::-1]), first[::-1])
-    assert passes == []
+    assert passes == [1]  # the new one says what the model would write instead
     tiny.predict_proba([*TEXTS, "one more"])
     assert passes[-1] == 1
 

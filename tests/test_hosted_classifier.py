@@ -339,8 +339,16 @@ def test_budget_counts_later_rounds_of_earlier_calls(answering: Answering) -> No
 def test_most_probability_on_no_label_is_said(make: Make) -> None:
     loose = written_model({"": {"yes": 0.2, "no": 0.1, "well": 0.7}})
     found, _ = make(loose, labels=["yes", "no"], prompt="{text}\nIs it good (yes/no)?")
-    with pytest.warns(OffLabelWarning, match=r"good \(yes/no\)"):
+    says = r"in 3 of 3 texts.*good \(yes/no\).*begins with 'well'"
+    with pytest.warns(OffLabelWarning, match=says) as said:
         found.predict(TEXTS)
+    assert said[0].filename == __file__
+    with warnings.catch_warnings(action="error"):
+        found.predict(TEXTS)  # said once a fit
+    found.set_params(examples=[(TEXTS[0], "yes")])
+    with pytest.warns(UserWarning, match="1 of 3 texts are examples"):
+        p = found.predict_proba(TEXTS)
+    assert p.fitted_on.tolist() == [True, False, False]
 
 
 # What goes wrong ---------------------------------------------------------------------
@@ -412,6 +420,22 @@ def test_self_report_asks_for_label_and_confidence(make: Make) -> None:
     good, no_label, no_number = table["problem"]
     assert good is None
     assert "no label: 'maybe'" in no_label and "unreadable" in no_number
+
+
+@pytest.mark.parametrize(("options", "limit"), [(None, 8), ({"max_tokens": 30}, 30)])
+def test_self_report_keeps_the_users_limit(
+    make: Make, options: dict[str, Any] | None, limit: int
+) -> None:
+    asked = {"fallback": "self-report", "options": options}
+    found, server = make(YES_NO, {"hides": "silently"}, **asked)
+    with suppress(ValueError), warnings.catch_warnings(action="ignore"):
+        found.predict(TEXTS)
+    limits = [
+        body["max_completion_tokens"]
+        for body in server.asked
+        if "How sure" in json.dumps(body["messages"])
+    ]
+    assert limits == [limit] * 3
 
 
 def listing(chosen: str, finish: str = "stop", **logprobs: float) -> dict[str, Any]:
@@ -513,6 +537,9 @@ def test_failed_request_is_an_error_or_leaves_its_text_open(make: Make) -> None:
         ({"top_logprobs": 21}, "top_logprobs must lie"),
         ({"question": " "}, "question must be a text"),
         ({"terminator": ""}, "terminator must not be empty"),
+        ({"terminator": [["\n"]]}, "terminator must not be empty, nor"),
+        ({"family": ["exact"]}, "family must be one of"),
+        ({"spellings": {"yes": [["y"]]}}, "spellings of 'yes' must be strings"),
     ],
 )
 def test_senseless_parameter_is_refused(

@@ -296,6 +296,30 @@ def test_a_row_that_failed_is_no_answer_whatever_its_body_says(
     assert isinstance(found, Failure) and found.status == 500
 
 
+def test_a_batch_read_again_after_other_answers_costs_nothing(
+    journal: Journal, tmp_path: Path
+) -> None:
+    requests = [build_request("chat", "m", f"q{at}", max_tokens=1) for at in range(2)]
+    lost, late = (request.key(URL) for request in requests)
+    billed = {"status_code": 500, "body": chat_answer("yes")}
+    output = tmp_path / "output.jsonl"
+    lines = [result_line(lost, response=billed), result_line(late)]
+    output.write_text("\n".join(map(json.dumps, lines)))
+    journal.add([answered(late)])  # before the batch was read
+    read = read_batch(output, requests, journal, base_url=URL)
+    paid = journal.usage(PRICES)
+    assert paid.loc[("m", "batch"), "prompt_tokens"] == 20
+    journal.add([answered(lost)])  # and one after it
+    assert read_batch(output, requests, journal, base_url=URL) == read == (1, 1, ())
+    again = journal.usage(PRICES).loc[("m", "batch")]
+    assert again.to_dict() == paid.loc[("m", "batch")].to_dict()
+    # Another batch with the same outcome was paid, too.
+    lines[1]["response"]["request_id"] = "another"
+    output.write_text("\n".join(map(json.dumps, lines)))
+    read_batch(output, requests, journal, base_url=URL)
+    assert journal.usage(PRICES).loc[("m", "batch"), "prompt_tokens"] == 30
+
+
 def test_a_batch_is_of_one_kind_and_size(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,8 @@ def test_a_table_that_was_kept_is_read_again(tmp_path: Path) -> None:
         other["treatment_date"] = dates
         other.to_parquet(kept)
         pd.testing.assert_frame_equal(load_neiss(kept), first)
+    other.set_index("case_number", drop=False).to_parquet(kept)
+    pd.testing.assert_frame_equal(load_neiss(kept), first)
     for table, message in (
         (other.drop(columns="psu"), "columns of the injury data; missing: .'psu'"),
         (other.assign(year=2023), "year must be that of treatment_date; row 0"),

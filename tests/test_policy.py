@@ -323,7 +323,7 @@ def test_bad_tables(change: Any, error: type, message: str) -> None:
         Policy(TRUST_BUCKETS).verify(change, 0.1)
 
 
-RANGES = {"edges": [0.5], "names": ["no", "yes"]}
+RANGES = {"edges": [0.5], "names": ["no", "yes"], "edge_belongs_to": "upper"}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,11 @@ RANGES = {"edges": [0.5], "names": ["no", "yes"]}
         ("by_label", [1], "by_label.0 is 1"),
         ("by_label", [["a", {}]], "must have the field 'by_label.0.1.edges'"),
         ("by_label", [["a", RANGES], ["a", RANGES]], "must name each label once"),
+        ("by_label", [["a", {**RANGES, "edges": ["0.5"]}]], "edges.0 is '0.5'"),
+        ("by_label", [[True, RANGES]], "by_label.0.0.* is True"),
         ("buckets", 3, "buckets is 3"),
+        ("buckets", {**RANGES, "edges": ["0.5"]}, "buckets.edges.0 is '0.5'"),
+        ("verified.max_risk", "0.5", "max_risk"),
         ("calibrator", {"format": "x"}, "format"),
         ("verified.max_risk", 2, "max_risk"),
         ("verified.n_errors", -1, "n_errors"),
@@ -449,7 +453,7 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
         table["confidence"][:200], table["correct"][:200]
     )
     policy = Policy.from_threshold(0.6, calibrator=platt)
-    says = "must be of rows that no calibrator was fitted on; 200 of these 300"
+    says = "that no calibrator was fitted on and no prompt shows; 200 of these 300"
     with pytest.raises(ValueError, match=says):
         policy.verify(table, 0.3)
     assert policy.verify(table[200:], 0.3).verified[0].n_labels == 100

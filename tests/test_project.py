@@ -30,11 +30,11 @@ DISTRIBUTIONS = {
 }
 TARGETS = "setup mine book neiss test test-live lint lab serve bench clean help".split()
 # Families of modules: each imports only from those before it.
-ORDER = """checks progress record files int8 adapters checkpoints models prompts
-    verbalizer packed tree row_cache scoring hidden_states prompted classifier sampling
-    self_report bounds answers shards scale local_server structured hosted metrics
-    calibration linear_probe uncertainty decisions finetune datasets plots own_data
-    __main__""".split()
+ORDER = """checks progress record files metrics calibration int8 adapters checkpoints
+    models prompts verbalizer packed tree row_cache scoring hidden_states prompted
+    classifier linear_probe sampling self_report bounds answers shards scale
+    local_server structured hosted uncertainty decisions finetune datasets
+    plots own_data __main__""".split()
 # They need a server, hours, a file of the reader's, or a notebook.
 NO_EXAMPLE = """ask cache_dir finetune_ensemble iter_results load_finetuned load_neiss
     load_published_tables local_server measure_neiss measure_review_signals members

@@ -44,7 +44,7 @@ def test_calibrator_mends_the_confidence_of_other_films() -> None:
         float(re.search(r"^ECE +([\d.]+)", report, re.M)[1])
         for report in (before, after)
     ]
-    assert errors[1] <= 0.03 < errors[0]
+    assert errors[1] < 0.7 * errors[0]
     assert "cannot be told from a perfect forecaster" in after
 
 

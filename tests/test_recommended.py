@@ -1,5 +1,7 @@
 """The recommended calibrator: what it learns from how many labels, and how surely."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -314,12 +316,24 @@ def test_a_claim_counts_where_rows_would_have_been_recognised():
     rng = np.random.default_rng(0)
     scores = rng.random(400)
     right = rng.random(400) < scores
-    for digits, stated in ((8, "held-out"), (1, "unstated")):
+    names = [f"row {at}" for at in range(400)]
+    for digits, ids, stated in (
+        (8, None, "held-out"),
+        (1, None, "unstated"),
+        (1, names, "held-out"),
+    ):
         given = scores.round(digits)
-        found = ProbabilityCalibrator().fit(given[:200], right[:200])
-        p = found.predict(given[200:])
-        report = calibration_metrics(p, right[200:], evaluation="held-out")
+        before, after = (ids and ids[part] for part in (slice(200), slice(200, None)))
+        found = ProbabilityCalibrator().fit(given[:200], right[:200], ids=before)
+        p = found.predict(given[200:], ids=after)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            report = calibration_metrics(p, right[200:], evaluation="held-out")
         assert report.evaluation == stated
+        says = [str(w.message) for w in told]
+        assert any("not believed" in one and "ids" in one for one in says) == (
+            stated == "unstated"
+        )
 
 
 def test_rounded_probabilities_are_put_right():

@@ -29,6 +29,7 @@ from helpers.decisions import (
     choose_threshold,
     choose_thresholds_per_class,
     cost_curve,
+    threshold_spread,
     verify,
     verify_accepted,
     zero_failure_sample_size,
@@ -36,39 +37,69 @@ from helpers.decisions import (
 
 
 @cache
-def starts_by_hand(n: int, risk: float, delta: float) -> list[int]:
-    """Where shares of delta come in: the last in the first half of the rows."""
-    for count in (4, 3, 2, 1):
-        share = delta / count
-        sizes = np.arange(1, 20_000)
-        starts = [
-            int(sizes[binom.cdf(errors, sizes, risk) <= share][0])
-            for errors in (0, 2, 8, 32)[:count]
-        ]
-        if count == 1 or 2 * starts[-1] <= n:
-            return starts
+def tails(errors: int, risk: float) -> np.ndarray:
+    return binom.cdf(errors, np.arange(1, 2000), risk)
+
+
+def least_rows(errors: int, risk: float, level: float) -> int:
+    """The least rows among which so few errors are as rare as the level."""
+    return 1 + int(np.argmax(tails(errors, risk) <= level))
+
+
+def chance_by_hand(
+    rows: int, most: int, later: list[tuple[int, int]], risk: float
+) -> float:
+    """Chance of more errors than these now, and of few enough at any later place."""
+    count = np.arange(40)  # with more nothing begins again
+    now, before, total = binom.pmf(count, rows, risk), rows, 0.0
+    now[: most + 1] = 0
+    for place, few in later:
+        now = np.convolve(now, binom.pmf(count, place - before, risk))[:40]
+        total += float(now[: few + 1].sum())
+        now[: few + 1], before = 0, place
+    return total
+
+
+@cache
+def places_by_hand(n: int, risk: float) -> list[tuple[int, int]]:
+    """Where tests begin again with so few errors: at the least rows of the highest
+    level, of 1000, that leaves all of them together a chance of 0.04."""
+    few = [k for k in range(1, 17) if 2 * least_rows(k, risk, 0.05 / 4) <= n]
+    for level in np.linspace(0.04, 0, 1000)[:-1]:
+        places = [(least_rows(k, risk, level), k) for k in few]
+        if chance_by_hand(0, -1, places, risk) <= 0.04:
+            return places
     raise AssertionError
 
 
-def fallback(rows: list[int], errors: list[int], n: int, risk: float) -> list[bool]:
-    """The fallback procedure over thresholds that accept so many rows."""
-    return [bool(passed) for passed, _ in fallback_levels(rows, errors, n, risk)]
+@cache
+def limit_by_hand(n: int, rows: int, risk: float) -> tuple[int, float]:
+    """Most errors that pass among so many rows, and at which level."""
+    later = [pair for pair in places_by_hand(n, risk) if pair[0] > rows]
+    most = int(binom.ppf(0.05, rows, risk))
+    while True:
+        level = 0.05 - chance_by_hand(rows, most, later, risk)
+        if binom.cdf(most, rows, risk) <= level:
+            return most, level
+        most -= 1
 
 
-def fallback_levels(
+def passed_by_hand(
     rows: list[int], errors: list[int], n: int, risk: float
 ) -> list[tuple[bool, float]]:
-    """Whether each passes, and at which level it is tested."""
-    starts = starts_by_hand(n, risk, 0.05)
-    level, waiting = 0.0, list(starts)
-    passed: list[tuple[bool, float]] = []
+    """Whether thresholds that accept so many rows pass, and their levels."""
+    waiting = list(places_by_hand(n, risk))
+    begun = going = False
+    found: list[tuple[bool, float]] = []
     for accepted, wrong in zip(rows, errors, strict=True):
-        while waiting and accepted >= waiting[0]:
-            level += 0.05 / len(starts)
-            waiting.pop(0)
-        passed.append((bool(binom.cdf(wrong, accepted, risk) <= level), level))
-        level = level if passed[-1][0] else 0.0
-    return passed
+        most, level = limit_by_hand(n, accepted, risk)
+        going |= not begun and most >= 0
+        begun |= most >= 0
+        while waiting and accepted >= waiting[0][0]:
+            going |= wrong <= waiting.pop(0)[1]
+        going &= wrong <= most
+        found.append((going, level))
+    return found
 
 
 RISKS = {
@@ -94,27 +125,17 @@ def test_certified_threshold_is_that_of_the_procedure_by_hand(
     tested, single = found.tested, scores.astype(np.float32)
     points = tested["threshold"].to_numpy()
     assert (np.diff(points) < 0).all()
-    # Each fifth score, by its rank, and those where a share of delta comes in.
-    ranks = sorted(-single)
-    starts = starts_by_hand(n, 0.1, 0.05)
-    for at in [*range(starts[0] % 5, n, 5), *(at for at in starts if at < n), n - 1]:
-        assert np.float32(-ranks[at]) in points.astype(np.float32)
-    rows, errors, counted = [], [], []
-    for point in points.astype(np.float32):
-        above = single >= point
-        rows.append(int(above.sum()))
-        errors.append(int((above & ~correct).sum()))
-        lone = (single == point).sum() == 1 and rows[-1] < n
-        counted.append(rows[-1] - int(lone))
-    found_levels = fallback_levels(counted, errors, n, 0.1)
+    assert (points.astype(np.float32) == np.unique(single)[::-1]).all()
+    rows = [int((single >= point).sum()) for point in np.float32(points)]
+    errors = [int(((single >= point) & ~correct).sum()) for point in np.float32(points)]
+    found_levels = passed_by_hand(rows, errors, n, 0.1)
     passed = [one for one, _ in found_levels]
     assert tested["n"].tolist() == rows and tested["errors"].tolist() == errors
     assert tested["passed"].tolist() == passed
     np.testing.assert_allclose(tested["risk"], np.array(errors) / rows)
     for (_, level), wrong, row, upper in zip(
-        found_levels, errors, counted, tested["upper"], strict=True
+        found_levels, errors, rows, tested["upper"], strict=True
     ):
-        level = level or 0.05 / len(starts)
         limit = beta.ppf(1 - level, wrong + 1, row - wrong) if wrong < row else 1.0
         assert upper == pytest.approx(limit)
     below = tested["upper"] <= 0.1
@@ -126,6 +147,34 @@ def test_certified_threshold_is_that_of_the_procedure_by_hand(
     assert found.threshold == points[lowest]
     assert (found.n_accepted, found.n_errors) == (rows[lowest], errors[lowest])
     assert found.coverage == rows[lowest] / n and found.n_labels == n
+
+
+# The risk in parts of the ranking, each of this share; at the limit it is just above.
+BOUNDARIES = {
+    "everywhere": ([1.0], [0.1001]),
+    "after a jump": ([0.3, 0.034, 0.666], [0.0, 1.0, 0.1001]),
+    "and below it between": ([0.1, 0.3, 0.6], [0.1001, 0.08, 0.12]),
+    "in five levels": ([0.2] * 5, [0.0, 0.05, 0.1, 0.251, 0.1001]),
+}
+
+
+@pytest.mark.parametrize("n", [60, 400])
+@pytest.mark.parametrize("where", BOUNDARIES)
+def test_certificates_are_wrong_no_more_often_than_promised(where: str, n: int) -> None:
+    share, risk = map(np.array, BOUNDARIES[where])
+    edges = 1 - np.append(0, share.cumsum())
+    rng, wrong, times = np.random.default_rng(n), 0, 100
+    for _ in range(times):
+        scores = rng.random(n)
+        part = np.clip(np.searchsorted(-edges, -scores) - 1, 0, len(share) - 1)
+        stated = edges[part] if "levels" in where else scores
+        found = choose_threshold(stated, rng.random(n) >= risk[part], 0.1).threshold
+        if found is not None:
+            taken = np.clip((edges[:-1] - found) / share, 0, 1) * share
+            if "levels" in where:
+                taken = share * (edges[:-1] >= found - 1e-6)
+            wrong += taken @ risk > 0.1 * taken.sum()
+    assert wrong <= 0.05 * times + 3 * math.sqrt(times * 0.05 * 0.95)
 
 
 def test_just_enough_labels_without_an_error() -> None:
@@ -206,7 +255,9 @@ def test_number_of_labels_has_the_power_it_names() -> None:
 
     def power(n: int) -> float:
         # Where fewer errors pass, as many as these do not.
-        most = next(k for k in range(n, -1, -1) if fallback([n], [k], n, 0.1)[0])
+        most = next(
+            k for k in range(n, -1, -1) if passed_by_hand([n], [k], n, 0.1)[0][0]
+        )
         return float(binom.cdf(most, n, 15 / 210))
 
     assert 0.8 <= power(needed) < 0.83 and power(needed - 30) < 0.8
@@ -404,11 +455,101 @@ def test_verification_in_words() -> None:
     assert nothing.endswith("None of 7 labelled items is accepted.")
 
 
+def test_spread_of_a_threshold_by_hand() -> None:
+    scores = np.array([0.9] * 6 + [0.6] * 4)
+    correct = np.array([1] * 5 + [0] + [0, 0, 1, 1])
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def choose(values: np.ndarray, outcome: np.ndarray) -> float | None:
+        seen.append((values, outcome))
+        return [0.8, 0.0, 1.0, None][len(seen) - 1]
+
+    found = threshold_spread(
+        scores, correct, 0.15, choose=choose, n_splits=4, share=0.7
+    )
+    assert len(found) == 4
+    np.testing.assert_array_equal(found["threshold"], [0.8, 0.0, 1.0, np.nan])
+    for (values, outcome), row in zip(seen, found.itertuples(), strict=True):
+        assert len(values) == 7
+        # What did not choose judges: all rows less those that chose.
+        top = 6 - (values == 0.9).sum()
+        wrong_top = 1 - (~outcome & (values == 0.9)).sum()
+        accepted, errors = [
+            (top, wrong_top),
+            (3, 3 - (~outcome).sum()),
+            (0, 0),
+            (0, 0),
+        ][row.Index]
+        assert (row.n_accepted, row.n_errors) == (accepted, errors)
+        assert row.coverage == accepted / 3
+        assert row.risk == errors / accepted if accepted else math.isnan(row.risk)
+        assert row.kept == (errors <= 0.15 * accepted)
+
+
+def test_spread_of_a_certificate() -> None:
+    rng = np.random.default_rng(5)
+    scores = rng.uniform(0.5, 1, 600)
+    correct = rng.random(600) < scores
+    found = threshold_spread(scores, correct, 0.2, n_splits=5, rng=1)
+    again = threshold_spread(
+        scores,
+        correct,
+        0.2,
+        n_splits=5,
+        rng=1,
+        choose=lambda p, y: choose_threshold(p, y, 0.2).threshold,
+    )
+    pd.testing.assert_frame_equal(found, again)
+    assert found["threshold"].nunique() > 1
+    other = threshold_spread(scores, correct, 0.2, n_splits=5, rng=2)
+    assert not found.equals(other)
+
+
+def test_spread_takes_one_row_of_each_group() -> None:
+    groups = np.repeat(np.arange(40), 3)
+    scores = (groups + 1) / 50  # tells the group
+    sides: list[np.ndarray] = []
+
+    def choose(values: np.ndarray, outcome: np.ndarray) -> float:
+        sides.append(values)
+        return 0.0
+
+    found = threshold_spread(
+        scores,
+        [1, 1, 0] * 40,
+        0.9,
+        choose=choose,
+        n_splits=30,
+        share=0.75,
+        groups=groups,
+    )
+    assert all(len(set(values)) == len(values) == 30 for values in sides)
+    assert (found["n_accepted"] == 10).all()
+    assert found["n_errors"].mean() == pytest.approx(10 / 3, abs=3 * 1.5 / 30**0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"share": 1}, "share must lie between 0 and 1, not 1"),
+        ({"share": 0.01}, "rows, or groups, for both sides; a share of 0.01 of 4 is 0"),
+        ({"n_splits": 0}, "n_splits must be"),
+        ({"max_risk": 2}, "max_risk must lie between"),
+    ],
+)
+def test_bad_splits(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        threshold_spread(
+            [0.9] * 4, [1, 1, 1, 0], **{"max_risk": 0.1, "choose": min} | change
+        )
+
+
 COSTS = Costs(error=9, review=1)
 CERTIFIERS = {
     "threshold": lambda p, y: choose_threshold(p, y, 0.2),
     "class": lambda p, y: choose_thresholds_per_class(p, y, ["a"] * len(y), 0.2),
     "verify": lambda p, y: verify(0.5, p, y, 0.2),
+    "spread": lambda p, y: threshold_spread(p, y, 0.2, n_splits=2),
     "cheapest": lambda p, y: best_threshold(p, y, COSTS, n_resamples=9),
     "monitor": lambda p, y: CalibrationMonitor().update(p, y),
     "sets": lambda p, y: ConformalSets().fit(np.stack([p, 1 - p], axis=1), 1 - y),
@@ -436,9 +577,9 @@ def test_rows_that_a_calibrator_has_seen_certify_nothing(certify: Any) -> None:
     certify(np.asarray(seen), correct[:200])  # whoever takes the marks off means it
     certify(cross_fitted(platt, scores, correct), correct)
     for marked in (seen, 1 - (1 - seen), np.clip(seen, 0.1, 0.9), seen[::-1].copy()):
-        with pytest.raises(ValueError, match="fitted on; 200 of these 200"):
+        with pytest.raises(ValueError, match="fitted on.*; some or all of these 200"):
             certify(marked, correct[:200])
-    with pytest.raises(ValueError, match="fitted on; [24]00 of these 400"):
+    with pytest.raises(ValueError, match="(200|some or all) of these 400"):
         certify(platt.predict(scores), correct)
 
 

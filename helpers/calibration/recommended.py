@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.random import default_rng
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import norm as normal
 from sklearn.utils.validation import check_is_fitted
@@ -183,8 +183,8 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         for _ in range(rounds):
             precision = width[model.part] ** -2.0
             theta, told = model.mode(theta, precision)
-            covariance = np.linalg.inv(told + np.diag(precision))
-            known = 1 - np.diag(covariance) * precision
+            variances = _inverse_diagonal(told + np.diag(precision))
+            known = 1 - variances * precision
             free = np.array([known[one].sum() for one in of_part])
             found = np.array([(theta[one] ** 2).sum() for one in of_part])
             used = width
@@ -192,6 +192,7 @@ class ProbabilityCalibrator(MulticlassCalibrator):
             width = np.append(sizes[0], width[1:].clip(_NARROW, _WIDE))
             if np.allclose(np.log(width), np.log(used), rtol=0, atol=0.01):
                 break
+        theta, told = model.mode(theta, precision, within=1e-10)
         self.parameters_, self.widths_ = theta, used
         self.n_parameters_ = float(free.sum())
         # Wider, since the widths themselves are only estimated.
@@ -257,6 +258,11 @@ def _log_odds(p: np.ndarray) -> np.ndarray:
     return logit(np.clip(p, 1e-300, 1 - 1e-16))
 
 
+def _inverse_diagonal(matrix: np.ndarray) -> np.ndarray:
+    inverse, _ = lapack.dpotri(np.linalg.cholesky(matrix), lower=True)
+    return np.diag(inverse)
+
+
 def _change(
     theta: np.ndarray, logs: np.ndarray, mean: np.ndarray, knots: np.ndarray
 ) -> np.ndarray:
@@ -301,7 +307,7 @@ class _Model:
         self.part = np.array([0, *[4] * len(knots), *by_label * k])
 
     def mode(
-        self, theta: np.ndarray, precision: np.ndarray
+        self, theta: np.ndarray, precision: np.ndarray, *, within: float = 1e-3
     ) -> tuple[np.ndarray, np.ndarray]:
         """The most probable parameters, and the information in the rows, by Newton."""
         now, told = self._loss(theta, precision), np.zeros(0)
@@ -312,7 +318,7 @@ class _Model:
             slope = self._by_parameter(p.T) + precision * theta
             step = cho_solve(cho_factor(told + np.diag(precision)), slope)
             length, gain = 1.0, float(slope @ step)
-            if gain < 1e-10:
+            if gain < within:
                 break
             while True:
                 then = self._loss(theta - length * step, precision)

@@ -239,7 +239,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         words = str(error)[:200]
         raise ValueError(f"{path} cannot be read as a Parquet file: {words}") from None
     if table.index.name == "case_number":
-        table = table.reset_index()
+        table = table.reset_index(drop="case_number" in table)
     missing = [name for name in ("year", *COLUMNS.values()) if name not in table]
     if missing:
         raise ValueError(

@@ -1,8 +1,9 @@
 """From confidence to decision: what may be acted on without a look.
 
 ``rules`` are fixed beforehand; ``thresholds`` are chosen with a guarantee, or by
-``costs``, and verified; a ``policy`` applies them. ``queries`` say what to review next,
-``conformal`` gives sets of labels, ``monitors`` and ``drift`` watch what comes later.
+``costs``; ``verification`` says how they do on other labels, a ``policy`` applies them.
+``queries`` say what to review next, ``conformal`` gives sets of labels, ``monitors``
+and ``drift`` watch what comes later.
 """
 
 from .conformal import ConformalSets, set_coverage
@@ -20,17 +21,15 @@ from .rules import (
     REVIEW_BUCKETS,
     TRUST_BUCKETS,
     Buckets,
-    Verification,
     bucket_table,
 )
 from .thresholds import (
     CertifiedThreshold,
     choose_threshold,
     choose_thresholds_per_class,
-    verify,
-    verify_accepted,
     zero_failure_sample_size,
 )
+from .verification import Verification, threshold_spread, verify, verify_accepted
 
 __all__ = [
     "REVIEW_BUCKETS",
@@ -57,6 +56,7 @@ __all__ = [
     "review_queue",
     "score_drift",
     "set_coverage",
+    "threshold_spread",
     "verify",
     "verify_accepted",
     "zero_failure_sample_size",

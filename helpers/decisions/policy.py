@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from ..calibration import Calibrator, MulticlassCalibrator
 from ..calibration.base import check_source
@@ -28,8 +29,9 @@ from ..checks import (
     check_table,
 )
 from ..files import read_json, write_json
-from .rules import Buckets, Verification
-from .thresholds import CertifiedThreshold, verify_accepted
+from .rules import Buckets
+from .thresholds import CertifiedThreshold
+from .verification import Verification, verify_accepted
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,8 @@ class Policy:
         if parts["calibrator"] is not None:
             parts["calibrator"] = from_dict(parts["calibrator"])
         parts["verified"] = [Verification(**one) for one in parts["verified"]]
-        by_label = dict(parts["by_label"])
+        parts["buckets"] = Buckets(**dict(parts["buckets"]))
+        by_label = {key: Buckets(**dict(one)) for key, one in parts["by_label"]}
         if len(by_label) < len(parts["by_label"]):
             raise ValueError("by_label must name each label once.")
         return cls(**{**parts, "by_label": by_label})
@@ -371,12 +374,19 @@ class Policy:
             )
 
 
-class _Policy(Stored, strict=False):
+class _Buckets(Stored):
+    edges: Sequence[float]
+    names: Sequence[str]
+    edge_belongs_to: str | Sequence[str]
+
+
+class _Policy(Stored):
     format: Literal["helpers.decisions/3"]
     name: str
     note: str
-    buckets: Buckets
-    by_label: list[tuple[str | int, Buckets]]
+    buckets: _Buckets
+    # Lists count as pairs; what is in them is read as strictly as the rest.
+    by_label: list[Annotated[tuple[str | int, _Buckets], Field(strict=False)]]
     calibrator: dict[str, Any] | None
     source: dict[str, str] | None
     verified: list[dict[str, Any]]

@@ -1,19 +1,16 @@
-"""Ranges of confidence, and what labels say of a rule that was fixed before."""
+"""Ranges of confidence, and how many of the predictions in each are right."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from pydantic.dataclasses import dataclass as checked_dataclass
 from statsmodels.stats.proportion import proportion_confint
 
-from ..calibration.files import Count, Finite, Share, Stored
 from ..checks import (
     check_between,
     check_choice,
@@ -160,71 +157,3 @@ def bucket_table(
     table = table.join(above)
     table.attrs["evaluation"] = evaluation_of(confidence)[0]
     return table
-
-
-@checked_dataclass(frozen=True, config=Stored.model_config)
-class Verification:
-    """What labels say of a threshold, or of another rule, that was fixed before.
-
-    The ``verdict`` is "holds" where ``high`` is at most ``max_risk``, "fails" where
-    ``low`` is above it, else "not enough data". ``risk`` is the share of errors among
-    the accepted, ``low`` and ``high`` its one-sided Clopper–Pearson limits,
-    ``coverage`` the share accepted, with Wilson's interval at 95 %. One row of each
-    group counts. ``by`` and ``segment`` name a column and the value that all rows have.
-    """
-
-    max_risk: Share
-    delta: Share
-    n_labels: Count
-    n_accepted: Count
-    n_errors: Count
-    threshold: Finite | None = None
-    action: str | None = None
-    rule: str | None = None
-    by: str | None = None
-    segment: str | None = None
-    verdict: str = field(init=False)
-    risk: float = field(init=False)
-    low: float = field(init=False)
-    high: float = field(init=False)
-    coverage: float = field(init=False)
-    coverage_low: float = field(init=False)
-    coverage_high: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        n, wrong = self.n_accepted, self.n_errors
-        if not wrong <= n <= self.n_labels or not self.n_labels:
-            raise ValueError("n_errors, n_accepted and n_labels must rise")
-        risk, low, high = math.nan, 0.0, 1.0
-        if n:
-            risk = wrong / n
-            low, high = proportion_confint(wrong, n, 2 * self.delta, method="beta")
-        verdict = "fails" if low > self.max_risk else "not enough data"
-        verdict = "holds" if high <= self.max_risk else verdict
-        ends = proportion_confint(n, self.n_labels, method="wilson")
-        numbers = map(float, (risk, low, high, n / self.n_labels, *ends))
-        follows = (one.name for one in fields(self) if not one.init)
-        vars(self).update(zip(follows, (verdict, *numbers), strict=True))
-
-    def __str__(self) -> str:
-        what = self.action or "Accept"
-        if self.threshold is not None:
-            what += f" from {self.threshold:g}"
-        if self.rule is not None:
-            what += f" by rule {self.rule}"
-        elif what == "Accept":
-            what = "Accept by this rule"
-        if self.by is not None:
-            what += f" where {self.by} is {self.segment}"
-        aim = f"a risk of at most {self.max_risk:g}"
-        sure = f"at {1 - self.delta:.4g} confidence"
-        said = f"{what}: {aim} {self.verdict} {sure}."
-        if self.verdict == "not enough data":
-            said = f"{what}: not enough data on {aim} {sure}."
-        if not self.n_accepted:
-            return f"{said} None of {self.n_labels} labelled items is accepted."
-        return (
-            f"{said} {self.n_accepted} of {self.n_labels} labelled items are accepted "
-            f"({self.coverage:.1%}), {self.n_errors} wrong ({self.risk:.2%}; at most "
-            f"{self.high:.2%}, and at least {self.low:.2%}, each {sure})."
-        )

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import binom, rankdata
-from statsmodels.stats.proportion import proportion_confint
+from scipy.linalg import hankel
+from scipy.stats import beta, binom, nbinom, rankdata
 
 from ..checks import (
     check_between,
-    check_groups,
     check_labels,
     check_not_fitted_on,
-    check_outcomes,
     check_probabilities,
     check_rng,
     check_rows,
 )
-from ..metrics.bins import at_least
 from ..metrics.resampling import Interval
-from .rules import Verification
 
 _RANKS, _RANKS_WELL = 0.6, 0.75  # an AUROC below the first is hardly above chance
-_STARTS = (0, 2, 8, 32)  # errors that are allowed where a share of delta comes in
+_AGAIN, _MOST = 0.8, 16  # share of delta and most errors to begin tests again with
+_FAR = 10**5  # rows; further down it would take too long to know the chances
 _POWER = 0.8
 _SEARCH_UP_TO = 10**7
 
@@ -119,11 +115,12 @@ def choose_threshold(
     """The lowest threshold above which the risk is certified to be low enough.
 
     Thresholds are tested from high to low with the binomial distribution (Angelopoulos
-    et al., Learn then Test, Annals of Applied Statistics 19, 2025), by the fallback
-    procedure of Wiens and Dmitrienko (Journal of Biopharmaceutical Statistics 15,
-    2005): shares of ``delta`` come in at up to four sizes, and what passes carries its
-    share on. The guarantee is exact if the risk never falls as the threshold is
-    lowered.
+    et al., Learn then Test, Annals of Applied Statistics 19, 2025), until one fails.
+    As in the fallback procedure (Wiens and Dmitrienko, Journal of Biopharmaceutical
+    Statistics 15, 2005), tests may begin again further down, where errors are few
+    enough. Levels are such that to pass wrongly, or to begin again later, has a
+    probability of ``delta`` at most. The guarantee is exact if the risk never falls as
+    the threshold is lowered.
 
     Parameters
     ----------
@@ -135,8 +132,7 @@ def choose_threshold(
     delta : float, default=0.05
         Probability that the statement is false, in (0, 1).
     grid : array-like of float, optional
-        Thresholds in [0, 1], chosen without these rows. Default: scores at places of
-        their ranking that are fixed by the number of rows, ``max_risk`` and ``delta``.
+        Thresholds in [0, 1], chosen without these rows. Default: each score.
     groups : array-like of shape (n,), optional
         Group of each row, such as its document. One random row of each is used.
     rng : numpy.random.Generator, int or None, default=0
@@ -148,8 +144,8 @@ def choose_threshold(
     >>> choose_threshold([0.9] * 60 + [0.5] * 40, [1] * 60 + [0] * 40, 0.1).threshold
     0.9
     """
-    _check_risk(max_risk, delta)
-    values, outcome, used = _read(scores, correct, groups, rng)
+    check_risk(max_risk, delta)
+    values, outcome, used = read_rows(scores, correct, groups, rng)
     return _certified(values[used], outcome[used], max_risk, delta, _grid(grid))
 
 
@@ -182,8 +178,8 @@ def choose_thresholds_per_class(
     >>> {label: one.threshold for label, one in found.items()}
     {'a': 0.9, 'b': 0.9}
     """
-    _check_risk(max_risk, delta)
-    values, outcome, used = _read(scores, correct, groups, rng)
+    check_risk(max_risk, delta)
+    values, outcome, used = read_rows(scores, correct, groups, rng)
     labels = check_labels(predicted, "predicted", scores, correct)
     points = _grid(grid)
     # Of all labels, also those of which no row is drawn: the share is fixed before.
@@ -194,87 +190,6 @@ def choose_thresholds_per_class(
         kind: _certified(values[own], outcome[own], max_risk, share, points)
         for kind, own in rows.items()
     }
-
-
-def verify(
-    threshold: float | CertifiedThreshold,
-    scores: ArrayLike,
-    correct: ArrayLike,
-    max_risk: float | None = None,
-    delta: float | None = None,
-    *,
-    groups: ArrayLike | None = None,
-    rng: np.random.Generator | int | None = 0,
-) -> Verification:
-    """What labels that a threshold was not chosen on say of it.
-
-    Parameters
-    ----------
-    threshold : float or CertifiedThreshold
-        Items with at least this confidence are accepted.
-    scores, correct, groups, rng
-        As for :func:`choose_threshold`, of other items.
-    max_risk : float, optional
-        Largest share of errors among accepted items. Default: what was certified.
-    delta : float, optional
-        Probability that a verdict of "holds", or one of "fails", is false. Default:
-        that of the certificate, or 0.05.
-
-    Examples
-    --------
-    >>> certified = choose_threshold([0.9] * 60, [1] * 60, max_risk=0.1)
-    >>> verify(certified, [0.95] * 40 + [0.5] * 10, [1] * 50).verdict
-    'holds'
-    """
-    if isinstance(threshold, CertifiedThreshold):
-        if threshold.threshold is None:
-            raise ValueError(f"threshold must be one that passed. {threshold}")
-        max_risk = threshold.max_risk if max_risk is None else max_risk
-        delta = threshold.delta if delta is None else delta
-        threshold = threshold.threshold
-    least = check_between("threshold", threshold, 0, 1, closed=True)
-    if max_risk is None:
-        raise ValueError("max_risk must be given where threshold is a plain number.")
-    level = 0.05 if delta is None else delta
-    values, outcome, used = _read(scores, correct, groups, rng)
-    accepted = at_least(values, least)
-    found = verify_accepted(accepted[used], outcome[used], max_risk, level)
-    return replace(found, threshold=least)
-
-
-def verify_accepted(
-    accepted: ArrayLike,
-    correct: ArrayLike,
-    max_risk: float,
-    delta: float = 0.05,
-    *,
-    groups: ArrayLike | None = None,
-    rng: np.random.Generator | int | None = 0,
-) -> Verification:
-    """What labels that a rule was not made with say of what it accepts.
-
-    Parameters
-    ----------
-    accepted : array-like of bool, of shape (n,)
-        Whether the rule accepts each row.
-    correct, max_risk, delta, groups, rng
-        As for :func:`verify`.
-
-    Examples
-    --------
-    >>> verify_accepted([True] * 60 + [False] * 20, [1] * 60 + [0] * 20, 0.05).verdict
-    'holds'
-    """
-    taken = check_outcomes(accepted, name="accepted")
-    if not len(taken):
-        raise ValueError("accepted must have at least one row; there is none.")
-    outcome = check_outcomes(correct, accepted)
-    codes = None if groups is None else check_groups(groups, accepted, correct)
-    _check_risk(max_risk, delta)
-    used = _one_row_each(codes, len(taken), rng)
-    taken, outcome = taken[used], outcome[used]
-    n, wrong = int(taken.sum()), int((taken & ~outcome).sum())
-    return Verification(float(max_risk), float(delta), len(taken), n, wrong)
 
 
 def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
@@ -290,14 +205,11 @@ def zero_failure_sample_size(max_risk: float, delta: float = 0.05) -> int:
     >>> zero_failure_sample_size(0.05)
     59
     """
-    _check_risk(max_risk, delta)
-    n = max(1, math.ceil(math.log(delta) / math.log1p(-max_risk)) - 1)
-    while (1 - max_risk) ** n > delta:
-        n += 1
-    return n
+    check_risk(max_risk, delta)
+    return int(_least_rows(0, max_risk, delta))
 
 
-def _read(
+def read_rows(
     scores: ArrayLike,
     correct: ArrayLike,
     groups: ArrayLike | None,
@@ -305,15 +217,15 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values, outcome, codes = check_rows(scores, correct, groups, name="scores")
     check_not_fitted_on(scores, "scores")
-    return values, outcome, _one_row_each(codes, len(values), rng)
+    return values, outcome, one_row_each(codes, len(values), rng)
 
 
-def _check_risk(max_risk: float, delta: float) -> None:
+def check_risk(max_risk: float, delta: float) -> None:
     check_between("max_risk", max_risk, 0, 1)
     check_between("delta", delta, 0, 1)
 
 
-def _one_row_each(
+def one_row_each(
     codes: np.ndarray | None, n: int, rng: np.random.Generator | int | None
 ) -> np.ndarray:
     """One row of each group, drawn uniformly."""
@@ -340,30 +252,25 @@ def _certified(
 ) -> CertifiedThreshold:
     """The choice among thresholds, on independent rows, which may be none."""
     total = len(scores)
-    starts = _starts(total, max_risk, delta)
     # Rows at or above each threshold, as a policy compares them, and errors in them.
     order = np.argsort(-scores.astype(np.float32), kind="stable")
     ranked = scores.astype(np.float32)[order]
-    by_rank = points is None
     if points is None:
-        found = np.unique(ranked[_ranks(total, starts, max_risk)])[::-1]
+        found = np.unique(ranked)[::-1]
         points = np.array([float(str(one)) for one in found])  # 0.7, not 0.69999999
     n = np.searchsorted(-ranked, -points.astype(np.float32), side="right")
     points, n = points[n > 0].astype(float), n[n > 0]
     errors = np.append(0, np.cumsum(~correct[order]))[n]
-    # A row that is a threshold itself says less: its rank, not its score, was chosen.
-    # That all are accepted was no choice.
-    lone = by_rank & (n < total) & ((n < 2) | (ranked[n - 1] != ranked[n - 2]))
-    rows = n - lone
-    level = _levels(rows, errors, starts, max_risk, delta)
-    passed = binom.cdf(errors, rows, max_risk) <= level
-    share = np.where(level > 0, level, delta / len(starts))
+    again, levels = _restarts(total, max_risk, delta)
+    level = levels[np.minimum(n, len(levels) - 1)]
+    passed = _passed(n, errors, max_risk, level, again)
     columns = {
         "threshold": points,
         "n": n,
         "errors": errors,
         "risk": errors / n,
-        "upper": [_upper(*one) for one in zip(errors, rows, share, strict=True)],
+        # Clopper and Pearson's limit.
+        "upper": np.where(errors < n, beta.isf(level, errors + 1, n - errors), 1.0),
         "passed": passed,
     }
     about = (float(max_risk), float(delta), total)
@@ -378,64 +285,81 @@ def _certified(
     return CertifiedThreshold(chosen, *about, int(n[at]), int(errors[at]), tested)
 
 
-def _starts(n: int, max_risk: float, delta: float) -> np.ndarray:
-    """Row counts at which shares of delta come in, by the number of labels only."""
-    for count in range(len(_STARTS), 0, -1):
-        share = delta / count
-        starts = [_least_rows(errors, max_risk, share) for errors in _STARTS[:count]]
-        # Each further share takes from the others.
-        if 2 * starts[-1] <= n:
-            break
-    return np.array(starts)
+def _least_rows(errors: ArrayLike, max_risk: float, delta: float) -> np.ndarray:
+    """The least rows among which so few errors let a threshold pass."""
+    first = np.asarray(errors) + 1
+    # With fewer rows, one error more comes too late with a probability above delta.
+    return (first + nbinom.isf(delta, first, max_risk)).astype(int)
+
+
+def _restarts(n: int, max_risk: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where tests may begin again, in about the first half of n rows, and levels."""
+    rows = _least_rows(np.arange(1, _MOST + 1), max_risk, delta / 4)
+    return _design(int((rows <= min(n / 2, _FAR)).sum()), max_risk, delta)
 
 
 @cache
-def _least_rows(errors: int, max_risk: float, delta: float) -> int:
-    """The least rows among which so few errors let a threshold pass."""
-    high = errors + 1
-    while binom.cdf(errors, high, max_risk) > delta:
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if binom.cdf(errors, middle, max_risk) <= delta:
-            high = middle
-        else:
-            low = middle
-    return high
+def _design(most: int, max_risk: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows among which 1, 2, … errors let tests begin again, and levels by rows.
 
-
-def _ranks(n: int, starts: np.ndarray, max_risk: float) -> np.ndarray:
-    """Places in the ranking of n scores that are tried, known before the outcomes.
-
-    More often than twice for each error that is allowed, a chain of tests would only
-    have more chances to break.
+    The first false threshold to be tested passes, or tests begin again below it: the
+    level of a test of so many rows is such that one or the other has a probability of
+    delta at most, if the risk is ``max_risk`` from there on. That tests begin again
+    anywhere has one of 0.8 delta. From the last place on, the level is delta.
     """
-    step = max(1, int(0.5 / max_risk))
-    places = np.concatenate([np.arange(starts[0] % step, n, step), starts, [n - 1]])
-    return np.unique(places[(places >= 0) & (places < n)]).astype(int)
+    errors, low, high = np.arange(most + 2), 0.0, _AGAIN * delta
+    rows = np.zeros(0, int)
+    for _ in range(20 if most else 0):
+        middle = (low + high) / 2
+        places = _least_rows(errors[1:-1], max_risk, middle)
+        if _chance(places, max_risk) <= _AGAIN * delta:
+            low, rows = middle, places
+        else:
+            high = middle
+    later = np.zeros(len(errors))  # chance to begin again, by the errors so far
+    levels = np.full(1, delta)
+    for few in range(most, 0, -1):
+        later[: few + 1] = 1
+        n = np.arange(rows[few - 2] if few > 1 else 0, rows[few - 1])[:, None]
+        again = binom.pmf(errors, rows[few - 1] - n, max_risk) @ hankel(later)
+        chance, later = binom.pmf(errors, n, max_risk), again[0].copy()
+        missed = np.cumsum((chance * again)[:, ::-1], axis=1)[:, ::-1]
+        # With at most -1, 0, … errors a test passes, with more it may begin again.
+        missed = np.pad(missed, ((0, 0), (0, 1)))
+        wrong = missed + np.pad(np.cumsum(chance, axis=1), ((0, 0), (1, 0)))
+        allowed = (wrong <= delta).sum(axis=1, keepdims=True) - 1
+        level = delta - np.take_along_axis(missed, allowed, axis=1)[:, 0]
+        levels = np.append(level, levels)
+    return rows, levels
 
 
-def _levels(
-    n: np.ndarray, errors: np.ndarray, starts: np.ndarray, max_risk: float, delta: float
+def _chance(rows: np.ndarray, max_risk: float) -> float:
+    """That there are at most 1, 2, … errors among the first so many rows, for any."""
+    errors = np.arange(len(rows) + 1)
+    left, total = (errors == 0).astype(float), 0.0
+    for few, step in enumerate(np.diff(rows, prepend=0), 1):
+        left = np.convolve(left, binom.pmf(errors, step, max_risk))[: len(errors)]
+        total += float(left[: few + 1].sum())
+        left[: few + 1] = 0
+    return total
+
+
+def _passed(
+    n: np.ndarray,
+    errors: np.ndarray,
+    max_risk: float,
+    level: np.ndarray,
+    again: np.ndarray,
 ) -> np.ndarray:
-    """At which level each threshold is tested: what passes carries its share on."""
-    values = binom.cdf(errors, n, max_risk)
-    share, begun, level = delta / len(starts), 0, 0.0
-    levels = np.zeros(len(n))
-    for at, value in enumerate(values):
-        reached = int((n[at] >= starts).sum())
-        level, begun = level + share * (reached - begun), reached
-        levels[at] = level
-        level *= value <= level
-    return levels
-
-
-def _upper(errors: int, n: int, level: float) -> float:
-    """Clopper and Pearson's upper limit of the risk."""
-    if errors >= n:
-        return 1.0
-    return float(proportion_confint(errors, n, alpha=2 * level, method="beta")[1])
+    """Which thresholds pass: each sequence of tests ends where one fails."""
+    good = binom.cdf(errors, n, max_risk) <= level
+    # The first sequence begins where a test can pass.
+    begins = np.append(binom.cdf(0, n, max_risk) <= level, True).argmax()
+    passed = np.append(np.zeros(begins, bool), np.logical_and.accumulate(good[begins:]))
+    for few, place in enumerate(np.searchsorted(n, again), 1):
+        if place < len(n) and errors[place] <= few:
+            passed[place:] |= np.logical_and.accumulate(good[place:])
+    return passed
 
 
 def _labels_to_certify(
@@ -444,19 +368,24 @@ def _labels_to_certify(
     """About how many labels let a threshold pass with probability 0.8."""
     if not (errors < max_risk * n).any():
         return None
+    some = np.unique(np.geomspace(1, len(n), 100).astype(int)) - 1  # are enough
+    n, errors, more = n[some], errors[some], int(errors.any())
     share = n / n_labels
-    more = int(errors.any())
     risk = (errors + more) / (n + more / max_risk)
 
     def enough(labels: int) -> bool:
-        starts, rows = _starts(labels, max_risk, delta), np.floor(share * labels)
-        # The shares of delta that come in at each threshold; no chain is counted on.
-        fresh = np.diff(np.searchsorted(starts, rows, side="right"), prepend=0)
-        level, rows, at = delta / len(starts) * fresh, rows[fresh > 0], risk[fresh > 0]
-        level = level[fresh > 0]
+        again, levels = _restarts(labels, max_risk, delta)
+        rows = np.floor(share * labels).astype(int)
+        # As if tests could begin again anywhere; no sequence is counted on.
+        level = np.full(len(rows), delta)
+        if len(again):
+            level[:] = binom.cdf(1, again[0], max_risk)
+        own = levels[np.minimum(rows, len(levels) - 1)]
+        begins = np.argmax(binom.cdf(0, rows, max_risk) <= own)
+        level[begins] = own[begins]
         most = binom.ppf(level, rows, max_risk)
-        most = np.where(binom.cdf(most, rows, max_risk) <= level, most, most - 1)
-        return bool((binom.cdf(most, rows, at) >= _POWER).any())
+        most -= binom.cdf(most, rows, max_risk) > level
+        return bool((binom.cdf(most, rows, risk) >= _POWER).any())
 
     low, high = n_labels, n_labels + 1
     while not enough(high):

@@ -121,7 +121,7 @@ def read_batch(
                 continue
             call = _call(key, wanted[key], entry)
             kinds[type(call.result)] += 1
-            if call.result != known.get(key):
+            if call.result != known.get(key) and not journal.holds(call):
                 calls.append(call)
     journal.add(calls)
     return kinds[Answer], kinds[Failure], tuple(unknown)

@@ -16,7 +16,8 @@ from sklearn.base import clone
 from ..answers import PROTOCOLS
 from ..checks import check_choice
 from ..files import cache_dir
-from ..prompted import PromptedClassifier, check_texts
+from ..prompted import OffLabelWarning, PromptedClassifier, check_texts
+from ..verbalizer import Verbalizer
 from .client import Transport
 from .journal import Journal
 from .labels import HostedScores, LabelTexts
@@ -77,7 +78,7 @@ class HostedClassifier(PromptedClassifier):
     'Review: A joy.\\nSentiment:'
     """
 
-    _learned = ("labels_", "examples_", "_opened", "_answered")
+    _learned = (*PromptedClassifier._learned, "_opened", "_answered")
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class HostedClassifier(PromptedClassifier):
         They contain the true value, except with ``fallback="sampling"``, where they are
         a confidence interval for the label's share of the valid answers.
         """
-        found, _ = self._answers(X)
+        found, _ = self._answers(check_texts(X))
         return np.stack([found.low, found.high], axis=-1)
 
     def decided(self, X: Iterable[str]) -> np.ndarray:
@@ -154,7 +155,7 @@ class HostedClassifier(PromptedClassifier):
         With ``fallback="sampling"``, whether its interval lies above all others; with
         "self-report" always False.
         """
-        return self._answers(X)[0].decided
+        return self._answers(check_texts(X))[0].decided
 
     def render(self, text: str) -> str | list[dict[str, str]]:
         """The prompt for one text as the server gets it: a text, or messages."""
@@ -162,10 +163,10 @@ class HostedClassifier(PromptedClassifier):
         prompt = self._prompt(chat=self.protocol != "completions")
         return prompt.messages(text) if prompt.chat else prompt.plain(text)
 
-    def _scored(
-        self, X: Iterable[str]
+    def _read(
+        self, texts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pd.DataFrame]:
-        found, models = self._answers(X)
+        found, models = self._answers(texts)
         more: dict[str, Any] = {}
         for at, label in enumerate(self.classes_):
             more[f"lower_{label}"] = found.low[:, at]
@@ -201,6 +202,13 @@ class HostedClassifier(PromptedClassifier):
         check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         if self.fallback is not None:
             check_choice("fallback", self.fallback, FALLBACKS)
+        # What is wrong here is told before it is looked up among what was built.
+        Verbalizer(
+            labels,
+            family=self.family,
+            spellings=self.spellings or {},
+            terminator=self.terminator or None,
+        )
         return labels
 
     def _label_texts(self) -> LabelTexts:
@@ -229,9 +237,8 @@ class HostedClassifier(PromptedClassifier):
             self._opened = open_client(self.client)
         return self._opened
 
-    def _answers(self, X: Iterable[str]) -> tuple[HostedScores, list[str | None]]:
+    def _answers(self, texts: list[str]) -> tuple[HostedScores, list[str | None]]:
         self._ready()
-        texts = check_texts(X)
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         transport = self.transport or Transport()
         with ExitStack() as stack:
@@ -256,6 +263,8 @@ class HostedClassifier(PromptedClassifier):
                     rounds.scores(list(rows))
                 rounds.recalls = False
             found = rounds.scores(list(rows))
+        if rounds.off_label is not None and self._is_news(OffLabelWarning):
+            warnings.warn(rounds.off_label, OffLabelWarning, stacklevel=5)
         self._warn_of_lost(found)
         self._note_models(rounds.models)
         taken = [rows[text] for text in texts]
@@ -271,7 +280,7 @@ class HostedClassifier(PromptedClassifier):
                 f"{self.model!r} was asked, and {' and '.join(sorted(self._answered))} "
                 "answered: the column model says where. Probabilities of different "
                 "models do not compare, and a calibrator fits one of them.",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _warn_of_lost(self, found: HostedScores) -> None:
@@ -285,7 +294,7 @@ class HostedClassifier(PromptedClassifier):
         warnings.warn(
             f"{len(lost)} of {len(found.problems)} texts have no confidence, for which "
             f"it is NaN: count them apart. The first: {lost[0]}",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

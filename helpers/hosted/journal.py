@@ -77,6 +77,13 @@ _INSERT = (
 _PAID = (
     "SELECT id, key, source, http_status, prompt_tokens, completion_tokens FROM calls"
 )
+_SAME = " AND ".join(
+    f"{name} IS :{name}"
+    for name in (
+        *("key", "source", "request_id", "error_kind", "error_message"),
+        *("prompt_tokens", "completion_tokens"),
+    )
+)
 _RECORDED = f"key, protocol, arguments, draw, {_RESULT}".split(", ")
 
 
@@ -220,6 +227,13 @@ class Journal:
                         "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?)",
                         (call.key, asked.protocol, sent, asked.draw),
                     )
+
+    def holds(self, call: Call) -> bool:
+        """Whether this very call is here, as an answer, a failure or a repeat."""
+        row = dict(zip(_COLUMNS.split(", "), call.row()[:-1], strict=True))
+        with self._lock:
+            found = self._file.execute(f"SELECT id FROM calls WHERE {_SAME}", row)
+            return found.fetchone() is not None
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer | Failure]:
         """The answer under each key or, where there is none yet, the last failure."""

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..answers import PROTOCOLS, Answer, Failure
 from ..checks import check_between, check_choice, check_count
-from ..prompted import OffLabelWarning
 from ..prompts import Prompt, seam
 from .client import RunStopped, Transport, ask
 from .journal import Journal
@@ -100,6 +99,7 @@ class Rounds:
     how: RequestSettings
     transport: Transport
     recalls: bool = False  # asks nobody, and answers what the journal knows
+    off_label: str | None = None  # what to say where most probability is on no label
     asked: list[Request] = field(default_factory=list)
     models: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
 
@@ -177,7 +177,7 @@ class Rounds:
     def _followed(
         self, prompts: list[Any], results: list[Answer | Failure]
     ) -> HostedScores:
-        trees = [LabelTree(self.labels) for _ in prompts]
+        first, trees = results, [LabelTree(self.labels) for _ in prompts]
         calls, most = [0] * len(prompts), self.how.max_calls_per_text
         goes_on = self.protocol == "completions" or (
             self.protocol == "chat" and self.how.continue_with is not None
@@ -200,13 +200,14 @@ class Rounds:
             results = self._ask(requests, [row for row, _ in asked])
         masses = [tree.mass() for tree in trees]
         reach = [(mass.lower + mass.gain).sum() for mass in masses]
-        if reach and np.median(reach) < 0.5:
-            warnings.warn(
-                "Most probability is on no label, in the median text more than half. "
-                f"The prompt ends in {self.prompt.plain('A')[-20:]!r}. Try examples, "
-                "an instruction, or another protocol or terminator.",
-                OffLabelWarning,
-                stacklevel=6,
+        lost = int(np.sum(np.array(reach) < 0.5))
+        if 2 * lost > len(reach):
+            self.off_label = (
+                f"Most probability is on no label, more than half in {lost} of "
+                f"{len(reach)} texts. The prompt ends in "
+                f"{self.prompt.plain('A')[-20:]!r}, and the worst answer begins with "
+                f"{_words(first[np.argmin(reach)])}. Try examples, an instruction, or "
+                "another protocol, family or terminator."
             )
         if self.how.temperature == 0 and len(trees) > 4:
             if all(tree.is_certain for tree in trees):
@@ -214,7 +215,7 @@ class Rounds:
                     "The first token of every answer has probability 1: the server may "
                     "report probabilities after temperature. Ask with temperature=1, "
                     "and see probe().",
-                    stacklevel=6,
+                    stacklevel=7,
                 )
         return HostedScores.of_masses(masses, len(self.labels.labels), calls, problems)
 
@@ -260,7 +261,7 @@ class Rounds:
                 "For every text, all answers were the same, word for word. Either the "
                 "model is sure of all, or the server ignores temperature, and then "
                 "agreement means nothing: see probe().",
-                stacklevel=6,
+                stacklevel=7,
             )
         return HostedScores.of_votes(counts, [draws] * len(prompts), problems)
 

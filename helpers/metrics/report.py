@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -276,6 +277,13 @@ def calibration_metrics(
         # Calibrated values whose rows cannot be recognised are not held out by claim.
         if evaluation == "in-sample" or can_be_held_out(confidence):
             state, n_fitted_on = evaluation, len(values) * (evaluation == "in-sample")
+        else:
+            warnings.warn(
+                "evaluation='held-out' is not believed: without names, rows with such "
+                "scores would not be recognised as fitted on. Give ids to fit and to "
+                "predict of the calibrator.",
+                stacklevel=2,
+            )
     elif evaluation == "held-out":
         n = n_fitted_on
         raise ValueError(f"evaluation must not be 'held-out'; {n} rows were fitted on.")
