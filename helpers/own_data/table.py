@@ -291,6 +291,8 @@ def _read_csv(name: str, content: bytes, named: list[str]) -> pd.DataFrame:
             f"0x{content[error.start]:02x}. Save it as 'CSV UTF-8', or convert it: "
             "iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv"
         ) from error
+    # Python's own limit, 131,072 characters, is less than a long text has.
+    csv.field_size_limit(max(csv.field_size_limit(), len(decoded)))
     headers = {}
     for mark in _DELIMITERS:
         try:
