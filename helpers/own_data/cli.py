@@ -241,7 +241,7 @@ def check(
 
 @app.command()
 def demo(out: Out = None, as_json: AsJson = False) -> None:
-    """The whole report in ten seconds, on film reviews that come with the book."""
+    """The whole report at once, on film reviews that come with the book."""
     from ..files import DATA
 
     if not DATA.is_dir():
