@@ -34,9 +34,10 @@ _FOLDS = 5
 
 
 class LinearProbeClassifier(TextClassifier):
-    """Logistic regression on the hidden states of a frozen language model [1]_.
+    """Logistic regression on the hidden states of a frozen language model.
 
-    Its features are means over the text's tokens of the hidden states of some layers,
+    A linear probe (Alain and Bengio, Understanding intermediate layers using linear
+    classifier probes, ICLR 2017 workshop). Its features are means over the text's tokens of the hidden states of some layers,
     standardised. ``fit`` chooses the strength of the penalty by the log loss in
     cross-validation, copies of a text in one fold. Layers above the last one in use are
     not computed.
@@ -68,11 +69,6 @@ class LinearProbeClassifier(TextClassifier):
         :func:`helpers.scoring.label_logprobs`.
     random_state : int, default=0
         Seed for dividing the texts into folds.
-
-    References
-    ----------
-    .. [1] Alain and Bengio, Understanding intermediate layers using linear classifier
-       probes, ICLR 2017 workshop.
 
     Examples
     --------
