@@ -37,10 +37,10 @@ class LinearProbeClassifier(TextClassifier):
     """Logistic regression on the hidden states of a frozen language model.
 
     A linear probe (Alain and Bengio, Understanding intermediate layers using linear
-    classifier probes, ICLR 2017 workshop). Its features are means over the text's tokens of the hidden states of some layers,
-    standardised. ``fit`` chooses the strength of the penalty by the log loss in
-    cross-validation, copies of a text in one fold. Layers above the last one in use are
-    not computed.
+    classifier probes, ICLR 2017 workshop). Its features are means over the text's
+    tokens of the hidden states of some layers, standardised. ``fit`` chooses the
+    strength of the penalty by the log loss in cross-validation, copies of a text in one
+    fold. Layers above the last one in use are not computed.
 
     After ``fit`` there are ``classes_``, the sorted labels; ``layers_``, the numbers of
     the layers; ``C_``, the inverse strength of the penalty; ``coef_`` and
