@@ -213,10 +213,15 @@ def check_not_fitted_on(values: Any, name: str) -> None:
         )
 
 
+def plain_text(text: str) -> str:
+    """The same for copies of a text, whatever their case and white space."""
+    return " ".join(text.casefold().split())
+
+
 def check_groups(values: Any, *rows: Any, name: str = "groups") -> np.ndarray:
     """Group number of each row; case and white space do not matter."""
     plain = [
-        " ".join(group.casefold().split()) if isinstance(group, str) else group
+        plain_text(group) if isinstance(group, str) else group
         for group in check_labels(values, name, *rows, what="value")
     ]
     return pd.factorize(pd.Series(plain, dtype=object))[0]

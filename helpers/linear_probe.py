@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import warnings
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import BeforeValidator
-from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from .calibration import Calibrated
-from .calibration.files import Classes, Positive, Share, Stored
-from .checks import check_choice, check_labels, in_order_of
+from .calibration.files import (
+    Classes,
+    Floats,
+    Hashes,
+    Positive,
+    Share,
+    Stored,
+    packed,
+)
+from .checks import check_choice, check_labels, in_order_of, plain_text
 from .files import read_json, write_json
 from .hidden_states import mean_hidden_states
+from .logistic import chosen_strength, grouped_folds, log_proba, regression
 from .models import LanguageModel
 from .prompted import TextClassifier, check_texts
 
-# Tried from the strongest penalty on, until the loss in other folds has risen so much.
-_STRENGTHS, _SURELY_WORSE = np.logspace(-5, 1, 13), 1.1
+_STRENGTHS = np.logspace(-5, 1, 13)
 _FOLDS = 5
 
 
@@ -122,7 +123,11 @@ class LinearProbeClassifier(TextClassifier):
                 f"{classes.tolist()}."
             )
         copies = _hashes(texts)
-        folds = self._folds(codes, copies)
+        if pd.Series(copies).groupby(codes).nunique().max() < 2:
+            raise ValueError(
+                "y must have a label with two or more different texts, by which to "
+                "choose the penalty; each label has one text."
+            )
         features = self.features(texts)
         scaler = StandardScaler().fit(features)
         features = scaler.transform(features)
@@ -130,8 +135,9 @@ class LinearProbeClassifier(TextClassifier):
         # are needed than there are texts.
         axes = np.linalg.svd(features, full_matrices=False)[2]
         features = features @ axes.T
-        strength = _choose_strength(features, codes, folds)
-        found = _regression(strength).fit(features, codes)
+        folds = grouped_folds(codes, copies, _FOLDS, self.random_state)
+        strength = chosen_strength(features, codes, folds, _STRENGTHS)
+        found = regression(strength).fit(features, codes)
         self.classes_, self.layers_ = classes, self._reading()[1]
         self.C_, self.fitted_on_ = strength, np.unique(copies)
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
@@ -155,12 +161,12 @@ class LinearProbeClassifier(TextClassifier):
         )
         return found.reshape(len(texts), -1).astype(float)
 
-    def save(self, path: str | Path) -> None:
-        """Write the probe without the model to a JSON file, whole or not at all."""
+    def to_dict(self) -> dict[str, Any]:
+        """The probe without the model, as numbers, lists and strings."""
         check_is_fitted(self)
         model, _, _ = self._reading()
-        numbers = ("mean_", "scale_", "coef_", "intercept_")
-        stored = {
+        arrays = ("fitted_on_", "mean_", "scale_", "coef_", "intercept_")
+        return {
             "format": "helpers.linear_probe/1",
             "model": model.name,
             "fingerprint": model.fingerprint,
@@ -169,10 +175,35 @@ class LinearProbeClassifier(TextClassifier):
             "too_long": self.too_long,
             "classes": self.classes_.tolist(),
             "C": self.C_,
-            "fitted_on": _packed(self.fitted_on_, "<u8"),
+            **{name: packed(getattr(self, name)) for name in arrays},
         }
-        stored |= {name: _packed(getattr(self, name), "<f8") for name in numbers}
-        write_json(stored, path)
+
+    @classmethod
+    def from_dict(cls, stored: Any, model: LanguageModel | str | None = None) -> Self:
+        """The probe that :meth:`to_dict` described; see :meth:`load`."""
+        found = _StoredProbe.read(stored)
+        model = found.model if model is None else model
+        probe = cls(
+            model, found.layers, instruction=found.instruction, too_long=found.too_long
+        )
+        known, layers, _ = probe._reading()
+        if known.fingerprint != found.fingerprint:
+            raise ValueError(
+                f"model must be the one that the probe was fitted on, {found.model} "
+                f"{found.fingerprint[:12]}, not {known.name} {known.fingerprint[:12]}."
+            )
+        if not found.fits_together():
+            raise ValueError("mean_, scale_, coef_ do not fit together.")
+        probe.layers_, probe.classes_ = layers, np.asarray(found.classes)
+        probe.C_, probe.fitted_on_ = found.C, found.fitted_on_
+        probe.mean_, probe.scale_ = found.mean_, found.scale_
+        probe.coef_ = found.coef_.reshape(-1, len(found.mean_))
+        probe.intercept_ = found.intercept_
+        return probe
+
+    def save(self, path: str | Path) -> None:
+        """Write the probe without the model to a JSON file, whole or not at all."""
+        write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | Path, model: LanguageModel | str | None = None) -> Self:
@@ -186,25 +217,7 @@ class LinearProbeClassifier(TextClassifier):
             The model, or a name for :meth:`LanguageModel.load`. Default: the name in
             the file. A ValueError says so if it is another one than that of the fit.
         """
-        found = read_json(path, _StoredProbe.read)
-        model = found.model if model is None else model
-        probe = cls(
-            model, found.layers, instruction=found.instruction, too_long=found.too_long
-        )
-        known, layers, _ = probe._reading()
-        if known.fingerprint != found.fingerprint:
-            raise ValueError(
-                f"model must be the one that {path} was fitted on, {found.model} "
-                f"{found.fingerprint[:12]}, not {known.name} {known.fingerprint[:12]}."
-            )
-        if not found.fits_together():
-            raise ValueError(f"{path}: mean_, scale_, coef_ do not fit together.")
-        probe.layers_, probe.classes_ = layers, np.asarray(found.classes)
-        probe.C_, probe.fitted_on_ = found.C, found.fitted_on
-        probe.mean_, probe.scale_ = found.mean_, found.scale_
-        probe.coef_ = found.coef_.reshape(-1, len(found.mean_))
-        probe.intercept_ = found.intercept_
-        return probe
+        return read_json(path, partial(cls.from_dict, model=model))
 
     def _reading(self) -> tuple[LanguageModel, tuple[int, ...], list[int]]:
         """Model, layers, and what is read before each text."""
@@ -233,7 +246,7 @@ class LinearProbeClassifier(TextClassifier):
         check_is_fitted(self)
         texts = check_texts(X)
         features = (self.features(texts) - self.mean_) / self.scale_
-        shares = np.exp(_log_proba(features, self.coef_, self.intercept_))
+        shares = np.exp(log_proba(features, self.coef_, self.intercept_))
         seen = np.isin(_hashes(texts), self.fitted_on_)
         best = shares.argmax(axis=1)
         unknown = np.full(len(texts), np.nan)
@@ -256,22 +269,6 @@ class LinearProbeClassifier(TextClassifier):
             raise ValueError(f"{name} must be in classes_; not {others!r}.")
         return truth
 
-    def _folds(
-        self, codes: np.ndarray, copies: np.ndarray
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Rows to fit on and rows to judge by, copies of a text on one side."""
-        n_texts = pd.Series(copies).groupby(codes).nunique().max()
-        if n_texts < 2:
-            raise ValueError(
-                "y must have a label with two or more different texts, by which to "
-                "choose the penalty; each label has one text."
-            )
-        folds = StratifiedGroupKFold(
-            min(_FOLDS, n_texts), shuffle=True, random_state=self.random_state
-        )
-        with warnings.catch_warnings(action="ignore"):  # of labels with fewer rows
-            return list(folds.split(codes, codes, copies))
-
 
 def _checked_labels(y: Any, name: str, *rows: Any) -> np.ndarray:
     truth = check_labels(y, name, *rows)
@@ -284,74 +281,10 @@ def _checked_labels(y: Any, name: str, *rows: Any) -> np.ndarray:
     return truth
 
 
-def _choose_strength(
-    features: np.ndarray, codes: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
-) -> float:
-    models, best, chosen = [_regression() for _ in folds], math.inf, _STRENGTHS[0]
-    for strength in _STRENGTHS:
-        loss = sum(
-            _loss(model.set_params(C=strength), features, codes, *fold)
-            for model, fold in zip(models, folds, strict=True)
-        )
-        if loss < best:
-            best, chosen = loss, strength
-        elif loss > _SURELY_WORSE * best:
-            break
-    return float(chosen)
-
-
-def _regression(strength: float = 1.0) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=1000, warm_start=True)
-
-
-def _loss(
-    model: LogisticRegression,
-    features: np.ndarray,
-    codes: np.ndarray,
-    fit: np.ndarray,
-    judge: np.ndarray,
-) -> float:
-    """Log loss of the rows whose label is among those fitted on."""
-    known = np.unique(codes[fit])
-    judge = judge[np.isin(codes[judge], known)]
-    if len(known) < 2 or not len(judge):
-        return 0.0
-    model.fit(features[fit], codes[fit])
-    logs = _log_proba(features[judge], model.coef_, model.intercept_)
-    places = np.searchsorted(known, codes[judge])
-    return float(-logs[np.arange(len(judge)), places].sum())
-
-
-def _log_proba(
-    features: np.ndarray, coef: np.ndarray, intercept: np.ndarray
-) -> np.ndarray:
-    scores = features @ coef.T + intercept
-    if scores.shape[1] == 1:  # of the second of two classes
-        scores = np.hstack([np.zeros_like(scores), scores])
-    return log_softmax(scores, axis=1)
-
-
 def _hashes(texts: Sequence[str]) -> np.ndarray:
     """Alike for copies of a text, whatever their case and white space."""
-    plain = [" ".join(text.casefold().split()) for text in texts]
+    plain = [plain_text(text) for text in texts]
     return pd.util.hash_array(np.array(plain, dtype=object))
-
-
-def _packed(array: np.ndarray, kind: str) -> str:
-    return b64encode(array.astype(kind).tobytes()).decode()
-
-
-def _unpacked(kind: str, text: Any) -> np.ndarray:
-    if not isinstance(text, str):
-        raise ValueError("it should be numbers in base64")
-    found = np.frombuffer(b64decode(text, validate=True), kind)
-    if not np.isfinite(found).all():
-        raise ValueError("it must be finite numbers")
-    return found
-
-
-_Floats = Annotated[np.ndarray, BeforeValidator(partial(_unpacked, "<f8"))]
-_Hashes = Annotated[np.ndarray, BeforeValidator(partial(_unpacked, "<u8"))]
 
 
 class _StoredProbe(Stored):
@@ -363,11 +296,11 @@ class _StoredProbe(Stored):
     too_long: Literal["error", "cut"]
     classes: Classes
     C: Positive
-    fitted_on: _Hashes
-    mean_: _Floats
-    scale_: _Floats
-    coef_: _Floats
-    intercept_: _Floats
+    fitted_on_: Hashes
+    mean_: Floats
+    scale_: Floats
+    coef_: Floats
+    intercept_: Floats
 
     def fits_together(self) -> bool:
         n_features, n_classes = len(self.mean_), len(self.classes)

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_scoring import PHI3
 
 from helpers import datasets
 from helpers.calibration import ProbabilityCalibrator
@@ -33,15 +34,6 @@ TINY = ["tiny_llama", "tiny_gpt2"]
 tiny_models = pytest.mark.parametrize("any_model", TINY, indirect=True)
 LENGTHS = (5, 1, 30, 12, 2, 17)
 GEMMA = {"head_dim": 8, "sliding_window": 16}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0] * 4,
-    "long_factor": [4.0] * 4,
-    "original_max_position_embeddings": 24,
-    "factor": 256 / 24,
-}
-PHI3 = {"original_max_position_embeddings": 24, "rope_parameters": LONGROPE}
 ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("mistral", {"sliding_window": 16}),

@@ -6,7 +6,7 @@ import importlib
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
@@ -30,6 +30,26 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+
+
+def packed(numbers: np.ndarray) -> str:
+    """Hashes, or else floats in double precision, in base64."""
+    kind = "<u8" if numbers.dtype.kind == "u" else "<f8"
+    return b64encode(numbers.astype(kind).tobytes()).decode()
+
+
+def _unpacked(kind: str, text: Any) -> np.ndarray:
+    content = b64decode(text, validate=True) if isinstance(text, str) else b"?"
+    if len(content) % 8:
+        raise ValueError("it should be numbers in base64")
+    found = np.frombuffer(content, kind)
+    if not np.isfinite(found).all():
+        raise ValueError("it must be finite numbers")
+    return np.sort(found) if kind == "<u8" else found
+
+
+Floats = Annotated[np.ndarray, BeforeValidator(partial(_unpacked, "<f8"))]
+Hashes = Annotated[np.ndarray, BeforeValidator(partial(_unpacked, "<u8"))]
 
 
 class Stored(BaseModel):
@@ -120,8 +140,8 @@ class StoredEstimator(BaseEstimator):
             "source": state["source_"],
             "n": state["n_"],
             "fitted_at": state["fitted_at_"],
-            "ids": state["ids_"] if state["ids_"] is None else _packed(state["ids_"]),
-            "score_hashes": _packed(state["score_hashes_"]),
+            "ids": state["ids_"] if state["ids_"] is None else packed(state["ids_"]),
+            "score_hashes": packed(state["score_hashes_"]),
         }
 
     def _kinds(self) -> Mapping[str, Any]:
@@ -154,16 +174,6 @@ def _parameters_of(made: type[StoredEstimator]) -> type[Stored]:
 _CLASSES: dict[str, type[StoredEstimator]] = {}
 
 
-def _packed(hashes: np.ndarray) -> str:
-    return b64encode(hashes.astype("<u8").tobytes()).decode()
-
-
-def _unpacked(text: Any) -> np.ndarray | None:
-    if text is None:
-        return None
-    return np.sort(np.frombuffer(b64decode(text, validate=True), "<u8"))
-
-
 class _Calibrator(Stored):
     format: Literal["helpers.calibration/1"]
     kind: str = Field(alias="class")
@@ -172,8 +182,8 @@ class _Calibrator(Stored):
     source: dict[str, str] | None
     n: int = Field(ge=1)
     fitted_at: str
-    ids: Annotated[np.ndarray | None, BeforeValidator(_unpacked)]
-    score_hashes: Annotated[np.ndarray, BeforeValidator(_unpacked)]
+    ids: Hashes | None
+    score_hashes: Hashes
 
 
 def load_calibrator(path: str | Path) -> Any:

@@ -14,7 +14,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import TfidfVectorizer, strip_accents_unicode
 
-from ..checks import as_array, check_between, check_count, check_groups, check_table
+from ..checks import (
+    as_array,
+    check_between,
+    check_count,
+    check_groups,
+    check_table,
+    plain_text,
+)
 from ..prompted import check_texts
 
 _PARTS = ("train", "calibration", "test")
@@ -214,7 +221,7 @@ def _columns(values: Any, name: str, *rows: Any) -> list[np.ndarray]:
 def _plain(value: Any) -> Any:
     """A value as it is compared; None where it joins nothing."""
     if isinstance(value, str):
-        return " ".join(value.casefold().split()) or None
+        return plain_text(value) or None
     return None if pd.isna(value) else value
 
 

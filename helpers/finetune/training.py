@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, get_scheduler
 from .. import tree
 from ..adapters import adapter_parameters, add_lora, copy_sharing_weights
 from ..calibration.files import Count, NotNegative, Positive
-from ..checks import check_distributions, check_truth
+from ..checks import check_distributions, check_truth, plain_text
 from ..classifier import LLMClassifier
 from ..int8 import is_int8
 from ..metrics import brier_score, expected_calibration_error, log_loss, top_label
@@ -170,7 +170,7 @@ class Task:
         for name, part in (("X", texts), ("validation", held_out)):
             if not part:
                 raise ValueError(f"{name} must hold at least one text; there is none.")
-            plain = {" ".join(text.casefold().split()) for text in part}
+            plain = {plain_text(text) for text in part}
             if twice := known & plain:
                 raise ValueError(
                     f"validation must hold other texts than X; {twice.pop()[:60]!r} is "

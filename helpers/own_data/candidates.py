@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import time
 import warnings
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedGroupKFold
 
-from ..calibration.files import Stored
-from ..files import read_json, write_json
-from .table import plain
+from ..calibration.files import Floats, Stored, packed
+from ..checks import plain_text
+from ..logistic import Folds, chosen_strength, grouped_folds, regression
 
 WORDS, ANSWER, PROBE = "counting words", "the model's answer", "linear probe"
 NAMES = (WORDS, ANSWER, PROBE)
-Folds = list[tuple[np.ndarray, np.ndarray]]
 
 _STRENGTHS = np.logspace(-0.5, 2.5, 7)  # inverse penalties of word weights
 _EXAMPLES, _MOST_EXAMPLES = 8, 16
@@ -85,20 +78,10 @@ class WordCounts(Candidate):
     def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
         self._words = _vectorizer()
         counts, labels = self._words.fit_transform(texts), np.array(truth, dtype=str)
-        copies = pd.factorize(np.array([plain(text) for text in texts], object))[0]
-        losses = np.zeros(len(_STRENGTHS))
-        for fit, judge in folds_of(labels, copies, 3):
-            known = np.unique(labels[fit])
-            judge = judge[np.isin(labels[judge], known)]
-            if len(known) < 2 or not len(judge):
-                continue
-            for at, strength in enumerate(_STRENGTHS):
-                model = _regression(strength).fit(counts[fit], labels[fit])
-                shares = model.predict_proba(counts[judge])
-                losses[at] += log_loss(
-                    labels[judge], shares, labels=known, normalize=False
-                )
-        self._model = _regression(_STRENGTHS[losses.argmin()]).fit(counts, labels)
+        codes = np.unique(labels, return_inverse=True)[1]
+        folds = grouped_folds(codes, [plain_text(text) for text in texts], 3)
+        strength = chosen_strength(counts, codes, folds, _STRENGTHS)
+        self._model = regression(strength).fit(counts, labels)
         self.labels = self._model.classes_.tolist()
         return self
 
@@ -114,23 +97,25 @@ class WordCounts(Candidate):
             "kind": WORDS,
             "labels": self.labels,
             "words": self._words.get_feature_names_out().tolist(),
-            "idf": _packed(self._words.idf_),
-            "coef": _packed(self._model.coef_),
-            "intercept": _packed(self._model.intercept_),
+            "idf": packed(self._words.idf_),
+            "coef": packed(self._model.coef_),
+            "intercept": packed(self._model.intercept_),
         }
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
         found, made = _StoredWords.read(stored), cls()
+        n_rows = 1 if len(found.labels) == 2 else len(found.labels)
+        lengths = [len(part) for part in (found.idf, found.coef, found.intercept)]
+        if lengths != [len(found.words), n_rows * len(found.words), n_rows]:
+            raise ValueError("words, idf, coef and intercept do not fit together.")
         made.labels = found.labels
         made._words = _vectorizer(found.words)
-        made._words.idf_ = _unpacked(found.idf, len(found.words))
-        made._model = _regression(1.0)
-        n_rows = 1 if len(found.labels) == 2 else len(found.labels)
-        coef = _unpacked(found.coef, n_rows * len(found.words))
+        made._words.idf_ = found.idf
+        made._model = regression()
         made._model.classes_ = np.array(found.labels)
-        made._model.coef_ = coef.reshape(n_rows, -1)
-        made._model.intercept_ = _unpacked(found.intercept, n_rows)
+        made._model.coef_ = found.coef.reshape(n_rows, -1)
+        made._model.intercept_ = found.intercept
         return made
 
 
@@ -226,18 +211,12 @@ class LinearProbe(Candidate):
         return _seconds(timed.features, _begun(texts))
 
     def to_dict(self) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "probe.json")
-            self.probe.save(path)
-            return {"kind": PROBE, "probe": read_json(path, dict)}
+        return {"kind": PROBE, "probe": self.probe.to_dict()}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
         made = cls()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "probe.json")
-            write_json(_StoredProbe.read(stored).probe, path)
-            made.probe = type(made.probe).load(path)
+        made.probe = made.probe.from_dict(_StoredProbe.read(stored).probe)
         made.labels = made.probe.classes_.tolist()
         return made
 
@@ -272,15 +251,6 @@ def draw_examples(
     return chosen
 
 
-def folds_of(truth: np.ndarray, groups: np.ndarray, n: int, seed: int = 0) -> Folds:
-    """Rows to fit on and to judge by, groups on one side, labels alike."""
-    n = min(n, len(np.unique(groups)))
-    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
-    with warnings.catch_warnings(action="ignore"):  # of labels with fewer rows
-        found = list(folds.split(truth, truth, groups))
-    return [(fit, judge) for fit, judge in found if len(judge)]
-
-
 def held_out_proba(
     candidate: Candidate,
     texts: Sequence[str],
@@ -310,10 +280,6 @@ def _vectorizer(words: list[str] | None = None) -> TfidfVectorizer:
     )
 
 
-def _regression(strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=1000)
-
-
 def _quietly(function: Any, *given: Any) -> Any:
     from ..prompted import OffLabelWarning
 
@@ -339,25 +305,13 @@ def _seconds(read: Any, texts: Sequence[str]) -> float:
     return max(times[1] - times[0], 0.0) / max(len(some) - 1, 1)
 
 
-def _packed(array: np.ndarray) -> str:
-    return b64encode(np.asarray(array, "<f8").tobytes()).decode()
-
-
-def _unpacked(text: str, n: int) -> np.ndarray:
-    content = b64decode(text, validate=True)
-    found = np.frombuffer(content, "<f8") if len(content) == 8 * n else np.array([])
-    if len(found) != n or not np.isfinite(found).all():
-        raise ValueError(f"there must be {n} finite numbers in base64")
-    return found
-
-
 class _StoredWords(Stored):
     kind: Literal["counting words"]
     labels: list[str]
     words: list[str]
-    idf: str
-    coef: str
-    intercept: str
+    idf: Floats
+    coef: Floats
+    intercept: Floats
 
 
 class _StoredAnswer(Stored):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,7 +93,7 @@ def decide(
         + ", ".join(f"{name} {n}" for name, n in counts.head(12).items())
         + (", …" if len(counts) > 12 else "")
     )
-    for note in made.notes:
+    for note in made.table.notes:
         _tell(note)
     _tell(
         f"To choose by: {len(made.chosen_on)} rows, and {len(made.shown)} shown "
@@ -160,14 +161,13 @@ def certify(
     for note in notes:
         _tell(note)
     decision = deciding.certify(
-        table,
+        replace(table, notes=tuple(notes)),
         judged,
         values,
         coming if len(coming) else None,
         risk=risk,
         delta=delta,
         seed=seed,
-        notes=tuple(notes),
     )
     rows = _rows_of(decision, table)[["action", "reason"]]
     given_as = (prediction, confidence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import __version__
 from ..calibration import ProbabilityCalibrator, cross_fitted
-from ..checks import check_between, check_choice, check_count
+from ..checks import check_between, check_choice, check_count, plain_text
 from ..decisions import (
     CertifiedThreshold,
     Policy,
@@ -22,6 +22,7 @@ from ..decisions import (
     verify_accepted,
     zero_failure_sample_size,
 )
+from ..logistic import grouped_folds
 from ..metrics import (
     Interval,
     auroc,
@@ -41,11 +42,10 @@ from .candidates import (
     ModelAnswer,
     WordCounts,
     draw_examples,
-    folds_of,
     held_out_proba,
 )
 from .decision import Decision
-from .table import OwnTable, plain
+from .table import OwnTable
 
 _FOLDS = 5
 _TO_LABEL = 10
@@ -70,7 +70,6 @@ class Plan:
     chosen_on: pd.Index
     certified_on: pd.Index
     candidates: Sequence[Candidate]
-    notes: tuple[str, ...]
 
     def seconds(self) -> pd.DataFrame:
         """Reading times, measured on a few texts: to compare, and more if chosen."""
@@ -168,7 +167,7 @@ def plan(
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
     return Plan(
-        table,
+        replace(table, notes=tuple(notes)),
         float(risk),
         float(delta),
         seed,
@@ -176,7 +175,6 @@ def plan(
         first.difference(shown),
         second,
         made,
-        tuple(notes),
     )
 
 
@@ -219,7 +217,7 @@ def choose(
     """
     labels, codes = np.array(truth, dtype=str), np.asarray(groups)
     columns = [f"p_{name}" for name in names]
-    folds = folds_of(labels, codes, _FOLDS, seed)
+    folds = grouped_folds(labels, codes, _FOLDS, seed)
     is_true = labels[:, None] == np.array(names)
     raw, rows, judged, notes = {}, {}, {}, []
     for one in candidates:
@@ -262,7 +260,7 @@ def choose(
         for name in rows
         if name != best
     }
-    ids = [plain(text) for text in texts]
+    ids = [plain_text(text) for text in texts]
     calibrator = ProbabilityCalibrator().fit(raw[best], labels, ids=ids)
     return Choice(
         winner,
@@ -323,7 +321,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         texts = table.texts[table.unlabelled]
         coming = calibrated(candidate, calibrator, texts)[0]
     return certify(
-        table,
+        replace(table, notes=table.notes + choice.notes),
         judged,
         shares.max(axis=1),
         coming,
@@ -331,7 +329,6 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         delta=plan.delta,
         seed=plan.seed,
         choice=choice,
-        notes=plan.notes + choice.notes,
     )
 
 
@@ -341,7 +338,7 @@ def calibrated(
     """A candidate's table with calibrated predictions, and calibrated probabilities."""
     table = candidate.score_table(texts)
     columns = [f"p_{name}" for name in candidate.labels]
-    ids = [plain(text) for text in texts]
+    ids = [plain_text(text) for text in texts]
     shares = calibrator.predict(table[columns], ids=ids)
     best = np.asarray(shares).argmax(axis=1)
     table["prediction"] = np.array(candidate.labels, dtype=object)[best]
@@ -358,7 +355,6 @@ def certify(
     delta: float,
     seed: int = 0,
     choice: Choice | None = None,
-    notes: tuple[str, ...] = (),
 ) -> Decision:
     """A decision from confidences in predictions with known truth.
 
@@ -372,7 +368,7 @@ def certify(
         The same confidences, which may know that no calibrator was fitted on them.
     coming : pandas.DataFrame, optional
         Rows without a truth, as a policy takes them.
-    risk, delta, seed, choice, notes
+    risk, delta, seed, choice
         As for :class:`Decision`.
     """
     right = (judged["truth"] == judged["prediction"]).to_numpy()
@@ -434,7 +430,7 @@ def certify(
         to_label=to_label[["text", "prediction", "confidence"]],
         versions=_versions(table, source),
         policy=None if certificate.threshold is None else policy,
-        notes=notes,
+        notes=table.notes,
         candidate=choice.candidate if choice else None,
     )
 

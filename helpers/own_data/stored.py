@@ -12,12 +12,13 @@ import pandas as pd
 
 from ..calibration import ProbabilityCalibrator
 from ..calibration.files import Stored
+from ..checks import plain_text
 from ..decisions import AccuracyMonitor, Policy, detection_delay, score_drift
 from ..files import read_json, write_json
 from .candidates import Candidate, from_dict
 from .deciding import calibrated
 from .decision import Decision
-from .table import OwnTable, plain, without_missing
+from .table import OwnTable, without_missing
 
 _DRIFTED = 0.01
 
@@ -205,8 +206,8 @@ def given_confidences(
 
 def _hashes(table: OwnTable, rows: pd.Index) -> list[str]:
     """The same for copies of a text."""
-    texts = table.texts[rows]
-    return [hashlib.sha256(plain(text).encode()).hexdigest()[:16] for text in texts]
+    texts = table.texts[rows].map(plain_text)
+    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
 class _Kept(Stored):

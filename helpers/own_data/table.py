@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from ..checks import plain_text
 
 LEAST_TEXTS = 20
 _LEAST_OF_LABEL = 5
@@ -65,7 +67,7 @@ class OwnTable:
         # A graph of rows, texts and groups: what hangs together belongs together.
         n, joins, size = len(self.rows), [], len(self.rows)
         for column in columns:
-            values = column.map(plain)
+            values = column.map(plain_text)
             codes = pd.factorize(values.mask(values == ""))[0]
             known = np.flatnonzero(codes >= 0)
             joins.append([known, size + codes[known]])
@@ -206,19 +208,13 @@ def read_table(
         path.name, rows, text, label, group, (), hashlib.sha256(content).hexdigest()
     )
     notes += _found(table) if text is not None else []
-    object.__setattr__(table, "notes", tuple(notes))
-    return table
+    return replace(table, notes=tuple(notes))
 
 
 def without_missing(column: pd.Series) -> pd.Series:
     """A column without spaces at the ends; "" where a value stands for none."""
     stripped = column.str.strip()
     return stripped.mask(stripped.str.casefold().isin(_MISSING), "")
-
-
-def plain(text: str) -> str:
-    """The same for copies of a text, whatever their case and white space."""
-    return " ".join(text.casefold().split())
 
 
 def _found(table: OwnTable) -> list[str]:
