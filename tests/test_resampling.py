@@ -397,7 +397,6 @@ PAIR: Any = (paired_difference, dict.fromkeys("ab", ([0.5, 0.9, 0.7], [1, 0, 1])
         (PAIR, {"a": [0.5, 0.9, 0.7]}, r"a must be a pair, .*, not list"),
         (PAIR, {"b": np.ones((2, 3))}, r"b must be a pair, .*, not ndarray"),
         (PAIR, {"a": ([0.5, 1.9], [1, 0])}, r"confidence of a must .* row 1 is 1.9"),
-        (PAIR, {"b": ([0.5, 0.9], [1, 0])}, "confidence of b must have one value for"),
         (PAIR, {"b": ([0.5] * 3, [1, 0, 2])}, "correct of b must be 0 or 1; row 2"),
         (PAIR, {"measure": "f1"}, "measure must be one of 'ece', .*, not 'f1'"),
         (PAIR, {"level": 95}, "level must lie between 0 and 1, not 95"),
