@@ -89,7 +89,11 @@ def test_widths_are_those_of_the_greatest_marginal_likelihood():
         sd = width[part]
         mode = minimize(loss, found.parameters_, args=(sd,), tol=1e-8).x
         step, eye = 1e-3, np.eye(len(mode))
-        moved = [[loss(mode + step * (a + b), sd) for b in eye] for a in eye]
+        moved, (below, columns) = np.zeros(eye.shape), np.tril_indices(len(mode))
+        moved[below, columns] = moved[columns, below] = [
+            loss(mode + step * (a + b), sd)
+            for a, b in zip(eye[below], eye[columns], strict=True)
+        ]
         alone = np.array([loss(mode + step * a, sd) for a in eye])
         hessian = moved - alone[:, None] - alone + loss(mode, sd)
         volume = np.linalg.slogdet(hessian / step**2 * sd[:, None] * sd)[1]
@@ -313,7 +317,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused():
             from_dict(wrong)
 
 
-def test_a_claim_counts_where_rows_would_have_been_recognised():
+def test_a_claim_counts_where_belowwould_have_been_recognised():
     rng = np.random.default_rng(0)
     scores = rng.random(400)
     right = rng.random(400) < scores
