@@ -9,14 +9,13 @@ import hashlib
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 # Columns and index of the package diskcache, which wrote such files before.
 _TABLE = """
-PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS Cache (key BLOB, raw INTEGER, mode INTEGER, value BLOB);
 CREATE UNIQUE INDEX IF NOT EXISTS Cache_key_raw ON Cache (key, raw);
@@ -40,6 +39,8 @@ class RowCache:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(folder / "cache.db", timeout=10)
             self._file.text_factory = bytes  # a damaged text need not be UTF-8
+            with suppress(sqlite3.OperationalError):  # another process does the same
+                self._file.execute("PRAGMA journal_mode = WAL")
             self._file.executescript(_TABLE)
 
     def read(self, keys: Sequence[str], rows: np.ndarray) -> list[int]:
