@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import asyncio
 import hashlib
 import json
 import os
@@ -24,7 +23,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from functools import cache
 from importlib.util import resolve_name
 from itertools import accumulate, product
@@ -32,13 +33,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+import papermill
 import psutil
 import yaml
 from joblib import cpu_count
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
 
 # Downloads happen here, where they are told, and not inside a chapter.
 PREPARE = """
@@ -99,7 +99,8 @@ class Code(NamedTuple):
 def read_code(text: str, package: str, exports: bool = False) -> Code:
     """Read the cells of a chapter, or a module."""
     tree = ast.parse(text)
-    words, prose, imports = set(), set(), set()
+    words, prose = set[str](), set[ast.AST]()
+    imports = set[tuple[str, str]]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports.update((alias.name, alias.name) for alias in node.names)
@@ -220,84 +221,65 @@ def figures_without_image(node: Any) -> Iterator[str]:
             yield name
 
 
-async def execute(
-    root: Path,
-    notebook: Path,
-    executed: Path,
-    parameters: dict[str, Any],
-    threads: int | None = None,
+def execute(
+    root: Path, notebook: Path, executed: Path, parameters: dict[str, Any]
 ) -> None:
     """Run one chapter and keep its copy; raise BuildError where a cell fails."""
     key = input_key(root, notebook, parameters)
-    failed = root / "_build" / "failed" / notebook.name
-    failed.parent.mkdir(parents=True, exist_ok=True)
+    running = root / "_build" / "failed" / notebook.name
+    running.parent.mkdir(parents=True, exist_ok=True)
     executed.parent.mkdir(parents=True, exist_ok=True)
     executed.unlink(missing_ok=True)
-    kernel = {"kernel_name": "python3", "language": "python"}
-    node = load_notebook_node(str(notebook))
-    if parameters:
-        node = parameterize_notebook(node, parameters, **kernel)
-    client = NotebookClient(
-        node,
-        timeout=None,
-        kernel_name=kernel["kernel_name"],
-        resources={"metadata": {"path": str(notebook.parent)}},
-        extra_arguments=["--IPKernelApp.log_level=50"],
-    )
-    limit = {"OMP_NUM_THREADS": str(threads or cpu_count())}
-    where = f"The notebook up to there: {failed}"
     try:
-        await client.async_execute(env=limit | os.environ)
-    except CellExecutionError as error:
-        at = max(i for i, cell in enumerate(node.cells) if cell.get("outputs"))
-        trace = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback)
+        papermill.execute_notebook(
+            str(notebook),
+            str(running),
+            parameters=parameters,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],
+            resources={"metadata": {"path": str(notebook.parent)}},
+        )
+    except PapermillExecutionError as error:
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         raise BuildError(
-            f"{notebook.name} failed in cell {at + 1} "
-            f"([{node.cells[at].execution_count}]): {error.ename}: {error.evalue}\n\n"
-            f"{trace}\n\n{where}"
+            f"{notebook.name} failed in cell {error.cell_index + 1} "
+            f"([{error.exec_count}]): {error.ename}: {error.evalue}\n\n{trace}\n\n"
+            f"The notebook up to there: {running}"
         ) from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise BuildError(
             f"{notebook.name}: the kernel died, was stopped or hung, most often for "
-            f"want of memory ({error}).\n{where}"
+            f"want of memory ({error}).\nThe notebook up to there: {running}"
         ) from None
-    finally:
-        nbformat.write(node, failed)
+    node = nbformat.read(running, as_version=4)
     for name in figures_without_image(node):
-        raise BuildError(f"{notebook.name}: the cell of {name} drew nothing: {failed}")
+        raise BuildError(f"{notebook.name}: the cell of {name} drew nothing: {running}")
     node.metadata["how_sure"] = key
-    nbformat.write(node, failed)
-    os.replace(failed, executed)
+    nbformat.write(node, running)
+    os.replace(running, executed)
 
 
-async def execute_side_by_side(
-    root: Path, notebooks: list[Path], copies: Path, parameters: dict[str, Any]
+def execute_side_by_side(
+    paths: list[Path], kernels: int, run: Callable[[Path], None]
 ) -> None:
-    """Run chapters; the first that fails stops the others."""
-    subprocess.run([sys.executable, "-c", PREPARE], cwd=root, check=True)
-    cores = cpu_count()
-    room = psutil.virtual_memory().available // MEMORY
-
-    async def run(path: Path, places: asyncio.Semaphore, threads: int) -> None:
-        async with places:
-            print(f"  {path.stem:<32} running ...", flush=True)
-            start = time.monotonic()
-            await execute(root, path, copies / path.name, parameters, threads)
-            seconds = time.monotonic() - start
-            print(f"  {path.stem:<32} done in {seconds:.0f} s", flush=True)
-
-    alone = [path for path in notebooks if "perf_counter" in path.read_text("utf-8")]
-    first = [path for at in LONGEST for path in notebooks if path.stem.startswith(at)]
-    together = [path for path in dict.fromkeys(first + notebooks) if path not in alone]
-    for paths, most in ((together, min(cores, room, len(together))), (alone, 1)):
-        kernels = max(1, most)
-        places = asyncio.Semaphore(kernels)
+    """Run chapters; the first that fails, or an interrupt, stops the others."""
+    kernels = max(1, min(kernels, len(paths)))
+    os.environ["OMP_NUM_THREADS"] = str(cpu_count() // kernels)
+    with ThreadPoolExecutor(kernels) as pool:
+        futures = [pool.submit(run, path) for path in paths]
         try:
-            async with asyncio.TaskGroup() as group:
-                for path in paths:
-                    group.create_task(run(path, places, cores // kernels))
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):
+                for child in psutil.Process().children(recursive=True):
+                    with suppress(psutil.Error):
+                        child.kill()
+                time.sleep(0.1)
+            raise
 
 
 def execute_all(root: Path, only: list[str], parameters: dict[str, Any]) -> list[Path]:
@@ -322,7 +304,21 @@ def execute_all(root: Path, only: list[str], parameters: dict[str, Any]) -> list
         else:
             todo.append(path)
     if todo:
-        asyncio.run(execute_side_by_side(root, todo, copies, parameters))
+        subprocess.run([sys.executable, "-c", PREPARE], cwd=root, check=True)
+
+    def run(path: Path) -> None:
+        print(f"  {path.stem:<32} running ...", flush=True)
+        start = time.monotonic()
+        execute(root, path, copies / path.name, parameters)
+        seconds = time.monotonic() - start
+        print(f"  {path.stem:<32} done in {seconds:.0f} s", flush=True)
+
+    alone = [path for path in todo if "perf_counter" in path.read_text("utf-8")]
+    first = [path for at in LONGEST for path in todo if path.stem.startswith(at)]
+    others = [path for path in dict.fromkeys(first + todo) if path not in alone]
+    room = psutil.virtual_memory().available // MEMORY
+    execute_side_by_side(others, min(cpu_count(), room), run)
+    execute_side_by_side(alone, 1, run)
     return ready
 
 

@@ -9,7 +9,6 @@ notebook's own outputs is written: no narrative is among them.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import subprocess
 import sys
@@ -63,8 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"Asking about {options.n} cases of {cases} ...", flush=True)
     try:
         subprocess.run([sys.executable, "-c", PREPARE], cwd=root, check=True)
-        parameters = {"neiss": neiss, "n_live": options.n, "model": options.model}
-        asyncio.run(execute(root, root / "notebooks" / CHAPTER, executed, parameters))
+        execute(
+            root,
+            root / "notebooks" / CHAPTER,
+            executed,
+            {"neiss": neiss, "n_live": options.n, "model": options.model},
+        )
     except (BuildError, subprocess.CalledProcessError) as error:
         print(f"\nThe chapter was not run: {error}", file=sys.stderr)
         return 1
