@@ -171,6 +171,7 @@ def test_decision_counts_its_rows(mine: Path) -> None:
         "labelled": 200,
         "unlabelled": 30,
         "copies": 0,
+        "set_apart": 0,
         "shown": 0,
         "chosen_on": 100,
         "certified_on": 100,
@@ -328,7 +329,8 @@ def test_decide_writes_rows_page_and_policy(
     assert "Accept from" in out
     rows = pd.read_csv(mine.with_name("mine.decisions.csv"), keep_default_na=False)
     assert rows.columns.tolist() == [
-        *("id", "text", "label", "prediction", "confidence", "action", "reason")
+        *("id", "text", "label", "prediction", "confidence", "action", "reason"),
+        "proposed",
     ]
     pd.testing.assert_frame_equal(
         rows[["id", "text", "label"]], pd.read_csv(mine, keep_default_na=False)
@@ -339,7 +341,9 @@ def test_decide_writes_rows_page_and_policy(
     assert "<html" in mine.with_name("mine.decisions.html").read_text()
     kept = OwnPolicy.load(mine.with_name("mine.policy.json"))
     table = read_table(mine, text="text", label="label")
-    assert kept.apply(table)["action"][200:].tolist() == rows["action"][200:].tolist()
+    again, warned = kept.apply(table)
+    assert again["action"][200:].tolist() == rows["action"][200:].tolist()
+    assert warned == []
 
 
 def test_nothing_is_certified_of_noise(
@@ -422,7 +426,7 @@ def test_apply_warns_of_texts_unlike_those_certified(
     new = mine.with_name("new.csv")
     for texts, warned in (
         (texts_of(60, seed=5, noise=0.02)["text"], False),
-        (["?"] * 60, True),
+        ([f"?{at}" for at in range(60)], True),
     ):
         pd.DataFrame({"text": texts}).to_csv(new, index=False)
         code, out, err = run(capsys, "apply", policy, new)

@@ -81,7 +81,9 @@ class OwnPolicy:
             scored = calibrated(self.candidate, calibrator, table.texts[rows])[0]
             source = self.candidate.source()
         decided = act(self.policy, scored, table.texts, self.likeness, source=source)
-        warned = self.likeness.warnings(decided)
+        # What the candidate learned from is not to be compared.
+        is_old = pd.Index(_hashes(table, decided.index)).isin(self.known)
+        warned = self.likeness.warnings(decided[~is_old])
         decided = decided[["prediction", "confidence", "action", "reason"]]
         decided = decided.reindex(table.rows.index)
         left = {"action": self.policy.buckets.names[0], "reason": "there is no text"}
