@@ -109,16 +109,15 @@ def _cost(
     groups: np.ndarray | None,
     seed: int,
 ) -> Interval:
+    n, wrong = int(accepted.sum()), int((accepted & ~right).sum())
+    if not n:
+        return Interval(*[_ROWS * costs.reviewed] * 3)
     each = np.where(accepted, np.where(right, costs.right, costs.error), costs.reviewed)
-    most, n = max(costs.error, costs.reviewed), int(accepted.sum())
     value, low, high = bootstrap_interval(
-        each / most, right, "confidence", groups=groups, rng=seed
+        each / costs.error, right, "confidence", groups=groups, rng=seed
     )
-    value, low, high = most * value, most * low, most * high
-    if n:
-        # If no row accepted is wrong, none is in a resample, and yet one may come.
-        wrong = int((accepted & ~right).sum())
-        limits = np.array(proportion_confint(wrong, n, method="beta"))
-        ends = value + costs.error * (limits - wrong / n) * n / len(each)
-        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
-    return Interval(_ROWS * value, _ROWS * low, _ROWS * high)
+    # If no row accepted is wrong, none is in a resample, and yet one may come.
+    limits = np.array(proportion_confint(wrong, n, method="beta"))
+    least, most = value + (limits - wrong / n) * n / len(each)
+    unit = _ROWS * costs.error
+    return Interval(unit * value, unit * min(low, least), unit * max(high, most))
