@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,11 +15,10 @@ from .. import __version__
 from ..calibration import ProbabilityCalibrator, cross_fitted
 from ..checks import check_between, check_choice, check_count, plain_text
 from ..decisions import (
-    CertifiedThreshold,
+    Costs,
     Policy,
     choose_threshold,
     review_queue,
-    verify_accepted,
     zero_failure_sample_size,
 )
 from ..logistic import grouped_folds
@@ -30,7 +29,8 @@ from ..metrics import (
     paired_difference,
     risk_coverage_curve,
 )
-from ..metrics.bins import at_least
+from .applying import act, calibrated
+from .by_label import label_bounds
 from .candidates import (
     ANSWER,
     LONGEST,
@@ -45,7 +45,9 @@ from .candidates import (
     held_out_proba,
 )
 from .decision import Decision
-from .table import OwnTable
+from .likeness import Likeness
+from .prices import PolicyCost
+from .table import OURS, PROPOSED, OwnTable
 
 _FOLDS = 5
 _TO_LABEL = 10
@@ -60,6 +62,7 @@ class Plan:
 
     ``shown`` are rows that stand in a prompt as examples, ``chosen_on`` those by which
     a candidate is calibrated and chosen, ``certified_on`` those that have no say in it.
+    ``set_apart``, not drawn at random, are only learned from.
     """
 
     table: OwnTable
@@ -70,6 +73,8 @@ class Plan:
     chosen_on: pd.Index
     certified_on: pd.Index
     candidates: Sequence[Candidate]
+    set_apart: pd.Index
+    costs: Costs | None = None
 
     def seconds(self) -> pd.DataFrame:
         """Reading times, measured on a few texts: to compare, and more if chosen."""
@@ -94,6 +99,7 @@ def plan(
     seed: int = 0,
     model: Any = None,
     candidates: Sequence[str] = NAMES,
+    costs: Costs | None = None,
 ) -> Plan:
     """Divide the labelled rows at random, groups on one side, and say what to try.
 
@@ -110,6 +116,8 @@ def plan(
         A model, or a name for :meth:`helpers.models.LanguageModel.load`.
     candidates : sequence of str, optional
         Some of "counting words", "the model's answer" and "linear probe". Default: all.
+    costs : Costs, optional
+        Prices of an error and of a look, to tell what the policy costs.
 
     Examples
     --------
@@ -127,19 +135,25 @@ def plan(
         check_choice("candidates", name, NAMES)
     if not len(candidates):
         raise ValueError("candidates must name at least one.")
-    table.check_free()
+    table.check_free((*OURS, PROPOSED))
     table.check_labels()
-    groups = table.groups[table.labelled]
+    apart = table.set_apart
+    groups = table.groups[table.labelled.difference(apart)]
     order = np.random.default_rng(seed).permutation(groups.unique())
     is_first = groups.isin(order[: len(order) // 2])
     first, second = groups.index[is_first], groups.index[~is_first]
-    labels = table.labels[first]
+    labels, known = table.labels[first], table.labels[first.union(apart)]
     if labels.nunique() < 2:
         raise ValueError(
             f"The {len(first)} rows to learn from, drawn at random, have one label, "
             f"{labels.iloc[0]!r}: label more rows of others."
         )
     notes = list(table.notes)
+    if len(apart):
+        notes.append(
+            f"{len(apart)} labelled rows were not drawn at random, or belong with such "
+            "rows: they are learned from, and nothing is chosen or certified by them."
+        )
     needed, n_second = zero_failure_sample_size(risk, delta), groups[second].nunique()
     if n_second < needed:
         notes.append(
@@ -163,7 +177,7 @@ def plan(
     made = []
     for name in candidates:
         try:
-            made.append(_made(name, labels.unique().tolist(), examples, model))
+            made.append(_made(name, known.unique().tolist(), examples, model))
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
     return Plan(
@@ -175,6 +189,8 @@ def plan(
         first.difference(shown),
         second,
         made,
+        apart,
+        costs,
     )
 
 
@@ -292,7 +308,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     (30, 0)
     """
     table, first = plan.table, plan.chosen_on
-    learned = first.union(plan.shown)
+    learned = first.union(plan.shown).union(plan.set_apart)
     choice = choose(
         plan.candidates,
         table.texts[first].tolist(),
@@ -314,6 +330,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
             "prediction": raw["prediction"],
             "confidence": np.asarray(shares.max(axis=1)),
             **dict(zip(raw.filter(like="p_"), np.asarray(shares).T, strict=False)),
+            **raw.filter(items=["off_label"]),
         }
     )
     coming = None
@@ -329,20 +346,9 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         delta=plan.delta,
         seed=plan.seed,
         choice=choice,
+        learned=table.texts[learned],
+        costs=plan.costs,
     )
-
-
-def calibrated(
-    candidate: Candidate, calibrator: ProbabilityCalibrator, texts: pd.Series
-) -> tuple[pd.DataFrame, Any]:
-    """A candidate's table with calibrated predictions, and calibrated probabilities."""
-    table = candidate.score_table(texts)
-    columns = [f"p_{name}" for name in candidate.labels]
-    ids = [plain_text(text) for text in texts]
-    shares = calibrator.predict(table[columns], ids=ids)
-    best = np.asarray(shares).argmax(axis=1)
-    table["prediction"] = np.array(candidate.labels, dtype=object)[best]
-    return table, shares
 
 
 def certify(
@@ -355,6 +361,8 @@ def certify(
     delta: float,
     seed: int = 0,
     choice: Choice | None = None,
+    learned: Iterable[str] = (),
+    costs: Costs | None = None,
 ) -> Decision:
     """A decision from confidences in predictions with known truth.
 
@@ -368,8 +376,10 @@ def certify(
         The same confidences, which may know that no calibrator was fitted on them.
     coming : pandas.DataFrame, optional
         Rows without a truth, as a policy takes them.
-    risk, delta, seed, choice
+    risk, delta, seed, choice, costs
         As for :class:`Decision`.
+    learned : iterable of str, optional
+        Texts that the candidate learned from.
     """
     right = (judged["truth"] == judged["prediction"]).to_numpy()
     groups = table.groups[judged.index].to_numpy()
@@ -382,20 +392,25 @@ def certify(
     policy = Policy.from_certified(
         certificate, calibrator=calibrator, source=source, name=table.name
     )
+    notes, likeness = list(table.notes), Likeness.of(judged, groups, learned)
     to_come, to_label = None, judged.iloc[:0]
     if coming is not None:
-        decided = policy.apply(coming, source=source)
-        to_come = pd.DataFrame(
-            {
-                "text": table.texts[decided.index],
-                "prediction": decided["prediction"],
-                "confidence": decided["decided_on"],
-                "action": decided["action"],
-                "reason": decided["reason"],
-            }
-        )
+        to_come = act(policy, coming, table.texts, likeness, source=source)
+        notes += likeness.warnings(to_come)
         first_of_copies = ~table.groups[to_come.index].duplicated()
         to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
+    cost = None
+    if costs is not None:
+        cost = PolicyCost.of(
+            costs,
+            confidence,
+            right,
+            certificate,
+            is_calibrated=choice is not None,
+            groups=groups,
+            seed=seed,
+        )
+    apart = len(table.set_apart)
     labelled = table.labels[table.labelled]
     if choice is not None:
         candidates, chosen = choice.candidates, choice.candidate.name
@@ -415,7 +430,8 @@ def certify(
             "labelled": len(labelled),
             "unlabelled": 0 if coming is None else len(coming),
             "copies": int(table.groups[labelled.index].duplicated().sum()),
-            "shown": len(labelled) - len(judged) - choice.n if choice else 0,
+            "set_apart": apart,
+            "shown": len(labelled) - apart - len(judged) - choice.n if choice else 0,
             "chosen_on": choice.n if choice else 0,
             "certified_on": len(np.unique(groups)),
         },
@@ -425,13 +441,17 @@ def certify(
         judged=judged,
         report=report,
         certificate=certificate,
-        by_label=_by_label(judged, certificate, groups, seed),
+        by_label=label_bounds(
+            judged, certificate.threshold, delta=delta, groups=groups, seed=seed
+        ),
         to_come=to_come,
         to_label=to_label[["text", "prediction", "confidence"]],
         versions=_versions(table, source),
         policy=None if certificate.threshold is None else policy,
-        notes=table.notes,
+        notes=tuple(notes),
         candidate=choice.candidate if choice else None,
+        likeness=likeness,
+        cost=cost,
     )
 
 
@@ -443,37 +463,6 @@ def _coverage(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
     """The largest share of rows, the surest first, with so few errors among them."""
     curve = risk_coverage_curve(confidence, right)
     return max([0.0, *curve.loc[curve["risk"] <= risk, "coverage"]])
-
-
-def _by_label(
-    judged: pd.DataFrame, certificate: CertifiedThreshold, groups: np.ndarray, seed: int
-) -> pd.DataFrame:
-    """Errors among accepted rows of each predicted label, with bounds."""
-    threshold = np.inf if certificate.threshold is None else certificate.threshold
-    accepted = at_least(judged["confidence"].to_numpy(), threshold)
-    right = (judged["truth"] == judged["prediction"]).to_numpy()
-    predicted = judged["prediction"].to_numpy()
-    kinds = pd.unique(predicted)
-    # They hold together, and whichever of the tested thresholds was chosen.
-    level = certificate.delta / (len(kinds) * max(len(certificate.tested), 1))
-    rows = {}
-    for kind in kinds:
-        own = predicted == kind
-        found = verify_accepted(
-            accepted[own],
-            right[own],
-            certificate.max_risk,
-            level,
-            groups=groups[own],
-            rng=seed,
-        )
-        rows[kind] = {
-            "n": found.n_labels,
-            "accepted": found.n_accepted,
-            "errors": found.n_errors,
-            "upper": found.high if found.n_accepted else np.nan,
-        }
-    return pd.DataFrame(rows).T.astype({"n": int, "accepted": int, "errors": int})
 
 
 def _versions(table: OwnTable, source: Any) -> dict[str, str]:
