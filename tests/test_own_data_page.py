@@ -125,6 +125,7 @@ def made(
             "unlabelled": new,
             "copies": 12,
             "chosen_on": n // 2,
+            "compared_on": n // 2,
             "certified_on": n - n // 2,
         },
         candidates=candidates,

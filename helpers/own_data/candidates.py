@@ -8,7 +8,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from itertools import chain, zip_longest
-from typing import Any, ClassVar, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,11 @@ from ..calibration.files import Floats, Stored, packed
 from ..checks import plain_text
 from ..logistic import Folds, chosen_strength, grouped_folds, regression
 
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+
 WORDS, ANSWER, PROBE = "counting words", "the model's answer", "linear probe"
+TUNED, HOSTED = "fine-tuned model", "hosted model"
 NAMES = (WORDS, ANSWER, PROBE)
 
 _STRENGTHS = np.logspace(-0.5, 2.5, 7)  # inverse penalties of word weights
@@ -34,17 +39,44 @@ class Candidate:
 
     name: ClassVar[str]
     labels: list[str]
+    notes: tuple[str, ...] = ()  # what the page is to say of it
 
-    @property
-    def learns(self) -> bool:
-        """Whether ``fit`` learns from the texts that it gets."""
-        return True
-
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
         raise NotImplementedError
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities of the labels; NaN for a text of which nothing is known."""
         raise NotImplementedError
+
+    def held_out_proba(
+        self,
+        texts: Sequence[str],
+        truth: np.ndarray,
+        labels: Sequence[str],
+        groups: np.ndarray,
+        folds: Folds,
+    ) -> np.ndarray:
+        """Probabilities of these labels, of fits on other folds; NaN for no such fit.
+
+        ``fit`` with all these texts follows for the candidate that is chosen.
+        """
+        found = np.empty((len(texts), len(labels)))
+        for fit, judge in folds:
+            known = np.unique(truth[fit])
+            shares = np.ones((len(judge), 1))
+            if len(known) > 1:
+                own = [texts[at] for at in fit]
+                self.fit(own, truth[fit].tolist(), groups[fit].tolist())
+                shares = self.predict_proba([texts[at] for at in judge])
+            # A label that a fold has not seen gets Laplace's share.
+            found[judge] = 1 / (len(fit) + len(labels))
+            found[np.ix_(judge, np.searchsorted(labels, known))] = shares
+        return found / found.sum(axis=1, keepdims=True)
 
     def source(self) -> dict[str, str]:
         """What the probabilities come from, for a policy to compare."""
@@ -54,9 +86,23 @@ class Candidate:
         """All that predictions need, as a JSON-serialisable dict."""
         raise NotImplementedError
 
+    def write_beside(self, policy: Path) -> None:
+        """Write what else they need beside the file of the policy."""
+
+    def read_beside(self, policy: Path) -> None:
+        """Read what ``write_beside`` wrote."""
+
     def seconds_a_text(self, texts: Sequence[str]) -> float:
-        """Time to read one text, measured on a few of these."""
+        """Time to read one text, measured on a few of these; NaN if not known."""
         return 0.0
+
+    def seconds_to_learn(self, texts: Sequence[str]) -> float:
+        """Time that it takes to learn from these, beside reading them."""
+        return 0.0
+
+    def cost(self, n_compared: int, n_rest: int, texts: Sequence[str]) -> str:
+        """What it costs beside time, in a sentence; "" for nothing."""
+        return ""
 
     def score_table(self, texts: pd.Series) -> pd.DataFrame:
         """``p_<label>``, ``prediction`` and ``confidence``, not yet calibrated."""
@@ -66,6 +112,7 @@ class Candidate:
         )
         table["prediction"] = np.array(self.labels, dtype=object)[found.argmax(axis=1)]
         table["confidence"] = found.max(axis=1)
+        table.loc[table["confidence"].isna(), "prediction"] = None
         table.attrs["source"] = self.source()
         return table
 
@@ -75,11 +122,18 @@ class WordCounts(Candidate):
 
     name = WORDS
 
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
         self._words = _vectorizer()
         counts, labels = self._words.fit_transform(texts), np.array(truth, dtype=str)
         codes = np.unique(labels, return_inverse=True)[1]
-        folds = grouped_folds(codes, [plain_text(text) for text in texts], 3)
+        copies = [plain_text(text) for text in texts]
+        together: Sequence[Any] = copies if groups is None else groups
+        folds = grouped_folds(codes, together, 3)
         strength = chosen_strength(counts, codes, folds, _STRENGTHS)
         self._model = regression(strength).fit(counts, labels)
         self.labels = self._model.classes_.tolist()
@@ -119,7 +173,35 @@ class WordCounts(Candidate):
         return made
 
 
-class ModelAnswer(Candidate):
+class Prompted(Candidate):
+    """A classifier that is asked, and learns nothing from the rows that judge it."""
+
+    classifier: Any
+
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
+        return self
+
+    def held_out_proba(
+        self,
+        texts: Sequence[str],
+        truth: np.ndarray,
+        labels: Sequence[str],
+        groups: np.ndarray,
+        folds: Folds,
+    ) -> np.ndarray:
+        return self.predict_proba(texts)
+
+    def source(self) -> dict[str, str]:
+        found: dict[str, str] = self.classifier.source()
+        return found
+
+
+class ModelAnswer(Prompted):
     """What a language model answers to a prompt with a few examples."""
 
     name = ANSWER
@@ -139,24 +221,14 @@ class ModelAnswer(Candidate):
             model, self.labels, too_long="cut", **self.settings
         ).fit()
 
-    @property
-    def learns(self) -> bool:
-        return False
-
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
-        return self
-
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        return _quietly(self.classifier.predict_proba, _begun(texts))
-
-    def source(self) -> dict[str, str]:
-        return self.classifier.source()
+        return np.asarray(quietly(self.classifier.predict_proba, begun(texts)))
 
     def seconds_a_text(self, texts: Sequence[str]) -> float:
         from sklearn.base import clone
 
         timed = clone(self.classifier).set_params(cache=False).fit()
-        return _seconds(timed.predict_proba, _begun(texts))
+        return _seconds(timed.predict_proba, begun(texts))
 
     def to_dict(self) -> dict[str, Any]:
         model = self.classifier.inputs([])[0]
@@ -170,16 +242,8 @@ class ModelAnswer(Candidate):
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        from ..models import LanguageModel
-
         found = _StoredAnswer.read(stored)
-        model = LanguageModel.load(found.model)
-        if model.fingerprint != found.fingerprint:
-            raise ValueError(
-                f"The policy is for the model {found.model} "
-                f"{found.fingerprint[:12]}; the one of that name is now "
-                f"{model.fingerprint[:12]}."
-            )
+        model = same_model(found.model, found.fingerprint)
         return cls(found.labels, model=model, **found.settings)
 
 
@@ -193,13 +257,18 @@ class LinearProbe(Candidate):
 
         self.probe = LinearProbeClassifier(model, too_long="cut")
 
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
-        _quietly(self.probe.fit, _begun(texts), truth)
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
+        quietly(self.probe.fit, begun(texts), truth, groups)
         self.labels = self.probe.classes_.tolist()
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        return np.asarray(self.probe.predict_proba(_begun(texts)))
+        return np.asarray(self.probe.predict_proba(begun(texts)))
 
     def source(self) -> dict[str, str]:
         return self.probe.source()
@@ -208,7 +277,7 @@ class LinearProbe(Candidate):
         from sklearn.base import clone
 
         timed = clone(self.probe).set_params(cache=False)
-        return _seconds(timed.features, _begun(texts))
+        return _seconds(timed.features, begun(texts))
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": PROBE, "probe": self.probe.to_dict()}
@@ -219,16 +288,6 @@ class LinearProbe(Candidate):
         made.probe = made.probe.from_dict(_StoredProbe.read(stored).probe)
         made.labels = made.probe.classes_.tolist()
         return made
-
-
-def from_dict(stored: Any) -> Candidate:
-    """The candidate that ``to_dict`` described."""
-    kinds: dict[Any, Any] = {WORDS: WordCounts, ANSWER: ModelAnswer, PROBE: LinearProbe}
-    kind = stored.get("kind") if isinstance(stored, dict) else None
-    if kind not in kinds:
-        raise ValueError(f"kind must be one of {[*kinds]}, not {kind!r}.")
-    found: Candidate = kinds[kind].from_dict(stored)
-    return found
 
 
 def draw_examples(
@@ -251,27 +310,17 @@ def draw_examples(
     return chosen
 
 
-def held_out_proba(
-    candidate: Candidate,
-    texts: Sequence[str],
-    truth: np.ndarray,
-    labels: Sequence[str],
-    folds: Folds,
-) -> np.ndarray:
-    """Probabilities of these labels for each text, by fits on the other folds."""
-    if not candidate.learns:
-        return candidate.predict_proba(texts)
-    found = np.empty((len(texts), len(labels)))
-    for fit, judge in folds:
-        known = np.unique(truth[fit])
-        shares = np.ones((len(judge), 1))
-        if len(known) > 1:
-            candidate.fit([texts[at] for at in fit], truth[fit].tolist())
-            shares = candidate.predict_proba([texts[at] for at in judge])
-        # A label that a fold has not seen gets Laplace's share.
-        found[judge] = 1 / (len(fit) + len(labels))
-        found[np.ix_(judge, np.searchsorted(labels, known))] = shares
-    return found / found.sum(axis=1, keepdims=True)
+def same_model(name: str, fingerprint: str) -> LanguageModel:
+    """The model of this name, if it is still the same."""
+    from ..models import LanguageModel
+
+    model = LanguageModel.load(name)
+    if model.fingerprint != fingerprint:
+        raise ValueError(
+            f"The policy is for the model {name} {fingerprint[:12]}; the one of that "
+            f"name is now {model.fingerprint[:12]}."
+        )
+    return model
 
 
 def _vectorizer(words: list[str] | None = None) -> TfidfVectorizer:
@@ -280,7 +329,7 @@ def _vectorizer(words: list[str] | None = None) -> TfidfVectorizer:
     )
 
 
-def _quietly(function: Any, *given: Any) -> Any:
+def quietly(function: Any, *given: Any) -> Any:
     from ..prompted import OffLabelWarning
 
     with warnings.catch_warnings():
@@ -290,17 +339,17 @@ def _quietly(function: Any, *given: Any) -> Any:
         return function(*given)
 
 
-def _begun(texts: Sequence[str]) -> list[str]:
+def begun(texts: Sequence[str]) -> list[str]:
     return [text.strip()[:LONGEST] for text in texts]
 
 
 def _seconds(read: Any, texts: Sequence[str]) -> float:
     some = list(texts[:_TIMED])
-    _quietly(read, some[:1])  # what is prepared once
+    quietly(read, some[:1])  # what is prepared once
     times = []
     for part in (some[:1], some):
         start = time.perf_counter()
-        _quietly(read, part)
+        quietly(read, part)
         times.append(time.perf_counter() - start)
     return max(times[1] - times[0], 0.0) / max(len(some) - 1, 1)
 

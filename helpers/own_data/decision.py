@@ -30,7 +30,8 @@ class Decision:
         Number of labelled rows of each label.
     counts : dict of str to int
         ``rows``, ``labelled``, ``unlabelled``, ``copies`` (labelled rows that repeat
-        another one's text or group), ``shown`` (in a prompt), ``chosen_on``, and
+        another one's text or group), ``shown`` (in a prompt), ``chosen_on``,
+        ``compared_on`` (those of them that judged all candidates), and
         ``certified_on`` (of copies and groups, one counts).
     candidates : pandas.DataFrame
         One row a candidate: ``accuracy``, ``brier``, ``auroc`` and ``coverage`` (share

@@ -15,9 +15,10 @@ from ..calibration.files import Stored
 from ..checks import plain_text
 from ..decisions import AccuracyMonitor, Policy, detection_delay, score_drift
 from ..files import read_json, write_json
-from .candidates import Candidate, from_dict
+from .candidates import Candidate
 from .deciding import calibrated
 from .decision import Decision
+from .on_request import from_dict
 from .table import OwnTable, without_missing
 
 _DRIFTED = 0.01
@@ -158,12 +159,17 @@ class OwnPolicy:
             "confidences": [round(one, 6) for one in self.confidences],
             "known": sorted(self.known),
         }
+        if self.candidate is not None:
+            self.candidate.write_beside(Path(path))
         write_json(stored, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The policy that :meth:`save` wrote; a ValueError refuses another model."""
-        return read_json(path, cls._of_stored)
+        found = read_json(path, cls._of_stored)
+        if found.candidate is not None:
+            found.candidate.read_beside(Path(path))
+        return found
 
     @classmethod
     def _of_stored(cls, stored: Any) -> Self:
