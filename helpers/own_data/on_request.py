@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,6 @@ from .candidates import (
     Prompted,
     WordCounts,
     begun,
-    quietly,
     same_model,
 )
 
@@ -77,7 +77,7 @@ class TunedModel(ModelAnswer):
             [own[at] for at in train],
             truth[train],
             validation=([own[at] for at in choose], truth[choose]),
-            settings=_settings(),
+            settings=self._settings(),
         )
         self._take(found)
         self.notes = (
@@ -111,7 +111,7 @@ class TunedModel(ModelAnswer):
                 some[held_out:],
                 truth[held_out:],
                 validation=(some[:held_out], truth[:held_out]),
-                settings=_settings(),
+                settings=self._settings(),
                 folder=folder,
             )
         n = len(texts) * (_SHARES["train"] + _SHARES["calibration"])
@@ -146,6 +146,13 @@ class TunedModel(ModelAnswer):
     def _take(self, found: FineTuned) -> None:
         self.tuned, self.classifier = found, found.classifier
 
+    def _settings(self) -> TrainingSettings:
+        from ..finetune import Lora, TrainingSettings
+
+        config = self.untuned.inputs([])[0].network.config.get_text_config()
+        lora = Lora(layers=max(1, config.num_hidden_layers // 5))
+        return TrainingSettings(lora, epochs=6, learning_rate=2e-3, token_budget=256)
+
     def _fingerprints(self) -> tuple[tuple[str, str], str]:
         base = self.untuned.inputs([])[0]
         return (base.name, base.fingerprint), self.tuned.model.fingerprint
@@ -167,6 +174,7 @@ class HostedAnswer(Prompted):
         self.classifier = clone(asked).set_params(labels=self.labels, examples=pairs)
         self.classifier.fit()
         self._asked: dict[str, None] = {}
+        self._answered_by = str(asked.model)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         own = begun(texts)
@@ -175,20 +183,27 @@ class HostedAnswer(Prompted):
             text: at for at, text in enumerate({**self._asked, **dict.fromkeys(own)})
         }
         self._asked = dict.fromkeys(places)
-        table = quietly(self.classifier.score_table, [*places])
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            table = self.classifier.score_table([*places])  # what it warns of is told
         models = table["model"].dropna().unique()
         if len(models) > 1:
             raise ValueError(
-                f"{' and '.join(sorted(models))} answered: what is certified must be "
-                "one model. Name the version that is to answer."
+                f"{' and '.join(sorted(models))} answered; only one model can be "
+                "certified. Name the version that is to answer."
             )
-        if lost := int(table["problem"].notna().sum()):
-            self.notes = (
-                f"{HOSTED}: {lost} of {len(table)} texts have no answer that can be "
-                "read, are not judged by, and are left to a person.",
-            )
+        if len(models):
+            self._answered_by = str(models[0])
         shares = table[[f"p_{label}" for label in self.labels]].to_numpy(float)
+        self.notes = (f"{HOSTED}: {self._answered_by} answered.",)
+        if lost := int(np.isnan(shares).any(axis=1).sum()):
+            self.notes += (
+                f"{HOSTED}: {lost} of {len(table)} texts have no answer that can be "
+                "read; they judge nothing, and such texts are left to a person.",
+            )
         return shares[[places[text] for text in own]]
+
+    def source(self) -> dict[str, str]:
+        return {**super().source(), "answered_by": self._answered_by}
 
     def seconds_a_text(self, texts: Sequence[str]) -> float:
         return float("nan")  # to find out would cost money
@@ -261,14 +276,6 @@ _KINDS = {one.name: one for one in _ALL}
 def _folder(policy: Path) -> Path:
     """Where the adapter of a policy lies."""
     return policy.with_name(f"{policy.name.removesuffix('.json')}.adapter")
-
-
-def _settings() -> TrainingSettings:
-    from ..finetune import Lora, TrainingSettings
-
-    return TrainingSettings(
-        Lora(layers=6), epochs=6, learning_rate=2e-3, token_budget=256
-    )
 
 
 class _StoredTuned(Stored):
