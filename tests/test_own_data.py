@@ -288,7 +288,7 @@ def test_what_a_model_reads_is_applied_alike_and_not_by_another_model(
     code, out, err = run(capsys, "decide", small, "--use", way, "--risk", 0.3, "--json")
     assert code == 0, err
     assert json.loads(out)["chosen"] == {"answer": ANSWER, "probe": PROBE}[way]
-    assert "to read what it is chosen on" in err
+    assert "for what it is chosen on" in err
     policy = small.with_name("small.policy.json")
     rows = pd.read_csv(small.with_name("small.decisions.csv"), keep_default_na=False)
     new = small.with_name("new.csv")

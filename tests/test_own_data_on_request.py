@@ -11,12 +11,15 @@ import pandas as pd
 import pytest
 from hosted_model import ModelServer
 from pytest_httpserver import HTTPServer
+from safetensors.torch import load_file, save_file
 
 from helpers.hosted import HostedClassifier, RequestSettings
+from helpers.logistic import grouped_folds
+from helpers.models import LanguageModel
 from helpers.own_data import deciding
-from helpers.own_data.candidates import HOSTED, WORDS
+from helpers.own_data.candidates import HOSTED, TUNED, WORDS
 from helpers.own_data.cli import main
-from helpers.own_data.on_request import HostedAnswer, from_dict
+from helpers.own_data.on_request import HostedAnswer, TunedModel, from_dict
 from helpers.own_data.table import OwnTable
 
 FRUIT = ("apple", "pear")
@@ -213,3 +216,87 @@ def test_senseless_requests_are_named(
     code, out, err = run(capsys, "decide", mine, "--use", "words", *arguments)
     assert code == 2 and said in err and not out
     assert [path.name for path in mine.parent.iterdir()] == ["mine.csv"]
+
+
+# Fine-tuned ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network(tiny_gpt2: LanguageModel, tmp_path: Path) -> Path:
+    """A folder with a tiny network that has learned nothing."""
+    folder = tmp_path / "network"
+    tiny_gpt2.network.save_pretrained(folder)
+    tiny_gpt2.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def yes_or_no(tmp_path: Path) -> Path:
+    """200 labelled texts and 10 others, in pieces of words that counting cannot see."""
+    kinds = np.random.default_rng(0).choice(["yes", "no"], 210)
+    texts = [f"{kind}{at}" for at, kind in enumerate(kinds)]
+    labels = np.where(kinds == "yes", "fruit", "tool").astype(object)
+    labels[200:] = ""
+    path = tmp_path / "mine.csv"
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(path, index=False)
+    return path
+
+
+def test_an_adapter_goes_with_its_policy_and_no_other_is_taken(
+    yes_or_no: Path,
+    network: Path,
+    own_scores: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = yes_or_no
+    asked = ("decide", mine, "--use", "words", "--tune", "--model", network, "--json")
+    code, out, err = run(capsys, *asked, "--dry-run")
+    assert code == 0 and json.loads(out)["seconds"][TUNED]["compared"] > 0
+    assert f"{TUNED}: about" in err and not (own_scores / "adapters").exists()
+    code, out, err = run(capsys, *asked)
+    found = json.loads(out)
+    assert code == 0 and found["chosen"] == TUNED
+    assert found["counts"]["chosen_on"] == 100
+    assert found["counts"]["compared_on"] == 35
+    [note] = [note for note in found["notes"] if note.startswith(TUNED)]
+    assert "trained on 50 rows" in note and "by 15 others, and the 35 left" in note
+    rows = pd.read_csv(mine.with_name("mine.decisions.csv"), keep_default_na=False)
+    assert note in mine.with_name("mine.decisions.html").read_text()
+
+    policy, adapter = (
+        mine.with_name("mine.policy.json"),
+        mine.with_name("mine.policy.adapter"),
+    )
+    new = mine.with_name("new.csv")
+    rows[200:][["text"]].to_csv(new, index=False)
+    assert run(capsys, "apply", policy, new)[0] == 0
+    again = pd.read_csv(mine.with_name("new.decisions.csv"))
+    assert again["action"].tolist() == rows["action"][200:].tolist()
+    expected = rows["confidence"][200:].astype(float)
+    np.testing.assert_allclose(again["confidence"], expected, atol=1e-5)
+
+    weights = adapter / "adapter_model.safetensors"
+    kept = load_file(weights)
+    save_file({name: 2 * weight for name, weight in kept.items()}, weights)
+    code, _, err = run(capsys, "apply", policy, new)
+    assert code == 2 and "The policy is for the adapter" in err
+    adapter.rename(adapter.with_name("elsewhere"))
+    code, _, err = run(capsys, "apply", policy, new)
+    assert code == 2 and "folder must hold a finished training" in err
+
+
+def test_an_adapter_is_judged_on_rows_that_it_was_not_trained_on(
+    yes_or_no: Path, tiny_gpt2: LanguageModel
+) -> None:
+    rows = pd.read_csv(yes_or_no)[:60]
+    truth = rows["label"].to_numpy(str)
+    groups = np.arange(60) // 2
+    folds = grouped_folds(truth, groups, 5)
+    made = TunedModel(["fruit", "tool"], tiny_gpt2)
+    texts = rows["text"].tolist()
+    found = made.held_out_proba(texts, truth, made.labels, groups, folds)
+    judged = np.isfinite(found).all(axis=1)
+    assert np.isnan(found[~judged]).all() and 15 < judged.sum() < 27
+    assert set(groups[judged]).isdisjoint(groups[~judged])
+    made.fit(texts, truth, groups)  # it stays as it was calibrated
+    np.testing.assert_array_equal(made.predict_proba(texts)[judged], found[judged])

@@ -127,13 +127,13 @@ def decide(
     seconds = made.seconds()
     for name, (compared, chosen) in seconds.dropna().iterrows():
         _tell(
-            f"  {name}: about {compared:.0f} s to read what it is chosen on, and "
+            f"  {name}: about {compared:.0f} s for what it is chosen on, and "
             f"{chosen:.0f} s for the rest if it is chosen"
         )
     most = seconds["compared"].sum() + seconds["chosen"].max()
     _tell(
-        f"In all about {most:.0f} s of reading or less, and some seconds of fitting; "
-        "what has been read is kept, so that a second run reads nothing twice."
+        f"In all about {most:.0f} s or less, and some seconds of fitting; what has "
+        "been read is kept, so that a second run reads nothing twice."
     )
     for told in (costs := made.costs()):
         _tell(told)
