@@ -32,11 +32,11 @@ from .checks import (
 )
 from .files import read_json, write_json
 from .hidden_states import mean_hidden_states
-from .logistic import chosen_strength, grouped_folds, log_proba, regression
+from .logistic import fitted_weights, grouped_folds, log_proba
 from .models import LanguageModel
 from .prompted import TextClassifier, check_texts
 
-_STRENGTHS = np.logspace(-5, 1, 13)
+STRENGTHS = np.logspace(-5, 1, 13)
 _FOLDS = 5
 
 
@@ -143,18 +143,12 @@ class LinearProbeClassifier(TextClassifier):
             )
         features = self.features(texts)
         scaler = StandardScaler().fit(features)
-        features = scaler.transform(features)
-        # The penalty does not mind which way the axes point, so that no more of them
-        # are needed than there are texts.
-        axes = np.linalg.svd(features, full_matrices=False)[2]
-        features = features @ axes.T
         folds = grouped_folds(codes, together, _FOLDS, self.random_state)
-        strength = chosen_strength(features, codes, folds, _STRENGTHS)
-        found = regression(strength).fit(features, codes)
+        found = fitted_weights(scaler.transform(features), codes, folds, STRENGTHS)
         self.classes_, self.layers_ = classes, self._reading()[1]
-        self.C_, self.fitted_on_ = strength, np.unique(hashes)
+        self.C_, self.coef_, self.intercept_ = found
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
-        self.coef_, self.intercept_ = found.coef_ @ axes, found.intercept_
+        self.fitted_on_ = np.unique(hashes)
         return self
 
     def features(self, X: Iterable[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Three ways to read a text that have one face: words, an answer, hidden states."""
+"""Ways to read a text that have one face: words, an answer, hidden states, both."""
 
 from __future__ import annotations
 
@@ -15,19 +15,29 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import StandardScaler
 
-from ..calibration.files import Floats, Stored, packed
+from ..calibration.files import Floats, Share, Stored, packed
 from ..checks import plain_text
-from ..logistic import Folds, chosen_strength, grouped_folds, regression
+from ..logistic import (
+    Folds,
+    chosen_strength,
+    fitted_weights,
+    grouped_folds,
+    log_proba,
+    regression,
+)
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
 WORDS, ANSWER, PROBE = "counting words", "the model's answer", "linear probe"
+BOTH = "answer and hidden states"
 TUNED, HOSTED = "fine-tuned model", "hosted model"
 NAMES = (WORDS, ANSWER, PROBE)
 
 _STRENGTHS = np.logspace(-0.5, 2.5, 7)  # inverse penalties of word weights
+_BLOCK_STRENGTHS = np.logspace(-2, 4, 7)  # of blocks whose variance is 1
 _EXAMPLES, _MOST_EXAMPLES = 8, 16
 _CHARACTERS = 4000  # of all examples together, so that they fit into a window
 _TIMED = 16
@@ -40,6 +50,7 @@ class Candidate:
     name: ClassVar[str]
     labels: list[str]
     notes: tuple[str, ...] = ()  # what the page is to say of it
+    _a_text: float | None = None
 
     def fit(
         self,
@@ -93,11 +104,16 @@ class Candidate:
         """Read what ``write_beside`` wrote."""
 
     def seconds_a_text(self, texts: Sequence[str]) -> float:
-        """Time to read one text, measured on a few of these; NaN if not known."""
-        return 0.0
+        """Time to read one text, measured once on a few of these; NaN if not known."""
+        if self._a_text is None:
+            self._a_text = self._measured(texts)
+        return self._a_text
 
-    def seconds_to_learn(self, texts: Sequence[str]) -> float:
-        """Time that it takes to learn from these, beside reading them."""
+    def seconds_to_compare(self, texts: Sequence[str]) -> float:
+        """Time to read these and to learn from them, told in advance."""
+        return self.seconds_a_text(texts) * len(texts)
+
+    def _measured(self, texts: Sequence[str]) -> float:
         return 0.0
 
     def cost(self, n_compared: int, n_rest: int, texts: Sequence[str]) -> str:
@@ -224,7 +240,7 @@ class ModelAnswer(Prompted):
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         return np.asarray(quietly(self.classifier.predict_proba, begun(texts)))
 
-    def seconds_a_text(self, texts: Sequence[str]) -> float:
+    def _measured(self, texts: Sequence[str]) -> float:
         from sklearn.base import clone
 
         timed = clone(self.classifier).set_params(cache=False).fit()
@@ -252,10 +268,10 @@ class LinearProbe(Candidate):
 
     name = PROBE
 
-    def __init__(self, model: Any = None) -> None:
+    def __init__(self, model: Any = None, **settings: Any) -> None:
         from ..linear_probe import LinearProbeClassifier
 
-        self.probe = LinearProbeClassifier(model, too_long="cut")
+        self.probe = LinearProbeClassifier(model, too_long="cut", **settings)
 
     def fit(
         self,
@@ -273,7 +289,7 @@ class LinearProbe(Candidate):
     def source(self) -> dict[str, str]:
         return self.probe.source()
 
-    def seconds_a_text(self, texts: Sequence[str]) -> float:
+    def _measured(self, texts: Sequence[str]) -> float:
         from sklearn.base import clone
 
         timed = clone(self.probe).set_params(cache=False)
@@ -288,6 +304,88 @@ class LinearProbe(Candidate):
         made.probe = made.probe.from_dict(_StoredProbe.read(stored).probe)
         made.labels = made.probe.classes_.tolist()
         return made
+
+
+class AnswerAndStates(Candidate):
+    """One linear map of what a model answers and of its hidden states."""
+
+    name = BOTH
+
+    def __init__(self, answer: ModelAnswer, states: LinearProbe) -> None:
+        self.answer, self.states = answer, states
+
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
+        # The answers about examples are given away in the prompt.
+        shown = {plain_text(text) for text, _ in self.answer.settings["examples"]}
+        copies = [plain_text(text) for text in texts]
+        rows = [at for at, copy in enumerate(copies) if copy not in shown]
+        together = np.array(copies if groups is None else groups)[rows]
+        labels, codes = np.unique([truth[at] for at in rows], return_inverse=True)
+        blocks = self._blocks([texts[at] for at in rows])
+        features = np.hstack(blocks)
+        scaler = StandardScaler().fit(features)
+        # Each block weighs the same, however many columns it has.
+        widths = [block.shape[1] for block in blocks]
+        self._mean = scaler.mean_
+        self._scale = scaler.scale_ * np.sqrt(np.repeat(widths, widths))
+        folds = grouped_folds(codes, together, 3)
+        found = fitted_weights(self._scaled(features), codes, folds, _BLOCK_STRENGTHS)
+        self._coef, self._intercept = found[1:]
+        self.labels = labels.tolist()
+        return self
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        features = self._scaled(np.hstack(self._blocks(texts)))
+        return np.exp(log_proba(features, self._coef, self._intercept))
+
+    def source(self) -> dict[str, str]:
+        told = [self.answer.source(), packed(self._coef), packed(self._intercept)]
+        weights = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        return {**self.answer.source(), "weights": weights}
+
+    def seconds_to_compare(self, texts: Sequence[str]) -> float:
+        return 0.0  # the others have read them
+
+    def _measured(self, texts: Sequence[str]) -> float:
+        return sum(one.seconds_a_text(texts) for one in (self.answer, self.states))
+
+    def to_dict(self) -> dict[str, Any]:
+        probe = self.states.probe
+        return {
+            "kind": BOTH,
+            "answer": self.answer.to_dict(),
+            "layers": [float(share) for share in probe.layers],
+            "instruction": probe.instruction,
+            "labels": self.labels,
+            "mean": packed(self._mean),
+            "scale": packed(self._scale),
+            "coef": packed(self._coef),
+            "intercept": packed(self._intercept),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        found = _StoredBoth.read(stored)
+        answer = ModelAnswer.from_dict(found.answer)
+        how = {"layers": found.layers, "instruction": found.instruction}
+        made = cls(answer, LinearProbe(answer.classifier.model, **how))
+        made.labels, made._mean, made._scale = found.labels, found.mean, found.scale
+        made._coef = found.coef.reshape(-1, len(found.mean))
+        made._intercept = found.intercept
+        return made
+
+    def _blocks(self, texts: Sequence[str]) -> list[np.ndarray]:
+        own = begun(texts)
+        said = quietly(self.answer.classifier.raw_log_proba, own)
+        return [self.states.probe.features(own), said]
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        return (features - self._mean) / self._scale
 
 
 def draw_examples(
@@ -369,6 +467,18 @@ class _StoredAnswer(Stored):
     fingerprint: str
     labels: list[str]
     settings: dict[str, Any]
+
+
+class _StoredBoth(Stored):
+    kind: Literal["answer and hidden states"]
+    answer: dict[str, Any]
+    layers: list[Share]
+    instruction: str | None
+    labels: list[str]
+    mean: Floats
+    scale: Floats
+    coef: Floats
+    intercept: Floats
 
 
 class _StoredProbe(Stored):

@@ -62,7 +62,11 @@ def decide(
         ),
     ] = None,
     use: Annotated[
-        str, typer.Option(help="What to try, with commas between.")
+        str,
+        typer.Option(
+            help="What to try, with commas between; answer and probe are also tried "
+            "together."
+        ),
     ] = ",".join(_WAYS),
     tune: Annotated[
         bool, typer.Option("--tune", help="Try a fine-tuned adapter of the model, too.")

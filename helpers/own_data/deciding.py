@@ -28,7 +28,7 @@ from ..metrics.bins import at_least
 from .candidates import HOSTED, LONGEST, NAMES, TUNED, WORDS, Candidate, draw_examples
 from .choosing import MEASURES, Choice, Tell, choose
 from .decision import Decision
-from .on_request import SHOWN, made_candidate
+from .on_request import SHOWN, joined, made_candidate
 from .table import OwnTable
 
 if TYPE_CHECKING:
@@ -63,9 +63,10 @@ class Plan:
         rest = len(self.certified_on) + len(self.table.unlabelled)
         found = {}
         for one in self.candidates:
-            a_text, learning = one.seconds_a_text(some), one.seconds_to_learn(some)
-            compared = learning + a_text * len(texts)
-            found[one.name] = {"compared": compared, "chosen": a_text * rest}
+            found[one.name] = {
+                "compared": one.seconds_to_compare(some),
+                "chosen": one.seconds_a_text(some) * rest,
+            }
         return pd.DataFrame(found).T
 
     def costs(self) -> list[str]:
@@ -101,7 +102,8 @@ def plan(
         A model, or a name for :meth:`helpers.models.LanguageModel.load`.
     candidates : sequence of str, optional
         Some of "counting words", "the model's answer" and "linear probe", which are the
-        default, and "fine-tuned model".
+        default, and "fine-tuned model". Where the second and the third are tried,
+        "answer and hidden states" is, too.
     hosted : HostedClassifier, optional
         A hosted model to try, too; labels and examples are set here.
 
@@ -162,6 +164,7 @@ def plan(
             made.append(made_candidate(name, kinds, examples, model, hosted))
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
+    made += joined(made)
     return Plan(
         replace(table, notes=tuple(notes)),
         float(risk),

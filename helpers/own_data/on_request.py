@@ -25,6 +25,7 @@ from .candidates import (
     PROBE,
     TUNED,
     WORDS,
+    AnswerAndStates,
     Candidate,
     LinearProbe,
     ModelAnswer,
@@ -96,7 +97,7 @@ class TunedModel(ModelAnswer):
         name = f"{base[0]} {base[1][:12]} with adapter {tuned[:12]}"
         return {**super().source(), "model": name}
 
-    def seconds_to_learn(self, texts: Sequence[str]) -> float:
+    def seconds_to_compare(self, texts: Sequence[str]) -> float:
         from ..finetune import finetune
 
         some = list({plain_text(text): text for text in begun(texts)}.values())[:_TIMED]
@@ -115,7 +116,8 @@ class TunedModel(ModelAnswer):
                 folder=folder,
             )
         n = len(texts) * (_SHARES["train"] + _SHARES["calibration"])
-        return (time.perf_counter() - start) * n / len(some)
+        learning = (time.perf_counter() - start) * n / len(some)
+        return learning + (len(texts) - n) * self.seconds_a_text(texts)
 
     def to_dict(self) -> dict[str, Any]:
         (name, fingerprint), tuned = self._fingerprints()
@@ -205,7 +207,7 @@ class HostedAnswer(Prompted):
     def source(self) -> dict[str, str]:
         return {**super().source(), "answered_by": self._answered_by}
 
-    def seconds_a_text(self, texts: Sequence[str]) -> float:
+    def _measured(self, texts: Sequence[str]) -> float:
         return float("nan")  # to find out would cost money
 
     def cost(self, n_compared: int, n_rest: int, texts: Sequence[str]) -> str:
@@ -260,6 +262,13 @@ def made_candidate(
     return ModelAnswer(labels, examples, model)
 
 
+def joined(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """What can be made of these without reading anything else."""
+    answers = [one for one in candidates if type(one) is ModelAnswer]
+    probes = [one for one in candidates if isinstance(one, LinearProbe)]
+    return [AnswerAndStates(*pair) for pair in zip(answers, probes, strict=False)]
+
+
 def from_dict(stored: Any) -> Candidate:
     """The candidate that ``to_dict`` described."""
     kind = stored.get("kind") if isinstance(stored, dict) else None
@@ -269,7 +278,10 @@ def from_dict(stored: Any) -> Candidate:
     return found
 
 
-_ALL: tuple[Any, ...] = (WordCounts, ModelAnswer, LinearProbe, TunedModel, HostedAnswer)
+_ALL: tuple[Any, ...] = (
+    *(WordCounts, ModelAnswer, LinearProbe, AnswerAndStates),
+    *(TunedModel, HostedAnswer),
+)
 _KINDS = {one.name: one for one in _ALL}
 
 
