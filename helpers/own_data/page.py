@@ -240,7 +240,7 @@ def _candidates(decision: Decision) -> list[Row]:
     """The table of candidates, the chosen one first; empty where there were none."""
     if not len(decision.candidates):
         return []
-    n = decision.counts["chosen_on"]
+    n = decision.counts["compared_on"]
     table = decision.candidates.sort_values("brier", kind="stable")
     gaps = decision.differences.reindex(table.index)[["value", "low", "high"]]
     rows = table.reset_index(names="name").to_dict("records")

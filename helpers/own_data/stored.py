@@ -16,9 +16,10 @@ from ..checks import plain_text
 from ..decisions import AccuracyMonitor, Policy, detection_delay
 from ..files import read_json, write_json
 from .applying import act, calibrated
-from .candidates import Candidate, from_dict
+from .candidates import Candidate
 from .decision import Decision
 from .likeness import Likeness
+from .on_request import from_dict
 from .table import OwnTable, without_missing
 
 
@@ -146,12 +147,17 @@ class OwnPolicy:
             "likeness": self.likeness.to_dict(),
             "known": sorted(self.known),
         }
+        if self.candidate is not None:
+            self.candidate.write_beside(Path(path))
         write_json(stored, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The policy that :meth:`save` wrote; a ValueError refuses another model."""
-        return read_json(path, cls._of_stored)
+        found = read_json(path, cls._of_stored)
+        if found.candidate is not None:
+            found.candidate.read_beside(Path(path))
+        return found
 
     @classmethod
     def _of_stored(cls, stored: Any) -> Self:
