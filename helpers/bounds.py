@@ -23,7 +23,7 @@ _LEADS = {"exact": ("",), "case": ("", " "), "wide": ("", " ", "\n")}
 _VOCABULARY = 1_000_000
 _ROUNDING = 1e-12
 _SINGLE = 1e-7
-_COUNTS = [*range(10, 1001), 2000, 5000, 10_000, 20_000, 50_000, 100_000]
+_COUNTS = np.array([*range(10, 1001), 2000, 5000, 10_000, 20_000, 50_000, 100_000])
 _HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
 # How servers write the token that ends a turn; some list it as an empty text.
 _TURN_END = re.compile(r"<\|[^|<>]+\|>|<｜[^｜<>]+｜>|</s>|<(eos|end_of_turn|eot)>|")
@@ -222,15 +222,13 @@ def rounding_step(probabilities: ArrayLike) -> float | None:
     """
     values = np.ravel(np.asarray(probabilities, dtype=float))
     values = np.unique(values[~np.isnan(values)])
-    counts = [] if not len(values) else _COUNTS
+    counts = _COUNTS[: len(values) * len(_COUNTS)]
     for part in (values[:16], values):  # a few show which are worth looking at
+        places = part[:, None] * counts
         # Numbers in single precision are this far from what they stand for.
-        counts = [n for n in counts if (_off(part * n) <= _SINGLE * n).all()]
-    return 1 / counts[0] if counts else None
-
-
-def _off(values: np.ndarray) -> np.ndarray:
-    return np.abs(values - np.round(values))
+        off = np.abs(places - np.round(places)) > _SINGLE * counts
+        counts = counts[~off.any(axis=0)]
+    return 1 / float(counts[0]) if len(counts) else None
 
 
 def rounding_bounds(probabilities: ArrayLike, step: float) -> np.ndarray:
