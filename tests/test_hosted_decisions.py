@@ -205,6 +205,14 @@ def test_several_questions_travel_together(
     assert len(door.asked) == 2
 
 
+@pytest.mark.parametrize("protocol", DOORS)
+def test_other_order_of_options_is_another_question(make: Make, protocol: str) -> None:
+    found, door = make(Door(bias=1.0), protocol=protocol)
+    first = found.predict_proba(TEXTS[:1])
+    turned = clone(found).set_params(labels=LABELS[::-1]).predict_proba(TEXTS[:1])
+    assert len(door.asked) == 2 and np.abs(first - turned).max() > 0.1
+
+
 @pytest.mark.filterwarnings("ignore:The probabilities of")
 def test_recording_plays_without_the_server(
     make: Make, tmp_path: Path, httpserver: HTTPServer

@@ -12,6 +12,7 @@ from .batch import read_batch, write_batch
 from .classifier import HostedClassifier
 from .client import AccessDenied, BudgetExceeded, RunStopped, Transport, ask, run
 from .decisions import Decision, Question, decision_request, read_decisions
+from .doors import OrderEffect, order_effect, probe_door
 from .journal import Call, Journal, play_recording, save_recording
 from .probe import Finding, Probe, probe
 from .requests import Request, build_request
@@ -28,6 +29,7 @@ __all__ = [
     "Finding",
     "HostedClassifier",
     "Journal",
+    "OrderEffect",
     "Probe",
     "Question",
     "Request",
@@ -39,8 +41,10 @@ __all__ = [
     "ask",
     "build_request",
     "decision_request",
+    "order_effect",
     "play_recording",
     "probe",
+    "probe_door",
     "read_answer",
     "read_batch",
     "read_decisions",

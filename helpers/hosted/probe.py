@@ -76,8 +76,9 @@ class Probe:
 
     ``protocol`` is the first of "chat", "completions" and "responses" that gives
     log-probabilities, or else that answers; ``findings`` are by name, in the order of
-    ``table``; ``continue_with`` and ``old_limit`` are for :class:`RequestSettings`;
-    ``requests``, ``prompt_tokens`` and ``completion_tokens`` are what it cost.
+    ``table``; ``continue_with``, ``old_limit`` and ``step`` are for
+    :class:`RequestSettings`; ``requests``, ``prompt_tokens`` and ``completion_tokens``
+    are what it cost.
     """
 
     base_url: str
@@ -89,6 +90,7 @@ class Probe:
     requests: int
     prompt_tokens: int
     completion_tokens: int
+    step: float | None = None
 
     def __getitem__(self, name: str) -> Finding:
         return self.findings[name]

@@ -141,7 +141,9 @@ class Request:
         # As it is sent, where names are texts: sorted, 10 is before 9, not after.
         sent = json.loads(json.dumps(dict(self.arguments)))
         whole = [plain_url(base_url), self.protocol, sent, self.draw]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+        # The order of a mapping of options is the order in which they are offered.
+        is_set = self.protocol not in DOORS
+        return hashlib.sha256(json.dumps(whole, sort_keys=is_set).encode()).hexdigest()
 
     def without_logprobs(self) -> Request:
         sent = self.arguments
