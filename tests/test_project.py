@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "markupsafe": "jinja2",
     "nbclient": "papermill",
     "sklearn": "scikit-learn",
+    "starlette": "fastapi",
     "venn_abers": "venn-abers",
     "yaml": "pyyaml",
 }
@@ -33,7 +34,8 @@ TARGETS = "setup mine book neiss test test-live lint lab serve bench clean help"
 ORDER = """checks progress record files metrics calibration int8 adapters checkpoints
     models prompts verbalizer packed tree row_cache logistic scoring hidden_states
     prompted classifier linear_probe sampling self_report bounds answers shards scale
-    local_server structured uncertainty hosted decisions finetune datasets
+    local_server decision_forms decision_server structured uncertainty hosted
+    decisions finetune datasets
     plots own_data __main__""".split()
 # They need a server, hours, a file of the reader's, or a notebook.
 NO_EXAMPLE = """ask cache_dir finetune_ensemble iter_results load_finetuned

@@ -76,16 +76,36 @@ class OwnPolicy:
         if self.candidate is None:
             decided = self.policy.apply(given_confidences(table, *self.given[:2]))
         else:
-            rows = rows[table.has_text]
-            calibrator = self.policy.calibrator
-            assert isinstance(calibrator, ProbabilityCalibrator)
-            scored = calibrated(self.candidate, calibrator, table.texts[rows])[0]
-            decided = self.policy.apply(scored, source=self.candidate.source())
+            decided = self.decide(table.texts[rows[table.has_text]])
         decided["confidence"] = decided["decided_on"]
         decided = decided[["prediction", "confidence", "action", "reason"]]
         decided = decided.reindex(table.rows.index)
         cautious = self.policy.buckets.names[0]
         return decided.fillna({"action": cautious, "reason": "there is no text"})
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels among which :meth:`decide` decides."""
+        if self.candidate is None:
+            raise ValueError(
+                "The policy is for confidences that come with the rows, from the "
+                f"column {self.given[1]!r}: it reads no text by itself."
+            )
+        return self.candidate.labels
+
+    @property
+    def rule(self) -> str:
+        """The fingerprint of the policy."""
+        return self.policy.rule
+
+    def decide(self, texts: pd.Series) -> pd.DataFrame:
+        """Texts read and decided on: ``p_<label>``, calibrated, beside the others."""
+        columns, calibrator = [f"p_{x}" for x in self.labels], self.policy.calibrator
+        assert self.candidate and isinstance(calibrator, ProbabilityCalibrator)
+        scored, shares = calibrated(self.candidate, calibrator, texts)
+        decided = self.policy.apply(scored)
+        decided[columns], decided["confidence"] = shares, decided["decided_on"]
+        return decided
 
     def drift(self, confidences: pd.Series) -> str | None:
         """A sentence, if confidences are not as they were where this was certified."""
