@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from hosted_door import Door, chances
 from hosted_model import changed, hosted
 from openai import OpenAI
 from pytest_httpserver import HTTPServer
 from sklearn.base import clone
 
-from helpers.classifier import OffLabelWarning
+from helpers.classifier import LLMClassifier, OffLabelWarning
+from helpers.decision_server import decision_app
 from helpers.hosted import (
     Answer,
     BudgetExceeded,
@@ -68,7 +73,7 @@ def test_probabilities_are_those_that_were_sent(make: Make, protocol: str) -> No
     assert table["confidence"].to_numpy() == pytest.approx(expected.max(axis=1))
     assert table["total"].to_numpy() == pytest.approx(1)
     # What nobody tells stays unknown.
-    assert table[["off_label", "step", "vendor_score"]].isna().all(axis=None)
+    assert table[["off_label", "step", "level", "vendor_score"]].isna().all(axis=None)
     assert table[["action", "policy"]].isna().all(axis=None)
     assert not table["refused"].any() and table["problem"].isna().all()
     assert len(door.asked) == 5 and table["calls"].tolist() == [1] * 5
@@ -241,6 +246,47 @@ def test_budget_counts_each_question_with_the_whole_text(make: Make) -> None:
     two = decision_request("decisions", "m", TEXTS[0], asked)
     assert two.most_usage.prompt > 2 * len(json.dumps(dict(two.arguments)))
     assert two.most_usage.completion == 2
+
+
+@pytest.mark.parametrize("protocol", DOORS)
+@pytest.mark.parametrize("n", [2, 26, 77])
+def test_our_own_server_gives_the_classifiers_probabilities(
+    make_tiny: Callable[..., Any], protocol: str, n: int
+) -> None:
+    model = make_tiny("llama", max_position_embeddings=2048)
+    labels = [f"film {at}" if at % 3 else f"{at} films" for at in range(n)][::-1]
+    item, examples = "Review: {text}\nSentiment:", [("A film.", labels[0])]
+    options = {"protocol": protocol, "journal": ":memory:"}
+    with serving(model) as url:
+        named = (url, model.name, labels, None)
+        found = hosted(*named, examples, instruction=item, **options)
+        asked = hosted(*named, instruction="Which?", **options)
+        with warnings.catch_warnings(action="ignore", category=OffLabelWarning):
+            tables = [one.score_table(TEXTS[:2]) for one in (found, asked)]
+    listed = "\n- ".join(["Which?", *labels])
+    same = (
+        LLMClassifier(model, labels, item, examples, cache=False),
+        LLMClassifier(model, labels, instruction=listed, cache=False),
+    )
+    for table, local in zip(tables, same, strict=True):
+        with warnings.catch_warnings(action="ignore", category=OffLabelWarning):
+            right = local.score_table(TEXTS[:2])
+        for name in [f"p_{label}" for label in labels] + ["off_label"]:
+            assert table[name].to_numpy() == pytest.approx(right[name], abs=1e-6)
+
+
+@contextmanager
+def serving(model: Any) -> Iterator[str]:
+    """The package's own server in a thread; its base_url."""
+    server = uvicorn.Server(uvicorn.Config(decision_app(model), log_level="error"))
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 # What is refused before anything is sent ---------------------------------------------

@@ -62,7 +62,9 @@ class HostedClassifier(PromptedClassifier):
         default, and "responses" send a system message and the examples as turns.
         "decisions" and "systemone" ask a typed question with the labels as options, in
         their order: ``prompt`` is what is asked about, by default the text alone, and
-        instruction and examples are the question's instructions, as they are.
+        instruction and examples are the question's instructions, as they are. An
+        instruction with ``{text}`` is how each example is written, and the whole prompt
+        for the server of ``how-sure serve``.
     family : {"exact", "case", "wide"}, default="case"
         Which spellings count as a label: see :class:`helpers.verbalizer.Verbalizer`.
         Of a typed question the server decides that, and on the terminator.
@@ -291,6 +293,9 @@ class HostedClassifier(PromptedClassifier):
             )
         said = prompt.plain("A").removesuffix(prompt.ask("A"))
         said = said.removesuffix(self.separator) or "Classify the text."
+        if self.instruction and SLOT in self.instruction:
+            whole = Prompt(self.instruction, prompt.examples, None, self.separator)
+            said = whole.plain(SLOT)
         return Question(tuple(labels), said, how.kind, how.descriptions)
 
     def _decision_request(self, text: str) -> Request:

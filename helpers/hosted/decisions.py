@@ -276,7 +276,11 @@ class DecisionScores(HostedScores):
 
     @classmethod
     def of_decisions(
-        cls, found: Sequence[Decision], order: Sequence[int], step: float | None
+        cls,
+        found: Sequence[Decision],
+        question: Question,
+        order: Sequence[int],
+        step: float | None,
     ) -> Self:
         """Scores with columns in another order than the options'."""
         sent = np.array([one.probabilities for one in found])
@@ -311,7 +315,9 @@ class DecisionScores(HostedScores):
         places = np.empty(len(order), dtype=int)
         places[list(order)] = range(len(order))
         more = {name: [one.more.get(name) for one in found] for name in _TOLD}
-        level = np.where(some, np.nan_to_num(shares) @ np.arange(len(order)), np.nan)
+        level = np.full(len(found), np.nan)
+        if question.kind == "score":
+            level = shares @ np.arange(len(order))
         return cls._of(
             shares[:, order],
             low=low[:, order],
@@ -355,7 +361,9 @@ class DecisionRounds(Asking):
         results += self._ask(requests[1:], range(1, len(requests)))
         asked = {NAME: self.question}
         found = [read_decisions(result, asked)[NAME] for result in results]
-        scores = DecisionScores.of_decisions(found, self.order, self.how.step)
+        scores = DecisionScores.of_decisions(
+            found, self.question, self.order, self.how.step
+        )
         self._look(scores)
         return scores
 
