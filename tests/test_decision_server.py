@@ -368,14 +368,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
 
 
-def until_waiting(client: TestClient, n: int) -> None:
-    """Return when so many questions wait: the next is then one too many."""
-    for _ in range(3000):
-        if client.post("/v1/decisions", json=body(text=" ")).status_code == 429:
-            return
-    raise AssertionError("the others did not come")
-
-
 def test_batches_give_the_numbers_that_each_gives_alone(
     client: TestClient, model: LanguageModel, gate: Gate
 ) -> None:
