@@ -339,6 +339,38 @@ def demo(out: Out = None, as_json: AsJson = False) -> None:
     _finish(decision, made.table, rows, out or Path.cwd(), as_json)
 
 
+@app.command()
+def serve(
+    policy: Annotated[
+        Path | None, typer.Option(help="What decide wrote, asked as a model.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A hub id or path; default: the embedded model.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Others than this machine need HOW_SURE_API_KEY.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Use the model's chat template.")
+    ] = False,
+) -> None:
+    """Answer /v1/decisions and /v1/systemone with exact probabilities, until Ctrl-C."""
+    try:
+        from .. import decision_server
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"serve needs {error.name}: pip install 'how-sure[serve]'."
+        ) from error
+    from ..models import LanguageModel
+    from .stored import OwnPolicy
+
+    kept = {} if policy is None else {policy.name.split(".")[0]: OwnPolicy.load(policy)}
+    loaded = LanguageModel.load(model)
+    _tell(f"Models: {', '.join([*kept, loaded.name])}")
+    decision_server.serve(loaded, kept, host=host, port=port, chat=chat)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a user's error is told in a sentence."""
     try:
