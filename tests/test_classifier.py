@@ -270,8 +270,12 @@ def test_most_of_the_probability_on_no_label_is_said_once_a_fit(
         assert len(all_) == 1 and all_[0].filename == __file__
         with warnings.catch_warnings(action="error"):
             lost.predict_proba(texts)
-    p = make(embedded, examples=EXAMPLES, terminator=None).predict_proba(texts)
-    assert p[0, 1] > p[1, 1]  # it tells good from bad
+
+
+def test_the_embedded_model_tells_good_from_bad(embedded: LanguageModel) -> None:
+    found = make(embedded, examples=EXAMPLES, terminator=None)
+    good, bad = found.predict_proba(["A delightful, moving film.", "What a bore."])
+    assert good[1] > bad[1]
 
 
 @pytest.mark.parametrize("calibrator", [None, ProbabilityCalibrator()])
