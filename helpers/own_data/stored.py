@@ -74,7 +74,6 @@ class OwnPolicy:
         """``prediction``, ``confidence``, ``action`` and ``reason``, and warnings."""
         if self.candidate is None:
             scored = given_confidences(table, *self.given[:2])
-        else:
             decided = act(self.policy, scored, table.texts, self.likeness)
         else:
             decided = self.decide(table.texts[table.has_text])
