@@ -170,6 +170,12 @@ def plan(
             f"{long} texts are longer than {LONGEST:,} characters; a model reads no "
             "more of them."
         )
+    if {*candidates} - {WORDS}:
+        from ..models import LanguageModel
+
+        if not isinstance(model, LanguageModel):
+            # Held by all of them, so that it is loaded once.
+            model = LanguageModel.load(model)
     made = []
     for name in names:
         try:
