@@ -133,6 +133,8 @@ def _read_by_policy(policy: ServedPolicy) -> Reader:
 
     def read(question: _Question, texts: list[str]) -> list[Reading]:
         found = policy.decide(pd.Series(check_texts(texts), dtype=object))
+        if (lost := found["confidence"].isna()).any():
+            raise ValueError(f"nothing is known: {found['reason'][lost].iloc[0]}")
         shares = found[[f"p_{label}" for label in question.labels]].to_numpy(float)
         named = {"confidence": "calibrated_confidence", "action": "action"}
         told = found[[*named]].rename(columns=named).assign(policy=rule)
