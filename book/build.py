@@ -57,7 +57,7 @@ ENVIRONMENT = {
 }
 NOT_ON_THE_PAGE = {"papermill", "execution", "how_sure"}
 MODULE = r"helpers(?:\.\w+)*"
-LONGEST = ["04", "14", "05", "12"]  # they start first
+LONGEST = ["12", "04", "11", "05", "14"]  # they start first
 MEMORY = 3 << 30  # bytes that a chapter may need
 
 

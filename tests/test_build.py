@@ -83,7 +83,10 @@ def test_pages_in_reading_order(build: ModuleType) -> None:
 
 FILES = {
     "helpers/__init__.py": "",
-    "helpers/direct.py": "def f():\n    from .late import g\n    return g()\n",
+    "helpers/direct.py": (
+        "import_module('helpers.quoted')\n"
+        "def f():\n    from .late import g\n    return g()\n"
+    ),
     "helpers/late.py": "def g():\n    return (DATA / 'used.csv').read_text()\n",
     "helpers/quoted.py": "Q = 1\n",
     "helpers/script.py": "S = 1\n",
@@ -103,8 +106,6 @@ FILES = {
 CELLS = """
 import helpers.direct as direct
 from helpers import family
-if fast:
-    import_module("helpers.quoted")
 run([python, "-c", "from helpers import script"])
 family.wanted()
 """

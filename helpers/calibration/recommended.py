@@ -305,6 +305,7 @@ class _Model:
             self.own = np.concatenate([self.own, others], axis=2)
         by_label = [1, 2, *[3] * (self.own.shape[2] - 2)]
         self.part = np.array([0, *[4] * len(knots), *by_label * k])
+        self._at, self._found = np.zeros(0), (np.zeros(0), np.zeros(0))
 
     def mode(
         self, theta: np.ndarray, precision: np.ndarray, *, within: float = 1e-3
@@ -312,10 +313,8 @@ class _Model:
         """The most probable parameters, and the information in the rows, by Newton."""
         now, told = self._loss(theta, precision), np.zeros(0)
         for _ in range(100):
-            p = softmax(self._logits(theta), axis=1)
-            told = self._information(p.T)
-            p[self.true] -= 1
-            slope = self._by_parameter(p.T) + precision * theta
+            of_rows, told = self._derivatives(theta)
+            slope = of_rows + precision * theta
             step = cho_solve(cho_factor(told + np.diag(precision)), slope)
             length, gain = 1.0, float(slope @ step)
             if gain < within:
@@ -336,6 +335,15 @@ class _Model:
     def _loss(self, theta: np.ndarray, precision: np.ndarray) -> float:
         fit = log_softmax(self._logits(theta), axis=1)[self.true].sum()
         return float(precision @ theta**2 / 2 - fit)
+
+    def _derivatives(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Slope of the rows' negative log likelihood, and their information."""
+        if theta is not self._at:  # a search ends where the next one begins
+            p = softmax(self._logits(theta), axis=1)
+            told = self._information(p.T)
+            p[self.true] -= 1
+            self._at, self._found = theta, (self._by_parameter(p.T), told)
+        return self._found
 
     def _by_parameter(self, by_logit: np.ndarray) -> np.ndarray:
         """Of numbers for each label and row, what they come to for each parameter."""
