@@ -71,7 +71,9 @@ PriceLook = Annotated[float | None, typer.Option(help="What a person's look cost
 Risk = Annotated[float, typer.Option(help="Largest share of wrong rows accepted.")]
 Delta = Annotated[float, typer.Option(help="Probability that this fails.")]
 Seed = Annotated[int, typer.Option(help="Of the division at random.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for what is written.", file_okay=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -229,16 +231,20 @@ def apply(
 ) -> None:
     """Decide on new rows by a policy that was certified."""
     from .stored import OwnPolicy
-    from .table import OURS, read_table
+    from .table import OURS, PROPOSED, read_table, with_proposed
 
     kept = OwnPolicy.load(policy)
     table = read_table(file, text=kept.text or None, needs=())
-    names = OURS[2:] if kept.given else OURS
-    table.check_free(names)
+    names = [*(OURS[2:] if kept.given else OURS)]
+    table.check_free([*names, PROPOSED])
+    path = _written(file.name, out or file.parent)["decisions"]
+    proposed = with_proposed(replace(table, label=kept.label), path).not_random
     decided, warned = kept.apply(table)
     counts = decided["action"].value_counts().to_dict()
-    path = (out or file.parent) / f"{file.stem}.decisions.csv"
-    _write_rows(table, decided[[*names]], path)
+    if len(proposed):  # by a decide that wrote this file before
+        names.append(PROPOSED)
+        decided[PROPOSED] = _marks(decided.index, proposed)
+    _write_rows(table, decided[names], path)
     for note in [*table.notes, *warned]:
         _tell(note)
     said = ", ".join(f"{n} {action}" for action, n in counts.items())
@@ -339,10 +345,13 @@ def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
         rows.loc[judged.index, column] = judged[column]
     if decision.to_come is not None:
         rows.loc[decision.to_come.index] = decision.to_come[rows.columns]
-    # A later run reads this, so as not to certify by rows labelled for it.
-    rows[PROPOSED] = ""
-    rows.loc[proposed, PROPOSED] = "yes"
+    rows[PROPOSED] = _marks(rows.index, proposed)
     return rows
+
+
+def _marks(rows: pd.Index, proposed: pd.Index) -> list[str]:
+    """What a later run reads, so as not to certify by rows labelled for it."""
+    return ["yes" if one else "" for one in rows.isin(proposed)]
 
 
 def _written(name: str, folder: Path) -> dict[str, Path]:
