@@ -109,7 +109,6 @@ def decide(
     ways = dict(zip(_WAYS, NAMES, strict=True))
     if unknown := set(use.split(",")) - set(ways):
         raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
-    costs = _costs(price_error, price_look)
     table = read_table(file, text=text, label=label, group=group, not_random=not_random)
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
     made = deciding.plan(
@@ -119,7 +118,7 @@ def decide(
         seed=seed,
         model=model,
         candidates=[ways[way] for way in ways if way in use.split(",")],
-        costs=costs,
+        prices=_costs(price_error, price_look),
     )
     _tell(
         f"{table.name}: {len(table.rows)} rows, {len(table.labelled)} with a label, "
@@ -177,7 +176,6 @@ def certify(
     from .stored import given_confidences
     from .table import OURS, PROPOSED, read_table, with_proposed
 
-    costs = _costs(price_error, price_look)
     table = read_table(file, label=truth, group=group, not_random=not_random, needs=())
     table.check_free((*OURS[2:], PROPOSED))
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
@@ -218,7 +216,7 @@ def certify(
         risk=risk,
         delta=delta,
         seed=seed,
-        costs=costs,
+        prices=_costs(price_error, price_look),
     )
     rows = _rows_of(decision, table).drop(columns=["prediction", "confidence"])
     given_as = (prediction, confidence)

@@ -74,7 +74,7 @@ class Plan:
     certified_on: pd.Index
     candidates: Sequence[Candidate]
     set_apart: pd.Index
-    costs: Costs | None = None
+    prices: Costs | None = None
 
     def seconds(self) -> pd.DataFrame:
         """Reading times, measured on a few texts: to compare, and more if chosen."""
@@ -99,7 +99,7 @@ def plan(
     seed: int = 0,
     model: Any = None,
     candidates: Sequence[str] = NAMES,
-    costs: Costs | None = None,
+    prices: Costs | None = None,
 ) -> Plan:
     """Divide the labelled rows at random, groups on one side, and say what to try.
 
@@ -116,8 +116,8 @@ def plan(
         A model, or a name for :meth:`helpers.models.LanguageModel.load`.
     candidates : sequence of str, optional
         Some of "counting words", "the model's answer" and "linear probe". Default: all.
-    costs : Costs, optional
-        Prices of an error and of a look, to tell what the policy costs.
+    prices : Costs, optional
+        Of an error and of a look, to tell what the policy costs.
 
     Examples
     --------
@@ -190,7 +190,7 @@ def plan(
         second,
         made,
         apart,
-        costs,
+        prices,
     )
 
 
@@ -347,7 +347,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         seed=plan.seed,
         choice=choice,
         learned=table.texts[learned],
-        costs=plan.costs,
+        prices=plan.prices,
     )
 
 
@@ -362,7 +362,7 @@ def certify(
     seed: int = 0,
     choice: Choice | None = None,
     learned: Iterable[str] = (),
-    costs: Costs | None = None,
+    prices: Costs | None = None,
 ) -> Decision:
     """A decision from confidences in predictions with known truth.
 
@@ -376,7 +376,7 @@ def certify(
         The same confidences, which may know that no calibrator was fitted on them.
     coming : pandas.DataFrame, optional
         Rows without a truth, as a policy takes them.
-    risk, delta, seed, choice, costs
+    risk, delta, seed, choice, prices
         As for :class:`Decision`.
     learned : iterable of str, optional
         Texts that the candidate learned from.
@@ -400,9 +400,9 @@ def certify(
         first_of_copies = ~table.groups[to_come.index].duplicated()
         to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
     cost = None
-    if costs is not None:
+    if prices is not None:
         cost = PolicyCost.of(
-            costs,
+            prices,
             confidence,
             right,
             certificate,
