@@ -25,11 +25,10 @@ from helpers.own_data.candidates import (
     ModelAnswer,
     WordCounts,
     draw_examples,
-    from_dict,
-    held_out_proba,
 )
 from helpers.own_data.cli import main
 from helpers.own_data.decision import Decision
+from helpers.own_data.on_request import from_dict
 from helpers.own_data.stored import OwnPolicy
 from helpers.own_data.table import OwnTable, read_table
 
@@ -88,7 +87,9 @@ class Given(Candidate):
         self.name, self.at = name, at
         self.labels = ["a", "b"]
 
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+    def fit(
+        self, texts: Sequence[str], truth: Sequence[str], groups: Any = None
+    ) -> Self:
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -174,6 +175,7 @@ def test_decision_counts_its_rows(mine: Path) -> None:
         "set_apart": 0,
         "shown": 0,
         "chosen_on": 100,
+        "compared_on": 100,
         "certified_on": 100,
     }
     assert decision.certificate.threshold is not None
@@ -234,11 +236,23 @@ def test_words_of_three_labels_are_stored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict_proba(texts), made.predict_proba(texts))
 
 
+def test_groups_do_not_choose_the_penalty_of_words() -> None:
+    """Labels of groups at random: their other texts would tell them."""
+    who = np.repeat(np.arange(30), 3)
+    texts = [f"a{n} b{n} c{n} {at}" for at, n in enumerate(who)]
+    truth = np.random.default_rng(0).choice(["x", "y"], 30)[who].tolist()
+    alone = WordCounts().fit(texts, truth).predict_proba(texts)
+    grouped = WordCounts().fit(texts, truth, who.tolist()).predict_proba(texts)
+    assert grouped.max() < alone.max() - 0.1
+
+
 def test_a_label_that_a_fold_has_not_seen_gets_laplaces_share() -> None:
     truth = np.array(["a", "b"] * 10 + ["c"])
     texts = [f"{x} {at}" for at, x in enumerate(truth)]
-    folds = grouped_folds(truth, np.arange(21), 5)
-    shares = held_out_proba(WordCounts(), texts, truth, ["a", "b", "c"], folds)
+    rows = np.arange(21)
+    folds = grouped_folds(truth, rows, 5)
+    labels = ["a", "b", "c"]
+    shares = WordCounts().held_out_proba(texts, truth, labels, rows, folds)
     assert np.allclose(shares.sum(axis=1), 1)
     fit, judge = next((fit, judge) for fit, judge in folds if 20 in judge)
     share = 1 / (len(fit) + 3)
@@ -275,7 +289,7 @@ def test_what_a_model_reads_is_applied_alike_and_not_by_another_model(
     code, out, err = run(capsys, "decide", small, "--use", way, "--risk", 0.3, "--json")
     assert code == 0, err
     assert json.loads(out)["chosen"] == {"answer": ANSWER, "probe": PROBE}[way]
-    assert "to read what it is chosen on" in err
+    assert "for what it is chosen on" in err
     policy = small.with_name("small.policy.json")
     rows = pd.read_csv(small.with_name("small.decisions.csv"), keep_default_na=False)
     new = small.with_name("new.csv")

@@ -116,6 +116,7 @@ def made(
             "copies": 12,
             "set_apart": 0,
             "chosen_on": n // 2,
+            "compared_on": n // 2,
             "certified_on": n - n // 2,
         },
         candidates=candidates,

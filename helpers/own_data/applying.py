@@ -18,13 +18,18 @@ from .likeness import BEYOND, Likeness
 def calibrated(
     candidate: Candidate, calibrator: ProbabilityCalibrator, texts: pd.Series
 ) -> tuple[pd.DataFrame, Any]:
-    """A candidate's table with calibrated predictions, and calibrated probabilities."""
+    """A candidate's table with calibrated predictions, and calibrated probabilities.
+
+    These are of the rows of which anything is known; the others have no prediction.
+    """
     table = candidate.score_table(texts)
+    known = table.dropna(subset="confidence")
     columns = [f"p_{name}" for name in candidate.labels]
-    ids = [plain_text(text) for text in texts]
-    shares = calibrator.predict(table[columns], ids=ids)
+    ids = [plain_text(text) for text in texts[known.index]]
+    shares = calibrator.predict(known[columns], ids=ids)
     best = np.asarray(shares).argmax(axis=1)
-    table["prediction"] = np.array(candidate.labels, dtype=object)[best]
+    labels = np.array(candidate.labels, dtype=object)
+    table.loc[known.index, "prediction"] = labels[best]
     if isinstance(candidate, ModelAnswer) and "off_label" not in table:
         begun = [text.strip()[:LONGEST] for text in texts]
         with warnings.catch_warnings(action="ignore"):

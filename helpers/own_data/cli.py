@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..decisions import Costs
+    from ..hosted import HostedClassifier
     from .decision import Decision
     from .prices import PolicyCost
     from .table import OwnTable
@@ -89,11 +90,36 @@ def decide(
     price_error: PriceError = None,
     price_look: PriceLook = None,
     model: Annotated[
-        str | None, typer.Option(help="A hub id or path; default: the embedded model.")
+        str | None,
+        typer.Option(
+            help="A hub id or path; default: the embedded model. With --url, the name "
+            "of the hosted model, beside which the embedded one is used."
+        ),
     ] = None,
     use: Annotated[
-        str, typer.Option(help="What to try, with commas between.")
+        str,
+        typer.Option(
+            help="What to try, with commas between; answer and probe are also tried "
+            "together."
+        ),
     ] = ",".join(_WAYS),
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Try a fine-tuned adapter of the model, too.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a hosted model to try, too, such as "
+            "https://api.openai.com/v1; the key is read from OPENAI_API_KEY."
+        ),
+    ] = None,
+    prices: Annotated[
+        str | None,
+        typer.Option(help="Of the hosted model: dollars a million tokens, IN,OUT."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="The most dollars to spend; needs --prices.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
@@ -101,9 +127,9 @@ def decide(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose among three ways to read the texts, certify, and decide on the others."""
+    """Choose among ways to read the texts, certify, and decide on the others."""
     from . import deciding
-    from .candidates import NAMES
+    from .candidates import NAMES, TUNED
     from .table import read_table, with_proposed
 
     ways = dict(zip(_WAYS, NAMES, strict=True))
@@ -111,13 +137,16 @@ def decide(
         raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
     table = read_table(file, text=text, label=label, group=group, not_random=not_random)
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
+    hosted = _hosted(url, model, prices, budget)
+    names = [ways[way] for way in ways if way in use.split(",")]
     made = deciding.plan(
         table,
         risk=risk,
         delta=delta,
         seed=seed,
-        model=model,
-        candidates=[ways[way] for way in ways if way in use.split(",")],
+        model=None if hosted else model,
+        candidates=[*names, *([TUNED] if tune else [])],
+        hosted=hosted,
         prices=_costs(price_error, price_look),
     )
     _tell(
@@ -137,19 +166,22 @@ def decide(
         f"in a prompt. To certify on: {len(made.certified_on)} others."
     )
     seconds = made.seconds()
-    for name, (compared, chosen) in seconds.iterrows():
+    for name, (compared, chosen) in seconds.dropna().iterrows():
         _tell(
-            f"  {name}: about {compared:.0f} s to read what it is chosen on, and "
+            f"  {name}: about {compared:.0f} s for what it is chosen on, and "
             f"{chosen:.0f} s for the rest if it is chosen"
         )
     most = seconds["compared"].sum() + seconds["chosen"].max()
     _tell(
-        f"In all about {most:.0f} s of reading or less, and some seconds of fitting; "
-        "what has been read is kept, so that a second run reads nothing twice."
+        f"In all about {most:.0f} s or less, and some seconds of fitting; what has "
+        "been read is kept, so that a second run reads nothing twice."
     )
+    for told in (payments := made.payments()):
+        _tell(told)
     if dry_run:
         if as_json:
-            typer.echo(json.dumps({"seconds": seconds.to_dict("index")}))
+            known = json.loads(seconds.to_json(orient="index"))
+            typer.echo(json.dumps({"seconds": known, "payments": payments}))
         return
     decision = deciding.decide(made, tell=_tell)
     _finish(decision, table, _rows_of(decision, table), out or file.parent, as_json)
@@ -311,6 +343,38 @@ def demo(out: Out = None, as_json: AsJson = False) -> None:
     _finish(decision, made.table, rows, out or Path.cwd(), as_json)
 
 
+@app.command()
+def serve(
+    policy: Annotated[
+        Path | None, typer.Option(help="What decide wrote, asked as a model.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A hub id or path; default: the embedded model.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Others than this machine need HOW_SURE_API_KEY.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Use the model's chat template.")
+    ] = False,
+) -> None:
+    """Answer /v1/decisions and /v1/systemone with exact probabilities, until Ctrl-C."""
+    try:
+        from .. import decision_server
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"serve needs {error.name}: pip install 'how-sure[serve]'."
+        ) from error
+    from ..models import LanguageModel
+    from .stored import OwnPolicy
+
+    kept = {} if policy is None else {policy.name.split(".")[0]: OwnPolicy.load(policy)}
+    loaded = LanguageModel.load(model)
+    _tell(f"Models: {', '.join([*kept, loaded.name])}")
+    decision_server.serve(loaded, kept, host=host, port=port, chat=chat)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a user's error is told in a sentence."""
     try:
@@ -318,6 +382,33 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"how-sure: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _hosted(
+    url: str | None, model: str | None, prices: str | None, budget: float | None
+) -> HostedClassifier | None:
+    """The hosted model that is asked for, if any."""
+    if url is None:
+        if prices is not None or budget is not None:
+            raise ValueError(
+                "--prices and --budget are for a hosted model: give --url."
+            )
+        return None
+    if model is None:
+        raise ValueError("--url needs --model, the name of the hosted model.")
+    from ..hosted import HostedClassifier, Transport
+
+    table = None
+    if prices is not None:
+        try:
+            read, written = (float(price) for price in prices.split(","))
+        except ValueError:
+            raise ValueError(
+                f"--prices must be two numbers, as in 0.15,0.60; not {prices!r}."
+            ) from None
+        table = {model: (read, written)}
+    transport = Transport(budget=budget, prices=table)
+    return HostedClassifier(url, model, transport=transport)
 
 
 def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..calibration import ProbabilityCalibrator, cross_fitted
-from ..checks import check_between, check_choice, check_count, plain_text
+from ..checks import check_between, check_choice, check_count
 from ..decisions import (
     Costs,
     Policy,
@@ -21,39 +19,24 @@ from ..decisions import (
     review_queue,
     zero_failure_sample_size,
 )
-from ..logistic import grouped_folds
 from ..metrics import (
-    Interval,
-    auroc,
     calibration_metrics,
-    paired_difference,
-    risk_coverage_curve,
 )
 from .applying import act, calibrated
 from .by_label import label_bounds
-from .candidates import (
-    ANSWER,
-    LONGEST,
-    NAMES,
-    PROBE,
-    WORDS,
-    Candidate,
-    LinearProbe,
-    ModelAnswer,
-    WordCounts,
-    draw_examples,
-    held_out_proba,
-)
+from .candidates import HOSTED, LONGEST, NAMES, TUNED, WORDS, Candidate, draw_examples
+from .choosing import MEASURES, Choice, Tell, choose
 from .decision import Decision
 from .likeness import Likeness
+from .on_request import SHOWN, joined, made_candidate
 from .prices import PolicyCost
 from .table import OURS, PROPOSED, OwnTable
 
-_FOLDS = 5
+if TYPE_CHECKING:
+    from ..hosted import HostedClassifier
+
 _TO_LABEL = 10
-_MEASURES = ["accuracy", "brier", "auroc", "coverage", "seconds"]
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "torch", "transformers")
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +65,20 @@ class Plan:
         texts = self.table.texts[self.chosen_on]
         some = texts.iloc[rng.permutation(len(texts))].tolist()
         rest = len(self.certified_on) + len(self.table.unlabelled)
-        each = {one.name: one.seconds_a_text(some) for one in self.candidates}
-        return pd.DataFrame(
-            {
-                name: {"compared": a_text * len(texts), "chosen": a_text * rest}
-                for name, a_text in each.items()
+        found = {}
+        for one in self.candidates:
+            found[one.name] = {
+                "compared": one.seconds_to_compare(some),
+                "chosen": one.seconds_a_text(some) * rest,
             }
-        ).T
+        return pd.DataFrame(found).T
+
+    def payments(self) -> list[str]:
+        """What is to be paid beside time, in sentences."""
+        texts = self.table.texts[self.chosen_on].tolist()
+        rest = len(self.certified_on) + len(self.table.unlabelled)
+        each = [one.cost(len(texts), rest, texts) for one in self.candidates]
+        return [told for told in each if told]
 
 
 def plan(
@@ -99,6 +89,7 @@ def plan(
     seed: int = 0,
     model: Any = None,
     candidates: Sequence[str] = NAMES,
+    hosted: HostedClassifier | None = None,
     prices: Costs | None = None,
 ) -> Plan:
     """Divide the labelled rows at random, groups on one side, and say what to try.
@@ -115,7 +106,11 @@ def plan(
     model : LanguageModel or str, optional
         A model, or a name for :meth:`helpers.models.LanguageModel.load`.
     candidates : sequence of str, optional
-        Some of "counting words", "the model's answer" and "linear probe". Default: all.
+        Some of "counting words", "the model's answer" and "linear probe", which are the
+        default, and "fine-tuned model". Where the second and the third are tried,
+        "answer and hidden states" is, too.
+    hosted : HostedClassifier, optional
+        A hosted model to try, too; labels and examples are set here.
     prices : Costs, optional
         Of an error and of a look, to tell what the policy costs.
 
@@ -132,8 +127,9 @@ def plan(
     check_between("delta", delta, 0, 1)
     check_count("seed", seed, 0)
     for name in candidates:
-        check_choice("candidates", name, NAMES)
-    if not len(candidates):
+        check_choice("candidates", name, (*NAMES, TUNED))
+    names = [*candidates, *([HOSTED] if hosted is not None else [])]
+    if not names:
         raise ValueError("candidates must name at least one.")
     table.check_free((*OURS, PROPOSED))
     table.check_labels()
@@ -161,7 +157,7 @@ def plan(
             f"without an error {needed} are needed. Label more, or allow more risk."
         )
     shown, examples = first[:0], []
-    if ANSWER in candidates:
+    if SHOWN & {*names}:
         most = groups[first].nunique() // 5
         texts = table.texts[first].tolist()
         places = draw_examples(texts, labels.tolist(), most, seed)
@@ -169,17 +165,19 @@ def plan(
         # Copies of an example are not judged either.
         shown = first[groups[first].isin(groups[first].iloc[places])]
     long = int((table.texts.str.len() > LONGEST).sum())
-    if long and {*candidates} != {WORDS}:
+    if long and {*names} != {WORDS}:
         notes.append(
             f"{long} texts are longer than {LONGEST:,} characters; a model reads no "
             "more of them."
         )
     made = []
-    for name in candidates:
+    for name in names:
         try:
-            made.append(_made(name, known.unique().tolist(), examples, model))
+            kinds = known.unique().tolist()
+            made.append(made_candidate(name, kinds, examples, model, hosted))
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
+    made += joined(made)
     return Plan(
         replace(table, notes=tuple(notes)),
         float(risk),
@@ -191,100 +189,6 @@ def plan(
         made,
         apart,
         prices,
-    )
-
-
-def _made(
-    name: str, labels: list[str], examples: list[tuple[str, str]], model: Any
-) -> Candidate:
-    if name == WORDS:
-        return WordCounts()
-    return LinearProbe(model) if name == PROBE else ModelAnswer(labels, examples, model)
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The chosen candidate, fitted, with its calibrator, and how all of them did."""
-
-    candidate: Candidate
-    calibrator: ProbabilityCalibrator
-    candidates: pd.DataFrame
-    differences: pd.DataFrame
-    n: int
-    notes: tuple[str, ...]
-
-
-def choose(
-    candidates: Sequence[Candidate],
-    texts: Sequence[str],
-    truth: Sequence[str],
-    groups: Sequence[int],
-    *,
-    names: Sequence[str],
-    risk: float,
-    seed: int = 0,
-    tell: Tell = lambda said: None,
-) -> Choice:
-    """The candidate of least Brier score on folds that it was not fitted on.
-
-    Scores and their calibration are cross-fitted, groups in one fold; the chosen
-    candidate is to be fitted again, on all these rows. ``names`` are all labels,
-    sorted.
-    """
-    labels, codes = np.array(truth, dtype=str), np.asarray(groups)
-    columns = [f"p_{name}" for name in names]
-    folds = grouped_folds(labels, codes, _FOLDS, seed)
-    is_true = labels[:, None] == np.array(names)
-    raw, rows, judged, notes = {}, {}, {}, []
-    for one in candidates:
-        start = time.perf_counter()
-        try:
-            found = held_out_proba(one, texts, labels, names, folds)
-        except ValueError as error:
-            notes.append(f"{one.name} is left out: {error}")
-            continue
-        raw[one.name] = pd.DataFrame(found, columns=columns)
-        shares = np.asarray(
-            cross_fitted(
-                ProbabilityCalibrator(),
-                raw[one.name],
-                labels,
-                groups=codes,
-                n_splits=len(folds),
-                seed=seed,
-            )
-        )
-        right, sure = is_true[np.arange(len(labels)), shares.argmax(1)], shares.max(1)
-        judged[one.name] = sure, right
-        rows[one.name] = {
-            "accuracy": right.mean(),
-            "brier": ((shares - is_true) ** 2).sum(axis=1).mean(),
-            "auroc": auroc(sure, right) if 0 < right.sum() < len(right) else np.nan,
-            "coverage": _coverage(sure, right, risk),
-            "seconds": time.perf_counter() - start,
-        }
-        tell(f"{one.name}: accuracy {right.mean():.1%}")
-    if not rows:
-        raise ValueError("No candidate could be used. " + " ".join(notes))
-    table = pd.DataFrame(rows).T
-    best = str(table["brier"].idxmin())
-    winner = next(one for one in candidates if one.name == best)
-    differences = {
-        name: paired_difference(
-            judged[best], judged[name], "accuracy", groups=codes, rng=seed
-        )
-        for name in rows
-        if name != best
-    }
-    ids = [plain_text(text) for text in texts]
-    calibrator = ProbabilityCalibrator().fit(raw[best], labels, ids=ids)
-    return Choice(
-        winner,
-        calibrator,
-        table,
-        _differences(differences),
-        len(labels),
-        tuple(notes),
     )
 
 
@@ -321,12 +225,14 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     )
     tell(f"{choice.candidate.name} is chosen; certifying it on other rows")
     candidate, calibrator = choice.candidate, choice.calibrator
-    candidate.fit(table.texts[learned].tolist(), table.labels[learned].tolist())
+    of_rows = (table.texts, table.labels, table.groups)
+    candidate.fit(*(column[learned].tolist() for column in of_rows))
     raw, shares = calibrated(candidate, calibrator, table.texts[plan.certified_on])
+    raw = raw.dropna(subset="confidence")
     judged = pd.DataFrame(
         {
-            "text": table.texts[plan.certified_on],
-            "truth": table.labels[plan.certified_on],
+            "text": table.texts[raw.index],
+            "truth": table.labels[raw.index],
             "prediction": raw["prediction"],
             "confidence": np.asarray(shares.max(axis=1)),
             **dict(zip(raw.filter(like="p_"), np.asarray(shares).T, strict=False)),
@@ -413,9 +319,12 @@ def certify(
     apart = len(table.set_apart)
     labelled = table.labels[table.labelled]
     if choice is not None:
-        candidates, chosen = choice.candidates, choice.candidate.name
+        candidates, differences = choice.candidates, choice.differences
+        chosen = choice.candidate.name
     else:
-        candidates, chosen = pd.DataFrame(columns=_MEASURES), "confidences as given"
+        candidates = pd.DataFrame(columns=MEASURES)
+        differences = pd.DataFrame(columns=["value", "low", "high"])
+        chosen = "confidences as given"
     return Decision(
         name=table.name,
         text=table.text or "",
@@ -433,10 +342,11 @@ def certify(
             "set_apart": apart,
             "shown": len(labelled) - apart - len(judged) - choice.n if choice else 0,
             "chosen_on": choice.n if choice else 0,
+            "compared_on": choice.n_compared if choice else 0,
             "certified_on": len(np.unique(groups)),
         },
         candidates=candidates,
-        differences=choice.differences if choice else _differences({}),
+        differences=differences,
         chosen=chosen,
         judged=judged,
         report=report,
@@ -453,16 +363,6 @@ def certify(
         likeness=likeness,
         cost=cost,
     )
-
-
-def _differences(found: dict[str, Interval]) -> pd.DataFrame:
-    return pd.DataFrame(found, index=["value", "low", "high"], dtype=float).T
-
-
-def _coverage(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
-    """The largest share of rows, the surest first, with so few errors among them."""
-    curve = risk_coverage_curve(confidence, right)
-    return max([0.0, *curve.loc[curve["risk"] <= risk, "coverage"]])
 
 
 def _versions(table: OwnTable, source: Any) -> dict[str, str]:

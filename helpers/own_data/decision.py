@@ -33,8 +33,8 @@ class Decision:
     counts : dict of str to int
         ``rows``, ``labelled``, ``unlabelled``, ``copies`` (labelled rows that repeat
         another one's text or group), ``set_apart`` (not drawn at random), ``shown``
-        (in a prompt), ``chosen_on``, and ``certified_on`` (of copies and groups, one
-        counts).
+        (in a prompt), ``chosen_on``, ``compared_on`` (those of them that judged all
+        candidates), and ``certified_on`` (of copies and groups, one counts).
     candidates : pandas.DataFrame
         One row a candidate: ``accuracy``, ``brier``, ``auroc`` and ``coverage`` (share
         of rows accepted at this risk, expected) on the rows that it was chosen on, and

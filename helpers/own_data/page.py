@@ -32,6 +32,7 @@ CHAPTERS = {
     10: "From confidence to decision",
     11: "Fine-tuning, compared honestly",
     15: "What the model says and what it knows",
+    16: "Your own data",
 }
 Row = dict[Any, Any]
 _LEVEL = 0.95
@@ -53,6 +54,17 @@ def page(decision: Decision) -> str:
     ----------
     decision : Decision
         What was decided about a table.
+
+    Examples
+    --------
+    >>> from helpers.own_data.deciding import decide, plan
+    >>> from helpers.own_data.table import OwnTable
+    >>> texts = [f"{word} {n}" for n in range(30) for word in ("apple", "saw")]
+    >>> rows = pd.DataFrame({"text": texts, "label": ["fruit", "tool"] * 30})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> html = page(decide(plan(table, candidates=["counting words"])))
+    >>> "30 of them passed, and none of these were wrong" in html
+    True
     """
     certificate, judged = decision.certificate, decision.judged
     correct = (judged["truth"] == judged["prediction"]).to_numpy()
@@ -69,7 +81,7 @@ def page(decision: Decision) -> str:
         best=_tightest(certificate),
         reason=_reason(certificate),
         least=zero_failure_sample_size(decision.risk, decision.delta),
-        steps=[] if certificate.threshold is not None else _steps(decision),
+        steps=next_steps(decision),
         candidates=_candidates(decision),
         labels=labels,
         worst=_worst(labels, certified=certificate.threshold is not None),
@@ -144,9 +156,31 @@ def _enough(certificate: CertifiedThreshold) -> int:
     return 4 * zero_failure_sample_size(certificate.max_risk, certificate.delta)
 
 
-def _steps(decision: Decision) -> list[tuple[str, str]]:
-    """What may help where nothing was certified, the cheapest first, and how much."""
+def next_steps(decision: Decision) -> list[tuple[str, str]]:
+    """What may help where nothing was certified, the cheapest first, and how much.
+
+    Empty where a threshold was certified.
+
+    Parameters
+    ----------
+    decision : Decision
+        What was decided about a table.
+
+    Examples
+    --------
+    >>> from helpers.own_data.deciding import decide, plan
+    >>> from helpers.own_data.table import OwnTable
+    >>> texts = [f"{word} {n}" for n in range(30) for word in ("apple", "saw")]
+    >>> rows = pd.DataFrame({"text": texts, "label": ["fruit", "tool"] * 30})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> strict = plan(table, risk=0.01, candidates=["counting words"])
+    >>> what, effect = next_steps(decide(strict))[0]
+    >>> what
+    'Label about 540 more texts, drawn at random.'
+    """
     certificate, counts = decision.certificate, decision.counts
+    if certificate.threshold is not None:
+        return []
     reason, needed = _reason(certificate), certificate.labels_needed
     steps = []
     if reason == "few":
@@ -240,7 +274,7 @@ def _candidates(decision: Decision) -> list[Row]:
     """The table of candidates, the chosen one first; empty where there were none."""
     if not len(decision.candidates):
         return []
-    n = decision.counts["chosen_on"]
+    n = decision.counts["compared_on"]
     table = decision.candidates.sort_values("brier", kind="stable")
     gaps = decision.differences.reindex(table.index)[["value", "low", "high"]]
     rows = table.reset_index(names="name").to_dict("records")

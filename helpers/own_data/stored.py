@@ -16,9 +16,10 @@ from ..checks import plain_text
 from ..decisions import AccuracyMonitor, Policy, detection_delay
 from ..files import read_json, write_json
 from .applying import act, calibrated
-from .candidates import Candidate, from_dict
+from .candidates import Candidate
 from .decision import Decision
 from .likeness import Likeness
+from .on_request import from_dict
 from .table import OwnTable, without_missing
 
 
@@ -71,16 +72,11 @@ class OwnPolicy:
 
     def apply(self, table: OwnTable) -> tuple[pd.DataFrame, list[str]]:
         """``prediction``, ``confidence``, ``action`` and ``reason``, and warnings."""
-        rows, source = table.rows.index, None
         if self.candidate is None:
             scored = given_confidences(table, *self.given[:2])
+            decided = act(self.policy, scored, table.texts, self.likeness)
         else:
-            rows = rows[table.has_text]
-            calibrator = self.policy.calibrator
-            assert isinstance(calibrator, ProbabilityCalibrator)
-            scored = calibrated(self.candidate, calibrator, table.texts[rows])[0]
-            source = self.candidate.source()
-        decided = act(self.policy, scored, table.texts, self.likeness, source=source)
+            decided = self.decide(table.texts[table.has_text])
         # What the candidate learned from is not to be compared.
         is_old = pd.Index(_hashes(table, decided.index)).isin(self.known)
         warned = self.likeness.warnings(decided[~is_old])
@@ -88,6 +84,31 @@ class OwnPolicy:
         decided = decided.reindex(table.rows.index)
         left = {"action": self.policy.buckets.names[0], "reason": "there is no text"}
         return decided.fillna(left), warned
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels among which :meth:`decide` decides."""
+        if self.candidate is None:
+            raise ValueError(
+                "The policy is for confidences that come with the rows, from the "
+                f"column {self.given[1]!r}: it reads no text by itself."
+            )
+        return self.candidate.labels
+
+    @property
+    def rule(self) -> str:
+        """The fingerprint of the policy."""
+        return self.policy.rule
+
+    def decide(self, texts: pd.Series) -> pd.DataFrame:
+        """Texts read and decided on: ``p_<label>``, calibrated, beside the others."""
+        columns, calibrator = [f"p_{x}" for x in self.labels], self.policy.calibrator
+        assert self.candidate and isinstance(calibrator, ProbabilityCalibrator)
+        scored, shares = calibrated(self.candidate, calibrator, texts)
+        source = self.candidate.source()
+        decided = act(self.policy, scored, texts, self.likeness, source=source)
+        known = scored.index[scored["confidence"].notna()]
+        return decided.join(pd.DataFrame(np.asarray(shares), known, columns))
 
     def check(
         self, table: OwnTable, state: str | Path
@@ -146,12 +167,17 @@ class OwnPolicy:
             "likeness": self.likeness.to_dict(),
             "known": sorted(self.known),
         }
+        if self.candidate is not None:
+            self.candidate.write_beside(Path(path))
         write_json(stored, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The policy that :meth:`save` wrote; a ValueError refuses another model."""
-        return read_json(path, cls._of_stored)
+        found = read_json(path, cls._of_stored)
+        if found.candidate is not None:
+            found.candidate.read_beside(Path(path))
+        return found
 
     @classmethod
     def _of_stored(cls, stored: Any) -> Self:
