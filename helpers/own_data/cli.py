@@ -72,7 +72,9 @@ PriceLook = Annotated[float | None, typer.Option(help="What a person's look cost
 Risk = Annotated[float, typer.Option(help="Largest share of wrong rows accepted.")]
 Delta = Annotated[float, typer.Option(help="Probability that this fails.")]
 Seed = Annotated[int, typer.Option(help="Of the division at random.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for what is written.", file_okay=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -133,7 +135,6 @@ def decide(
     ways = dict(zip(_WAYS, NAMES, strict=True))
     if unknown := set(use.split(",")) - set(ways):
         raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
-    costs = _costs(price_error, price_look)
     table = read_table(file, text=text, label=label, group=group, not_random=not_random)
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
     hosted = _hosted(url, model, prices, budget)
@@ -146,7 +147,7 @@ def decide(
         model=None if hosted else model,
         candidates=[*names, *([TUNED] if tune else [])],
         hosted=hosted,
-        costs=costs,
+        prices=_costs(price_error, price_look),
     )
     _tell(
         f"{table.name}: {len(table.rows)} rows, {len(table.labelled)} with a label, "
@@ -207,7 +208,6 @@ def certify(
     from .stored import given_confidences
     from .table import OURS, PROPOSED, read_table, with_proposed
 
-    costs = _costs(price_error, price_look)
     table = read_table(file, label=truth, group=group, not_random=not_random, needs=())
     table.check_free((*OURS[2:], PROPOSED))
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
@@ -248,7 +248,7 @@ def certify(
         risk=risk,
         delta=delta,
         seed=seed,
-        costs=costs,
+        prices=_costs(price_error, price_look),
     )
     rows = _rows_of(decision, table).drop(columns=["prediction", "confidence"])
     given_as = (prediction, confidence)
@@ -261,16 +261,20 @@ def apply(
 ) -> None:
     """Decide on new rows by a policy that was certified."""
     from .stored import OwnPolicy
-    from .table import OURS, read_table
+    from .table import OURS, PROPOSED, read_table, with_proposed
 
     kept = OwnPolicy.load(policy)
     table = read_table(file, text=kept.text or None, needs=())
-    names = OURS[2:] if kept.given else OURS
-    table.check_free(names)
+    names = [*(OURS[2:] if kept.given else OURS)]
+    table.check_free([*names, PROPOSED])
+    path = _written(file.name, out or file.parent)["decisions"]
+    proposed = with_proposed(replace(table, label=kept.label), path).not_random
     decided, warned = kept.apply(table)
     counts = decided["action"].value_counts().to_dict()
-    path = (out or file.parent) / f"{file.stem}.decisions.csv"
-    _write_rows(table, decided[[*names]], path)
+    if len(proposed):  # by a decide that wrote this file before
+        names.append(PROPOSED)
+        decided[PROPOSED] = _marks(decided.index, proposed)
+    _write_rows(table, decided[names], path)
     for note in [*table.notes, *warned]:
         _tell(note)
     said = ", ".join(f"{n} {action}" for action, n in counts.items())
@@ -430,10 +434,13 @@ def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
         rows.loc[judged.index, column] = judged[column]
     if decision.to_come is not None:
         rows.loc[decision.to_come.index] = decision.to_come[rows.columns]
-    # A later run reads this, so as not to certify by rows labelled for it.
-    rows[PROPOSED] = ""
-    rows.loc[proposed, PROPOSED] = "yes"
+    rows[PROPOSED] = _marks(rows.index, proposed)
     return rows
+
+
+def _marks(rows: pd.Index, proposed: pd.Index) -> list[str]:
+    """What a later run reads, so as not to certify by rows labelled for it."""
+    return ["yes" if one else "" for one in rows.isin(proposed)]
 
 
 def _written(name: str, folder: Path) -> dict[str, Path]:
