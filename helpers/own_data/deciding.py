@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -11,25 +11,26 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..calibration import ProbabilityCalibrator
-from ..checks import check_between, check_choice, check_count, plain_text
+from ..checks import check_between, check_choice, check_count
 from ..decisions import (
-    CertifiedThreshold,
+    Costs,
     Policy,
     choose_threshold,
     review_queue,
-    verify_accepted,
     zero_failure_sample_size,
 )
 from ..metrics import (
     calibration_metrics,
 )
-from ..metrics.bins import at_least
+from .applying import act, calibrated
+from .by_label import label_bounds
 from .candidates import HOSTED, LONGEST, NAMES, TUNED, WORDS, Candidate, draw_examples
 from .choosing import MEASURES, Choice, Tell, choose
 from .decision import Decision
+from .likeness import Likeness
 from .on_request import SHOWN, joined, made_candidate
-from .table import OwnTable
+from .prices import PolicyCost
+from .table import OURS, PROPOSED, OwnTable
 
 if TYPE_CHECKING:
     from ..hosted import HostedClassifier
@@ -44,6 +45,7 @@ class Plan:
 
     ``shown`` are rows that stand in a prompt as examples, ``chosen_on`` those by which
     a candidate is calibrated and chosen, ``certified_on`` those that have no say in it.
+    ``set_apart``, not drawn at random, are only learned from.
     """
 
     table: OwnTable
@@ -54,6 +56,8 @@ class Plan:
     chosen_on: pd.Index
     certified_on: pd.Index
     candidates: Sequence[Candidate]
+    set_apart: pd.Index
+    costs: Costs | None = None
 
     def seconds(self) -> pd.DataFrame:
         """Reading times, measured on a few texts: to compare, and more if chosen."""
@@ -69,7 +73,7 @@ class Plan:
             }
         return pd.DataFrame(found).T
 
-    def costs(self) -> list[str]:
+    def payments(self) -> list[str]:
         """What is to be paid beside time, in sentences."""
         texts = self.table.texts[self.chosen_on].tolist()
         rest = len(self.certified_on) + len(self.table.unlabelled)
@@ -85,6 +89,7 @@ def plan(
     seed: int = 0,
     model: Any = None,
     candidates: Sequence[str] = NAMES,
+    costs: Costs | None = None,
     hosted: HostedClassifier | None = None,
 ) -> Plan:
     """Divide the labelled rows at random, groups on one side, and say what to try.
@@ -106,6 +111,8 @@ def plan(
         "answer and hidden states" is, too.
     hosted : HostedClassifier, optional
         A hosted model to try, too; labels and examples are set here.
+    costs : Costs, optional
+        Prices of an error and of a look, to tell what the policy costs.
 
     Examples
     --------
@@ -124,19 +131,25 @@ def plan(
     names = [*candidates, *([HOSTED] if hosted is not None else [])]
     if not names:
         raise ValueError("candidates must name at least one.")
-    table.check_free()
+    table.check_free((*OURS, PROPOSED))
     table.check_labels()
-    groups = table.groups[table.labelled]
+    apart = table.set_apart
+    groups = table.groups[table.labelled.difference(apart)]
     order = np.random.default_rng(seed).permutation(groups.unique())
     is_first = groups.isin(order[: len(order) // 2])
     first, second = groups.index[is_first], groups.index[~is_first]
-    labels = table.labels[first]
+    labels, known = table.labels[first], table.labels[first.union(apart)]
     if labels.nunique() < 2:
         raise ValueError(
             f"The {len(first)} rows to learn from, drawn at random, have one label, "
             f"{labels.iloc[0]!r}: label more rows of others."
         )
     notes = list(table.notes)
+    if len(apart):
+        notes.append(
+            f"{len(apart)} labelled rows were not drawn at random, or belong with such "
+            "rows: they are learned from, and nothing is chosen or certified by them."
+        )
     needed, n_second = zero_failure_sample_size(risk, delta), groups[second].nunique()
     if n_second < needed:
         notes.append(
@@ -160,7 +173,7 @@ def plan(
     made = []
     for name in names:
         try:
-            kinds = labels.unique().tolist()
+            kinds = known.unique().tolist()
             made.append(made_candidate(name, kinds, examples, model, hosted))
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
@@ -174,6 +187,8 @@ def plan(
         first.difference(shown),
         second,
         made,
+        apart,
+        costs,
     )
 
 
@@ -197,7 +212,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     (30, 0)
     """
     table, first = plan.table, plan.chosen_on
-    learned = first.union(plan.shown)
+    learned = first.union(plan.shown).union(plan.set_apart)
     choice = choose(
         plan.candidates,
         table.texts[first].tolist(),
@@ -221,6 +236,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
             "prediction": raw["prediction"],
             "confidence": np.asarray(shares.max(axis=1)),
             **dict(zip(raw.filter(like="p_"), np.asarray(shares).T, strict=False)),
+            **raw.filter(items=["off_label"]),
         }
     )
     coming = None
@@ -236,25 +252,9 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         delta=plan.delta,
         seed=plan.seed,
         choice=choice,
+        learned=table.texts[learned],
+        costs=plan.costs,
     )
-
-
-def calibrated(
-    candidate: Candidate, calibrator: ProbabilityCalibrator, texts: pd.Series
-) -> tuple[pd.DataFrame, Any]:
-    """A candidate's table with calibrated predictions, and calibrated probabilities.
-
-    These are of the rows of which anything is known; the others have no prediction.
-    """
-    table = candidate.score_table(texts)
-    known = table.dropna(subset="confidence")
-    columns = [f"p_{name}" for name in candidate.labels]
-    ids = [plain_text(text) for text in texts[known.index]]
-    shares = calibrator.predict(known[columns], ids=ids)
-    best = np.asarray(shares).argmax(axis=1)
-    labels = np.array(candidate.labels, dtype=object)
-    table.loc[known.index, "prediction"] = labels[best]
-    return table, shares
 
 
 def certify(
@@ -267,6 +267,8 @@ def certify(
     delta: float,
     seed: int = 0,
     choice: Choice | None = None,
+    learned: Iterable[str] = (),
+    costs: Costs | None = None,
 ) -> Decision:
     """A decision from confidences in predictions with known truth.
 
@@ -280,8 +282,10 @@ def certify(
         The same confidences, which may know that no calibrator was fitted on them.
     coming : pandas.DataFrame, optional
         Rows without a truth, as a policy takes them.
-    risk, delta, seed, choice
+    risk, delta, seed, choice, costs
         As for :class:`Decision`.
+    learned : iterable of str, optional
+        Texts that the candidate learned from.
     """
     right = (judged["truth"] == judged["prediction"]).to_numpy()
     groups = table.groups[judged.index].to_numpy()
@@ -294,20 +298,25 @@ def certify(
     policy = Policy.from_certified(
         certificate, calibrator=calibrator, source=source, name=table.name
     )
+    notes, likeness = list(table.notes), Likeness.of(judged, groups, learned)
     to_come, to_label = None, judged.iloc[:0]
     if coming is not None:
-        decided = policy.apply(coming, source=source)
-        to_come = pd.DataFrame(
-            {
-                "text": table.texts[decided.index],
-                "prediction": decided["prediction"],
-                "confidence": decided["decided_on"],
-                "action": decided["action"],
-                "reason": decided["reason"],
-            }
-        )
+        to_come = act(policy, coming, table.texts, likeness, source=source)
+        notes += likeness.warnings(to_come)
         first_of_copies = ~table.groups[to_come.index].duplicated()
         to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
+    cost = None
+    if costs is not None:
+        cost = PolicyCost.of(
+            costs,
+            confidence,
+            right,
+            certificate,
+            is_calibrated=choice is not None,
+            groups=groups,
+            seed=seed,
+        )
+    apart = len(table.set_apart)
     labelled = table.labels[table.labelled]
     if choice is not None:
         candidates, differences = choice.candidates, choice.differences
@@ -330,7 +339,8 @@ def certify(
             "labelled": len(labelled),
             "unlabelled": 0 if coming is None else len(coming),
             "copies": int(table.groups[labelled.index].duplicated().sum()),
-            "shown": len(labelled) - len(judged) - choice.n if choice else 0,
+            "set_apart": apart,
+            "shown": len(labelled) - apart - len(judged) - choice.n if choice else 0,
             "chosen_on": choice.n if choice else 0,
             "compared_on": choice.n_compared if choice else 0,
             "certified_on": len(np.unique(groups)),
@@ -341,45 +351,18 @@ def certify(
         judged=judged,
         report=report,
         certificate=certificate,
-        by_label=_by_label(judged, certificate, groups, seed),
+        by_label=label_bounds(
+            judged, certificate.threshold, delta=delta, groups=groups, seed=seed
+        ),
         to_come=to_come,
         to_label=to_label[["text", "prediction", "confidence"]],
         versions=_versions(table, source),
         policy=None if certificate.threshold is None else policy,
-        notes=table.notes,
+        notes=tuple(notes),
         candidate=choice.candidate if choice else None,
+        likeness=likeness,
+        cost=cost,
     )
-
-
-def _by_label(
-    judged: pd.DataFrame, certificate: CertifiedThreshold, groups: np.ndarray, seed: int
-) -> pd.DataFrame:
-    """Errors among accepted rows of each predicted label, with bounds."""
-    threshold = np.inf if certificate.threshold is None else certificate.threshold
-    accepted = at_least(judged["confidence"].to_numpy(), threshold)
-    right = (judged["truth"] == judged["prediction"]).to_numpy()
-    predicted = judged["prediction"].to_numpy()
-    kinds = pd.unique(predicted)
-    # They hold together, and whichever of the tested thresholds was chosen.
-    level = certificate.delta / (len(kinds) * max(len(certificate.tested), 1))
-    rows = {}
-    for kind in kinds:
-        own = predicted == kind
-        found = verify_accepted(
-            accepted[own],
-            right[own],
-            certificate.max_risk,
-            level,
-            groups=groups[own],
-            rng=seed,
-        )
-        rows[kind] = {
-            "n": found.n_labels,
-            "accepted": found.n_accepted,
-            "errors": found.n_errors,
-            "upper": found.high if found.n_accepted else np.nan,
-        }
-    return pd.DataFrame(rows).T.astype({"n": int, "accepted": int, "errors": int})
 
 
 def _versions(table: OwnTable, source: Any) -> dict[str, str]:
