@@ -80,7 +80,7 @@ def test_a_hosted_model_is_chosen_and_asked_once_about_each_text(
     asked = (*asked, "--risk", 0.2, "--json")
     code, out, err = run(capsys, *asked, "--dry-run", "--prices", "1,2")
     assert code == 0 and not server.asked
-    costs = json.loads(out)["costs"]
+    costs = json.loads(out)["payments"]
     assert len(costs) == 1 and "is asked about 32 texts, and about 50 more" in costs[0]
     assert "dollars" in costs[0] and "leave this machine" in err
     code, out, _ = run(capsys, *asked)
