@@ -16,11 +16,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .options import (
+    AsJson,
+    Budget,
+    Delta,
+    File,
+    Group,
+    Label,
+    Model,
+    NotRandom,
+    Out,
+    PolicyFile,
+    PriceError,
+    PriceLook,
+    Prices,
+    Risk,
+    Seed,
+    Text,
+    Tune,
+    Url,
+    hosted_model,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..decisions import Costs
-    from ..hosted import HostedClassifier
     from .decision import Decision
     from .prices import PolicyCost
     from .table import OwnTable
@@ -53,30 +74,6 @@ app = typer.Typer(
 )
 _WAYS = ("words", "answer", "probe")
 
-File = Annotated[Path, typer.Argument(help="A CSV (UTF-8), Excel or Parquet file.")]
-PolicyFile = Annotated[Path, typer.Argument(help="What decide or certify wrote.")]
-Text = Annotated[str | None, typer.Option(help="Column of the texts.")]
-Label = Annotated[str | None, typer.Option(help="Column of the labels.")]
-Group = Annotated[
-    str | None, typer.Option(help="Column of what rows share, such as a patient.")
-]
-NotRandom = Annotated[
-    str | None,
-    typer.Option(
-        help="Column that marks rows not drawn at random, such as those that looked "
-        "hard: they are learned from, not judged by."
-    ),
-]
-PriceError = Annotated[float | None, typer.Option(help="What a wrong label costs.")]
-PriceLook = Annotated[float | None, typer.Option(help="What a person's look costs.")]
-Risk = Annotated[float, typer.Option(help="Largest share of wrong rows accepted.")]
-Delta = Annotated[float, typer.Option(help="Probability that this fails.")]
-Seed = Annotated[int, typer.Option(help="Of the division at random.")]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder for what is written.", file_okay=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
 
 @app.command()
 def decide(
@@ -89,13 +86,7 @@ def decide(
     delta: Delta = 0.05,
     price_error: PriceError = None,
     price_look: PriceLook = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A hub id or path; default: the embedded model. With --url, the name "
-            "of the hosted model, beside which the embedded one is used."
-        ),
-    ] = None,
+    model: Model = None,
     use: Annotated[
         str,
         typer.Option(
@@ -103,23 +94,10 @@ def decide(
             "together."
         ),
     ] = ",".join(_WAYS),
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Try a fine-tuned adapter of the model, too.")
-    ] = False,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of a hosted model to try, too, such as "
-            "https://api.openai.com/v1; the key is read from OPENAI_API_KEY."
-        ),
-    ] = None,
-    prices: Annotated[
-        str | None,
-        typer.Option(help="Of the hosted model: dollars a million tokens, IN,OUT."),
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(help="The most dollars to spend; needs --prices.")
-    ] = None,
+    tune: Tune = False,
+    url: Url = None,
+    prices: Prices = None,
+    budget: Budget = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
@@ -137,7 +115,7 @@ def decide(
         raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
     table = read_table(file, text=text, label=label, group=group, not_random=not_random)
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
-    hosted = _hosted(url, model, prices, budget)
+    hosted = hosted_model(url, model, prices, budget)
     names = [ways[way] for way in ways if way in use.split(",")]
     made = deciding.plan(
         table,
@@ -382,33 +360,6 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"how-sure: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _hosted(
-    url: str | None, model: str | None, prices: str | None, budget: float | None
-) -> HostedClassifier | None:
-    """The hosted model that is asked for, if any."""
-    if url is None:
-        if prices is not None or budget is not None:
-            raise ValueError(
-                "--prices and --budget are for a hosted model: give --url."
-            )
-        return None
-    if model is None:
-        raise ValueError("--url needs --model, the name of the hosted model.")
-    from ..hosted import HostedClassifier, Transport
-
-    table = None
-    if prices is not None:
-        try:
-            read, written = (float(price) for price in prices.split(","))
-        except ValueError:
-            raise ValueError(
-                f"--prices must be two numbers, as in 0.15,0.60; not {prices!r}."
-            ) from None
-        table = {model: (read, written)}
-    transport = Transport(budget=budget, prices=table)
-    return HostedClassifier(url, model, transport=transport)
 
 
 def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
