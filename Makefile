@@ -10,7 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # make book ONLY=02   execute one chapter only
 # make mine CSV=mine.csv TEXT=narrative LABEL=body_part ARGS="--risk 0.05"
 # make neiss NEISS=neiss2024.tsv N=2000   a file or a year, and how many of its cases
-# make serve PORT=8001 GGUF=model.gguf    another port, another model
+# make serve PORT=8001 GGUF=model.gguf    another port, another model (llama.cpp's
+#                                         server; ours: .venv/bin/how-sure serve)
 BUILD_FLAGS := $(if $(filter-out 0,$(FAST)),--fast) $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help

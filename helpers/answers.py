@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 from .bounds import MISSING_BELOW, ListedToken
 from .checks import check_count
@@ -75,7 +75,9 @@ class Answer:
 
     ``tokens`` is empty where the server sends no log-probabilities; ``finish_reason``
     is "stop", "length", "content_filter" or the server's own word; ``refusal`` is why
-    the model refused; ``model`` and ``request_id`` are the server's names.
+    the model refused; ``model`` and ``request_id`` are the server's names. By
+    "decisions" and "systemone" there is no text: ``decisions`` has what was sent for
+    each question, to be read by :func:`helpers.hosted.read_decisions`.
     """
 
     text: str
@@ -85,6 +87,7 @@ class Answer:
     usage: TokenUsage
     model: str | None
     request_id: str | None
+    decisions: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def problem(self) -> str | None:
@@ -93,7 +96,8 @@ class Answer:
             return f"The model refused: {self.refusal!r}. Reword the prompt."
         if self.finish_reason in _STOPPED:
             return _STOPPED[self.finish_reason]
-        if not any(token.logprob is not None for token in self.tokens):
+        shown = any(token.logprob is not None for token in self.tokens)
+        if not shown and not self.decisions:
             return (
                 "The server sent no log-probabilities: it needs to be asked for them, "
                 "or another protocol, or a model that offers them."
@@ -131,7 +135,7 @@ def read_answer(
 
     Parameters
     ----------
-    protocol : {"chat", "responses", "completions"}
+    protocol : {"chat", "responses", "completions", "decisions", "systemone"}
         How it was asked.
     response : str, mapping or object
         What the server sent, as JSON or decoded, or the client's object for it.
@@ -156,16 +160,20 @@ def read_answer(
             "with retry_failed=True."
         )
     items = _get(response, way.holds)
+    is_whole = isinstance(items, way.form)
     # A response may hold nothing but its status.
-    if not isinstance(items, list) or not (items or way.holds == "output"):
+    if not is_whole or not (items or way.holds == "output"):
         raise UnreadableAnswer(
             f"The answer holds no {way.holds}, but {sorted(dict(response))!r}: check "
             f"that base_url and the protocol, {protocol!r}, are the server's."
         )
-    text, tokens, finish, refusal = way.read(response, items, index)
     model = _word(_get(response, "model"))
     name = _word(_get(response, "id") if request_id is None else request_id)
     usage = TokenUsage.of(response)
+    if not isinstance(way, _Protocol):
+        decisions = _decisions(response, items)
+        return Answer("", (), None, None, usage, model, name, decisions)
+    text, tokens, finish, refusal = way.read(response, items, index)
     return Answer(text, tokens, _word(finish), _word(refusal), usage, model, name)
 
 
@@ -257,34 +265,74 @@ def _read_output(response: Any, items: list[Any], index: int | None) -> _Read:
     return _text(texts), tuple(chain.from_iterable(lists)), finish, refusal
 
 
-class _Protocol(NamedTuple):
-    """How a server is asked, and how its answer is read.
+def _decisions(response: Any, items: Any) -> tuple[dict[str, Any], ...]:
+    """What is said of each question, with its name; nothing where it is no object."""
+    if isinstance(items, list):
+        return tuple(map(_plain, items))
+    more = _plain(_get(response, "diagnostics"))
+    return tuple(
+        {**_plain(more.get(name)), **_plain(said), "name": name}
+        for name, said in items.items()
+    )
 
-    ``prompt`` is the body's name for the prompt, ``holds`` the answer's for what it
-    holds, ``least_tokens`` the fewest that one may ask for; ``ask`` makes the arguments
-    that depend on the protocol, and ``read`` finds text, tokens, end and refusal.
-    """
+
+@dataclass(frozen=True, kw_only=True)
+class _Route:
+    """Where a server is asked: ``prompt`` is the body's name for what is asked about,
+    ``holds`` the answer's for what it holds, of the type ``form``."""
 
     path: str
     prompt: str
     holds: str
-    least_tokens: int
+    form: type = list
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Protocol(_Route):
+    """How a server is asked for tokens, ``least_tokens`` at least, and is read.
+
+    ``ask`` makes the arguments that depend on the protocol, and ``read`` finds text,
+    tokens, end and refusal.
+    """
+
+    least_tokens: int = 1
     ask: Callable[..., dict[str, Any]]
     read: Callable[[Any, list[Any], int | None], _Read]
 
 
 # A further protocol is a row here, with how it asks and how it reads.
-PROTOCOLS = {
+TOKEN_PROTOCOLS = {
     "chat": _Protocol(
-        "/v1/chat/completions", "messages", "choices", 1, _ask_chat, _read_choices
+        path="/v1/chat/completions",
+        prompt="messages",
+        holds="choices",
+        ask=_ask_chat,
+        read=_read_choices,
     ),
     "responses": _Protocol(
-        "/v1/responses", "input", "output", 16, _ask_responses, _read_output
+        path="/v1/responses",
+        prompt="input",
+        holds="output",
+        least_tokens=16,
+        ask=_ask_responses,
+        read=_read_output,
     ),
     "completions": _Protocol(
-        "/v1/completions", "prompt", "choices", 1, _ask_completions, _read_texts
+        path="/v1/completions",
+        prompt="prompt",
+        holds="choices",
+        ask=_ask_completions,
+        read=_read_texts,
     ),
 }
+# Doors answer typed questions with a probability for each option.
+DOORS = {
+    "decisions": _Route(path="/v1/decisions", prompt="input", holds="answers"),
+    "systemone": _Route(
+        path="/v1/systemone", prompt="state", holds="answers", form=dict
+    ),
+}
+PROTOCOLS: dict[str, _Route] = {**TOKEN_PROTOCOLS, **DOORS}
 
 
 # Parts of an answer, which may be anything --------------------------------------------
@@ -364,6 +412,12 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "".join(_text(_get(part, "text")) for part in value)
     return value if isinstance(value, str) else ""
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    if hasattr(value, "model_dump"):
+        value = value.model_dump()
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _word(value: Any) -> str | None:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from .checks import check_choice
+from .checks import check_between, check_choice
 from .verbalizer import FAMILIES, written_forms
 
 LOST = "\ufffd"  # what servers that send no bytes write for a part of a character
@@ -21,6 +22,8 @@ _LEADS = {"exact": ("",), "case": ("", " "), "wide": ("", " ", "\n")}
 # A listed token is at most this many times less probable than all that is not listed.
 _VOCABULARY = 1_000_000
 _ROUNDING = 1e-12
+_SINGLE = 1e-7
+_COUNTS = np.array([*range(10, 1001), 2000, 5000, 10_000, 20_000, 50_000, 100_000])
 _HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
 # How servers write the token that ends a turn; some list it as an empty text.
 _TURN_END = re.compile(r"<\|[^|<>]+\|>|<｜[^｜<>]+｜>|</s>|<(eos|end_of_turn|eot)>|")
@@ -199,6 +202,66 @@ def label_bounds(
         most = np.minimum(most, counts * position.least)
     mass.leave(position.rest, most)
     return LabelBounds(names, **mass.limits(names), problem=position.problem)
+
+
+def rounding_step(probabilities: ArrayLike) -> float | None:
+    """The step that all probabilities are multiples of; None if there is none.
+
+    The largest 1/n from a tenth to a hundred-thousandth. With few values it can be
+    larger than the step they were rounded to; bounds from it hold all the same.
+
+    Parameters
+    ----------
+    probabilities : array-like
+        As a server sent them; NaN is left out.
+
+    Examples
+    --------
+    >>> rounding_step([[0.37, 0.63], [0.9, 0.1]])
+    0.01
+    """
+    values = np.ravel(np.asarray(probabilities, dtype=float))
+    values = np.unique(values[~np.isnan(values)])
+    counts = _COUNTS[: len(values) * len(_COUNTS)]
+    for part in (values[:16], values):  # a few show which are worth looking at
+        places = part[:, None] * counts
+        # Numbers in single precision are this far from what they stand for.
+        off = np.abs(places - np.round(places)) > _SINGLE * counts
+        counts = counts[~off.any(axis=0)]
+    return 1 / float(counts[0]) if len(counts) else None
+
+
+def rounding_bounds(probabilities: ArrayLike, step: float) -> np.ndarray:
+    """Bounds of probabilities that were rounded, shape (n, K, 2).
+
+    Each lies within half a step, and all of a row sum to one: so each is at least what
+    the others leave if they are as large as they can be. Rows that no probabilities
+    are rounded to, and rows with NaN, are NaN.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n, K)
+        As a server sent them, of all labels.
+    step : float
+        What they are multiples of, as from :func:`rounding_step`.
+
+    Examples
+    --------
+    >>> rounding_bounds([[0.99, 0.01, 0.0]], 0.01).round(3).tolist()
+    [[[0.985, 0.995], [0.005, 0.015], [0.0, 0.005]]]
+    """
+    check_between("step", step, 0, 1, closed=True)
+    sent = np.asarray(probabilities, dtype=float)
+    if sent.ndim != 2:
+        raise ValueError(f"probabilities must be rows, not of shape {sent.shape}.")
+    low = np.clip(sent - step / 2, 0, 1)
+    high = np.clip(sent + step / 2, 0, 1)
+    least, most = low.sum(axis=1, keepdims=True), high.sum(axis=1, keepdims=True)
+    noise = _SINGLE * sent.shape[1]
+    possible = (least <= 1 + noise) & (most >= 1 - noise)
+    low, high = np.maximum(low, 1 - (most - high)), np.minimum(high, 1 - (least - low))
+    ends = np.sort(np.stack([low, high], axis=-1), axis=-1)  # noise may cross them
+    return np.where(possible[..., None], np.clip(ends, 0, 1), np.nan)
 
 
 class LabelMass:

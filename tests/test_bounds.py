@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
-from helpers.bounds import ListedToken, label_bounds, spelling_texts
+from helpers.bounds import (
+    ListedToken,
+    label_bounds,
+    rounding_bounds,
+    rounding_step,
+    spelling_texts,
+)
 from helpers.datasets import load_published_tables
 
 # What a reply of a vision model said of an injury's body part (test_vectors §5.2).
@@ -335,3 +342,71 @@ def test_bad_input_is_named(listed: Any, labels: Any, message: str) -> None:
 def test_bad_spellings_are_named(labels: Any, family: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spelling_texts(labels, family)
+
+
+# Rounded probabilities ---------------------------------------------------------------
+
+ROUNDED = st.tuples(
+    st.lists(st.floats(0.001, 10.0), min_size=2, max_size=6),
+    st.sampled_from([0.1, 0.05, 0.025, 0.01, 0.001, 1 / 255]),
+)
+
+
+@settings(max_examples=40)
+@given(ROUNDED)
+def test_rounded_bounds_hold_the_truth_and_are_as_tight_as_they_can_be(
+    case: tuple[list[float], float],
+) -> None:
+    weights, step = case
+    exact = np.array(weights) / np.sum(weights)
+    sent = np.round(exact / step) * step
+    ends = rounding_bounds([sent], step)[0]
+    assert (ends[:, 0] <= exact + 1e-9).all() and (exact <= ends[:, 1] + 1e-9).all()
+    # The least and the most of each over all distributions within half a step.
+    box = [(max(v - step / 2, 0), min(v + step / 2, 1)) for v in sent]
+    for at in range(len(sent)):
+        for side, sign in ((0, 1.0), (1, -1.0)):
+            aim = sign * (np.arange(len(sent)) == at)
+            found = linprog(aim, A_eq=[np.ones(len(sent))], b_eq=[1], bounds=box)
+            assert found.success and ends[at, side] == pytest.approx(
+                sign * found.fun, abs=1e-6
+            )
+
+
+@given(ROUNDED, st.lists(st.integers(0, 1000), min_size=1, max_size=8))
+def test_step_that_is_found_is_never_too_small(
+    case: tuple[list[float], float], places: list[int]
+) -> None:
+    _, step = case
+    sent = [round(place % (1 / step)) * step for place in places]
+    found = rounding_step(sent)
+    assert found is not None and found >= step * (1 - 1e-9)
+    single = np.array(sent, dtype=np.float32)
+    assert rounding_step(single) == found
+
+
+def test_step_is_found_or_there_is_none() -> None:
+    assert rounding_step([[0.37, 0.63], [np.nan, np.nan]]) == 0.01
+    assert rounding_step([0.37, 0.625]) == 0.005
+    assert rounding_step([0.0, 1.0]) == 0.1  # no coarser one is taken for granted
+    assert rounding_step(np.random.default_rng(0).dirichlet([1, 1, 1], 20)) is None
+    assert rounding_step([]) is None and rounding_step([np.nan]) is None
+
+
+def test_sums_that_no_rounding_gives_have_no_bounds() -> None:
+    rows = [[0.49, 0.49], [0.5, 0.51], [0.6, 0.6], [np.nan, 0.5], [0.0, 0.0]]
+    found = rounding_bounds(rows, 0.01)
+    assert np.isnan(found[:, 0, 0]).tolist() == [True, False, True, True, True]
+    assert found[1].round(4).tolist() == [[0.495, 0.495], [0.505, 0.505]]
+    # Many small ones can be hidden altogether.
+    hidden = rounding_bounds([[0.0] * 250], 0.01)[0]
+    assert hidden.tolist() == [[0.0, 0.005]] * 250
+    assert rounding_bounds([[0.25, 0.75]], 0.0).tolist() == [[[0.25] * 2, [0.75] * 2]]
+
+
+@pytest.mark.parametrize("step", [-0.1, 1.5, np.nan, "0.01", True])
+def test_senseless_step_is_refused(step: object) -> None:
+    with pytest.raises(ValueError, match="step must lie"):
+        rounding_bounds([[0.5, 0.5]], step)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be rows"):
+        rounding_bounds([0.5, 0.5], 0.1)

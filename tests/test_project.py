@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "markupsafe": "jinja2",
     "nbclient": "papermill",
     "sklearn": "scikit-learn",
+    "starlette": "fastapi",
     "venn_abers": "venn-abers",
     "yaml": "pyyaml",
 }
@@ -33,13 +34,14 @@ TARGETS = "setup mine book neiss test test-live lint lab serve bench clean help"
 ORDER = """checks progress record files metrics calibration int8 adapters checkpoints
     models prompts verbalizer packed tree row_cache logistic scoring hidden_states
     prompted classifier linear_probe sampling self_report bounds answers shards scale
-    local_server structured hosted uncertainty decisions finetune datasets
-    plots own_data __main__""".split()
+    local_server decision_forms decision_server structured uncertainty hosted
+    decisions finetune datasets plots own_data __main__""".split()
 # They need a server, hours, a file of the reader's, or a notebook.
 NO_EXAMPLE = """ask cache_dir finetune_ensemble iter_results load_finetuned load_neiss
     load_published_tables local_server measure_neiss measure_review_signals members
-    neiss_log_proba play_recording probe read_bad_rows read_batch read_results record
-    recorded run save_recording write_batch""".split()
+    neiss_log_proba order_effect play_recording probe probe_door read_bad_rows
+    read_batch read_results record recorded run save_recording serve
+    write_batch""".split()
 EVERY_RUN = ["book", "test", "lint", "test-live"]
 
 

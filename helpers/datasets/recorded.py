@@ -24,6 +24,7 @@ RECORDED_SERVERS = {
     "vLLM": "http://127.0.0.1:8001/v1",
     "transformers": "http://127.0.0.1:8002/v1",
 }
+RECORDED_DOORS = {"how-sure": "http://127.0.0.1:8003/v1"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def answering_servers(
     *,
     folder: str | Path | None = None,
     record: bool = False,
+    doors: bool = False,
 ) -> list[AnsweringServer]:
     """The servers of the book's recordings, or one that is asked live.
 
@@ -75,7 +77,10 @@ def answering_servers(
         Where journals are kept. Default: the user's cache for live servers, else
         memory.
     record : bool, default=False
-        Whether to ask the three servers live, to make the recordings anew.
+        Whether to ask the book's servers live, to make the recordings anew.
+    doors : bool, default=False
+        Servers to put typed questions to: one that is asked live may have no such
+        door, and the recorded one is there all the same.
 
     Examples
     --------
@@ -88,12 +93,14 @@ def answering_servers(
             "record needs a folder and no base_url: the book's servers are asked."
         )
     place = None if folder is None else Path(folder)
-    if address:
-        name = model or os.environ.get(HOSTED_MODEL_VARIABLE) or EMBEDDED
-        place = place or cache_dir() / "hosted"
-        return [AnsweringServer("asked", plain_url(address), name, place)]
     recordings = None if record else DATA / "recorded"
-    return [
+    known = [
         AnsweringServer(name, url, EMBEDDED, place, recordings, record)
-        for name, url in RECORDED_SERVERS.items()
+        for name, url in (RECORDED_DOORS if doors else RECORDED_SERVERS).items()
     ]
+    if not address:
+        return known
+    name = model or os.environ.get(HOSTED_MODEL_VARIABLE) or EMBEDDED
+    live = place or cache_dir() / "hosted"
+    asked = AnsweringServer("asked", plain_url(address), name, live)
+    return [asked, *known] if doors else [asked]

@@ -13,16 +13,25 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from ..answers import PROTOCOLS
+from ..answers import DOORS, PROTOCOLS
 from ..checks import check_choice
 from ..files import cache_dir
 from ..prompted import OffLabelWarning, PromptedClassifier, check_texts
+from ..prompts import SLOT, Prompt
 from ..verbalizer import Verbalizer
 from .client import Transport
+from .decisions import (
+    NAME,
+    NO_SENSE,
+    DecisionRounds,
+    DecisionScores,
+    Question,
+    decision_request,
+)
 from .journal import Journal
 from .labels import HostedScores, LabelTexts
-from .requests import check_client, open_client, plain_url
-from .rounds import NONSENSE, RequestSettings, Rounds
+from .requests import Request, check_client, open_client, plain_url
+from .rounds import NONSENSE, Asking, RequestSettings, Rounds
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -35,9 +44,9 @@ _REVISION = re.compile(r"(-\d{4}-\d\d-\d\d|-\d{8}|-\d{3,4}|@[\w.-]+|:latest)$")
 class HostedClassifier(PromptedClassifier):
     """A hosted language model as a scikit-learn classifier.
 
-    A server lists the most probable tokens only, so each probability has bounds:
-    see :meth:`predict_interval`. Requests that fail for good, a spent budget and a
-    rejected key raise :class:`RunStopped`; answers so far are in the journal.
+    A server lists the most probable tokens only, or rounds, so each probability has
+    bounds: see :meth:`predict_interval`. Requests that fail for good, a spent budget
+    and a rejected key raise :class:`RunStopped`; answers so far are in the journal.
 
     Parameters
     ----------
@@ -48,11 +57,17 @@ class HostedClassifier(PromptedClassifier):
         The model, as the server calls it.
     labels, prompt, examples, instruction, spellings, separator, random_state
         As for :class:`helpers.classifier.LLMClassifier`.
-    protocol : {"chat", "completions", "responses"}, default="chat"
-        "completions" sends the plain prompt that a local classifier uses; the others
-        send a system message and the examples as turns.
+    protocol : {"chat", "completions", "responses", "decisions", "systemone"}
+        "completions" sends the plain prompt that a local classifier uses; "chat", the
+        default, and "responses" send a system message and the examples as turns.
+        "decisions" and "systemone" ask a typed question with the labels as options, in
+        their order: ``prompt`` is what is asked about, by default the text alone, and
+        instruction and examples are the question's instructions, as they are. An
+        instruction with ``{text}`` is how each example is written, and the whole prompt
+        for the server of ``how-sure serve``.
     family : {"exact", "case", "wide"}, default="case"
         Which spellings count as a label: see :class:`helpers.verbalizer.Verbalizer`.
+        Of a typed question the server decides that, and on the terminator.
     terminator : str, sequence of str or None, default="auto"
         What must follow the label. "auto" is a line break or the end of the turn for
         "completions", and None (anything) for the others.
@@ -157,9 +172,23 @@ class HostedClassifier(PromptedClassifier):
         """
         return self._answers(check_texts(X))[0].decided
 
-    def render(self, text: str) -> str | list[dict[str, str]]:
-        """The prompt for one text as the server gets it: a text, or messages."""
+    def score_table(self, X: Iterable[str], truth: Any = None) -> pd.DataFrame:
+        table = super().score_table(X, truth)
+        if truth is not None and (self.settings or RequestSettings()).kind == "score":
+            levels = {label: at for at, label in enumerate(self.labels_)}
+            off = table["prediction"].map(levels) - table["truth"].map(levels)
+            table["within_one"] = off.abs().le(1).astype("boolean").mask(off.isna())
+        return table
+
+    def render(self, text: str) -> Any:
+        """The prompt for one text as the server gets it: a text, or messages.
+
+        Of a typed question, what is sent but for the model.
+        """
         self._ready()
+        if self.protocol in DOORS:
+            sent = self._decision_request(text).arguments
+            return {name: sent[name] for name in sent if name != "model"}
         prompt = self._prompt(chat=self.protocol != "completions")
         return prompt.messages(text) if prompt.chat else prompt.plain(text)
 
@@ -171,7 +200,7 @@ class HostedClassifier(PromptedClassifier):
         for at, label in enumerate(self.classes_):
             more[f"lower_{label}"] = found.low[:, at]
             more[f"upper_{label}"] = found.high[:, at]
-        for name in ("decided", "unlisted", "off_list", "unresolved", "calls"):
+        for name in found.columns:
             more[name] = getattr(found, name)
         more["problem"] = pd.Series(found.problems, dtype=object)
         more["model"] = np.array(models, dtype=object)
@@ -179,13 +208,17 @@ class HostedClassifier(PromptedClassifier):
 
     def _identity(self) -> tuple[dict[str, str], Any, Any]:
         self._ready()
-        how, texts = self.settings or RequestSettings(), self._label_texts()
-        asked = [self.render("A"), dict(how.options or {}), how.temperature]
-        asked += [self.fallback, how.draws, how.question]
-        spelled = {text.decode("utf-8"): at for text, at in texts.owners.items()}
-        labels = [texts.labels, spelled, texts.ends, texts.turn_ends]
-        reach = None if how.continue_with is None else dict(how.continue_with)
-        limits = [how.top_logprobs, how.max_calls_per_text, how.tolerance, reach]
+        how, asked, labels, limits = self.settings or RequestSettings(), [], [], []
+        if self.protocol in DOORS:
+            asked, labels = [self.render("A")], self.classes_.tolist()
+        else:
+            texts = self._label_texts()
+            asked = [self.render("A"), dict(how.options or {}), how.temperature]
+            asked += [self.fallback, how.draws, how.question]
+            spelled = {text.decode("utf-8"): at for text, at in texts.owners.items()}
+            labels = [texts.labels, spelled, texts.ends, texts.turn_ends]
+            reach = None if how.continue_with is None else dict(how.continue_with)
+            limits = [how.top_logprobs, how.max_calls_per_text, how.tolerance, reach]
         address = plain_url(str(self._client().base_url))
         model = {"model": f"{self.model} at {address} by {self.protocol}"}
         answered = sorted(getattr(self, "_answered", ()))
@@ -202,6 +235,20 @@ class HostedClassifier(PromptedClassifier):
         check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         if self.fallback is not None:
             check_choice("fallback", self.fallback, FALLBACKS)
+        if self.protocol in DOORS:
+            for name in ("fallback", "spellings"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} must be left out for {self.protocol!r}, where the "
+                        f"server reads the labels, not {getattr(self, name)!r}."
+                    )
+            self._question(labels)
+            return labels
+        if (how := self.settings) and (how.kind, how.descriptions) != ("choice", None):
+            raise ValueError(
+                "kind and descriptions are for typed questions, by "
+                f"{' or '.join(DOORS)}, and {self.protocol!r} asks none."
+            )
         # What is wrong here is told before it is looked up among what was built.
         Verbalizer(
             labels,
@@ -231,6 +278,51 @@ class HostedClassifier(PromptedClassifier):
             turn_ends=turn_ends,
         )
 
+    def _door_prompt(self) -> Prompt:
+        """What is asked about, and before it what is said of every text."""
+        shown = tuple(getattr(self, "examples_", ()))
+        item = SLOT if self.prompt is None else self.prompt.rstrip(" ")
+        return Prompt(item, shown, self.instruction, self.separator)
+
+    def _question(self, labels: Sequence[str]) -> Question:
+        how, prompt = self.settings or RequestSettings(), self._door_prompt()
+        if how.kind == "predicate" and self.instruction is None:
+            raise ValueError(
+                "instruction must be given for a predicate: the statement that is true "
+                f"of texts with the label {labels[0]!r}, the first of labels."
+            )
+        said = prompt.plain("A").removesuffix(prompt.ask("A"))
+        said = said.removesuffix(self.separator) or "Classify the text."
+        if self.instruction and SLOT in self.instruction:
+            whole = Prompt(self.instruction, prompt.examples, None, self.separator)
+            said = whole.plain(SLOT)
+        return Question(tuple(labels), said, how.kind, how.descriptions)
+
+    def _decision_request(self, text: str) -> Request:
+        options = (self.settings or RequestSettings()).options or {}
+        asked = {NAME: self._question(self.labels_)}
+        about = self._door_prompt().ask(text)
+        return decision_request(self.protocol, str(self.model), about, asked, **options)
+
+    def _decisions(self, journal: Journal) -> DecisionRounds:
+        labels = list(self.labels_)
+        return DecisionRounds(
+            question=self._question(labels),
+            order=[labels.index(label) for label in self.classes_],
+            request=self._decision_request,
+            **self._asking(journal),
+        )
+
+    def _asking(self, journal: Journal) -> dict[str, Any]:
+        return {
+            "client": self._client(),
+            "journal": journal,
+            "model": str(self.model),
+            "protocol": self.protocol,
+            "how": self.settings or RequestSettings(),
+            "transport": self.transport or Transport(),
+        }
+
     def _client(self) -> AsyncOpenAI:
         assert self.client is not None  # since fit has looked
         if not hasattr(self, "_opened"):
@@ -240,23 +332,21 @@ class HostedClassifier(PromptedClassifier):
     def _answers(self, texts: list[str]) -> tuple[HostedScores, list[str | None]]:
         self._ready()
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        transport = self.transport or Transport()
         with ExitStack() as stack:
             journal = self.journal or cache_dir() / "hosted.sqlite"
             if not isinstance(journal, Journal):
                 journal = stack.enter_context(Journal(journal))
-            rounds = Rounds(
-                client=self._client(),
-                journal=journal,
-                model=str(self.model),
-                protocol=self.protocol,
-                prompt=self._prompt(chat=self.protocol != "completions"),
-                labels=self._label_texts(),
-                fallback=self.fallback,
-                how=self.settings or RequestSettings(),
-                transport=transport,
-            )
-            if transport.budget is not None:
+            rounds: Asking
+            if self.protocol in DOORS:
+                rounds = self._decisions(journal)
+            else:
+                rounds = Rounds(
+                    prompt=self._prompt(chat=self.protocol != "completions"),
+                    labels=self._label_texts(),
+                    fallback=self.fallback,
+                    **self._asking(journal),
+                )
+            if rounds.transport.budget is not None:
                 # What earlier calls paid for later rounds counts from the start, too.
                 rounds.recalls = True
                 with suppress(ValueError), warnings.catch_warnings(action="ignore"):
@@ -287,13 +377,15 @@ class HostedClassifier(PromptedClassifier):
         lost = [found.problems[row] or "" for row in np.flatnonzero(~found.known)]
         if not lost:
             return
-        nonsense = all(why.startswith(NONSENSE) for why in lost)
+        nonsense = all(why.startswith((NONSENSE, NO_SENSE)) for why in lost)
         if (self.settings or RequestSettings()).failed == "error" and nonsense:
             if len(lost) == len(found.problems):
                 raise ValueError(f"{lost[0]} So it is for each of {len(lost)} texts.")
+        refused = found.refused.sum() if isinstance(found, DecisionScores) else 0
+        words = f" {refused} were refused." if refused else ""
         warnings.warn(
             f"{len(lost)} of {len(found.problems)} texts have no confidence, for which "
-            f"it is NaN: count them apart. The first: {lost[0]}",
+            f"it is NaN: count them apart.{words} The first: {lost[0]}",
             stacklevel=6,
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from statsmodels.stats.proportion import proportion_confint
@@ -225,6 +225,16 @@ def _is_lost(token: ListedToken | AnswerToken) -> bool:
 class HostedScores:
     """Label probabilities of texts and their bounds; what is not known is NaN."""
 
+    columns: ClassVar[tuple[str, ...]] = (
+        *("decided", "unlisted", "off_list", "unresolved", "calls"),
+    )
+    _kinds: ClassVar[dict[str, Any]] = {
+        "best": int,
+        "calls": int,
+        "decided": bool,
+        "problems": object,
+    }
+
     shares: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -249,9 +259,8 @@ class HostedScores:
             **dict.fromkeys(gaps, np.full(n, np.nan)),
             **known,
         }
-        kinds = {"best": int, "calls": int, "decided": bool, "problems": object}
         arrays: dict[str, Any] = {
-            name: np.asarray(part, kinds.get(name, float))
+            name: np.asarray(part, cls._kinds.get(name, float))
             for name, part in parts.items()
         }
         return cls(**arrays)

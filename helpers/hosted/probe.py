@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..answers import PROTOCOLS, Answer, AnswerToken, Failure
+from ..answers import TOKEN_PROTOCOLS, Answer, AnswerToken, Failure
 from .client import ask
 from .journal import Journal
 from .requests import build_request, open_client, plain_url
@@ -76,8 +76,9 @@ class Probe:
 
     ``protocol`` is the first of "chat", "completions" and "responses" that gives
     log-probabilities, or else that answers; ``findings`` are by name, in the order of
-    ``table``; ``continue_with`` and ``old_limit`` are for :class:`RequestSettings`;
-    ``requests``, ``prompt_tokens`` and ``completion_tokens`` are what it cost.
+    ``table``; ``continue_with``, ``old_limit`` and ``step`` are for
+    :class:`RequestSettings`; ``requests``, ``prompt_tokens`` and ``completion_tokens``
+    are what it cost.
     """
 
     base_url: str
@@ -89,6 +90,7 @@ class Probe:
     requests: int
     prompt_tokens: int
     completion_tokens: int
+    step: float | None = None
 
     def __getitem__(self, name: str) -> Finding:
         return self.findings[name]
@@ -211,7 +213,7 @@ class _Asker:
             known = {"old_limit": self.old_limit, **self.settings.get(by, {})}
             bare = known.pop("bare", False)
             settings = {"top_logprobs": 20, "temperature": 0.0, **known, **change}
-            least = PROTOCOLS[by].least_tokens
+            least = TOKEN_PROTOCOLS[by].least_tokens
             settings["max_tokens"] = max(change.get("max_tokens", 1), least)
             request = build_request(model=self.model, prompt=prompt, **settings)
             requests.append(request.without_logprobs() if bare else request)

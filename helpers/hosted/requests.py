@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from ..answers import (
+    DOORS,
     PROTOCOLS,
+    TOKEN_PROTOCOLS,
     Answer,
     Failure,
     TokenUsage,
@@ -31,6 +33,7 @@ Prices = Mapping[str, tuple[float, float]]
 
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _WISHES = ("logprobs", "top_logprobs", "include")
+_MOST_QUESTIONS = 400  # of the Decisions API; servers may take fewer
 _MOST_REDIRECTS = 5
 _MOST_BYTES = 32 * 2**20  # lists of 20 for 4,096 tokens take 8
 _STREAMED = {"X-Stainless-Raw-Response": "stream"}
@@ -67,8 +70,9 @@ class Request:
 
     Parameters
     ----------
-    protocol : {"chat", "responses", "completions"}
-        Chat Completions, the Responses API, or legacy completions of a raw prompt.
+    protocol : {"chat", "responses", "completions", "decisions", "systemone"}
+        Chat Completions, the Responses API, legacy completions of a raw prompt, or
+        typed questions (see :func:`decision_request`).
     arguments : mapping
         The JSON body that is sent, with ``model`` and the prompt.
     draw : int, default=0
@@ -88,6 +92,13 @@ class Request:
                 f"arguments must name model and {prompt}, not only "
                 f"{', '.join(sent) or 'nothing'}."
             )
+        if self.protocol in DOORS:
+            asked = sent.get("questions")
+            n = len(asked) if isinstance(asked, (list, Mapping)) else 0
+            if not 1 <= n <= _MOST_QUESTIONS:
+                raise ValueError(
+                    f"questions must be 1 to {_MOST_QUESTIONS} in one request, not {n}."
+                )
         for name, least in (("stream", False), ("n", 1), ("best_of", 1)):
             if sent.get(name) not in (None, least):
                 raise ValueError(
@@ -105,6 +116,8 @@ class Request:
 
     @property
     def limit(self) -> int | None:
+        if self.protocol in DOORS:  # which read one token for each question
+            return len(self.arguments["questions"])
         found = [self.arguments[name] for name in _LIMITS if name in self.arguments]
         return found[0] if found and isinstance(found[0], int) else None
 
@@ -119,14 +132,18 @@ class Request:
         prompt = self.arguments[PROTOCOLS[self.protocol].prompt]
         # Room for what a server adds to each message, and to the whole: roles, marks.
         extra = 16 * (1 if isinstance(prompt, str) else len(prompt)) + 32
-        return TokenUsage(len(body) + extra, self.limit)
+        # Each question may be asked with the whole text.
+        times = self.limit if self.protocol in DOORS else 1
+        return TokenUsage((len(body) + extra) * times, self.limit)
 
     def key(self, base_url: str) -> str:
         """A stable name for this request at this server; secrets do not count."""
         # As it is sent, where names are texts: sorted, 10 is before 9, not after.
         sent = json.loads(json.dumps(dict(self.arguments)))
         whole = [plain_url(base_url), self.protocol, sent, self.draw]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+        # The order of a mapping of options is the order in which they are offered.
+        is_set = self.protocol not in DOORS
+        return hashlib.sha256(json.dumps(whole, sort_keys=is_set).encode()).hexdigest()
 
     def without_logprobs(self) -> Request:
         sent = self.arguments
@@ -172,7 +189,7 @@ def build_request(
     >>> build_request("completions", "m", "2 + 2 =", max_tokens=1).limit
     1
     """
-    way = PROTOCOLS[check_choice("protocol", protocol, tuple(PROTOCOLS))]
+    way = TOKEN_PROTOCOLS[check_choice("protocol", protocol, tuple(TOKEN_PROTOCOLS))]
     check_count("max_tokens", max_tokens, least=0 if options.get("echo") else 1)
     if check_count("top_logprobs", top_logprobs, least=0) > 20:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..answers import PROTOCOLS, Answer, Failure
+from ..answers import TOKEN_PROTOCOLS, Answer, Failure
 from ..checks import check_between, check_choice, check_count
 from ..prompts import Prompt, seam
 from .client import RunStopped, Transport, ask
@@ -26,6 +26,7 @@ _QUESTION = (
     "How sure are you that this label is right? Answer with a number from 0 to 100 "
     "and nothing else:"
 )
+KINDS = ("choice", "predicate", "score")  # of typed questions
 _WORDS = 8  # tokens of an answer that is read as text
 NONSENSE = "The log-probabilities make no sense: "
 _UNKNOWN = Failure("NotAsked", "This was not asked yet.")
@@ -57,6 +58,14 @@ class RequestSettings:
         Answers to draw for each text, with ``fallback="sampling"``.
     question : str, optional
         How to ask for the confidence, from 0 to 100, with ``fallback="self-report"``.
+    kind : {"choice", "predicate", "score"}, default="choice"
+        The question that a protocol with typed questions gets: see :class:`Question`.
+    descriptions : mapping of str to str, optional
+        What labels mean, for typed questions.
+    step : float, optional
+        Typed questions: probabilities come rounded to multiples of this. By default
+        the step is found from the answers, as by
+        :func:`helpers.bounds.rounding_step`.
     failed : {"error", "open"}, optional
         A text without a usable answer has no prediction, NaN probabilities, bounds of
         0 and 1, and a reason in the column ``problem``. By default, requests that
@@ -73,6 +82,9 @@ class RequestSettings:
     tolerance: float = 1e-3
     draws: int = 10
     question: str | None = None
+    kind: str = "choice"
+    descriptions: Mapping[str, str] | None = None
+    step: float | None = None
     failed: str | None = None
 
     def __post_init__(self) -> None:
@@ -81,21 +93,21 @@ class RequestSettings:
         check_between("tolerance", self.tolerance, 0, 1, closed=True)
         if self.question is not None and not str(self.question).strip():
             raise ValueError(f"question must be a text, not {self.question!r}.")
+        check_choice("kind", self.kind, KINDS)
+        if self.step is not None:
+            check_between("step", self.step, 0, 1, closed=True)
         if self.failed is not None:
             check_choice("failed", self.failed, ("error", "open"))
 
 
-@dataclass
-class Rounds:
+@dataclass(kw_only=True)
+class Asking:
     """Asks about texts, and remembers what was asked and which models answered."""
 
     client: AsyncOpenAI
     journal: Journal
     model: str
     protocol: str
-    prompt: Prompt
-    labels: LabelTexts
-    fallback: str | None
     how: RequestSettings
     transport: Transport
     recalls: bool = False  # asks nobody, and answers what the journal knows
@@ -104,25 +116,8 @@ class Rounds:
     models: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def scores(self, texts: list[str]) -> HostedScores:
-        render = self.prompt.messages if self.prompt.chat else self.prompt.plain
-        prompts = list(map(render, texts))
-        first = [self._request(prompt) for prompt in prompts]
-        # The first text shows whether the server hides what all the others need.
-        results = self._ask(first[:1], [0], may_hide=True)
-        if not any(map(_hides, results)):
-            results += self._ask(first[1:], range(1, len(first)))
-        if not any(map(_hides, results)) or any(map(_shows, results)):
-            return self._followed(prompts, results)
-        if self.fallback is None:
-            raise ValueError(
-                f"The server gives no log-probabilities for {self.model!r} by "
-                f"{self.protocol!r}. Try another protocol, or set fallback='sampling' "
-                "to draw answers and count them, or fallback='self-report' to ask the "
-                "model how sure it is; see probe()."
-            )
-        if self.fallback == "sampling":
-            return self._counted(prompts)
-        return self._reported(prompts)
+        """What the answers about these texts tell."""
+        raise NotImplementedError
 
     def _ask(
         self, requests: list[Request], rows: Iterable[int], *, may_hide: bool = False
@@ -155,6 +150,36 @@ class Rounds:
             )
         return results
 
+
+@dataclass(kw_only=True)
+class Rounds(Asking):
+    """Reads lists of tokens, and follows labels of several tokens."""
+
+    prompt: Prompt
+    labels: LabelTexts
+    fallback: str | None
+
+    def scores(self, texts: list[str]) -> HostedScores:
+        render = self.prompt.messages if self.prompt.chat else self.prompt.plain
+        prompts = list(map(render, texts))
+        first = [self._request(prompt) for prompt in prompts]
+        # The first text shows whether the server hides what all the others need.
+        results = self._ask(first[:1], [0], may_hide=True)
+        if not any(map(_hides, results)):
+            results += self._ask(first[1:], range(1, len(first)))
+        if not any(map(_hides, results)) or any(map(_shows, results)):
+            return self._followed(prompts, results)
+        if self.fallback is None:
+            raise ValueError(
+                f"The server gives no log-probabilities for {self.model!r} by "
+                f"{self.protocol!r}. Try another protocol, or set fallback='sampling' "
+                "to draw answers and count them, or fallback='self-report' to ask the "
+                "model how sure it is; see probe()."
+            )
+        if self.fallback == "sampling":
+            return self._counted(prompts)
+        return self._reported(prompts)
+
     def _request(self, prompt: Any, begun: bytes = b"", **changes: Any) -> Request:
         written = begun.decode("utf-8")
         if isinstance(prompt, str):
@@ -170,7 +195,7 @@ class Rounds:
             **(self.how.options or {}),
             **changes,
         }
-        least = PROTOCOLS[self.protocol].least_tokens
+        least = TOKEN_PROTOCOLS[self.protocol].least_tokens
         arguments["max_tokens"] = max(arguments["max_tokens"], least)
         return build_request(self.protocol, self.model, prompt, **arguments)
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,8 @@ def page(decision: Decision) -> str:
         to_label=_rows(decision.to_label),
         reliability=_reliability(decision.report),
         coverage=_coverage(certificate),
+        stem=_short(Path(decision.name).stem, "name"),
+        inf=math.inf,
     )
 
 
@@ -107,6 +110,8 @@ def _templates() -> Environment:
         "points": lambda share: _number(100 * share, 1),
         "share": lambda right, n: _interval(Interval.of_share(right, n, _LEVEL)),
         "interval": _interval,
+        "money": _money,
+        "costs": _costs,
         "rounded": lambda n: f"{_rounded(n):,}",
         "name": lambda text: _short(text, "name"),
     }
@@ -199,9 +204,9 @@ def next_steps(decision: Decision) -> list[tuple[str, str]]:
     else:
         if len(decision.to_label):
             label = (
-                "Label the texts under “Label these next”, and more like them.",
+                "Label the texts under “Label these next”.",
                 "The classifier has most to learn from these; how much it helps shows "
-                "in the next run.",
+                "in the next run, which does not check on them.",
             )
             steps.append(label)
         steps += [
@@ -269,7 +274,7 @@ def _candidates(decision: Decision) -> list[Row]:
     """The table of candidates, the chosen one first; empty where there were none."""
     if not len(decision.candidates):
         return []
-    n = decision.counts["chosen_on"]
+    n = decision.counts["compared_on"]
     table = decision.candidates.sort_values("brier", kind="stable")
     gaps = decision.differences.reindex(table.index)[["value", "low", "high"]]
     rows = table.reset_index(names="name").to_dict("records")
@@ -424,6 +429,18 @@ def _percent(share: float) -> str:
     if np.isnan(share):
         return "–"
     return f"{100 * share:.1f}".removesuffix(".0").replace("-", "−") + _SPACE + "%"
+
+
+def _money(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2f}"
+
+
+def _costs(found: Interval) -> str | Markup:
+    """A cost with its interval beneath."""
+    if found.low == found.high:
+        return _money(found.value)
+    ends = f"{_money(found.low)} to {_money(found.high)}"
+    return Markup(f'{_money(found.value)}<span class="span">{ends}</span>')
 
 
 def _interval(found: Interval) -> str:
