@@ -357,7 +357,18 @@ def _listed(change: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
     return changed
 
 
+def _surely(p: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def change(said: dict[str, Any]) -> dict[str, Any]:
+        shares = dict(zip(LABELS, (p, 0.0, 0.0), strict=True))
+        rows: Any = [{"value": x, "probability": v} for x, v in shares.items()]
+        by_name = isinstance(said["probabilities"], dict)
+        return {**said, "probabilities": shares if by_name else rows}
+
+    return change
+
+
 ODD: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "more than sure": _surely(1.05),
     "too large": _set(1.2),
     "negative": _set(-0.1),
     "nan": _set(math.nan),
