@@ -34,13 +34,11 @@ from helpers.own_data.stored import OwnPolicy
 from helpers.own_data.table import read_table
 
 TEXTS = ["a warm and funny film", "no way, the plot is a bore", "maybe"]
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 LABELS = {
     "2 of one token": ["yes", "no"],
     "2 that begin alike": ["no", "not a dull one"],
-    "26": [
-        f"{letter} film" if letter < "n" else letter
-        for letter in map(chr, range(97, 123))
-    ],
+    "26": [f"{letter} film" if letter < "n" else letter for letter in ALPHABET[::-1]],
     "77": [f"film {at}" for at in range(77)],
 }
 
