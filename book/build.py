@@ -3,15 +3,18 @@
     notebooks/*.ipynb --papermill--> _build/executed --stage--> _build/src
     _build/src --jupyter-book, execution off, warnings are errors--> _build/html
 
-An executed chapter is kept together with a key of everything it depends on (its cells,
-the package, the data, the pinned versions, the parameters); a chapter whose key has not
-changed is not executed again. The copy gets its final name only after its last cell has
-run, so a failed or killed build leaves nothing behind that could pass for a result.
+Chapters run side by side, one thread each, as many as cores and memory allow; those
+that measure time run alone. An executed chapter is kept together with a key of all that
+it depends on (its cells, the modules they import, the data, the pinned versions, the
+parameters); a chapter whose key has not changed is not executed again. The copy gets
+its final name only after its last cell has run, so a failed or killed build leaves
+nothing behind that could pass for a result. The pages have a key, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -20,13 +23,20 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from functools import cache
+from importlib.util import resolve_name
+from itertools import accumulate, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import papermill
+import psutil
 import yaml
+from joblib import cpu_count
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -46,6 +56,9 @@ ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not the user's
 }
 NOT_ON_THE_PAGE = {"papermill", "execution", "how_sure"}
+MODULE = r"helpers(?:\.\w+)*"
+LONGEST = ["04", "14", "05", "12"]  # they start first
+MEMORY = 3 << 30  # bytes that a chapter may need
 
 
 class BuildError(Exception):
@@ -73,21 +86,107 @@ def chapters(root: Path) -> list[Path]:
     return found
 
 
-def input_key(root: Path, notebook: Path, parameters: dict[str, Any]) -> str:
-    """Hash of all that a chapter's outputs depend on."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    said = [(cell.cell_type, cell.source, cell.metadata) for cell in cells]
-    names = ("HOW_SURE_MODEL", "HOW_SURE_BASE_URL", "HOW_SURE_HOSTED_MODEL")
-    chosen = [os.environ.get(name) for name in names]
-    digest = hashlib.sha256(
-        json.dumps([said, parameters, chosen, sys.version_info[:2]]).encode()
+class Code(NamedTuple):
+    """What code says but for comments and layout, what it spells, what it imports."""
+
+    said: str
+    words: set[str]
+    imports: set[tuple[str, str]]  # a module, and what is wanted of it
+    exports: bool  # whether it only hands on what others have
+
+
+@cache
+def read_code(text: str, package: str, exports: bool = False) -> Code:
+    """Read the cells of a chapter, or a module."""
+    tree = ast.parse(text)
+    words, prose = set[str](), set[ast.AST]()
+    imports = set[tuple[str, str]]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports.update((alias.name, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            imports.update((module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Expr):
+            prose.add(node.value)  # a docstring, if it is a string
+        elif isinstance(node, ast.Name | ast.Attribute):
+            words.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.Constant) and not exports and node not in prose:
+            value = str(node.value)
+            spelled = re.findall(r"\w+", value)
+            words.update(spelled)
+            # Some modules are imported by a name in quotes, and cells hold scripts.
+            if not package or re.fullmatch(MODULE, value):
+                modules = re.findall(MODULE, value)
+                imports.update(product(modules, spelled))
+    if not exports:
+        words.update(name for _, name in imports)
+    return Code(
+        hashlib.sha256(ast.dump(tree).encode()).hexdigest(), words, imports, exports
     )
-    files = [*root.glob("helpers/**/*.py"), *root.glob("data/**/*")]
+
+
+def code_used(root: Path, cells: str) -> dict[str, Code]:
+    """A chapter's cells and the modules that they import, directly or not.
+
+    Of what an ``__init__`` hands on, only that counts which some module or cell spells.
+    """
+    found = {"": read_code(cells, "")}
+    while True:
+        spelled = set().union(*(code.words for code in found.values()))
+        names = {
+            part
+            for code in found.values()
+            for module, name in code.imports
+            if module.startswith("helpers") and (name in spelled or not code.exports)
+            for part in accumulate(f"{module}.{name}".split("."), "{}.{}".format)
+        }
+        new = {}
+        for name in names - found.keys():
+            package = name.rpartition(".")[0]
+            path = root / name.replace(".", "/")
+            if (module := path.with_suffix(".py")).is_file():
+                new[name] = read_code(module.read_text("utf-8"), package)
+            elif (module := path / "__init__.py").is_file():
+                new[name] = read_code(module.read_text("utf-8"), name, exports=True)
+        if not new:
+            return found
+        found |= new
+
+
+def key_of(root: Path, said: Any, files: Iterable[Path]) -> str:
+    """Hash of something said, of the Python that runs, its packages and some files."""
+    digest = hashlib.sha256(json.dumps([said, sys.version_info[:2]]).encode())
     for path in sorted([*files, root / "constraints.txt"]):
-        if path.is_file() and path.suffix != ".pyc":
-            digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def input_key(root: Path, notebook: Path, parameters: dict[str, Any]) -> str:
+    """Hash of all that a chapter's outputs depend on.
+
+    A file counts where the code spells its name, or that of a folder that it is in.
+    """
+    cells = nbformat.read(notebook, as_version=4).cells
+    shown = [(cell.cell_type, cell.source, cell.metadata) for cell in cells]
+    variables = "MODEL BASE_URL HOSTED_MODEL NEISS".split()
+    chosen = [os.environ.get(f"HOW_SURE_{name}") for name in variables]
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    try:
+        used = code_used(root, code)
+    except SyntaxError as error:
+        raise BuildError(f"{notebook.name}, or what it imports: {error!r}") from None
+    spelled = set().union(*(code.words for code in used.values()))
+    files = [
+        path
+        for path in [*root.glob("data/**/*"), *root.glob("helpers/**/*")]
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc")
+        and spelled.intersection(path.relative_to(root).with_suffix("").parts[1:])
+    ]
+    said = sorted((name, code.said) for name, code in used.items())
+    return key_of(root, [shown, parameters, chosen, said], files)
 
 
 def stored_key(executed: Path) -> str | None:
@@ -138,9 +237,9 @@ def execute(
             parameters=parameters,
             kernel_name="python3",
             language="python",
-            cwd=str(notebook.parent),
             progress_bar=False,
             extra_arguments=["--IPKernelApp.log_level=40"],
+            resources={"metadata": {"path": str(notebook.parent)}},
         )
     except PapermillExecutionError as error:
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
@@ -151,8 +250,8 @@ def execute(
         ) from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise BuildError(
-            f"{notebook.name}: the kernel died or hung, most often for want of memory "
-            f"({error}).\nThe notebook up to there: {running}"
+            f"{notebook.name}: the kernel died, was stopped or hung, most often for "
+            f"want of memory ({error}).\nThe notebook up to there: {running}"
         ) from None
     node = nbformat.read(running, as_version=4)
     for name in figures_without_image(node):
@@ -160,6 +259,27 @@ def execute(
     node.metadata["how_sure"] = key
     nbformat.write(node, running)
     os.replace(running, executed)
+
+
+def execute_side_by_side(
+    paths: list[Path], kernels: int, run: Callable[[Path], None]
+) -> None:
+    """Run chapters; the first that fails, or an interrupt, stops the others."""
+    kernels = max(1, min(kernels, len(paths)))
+    os.environ["OMP_NUM_THREADS"] = str(cpu_count() // kernels)
+    with ThreadPoolExecutor(kernels) as pool:
+        futures = [pool.submit(run, path) for path in paths]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):
+                for child in psutil.Process().children(recursive=True):
+                    with suppress(psutil.Error):
+                        child.kill()
+                time.sleep(0.1)
+            raise
 
 
 def execute_all(root: Path, only: list[str], parameters: dict[str, Any]) -> list[Path]:
@@ -170,27 +290,35 @@ def execute_all(root: Path, only: list[str], parameters: dict[str, Any]) -> list
         if not any(path.stem.split("_")[0] == wish for path in notebooks):
             numbers = ", ".join(path.stem.split("_")[0] for path in notebooks)
             raise BuildError(f"there is no chapter {wish!r}; there are: {numbers}")
-    prepared, ready = False, []
+    todo, ready = [], []
     for path in notebooks:
-        executed = copies / path.name
-        wanted = not only or path.stem.split("_")[0] in only
-        stored = stored_key(executed)
-        current = stored == input_key(root, path, parameters)
-        print(f"  {path.stem:<32}", end=" ", flush=True)
-        if not wanted:
-            print("left out" if stored is None else "from an earlier run")
-        elif current:
-            print("unchanged")
+        stored = stored_key(copies / path.name)
+        if only and path.stem.split("_")[0] not in only:
+            words = "left out" if stored is None else "from an earlier run"
+            print(f"  {path.stem:<32} {words}")
+            ready += [copies / path.name] * (stored is not None)
+            continue
+        ready.append(copies / path.name)
+        if stored == input_key(root, path, parameters):
+            print(f"  {path.stem:<32} unchanged")
         else:
-            print("running ...", flush=True)
-            if not prepared:
-                subprocess.run([sys.executable, "-c", PREPARE], cwd=root, check=True)
-                prepared = True
-            start = time.monotonic()
-            execute(root, path, executed, parameters)
-            print(f"  {path.stem:<32} done in {time.monotonic() - start:.0f} s")
-        if wanted or stored is not None:
-            ready.append(executed)
+            todo.append(path)
+    if todo:
+        subprocess.run([sys.executable, "-c", PREPARE], cwd=root, check=True)
+
+    def run(path: Path) -> None:
+        print(f"  {path.stem:<32} running ...", flush=True)
+        start = time.monotonic()
+        execute(root, path, copies / path.name, parameters)
+        seconds = time.monotonic() - start
+        print(f"  {path.stem:<32} done in {seconds:.0f} s", flush=True)
+
+    alone = [path for path in todo if "perf_counter" in path.read_text("utf-8")]
+    first = [path for at in LONGEST for path in todo if path.stem.startswith(at)]
+    others = [path for path in dict.fromkeys(first + todo) if path not in alone]
+    room = psutil.virtual_memory().available // MEMORY
+    execute_side_by_side(others, min(cpu_count(), room), run)
+    execute_side_by_side(alone, 1, run)
     return ready
 
 
@@ -214,8 +342,21 @@ def stage(root: Path, ready: list[Path]) -> list[str]:
 
 
 def render(root: Path, staged: list[str], strict: bool) -> Path:
-    """Render the staged source from scratch; return the page to open."""
+    """Render the staged source, unless it has been; return the page to open."""
     build = root / "_build"
+    page = build / "html" / "index.html"
+    source = [path for path in (build / "src").glob("**/*") if path.is_file()]
+    # The page on the package shows its docstrings.
+    package = [
+        read_code(path.read_text("utf-8"), "helpers").said
+        for path in sorted(root.glob("helpers/**/*.py"))
+    ]
+    key = key_of(root, [strict, package], source)
+    mark = build / "html" / ".key"
+    if mark.exists() and mark.read_text("utf-8") == key:
+        print("  unchanged")
+        return page
+    print("  rendering ...", flush=True)
     for old in (build / "site", build / "html"):
         shutil.rmtree(old, ignore_errors=True)
     start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
@@ -229,9 +370,10 @@ def render(root: Path, staged: list[str], strict: bool) -> Path:
     missing = [page for page in staged if not (made / f"{page}.html").exists()]
     if missing:
         raise BuildError(f"pages of _toc.yml were not made: {', '.join(missing)}")
+    (made / mark.name).write_text(key, "utf-8")
     shutil.move(made, build / "html")
     shutil.rmtree(build / "site")
-    return build / "html" / "index.html"
+    return page
 
 
 def make(root: Path, only: list[str], fast: bool) -> Path:
@@ -243,7 +385,7 @@ def make(root: Path, only: list[str], fast: bool) -> Path:
     ready = execute_all(root, only, {"fast": True} if fast else {})
     complete = len(ready) == len(chapters(root))
     staged = stage(root, ready)
-    print("Pages\n  rendering ...", flush=True)
+    print("Pages", flush=True)
     page = render(root, staged, strict=complete)
     if not complete:
         print("  Some chapters have never run and are left out, so links to them are")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import takewhile
 from typing import Any, Literal
@@ -225,8 +225,10 @@ class LLMClassifier(PromptedClassifier):
 
     def inputs(self, X: Iterable[str]) -> Inputs:
         """Model, labels, token ids of each prompt, and those they all begin with."""
-        model, tokens, prompts, prefix = self._inputs(check_texts(X))
-        check_lengths(model, prompts, tokens)
+        texts, (model, prompt, tokens, prefix) = check_texts(X), self._asked()
+        encode = self._prompts(model, prompt, tokens, texts)[1]
+        prompts = [encode(at) for at in range(len(texts))]
+        check_lengths(model, dict(enumerate(prompts)), tokens)
         return model, tokens, prompts, prefix
 
     def _read(
@@ -346,18 +348,16 @@ class LLMClassifier(PromptedClassifier):
         return balancing_prior(self._probabilities(texts), shares)
 
     def _probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        raw = self._label_scores(self._inputs(texts))
+        raw = self._label_scores(texts)
         return np.exp(raw - logsumexp(raw, axis=1, keepdims=True))
 
     def _raw(self, texts: list[str], *, stacklevel: int) -> np.ndarray:
         """Scores of texts, with a warning where most of the mass is on no label."""
-        inputs = model, tokens, prompts, _ = self._inputs(texts)
-        scores = self._label_scores(inputs)
+        scores = self._label_scores(texts)
         off_label = _off_label(scores)
         lost = int((off_label > 0.5).sum())
         if 2 * lost > len(texts) and self._is_news(OffLabelWarning):
-            worst = prompts[int(off_label.argmax())]
-            cause = self._likely_cause(model, tokens, worst)
+            cause = self._likely_cause(texts[int(off_label.argmax())])
             warnings.warn(
                 f"Most probability is on no label, more than half in {lost} of "
                 f"{len(texts)} texts. {cause}",
@@ -366,11 +366,11 @@ class LLMClassifier(PromptedClassifier):
             )
         return scores
 
-    def _likely_cause(
-        self, model: LanguageModel, tokens: LabelTokens, prompt: list[int]
-    ) -> str:
-        """What the model would write behind a prompt, and what to try."""
-        logprobs = model.logprobs_behind(prompt)
+    def _likely_cause(self, text: str) -> str:
+        """What the model would write about a text, and what to try."""
+        (model, frame, _), tokens, _ = self._kept
+        encode = self._prompts(model, frame, tokens, [text])[1]
+        logprobs = model.logprobs_behind(encode(0))
         best = int(logprobs.argmax())
         bare = model.vocabulary[best].strip().casefold()
         alike = [x for x in tokens.labels if bare and x.casefold().startswith(bare)]
@@ -380,7 +380,6 @@ class LLMClassifier(PromptedClassifier):
             advice = "It begins labels and goes on otherwise: try terminator=None."
         elif alike and best not in firsts:
             advice = "It may be a label in another form: try family='case' or 'wide'."
-        frame = self._prompt(self.chat, model.fill)
         end = frame.render(model, "A").replace(MARK, "")[-20:]
         return (
             f"The prompt ends in {end!r} and the first label is read as "
@@ -389,35 +388,47 @@ class LLMClassifier(PromptedClassifier):
             "model.next_tokens(classifier.render(text))."
         )
 
-    def _label_scores(self, inputs: Inputs) -> np.ndarray:
-        model, tokens, prompts, prefix = inputs
+    def _label_scores(self, texts: Sequence[str]) -> np.ndarray:
+        model, prompt, tokens, prefix = self._asked()
+        prompts, encode = self._prompts(model, prompt, tokens, texts)
+        rule = f"{self.too_long} {model.window}"
         return label_logprobs(
             model,
-            prompts,
+            [f"{rule} {written}" for written in prompts],
             tokens,
+            encode=encode,
             prefix=prefix,
             token_budget=self.token_budget,
             cache=self.cache,
         )
 
-    def _inputs(self, texts: Sequence[str]) -> Inputs:
-        model, prompt, tokens, prefix = self._asked()
+    def _prompts(
+        self,
+        model: LanguageModel,
+        prompt: Prompt,
+        tokens: LabelTokens,
+        texts: Sequence[str],
+    ) -> tuple[list[str], Callable[[int], list[int]]]:
+        """The prompts in words, and what gives the token ids of the one at a place."""
+        render = prompt.renderer(model)
+        prompts = [render(text) for text in texts]
 
-        def encoded(text: str) -> list[int]:
-            return self._encoded(model, prompt.render(model, text), tokens)
-
-        prompts = [encoded(text) for text in texts]
-        if self.too_long == "cut":
+        def encode(at: int) -> list[int]:
+            ids = self._encoded(model, prompts[at], tokens)
             room = room_for_prompt(model, tokens)
-            for at, text in enumerate(texts):
-                kept = model.text_ids(text) if len(prompts[at]) > room else []
-                while len(prompts[at]) > room and kept:
-                    kept = kept[: -(len(prompts[at]) - int(room))]
-                    shorter = model.tokenizer.decode(
-                        kept, clean_up_tokenization_spaces=False
-                    )
-                    prompts[at] = encoded(str(shorter).rstrip("\ufffd"))
-        return model, tokens, prompts, prefix
+            if len(ids) <= room or self.too_long != "cut":
+                return ids
+            kept = model.text_ids(texts[at])
+            while len(ids) > room and kept:
+                kept = kept[: -(len(ids) - int(room))]
+                shorter = model.tokenizer.decode(
+                    kept, clean_up_tokenization_spaces=False
+                )
+                whole = render(str(shorter).rstrip("\ufffd"))
+                ids = self._encoded(model, whole, tokens)
+            return ids
+
+        return prompts, encode
 
     def _encoded(
         self, model: LanguageModel, prompt: str, tokens: LabelTokens

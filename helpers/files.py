@@ -22,7 +22,9 @@ import platformdirs
 from filelock import FileLock
 
 CACHE_VARIABLE = "HOW_SURE_CACHE"
-DATA = Path(__file__).resolve().parents[1] / "data"  # what travels with the code
+_HERE = Path(__file__).resolve().parent
+# Data in a clone; the little that the wheel has lies inside the package.
+DATA = _HERE / "data" if (_HERE / "data").is_dir() else _HERE.parent / "data"
 T = TypeVar("T")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,11 +20,9 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .checks import check_count
-from .files import cache_dir
 from .models import LanguageModel
 from .packed import PackedReader
-from .progress import progress_bar
-from .row_cache import RowCache
+from .row_cache import Rows
 from .scoring import rope_changes, tree_is_exact
 from .tree import batches, is_packed, positions_in_batch, prefix_cache
 
@@ -86,24 +84,17 @@ def mean_hidden_states(
             )
     layers, prefix = tuple(layers), tuple(prefix)
     width = model.network.config.get_text_config().hidden_size
-    means = np.empty((len(texts), len(layers) * width), np.float32)
-    keys = [_key(model, prefix, ids, layers) if cache else "" for ids in texts]
-    folder = cache_dir() / "hidden_states" if cache else None
-    with closing(RowCache(folder, "<f4", _is_finite)) as kept:
-        # Copies are read once.
-        left = kept.read(keys, means)
-        places: dict[tuple[int, ...], list[int]] = {}
-        for row in left:
-            places.setdefault(tuple(texts[row]), []).append(row)
-        todo = list(places)
-        with progress_bar(total=len(left), show=progress) as bar:
-            for part, found in _means(model, todo, layers, prefix, token_budget):
-                for at, values in zip(part, found, strict=True):
-                    means[places[todo[at]]] = values
-                rows = [row for at in part for row in places[todo[at]]]
-                model.check_logprobs(np.abs(means[rows]), rows)
-                kept.write([keys[row] for row in rows], means[rows])
-                bar.update(len(rows))
+
+    def read(places: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        own = [texts[at] for at in places]
+        for part, found in _means(model, own, layers, prefix, token_budget):
+            model.check_logprobs(np.abs(found), [places[at] for at in part])
+            yield part, found
+
+    identity = model.fingerprint if cache else ""
+    told = [repr((identity, prefix, tuple(ids), layers)) for ids in texts]
+    keys = [hashlib.sha256(one.encode()).hexdigest() for one in told]
+    means = _STATES.of(keys, len(layers) * width, read, cache=cache, progress=progress)
     return means.reshape(len(texts), len(layers), width)
 
 
@@ -229,11 +220,4 @@ def _is_finite(row: np.ndarray) -> bool:
     return bool(np.isfinite(row).all())
 
 
-def _key(
-    model: LanguageModel,
-    prefix: Sequence[int],
-    ids: Sequence[int],
-    layers: Sequence[int],
-) -> str:
-    text = repr((model.fingerprint, prefix, tuple(ids), layers))
-    return hashlib.sha256(text.encode()).hexdigest()
+_STATES = Rows("hidden_states", "<f4", _is_finite)

@@ -23,14 +23,20 @@ from .calibration.files import (
     Stored,
     packed,
 )
-from .checks import check_choice, check_labels, in_order_of, plain_text
+from .checks import (
+    check_choice,
+    check_groups,
+    check_labels,
+    in_order_of,
+    plain_text,
+)
 from .files import read_json, write_json
 from .hidden_states import mean_hidden_states
-from .logistic import chosen_strength, grouped_folds, log_proba, regression
+from .logistic import fitted_weights, grouped_folds, log_proba
 from .models import LanguageModel
 from .prompted import TextClassifier, check_texts
 
-_STRENGTHS = np.logspace(-5, 1, 13)
+STRENGTHS = np.logspace(-5, 1, 13)
 _FOLDS = 5
 
 
@@ -103,7 +109,7 @@ class LinearProbeClassifier(TextClassifier):
         self.token_budget = token_budget
         self.random_state = random_state
 
-    def fit(self, X: Iterable[str], y: Any) -> Self:
+    def fit(self, X: Iterable[str], y: Any, groups: Any = None) -> Self:
         """Learn a linear map from features of texts to their labels.
 
         Parameters
@@ -112,6 +118,9 @@ class LinearProbeClassifier(TextClassifier):
             Texts.
         y : array-like of str or int
             Their labels, two or more different ones.
+        groups : array-like, optional
+            What texts share, such as a patient; those of one are in one fold where the
+            penalty is chosen. Default: copies of a text.
         """
         self._forget()
         texts = check_texts(X)
@@ -122,26 +131,24 @@ class LinearProbeClassifier(TextClassifier):
                 f"y must have two or more labels; all {len(texts)} texts have "
                 f"{classes.tolist()}."
             )
-        copies = _hashes(texts)
-        if pd.Series(copies).groupby(codes).nunique().max() < 2:
+        hashes = _hashes(texts)
+        what, together = "text", hashes
+        if groups is not None:
+            given = in_order_of(X, groups, "groups")
+            what, together = "group", check_groups(given, texts, X)
+        if pd.Series(together).groupby(codes).nunique().max() < 2:
             raise ValueError(
-                "y must have a label with two or more different texts, by which to "
-                "choose the penalty; each label has one text."
+                f"y must have a label with two or more different {what}s, by which to "
+                f"choose the penalty; each label has one {what}."
             )
         features = self.features(texts)
         scaler = StandardScaler().fit(features)
-        features = scaler.transform(features)
-        # The penalty does not mind which way the axes point, so that no more of them
-        # are needed than there are texts.
-        axes = np.linalg.svd(features, full_matrices=False)[2]
-        features = features @ axes.T
-        folds = grouped_folds(codes, copies, _FOLDS, self.random_state)
-        strength = chosen_strength(features, codes, folds, _STRENGTHS)
-        found = regression(strength).fit(features, codes)
+        folds = grouped_folds(codes, together, _FOLDS, self.random_state)
+        found = fitted_weights(scaler.transform(features), codes, folds, STRENGTHS)
         self.classes_, self.layers_ = classes, self._reading()[1]
-        self.C_, self.fitted_on_ = strength, np.unique(copies)
+        self.C_, self.coef_, self.intercept_ = found
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
-        self.coef_, self.intercept_ = found.coef_ @ axes, found.intercept_
+        self.fitted_on_ = np.unique(hashes)
         return self
 
     def features(self, X: Iterable[str]) -> np.ndarray:

@@ -50,6 +50,19 @@ def chosen_strength(
     return float(chosen)
 
 
+def fitted_weights(
+    features: np.ndarray, codes: np.ndarray, folds: Folds, strengths: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The chosen strength, with weights and intercepts, of many features."""
+    # The penalty does not mind which way the axes point, so that no more of them
+    # are needed than there are rows.
+    axes = np.linalg.svd(features, full_matrices=False)[2]
+    features = features @ axes.T
+    strength = chosen_strength(features, codes, folds, strengths)
+    found = regression(strength).fit(features, codes)
+    return strength, found.coef_ @ axes, found.intercept_
+
+
 def _loss(
     model: LogisticRegression,
     features: Any,

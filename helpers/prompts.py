@@ -99,8 +99,17 @@ class Prompt:
 
     def render(self, model: LanguageModel, text: str) -> str:
         """The prompt that asks for the label of a text, for ``model.encode``."""
-        last = (self.ask(text, model.fill), None)
-        return self._written(model, [*self._shown(model.fill), [last]])
+        return self.renderer(model)(text)
+
+    def renderer(self, model: LanguageModel) -> Callable[[str], str]:
+        """What renders texts for a model; all but the texts is written once."""
+        shown = self._shown(model.fill)
+        if self.chat:
+            return lambda text: self._written(
+                model, [*shown, [(self.ask(text, model.fill), None)]]
+            )
+        frame = self._plain([*shown, [("", None)]], model.control_tokens)
+        return lambda text: frame + self.ask(text, model.fill)
 
     def follow_up(
         self,

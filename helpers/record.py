@@ -11,8 +11,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 _PREFIX = "application/papermill.record/"
 
 
@@ -55,6 +53,8 @@ def read_flag(value: object) -> bool:
 def recorded(notebook: str | Path) -> dict[str, Any]:
     """All values recorded in an executed notebook, a path to an .ipynb file, by key."""
     import ast
+
+    import nbformat  # takes seconds, and a chapter that only records needs none
 
     found = {}
     for cell in nbformat.read(notebook, as_version=4).cells:

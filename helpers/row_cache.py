@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 
 import numpy as np
 
+from .files import cache_dir
+from .progress import progress_bar
+
 # Columns and index of the package diskcache, which wrote such files before.
 _TABLE = """
-PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS Cache (key BLOB, raw INTEGER, mode INTEGER, value BLOB);
 CREATE UNIQUE INDEX IF NOT EXISTS Cache_key_raw ON Cache (key, raw);
@@ -25,21 +27,60 @@ _READ = "SELECT value FROM Cache WHERE key = ? AND raw = 1"
 _WRITE = "INSERT OR REPLACE INTO Cache (key, raw, mode, value) VALUES (?, 1, 1, ?)"
 
 
-class RowCache:
-    """The kept rows; without a folder, or after its file's first error, none are."""
+@dataclass(frozen=True)
+class Rows:
+    """What rows are: the folder that they are kept in, and what tells a whole one."""
 
-    def __init__(
-        self, folder: Path | None, dtype: str, is_row: Callable[[np.ndarray], bool]
-    ) -> None:
-        self._folder, self._dtype, self._is_row = folder, dtype, is_row
-        self._what = "" if folder is None else folder.name
+    folder: str
+    dtype: str
+    is_row: Callable[[np.ndarray], bool]
+
+    def of(
+        self,
+        keys: Sequence[str],
+        width: int,
+        read: Callable[[list[int]], Iterable[tuple[list[int], np.ndarray]]],
+        *,
+        cache: bool,
+        progress: bool,
+    ) -> np.ndarray:
+        """A row for each key, of which equal ones are read once.
+
+        ``read`` gets the places of those that must be read, and yields some of their
+        positions in that list with their rows: these are kept at once.
+        """
+        rows = np.empty((len(keys), width), self.dtype)
+        with closing(_Kept(self, cache)) as kept:
+            places: dict[str, list[int]] = {}
+            for at in kept.read(keys, rows):
+                places.setdefault(keys[at], []).append(at)
+            todo = list(places.values())
+            if not todo:
+                return rows
+            with progress_bar(total=len(todo), show=progress) as bar:
+                for part, found in read([same[0] for same in todo]):
+                    for at, row in zip(part, found, strict=True):
+                        rows[todo[at]] = row
+                    kept.write([keys[todo[at][0]] for at in part], found)
+                    bar.update(len(part))
+        return rows
+
+
+class _Kept:
+    """The kept rows; none if unwanted, or after the file's first error."""
+
+    def __init__(self, kind: Rows, wanted: bool) -> None:
+        self._dtype, self._is_row, self._what = kind.dtype, kind.is_row, kind.folder
+        self._folder = cache_dir() / kind.folder
         self._file: sqlite3.Connection | None = None
-        if folder is None:
+        if not wanted:
             return
         with self._or_without():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(folder / "cache.db", timeout=10)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(self._folder / "cache.db", timeout=10)
             self._file.text_factory = bytes  # a damaged text need not be UTF-8
+            with suppress(sqlite3.OperationalError):  # another process does the same
+                self._file.execute("PRAGMA journal_mode = WAL")
             self._file.executescript(_TABLE)
 
     def read(self, keys: Sequence[str], rows: np.ndarray) -> list[int]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,12 +21,10 @@ from scipy.special import logsumexp
 from torch.nn.utils.rnn import pad_sequence
 
 from .checks import check_count
-from .files import cache_dir
 from .int8 import unrounded_inputs
 from .models import LanguageModel
 from .packed import VECTOR, NodeLogits, attention_dtype
-from .progress import progress_bar
-from .row_cache import RowCache
+from .row_cache import Rows
 from .tree import (
     LOGIT_BUDGET,
     PADDED_BUDGET,
@@ -52,9 +49,10 @@ _trials: WeakKeyDictionary[LanguageModel, dict[Any, bool]] = WeakKeyDictionary()
 
 def label_logprobs(
     model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int] | str],
     labels: LabelTokens,
     *,
+    encode: Callable[[int], Sequence[int]] | None = None,
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
     cache: bool = False,
@@ -70,10 +68,14 @@ def label_logprobs(
     ----------
     model : LanguageModel
         The model.
-    prompts : sequence of sequence of int
-        Token ids of whole prompts, as :meth:`LanguageModel.encode` gives them.
+    prompts : sequence of sequence of int, or of str
+        Token ids of whole prompts, as :meth:`LanguageModel.encode` gives them, or what
+        they are made of. Equal ones are read once.
     labels : LabelTokens
         From :meth:`Verbalizer.tokens`.
+    encode : callable, optional
+        The token ids of the prompt at a place, which is asked only for prompts whose
+        scores are not kept.
     prefix : sequence of int, optional
         Tokens that these and later prompts begin with, read once; by default, what the
         prompts share.
@@ -99,27 +101,26 @@ def label_logprobs(
     >>> label_logprobs(model, [model.encode(prompt)], tokens).argmax()
     np.int64(0)
     """
-    check_lengths(model, prompts, labels)
     if token_budget is not None:
         check_count("token_budget", token_budget)
-    scores = np.empty((len(prompts), len(labels.labels)))
+    if encode is None and any(isinstance(prompt, str) for prompt in prompts):
+        raise TypeError("prompts must be token ids, or come with encode.")
     owners = np.asarray(labels.owners)
-    keys = [_score_key(model, labels, ids) if cache else "" for ids in prompts]
-    folder = cache_dir() / "scores" if cache else None
-    with closing(RowCache(folder, "<f8", _is_scores)) as kept:
-        todo = kept.read(keys, scores)
-        if not todo:
-            return scores
-        asked = [prompts[row] for row in todo]
-        with progress_bar(total=len(todo), show=progress) as bar:
-            for part, found in _scores(model, asked, labels, prefix, token_budget):
-                rows = [todo[at] for at in part]
-                model.check_logprobs(found, rows)
-                for label in range(len(labels.labels)):
-                    scores[rows, label] = logsumexp(found[:, owners == label], axis=1)
-                kept.write([keys[row] for row in rows], scores[rows])
-                bar.update(len(rows))
-    return scores
+
+    def read(places: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        asked: dict[int, Any] = {
+            at: encode(at) if encode else prompts[at] for at in places
+        }
+        check_lengths(model, asked, labels)
+        own = list(asked.values())
+        for part, found in _scores(model, own, labels, prefix, token_budget):
+            model.check_logprobs(found, [places[at] for at in part])
+            kinds = [found[:, owners == at] for at in range(len(labels.labels))]
+            yield part, np.stack([logsumexp(kind, axis=1) for kind in kinds], axis=1)
+
+    identity = model.fingerprint if cache else ""
+    keys = _score_keys(identity, labels, prompts)
+    return _SCORES.of(keys, len(labels.labels), read, cache=cache, progress=progress)
 
 
 def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
@@ -128,11 +129,11 @@ def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
 
 
 def check_lengths(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], labels: LabelTokens
+    model: LanguageModel, prompts: Mapping[int, Sequence[int]], labels: LabelTokens
 ) -> None:
     """Raise ValueError, naming its index, if a prompt is empty or too long."""
     room = room_for_prompt(model, labels)
-    for index, ids in enumerate(prompts):
+    for index, ids in prompts.items():
         if not len(ids):
             raise ValueError(f"prompt {index} has no tokens.")
         if len(ids) > room:
@@ -309,12 +310,23 @@ def _score_one_by_one(
         yield [index], scores[None]
 
 
-def _score_key(model: LanguageModel, labels: LabelTokens, ids: Sequence[int]) -> str:
-    identity = (model.fingerprint, labels.sequences, labels.owners, labels.stop_ids)
-    text = repr((identity, labels.labels, tuple(ids)))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _score_keys(
+    model: str, labels: LabelTokens, prompts: Sequence[Sequence[int] | str]
+) -> list[str]:
+    identity = (model, labels.sequences, labels.owners, labels.stop_ids, labels.labels)
+    start = hashlib.sha256(repr(identity).encode())
+    keys = []
+    for prompt in prompts:
+        digest = start.copy()
+        told = prompt if isinstance(prompt, str) else tuple(prompt)
+        digest.update(repr(told).encode())
+        keys.append(digest.hexdigest())
+    return keys
 
 
 def _is_scores(row: np.ndarray) -> bool:
     with np.errstate(invalid="ignore"):
         return bool(-np.inf < np.logaddexp.reduce(row) <= _SURPLUS)
+
+
+_SCORES = Rows("scores", "<f8", _is_scores)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -52,6 +53,8 @@ def book(tmp_path: Path) -> Path:
 def quiet(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module, without downloads, and with the environment put back afterwards."""
     monkeypatch.setattr(build, "PREPARE", "print('prepared')")
+    monkeypatch.setattr(build, "cpu_count", lambda: 2)
+    monkeypatch.setattr(build, "MEMORY", 1)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     return build
 
@@ -78,17 +81,75 @@ def test_pages_in_reading_order(build: ModuleType) -> None:
     assert list(build.pages(toc)) == ["book/index", "a", "b", "c"]
 
 
-INPUTS = "helpers/a.py helpers/parts/b.py data/a.csv data/new.csv constraints.txt"
+FILES = {
+    "helpers/__init__.py": "",
+    "helpers/direct.py": "def f():\n    from .late import g\n    return g()\n",
+    "helpers/late.py": "def g():\n    return (DATA / 'used.csv').read_text()\n",
+    "helpers/quoted.py": "Q = 1\n",
+    "helpers/script.py": "S = 1\n",
+    "helpers/family/__init__.py": (
+        "from .wanted import wanted\nfrom .other import other\n"
+        "__all__ = ['wanted', 'other']\n"
+    ),
+    "helpers/family/wanted.py": '"""See helpers.unused."""\nfrom . import _inner\n',
+    "helpers/family/_inner.py": "FOLDER = DATA / 'folder'\nPAGE = 'page.html'\n",
+    "helpers/family/other.py": "",
+    "helpers/family/page.html": "<p>",
+    "helpers/unused.py": "",
+    "data/used.csv": "1\n",
+    "data/folder/deep/one.parquet": "1\n",
+    "data/unused.csv": "1\n",
+}
+CELLS = """
+import helpers.direct as direct
+from helpers import family
+if fast:
+    import_module("helpers.quoted")
+run([python, "-c", "from helpers import script"])
+family.wanted()
+"""
+UNUSED = "helpers/unused.py helpers/family/other.py data/unused.csv".split()
+USED = [*(FILES.keys() - UNUSED), "data/folder/new.parquet", "constraints.txt"]
 
 
-@pytest.mark.parametrize("path", INPUTS.split())
-def test_key_follows_every_input(build: ModuleType, book: Path, path: str) -> None:
+@pytest.fixture
+def chapter(book: Path) -> Path:
+    """A chapter that uses some of the files of a package."""
+    for name, text in FILES.items():
+        (book / name).parent.mkdir(parents=True, exist_ok=True)
+        (book / name).write_text(text)
     notebook = book / "notebooks" / "01_one.ipynb"
-    before = build.input_key(book, notebook, {})
-    assert build.input_key(book, notebook, {}) == before
-    (book / path).parent.mkdir(exist_ok=True)
-    (book / path).write_text("changed\n")
-    assert build.input_key(book, notebook, {}) != before
+    write_chapter(notebook, CELLS)
+    return notebook
+
+
+@pytest.mark.parametrize("name", sorted(USED))
+def test_key_follows_every_input(
+    build: ModuleType, book: Path, chapter: Path, name: str
+) -> None:
+    before = build.input_key(book, chapter, {})
+    assert build.input_key(book, chapter, {}) == before
+    (book / name).write_text(FILES.get(name, "") + "changed = True\n")
+    assert build.input_key(book, chapter, {}) != before
+
+
+def test_key_leaves_out_comments_and_what_is_not_used(
+    build: ModuleType, book: Path, chapter: Path
+) -> None:
+    before = build.input_key(book, chapter, {})
+    for name in UNUSED:
+        (book / name).write_text("changed = True\n")
+    late = book / "helpers" / "late.py"
+    late.write_text("# A comment.\n\n" + late.read_text().replace("'", '"'))
+    assert build.input_key(book, chapter, {}) == before
+
+
+def test_code_that_cannot_be_read_is_named(
+    build: ModuleType, book: Path, chapter: Path
+) -> None:
+    (book / "helpers" / "late.py").write_text("def\n")
+    with pytest.raises(build.BuildError, match=r"01_one.ipynb.*SyntaxError"):
+        build.input_key(book, chapter, {})
 
 
 def test_key_follows_cells_parameters_and_model(
@@ -134,17 +195,49 @@ def test_failed_chapter_stops_the_build(
     stale = nbformat.read(first, as_version=4)
     stale.metadata["how_sure"] = "key of an earlier run"
     nbformat.write(stale, executed / "01_one.ipynb")
-    write_chapter(first, "wrong = {}['missing key']")
+    started = book / "started"
+    write_chapter(
+        book / "notebooks" / "02_two.ipynb",
+        f"import os, pathlib, time\nfile = pathlib.Path({str(started)!r})\n"
+        "file.with_suffix('.new').write_text(str(os.getpid()))\n"
+        "file.with_suffix('.new').rename(file)\ntime.sleep(600)",
+    )
+    write_chapter(
+        first,
+        f"import pathlib, time\nwhile not pathlib.Path({str(started)!r}).exists():\n"
+        "    time.sleep(0.01)\nwrong = {}['missing key']",
+    )
     assert quiet.main(["--root", str(book)]) == 1
     said = capsys.readouterr().err
     assert "01_one.ipynb failed in cell 3" in said
     assert "KeyError: 'missing key'" in said and "wrong = {}" in said
-    assert (book / "_build" / "failed" / "01_one.ipynb").exists()
-    assert list(executed.iterdir()) == []  # no stale copy, and 02 was not run
+    failed = book / "_build" / "failed" / "01_one.ipynb"
+    assert "missing key" in failed.read_text()
+    assert list(executed.iterdir()) == []  # no stale copy, and none of 02
+    assert not psutil.pid_exists(int(started.read_text()))
     assert not (book / "_build" / "html").exists()
     write_chapter(first, "import os\nos._exit(1)")
-    assert quiet.main(["--root", str(book)]) == 1
+    assert quiet.main(["--root", str(book), "--only", "01"]) == 1
     assert "the kernel died" in capsys.readouterr().err
+
+
+def test_chapters_that_measure_time_run_alone(
+    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.environ.pop("OMP_NUM_THREADS", None)
+    threads = "import os, time\nprint(os.environ['OMP_NUM_THREADS'])"
+    toc = TOC + "      - file: notebooks/03_three\n"
+    (book / "_toc.yml").write_text(toc)
+    write_chapter(
+        book / "notebooks" / "01_one.ipynb", f"{threads}\nt = time.perf_counter()"
+    )
+    for name in ("02_two", "03_three"):
+        write_chapter(book / "notebooks" / f"{name}.ipynb", threads)
+    ready = quiet.execute_all(book, [], {})
+    assert [output(path) for path in ready] == ["2\n", "1\n", "1\n"]
+    *others, last, end = capsys.readouterr().out.splitlines()
+    assert "01_one" in last and "running" in last and "done" in end
+    assert {line.split()[0] for line in others} == {"02_two", "03_three"}
 
 
 @pytest.mark.parametrize("wreck", ["", "{", "[]"])
@@ -200,6 +293,42 @@ def test_pages_are_rendered_afresh_and_warnings_are_errors(
     assert "nowhere" in capfd.readouterr().err
     assert not index.exists()  # no page of an earlier build passes for this one
     shutil.rmtree(book / "_build")
+
+
+def test_pages_are_rendered_again_only_if_something_changed(
+    quiet: ModuleType, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def jupyter_book(command: list[str], **options: Any) -> SimpleNamespace:
+        made = book / "_build" / "site" / "_build" / "html"
+        (made / "book").mkdir(parents=True)
+        (made / "index.html").write_text("a page")
+        (made / "book" / "index.html").write_text("a page")
+        return SimpleNamespace(returncode=codes.pop())
+
+    monkeypatch.setattr(quiet.subprocess, "run", jupyter_book)
+    source = book / "_build" / "src" / "book" / "index.md"
+    source.parent.mkdir(parents=True)
+    source.write_text("# Start\n")
+    pages = ["book/index"]
+
+    def rendered(strict: bool = True) -> bool:
+        codes[:] = [0]
+        assert quiet.render(book, pages, strict).read_text() == "a page"
+        return not codes
+
+    codes: list[int] = []
+    assert rendered() and not rendered()
+    assert rendered(strict=False) and rendered(strict=True)
+    (book / "helpers" / "a.py").write_text("# A comment.\nA = 1\n")
+    assert not rendered()
+    (book / "helpers" / "a.py").write_text('"""The page of the package shows it."""')
+    assert rendered()
+    source.write_text("# Another\n")
+    codes[:] = [1]
+    with pytest.raises(quiet.BuildError, match="could not be rendered"):
+        quiet.render(book, pages, True)
+    assert not (book / "_build" / "html").exists()  # what failed is not skipped
+    assert rendered() and not rendered()
 
 
 def test_figure_cell_that_draws_nothing_stops_the_build(

@@ -270,8 +270,12 @@ def test_most_of_the_probability_on_no_label_is_said_once_a_fit(
         assert len(all_) == 1 and all_[0].filename == __file__
         with warnings.catch_warnings(action="error"):
             lost.predict_proba(texts)
-    p = make(embedded, examples=EXAMPLES, terminator=None).predict_proba(texts)
-    assert p[0, 1] > p[1, 1]  # it tells good from bad
+
+
+def test_the_embedded_model_tells_good_from_bad(embedded: LanguageModel) -> None:
+    found = make(embedded, examples=EXAMPLES, terminator=None)
+    good, bad = found.predict_proba(["A delightful, moving film.", "What a bore."])
+    assert good[1] > bad[1]
 
 
 @pytest.mark.parametrize("calibrator", [None, ProbabilityCalibrator()])
@@ -688,8 +692,24 @@ def test_no_pass_for_known(tiny: LLMClassifier, passes: list[int], cache: Path) 
     np.testing.assert_array_equal(tiny.predict_proba(TEXTS), first)
     np.testing.assert_array_equal(clone(tiny).predict_proba(TEXTS[::-1]), first[::-1])
     assert passes == [1]  # the new one says what the model would write instead
-    tiny.predict_proba([*TEXTS, "one more"])
+    tiny.predict_proba([*TEXTS, "one more", "one more"])
     assert passes[-1] == 1
+
+
+def test_known_texts_are_not_even_tokenised(
+    tiny: LLMClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tiny.predict_proba(TEXTS)
+    monkeypatch.setattr(LanguageModel, "encode", Mock(side_effect=AssertionError))
+    np.testing.assert_array_equal(tiny.predict_proba(TEXTS), first)
+
+
+def test_a_text_that_was_cut_once_is_too_long_all_the_same(
+    tiny_llama: LanguageModel, cache: Path
+) -> None:
+    make(tiny_llama, too_long="cut").predict_proba([LONG])
+    with pytest.raises(ValueError, match="text 1 makes a prompt of"):
+        make(tiny_llama).predict_proba(["a film", LONG])
 
 
 def test_no_text_is_stored(tiny_llama: LanguageModel, cache: Path) -> None:

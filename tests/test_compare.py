@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 SCRIPT = Path(__file__).parents[1] / "book" / "compare.py"
@@ -29,18 +30,21 @@ def write_build(folder: Path, values: dict[str, object]) -> Path:
     return folder
 
 
-def test_two_builds_are_compared_value_by_value(tmp_path: Path) -> None:
+def test_two_builds_are_compared_value_by_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = write_build(tmp_path / "a", {"x": 0.5, "n": 3, "word": "more", "old": 1})
     after = {"x": 0.5 + 1e-7, "n": 4, "word": "fewer", "new": True}
     other = write_build(tmp_path / "b", after)
-    command = [sys.executable, str(SCRIPT), str(before)]
-    found = subprocess.run([*command, str(other)], capture_output=True, text=True)
-    assert found.returncode == 1
-    assert found.stdout.splitlines() == [
+    main = runpy.run_path(str(SCRIPT))["main"]
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(before), str(other)])
+    assert main() == 1
+    assert capsys.readouterr().out.splitlines() == [
         "01_one.ipynb n: 3 -> 4",
         "01_one.ipynb new: new, True",
         "01_one.ipynb old: gone, 1",
         "01_one.ipynb word: 'more' -> 'fewer'",
         "4 values differ",
     ]
-    assert subprocess.run([*command, str(before)]).returncode == 0
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(before), str(before)])
+    assert main() == 0

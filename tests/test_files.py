@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -245,33 +243,36 @@ def test_process_killed_half_way_leaves_nothing_that_counts(
     assert left_in(target.parent) == ["data.bin"]
 
 
-def build_slowly(target: Path, builds: Path, start: object) -> None:
-    start.wait()  # type: ignore[attr-defined]
-    with building(target) as folder:
-        if folder is not None:
-            (builds / str(os.getpid())).touch()
-            time.sleep(0.3)
-            (folder / target.name).write_bytes(DATA)
-    assert target.read_bytes() == DATA
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from helpers.files import building
+target = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+with building(target) as folder:
+    if folder is not None:
+        print("builds")
+        time.sleep(0.3)
+        (folder / target.name).write_bytes(b"0123456789")
+print(target.read_bytes().decode())
+"""
 
 
 def test_of_two_processes_one_builds_and_the_other_waits(
-    target: Path, tmp_path: Path
+    target: Path, root: Path
 ) -> None:
-    builds = tmp_path / "builds"
-    builds.mkdir()
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(2)
-    children = [
-        context.Process(target=build_slowly, args=(target, builds, start))
-        for _ in range(2)
-    ]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", SLOWLY, str(target)]
+    children = [subprocess.Popen(command, cwd=root, **pipes) for _ in range(2)]
     for child in children:
-        child.start()
+        assert child.stdout and child.stdout.readline() == "ready\n"
     for child in children:
-        child.join(30)
-    assert [child.exitcode for child in children] == [0, 0]
-    assert len(list(builds.iterdir())) == 1
+        assert child.stdin
+        child.stdin.write("\n")
+        child.stdin.flush()
+    said = [child.communicate(timeout=30)[0].split() for child in children]
+    assert sorted(said) == [["0123456789"], ["builds", "0123456789"]]
 
 
 @pytest.mark.parametrize("value", ["/elsewhere", "", None])

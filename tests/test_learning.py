@@ -92,7 +92,6 @@ def test_a_rare_outcome_is_in_every_draw() -> None:
         ({"sizes": [1]}, "sizes must be a whole number of 2 or more, not 1"),
         ({"n_draws": 0}, "n_draws must be a whole number of 1 or more"),
         ({"test": (Q + 1, TEST[1])}, "test_scores must lie in"),
-        ({"test": (Q, TEST[1][1:])}, "test_correct must have one value"),
         ({"labelled": (P, np.ones(600))}, "both outcomes; all 600 rows are True"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -84,11 +85,11 @@ def test_means_are_those_of_transformers(
 ) -> None:
     model = make_tiny(kind, **settings)
     texts, (prefix,) = random_texts(LENGTHS), random_texts([n_before], seed=1)
+    expected = alone(model, texts, [0, 1, 2], prefix)
     for layers in ([1], [2], [1, 2], [2, 1]):
         found = mean_hidden_states(model, texts, layers, prefix=prefix, token_budget=60)
         assert found.dtype == np.float32
-        expected = alone(model, texts, layers, prefix)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found, expected[:, layers], rtol=1e-4, atol=1e-4)
     assert is_packed(model) is (kind in ("llama", "mistral", "qwen3"))
     assert not any(part._forward_hooks for part in model.network.modules())
 
@@ -258,6 +259,22 @@ def test_copies_do_not_choose_the_penalty(tiny_llama: LanguageModel, seed: int) 
     once = LinearProbeClassifier(tiny_llama).fit(texts, labels)
     often = clone(once).fit([*texts, *texts, *texts], np.tile(labels, 3))
     assert often.C_ <= once.C_ < 1
+
+
+def test_groups_do_not_choose_the_penalty(tiny_llama: LanguageModel) -> None:
+    """Labels of groups at random: their other texts would tell them."""
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(20), 3)
+    texts = [f"no{n * 37} yes{n * 53} {at}" for at, n in enumerate(who)]
+    labels = rng.choice(["a", "b"], 20)[who]
+    alone = LinearProbeClassifier(tiny_llama).fit(texts, labels)
+    grouped = clone(alone).fit(texts, labels, groups=who)
+    assert grouped.C_ < alone.C_ / 10
+    rows = pd.Series(texts, [f"r{at}" for at in range(60)])
+    turned = pd.Series(who, rows.index)[::-1]
+    assert clone(alone).fit(rows, labels, turned).C_ == grouped.C_
+    with pytest.raises(ValueError, match="two or more different groups"):
+        clone(alone).fit(["a", "b", "c"], ["x", "x", "y"], groups=[1, 1, 2])
 
 
 def test_texts_seen_by_fit_are_marked(probe: LinearProbeClassifier) -> None:

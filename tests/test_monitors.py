@@ -254,9 +254,7 @@ def test_bad_settings(make, rules, message):
     ("items", "message"),
     [
         (([],), "correct must have at least one outcome"),
-        ((None,), "correct must not be missing; 1 of 1 rows have no label"),
         (([], []), "confidence must be one column with at least one row"),
-        ((0.5, [True, False]), "correct must have one value for each of 1 rows"),
         (([1.5], [1]), "confidence must lie in .0, 1.; row 0 is 1.5"),
     ],
 )

@@ -25,11 +25,10 @@ from helpers.own_data.candidates import (
     ModelAnswer,
     WordCounts,
     draw_examples,
-    from_dict,
-    held_out_proba,
 )
 from helpers.own_data.cli import main
 from helpers.own_data.decision import Decision
+from helpers.own_data.on_request import from_dict
 from helpers.own_data.stored import OwnPolicy
 from helpers.own_data.table import OwnTable, read_table
 
@@ -88,7 +87,9 @@ class Given(Candidate):
         self.name, self.at = name, at
         self.labels = ["a", "b"]
 
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+    def fit(
+        self, texts: Sequence[str], truth: Sequence[str], groups: Any = None
+    ) -> Self:
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -171,8 +172,10 @@ def test_decision_counts_its_rows(mine: Path) -> None:
         "labelled": 200,
         "unlabelled": 30,
         "copies": 0,
+        "set_apart": 0,
         "shown": 0,
         "chosen_on": 100,
+        "compared_on": 100,
         "certified_on": 100,
     }
     assert decision.certificate.threshold is not None
@@ -233,11 +236,23 @@ def test_words_of_three_labels_are_stored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict_proba(texts), made.predict_proba(texts))
 
 
+def test_groups_do_not_choose_the_penalty_of_words() -> None:
+    """Labels of groups at random: their other texts would tell them."""
+    who = np.repeat(np.arange(30), 3)
+    texts = [f"a{n} b{n} c{n} {at}" for at, n in enumerate(who)]
+    truth = np.random.default_rng(0).choice(["x", "y"], 30)[who].tolist()
+    alone = WordCounts().fit(texts, truth).predict_proba(texts)
+    grouped = WordCounts().fit(texts, truth, who.tolist()).predict_proba(texts)
+    assert grouped.max() < alone.max() - 0.1
+
+
 def test_a_label_that_a_fold_has_not_seen_gets_laplaces_share() -> None:
     truth = np.array(["a", "b"] * 10 + ["c"])
     texts = [f"{x} {at}" for at, x in enumerate(truth)]
-    folds = grouped_folds(truth, np.arange(21), 5)
-    shares = held_out_proba(WordCounts(), texts, truth, ["a", "b", "c"], folds)
+    rows = np.arange(21)
+    folds = grouped_folds(truth, rows, 5)
+    labels = ["a", "b", "c"]
+    shares = WordCounts().held_out_proba(texts, truth, labels, rows, folds)
     assert np.allclose(shares.sum(axis=1), 1)
     fit, judge = next((fit, judge) for fit, judge in folds if 20 in judge)
     share = 1 / (len(fit) + 3)
@@ -274,7 +289,7 @@ def test_what_a_model_reads_is_applied_alike_and_not_by_another_model(
     code, out, err = run(capsys, "decide", small, "--use", way, "--risk", 0.3, "--json")
     assert code == 0, err
     assert json.loads(out)["chosen"] == {"answer": ANSWER, "probe": PROBE}[way]
-    assert "to read what it is chosen on" in err
+    assert "for what it is chosen on" in err
     policy = small.with_name("small.policy.json")
     rows = pd.read_csv(small.with_name("small.decisions.csv"), keep_default_na=False)
     new = small.with_name("new.csv")
@@ -328,7 +343,8 @@ def test_decide_writes_rows_page_and_policy(
     assert "Accept from" in out
     rows = pd.read_csv(mine.with_name("mine.decisions.csv"), keep_default_na=False)
     assert rows.columns.tolist() == [
-        *("id", "text", "label", "prediction", "confidence", "action", "reason")
+        *("id", "text", "label", "prediction", "confidence", "action", "reason"),
+        "proposed",
     ]
     pd.testing.assert_frame_equal(
         rows[["id", "text", "label"]], pd.read_csv(mine, keep_default_na=False)
@@ -339,7 +355,9 @@ def test_decide_writes_rows_page_and_policy(
     assert "<html" in mine.with_name("mine.decisions.html").read_text()
     kept = OwnPolicy.load(mine.with_name("mine.policy.json"))
     table = read_table(mine, text="text", label="label")
-    assert kept.apply(table)["action"][200:].tolist() == rows["action"][200:].tolist()
+    again, warned = kept.apply(table)
+    assert again["action"][200:].tolist() == rows["action"][200:].tolist()
+    assert warned == []
 
 
 def test_nothing_is_certified_of_noise(
@@ -422,12 +440,120 @@ def test_apply_warns_of_texts_unlike_those_certified(
     new = mine.with_name("new.csv")
     for texts, warned in (
         (texts_of(60, seed=5, noise=0.02)["text"], False),
-        (["?"] * 60, True),
+        ([f"?{at}" for at in range(60)], True),
     ):
         pd.DataFrame({"text": texts}).to_csv(new, index=False)
         code, out, err = run(capsys, "apply", policy, new)
         assert code == 0 and "60 rows" in out
         assert ("distributed otherwise" in err) is warned
+
+
+def test_rows_that_were_proposed_do_not_certify_later(
+    mine: Path, policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = mine.with_name("mine.decisions.csv")
+    before = pd.read_csv(written, keep_default_na=False)
+    proposed = before.index[before["proposed"] == "yes"]
+    assert len(proposed) == 10 and (before["label"][proposed] == "").all()
+    rows = pd.read_csv(mine, keep_default_na=False)
+    rows.loc[proposed, "label"] = "fruit"
+    rows.loc[proposed, "text"] = before["text"][proposed].str.upper()
+    rows.sample(frac=1, random_state=0).to_csv(mine, index=False)
+    code, out, err = run(capsys, "decide", mine, "--use", "words", "--json")
+    counts = json.loads(out)["counts"]
+    assert counts["set_apart"] == 10 and counts["labelled"] == 210
+    assert counts["chosen_on"] + counts["certified_on"] == 200
+    assert "10 labelled rows were not drawn at random" in err
+    after = pd.read_csv(written, keep_default_na=False).set_index("id").loc[proposed]
+    assert (after["proposed"] == "yes").all()
+    assert (after["reason"] == "learned from").all()
+    # They are remembered from one run to the next.
+    run(capsys, "decide", mine, "--use", "words")
+    kept = pd.read_csv(written, keep_default_na=False).set_index("id").loc[proposed]
+    assert (kept["proposed"] == "yes").all()
+    rows.rename(columns={"text": "words"}).to_csv(mine, index=False)
+    code, _, err = run(capsys, "decide", mine, "--text", "words", "--use", "words")
+    assert code == 2 and "but has no column 'words' to know them by" in err
+
+
+def test_rows_that_a_column_marks_are_learned_from_only(tmp_path: Path) -> None:
+    rows = texts_of(130).assign(hard="")
+    rows.loc[100:, ["text", "hard"]] = "lemon lime", "yes"
+    rows["text"] += " " + rows["id"].astype(str)
+    rows.loc[:5, "hard"] = ["no", "0", "False", "NA", " ", ""]
+    rows.loc[99, "text"] = rows.loc[100, "text"].upper()  # a copy, not marked itself
+    path = tmp_path / "mine.csv"
+    rows.to_csv(path, index=False)
+    table = read_table(path, text="text", label="label", not_random="hard")
+    made = deciding.plan(table, candidates=[WORDS], risk=0.3)
+    assert made.set_apart.tolist() == [*range(99, 130)]
+    judged = made.chosen_on.union(made.certified_on)
+    assert judged.tolist() == [*range(99)]
+    decision = deciding.decide(made)
+    assert isinstance(decision.candidate, WordCounts)
+    assert "lemon" in decision.candidate.to_dict()["words"]
+    rows.assign(hard="x").to_csv(path, index=False)
+    table = read_table(path, text="text", label="label", not_random="hard")
+    with pytest.raises(ValueError, match="None of the 130 labelled rows was drawn"):
+        deciding.plan(table, candidates=[WORDS])
+
+
+def test_prices_are_told_and_go_together(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("decide", mine, "--use", "words", "--price-error", 80)
+    for more in ([], ["--price-look", 80], ["--price-look", 0]):
+        code, _, err = run(capsys, *asked, *more)
+        assert code == 2 and "--price-error and --price-look go together" in err
+    code, out, _ = run(capsys, *asked, "--price-look", 4)
+    assert code == 0 and "1,000 rows cost about" in out
+    assert "4,000 if all are looked at" in out
+    html = mine.with_name("mine.decisions.html").read_text()
+    assert 'id="cost"' in html and "1 − look/error" in html
+    code, out, _ = run(capsys, *asked, "--price-look", 4, "--json")
+    cost = json.loads(out)["cost"]
+    assert cost["look_at_all"] == 4000 and cost["cheapest"] == 0.95
+    assert cost["policy"]["low"] < cost["policy"]["value"] < cost["policy"]["high"]
+
+
+def test_a_row_beyond_all_off_label_mass_goes_to_review() -> None:
+    class Asked(Given):
+        """Its texts also say how much of the answer is on no label."""
+
+        def score_table(self, texts: pd.Series) -> pd.DataFrame:
+            told = [float(text.split()[1]) for text in texts]
+            return super().score_table(texts).assign(off_label=told)
+
+    rng = np.random.default_rng(0)
+    truth = rng.random(330) < 0.5
+    off_label = rng.uniform(0, 0.5, 330)
+    off_label[300:303] = 0.9
+    p = np.where(truth, 0.95, 0.05) + rng.normal(0, 0.01, 330)
+    texts = [f"{x:.6f} {y:.6f}" for x, y in zip(p, off_label, strict=True)]
+    rows = pd.DataFrame({"text": texts, "label": np.where(truth, "b", "a")})
+    rows.loc[300:, "label"] = ""
+    table = OwnTable("s", rows, "text", "label", None, (), "")
+    made = deciding.plan(table, candidates=[WORDS])
+    decision = deciding.decide(replace(made, candidates=[Asked("asked", 0)]))
+    coming = decision.to_come
+    assert coming is not None
+    assert (coming["action"][:3] == "review").all()
+    assert (coming["action"][3:] == "accept").mean() > 0.8
+    assert coming["reason"][300].startswith("more of the model's answer is on no label")
+    assert any("3 rows go to review, although" in note for note in decision.notes)
+
+
+def test_ctrl_c_is_a_sentence(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deciding, "decide", stop)
+    code, out, err = run(capsys, "decide", mine, "--use", "words")
+    assert code == 130 and not out and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("how-sure: stopped. What a model has read")
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.csv"]
 
 
 def test_certify_takes_anybodys_confidences(

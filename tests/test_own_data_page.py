@@ -24,10 +24,11 @@ from helpers.decisions import (
     Policy,
     choose_threshold,
     review_queue,
-    verify_accepted,
 )
 from helpers.metrics import calibration_metrics
+from helpers.own_data.by_label import label_bounds
 from helpers.own_data.decision import Decision
+from helpers.own_data.likeness import Likeness
 from helpers.own_data.page import CHAPTERS, page
 
 LABEL = "<img src=x onerror=alert(4)>"
@@ -84,19 +85,6 @@ def made(
         rest = told(rows[n:]).drop(columns="truth")
         to_come = rest.assign(action="review", reason="nothing is certified")
         to_come = to_come if policy is None else policy.apply(rest)
-    kinds = judged["prediction"].unique()
-    limit = 2.0 if certificate.threshold is None else certificate.threshold
-    by_label = {}
-    for kind in kinds:
-        own = judged[judged["prediction"] == kind]
-        accepted = own["confidence"] >= limit
-        found = verify_accepted(accepted, correct[own.index], risk, 0.05 / len(kinds))
-        by_label[kind] = {
-            "n": len(own),
-            "accepted": found.n_accepted,
-            "errors": found.n_errors,
-            "upper": found.high,
-        }
     names = ["counting words", "the model's answer", "linear probe"]
     candidates = pd.DataFrame(
         {
@@ -124,7 +112,9 @@ def made(
             "labelled": n,
             "unlabelled": new,
             "copies": 12,
+            "set_apart": 0,
             "chosen_on": n // 2,
+            "compared_on": n // 2,
             "certified_on": n - n // 2,
         },
         candidates=candidates,
@@ -133,11 +123,12 @@ def made(
         judged=judged,
         report=calibration_metrics(held_out, correct, evaluation="held-out"),
         certificate=certificate,
-        by_label=pd.DataFrame.from_dict(by_label, orient="index"),
+        by_label=label_bounds(judged, certificate.threshold),
         to_come=to_come,
         to_label=review_queue(judged if to_come is None else to_come, budget=10),
         versions={"how-sure": "0.1.0", "numpy": "2.0", "file": "ab" * 32},
         policy=policy,
+        likeness=Likeness.of(judged, judged.index.to_numpy()),
     )
 
 

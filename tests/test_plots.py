@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_notebook
 
+import helpers
 from helpers import plots
 from helpers.calibration import IsotonicRegressionCalibrator
 from helpers.metrics import CalibrationReport, calibration_metrics, class_table
@@ -78,14 +79,18 @@ def line(ax: Axes, start: str) -> Any:
     return found
 
 
-def test_import_and_style_leave_settings_alone() -> None:
-    code = (
-        "import matplotlib as m; m.use('agg'); before = dict(m.rcParams);"
-        "from helpers import plots;"
-        "exec('with plots.style(): plots.confidence_histogram([0.5])');"
-        "assert {k: v for k, v in m.rcParams.items() if before[k] != v} == {}"
-    )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+def test_import_and_style_leave_settings_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = dict(mpl.rcParams)
+    monkeypatch.setattr(helpers, "plots", plots)  # and the package is put back
+    for name in [name for name in sys.modules if name.startswith("helpers.plots")]:
+        monkeypatch.delitem(sys.modules, name)
+    again = importlib.import_module("helpers.plots")
+    assert again is not plots
+    with again.style():
+        again.confidence_histogram([0.5])
+    assert dict(mpl.rcParams) == before
 
 
 def test_every_figure_of_a_notebook_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,7 +307,6 @@ def test_bad_policies(change: dict, error: type, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (TABLE["confidence"], TypeError, "table must be a DataFrame, not Series"),
         (TABLE[["prediction"]], ValueError, "table must have the column 'confidence'"),
         (TABLE[["confidence"]], ValueError, "table must have the column 'prediction'"),
         (TABLE.assign(confidence=1.5), ValueError, "confidence must lie in"),
@@ -317,10 +316,8 @@ def test_bad_policies(change: dict, error: type, message: str) -> None:
 def test_bad_tables(change: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         Policy(TRUST_BUCKETS).apply(change)
-    if isinstance(change, pd.DataFrame):
-        change = change.assign(correct=1)
     with pytest.raises(error, match=f"^{message}"):
-        Policy(TRUST_BUCKETS).verify(change, 0.1)
+        Policy(TRUST_BUCKETS).verify(change.assign(correct=1), 0.1)
 
 
 RANGES = {"edges": [0.5], "names": ["no", "yes"], "edge_belongs_to": "upper"}

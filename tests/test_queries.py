@@ -162,7 +162,6 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
         ({"strategy": "near-threshold", "threshold": 90}, "threshold must lie between"),
         ({"strategy": "value", "costs": 2}, "costs must be Costs, not 2"),
         ({"strategy": "stratified", "budget": 1}, "budget must be at least 2, the num"),
-        ({"table": TABLE["confidence"]}, "table must be a DataFrame, not Series"),
         ({"table": TABLE[["prediction"]]}, "table must have the column 'confidence'"),
         (
             {"table": TABLE.assign(queue_reason="")},

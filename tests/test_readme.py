@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+import pytest
+
+Run = Callable[[str], str]
 
 
-def examples() -> list[str]:
-    readme = (ROOT / "README.md").read_text("utf-8")
+@pytest.fixture(scope="module")
+def examples(root: Path) -> list[str]:
+    readme = (root / "README.md").read_text("utf-8")
     return re.findall(r"python - <<'EOF'\n(.*?)\nEOF\n", readme, re.S)
 
 
-def run(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """What code prints that sees no name of any other."""
+
+    def run(code: str) -> str:
+        with warnings.catch_warnings(action="default"):
+            exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_classifier_separates_held_out_reviews() -> None:
-    code, _, _ = examples()
-    for whole, fewer in (('"test", n=1000', 200), ('"calibration", n=200', 60)):
+def test_classifier_separates_held_out_reviews(examples: list[str], run: Run) -> None:
+    code, _, _ = examples
+    for whole, fewer in (('"test", n=1000', 100), ('"calibration", n=200', 60)):
         assert whole in code
         code = code.replace(whole, f"{whole.split('=')[0]}={fewer}")
     shown = run(code)
@@ -36,8 +43,10 @@ def test_classifier_separates_held_out_reviews() -> None:
     assert "cannot be told from a perfect forecaster" in shown
 
 
-def test_calibrator_mends_the_confidence_of_other_films() -> None:
-    _, code, _ = examples()
+def test_calibrator_mends_the_confidence_of_other_films(
+    examples: list[str], run: Run
+) -> None:
+    _, code, _ = examples
     before, after = run(code).strip().split("\n\n")
     assert "not stated" in before and "(held out:" in after
     errors = [
@@ -48,7 +57,7 @@ def test_calibrator_mends_the_confidence_of_other_films() -> None:
     assert "cannot be told from a perfect forecaster" in after
 
 
-def test_policy_holds_on_other_films() -> None:
-    _, _, code = examples()
+def test_policy_holds_on_other_films(examples: list[str], run: Run) -> None:
+    _, _, code = examples
     shown = run(code)
     assert "a risk of at most 0.1 holds" in shown and "accept" in shown

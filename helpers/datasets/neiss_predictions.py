@@ -22,8 +22,36 @@ if TYPE_CHECKING:
 
 NEISS_CLASSIFIERS = ("few-shot", "fine-tuned", "tf-idf")
 NEISS_PROMPT = "Narrative: {text}\nBody part:"
-NEISS_EXAMPLES = tuple(
-    pd.read_csv(DATA / "neiss" / "examples.csv").itertuples(index=False, name=None)
+# Written in the style of the real ones; none is a real case.
+NEISS_EXAMPLES = (
+    (
+        "34yom cut left thumb with a kitchen knife while slicing bread dx: "
+        "thumb laceration",
+        "finger",
+    ),
+    (
+        "71yof tripped over a rug at home and fell, pain in right hip "
+        "dx: hip contusion",
+        "lower trunk",
+    ),
+    (
+        "6yof fell off her scooter and struck forehead on the curb "
+        "dx: forehead laceration",
+        "face",
+    ),
+    (
+        "19yom jumping for a basketball, landed on a foot and rolled ankle "
+        "dx: ankle sprain",
+        "ankle",
+    ),
+    ("2yom swallowed a coin while playing dx: foreign body ingestion", "internal"),
+    ("45yof thrown from a horse, landed on shoulder dx: clavicle fracture", "shoulder"),
+    (
+        "15yom collided with another player at football practice, no loc "
+        "dx: concussion",
+        "head",
+    ),
+    ("9yof fell from the monkey bars onto her arm dx: forearm fracture", "lower arm"),
 )
 # What coders are told, in short.
 NEISS_RULES = (

@@ -1,4 +1,4 @@
-"""Three ways to read a text that have one face: words, an answer, hidden states."""
+"""Ways to read a text that have one face: words, an answer, hidden states, both."""
 
 from __future__ import annotations
 
@@ -8,21 +8,36 @@ import time
 import warnings
 from collections.abc import Sequence
 from itertools import chain, zip_longest
-from typing import Any, ClassVar, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import StandardScaler
 
-from ..calibration.files import Floats, Stored, packed
+from ..calibration.files import Floats, Share, Stored, packed
 from ..checks import plain_text
-from ..logistic import Folds, chosen_strength, grouped_folds, regression
+from ..logistic import (
+    Folds,
+    chosen_strength,
+    fitted_weights,
+    grouped_folds,
+    log_proba,
+    regression,
+)
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
 
 WORDS, ANSWER, PROBE = "counting words", "the model's answer", "linear probe"
+BOTH = "answer and hidden states"
+TUNED, HOSTED = "fine-tuned model", "hosted model"
 NAMES = (WORDS, ANSWER, PROBE)
 
 _STRENGTHS = np.logspace(-0.5, 2.5, 7)  # inverse penalties of word weights
+_BLOCK_STRENGTHS = np.logspace(-2, 4, 7)  # of blocks whose variance is 1
 _EXAMPLES, _MOST_EXAMPLES = 8, 16
 _CHARACTERS = 4000  # of all examples together, so that they fit into a window
 _TIMED = 16
@@ -34,17 +49,45 @@ class Candidate:
 
     name: ClassVar[str]
     labels: list[str]
+    notes: tuple[str, ...] = ()  # what the page is to say of it
+    _a_text: float | None = None
 
-    @property
-    def learns(self) -> bool:
-        """Whether ``fit`` learns from the texts that it gets."""
-        return True
-
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
         raise NotImplementedError
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities of the labels; NaN for a text of which nothing is known."""
         raise NotImplementedError
+
+    def held_out_proba(
+        self,
+        texts: Sequence[str],
+        truth: np.ndarray,
+        labels: Sequence[str],
+        groups: np.ndarray,
+        folds: Folds,
+    ) -> np.ndarray:
+        """Probabilities of these labels, of fits on other folds; NaN for no such fit.
+
+        ``fit`` with all these texts follows for the candidate that is chosen.
+        """
+        found = np.empty((len(texts), len(labels)))
+        for fit, judge in folds:
+            known = np.unique(truth[fit])
+            shares = np.ones((len(judge), 1))
+            if len(known) > 1:
+                own = [texts[at] for at in fit]
+                self.fit(own, truth[fit].tolist(), groups[fit].tolist())
+                shares = self.predict_proba([texts[at] for at in judge])
+            # A label that a fold has not seen gets Laplace's share.
+            found[judge] = 1 / (len(fit) + len(labels))
+            found[np.ix_(judge, np.searchsorted(labels, known))] = shares
+        return found / found.sum(axis=1, keepdims=True)
 
     def source(self) -> dict[str, str]:
         """What the probabilities come from, for a policy to compare."""
@@ -54,9 +97,28 @@ class Candidate:
         """All that predictions need, as a JSON-serialisable dict."""
         raise NotImplementedError
 
+    def write_beside(self, policy: Path) -> None:
+        """Write what else they need beside the file of the policy."""
+
+    def read_beside(self, policy: Path) -> None:
+        """Read what ``write_beside`` wrote."""
+
     def seconds_a_text(self, texts: Sequence[str]) -> float:
-        """Time to read one text, measured on a few of these."""
+        """Time to read one text, measured once on a few of these; NaN if not known."""
+        if self._a_text is None:
+            self._a_text = self._measured(texts)
+        return self._a_text
+
+    def seconds_to_compare(self, texts: Sequence[str]) -> float:
+        """Time to read these and to learn from them, told in advance."""
+        return self.seconds_a_text(texts) * len(texts)
+
+    def _measured(self, texts: Sequence[str]) -> float:
         return 0.0
+
+    def cost(self, n_compared: int, n_rest: int, texts: Sequence[str]) -> str:
+        """What it costs beside time, in a sentence; "" for nothing."""
+        return ""
 
     def score_table(self, texts: pd.Series) -> pd.DataFrame:
         """``p_<label>``, ``prediction`` and ``confidence``, not yet calibrated."""
@@ -66,6 +128,7 @@ class Candidate:
         )
         table["prediction"] = np.array(self.labels, dtype=object)[found.argmax(axis=1)]
         table["confidence"] = found.max(axis=1)
+        table.loc[table["confidence"].isna(), "prediction"] = None
         table.attrs["source"] = self.source()
         return table
 
@@ -75,11 +138,18 @@ class WordCounts(Candidate):
 
     name = WORDS
 
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
         self._words = _vectorizer()
         counts, labels = self._words.fit_transform(texts), np.array(truth, dtype=str)
         codes = np.unique(labels, return_inverse=True)[1]
-        folds = grouped_folds(codes, [plain_text(text) for text in texts], 3)
+        copies = [plain_text(text) for text in texts]
+        together: Sequence[Any] = copies if groups is None else groups
+        folds = grouped_folds(codes, together, 3)
         strength = chosen_strength(counts, codes, folds, _STRENGTHS)
         self._model = regression(strength).fit(counts, labels)
         self.labels = self._model.classes_.tolist()
@@ -119,7 +189,35 @@ class WordCounts(Candidate):
         return made
 
 
-class ModelAnswer(Candidate):
+class Prompted(Candidate):
+    """A classifier that is asked, and learns nothing from the rows that judge it."""
+
+    classifier: Any
+
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
+        return self
+
+    def held_out_proba(
+        self,
+        texts: Sequence[str],
+        truth: np.ndarray,
+        labels: Sequence[str],
+        groups: np.ndarray,
+        folds: Folds,
+    ) -> np.ndarray:
+        return self.predict_proba(texts)
+
+    def source(self) -> dict[str, str]:
+        found: dict[str, str] = self.classifier.source()
+        return found
+
+
+class ModelAnswer(Prompted):
     """What a language model answers to a prompt with a few examples."""
 
     name = ANSWER
@@ -139,24 +237,14 @@ class ModelAnswer(Candidate):
             model, self.labels, too_long="cut", **self.settings
         ).fit()
 
-    @property
-    def learns(self) -> bool:
-        return False
-
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
-        return self
-
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        return _quietly(self.classifier.predict_proba, _begun(texts))
+        return np.asarray(quietly(self.classifier.predict_proba, begun(texts)))
 
-    def source(self) -> dict[str, str]:
-        return self.classifier.source()
-
-    def seconds_a_text(self, texts: Sequence[str]) -> float:
+    def _measured(self, texts: Sequence[str]) -> float:
         from sklearn.base import clone
 
         timed = clone(self.classifier).set_params(cache=False).fit()
-        return _seconds(timed.predict_proba, _begun(texts))
+        return _seconds(timed.predict_proba, begun(texts))
 
     def to_dict(self) -> dict[str, Any]:
         model = self.classifier.inputs([])[0]
@@ -170,16 +258,8 @@ class ModelAnswer(Candidate):
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        from ..models import LanguageModel
-
         found = _StoredAnswer.read(stored)
-        model = LanguageModel.load(found.model)
-        if model.fingerprint != found.fingerprint:
-            raise ValueError(
-                f"The policy is for the model {found.model} "
-                f"{found.fingerprint[:12]}; the one of that name is now "
-                f"{model.fingerprint[:12]}."
-            )
+        model = same_model(found.model, found.fingerprint)
         return cls(found.labels, model=model, **found.settings)
 
 
@@ -188,27 +268,32 @@ class LinearProbe(Candidate):
 
     name = PROBE
 
-    def __init__(self, model: Any = None) -> None:
+    def __init__(self, model: Any = None, **settings: Any) -> None:
         from ..linear_probe import LinearProbeClassifier
 
-        self.probe = LinearProbeClassifier(model, too_long="cut")
+        self.probe = LinearProbeClassifier(model, too_long="cut", **settings)
 
-    def fit(self, texts: Sequence[str], truth: Sequence[str]) -> Self:
-        _quietly(self.probe.fit, _begun(texts), truth)
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
+        quietly(self.probe.fit, begun(texts), truth, groups)
         self.labels = self.probe.classes_.tolist()
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        return np.asarray(self.probe.predict_proba(_begun(texts)))
+        return np.asarray(self.probe.predict_proba(begun(texts)))
 
     def source(self) -> dict[str, str]:
         return self.probe.source()
 
-    def seconds_a_text(self, texts: Sequence[str]) -> float:
+    def _measured(self, texts: Sequence[str]) -> float:
         from sklearn.base import clone
 
         timed = clone(self.probe).set_params(cache=False)
-        return _seconds(timed.features, _begun(texts))
+        return _seconds(timed.features, begun(texts))
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": PROBE, "probe": self.probe.to_dict()}
@@ -221,14 +306,86 @@ class LinearProbe(Candidate):
         return made
 
 
-def from_dict(stored: Any) -> Candidate:
-    """The candidate that ``to_dict`` described."""
-    kinds: dict[Any, Any] = {WORDS: WordCounts, ANSWER: ModelAnswer, PROBE: LinearProbe}
-    kind = stored.get("kind") if isinstance(stored, dict) else None
-    if kind not in kinds:
-        raise ValueError(f"kind must be one of {[*kinds]}, not {kind!r}.")
-    found: Candidate = kinds[kind].from_dict(stored)
-    return found
+class AnswerAndStates(Candidate):
+    """One linear map of what a model answers and of its hidden states."""
+
+    name = BOTH
+
+    def __init__(self, answer: ModelAnswer, states: LinearProbe) -> None:
+        self.answer, self.states = answer, states
+
+    def fit(
+        self,
+        texts: Sequence[str],
+        truth: Sequence[str],
+        groups: Sequence[int] | None = None,
+    ) -> Self:
+        # The answers about examples are given away in the prompt.
+        shown = {plain_text(text) for text, _ in self.answer.settings["examples"]}
+        copies = [plain_text(text) for text in texts]
+        rows = [at for at, copy in enumerate(copies) if copy not in shown]
+        together = np.array(copies if groups is None else groups)[rows]
+        labels, codes = np.unique([truth[at] for at in rows], return_inverse=True)
+        blocks = self._blocks([texts[at] for at in rows])
+        features = np.hstack(blocks)
+        scaler = StandardScaler().fit(features)
+        # Each block weighs the same, however many columns it has.
+        widths = [block.shape[1] for block in blocks]
+        self._mean = scaler.mean_
+        self._scale = scaler.scale_ * np.sqrt(np.repeat(widths, widths))
+        folds = grouped_folds(codes, together, 3)
+        found = fitted_weights(self._scaled(features), codes, folds, _BLOCK_STRENGTHS)
+        self._coef, self._intercept = found[1:]
+        self.labels = labels.tolist()
+        return self
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        features = self._scaled(np.hstack(self._blocks(texts)))
+        return np.exp(log_proba(features, self._coef, self._intercept))
+
+    def source(self) -> dict[str, str]:
+        told = [self.answer.source(), packed(self._coef), packed(self._intercept)]
+        weights = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        return {**self.answer.source(), "weights": weights}
+
+    def seconds_to_compare(self, texts: Sequence[str]) -> float:
+        return 0.0  # the others have read them
+
+    def _measured(self, texts: Sequence[str]) -> float:
+        return sum(one.seconds_a_text(texts) for one in (self.answer, self.states))
+
+    def to_dict(self) -> dict[str, Any]:
+        probe = self.states.probe
+        return {
+            "kind": BOTH,
+            "answer": self.answer.to_dict(),
+            "layers": [float(share) for share in probe.layers],
+            "instruction": probe.instruction,
+            "labels": self.labels,
+            "mean": packed(self._mean),
+            "scale": packed(self._scale),
+            "coef": packed(self._coef),
+            "intercept": packed(self._intercept),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        found = _StoredBoth.read(stored)
+        answer = ModelAnswer.from_dict(found.answer)
+        how = {"layers": found.layers, "instruction": found.instruction}
+        made = cls(answer, LinearProbe(answer.classifier.model, **how))
+        made.labels, made._mean, made._scale = found.labels, found.mean, found.scale
+        made._coef = found.coef.reshape(-1, len(found.mean))
+        made._intercept = found.intercept
+        return made
+
+    def _blocks(self, texts: Sequence[str]) -> list[np.ndarray]:
+        own = begun(texts)
+        said = quietly(self.answer.classifier.raw_log_proba, own)
+        return [self.states.probe.features(own), said]
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        return (features - self._mean) / self._scale
 
 
 def draw_examples(
@@ -251,27 +408,17 @@ def draw_examples(
     return chosen
 
 
-def held_out_proba(
-    candidate: Candidate,
-    texts: Sequence[str],
-    truth: np.ndarray,
-    labels: Sequence[str],
-    folds: Folds,
-) -> np.ndarray:
-    """Probabilities of these labels for each text, by fits on the other folds."""
-    if not candidate.learns:
-        return candidate.predict_proba(texts)
-    found = np.empty((len(texts), len(labels)))
-    for fit, judge in folds:
-        known = np.unique(truth[fit])
-        shares = np.ones((len(judge), 1))
-        if len(known) > 1:
-            candidate.fit([texts[at] for at in fit], truth[fit].tolist())
-            shares = candidate.predict_proba([texts[at] for at in judge])
-        # A label that a fold has not seen gets Laplace's share.
-        found[judge] = 1 / (len(fit) + len(labels))
-        found[np.ix_(judge, np.searchsorted(labels, known))] = shares
-    return found / found.sum(axis=1, keepdims=True)
+def same_model(name: str, fingerprint: str) -> LanguageModel:
+    """The model of this name, if it is still the same."""
+    from ..models import LanguageModel
+
+    model = LanguageModel.load(name)
+    if model.fingerprint != fingerprint:
+        raise ValueError(
+            f"The policy is for the model {name} {fingerprint[:12]}; the one of that "
+            f"name is now {model.fingerprint[:12]}."
+        )
+    return model
 
 
 def _vectorizer(words: list[str] | None = None) -> TfidfVectorizer:
@@ -280,7 +427,7 @@ def _vectorizer(words: list[str] | None = None) -> TfidfVectorizer:
     )
 
 
-def _quietly(function: Any, *given: Any) -> Any:
+def quietly(function: Any, *given: Any) -> Any:
     from ..prompted import OffLabelWarning
 
     with warnings.catch_warnings():
@@ -290,17 +437,17 @@ def _quietly(function: Any, *given: Any) -> Any:
         return function(*given)
 
 
-def _begun(texts: Sequence[str]) -> list[str]:
+def begun(texts: Sequence[str]) -> list[str]:
     return [text.strip()[:LONGEST] for text in texts]
 
 
 def _seconds(read: Any, texts: Sequence[str]) -> float:
     some = list(texts[:_TIMED])
-    _quietly(read, some[:1])  # what is prepared once
+    quietly(read, some[:1])  # what is prepared once
     times = []
     for part in (some[:1], some):
         start = time.perf_counter()
-        _quietly(read, part)
+        quietly(read, part)
         times.append(time.perf_counter() - start)
     return max(times[1] - times[0], 0.0) / max(len(some) - 1, 1)
 
@@ -320,6 +467,18 @@ class _StoredAnswer(Stored):
     fingerprint: str
     labels: list[str]
     settings: dict[str, Any]
+
+
+class _StoredBoth(Stored):
+    kind: Literal["answer and hidden states"]
+    answer: dict[str, Any]
+    layers: list[Share]
+    instruction: str | None
+    labels: list[str]
+    mean: Floats
+    scale: Floats
+    coef: Floats
+    intercept: Floats
 
 
 class _StoredProbe(Stored):

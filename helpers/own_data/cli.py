@@ -1,7 +1,8 @@
 """The command ``how-sure``.
 
 Exit codes: 0, done, and a threshold is certified or the promise holds; 1, nothing could
-be certified, or the promise is broken; 2, the request or a file cannot be used.
+be certified, or the promise is broken; 2, the request or a file cannot be used; 130,
+stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,21 +14,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..decisions import Costs
+    from ..hosted import HostedClassifier
     from .decision import Decision
+    from .prices import PolicyCost
     from .table import OwnTable
 
+
 # Everything else is imported where it is needed: it takes seconds.
+class _Stoppable(TyperGroup):
+    """Ctrl-C ends each command with a sentence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _tell(
+                "how-sure: stopped. What a model has read is kept: the same command "
+                "goes on from there. No file is half-written."
+            )
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Stoppable,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="From a table of texts, some of them labelled, to decisions with a promise. "
     "Exit codes: 0, done; 1, nothing certified, or the promise is broken; 2, the "
-    "request or a file cannot be used.",
+    "request or a file cannot be used; 130, stopped by Ctrl-C: what a model has read "
+    "is kept, and the same command goes on from there.",
 )
 _WAYS = ("words", "answer", "probe")
 
@@ -38,6 +60,15 @@ Label = Annotated[str | None, typer.Option(help="Column of the labels.")]
 Group = Annotated[
     str | None, typer.Option(help="Column of what rows share, such as a patient.")
 ]
+NotRandom = Annotated[
+    str | None,
+    typer.Option(
+        help="Column that marks rows not drawn at random, such as those that looked "
+        "hard: they are learned from, not judged by."
+    ),
+]
+PriceError = Annotated[float | None, typer.Option(help="What a wrong label costs.")]
+PriceLook = Annotated[float | None, typer.Option(help="What a person's look costs.")]
 Risk = Annotated[float, typer.Option(help="Largest share of wrong rows accepted.")]
 Delta = Annotated[float, typer.Option(help="Probability that this fails.")]
 Seed = Annotated[int, typer.Option(help="Of the division at random.")]
@@ -51,14 +82,42 @@ def decide(
     text: Text = None,
     label: Label = None,
     group: Group = None,
+    not_random: NotRandom = None,
     risk: Risk = 0.1,
     delta: Delta = 0.05,
+    price_error: PriceError = None,
+    price_look: PriceLook = None,
     model: Annotated[
-        str | None, typer.Option(help="A hub id or path; default: the embedded model.")
+        str | None,
+        typer.Option(
+            help="A hub id or path; default: the embedded model. With --url, the name "
+            "of the hosted model, beside which the embedded one is used."
+        ),
     ] = None,
     use: Annotated[
-        str, typer.Option(help="What to try, with commas between.")
+        str,
+        typer.Option(
+            help="What to try, with commas between; answer and probe are also tried "
+            "together."
+        ),
     ] = ",".join(_WAYS),
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Try a fine-tuned adapter of the model, too.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a hosted model to try, too, such as "
+            "https://api.openai.com/v1; the key is read from OPENAI_API_KEY."
+        ),
+    ] = None,
+    prices: Annotated[
+        str | None,
+        typer.Option(help="Of the hosted model: dollars a million tokens, IN,OUT."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="The most dollars to spend; needs --prices.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
@@ -66,22 +125,28 @@ def decide(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose among three ways to read the texts, certify, and decide on the others."""
+    """Choose among ways to read the texts, certify, and decide on the others."""
     from . import deciding
-    from .candidates import NAMES
-    from .table import read_table
+    from .candidates import NAMES, TUNED
+    from .table import read_table, with_proposed
 
     ways = dict(zip(_WAYS, NAMES, strict=True))
     if unknown := set(use.split(",")) - set(ways):
         raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
-    table = read_table(file, text=text, label=label, group=group)
+    costs = _costs(price_error, price_look)
+    table = read_table(file, text=text, label=label, group=group, not_random=not_random)
+    table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
+    hosted = _hosted(url, model, prices, budget)
+    names = [ways[way] for way in ways if way in use.split(",")]
     made = deciding.plan(
         table,
         risk=risk,
         delta=delta,
         seed=seed,
-        model=model,
-        candidates=[ways[way] for way in ways if way in use.split(",")],
+        model=None if hosted else model,
+        candidates=[*names, *([TUNED] if tune else [])],
+        hosted=hosted,
+        costs=costs,
     )
     _tell(
         f"{table.name}: {len(table.rows)} rows, {len(table.labelled)} with a label, "
@@ -100,19 +165,22 @@ def decide(
         f"in a prompt. To certify on: {len(made.certified_on)} others."
     )
     seconds = made.seconds()
-    for name, (compared, chosen) in seconds.iterrows():
+    for name, (compared, chosen) in seconds.dropna().iterrows():
         _tell(
-            f"  {name}: about {compared:.0f} s to read what it is chosen on, and "
+            f"  {name}: about {compared:.0f} s for what it is chosen on, and "
             f"{chosen:.0f} s for the rest if it is chosen"
         )
     most = seconds["compared"].sum() + seconds["chosen"].max()
     _tell(
-        f"In all about {most:.0f} s of reading or less, and some seconds of fitting; "
-        "what has been read is kept, so that a second run reads nothing twice."
+        f"In all about {most:.0f} s or less, and some seconds of fitting; what has "
+        "been read is kept, so that a second run reads nothing twice."
     )
+    for told in (payments := made.payments()):
+        _tell(told)
     if dry_run:
         if as_json:
-            typer.echo(json.dumps({"seconds": seconds.to_dict("index")}))
+            known = json.loads(seconds.to_json(orient="index"))
+            typer.echo(json.dumps({"seconds": known, "payments": payments}))
         return
     decision = deciding.decide(made, tell=_tell)
     _finish(decision, table, _rows_of(decision, table), out or file.parent, as_json)
@@ -125,8 +193,11 @@ def certify(
     confidence: Annotated[str, typer.Option(help="Column of confidences, 0 to 1.")],
     truth: Annotated[str, typer.Option(help="Column of the truth; may have gaps.")],
     group: Group = None,
+    not_random: NotRandom = None,
     risk: Risk = 0.1,
     delta: Delta = 0.05,
+    price_error: PriceError = None,
+    price_look: PriceLook = None,
     seed: Seed = 0,
     out: Out = None,
     as_json: AsJson = False,
@@ -134,21 +205,30 @@ def certify(
     """Certify confidences that are there already, whoever stated them."""
     from . import deciding
     from .stored import given_confidences
-    from .table import read_table
+    from .table import OURS, PROPOSED, read_table, with_proposed
 
-    table = read_table(file, label=truth, group=group, needs=())
-    table.check_free(("action", "reason"))
+    costs = _costs(price_error, price_look)
+    table = read_table(file, label=truth, group=group, not_random=not_random, needs=())
+    table.check_free((*OURS[2:], PROPOSED))
+    table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
     given = given_confidences(table, prediction, confidence)
     given["text"], given["truth"] = table.texts, table.labels
     known = given.dropna(subset=["prediction", "confidence"])
-    judged = known[known["truth"] != ""]
+    apart = given.index.isin(table.set_apart)
+    judged = known[(known["truth"] != "") & ~apart[known.index]]
     coming = given[given["truth"] == ""]
     if not len(judged):
         raise ValueError(
-            f"No row of {table.name} has a prediction, a confidence and a truth."
+            f"No row of {table.name} has a prediction, a confidence and a truth, and "
+            "is drawn at random."
         )
     notes = list(table.notes)
-    if lost := int((given["truth"] != "").sum()) - len(judged):
+    if apart.any():
+        notes.append(
+            f"{apart.sum()} rows with a truth were not drawn at random, or belong with "
+            "such rows: they do not certify."
+        )
+    if lost := int(((given["truth"] != "") & ~apart).sum()) - len(judged):
         notes.append(f"{lost} rows with a truth have no prediction or confidence.")
     values = judged["confidence"].to_numpy(float)
     for digits in (1, 2):
@@ -168,8 +248,9 @@ def certify(
         risk=risk,
         delta=delta,
         seed=seed,
+        costs=costs,
     )
-    rows = _rows_of(decision, table)[["action", "reason"]]
+    rows = _rows_of(decision, table).drop(columns=["prediction", "confidence"])
     given_as = (prediction, confidence)
     _finish(decision, table, rows, out or file.parent, as_json, given_as)
 
@@ -186,17 +267,21 @@ def apply(
     table = read_table(file, text=kept.text or None, needs=())
     names = OURS[2:] if kept.given else OURS
     table.check_free(names)
-    decided = kept.apply(table)
+    decided, warned = kept.apply(table)
     counts = decided["action"].value_counts().to_dict()
-    warned = kept.drift(decided["confidence"])
     path = (out or file.parent) / f"{file.stem}.decisions.csv"
     _write_rows(table, decided[[*names]], path)
-    for note in [*table.notes, *filter(None, [warned])]:
+    for note in [*table.notes, *warned]:
         _tell(note)
     said = ", ".join(f"{n} {action}" for action, n in counts.items())
     _answer(
         as_json,
-        {"rows": len(decided), "actions": counts, "drift": warned, "file": str(path)},
+        {
+            "rows": len(decided),
+            "actions": counts,
+            "warnings": warned,
+            "file": str(path),
+        },
         f"{len(decided)} rows: {said}. Written: {path}",
     )
 
@@ -242,13 +327,6 @@ def check(
 @app.command()
 def demo(out: Out = None, as_json: AsJson = False) -> None:
     """The whole report at once, on film reviews that come with the book."""
-    from ..files import DATA
-
-    if not DATA.is_dir():
-        raise ValueError(
-            f"The demo needs {DATA.name}/ of a clone of the repository, which is not "
-            "part of the installed package."
-        )
     from . import deciding
     from .demo import demo_plan
 
@@ -302,9 +380,38 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
+def _hosted(
+    url: str | None, model: str | None, prices: str | None, budget: float | None
+) -> HostedClassifier | None:
+    """The hosted model that is asked for, if any."""
+    if url is None:
+        if prices is not None or budget is not None:
+            raise ValueError(
+                "--prices and --budget are for a hosted model: give --url."
+            )
+        return None
+    if model is None:
+        raise ValueError("--url needs --model, the name of the hosted model.")
+    from ..hosted import HostedClassifier, Transport
+
+    table = None
+    if prices is not None:
+        try:
+            read, written = (float(price) for price in prices.split(","))
+        except ValueError:
+            raise ValueError(
+                f"--prices must be two numbers, as in 0.15,0.60; not {prices!r}."
+            ) from None
+        table = {model: (read, written)}
+    transport = Transport(budget=budget, prices=table)
+    return HostedClassifier(url, model, transport=transport)
+
+
 def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
     """What stands beside each row of the table."""
     import pandas as pd
+
+    from .table import PROPOSED
 
     rows = pd.DataFrame(
         {
@@ -317,13 +424,39 @@ def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
         dtype=object,
     )
     rows.loc[table.labelled, ["action", "reason"]] = ["labelled", "learned from"]
-    judged = decision.judged
+    judged, proposed = decision.judged, table.not_random.union(decision.to_label.index)
     rows.loc[judged.index, "reason"] = "certified on"
     for column in ("prediction", "confidence"):
         rows.loc[judged.index, column] = judged[column]
     if decision.to_come is not None:
         rows.loc[decision.to_come.index] = decision.to_come[rows.columns]
+    # A later run reads this, so as not to certify by rows labelled for it.
+    rows[PROPOSED] = ""
+    rows.loc[proposed, PROPOSED] = "yes"
     return rows
+
+
+def _written(name: str, folder: Path) -> dict[str, Path]:
+    """Where decisions, page and policy of a file go."""
+    endings = {"page": "decisions.html", "policy": "policy.json"}
+    return {
+        kind: folder / f"{Path(name).stem}.{ending}"
+        for kind, ending in {"decisions": "decisions.csv", **endings}.items()
+    }
+
+
+def _costs(error: float | None, look: float | None) -> Costs | None:
+    """Both prices, or none."""
+    from ..decisions import Costs
+
+    if error is None and look is None:
+        return None
+    if error is None or look is None or not 0 < look < error < float("inf"):
+        raise ValueError(
+            "--price-error and --price-look go together, and an error costs more than "
+            f"a look: 80 and 4, for instance, not {error} and {look}."
+        )
+    return Costs(error, look)
 
 
 def _write_rows(table: OwnTable, added: pd.DataFrame, path: Path) -> None:
@@ -348,15 +481,7 @@ def _finish(
     from .stored import OwnPolicy
 
     folder.mkdir(parents=True, exist_ok=True)
-    stem = Path(decision.name).stem
-    paths = {
-        name: folder / f"{stem}.{ending}"
-        for name, ending in (
-            ("decisions", "decisions.csv"),
-            ("page", "decisions.html"),
-            ("policy", "policy.json"),
-        )
-    }
+    paths = _written(decision.name, folder)
     html = page(decision)
     _write_rows(table, rows, paths["decisions"])
     with writing(paths["page"]) as unfinished:
@@ -371,7 +496,7 @@ def _finish(
     accepted = 0
     if coming is not None:
         accepted = int((coming["action"] == "accept").sum())
-    told = [f"{decision.chosen}. {found}"]
+    told = [f"{decision.chosen}. {found}", *filter(None, [str(decision.cost or "")])]
     if coming is not None:
         told.append(f"{accepted} of {len(coming)} rows without a label are accepted.")
     told += [f"Written: {path}" for path in paths.values()]
@@ -387,12 +512,28 @@ def _finish(
         "to_come": 0 if coming is None else len(coming),
         "to_come_accepted": accepted,
         "candidates": json.loads(decision.candidates.to_json(orient="index")),
+        "cost": _priced(decision.cost),
         "counts": decision.counts,
         "notes": list(decision.notes),
         "files": {name: str(path) for name, path in paths.items()},
     }
     _answer(as_json, summary, "\n".join(told))
     raise typer.Exit(int(found.threshold is None))
+
+
+def _priced(cost: PolicyCost | None) -> dict[str, Any] | None:
+    if cost is None:
+        return None
+    return {
+        "per_rows": 1000,
+        **{
+            name: getattr(cost, name)._asdict()
+            for name in ("policy", "accept_all", "at_cheapest")
+        },
+        "look_at_all": cost.look_at_all,
+        "cheapest": cost.cheapest if cost.cheapest < float("inf") else None,
+        "is_certified": cost.is_certified,
+    }
 
 
 def _answer(as_json: bool, found: dict[str, Any], told: str) -> None:

@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..calibration import ProbabilityCalibrator, cross_fitted
-from ..checks import check_between, check_choice, check_count, plain_text
+from ..checks import check_between, check_choice, check_count
 from ..decisions import (
-    CertifiedThreshold,
+    Costs,
     Policy,
     choose_threshold,
     review_queue,
-    verify_accepted,
     zero_failure_sample_size,
 )
-from ..logistic import grouped_folds
 from ..metrics import (
-    Interval,
-    auroc,
     calibration_metrics,
-    paired_difference,
-    risk_coverage_curve,
 )
-from ..metrics.bins import at_least
-from .candidates import (
-    ANSWER,
-    LONGEST,
-    NAMES,
-    PROBE,
-    WORDS,
-    Candidate,
-    LinearProbe,
-    ModelAnswer,
-    WordCounts,
-    draw_examples,
-    held_out_proba,
-)
+from .applying import act, calibrated
+from .by_label import label_bounds
+from .candidates import HOSTED, LONGEST, NAMES, TUNED, WORDS, Candidate, draw_examples
+from .choosing import MEASURES, Choice, Tell, choose
 from .decision import Decision
-from .table import OwnTable
+from .likeness import Likeness
+from .on_request import SHOWN, joined, made_candidate
+from .prices import PolicyCost
+from .table import OURS, PROPOSED, OwnTable
 
-_FOLDS = 5
+if TYPE_CHECKING:
+    from ..hosted import HostedClassifier
+
 _TO_LABEL = 10
-_MEASURES = ["accuracy", "brier", "auroc", "coverage", "seconds"]
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "torch", "transformers")
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +45,7 @@ class Plan:
 
     ``shown`` are rows that stand in a prompt as examples, ``chosen_on`` those by which
     a candidate is calibrated and chosen, ``certified_on`` those that have no say in it.
+    ``set_apart``, not drawn at random, are only learned from.
     """
 
     table: OwnTable
@@ -70,6 +56,8 @@ class Plan:
     chosen_on: pd.Index
     certified_on: pd.Index
     candidates: Sequence[Candidate]
+    set_apart: pd.Index
+    costs: Costs | None = None
 
     def seconds(self) -> pd.DataFrame:
         """Reading times, measured on a few texts: to compare, and more if chosen."""
@@ -77,13 +65,20 @@ class Plan:
         texts = self.table.texts[self.chosen_on]
         some = texts.iloc[rng.permutation(len(texts))].tolist()
         rest = len(self.certified_on) + len(self.table.unlabelled)
-        each = {one.name: one.seconds_a_text(some) for one in self.candidates}
-        return pd.DataFrame(
-            {
-                name: {"compared": a_text * len(texts), "chosen": a_text * rest}
-                for name, a_text in each.items()
+        found = {}
+        for one in self.candidates:
+            found[one.name] = {
+                "compared": one.seconds_to_compare(some),
+                "chosen": one.seconds_a_text(some) * rest,
             }
-        ).T
+        return pd.DataFrame(found).T
+
+    def payments(self) -> list[str]:
+        """What is to be paid beside time, in sentences."""
+        texts = self.table.texts[self.chosen_on].tolist()
+        rest = len(self.certified_on) + len(self.table.unlabelled)
+        each = [one.cost(len(texts), rest, texts) for one in self.candidates]
+        return [told for told in each if told]
 
 
 def plan(
@@ -94,6 +89,8 @@ def plan(
     seed: int = 0,
     model: Any = None,
     candidates: Sequence[str] = NAMES,
+    costs: Costs | None = None,
+    hosted: HostedClassifier | None = None,
 ) -> Plan:
     """Divide the labelled rows at random, groups on one side, and say what to try.
 
@@ -109,7 +106,13 @@ def plan(
     model : LanguageModel or str, optional
         A model, or a name for :meth:`helpers.models.LanguageModel.load`.
     candidates : sequence of str, optional
-        Some of "counting words", "the model's answer" and "linear probe". Default: all.
+        Some of "counting words", "the model's answer" and "linear probe", which are the
+        default, and "fine-tuned model". Where the second and the third are tried,
+        "answer and hidden states" is, too.
+    hosted : HostedClassifier, optional
+        A hosted model to try, too; labels and examples are set here.
+    costs : Costs, optional
+        Prices of an error and of a look, to tell what the policy costs.
 
     Examples
     --------
@@ -124,22 +127,29 @@ def plan(
     check_between("delta", delta, 0, 1)
     check_count("seed", seed, 0)
     for name in candidates:
-        check_choice("candidates", name, NAMES)
-    if not len(candidates):
+        check_choice("candidates", name, (*NAMES, TUNED))
+    names = [*candidates, *([HOSTED] if hosted is not None else [])]
+    if not names:
         raise ValueError("candidates must name at least one.")
-    table.check_free()
+    table.check_free((*OURS, PROPOSED))
     table.check_labels()
-    groups = table.groups[table.labelled]
+    apart = table.set_apart
+    groups = table.groups[table.labelled.difference(apart)]
     order = np.random.default_rng(seed).permutation(groups.unique())
     is_first = groups.isin(order[: len(order) // 2])
     first, second = groups.index[is_first], groups.index[~is_first]
-    labels = table.labels[first]
+    labels, known = table.labels[first], table.labels[first.union(apart)]
     if labels.nunique() < 2:
         raise ValueError(
             f"The {len(first)} rows to learn from, drawn at random, have one label, "
             f"{labels.iloc[0]!r}: label more rows of others."
         )
     notes = list(table.notes)
+    if len(apart):
+        notes.append(
+            f"{len(apart)} labelled rows were not drawn at random, or belong with such "
+            "rows: they are learned from, and nothing is chosen or certified by them."
+        )
     needed, n_second = zero_failure_sample_size(risk, delta), groups[second].nunique()
     if n_second < needed:
         notes.append(
@@ -147,7 +157,7 @@ def plan(
             f"without an error {needed} are needed. Label more, or allow more risk."
         )
     shown, examples = first[:0], []
-    if ANSWER in candidates:
+    if SHOWN & {*names}:
         most = groups[first].nunique() // 5
         texts = table.texts[first].tolist()
         places = draw_examples(texts, labels.tolist(), most, seed)
@@ -155,17 +165,19 @@ def plan(
         # Copies of an example are not judged either.
         shown = first[groups[first].isin(groups[first].iloc[places])]
     long = int((table.texts.str.len() > LONGEST).sum())
-    if long and {*candidates} != {WORDS}:
+    if long and {*names} != {WORDS}:
         notes.append(
             f"{long} texts are longer than {LONGEST:,} characters; a model reads no "
             "more of them."
         )
     made = []
-    for name in candidates:
+    for name in names:
         try:
-            made.append(_made(name, labels.unique().tolist(), examples, model))
+            kinds = known.unique().tolist()
+            made.append(made_candidate(name, kinds, examples, model, hosted))
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
+    made += joined(made)
     return Plan(
         replace(table, notes=tuple(notes)),
         float(risk),
@@ -175,100 +187,8 @@ def plan(
         first.difference(shown),
         second,
         made,
-    )
-
-
-def _made(
-    name: str, labels: list[str], examples: list[tuple[str, str]], model: Any
-) -> Candidate:
-    if name == WORDS:
-        return WordCounts()
-    return LinearProbe(model) if name == PROBE else ModelAnswer(labels, examples, model)
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The chosen candidate, fitted, with its calibrator, and how all of them did."""
-
-    candidate: Candidate
-    calibrator: ProbabilityCalibrator
-    candidates: pd.DataFrame
-    differences: pd.DataFrame
-    n: int
-    notes: tuple[str, ...]
-
-
-def choose(
-    candidates: Sequence[Candidate],
-    texts: Sequence[str],
-    truth: Sequence[str],
-    groups: Sequence[int],
-    *,
-    names: Sequence[str],
-    risk: float,
-    seed: int = 0,
-    tell: Tell = lambda said: None,
-) -> Choice:
-    """The candidate of least Brier score on folds that it was not fitted on.
-
-    Scores and their calibration are cross-fitted, groups in one fold; the chosen
-    candidate is to be fitted again, on all these rows. ``names`` are all labels,
-    sorted.
-    """
-    labels, codes = np.array(truth, dtype=str), np.asarray(groups)
-    columns = [f"p_{name}" for name in names]
-    folds = grouped_folds(labels, codes, _FOLDS, seed)
-    is_true = labels[:, None] == np.array(names)
-    raw, rows, judged, notes = {}, {}, {}, []
-    for one in candidates:
-        start = time.perf_counter()
-        try:
-            found = held_out_proba(one, texts, labels, names, folds)
-        except ValueError as error:
-            notes.append(f"{one.name} is left out: {error}")
-            continue
-        raw[one.name] = pd.DataFrame(found, columns=columns)
-        shares = np.asarray(
-            cross_fitted(
-                ProbabilityCalibrator(),
-                raw[one.name],
-                labels,
-                groups=codes,
-                n_splits=len(folds),
-                seed=seed,
-            )
-        )
-        right, sure = is_true[np.arange(len(labels)), shares.argmax(1)], shares.max(1)
-        judged[one.name] = sure, right
-        rows[one.name] = {
-            "accuracy": right.mean(),
-            "brier": ((shares - is_true) ** 2).sum(axis=1).mean(),
-            "auroc": auroc(sure, right) if 0 < right.sum() < len(right) else np.nan,
-            "coverage": _coverage(sure, right, risk),
-            "seconds": time.perf_counter() - start,
-        }
-        tell(f"{one.name}: accuracy {right.mean():.1%}")
-    if not rows:
-        raise ValueError("No candidate could be used. " + " ".join(notes))
-    table = pd.DataFrame(rows).T
-    best = str(table["brier"].idxmin())
-    winner = next(one for one in candidates if one.name == best)
-    differences = {
-        name: paired_difference(
-            judged[best], judged[name], "accuracy", groups=codes, rng=seed
-        )
-        for name in rows
-        if name != best
-    }
-    ids = [plain_text(text) for text in texts]
-    calibrator = ProbabilityCalibrator().fit(raw[best], labels, ids=ids)
-    return Choice(
-        winner,
-        calibrator,
-        table,
-        _differences(differences),
-        len(labels),
-        tuple(notes),
+        apart,
+        costs,
     )
 
 
@@ -292,7 +212,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     (30, 0)
     """
     table, first = plan.table, plan.chosen_on
-    learned = first.union(plan.shown)
+    learned = first.union(plan.shown).union(plan.set_apart)
     choice = choose(
         plan.candidates,
         table.texts[first].tolist(),
@@ -305,15 +225,18 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     )
     tell(f"{choice.candidate.name} is chosen; certifying it on other rows")
     candidate, calibrator = choice.candidate, choice.calibrator
-    candidate.fit(table.texts[learned].tolist(), table.labels[learned].tolist())
+    of_rows = (table.texts, table.labels, table.groups)
+    candidate.fit(*(column[learned].tolist() for column in of_rows))
     raw, shares = calibrated(candidate, calibrator, table.texts[plan.certified_on])
+    raw = raw.dropna(subset="confidence")
     judged = pd.DataFrame(
         {
-            "text": table.texts[plan.certified_on],
-            "truth": table.labels[plan.certified_on],
+            "text": table.texts[raw.index],
+            "truth": table.labels[raw.index],
             "prediction": raw["prediction"],
             "confidence": np.asarray(shares.max(axis=1)),
             **dict(zip(raw.filter(like="p_"), np.asarray(shares).T, strict=False)),
+            **raw.filter(items=["off_label"]),
         }
     )
     coming = None
@@ -329,20 +252,9 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         delta=plan.delta,
         seed=plan.seed,
         choice=choice,
+        learned=table.texts[learned],
+        costs=plan.costs,
     )
-
-
-def calibrated(
-    candidate: Candidate, calibrator: ProbabilityCalibrator, texts: pd.Series
-) -> tuple[pd.DataFrame, Any]:
-    """A candidate's table with calibrated predictions, and calibrated probabilities."""
-    table = candidate.score_table(texts)
-    columns = [f"p_{name}" for name in candidate.labels]
-    ids = [plain_text(text) for text in texts]
-    shares = calibrator.predict(table[columns], ids=ids)
-    best = np.asarray(shares).argmax(axis=1)
-    table["prediction"] = np.array(candidate.labels, dtype=object)[best]
-    return table, shares
 
 
 def certify(
@@ -355,6 +267,8 @@ def certify(
     delta: float,
     seed: int = 0,
     choice: Choice | None = None,
+    learned: Iterable[str] = (),
+    costs: Costs | None = None,
 ) -> Decision:
     """A decision from confidences in predictions with known truth.
 
@@ -368,8 +282,10 @@ def certify(
         The same confidences, which may know that no calibrator was fitted on them.
     coming : pandas.DataFrame, optional
         Rows without a truth, as a policy takes them.
-    risk, delta, seed, choice
+    risk, delta, seed, choice, costs
         As for :class:`Decision`.
+    learned : iterable of str, optional
+        Texts that the candidate learned from.
     """
     right = (judged["truth"] == judged["prediction"]).to_numpy()
     groups = table.groups[judged.index].to_numpy()
@@ -382,25 +298,33 @@ def certify(
     policy = Policy.from_certified(
         certificate, calibrator=calibrator, source=source, name=table.name
     )
+    notes, likeness = list(table.notes), Likeness.of(judged, groups, learned)
     to_come, to_label = None, judged.iloc[:0]
     if coming is not None:
-        decided = policy.apply(coming, source=source)
-        to_come = pd.DataFrame(
-            {
-                "text": table.texts[decided.index],
-                "prediction": decided["prediction"],
-                "confidence": decided["decided_on"],
-                "action": decided["action"],
-                "reason": decided["reason"],
-            }
-        )
+        to_come = act(policy, coming, table.texts, likeness, source=source)
+        notes += likeness.warnings(to_come)
         first_of_copies = ~table.groups[to_come.index].duplicated()
         to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
+    cost = None
+    if costs is not None:
+        cost = PolicyCost.of(
+            costs,
+            confidence,
+            right,
+            certificate,
+            is_calibrated=choice is not None,
+            groups=groups,
+            seed=seed,
+        )
+    apart = len(table.set_apart)
     labelled = table.labels[table.labelled]
     if choice is not None:
-        candidates, chosen = choice.candidates, choice.candidate.name
+        candidates, differences = choice.candidates, choice.differences
+        chosen = choice.candidate.name
     else:
-        candidates, chosen = pd.DataFrame(columns=_MEASURES), "confidences as given"
+        candidates = pd.DataFrame(columns=MEASURES)
+        differences = pd.DataFrame(columns=["value", "low", "high"])
+        chosen = "confidences as given"
     return Decision(
         name=table.name,
         text=table.text or "",
@@ -415,65 +339,30 @@ def certify(
             "labelled": len(labelled),
             "unlabelled": 0 if coming is None else len(coming),
             "copies": int(table.groups[labelled.index].duplicated().sum()),
-            "shown": len(labelled) - len(judged) - choice.n if choice else 0,
+            "set_apart": apart,
+            "shown": len(labelled) - apart - len(judged) - choice.n if choice else 0,
             "chosen_on": choice.n if choice else 0,
+            "compared_on": choice.n_compared if choice else 0,
             "certified_on": len(np.unique(groups)),
         },
         candidates=candidates,
-        differences=choice.differences if choice else _differences({}),
+        differences=differences,
         chosen=chosen,
         judged=judged,
         report=report,
         certificate=certificate,
-        by_label=_by_label(judged, certificate, groups, seed),
+        by_label=label_bounds(
+            judged, certificate.threshold, delta=delta, groups=groups, seed=seed
+        ),
         to_come=to_come,
         to_label=to_label[["text", "prediction", "confidence"]],
         versions=_versions(table, source),
         policy=None if certificate.threshold is None else policy,
-        notes=table.notes,
+        notes=tuple(notes),
         candidate=choice.candidate if choice else None,
+        likeness=likeness,
+        cost=cost,
     )
-
-
-def _differences(found: dict[str, Interval]) -> pd.DataFrame:
-    return pd.DataFrame(found, index=["value", "low", "high"], dtype=float).T
-
-
-def _coverage(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
-    """The largest share of rows, the surest first, with so few errors among them."""
-    curve = risk_coverage_curve(confidence, right)
-    return max([0.0, *curve.loc[curve["risk"] <= risk, "coverage"]])
-
-
-def _by_label(
-    judged: pd.DataFrame, certificate: CertifiedThreshold, groups: np.ndarray, seed: int
-) -> pd.DataFrame:
-    """Errors among accepted rows of each predicted label, with bounds."""
-    threshold = np.inf if certificate.threshold is None else certificate.threshold
-    accepted = at_least(judged["confidence"].to_numpy(), threshold)
-    right = (judged["truth"] == judged["prediction"]).to_numpy()
-    predicted = judged["prediction"].to_numpy()
-    kinds = pd.unique(predicted)
-    # They hold together, and whichever of the tested thresholds was chosen.
-    level = certificate.delta / (len(kinds) * max(len(certificate.tested), 1))
-    rows = {}
-    for kind in kinds:
-        own = predicted == kind
-        found = verify_accepted(
-            accepted[own],
-            right[own],
-            certificate.max_risk,
-            level,
-            groups=groups[own],
-            rng=seed,
-        )
-        rows[kind] = {
-            "n": found.n_labels,
-            "accepted": found.n_accepted,
-            "errors": found.n_errors,
-            "upper": found.high if found.n_accepted else np.nan,
-        }
-    return pd.DataFrame(rows).T.astype({"n": int, "accepted": int, "errors": int})
 
 
 def _versions(table: OwnTable, source: Any) -> dict[str, str]:

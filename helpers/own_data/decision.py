@@ -9,6 +9,8 @@ import pandas as pd
 from ..decisions import CertifiedThreshold, Policy
 from ..metrics import CalibrationReport
 from .candidates import Candidate
+from .likeness import Likeness
+from .prices import PolicyCost
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,8 +32,9 @@ class Decision:
         Number of labelled rows of each label.
     counts : dict of str to int
         ``rows``, ``labelled``, ``unlabelled``, ``copies`` (labelled rows that repeat
-        another one's text or group), ``shown`` (in a prompt), ``chosen_on``, and
-        ``certified_on`` (of copies and groups, one counts).
+        another one's text or group), ``set_apart`` (not drawn at random), ``shown``
+        (in a prompt), ``chosen_on``, ``compared_on`` (those of them that judged all
+        candidates), and ``certified_on`` (of copies and groups, one counts).
     candidates : pandas.DataFrame
         One row a candidate: ``accuracy``, ``brier``, ``auroc`` and ``coverage`` (share
         of rows accepted at this risk, expected) on the rows that it was chosen on, and
@@ -64,6 +67,10 @@ class Decision:
         Sentences on what was found in the table and what was left out.
     candidate : Candidate or None
         The chosen one, fitted; None where the confidences were given.
+    likeness : Likeness
+        What the rows certified on are like.
+    cost : PolicyCost or None
+        What the policy costs, where prices are known.
     """
 
     name: str
@@ -88,3 +95,5 @@ class Decision:
     policy: Policy | None = None
     notes: tuple[str, ...] = ()
     candidate: Candidate | None = field(default=None, repr=False)
+    likeness: Likeness = field(repr=False)
+    cost: PolicyCost | None = None

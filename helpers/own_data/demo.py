@@ -28,13 +28,17 @@ class _KeptAnswers(ModelAnswer):
     kept: pd.DataFrame
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        return self.kept.loc[list(texts)].to_numpy()
+        return self.kept.loc[list(texts), ["p_negative", "p_positive"]].to_numpy()
+
+    def score_table(self, texts: pd.Series) -> pd.DataFrame:
+        off_label = self.kept.loc[texts.tolist(), "off_label"].to_numpy()
+        return super().score_table(texts).assign(off_label=off_label)
 
 
 def demo_plan() -> Plan:
     """400 labelled reviews and 300 others, read by words and by stored answers."""
     reviews = load_reviews("test", n=_ROWS)
-    scores = load_review_scores("test")[["p_negative", "p_positive"]]
+    scores = load_review_scores("test")
     rows = reviews[["movie", "text", "label"]].reset_index(drop=True).astype(object)
     rows.loc[_LABELLED:, "label"] = ""
     table = OwnTable("demo", rows, "text", "label", "movie", (), "")

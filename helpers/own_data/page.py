@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ CHAPTERS = {
     10: "From confidence to decision",
     11: "Fine-tuning, compared honestly",
     15: "What the model says and what it knows",
+    16: "Your own data",
 }
 Row = dict[Any, Any]
 _LEVEL = 0.95
@@ -52,6 +54,17 @@ def page(decision: Decision) -> str:
     ----------
     decision : Decision
         What was decided about a table.
+
+    Examples
+    --------
+    >>> from helpers.own_data.deciding import decide, plan
+    >>> from helpers.own_data.table import OwnTable
+    >>> texts = [f"{word} {n}" for n in range(30) for word in ("apple", "saw")]
+    >>> rows = pd.DataFrame({"text": texts, "label": ["fruit", "tool"] * 30})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> html = page(decide(plan(table, candidates=["counting words"])))
+    >>> "30 of them passed, and none of these were wrong" in html
+    True
     """
     certificate, judged = decision.certificate, decision.judged
     correct = (judged["truth"] == judged["prediction"]).to_numpy()
@@ -68,7 +81,7 @@ def page(decision: Decision) -> str:
         best=_tightest(certificate),
         reason=_reason(certificate),
         least=zero_failure_sample_size(decision.risk, decision.delta),
-        steps=[] if certificate.threshold is not None else _steps(decision),
+        steps=next_steps(decision),
         candidates=_candidates(decision),
         labels=labels,
         worst=_worst(labels, certified=certificate.threshold is not None),
@@ -77,6 +90,8 @@ def page(decision: Decision) -> str:
         to_label=_rows(decision.to_label),
         reliability=_reliability(decision.report),
         coverage=_coverage(certificate),
+        stem=_short(Path(decision.name).stem, "name"),
+        inf=math.inf,
     )
 
 
@@ -95,6 +110,8 @@ def _templates() -> Environment:
         "points": lambda share: _number(100 * share, 1),
         "share": lambda right, n: _interval(Interval.of_share(right, n, _LEVEL)),
         "interval": _interval,
+        "money": _money,
+        "costs": _costs,
         "rounded": lambda n: f"{_rounded(n):,}",
         "name": lambda text: _short(text, "name"),
     }
@@ -139,9 +156,31 @@ def _enough(certificate: CertifiedThreshold) -> int:
     return 4 * zero_failure_sample_size(certificate.max_risk, certificate.delta)
 
 
-def _steps(decision: Decision) -> list[tuple[str, str]]:
-    """What may help where nothing was certified, the cheapest first, and how much."""
+def next_steps(decision: Decision) -> list[tuple[str, str]]:
+    """What may help where nothing was certified, the cheapest first, and how much.
+
+    Empty where a threshold was certified.
+
+    Parameters
+    ----------
+    decision : Decision
+        What was decided about a table.
+
+    Examples
+    --------
+    >>> from helpers.own_data.deciding import decide, plan
+    >>> from helpers.own_data.table import OwnTable
+    >>> texts = [f"{word} {n}" for n in range(30) for word in ("apple", "saw")]
+    >>> rows = pd.DataFrame({"text": texts, "label": ["fruit", "tool"] * 30})
+    >>> table = OwnTable("mine.csv", rows, "text", "label", None, (), "")
+    >>> strict = plan(table, risk=0.01, candidates=["counting words"])
+    >>> what, effect = next_steps(decide(strict))[0]
+    >>> what
+    'Label about 540 more texts, drawn at random.'
+    """
     certificate, counts = decision.certificate, decision.counts
+    if certificate.threshold is not None:
+        return []
     reason, needed = _reason(certificate), certificate.labels_needed
     steps = []
     if reason == "few":
@@ -165,9 +204,9 @@ def _steps(decision: Decision) -> list[tuple[str, str]]:
     else:
         if len(decision.to_label):
             label = (
-                "Label the texts under “Label these next”, and more like them.",
+                "Label the texts under “Label these next”.",
                 "The classifier has most to learn from these; how much it helps shows "
-                "in the next run.",
+                "in the next run, which does not check on them.",
             )
             steps.append(label)
         steps += [
@@ -235,7 +274,7 @@ def _candidates(decision: Decision) -> list[Row]:
     """The table of candidates, the chosen one first; empty where there were none."""
     if not len(decision.candidates):
         return []
-    n = decision.counts["chosen_on"]
+    n = decision.counts["compared_on"]
     table = decision.candidates.sort_values("brier", kind="stable")
     gaps = decision.differences.reindex(table.index)[["value", "low", "high"]]
     rows = table.reset_index(names="name").to_dict("records")
@@ -390,6 +429,18 @@ def _percent(share: float) -> str:
     if np.isnan(share):
         return "–"
     return f"{100 * share:.1f}".removesuffix(".0").replace("-", "−") + _SPACE + "%"
+
+
+def _money(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2f}"
+
+
+def _costs(found: Interval) -> str | Markup:
+    """A cost with its interval beneath."""
+    if found.low == found.high:
+        return _money(found.value)
+    ends = f"{_money(found.low)} to {_money(found.high)}"
+    return Markup(f'{_money(found.value)}<span class="span">{ends}</span>')
 
 
 def _interval(found: Interval) -> str:

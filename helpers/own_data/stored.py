@@ -13,14 +13,14 @@ import pandas as pd
 from ..calibration import ProbabilityCalibrator
 from ..calibration.files import Stored
 from ..checks import plain_text
-from ..decisions import AccuracyMonitor, Policy, detection_delay, score_drift
+from ..decisions import AccuracyMonitor, Policy, detection_delay
 from ..files import read_json, write_json
-from .candidates import Candidate, from_dict
-from .deciding import calibrated
+from .applying import act, calibrated
+from .candidates import Candidate
 from .decision import Decision
+from .likeness import Likeness
+from .on_request import from_dict
 from .table import OwnTable, without_missing
-
-_DRIFTED = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class OwnPolicy:
     label: str
     given: tuple[str, ...]
     certified: dict[str, Any]
-    confidences: tuple[float, ...]
+    likeness: Likeness
     known: frozenset[str]
 
     @classmethod
@@ -66,22 +66,24 @@ class OwnPolicy:
                 "versions": decision.versions,
                 "median_delay_if_errors_double": delay if np.isfinite(delay) else None,
             },
-            tuple(decision.judged["confidence"].astype(float)),
+            decision.likeness,
             frozenset(_hashes(table, table.labelled)),
         )
 
-    def apply(self, table: OwnTable) -> pd.DataFrame:
-        """``prediction``, ``confidence``, ``action`` and ``reason`` of each row."""
-        rows = table.rows.index
+    def apply(self, table: OwnTable) -> tuple[pd.DataFrame, list[str]]:
+        """``prediction``, ``confidence``, ``action`` and ``reason``, and warnings."""
         if self.candidate is None:
-            decided = self.policy.apply(given_confidences(table, *self.given[:2]))
+            scored = given_confidences(table, *self.given[:2])
+            decided = act(self.policy, scored, table.texts, self.likeness)
         else:
-            decided = self.decide(table.texts[rows[table.has_text]])
-        decided["confidence"] = decided["decided_on"]
+            decided = self.decide(table.texts[table.has_text])
+        # What the candidate learned from is not to be compared.
+        is_old = pd.Index(_hashes(table, decided.index)).isin(self.known)
+        warned = self.likeness.warnings(decided[~is_old])
         decided = decided[["prediction", "confidence", "action", "reason"]]
         decided = decided.reindex(table.rows.index)
-        cautious = self.policy.buckets.names[0]
-        return decided.fillna({"action": cautious, "reason": "there is no text"})
+        left = {"action": self.policy.buckets.names[0], "reason": "there is no text"}
+        return decided.fillna(left), warned
 
     @property
     def labels(self) -> list[str]:
@@ -103,23 +105,10 @@ class OwnPolicy:
         columns, calibrator = [f"p_{x}" for x in self.labels], self.policy.calibrator
         assert self.candidate and isinstance(calibrator, ProbabilityCalibrator)
         scored, shares = calibrated(self.candidate, calibrator, texts)
-        decided = self.policy.apply(scored)
-        decided[columns], decided["confidence"] = shares, decided["decided_on"]
-        return decided
-
-    def drift(self, confidences: pd.Series) -> str | None:
-        """A sentence, if confidences are not as they were where this was certified."""
-        known = confidences.dropna()
-        if len(known) < 2:
-            return None
-        found = score_drift(self.confidences, known, rng=0).table().loc["ks"]
-        if found["p_value"] > _DRIFTED:
-            return None
-        return (
-            f"These confidences are distributed otherwise than those certified on "
-            f"(Kolmogorov–Smirnov {found['value']:.2f}, p = {found['p_value']:.3f}): "
-            "the promise is for texts like those. Label some of the new rows and check."
-        )
+        source = self.candidate.source()
+        decided = act(self.policy, scored, texts, self.likeness, source=source)
+        known = scored.index[scored["confidence"].notna()]
+        return decided.join(pd.DataFrame(np.asarray(shares), known, columns))
 
     def check(
         self, table: OwnTable, state: str | Path
@@ -139,7 +128,7 @@ class OwnPolicy:
                     f"{path} is of another policy: move it away to start anew."
                 )
             monitor, seen = AccuracyMonitor.from_dict(kept.monitor), set(kept.seen)
-        found = self.apply(table).loc[table.labelled]
+        found = self.apply(table)[0].loc[table.labelled]
         hashes = pd.Series(_hashes(table, found.index), found.index)
         old = hashes.isin(self.known)
         again = ~old & (hashes.isin(seen) | hashes.duplicated())
@@ -168,22 +157,27 @@ class OwnPolicy:
     def save(self, path: str | Path) -> None:
         """Write everything to a JSON file, whole or not at all."""
         stored = {
-            "format": "helpers.own_data/1",
+            "format": "helpers.own_data/2",
             "text": self.text,
             "label": self.label,
             "given": list(self.given),
             "certified": self.certified,
             "policy": self.policy.to_dict(),
             "candidate": self.candidate and self.candidate.to_dict(),
-            "confidences": [round(one, 6) for one in self.confidences],
+            "likeness": self.likeness.to_dict(),
             "known": sorted(self.known),
         }
+        if self.candidate is not None:
+            self.candidate.write_beside(Path(path))
         write_json(stored, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The policy that :meth:`save` wrote; a ValueError refuses another model."""
-        return read_json(path, cls._of_stored)
+        found = read_json(path, cls._of_stored)
+        if found.candidate is not None:
+            found.candidate.read_beside(Path(path))
+        return found
 
     @classmethod
     def _of_stored(cls, stored: Any) -> Self:
@@ -195,7 +189,7 @@ class OwnPolicy:
             found.label,
             tuple(found.given),
             found.certified,
-            tuple(found.confidences),
+            Likeness.from_dict(found.likeness),
             frozenset(found.known),
         )
 
@@ -231,14 +225,14 @@ def _hashes(table: OwnTable, rows: pd.Index) -> list[str]:
 
 
 class _Kept(Stored):
-    format: Literal["helpers.own_data/1"]
+    format: Literal["helpers.own_data/2"]
     text: str
     label: str
     given: list[str]
     certified: dict[str, Any]
     policy: dict[str, Any]
     candidate: dict[str, Any] | None
-    confidences: list[float]
+    likeness: dict[str, Any]
     known: list[str]
 
 

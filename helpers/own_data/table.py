@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ _LEAST_OF_LABEL = 5
 _DELIMITERS = ",;\t|"
 _MISSING = ("", "na", "nan", "null", "<na>")
 _LABEL_NAMES = ("label", "class", "category", "truth", "target", "gold", "intent")
+_NO = ("0", "no", "false")
 OURS = ("prediction", "confidence", "action", "reason")
+PROPOSED = "proposed"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class OwnTable:
     """A user's rows, all as strings, and which columns are what.
 
     ``notes`` are sentences on what was guessed and found; ``sha256`` is of the file.
+    ``not_random`` are rows that were chosen, not drawn at random: they may be learned
+    from, but nothing can be judged by them.
     """
 
     name: str
@@ -40,6 +44,7 @@ class OwnTable:
     group: str | None
     notes: tuple[str, ...]
     sha256: str
+    not_random: pd.Index = field(default_factory=lambda: pd.Index([]))
 
     @property
     def texts(self) -> pd.Series:
@@ -83,6 +88,13 @@ class OwnTable:
         return self.rows.index[self.has_text & (self.labels != "")]
 
     @property
+    def set_apart(self) -> pd.Index:
+        """Labelled rows that were not drawn at random, or belong with one of these."""
+        groups = self.groups[self.labelled]
+        apart = groups[groups.index.isin(self.not_random)]
+        return groups.index[groups.isin(apart)]
+
+    @property
     def unlabelled(self) -> pd.Index:
         """Rows with a text and without a label."""
         return self.rows.index[self.has_text & (self.labels == "")]
@@ -100,12 +112,18 @@ class OwnTable:
         if self.label is None:
             raise ValueError(f"{self.name} needs a column of labels: name it.")
         labels = self.labels[self.labelled]
-        counts = labels.value_counts()
         if not len(labels):
             raise ValueError(
                 f"No row of {self.name} has a label in the column {self.label!r}: fill "
                 "it in for 100 to 400 rows drawn at random."
             )
+        labels = labels.drop(self.set_apart)
+        if not len(labels):
+            raise ValueError(
+                f"None of the {len(self.labelled)} labelled rows was drawn at random, "
+                "so that nothing can be judged by them: label 100 to 400 that are."
+            )
+        counts = labels.value_counts()
         plain = counts.index.str.casefold().str.split().str.join(" ")
         if (twice := plain.duplicated(keep=False)).any():
             alike = [
@@ -129,7 +147,7 @@ class OwnTable:
                 f"{counts.iloc[0]} at most. Is it the right column? If so, merge "
                 "labels or label more rows."
             )
-        n_groups = self.groups[self.labelled].nunique()
+        n_groups = self.groups[labels.index].nunique()
         if n_groups < LEAST_TEXTS:
             what = "text or group" if self.group else "text"
             raise ValueError(
@@ -145,6 +163,7 @@ def read_table(
     text: str | None = None,
     label: str | None = None,
     group: str | None = None,
+    not_random: str | None = None,
     needs: Iterable[str] = ("text", "label"),
 ) -> OwnTable:
     """Read a CSV, Excel or Parquet file, and find out which columns are what.
@@ -157,6 +176,9 @@ def read_table(
     text, label, group : str, optional
         Names of columns; without the first two, they are guessed. Rows of one group,
         such as a patient's, stay on one side of each division.
+    not_random : str, optional
+        Name of a column that marks rows that were not drawn at random, by any value
+        but "no", "false" and 0.
     needs : sequence of str, default=("text", "label")
         Which of the two to guess where no name is given.
 
@@ -175,7 +197,9 @@ def read_table(
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-    rows = _read_rows(path, content, [name for name in (text, label, group) if name])
+    named = {"text": text, "label": label, "group": group, "not random": not_random}
+    taken = [name for name in named.values() if name]
+    rows = _read_rows(path, content, taken)
     for column, count in rows.columns.value_counts().items():
         if count > 1:
             raise ValueError(
@@ -183,15 +207,17 @@ def read_table(
             )
     if not len(rows):
         raise ValueError(f"{path.name} has a line of names and no row beneath it.")
-    for option, column in (("text", text), ("label", label), ("group", group)):
+    for option, column in named.items():
         if column is not None and column not in rows:
             raise ValueError(
                 f"{path.name} has no column {column!r} (for {option}); it has "
                 f"{_listed(rows.columns)}."
             )
-    taken = [name for name in (text, label, group) if name]
     if len(set(taken)) < len(taken):
-        raise ValueError(f"Text, label and group must be different columns: {taken}.")
+        raise ValueError(
+            "The columns of texts, labels, groups and of what was not drawn at random "
+            f"must be different, not {taken}."
+        )
     notes = []
     if label is None and "label" in needs:
         label = _guess_label(rows.drop(columns=taken), path.name)
@@ -208,7 +234,37 @@ def read_table(
         path.name, rows, text, label, group, (), hashlib.sha256(content).hexdigest()
     )
     notes += _found(table) if text is not None else []
+    if not_random is not None:
+        marks = without_missing(rows[not_random]).str.casefold()
+        table = replace(table, not_random=rows.index[(marks != "") & ~marks.isin(_NO)])
     return replace(table, notes=tuple(notes))
+
+
+def with_proposed(table: OwnTable, path: Path) -> OwnTable:
+    """The table, knowing which rows an earlier run proposed to label in this file.
+
+    Rows are known again by their texts; or, without any, by their columns but the
+    labels.
+    """
+    if not path.exists():
+        return table
+    before = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if PROPOSED not in before:
+        return table
+    columns = [table.text] if table.text else {*table.rows} - {table.label}
+    if missing := {*columns} - {*before}:
+        raise ValueError(
+            f"{path} tells which rows an earlier run proposed to label, but has no "
+            f"column {min(missing)!r} to know them by: move it away, and mark these "
+            "rows in a column of your table (--not-random)."
+        )
+
+    def keys(rows: pd.DataFrame) -> pd.Series:
+        plain = rows[sorted(columns)].map(plain_text)
+        return plain.agg("\0".join, axis=1) if len(rows) else pd.Series(dtype=object)
+
+    again = keys(table.rows).isin(keys(before[before[PROPOSED] == "yes"]))
+    return replace(table, not_random=table.not_random.union(table.rows.index[again]))
 
 
 def without_missing(column: pd.Series) -> pd.Series:
