@@ -457,7 +457,7 @@ def test_a_policy_decides(model: LanguageModel, mine: Path, tmp_path: Path) -> N
     policy = OwnPolicy.load(mine)
     texts = ["apple pear 1000", "saw", "nothing that is known"]
     pd.DataFrame({"text": texts}).to_csv(tmp_path / "new.csv", index=False)
-    right = policy.apply(read_table(tmp_path / "new.csv", text="text", needs=()))
+    right, _ = policy.apply(read_table(tmp_path / "new.csv", text="text", needs=()))
     assert set(right["action"]) == {"accept", "review"}
     with asking(model, {"mine": policy}) as client:
         assert [one.id for one in client.models.list()] == ["mine", model.name]
