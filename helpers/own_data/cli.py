@@ -36,12 +36,12 @@ from .options import (
     Tune,
     Url,
     hosted_model,
+    prices_of_policy,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..decisions import Costs
     from .decision import Decision
     from .prices import PolicyCost
     from .table import OwnTable
@@ -125,7 +125,7 @@ def decide(
         model=None if hosted else model,
         candidates=[*names, *([TUNED] if tune else [])],
         hosted=hosted,
-        prices=_costs(price_error, price_look),
+        prices=prices_of_policy(price_error, price_look),
     )
     _tell(
         f"{table.name}: {len(table.rows)} rows, {len(table.labelled)} with a label, "
@@ -151,8 +151,9 @@ def decide(
         )
     most = seconds["compared"].sum() + seconds["chosen"].max()
     _tell(
-        f"In all about {most:.0f} s or less, and some seconds of fitting; what has "
-        "been read is kept, so that a second run reads nothing twice."
+        f"In all about {most:.0f} s or less at the speed of this moment, and some "
+        "seconds of fitting. What has been read before, here or in an earlier run, is "
+        "kept and costs nothing."
     )
     for told in (payments := made.payments()):
         _tell(told)
@@ -226,7 +227,7 @@ def certify(
         risk=risk,
         delta=delta,
         seed=seed,
-        prices=_costs(price_error, price_look),
+        prices=prices_of_policy(price_error, price_look),
     )
     rows = _rows_of(decision, table).drop(columns=["prediction", "confidence"])
     given_as = (prediction, confidence)
@@ -401,20 +402,6 @@ def _written(name: str, folder: Path) -> dict[str, Path]:
         kind: folder / f"{Path(name).stem}.{ending}"
         for kind, ending in {"decisions": "decisions.csv", **endings}.items()
     }
-
-
-def _costs(error: float | None, look: float | None) -> Costs | None:
-    """Both prices, or none."""
-    from ..decisions import Costs
-
-    if error is None and look is None:
-        return None
-    if error is None or look is None or not 0 < look < error < float("inf"):
-        raise ValueError(
-            "--price-error and --price-look go together, and an error costs more than "
-            f"a look: 80 and 4, for instance, not {error} and {look}."
-        )
-    return Costs(error, look)
 
 
 def _write_rows(table: OwnTable, added: pd.DataFrame, path: Path) -> None:

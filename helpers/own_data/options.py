@@ -1,4 +1,4 @@
-"""Options of the command ``how-sure``, and what is made of those of a hosted model."""
+"""Options of the command ``how-sure``, and what is made of some that go together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ..decisions import Costs
     from ..hosted import HostedClassifier
 
 File = Annotated[Path, typer.Argument(help="A CSV (UTF-8), Excel or Parquet file.")]
@@ -84,3 +85,17 @@ def hosted_model(
         table = {model: (read, written)}
     transport = Transport(budget=budget, prices=table)
     return HostedClassifier(url, model, transport=transport)
+
+
+def prices_of_policy(error: float | None, look: float | None) -> Costs | None:
+    """What an error and a look cost: both, or None."""
+    from ..decisions import Costs
+
+    if error is None and look is None:
+        return None
+    if error is None or look is None or not 0 < look < error < float("inf"):
+        raise ValueError(
+            "--price-error and --price-look go together, and an error costs more than "
+            f"a look: 80 and 4, for instance, not {error} and {look}."
+        )
+    return Costs(error, look)
