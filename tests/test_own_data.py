@@ -350,7 +350,7 @@ def test_decide_writes_rows_page_and_policy(
         rows[["id", "text", "label"]], pd.read_csv(mine, keep_default_na=False)
     )
     assert (rows["action"][:200] == "labelled").all()
-    assert rows["confidence"].str.fullmatch(r"(0\.\d{1,7}|1)?").all()
+    assert rows["confidence"].str.fullmatch(r"(0\.\d{1,6}|1)?").all()
     assert set(rows["action"][200:230]) <= {"accept", "review"}
     assert rows["action"][230] == "review" and rows["reason"][230] == "there is no text"
     assert "<html" in mine.with_name("mine.decisions.html").read_text()

@@ -387,6 +387,7 @@ def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
     if decision.to_come is not None:
         rows.loc[decision.to_come.index] = decision.to_come[rows.columns]
     rows[PROPOSED] = _marks(rows.index, proposed)
+    rows["confidence"] = rows["confidence"].astype(float)
     return rows
 
 
