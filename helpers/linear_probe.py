@@ -36,7 +36,7 @@ from .logistic import fitted_weights, grouped_folds, log_proba
 from .models import LanguageModel
 from .prompted import TextClassifier, check_texts
 
-STRENGTHS = np.logspace(-5, 1, 13)
+_STRENGTHS = np.logspace(-5, 1, 13)
 _FOLDS = 5
 
 
@@ -144,7 +144,7 @@ class LinearProbeClassifier(TextClassifier):
         features = self.features(texts)
         scaler = StandardScaler().fit(features)
         folds = grouped_folds(codes, together, _FOLDS, self.random_state)
-        found = fitted_weights(scaler.transform(features), codes, folds, STRENGTHS)
+        found = fitted_weights(scaler.transform(features), codes, folds, _STRENGTHS)
         self.classes_, self.layers_ = classes, self._reading()[1]
         self.C_, self.coef_, self.intercept_ = found
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_

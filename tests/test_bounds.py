@@ -352,7 +352,7 @@ ROUNDED = st.tuples(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(ROUNDED)
 def test_rounded_bounds_hold_the_truth_and_are_as_tight_as_they_can_be(
     case: tuple[list[float], float],

@@ -34,13 +34,11 @@ from helpers.own_data.stored import OwnPolicy
 from helpers.own_data.table import read_table
 
 TEXTS = ["a warm and funny film", "no way, the plot is a bore", "maybe"]
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 LABELS = {
     "2 of one token": ["yes", "no"],
     "2 that begin alike": ["no", "not a dull one"],
-    "26": [
-        f"{letter} film" if letter < "n" else letter
-        for letter in map(chr, range(97, 123))
-    ],
+    "26": [f"{letter} film" if letter < "n" else letter for letter in ALPHABET[::-1]],
     "77": [f"film {at}" for at in range(77)],
 }
 
@@ -459,7 +457,7 @@ def test_a_policy_decides(model: LanguageModel, mine: Path, tmp_path: Path) -> N
     policy = OwnPolicy.load(mine)
     texts = ["apple pear 1000", "saw", "nothing that is known"]
     pd.DataFrame({"text": texts}).to_csv(tmp_path / "new.csv", index=False)
-    right = policy.apply(read_table(tmp_path / "new.csv", text="text", needs=()))
+    right, _ = policy.apply(read_table(tmp_path / "new.csv", text="text", needs=()))
     assert set(right["action"]) == {"accept", "review"}
     with asking(model, {"mine": policy}) as client:
         assert [one.id for one in client.models.list()] == ["mine", model.name]

@@ -15,6 +15,7 @@ from werkzeug import Request, Response
 from helpers import EMBEDDED
 from helpers.datasets import (
     FOOD_QUESTIONS,
+    RECORDED_DOORS,
     RECORDED_SERVERS,
     AnsweringServer,
     FoodQuestion,
@@ -106,6 +107,14 @@ def test_order_that_is_none(order: Any) -> None:
 
 
 # Servers --------------------------------------------------------------------------
+
+
+def test_doors_are_the_recorded_one_and_any_live_one(tmp_path: Path) -> None:
+    [door] = answering_servers(doors=True)
+    assert {door.name: door.base_url} == RECORDED_DOORS and door.model == EMBEDDED
+    live, same = answering_servers("http://x/v1", "m", folder=tmp_path, doors=True)
+    assert (live.base_url, live.model) == ("http://x/v1", "m")
+    assert live.recordings is None and same.recordings == door.recordings
 
 
 def test_recorded_servers_by_default(own_scores: Path, root: Path) -> None:

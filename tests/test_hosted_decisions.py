@@ -17,6 +17,8 @@ import pytest
 import uvicorn
 from hosted_door import Door, chances
 from hosted_model import changed, hosted
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai import OpenAI
 from pytest_httpserver import HTTPServer
 from sklearn.base import clone
@@ -357,7 +359,18 @@ def _listed(change: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
     return changed
 
 
+def _surely(p: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def change(said: dict[str, Any]) -> dict[str, Any]:
+        shares = dict(zip(LABELS, (p, 0.0, 0.0), strict=True))
+        rows: Any = [{"value": x, "probability": v} for x, v in shares.items()]
+        by_name = isinstance(said["probabilities"], dict)
+        return {**said, "probabilities": shares if by_name else rows}
+
+    return change
+
+
 ODD: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "more than sure": _surely(1.05),
     "too large": _set(1.2),
     "negative": _set(-0.1),
     "nan": _set(math.nan),
@@ -375,6 +388,7 @@ ODD: dict[str, Callable[[dict[str, Any]], Any]] = {
     "odd kind": lambda said: {**said, "type": ["choice"]},
     "no object": lambda said: "positive",
     "empty": lambda said: {},
+    "name is no text": lambda said: {**said, "name": ["label"]},
     "other question": lambda said: {**said, "name": "mood"},
 }
 
@@ -383,7 +397,8 @@ ODD: dict[str, Callable[[dict[str, Any]], Any]] = {
 def test_odd_answers_have_no_probabilities(make: Make, protocol: str) -> None:
     door = Door(change=lambda text, said: ODD.get(text, lambda x: x)(said))
     found, _ = make(door, protocol=protocol)
-    odd = [how for how in ODD if (how, protocol) != ("other question", "systemone")]
+    named = ("other question", "name is no text")  # System One answers by name
+    odd = [how for how in ODD if protocol == "decisions" or how not in named]
     says = f"{len(odd)} of {len(odd) + 1} texts have no confidence"
     with pytest.warns(UserWarning, match=says):
         table = found.score_table([*odd, "A joy."])
@@ -443,7 +458,8 @@ def test_other_options_than_were_asked(make: Make) -> None:
 
 
 def test_odd_numbers_of_the_vendor_are_unknown(make: Make) -> None:
-    odd = {"confidence": "high", "label_mass": 7.0, "score": True, "choice": "none"}
+    odd = {"confidence": "high", "label_mass": 7.0, "score": 10**400, "choice": "none"}
+    odd |= {"calibrated_confidence": "low", "action": 3, "policy": ["a"]}
     found, _ = make(Door(change=lambda text, said: {**said, **odd}))
     table = found.score_table(TEXTS)
     assert (
@@ -497,6 +513,47 @@ def test_answers_of_the_other_form_are_no_answer(protocol: str) -> None:
     answers: Any = [{"type": "choice"}] if protocol == "systemone" else {"label": {}}
     with pytest.raises(ValueError, match="holds no answers"):
         read_answer(protocol, {"answers": answers})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["x", "y", "value", "0"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = "type name probability noul probabilities choice confidence label_mass score"
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["choice", "predicate", "score"]),
+    st.dictionaries(st.sampled_from(FIELDS.split()), JSON),
+    st.booleans(),
+)
+def test_whatever_is_sent_is_a_distribution_or_nothing(
+    kind: str, said: dict[str, Any], typed: bool
+) -> None:
+    said |= {"type": kind} if typed else {}
+    asked = {"q": Question(["x", "y"], "?", kind)}
+    for protocol, answers in (("decisions", [said]), ("systemone", {"q": said})):
+        body = json.dumps({"answers": answers})  # with what JSON has no word for
+        found = read_decisions(read_answer(protocol, body), asked)["q"]
+        p = found.probabilities
+        assert p.shape == (2,) and (np.isnan(p).all() == (found.problem is not None))
+        assert np.isnan(p).all() or ((p >= 0) & (p <= 1)).all()
+        sent = {min(value, 1.0) for value in _numbers(said)}
+        assert np.isnan(p).all() or p[0] in sent
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [part for inner in value.values() for part in _numbers(inner)]
+    if isinstance(value, list):
+        return [part for inner in value for part in _numbers(inner)]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return [value] if is_number else []
 
 
 def test_two_answers_to_one_question_are_none() -> None:

@@ -232,7 +232,7 @@ def test_equals_the_parts_of_scikit_learn(tiny_llama: LanguageModel) -> None:
 
 
 def test_it_learns_what_words_alone_do_not_tell(embedded: LanguageModel) -> None:
-    train, test = (datasets.load_reviews(part, n=150) for part in ("train", "test"))
+    train, test = (datasets.load_reviews(part, n=80) for part in ("train", "test"))
     probe = LinearProbeClassifier(embedded).fit(train["text"], train["label"])
     assert probe.score(test["text"], test["label"]) > 0.65
 

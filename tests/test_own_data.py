@@ -350,6 +350,7 @@ def test_decide_writes_rows_page_and_policy(
         rows[["id", "text", "label"]], pd.read_csv(mine, keep_default_na=False)
     )
     assert (rows["action"][:200] == "labelled").all()
+    assert rows["confidence"].str.fullmatch(r"(0\.\d{1,7}|1)?").all()
     assert set(rows["action"][200:230]) <= {"accept", "review"}
     assert rows["action"][230] == "review" and rows["reason"][230] == "there is no text"
     assert "<html" in mine.with_name("mine.decisions.html").read_text()
@@ -399,6 +400,7 @@ def test_errors_are_a_sentence_and_write_nothing(
 def test_columns_that_would_be_added_must_be_free(
     mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert run(capsys, "decide", mine, "--out", mine)[0] == 2  # before any work
     rows = pd.read_csv(mine).assign(reason="none")
     rows.to_csv(mine, index=False)
     code, _, err = run(capsys, "decide", mine, "--text", "text", "--use", "words")
@@ -467,7 +469,10 @@ def test_rows_that_were_proposed_do_not_certify_later(
     after = pd.read_csv(written, keep_default_na=False).set_index("id").loc[proposed]
     assert (after["proposed"] == "yes").all()
     assert (after["reason"] == "learned from").all()
-    # They are remembered from one run to the next.
+    # They are remembered from one run to the next, whatever a spreadsheet made of it.
+    kept = pd.read_csv(written, dtype=str, keep_default_na=False)
+    kept.to_csv(written, index=False, sep=";")
+    assert run(capsys, "apply", policy, mine)[0] == 0
     run(capsys, "decide", mine, "--use", "words")
     kept = pd.read_csv(written, keep_default_na=False).set_index("id").loc[proposed]
     assert (kept["proposed"] == "yes").all()

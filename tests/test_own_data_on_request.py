@@ -80,7 +80,7 @@ def test_a_hosted_model_is_chosen_and_asked_once_about_each_text(
     asked = (*asked, "--risk", 0.2, "--json")
     code, out, err = run(capsys, *asked, "--dry-run", "--prices", "1,2")
     assert code == 0 and not server.asked
-    costs = json.loads(out)["costs"]
+    costs = json.loads(out)["payments"]
     assert len(costs) == 1 and "is asked about 32 texts, and about 50 more" in costs[0]
     assert "dollars" in costs[0] and "leave this machine" in err
     code, out, _ = run(capsys, *asked)
@@ -97,10 +97,15 @@ def test_a_hosted_model_is_chosen_and_asked_once_about_each_text(
     assert len(server.asked) == 82  # all is known by now
 
 
+@pytest.mark.parametrize("first", ["m", "m-2026-11-01"])
 def test_a_policy_asks_the_same_door_and_no_other_model(
-    mine: Path, door: tuple[ModelServer, str], capsys: pytest.CaptureFixture[str]
+    mine: Path,
+    door: tuple[ModelServer, str],
+    first: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server, url = door
+    server.names = [first]
     asked = ("decide", mine, "--use", "words", "--url", url, "--model", "m")
     assert run(capsys, *asked, "--risk", 0.2)[0] == 0
     policy, new = mine.with_name("mine.policy.json"), mine.with_name("new.csv")
@@ -116,7 +121,7 @@ def test_a_policy_asks_the_same_door_and_no_other_model(
     server.names = ["m-2027-01-01"]
     rows.assign(text=rows["text"] + " more").to_csv(new, index=False)
     code, _, err = run(capsys, "apply", policy, new)
-    assert code == 2 and "'m-2026-11-01'" in err and "'m-2027-01-01'" in err
+    assert code == 2 and f"answered_by '{first}'" in err and "'m-2027-01-01'" in err
 
 
 def test_what_has_no_answer_judges_nothing_and_is_left_to_a_person(

@@ -21,6 +21,7 @@ from helpers.datasets import (
     load_review_scores,
 )
 from helpers.decisions import (
+    Costs,
     Policy,
     choose_threshold,
     review_queue,
@@ -30,6 +31,7 @@ from helpers.own_data.by_label import label_bounds
 from helpers.own_data.decision import Decision
 from helpers.own_data.likeness import Likeness
 from helpers.own_data.page import CHAPTERS, page
+from helpers.own_data.prices import PolicyCost
 
 LABEL = "<img src=x onerror=alert(4)>"
 NASTY = [
@@ -394,6 +396,30 @@ def test_candidates_stand_with_their_intervals_the_chosen_one_first() -> None:
         decided("certified"), candidates=pd.DataFrame(), differences=pd.DataFrame()
     )
     assert 'id="who"' not in page(given)
+
+
+@pytest.mark.parametrize("look", [4, 40])
+def test_costs_stand_in_a_table_where_prices_are_known(look: float) -> None:
+    decision = decided("certified")
+    assert 'id="cost"' not in shown("certified")
+    judged, certificate = decision.judged, decision.certificate
+    right = (judged["truth"] == judged["prediction"]).to_numpy()
+    cost = PolicyCost.of(
+        Costs(80, look), judged["confidence"], right, certificate, is_calibrated=True
+    )
+    found = BeautifulSoup(page(replace(decision, cost=cost)), "html.parser")
+    section = found.find(id="cost").parent
+    promised, looked, passed, least = section.tbody("tr")
+    n, accepted, wrong = len(judged), certificate.n_accepted, certificate.n_errors
+    value = 1000 * (80 * wrong + look * (n - accepted)) / n
+    assert words(promised.td).startswith(f"{value:,.0f} ")
+    assert words(looked.td) == f"{1000 * look:,.0f}"
+    assert words(passed.td).startswith(f"{80_000 * (1 - right.mean()):,.0f} ")
+    assert words(least.th) == f"from {1 - look / 80:.3f} on a label passes: " + (
+        "the least, as expected"
+    )
+    assert ("kept at a loss" in words(section)) is (value > 1000 * look)
+    assert [one["href"] for one in found.nav("a")].index("#cost") == 3
 
 
 def test_a_row_without_a_prediction_is_shown_too() -> None:

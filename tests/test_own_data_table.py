@@ -139,6 +139,21 @@ def test_copies_and_rows_of_a_group_belong_together(tmp_path: Path) -> None:
     assert any("Copies of 1 texts have different labels" in one for one in alone.notes)
 
 
+def test_names_of_columns_are_given_as_they_stand(tmp_path: Path) -> None:
+    content = lines().replace("label\n", " label \n") + "41,none,#N/A\n"
+    table = made(tmp_path, content, text=" text", label="label ")
+    assert table.label == "label" and table.unlabelled.tolist() == [40]
+
+
+def test_decisions_of_an_earlier_run_are_known(tmp_path: Path) -> None:
+    content = (
+        lines().replace("label\n", "label,action,reason\n").replace(",a\n", ",a,,\n")
+    )
+    table = made(tmp_path, content.replace(",b\n", ",b,,\n"), **NAMED)
+    with pytest.raises(ValueError, match="Fill in labels in your own table"):
+        table.check_free()
+
+
 def test_long_texts_are_read(tmp_path: Path) -> None:
     table = made(tmp_path, lines() + f"41,{'long ' * 20_000},a\n")
     assert len(table.texts[40]) == 100_000

@@ -89,7 +89,11 @@ def test_widths_are_those_of_the_greatest_marginal_likelihood():
         sd = width[part]
         mode = minimize(loss, found.parameters_, args=(sd,), tol=1e-8).x
         step, eye = 1e-3, np.eye(len(mode))
-        moved = [[loss(mode + step * (a + b), sd) for b in eye] for a in eye]
+        moved, (below, columns) = np.zeros(eye.shape), np.tril_indices(len(mode))
+        moved[below, columns] = moved[columns, below] = [
+            loss(mode + step * (a + b), sd)
+            for a, b in zip(eye[below], eye[columns], strict=True)
+        ]
         alone = np.array([loss(mode + step * a, sd) for a in eye])
         hessian = moved - alone[:, None] - alone + loss(mode, sd)
         volume = np.linalg.slogdet(hessian / step**2 * sd[:, None] * sd)[1]
@@ -202,21 +206,22 @@ def test_a_bend_is_learned():
 
 def test_intervals_cover_and_shrink():
     covered, widths = [], []
-    for seed in range(60):
-        rows, truth = _leaning(300, seed=seed)
+    for seed in range(20):
+        rows, truth = _leaning(250, seed=seed)
         logits = np.log(rows) / 1.8 - np.array([2, 0, 0]) / 1.8
         found = ProbabilityCalibrator().fit(rows[:200], truth[:200])
         ends = np.asarray(found.predict_interval(rows[200:]))
         true = softmax(logits[200:], axis=1)
         covered.append(((ends[..., 0] <= true) & (true <= ends[..., 1])).mean())
         widths.append(np.diff(ends, axis=2).mean())
-    assert 0.88 < np.mean(covered) < 0.99
+    assert 0.94 < np.mean(covered) < 0.995
     rows, truth = _leaning(2000)
-    more = ProbabilityCalibrator().fit(rows, truth).predict_interval(rows[:100])
-    assert np.diff(np.asarray(more), axis=2).mean() < np.mean(widths) / 2
-    narrow = ProbabilityCalibrator().fit(rows, truth)
-    half = np.asarray(narrow.predict_interval(rows[:5], level=0.5))
-    whole = np.asarray(narrow.predict_interval(rows[:5]))
+    found = ProbabilityCalibrator().fit(rows, truth)
+    half, whole = (
+        np.asarray(found.predict_interval(rows[:100], level=level))
+        for level in (0.5, 0.95)
+    )
+    assert np.diff(whole, axis=2).mean() < np.mean(widths) / 2
     assert (half[..., 0] > whole[..., 0]).all() and (half[..., 1] < whole[..., 1]).all()
 
 
@@ -235,12 +240,12 @@ def test_saved_and_read_again(tmp_path):
 def test_a_report_tells_the_luck_of_the_labels_from_misfit():
     """The map has the right form: its error passes the plain floor, not its own."""
     plain, own = [], []
-    for seed in range(25):
+    for seed in range(10):
         rows, truth = _leaning(2200, seed=seed)
         found = ProbabilityCalibrator().fit(rows[:100], truth[:100])
         p = found.predict(rows[100:])
         right = np.asarray(p).argmax(axis=1) == truth[100:]
-        report = calibration_metrics(p.max(axis=1), right, n_resamples=200)
+        report = calibration_metrics(p.max(axis=1), right, n_resamples=100)
         plain.append(report.ece <= report.floor.upper)
         own.append("cannot be told from a perfect forecaster" in report.verdict)
         assert report.fitted_floor.upper > report.floor.upper
@@ -312,7 +317,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused():
             from_dict(wrong)
 
 
-def test_a_claim_counts_where_rows_would_have_been_recognised():
+def test_a_claim_counts_where_belowwould_have_been_recognised():
     rng = np.random.default_rng(0)
     scores = rng.random(400)
     right = rng.random(400) < scores

@@ -18,7 +18,7 @@ from pytest_httpserver import HTTPServer
 
 from helpers import EMBEDDED
 from helpers.checkpoints import EMBEDDED_WHEEL
-from helpers.datasets import RECORDED_SERVERS
+from helpers.datasets import RECORDED_DOORS, RECORDED_SERVERS
 from helpers.hosted import (
     Answer,
     Call,
@@ -33,6 +33,7 @@ from helpers.hosted import (
     save_recording,
 )
 
+RECORDED = RECORDED_SERVERS | RECORDED_DOORS
 KEY = "sk-secret-0123456789abcdef"
 URL = "http://127.0.0.1:9/v1"
 UNICODE = "naïve \ud83d 😀 \x00"
@@ -370,7 +371,7 @@ def test_a_probe_is_played_back(httpserver: HTTPServer, file: Path) -> None:
 # The book's own -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECORDED_SERVERS)
+@pytest.mark.parametrize("name", RECORDED)
 def test_the_books_recordings_play_and_say_their_origin(root: Path, name: str) -> None:
     files = sorted((root / "data" / "recorded" / name).glob("*.parquet"))
     assert len(files) >= 4
@@ -378,7 +379,7 @@ def test_the_books_recordings_play_and_say_their_origin(root: Path, name: str) -
         with Journal(":memory:") as journal:
             about = play_recording(path, journal)
             assert {*journal.usage().reset_index()["source"]} == {"recorded"}
-        assert about["base_url"] == RECORDED_SERVERS[name]
+        assert about["base_url"] == RECORDED[name]
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", about["date"])
         assert re.search(r"\d+\.\d+", about["server"]) and EMBEDDED in about["model"]
         assert about["model_sha256"] == EMBEDDED_WHEEL.member_sha256

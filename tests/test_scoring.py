@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -104,13 +105,20 @@ def test_equals_scoring_each_sequence_on_its_own(any_model: LanguageModel) -> No
     assert tree_is_exact(any_model, 48)  # the quick way was taken
 
 
+@cache
+def many_by_hand(model: LanguageModel) -> np.ndarray:
+    return naive(model, CASES["many"], ENDING)
+
+
 @tiny_models
 @pytest.mark.parametrize("budget", [1, 40])
 @pytest.mark.parametrize("prefix", [(), PREFIX[:4], PREFIX, PROMPTS[0], [299]], ids=len)
 def test_budget_and_prefix_change_nothing(
     any_model: LanguageModel, budget: int, prefix: list[int]
 ) -> None:
-    check(any_model, CASES["many"], ENDING, prefix=prefix, token_budget=budget)
+    settings: dict[str, Any] = {"prefix": prefix, "token_budget": budget}
+    found = by_sequence(any_model, CASES["many"], ENDING, **settings)
+    np.testing.assert_allclose(found, many_by_hand(any_model), atol=TOLERANCE)
 
 
 @tiny_models

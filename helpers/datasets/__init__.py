@@ -21,7 +21,12 @@ from .neiss_predictions import (
     neiss_classifier,
     neiss_log_proba,
 )
-from .recorded import RECORDED_SERVERS, AnsweringServer, answering_servers
+from .recorded import (
+    RECORDED_DOORS,
+    RECORDED_SERVERS,
+    AnsweringServer,
+    answering_servers,
+)
 from .reviews import (
     N_SIGNALS,
     REPORT_EXAMPLES,
@@ -55,6 +60,7 @@ __all__ = [
     "NEISS_REPORT_EXAMPLES",
     "NEISS_RULES",
     "N_SIGNALS",
+    "RECORDED_DOORS",
     "RECORDED_SERVERS",
     "REPORT_EXAMPLES",
     "REPORT_QUESTION",

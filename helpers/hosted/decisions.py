@@ -102,7 +102,10 @@ class Question:
             "confidence": _finite(said.get("confidence")),
             "label_mass": _share(said.get("label_mass")),
             "score": _finite(said.get("score")),
-            "more": {name: said[name] for name in _TOLD if said.get(name) is not None},
+            "more": {
+                "calibrated_confidence": _share(said.get("calibrated_confidence")),
+                **{name: _word(said.get(name)) for name in ("action", "policy")},
+            },
         }
         if kind == "refusal":
             why = said.get("reason")
@@ -157,7 +160,7 @@ class Decision:
     ``problem``; ``chosen`` is the server's own choice, as a place in the options;
     ``confidence`` and ``score`` are numbers of the server's, whatever they mean, and
     ``label_mass`` is the probability of all options together, NaN where not told;
-    ``more`` are a policy's ``calibrated_confidence``, ``action`` and name.
+    ``more`` are a policy's ``calibrated_confidence``, ``action`` and ``policy``.
     """
 
     probabilities: np.ndarray
@@ -234,7 +237,7 @@ def read_decisions(
     by_name: dict[Any, list[Mapping[str, Any]]] = {}
     for at, one in enumerate(said):
         name = one.get("name")
-        by_name.setdefault(names[at] if name is None else name, []).append(one)
+        by_name.setdefault(names[at] if name is None else str(name), []).append(one)
     for name, question in questions.items():
         mine = by_name.get(name, [])
         if len(mine) == 1:
@@ -390,7 +393,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _finite(value: Any) -> float:
-    return float(value) if _is_number(value) and math.isfinite(value) else math.nan
+    return float(value) if _is_number(value) and abs(value) < 1e18 else math.nan
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _share(value: Any) -> float:

@@ -11,7 +11,7 @@ import pandas as pd
 from ..calibration import ProbabilityCalibrator
 from ..checks import plain_text
 from ..decisions import Policy
-from .candidates import LONGEST, Candidate
+from .candidates import LONGEST, Candidate, ModelAnswer
 from .likeness import BEYOND, Likeness
 
 
@@ -30,11 +30,11 @@ def calibrated(
     best = np.asarray(shares).argmax(axis=1)
     labels = np.array(candidate.labels, dtype=object)
     table.loc[known.index, "prediction"] = labels[best]
-    asked = getattr(candidate, "classifier", None)
-    if asked is not None and "off_label" not in table:
+    if isinstance(candidate, ModelAnswer) and "off_label" not in table:
         begun = [text.strip()[:LONGEST] for text in texts]
         with warnings.catch_warnings(action="ignore"):
-            table["off_label"] = asked.score_table(begun)["off_label"].to_numpy()
+            again = candidate.classifier.score_table(begun)  # from the cache
+        table["off_label"] = again["off_label"].to_numpy()
     return table, shares
 
 

@@ -48,7 +48,7 @@ def label_bounds(
     --------
     >>> rows = pd.DataFrame({"truth": "a", "prediction": "a", "confidence": [0.9] * 50})
     >>> label_bounds(rows, 0.8).round(3).to_dict("index")
-    {'a': {'n': 50, 'accepted': 50, 'errors': 0, 'upper': 0.079}}
+    {'a': {'n': 50, 'accepted': 50, 'errors': 0, 'upper': 0.058}}
     """
     codes = None if groups is None else check_groups(groups, judged)
     rows = judged.iloc[one_row_each(codes, len(judged), seed)]

@@ -36,7 +36,7 @@ BOTH = "answer and hidden states"
 TUNED, HOSTED = "fine-tuned model", "hosted model"
 NAMES = (WORDS, ANSWER, PROBE)
 
-_STRENGTHS = np.logspace(-0.5, 2.5, 7)  # inverse penalties of word weights
+_STRENGTHS = np.logspace(-0.5, 3.5, 9)  # inverse penalties of word weights
 _BLOCK_STRENGTHS = np.logspace(-2, 4, 7)  # of blocks whose variance is 1
 _EXAMPLES, _MOST_EXAMPLES = 8, 16
 _CHARACTERS = 4000  # of all examples together, so that they fit into a window

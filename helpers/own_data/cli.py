@@ -16,11 +16,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .options import (
+    AsJson,
+    Budget,
+    Delta,
+    File,
+    Group,
+    Label,
+    Model,
+    NotRandom,
+    Out,
+    PolicyFile,
+    PriceError,
+    PriceLook,
+    Prices,
+    Risk,
+    Seed,
+    Text,
+    Tune,
+    Url,
+    hosted_model,
+    prices_of_policy,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..decisions import Costs
-    from ..hosted import HostedClassifier
     from .decision import Decision
     from .prices import PolicyCost
     from .table import OwnTable
@@ -53,28 +74,6 @@ app = typer.Typer(
 )
 _WAYS = ("words", "answer", "probe")
 
-File = Annotated[Path, typer.Argument(help="A CSV (UTF-8), Excel or Parquet file.")]
-PolicyFile = Annotated[Path, typer.Argument(help="What decide or certify wrote.")]
-Text = Annotated[str | None, typer.Option(help="Column of the texts.")]
-Label = Annotated[str | None, typer.Option(help="Column of the labels.")]
-Group = Annotated[
-    str | None, typer.Option(help="Column of what rows share, such as a patient.")
-]
-NotRandom = Annotated[
-    str | None,
-    typer.Option(
-        help="Column that marks rows not drawn at random, such as those that looked "
-        "hard: they are learned from, not judged by."
-    ),
-]
-PriceError = Annotated[float | None, typer.Option(help="What a wrong label costs.")]
-PriceLook = Annotated[float | None, typer.Option(help="What a person's look costs.")]
-Risk = Annotated[float, typer.Option(help="Largest share of wrong rows accepted.")]
-Delta = Annotated[float, typer.Option(help="Probability that this fails.")]
-Seed = Annotated[int, typer.Option(help="Of the division at random.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
 
 @app.command()
 def decide(
@@ -87,13 +86,7 @@ def decide(
     delta: Delta = 0.05,
     price_error: PriceError = None,
     price_look: PriceLook = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A hub id or path; default: the embedded model. With --url, the name "
-            "of the hosted model, beside which the embedded one is used."
-        ),
-    ] = None,
+    model: Model = None,
     use: Annotated[
         str,
         typer.Option(
@@ -101,23 +94,10 @@ def decide(
             "together."
         ),
     ] = ",".join(_WAYS),
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Try a fine-tuned adapter of the model, too.")
-    ] = False,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of a hosted model to try, too, such as "
-            "https://api.openai.com/v1; the key is read from OPENAI_API_KEY."
-        ),
-    ] = None,
-    prices: Annotated[
-        str | None,
-        typer.Option(help="Of the hosted model: dollars a million tokens, IN,OUT."),
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(help="The most dollars to spend; needs --prices.")
-    ] = None,
+    tune: Tune = False,
+    url: Url = None,
+    prices: Prices = None,
+    budget: Budget = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
@@ -133,10 +113,9 @@ def decide(
     ways = dict(zip(_WAYS, NAMES, strict=True))
     if unknown := set(use.split(",")) - set(ways):
         raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
-    costs = _costs(price_error, price_look)
     table = read_table(file, text=text, label=label, group=group, not_random=not_random)
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
-    hosted = _hosted(url, model, prices, budget)
+    hosted = hosted_model(url, model, prices, budget)
     names = [ways[way] for way in ways if way in use.split(",")]
     made = deciding.plan(
         table,
@@ -146,7 +125,7 @@ def decide(
         model=None if hosted else model,
         candidates=[*names, *([TUNED] if tune else [])],
         hosted=hosted,
-        costs=costs,
+        prices=prices_of_policy(price_error, price_look),
     )
     _tell(
         f"{table.name}: {len(table.rows)} rows, {len(table.labelled)} with a label, "
@@ -172,8 +151,9 @@ def decide(
         )
     most = seconds["compared"].sum() + seconds["chosen"].max()
     _tell(
-        f"In all about {most:.0f} s or less, and some seconds of fitting; what has "
-        "been read is kept, so that a second run reads nothing twice."
+        f"In all about {most:.0f} s or less at the speed of this moment, and some "
+        "seconds of fitting. What has been read before, here or in an earlier run, is "
+        "kept and costs nothing."
     )
     for told in (payments := made.payments()):
         _tell(told)
@@ -207,7 +187,6 @@ def certify(
     from .stored import given_confidences
     from .table import OURS, PROPOSED, read_table, with_proposed
 
-    costs = _costs(price_error, price_look)
     table = read_table(file, label=truth, group=group, not_random=not_random, needs=())
     table.check_free((*OURS[2:], PROPOSED))
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
@@ -248,7 +227,7 @@ def certify(
         risk=risk,
         delta=delta,
         seed=seed,
-        costs=costs,
+        prices=prices_of_policy(price_error, price_look),
     )
     rows = _rows_of(decision, table).drop(columns=["prediction", "confidence"])
     given_as = (prediction, confidence)
@@ -261,16 +240,20 @@ def apply(
 ) -> None:
     """Decide on new rows by a policy that was certified."""
     from .stored import OwnPolicy
-    from .table import OURS, read_table
+    from .table import OURS, PROPOSED, read_table, with_proposed
 
     kept = OwnPolicy.load(policy)
     table = read_table(file, text=kept.text or None, needs=())
-    names = OURS[2:] if kept.given else OURS
-    table.check_free(names)
+    names = [*(OURS[2:] if kept.given else OURS)]
+    table.check_free([*names, PROPOSED])
+    path = _written(file.name, out or file.parent)["decisions"]
+    proposed = with_proposed(replace(table, label=kept.label), path).not_random
     decided, warned = kept.apply(table)
     counts = decided["action"].value_counts().to_dict()
-    path = (out or file.parent) / f"{file.stem}.decisions.csv"
-    _write_rows(table, decided[[*names]], path)
+    if len(proposed):  # by a decide that wrote this file before
+        names.append(PROPOSED)
+        decided[PROPOSED] = _marks(decided.index, proposed)
+    _write_rows(table, decided[names], path)
     for note in [*table.notes, *warned]:
         _tell(note)
     said = ", ".join(f"{n} {action}" for action, n in counts.items())
@@ -380,33 +363,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _hosted(
-    url: str | None, model: str | None, prices: str | None, budget: float | None
-) -> HostedClassifier | None:
-    """The hosted model that is asked for, if any."""
-    if url is None:
-        if prices is not None or budget is not None:
-            raise ValueError(
-                "--prices and --budget are for a hosted model: give --url."
-            )
-        return None
-    if model is None:
-        raise ValueError("--url needs --model, the name of the hosted model.")
-    from ..hosted import HostedClassifier, Transport
-
-    table = None
-    if prices is not None:
-        try:
-            read, written = (float(price) for price in prices.split(","))
-        except ValueError:
-            raise ValueError(
-                f"--prices must be two numbers, as in 0.15,0.60; not {prices!r}."
-            ) from None
-        table = {model: (read, written)}
-    transport = Transport(budget=budget, prices=table)
-    return HostedClassifier(url, model, transport=transport)
-
-
 def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
     """What stands beside each row of the table."""
     import pandas as pd
@@ -430,10 +386,13 @@ def _rows_of(decision: Decision, table: OwnTable) -> pd.DataFrame:
         rows.loc[judged.index, column] = judged[column]
     if decision.to_come is not None:
         rows.loc[decision.to_come.index] = decision.to_come[rows.columns]
-    # A later run reads this, so as not to certify by rows labelled for it.
-    rows[PROPOSED] = ""
-    rows.loc[proposed, PROPOSED] = "yes"
+    rows[PROPOSED] = _marks(rows.index, proposed)
     return rows
+
+
+def _marks(rows: pd.Index, proposed: pd.Index) -> list[str]:
+    """What a later run reads, so as not to certify by rows labelled for it."""
+    return ["yes" if one else "" for one in rows.isin(proposed)]
 
 
 def _written(name: str, folder: Path) -> dict[str, Path]:
@@ -443,20 +402,6 @@ def _written(name: str, folder: Path) -> dict[str, Path]:
         kind: folder / f"{Path(name).stem}.{ending}"
         for kind, ending in {"decisions": "decisions.csv", **endings}.items()
     }
-
-
-def _costs(error: float | None, look: float | None) -> Costs | None:
-    """Both prices, or none."""
-    from ..decisions import Costs
-
-    if error is None and look is None:
-        return None
-    if error is None or look is None or not 0 < look < error < float("inf"):
-        raise ValueError(
-            "--price-error and --price-look go together, and an error costs more than "
-            f"a look: 80 and 4, for instance, not {error} and {look}."
-        )
-    return Costs(error, look)
 
 
 def _write_rows(table: OwnTable, added: pd.DataFrame, path: Path) -> None:

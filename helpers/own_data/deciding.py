@@ -57,7 +57,7 @@ class Plan:
     certified_on: pd.Index
     candidates: Sequence[Candidate]
     set_apart: pd.Index
-    costs: Costs | None = None
+    prices: Costs | None = None
 
     def seconds(self) -> pd.DataFrame:
         """Reading times, measured on a few texts: to compare, and more if chosen."""
@@ -89,8 +89,8 @@ def plan(
     seed: int = 0,
     model: Any = None,
     candidates: Sequence[str] = NAMES,
-    costs: Costs | None = None,
     hosted: HostedClassifier | None = None,
+    prices: Costs | None = None,
 ) -> Plan:
     """Divide the labelled rows at random, groups on one side, and say what to try.
 
@@ -111,8 +111,8 @@ def plan(
         "answer and hidden states" is, too.
     hosted : HostedClassifier, optional
         A hosted model to try, too; labels and examples are set here.
-    costs : Costs, optional
-        Prices of an error and of a look, to tell what the policy costs.
+    prices : Costs, optional
+        Of an error and of a look, to tell what the policy costs.
 
     Examples
     --------
@@ -170,6 +170,12 @@ def plan(
             f"{long} texts are longer than {LONGEST:,} characters; a model reads no "
             "more of them."
         )
+    if {*candidates} - {WORDS}:
+        from ..models import LanguageModel
+
+        if not isinstance(model, LanguageModel):
+            # Held by all of them, so that it is loaded once.
+            model = LanguageModel.load(model)
     made = []
     for name in names:
         try:
@@ -188,7 +194,7 @@ def plan(
         second,
         made,
         apart,
-        costs,
+        prices,
     )
 
 
@@ -253,7 +259,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
         seed=plan.seed,
         choice=choice,
         learned=table.texts[learned],
-        costs=plan.costs,
+        prices=plan.prices,
     )
 
 
@@ -268,7 +274,7 @@ def certify(
     seed: int = 0,
     choice: Choice | None = None,
     learned: Iterable[str] = (),
-    costs: Costs | None = None,
+    prices: Costs | None = None,
 ) -> Decision:
     """A decision from confidences in predictions with known truth.
 
@@ -282,7 +288,7 @@ def certify(
         The same confidences, which may know that no calibrator was fitted on them.
     coming : pandas.DataFrame, optional
         Rows without a truth, as a policy takes them.
-    risk, delta, seed, choice, costs
+    risk, delta, seed, choice, prices
         As for :class:`Decision`.
     learned : iterable of str, optional
         Texts that the candidate learned from.
@@ -306,9 +312,9 @@ def certify(
         first_of_copies = ~table.groups[to_come.index].duplicated()
         to_label = review_queue(to_come[first_of_copies], budget=_TO_LABEL)
     cost = None
-    if costs is not None:
+    if prices is not None:
         cost = PolicyCost.of(
-            costs,
+            prices,
             confidence,
             right,
             certificate,

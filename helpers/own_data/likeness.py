@@ -99,8 +99,8 @@ class Likeness:
             if found.pvalue <= _LEVEL / len(new):
                 told.append(
                     f"These rows are unlike those certified on: {_NAMES[name]} are "
-                    f"distributed otherwise, on average {values.mean():.2f} where "
-                    f"{then.mean():.2f} was (Kolmogorov–Smirnov {found.statistic:.2f}, "
+                    f"distributed otherwise, on average {values.mean():.3f} where "
+                    f"{then.mean():.3f} was (Kolmogorov–Smirnov {found.statistic:.2f}, "
                     f"p = {found.pvalue:.2g}). The promise may not hold for them: "
                     "label some, drawn at random, and check."
                 )

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # To train on, to choose among weights by, and to calibrate and compare on.
 _SHARES = {"train": 0.5, "calibration": 0.15, "test": 0.35}
-_TIMED = 12
+_TIMED, _FEW = 12, 4
 SHOWN = {ANSWER, HOSTED}  # candidates that show labelled rows in a prompt
 _CHARACTERS_A_TOKEN = 4  # about, in English
 
@@ -98,26 +98,32 @@ class TunedModel(ModelAnswer):
         return {**super().source(), "model": name}
 
     def seconds_to_compare(self, texts: Sequence[str]) -> float:
+        some = list({plain_text(text): text for text in begun(texts)}.values())[:_TIMED]
+        if len(some) < 2 * _FEW:
+            return float("nan")
+        # What it takes for any number of texts shows in a small number of them.
+        once, all_of_them = self._training_time(some[:_FEW]), self._training_time(some)
+        n = len(texts) * (_SHARES["train"] + _SHARES["calibration"])
+        each = max(all_of_them - once, 0) / (len(some) - _FEW)
+        left = len(texts) - n
+        return once + (n - _FEW) * each + left * self.seconds_a_text(texts)
+
+    def _training_time(self, texts: Sequence[str]) -> float:
         from ..finetune import finetune
 
-        some = list({plain_text(text): text for text in begun(texts)}.values())[:_TIMED]
-        if len(some) < 2:
-            return float("nan")
-        truth = [self.labels[at % len(self.labels)] for at in range(len(some))]
-        held_out = max(1, len(some) // 4)
+        truth = [self.labels[at % len(self.labels)] for at in range(len(texts))]
+        held_out = len(texts) // 4
         start = time.perf_counter()
         with TemporaryDirectory() as folder:
             finetune(
                 self.untuned,
-                some[held_out:],
+                texts[held_out:],
                 truth[held_out:],
-                validation=(some[:held_out], truth[:held_out]),
+                validation=(texts[:held_out], truth[:held_out]),
                 settings=self._settings(),
                 folder=folder,
             )
-        n = len(texts) * (_SHARES["train"] + _SHARES["calibration"])
-        learning = (time.perf_counter() - start) * n / len(some)
-        return learning + (len(texts) - n) * self.seconds_a_text(texts)
+        return time.perf_counter() - start
 
     def to_dict(self) -> dict[str, Any]:
         (name, fingerprint), tuned = self._fingerprints()

@@ -211,7 +211,8 @@ def given_confidences(
         row = int(bad.to_numpy().argmax())
         raise ValueError(
             f"Confidences must be numbers from 0 to 1; row {row + 1} of {table.name} "
-            f"has {words.iloc[row]!r}. Divide percentages by 100."
+            f"has {words.iloc[row]!r}. Divide percentages by 100, and write a decimal "
+            "point."
         )
     return pd.DataFrame(
         {"prediction": labels.mask(labels == "").astype(object), "confidence": numbers}

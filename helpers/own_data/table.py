@@ -21,7 +21,7 @@ from ..checks import plain_text
 LEAST_TEXTS = 20
 _LEAST_OF_LABEL = 5
 _DELIMITERS = ",;\t|"
-_MISSING = ("", "na", "nan", "null", "<na>")
+_MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "<na>")
 _LABEL_NAMES = ("label", "class", "category", "truth", "target", "gold", "intent")
 _NO = ("0", "no", "false")
 OURS = ("prediction", "confidence", "action", "reason")
@@ -102,9 +102,12 @@ class OwnTable:
     def check_free(self, names: Iterable[str] = OURS) -> None:
         """Raise ValueError if there are columns already that would be added."""
         if taken := [name for name in names if name in self.rows]:
+            do = "rename it, or leave it out"
+            if {*OURS[2:]} <= {*self.rows}:
+                do = "is it what an earlier run wrote? Fill in labels in your own table"
             raise ValueError(
                 f"{self.name} has the column {taken[0]!r} already, where the decisions "
-                "would stand: rename it, or leave it out."
+                f"would stand: {do}."
             )
 
     def check_labels(self) -> None:
@@ -197,6 +200,9 @@ def read_table(
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    given = (text, label, group, not_random)
+    # As in the line of names, spaces at the ends do not count.
+    text, label, group, not_random = (name and name.strip() for name in given)
     named = {"text": text, "label": label, "group": group, "not random": not_random}
     taken = [name for name in named.values() if name]
     rows = _read_rows(path, content, taken)
@@ -248,7 +254,7 @@ def with_proposed(table: OwnTable, path: Path) -> OwnTable:
     """
     if not path.exists():
         return table
-    before = pd.read_csv(path, dtype=str, keep_default_na=False)
+    before = _read_rows(path, path.read_bytes(), [PROPOSED])
     if PROPOSED not in before:
         return table
     columns = [table.text] if table.text else {*table.rows} - {table.label}
