@@ -348,10 +348,11 @@ def render(root: Path, staged: list[str], strict: bool) -> Path:
     source = [path for path in (build / "src").glob("**/*") if path.is_file()]
     # The page on the package shows its docstrings.
     package = [
-        read_code(path.read_text("utf-8"), "helpers").said
+        read_code(path.read_text("utf-8"), ".".join(path.relative_to(root).parts[:-1]))
         for path in sorted(root.glob("helpers/**/*.py"))
     ]
-    key = key_of(root, [strict, package], source)
+    said = [strict, *(code.said for code in package)]
+    key = key_of(root, said, source)
     mark = build / "html" / ".key"
     if mark.exists() and mark.read_text("utf-8") == key:
         print("  unchanged")

@@ -317,6 +317,9 @@ def test_pages_are_rendered_again_only_if_something_changed(
         assert quiet.render(book, pages, strict).read_text() == "a page"
         return not codes
 
+    deep = book / "helpers" / "family" / "deep.py"
+    deep.parent.mkdir()
+    deep.write_text("from ..a import A\n")
     codes: list[int] = []
     assert rendered() and not rendered()
     assert rendered(strict=False) and rendered(strict=True)

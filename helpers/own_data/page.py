@@ -52,7 +52,7 @@ def page(decision: Decision) -> str:
 
     Parameters
     ----------
-    decision : Decision
+    decision : helpers.own_data.decision.Decision
         What was decided about a table.
 
     Examples
@@ -163,7 +163,7 @@ def next_steps(decision: Decision) -> list[tuple[str, str]]:
 
     Parameters
     ----------
-    decision : Decision
+    decision : helpers.own_data.decision.Decision
         What was decided about a table.
 
     Examples
