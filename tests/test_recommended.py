@@ -225,6 +225,19 @@ def test_intervals_cover_and_shrink():
     assert (half[..., 0] > whole[..., 0]).all() and (half[..., 1] < whole[..., 1]).all()
 
 
+def test_intervals_do_not_hang_on_the_order_of_rows():
+    rows, truth = _leaning(200)
+    orders = [np.random.default_rng(seed).permutation(200) for seed in range(8)]
+    first, *others = (
+        np.asarray(
+            ProbabilityCalibrator().fit(rows[at], truth[at]).predict_interval(rows)
+        )
+        for at in orders
+    )
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-9)
+
+
 def test_saved_and_read_again(tmp_path):
     rows, truth = _leaning(80)
     for scores, right in ((rows, truth), (rows[:, 0], truth == 0)):

@@ -198,8 +198,9 @@ class ProbabilityCalibrator(MulticlassCalibrator):
         # Wider, since the widths themselves are only estimated.
         wide = used * np.where(np.arange(len(used)), _ALLOWANCE, 1)
         told = told + np.diag(wide[model.part] ** -2.0)
+        # The symmetric root, as signs and order of eigenvectors hang on rounding.
         certain, vectors = np.linalg.eigh(told)
-        self._errors = vectors / np.sqrt(certain)
+        self._errors = vectors / np.sqrt(certain) @ vectors.T
         self.choice_ = self._chosen(len(logs), free, model.part)
 
     def _chosen(self, n: int, free: np.ndarray, part: np.ndarray) -> str:
@@ -338,29 +339,33 @@ class _Model:
 
     def _derivatives(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Slope of the rows' negative log likelihood, and their information."""
-        if theta is not self._at:  # a search ends where the next one begins
+        if theta is not self._at:  # one mode is where the search for the next starts
             p = softmax(self._logits(theta), axis=1)
             told = self._information(p.T)
             p[self.true] -= 1
-            self._at, self._found = theta, (self._by_parameter(p.T), told)
+            self._at, self._found = theta, (self._by_parameter(p.T[None])[0], told)
         return self._found
 
     def _by_parameter(self, by_logit: np.ndarray) -> np.ndarray:
-        """Of numbers for each label and row, what they come to for each parameter."""
-        shared = (by_logit * self.shared).sum(axis=(1, 2))
-        return np.append(shared, (by_logit[:, None] @ self.own).ravel())
+        """Of tables of labels by rows, what each comes to for each parameter."""
+        size = len(by_logit)
+        shared = (
+            by_logit.reshape(size, -1) @ self.shared.reshape(len(self.shared), -1).T
+        )
+        own = (by_logit.swapaxes(0, 1) @ self.own).swapaxes(0, 1)
+        return np.hstack([shared, own.reshape(size, -1)])
 
     def _information(self, p: np.ndarray) -> np.ndarray:
         """The negative second derivative of the log likelihood."""
         (k, n, m), s = self.own.shape, len(self.shared)
         weighed = p[:, :, None] * self.own
-        flat = weighed.transpose(1, 0, 2).reshape(n, k * m)
+        flat = weighed.swapaxes(0, 1).reshape(n, k * m)
         told = np.zeros((s + k * m, s + k * m))
-        told[s:, s:] = -flat.T @ flat
+        told[s:, s:] = -(flat.T @ flat)
         for at in range(k):
             block = slice(s + at * m, s + (at + 1) * m)
             told[block, block] += weighed[at].T @ self.own[at]
-        for at, values in enumerate(self.shared):
-            told[at] = self._by_parameter(p * (values - (p * values).sum(axis=0)))
+        mean = (p * self.shared).sum(axis=1, keepdims=True)
+        told[:s] = self._by_parameter(p * (self.shared - mean))
         told[:, :s] = told[:s].T
         return told
