@@ -164,7 +164,7 @@ def test_a_long_wait_ends_the_run_and_loses_nothing(
 ) -> None:
     busy = Reply({"error": {"message": "busy"}}, status, {header: value})
     with asking(lambda q, _: Reply() if q < "q3" else busy) as (server, client):
-        found = ask(questions(9), client, journal, concurrency=2)
+        found = ask(questions(9), client, journal, concurrency=1)
         assert server.asked.total() <= 5
         assert [isinstance(r, Answer) for r in found] == [True] * 3 + [False] * 6
         assert re.search(r"asks to wait .* until 2\d\d\d-\d\d-\d\d ", found[-1].message)
