@@ -72,17 +72,17 @@ def by_transformers(
 
 def test_features_are_quick_and_the_same() -> None:
     model = LanguageModel.load(EMBEDDED, device="cpu")
-    *texts, last = long_texts(N_TEXTS + 9)
-    texts, shown = texts[:N_TEXTS], [*texts[N_TEXTS + 1 :], last]
+    drawn = long_texts(N_TEXTS + 9)
+    texts, other, shown = drawn[:N_TEXTS], drawn[N_TEXTS], drawn[N_TEXTS + 1 :]
     probe = LinearProbeClassifier(model, cache=False)
-    layers = probe.fit([last, *shown[:3]], ["a", "b", "a", "b"]).layers_
+    layers = probe.fit(shown[:4], ["a", "b", "a", "b"]).layers_
     prompted = LLMClassifier(
         model,
         LABELS,
         examples=list(zip(shown, cycle(LABELS), strict=False)),
         cache=False,
     )
-    prompted.predict_proba([last])  # warm up
+    prompted.predict_proba([other])  # warm up
     found: dict[str, np.ndarray] = {}
 
     def kept(way: str, features: np.ndarray) -> None:
