@@ -129,6 +129,10 @@ def test_it_reads_nothing_that_the_others_have_read_and_is_stored(
     np.testing.assert_allclose(again.predict_proba(texts), shares, atol=1e-6)
     assert again.source() == both.source()
     assert both.fit(texts, truth[::-1].tolist()).source() != again.source()
+    for part in ("mean", "scale", "coef", "intercept"):
+        other = stored["coef" if part == "intercept" else "intercept"]
+        with pytest.raises(ValueError, match="do not fit together"):
+            from_dict({**stored, part: other})
     stored["answer"]["fingerprint"] = "0" * 64
     with pytest.raises(ValueError, match="is for the model"):
         from_dict(stored)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from ..calibration import ProbabilityCalibrator
 from ..checks import plain_text
 from ..decisions import Policy
-from .candidates import LONGEST, Candidate, ModelAnswer
+from .candidates import Candidate
 from .likeness import BEYOND, Likeness
 
 
@@ -30,11 +29,6 @@ def calibrated(
     best = np.asarray(shares).argmax(axis=1)
     labels = np.array(candidate.labels, dtype=object)
     table.loc[known.index, "prediction"] = labels[best]
-    if isinstance(candidate, ModelAnswer) and "off_label" not in table:
-        begun = [text.strip()[:LONGEST] for text in texts]
-        with warnings.catch_warnings(action="ignore"):
-            again = candidate.classifier.score_table(begun)  # from the cache
-        table["off_label"] = again["off_label"].to_numpy()
     return table, shares
 
 

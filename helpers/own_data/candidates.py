@@ -240,6 +240,13 @@ class ModelAnswer(Prompted):
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         return np.asarray(quietly(self.classifier.predict_proba, begun(texts)))
 
+    def score_table(self, texts: pd.Series) -> pd.DataFrame:
+        """Also ``off_label``, the probability of what is no label."""
+        own = pd.Series(begun(texts.tolist()), texts.index, dtype=object)
+        table: pd.DataFrame = quietly(self.classifier.score_table, own)
+        table.attrs["source"] = self.source()
+        return table
+
     def _measured(self, texts: Sequence[str]) -> float:
         from sklearn.base import clone
 
@@ -374,6 +381,10 @@ class AnswerAndStates(Candidate):
         answer = ModelAnswer.from_dict(found.answer)
         how = {"layers": found.layers, "instruction": found.instruction}
         made = cls(answer, LinearProbe(answer.classifier.model, **how))
+        n, n_rows = len(found.mean), 1 if len(found.labels) == 2 else len(found.labels)
+        lengths = [len(part) for part in (found.scale, found.coef, found.intercept)]
+        if lengths != [n, n * n_rows, n_rows]:
+            raise ValueError("mean, scale, coef and intercept do not fit together.")
         made.labels, made._mean, made._scale = found.labels, found.mean, found.scale
         made._coef = found.coef.reshape(-1, len(found.mean))
         made._intercept = found.intercept

@@ -15,7 +15,7 @@ from ..datasets import (
     load_review_scores,
     load_reviews,
 )
-from .candidates import WORDS, ModelAnswer
+from .candidates import WORDS, Candidate, ModelAnswer
 from .deciding import Plan, plan
 from .table import OwnTable
 
@@ -32,7 +32,7 @@ class _KeptAnswers(ModelAnswer):
 
     def score_table(self, texts: pd.Series) -> pd.DataFrame:
         off_label = self.kept.loc[texts.tolist(), "off_label"].to_numpy()
-        return super().score_table(texts).assign(off_label=off_label)
+        return Candidate.score_table(self, texts).assign(off_label=off_label)
 
 
 def demo_plan() -> Plan:
