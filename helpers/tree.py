@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -30,10 +30,10 @@ LOGIT_BUDGET = 2**26  # elements of one batch's logits: 256 MB in float32
 # Positions in a batch. On processors they were measured: larger ones are slower where
 # there is padding. That for accelerators, which want to be kept busy, is a guess.
 PADDED_BUDGET, PACKED_BUDGET, ACCELERATOR_BUDGET = 1024, 2048, 16384
+PREFIX_BUDGET = 2**28  # bytes that a model's shared prefixes are kept in
 
-_prefixes: WeakKeyDictionary[LanguageModel, tuple[Any, transformers.DynamicCache]] = (
-    WeakKeyDictionary()
-)
+_Kept = tuple[Any, transformers.DynamicCache]
+_prefixes: WeakKeyDictionary[LanguageModel, list[_Kept]] = WeakKeyDictionary()
 _never_packed: WeakSet[LanguageModel] = WeakSet()
 _parts: WeakKeyDictionary[LanguageModel, list[tuple[Any, tuple[Any, ...]]]] = (
     WeakKeyDictionary()
@@ -102,7 +102,7 @@ def batch_logits(
 
 
 def forget_prefix(model: LanguageModel) -> None:
-    """Drop what is kept of a shared prefix: the model's weights have changed."""
+    """Drop what is kept of shared prefixes: the model's weights have changed."""
     _prefixes.pop(model, None)
 
 
@@ -164,7 +164,7 @@ def _shared_prefix(
 def prefix_cache(
     model: LanguageModel, shared: tuple[int, ...], *, is_named: bool
 ) -> transformers.DynamicCache | None:
-    """Keys and values of what all texts share, kept until another is asked for."""
+    """Keys and values of what all texts share; those asked for last are kept."""
     if not shared:
         return None
     # What rounding moves here, it moves for all texts, and the same way. A prefix that
@@ -173,14 +173,26 @@ def prefix_cache(
         kind = model.device.type
         autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         key = (shared, kind, model.network.dtype, autocast, is_unrounded.get())
-        kept = _prefixes.get(model)
-        if kept is None or kept[0] != key:
+        kept = _prefixes.get(model, [])
+        cache = next((one for known, one in kept if known == key), None)
+        if cache is None:
             ids = torch.tensor([shared], device=model.device)
             cache = transformers.DynamicCache(config=model.network.config)
             body = model.network.base_model
             body(input_ids=ids, past_key_values=cache, use_cache=True)
-            _prefixes[model] = kept = (key, cache)
-        return kept[1]
+        older = [pair for pair in kept if pair[0] != key]
+        room = PREFIX_BUDGET - _n_bytes(cache)
+        sizes = accumulate(_n_bytes(one) for _, one in older)
+        fitting = [
+            pair for pair, size in zip(older, sizes, strict=True) if size <= room
+        ]
+        _prefixes[model] = [(key, cache), *fitting]
+        return cache
+
+
+def _n_bytes(cache: transformers.DynamicCache) -> int:
+    layers: Any = cache.layers
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
 def _padded_logits(

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from helpers import packed
+from helpers import packed, tree
 from helpers.adapters import add_lora
 from helpers.models import LanguageModel
 from helpers.packed import NodeLogits, ProjectedLogits
 from helpers.scoring import label_logprobs, sequence_scores, tree_is_exact
-from helpers.tree import forget_prefix, is_packed, nodes_to_read
+from helpers.tree import forget_prefix, is_packed, nodes_to_read, prefix_cache
 from helpers.verbalizer import LabelTokens, Verbalizer
 
 Make = Callable[..., LanguageModel]
@@ -376,6 +376,31 @@ def test_prefix_is_computed_once_for_many_calls(
         np.testing.assert_allclose(again, first, atol=TOLERANCE)
     nodes = len(nodes_to_read(ENDING)) - 1
     assert read == [30 + nodes] * 2  # one pass a call: texts and labels, no prefix
+
+
+def test_prefixes_are_kept_while_there_is_room(
+    make_tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny("llama")
+    one, other, third = (tuple(ids) for ids in random_prompts([9, 9, 9]))
+
+    def kept(shared: tuple[int, ...]) -> Any:
+        return prefix_cache(model, shared, is_named=True)
+
+    first, second = kept(one), kept(other)
+    assert kept(one) is first and kept(other) is second
+    layers = first.layers
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    monkeypatch.setattr(tree, "PREFIX_BUDGET", 2 * size)
+    assert kept(one) is first  # so that the other was asked for longest ago
+    newest = kept(third)
+    assert kept(one) is first and kept(third) is newest
+    assert kept(other) is not second
+    monkeypatch.setattr(tree, "PREFIX_BUDGET", 0)  # one is kept all the same
+    last = kept(other)
+    assert kept(other) is last and kept(one) is not first
+    forget_prefix(model)
+    assert kept(one) is not first
 
 
 @tiny_models
