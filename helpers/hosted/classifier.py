@@ -64,7 +64,10 @@ class HostedClassifier(PromptedClassifier):
         their order: ``prompt`` is what is asked about, by default the text alone, and
         instruction and examples are the question's instructions, as they are. An
         instruction with ``{text}`` is how each example is written, and the whole prompt
-        for the server of ``how-sure serve``.
+        for the server of ``how-sure serve``. Several questions about each text travel
+        in one request by :func:`~helpers.hosted.decision_request` with a ``Question``
+        for each, :func:`~helpers.hosted.ask`, and
+        :func:`~helpers.hosted.read_decisions`.
     family : {"exact", "case", "wide"}, default="case"
         Which spellings count as a label: see :class:`helpers.verbalizer.Verbalizer`.
         Of a typed question the server decides that, and on the terminator.

@@ -327,9 +327,8 @@ def ask(process: subprocess.Popen[str], **request: Any) -> Any:
     return json.loads(answer)
 
 
-@contextmanager
-def vllm(python: str, threads: int) -> Iterator[subprocess.Popen[str]]:
-    """vLLM with the embedded model, until the block ends."""
+def vllm_environment(threads: int) -> dict[str, str]:
+    """The variables of a process that runs vLLM on processors."""
     own = {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
@@ -341,13 +340,19 @@ def vllm(python: str, threads: int) -> Iterator[subprocess.Popen[str]]:
         "VLLM_TARGET_DEVICE": "cpu",
     }
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return kept | own
+
+
+@contextmanager
+def vllm(python: str, threads: int) -> Iterator[subprocess.Popen[str]]:
+    """vLLM with the embedded model, until the block ends."""
     script = Path(__file__).with_name("vllm_rows.py")
     with subprocess.Popen(
         [python, str(script)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=kept | own,
+        env=vllm_environment(threads),
     ) as process:
         try:
             ask(process, do="load", model=str(fetch_embedded()), threads=threads)
