@@ -35,7 +35,7 @@ from helpers.datasets.neiss_files import NEISS_VARIABLE
 from helpers.models import LanguageModel
 
 CONCURRENCY = 16
-CASES = {2: 60, 26: 40}
+CASES = {2: 250, 26: 150}  # labels, and texts
 VLLM_SAYS = "Answer with the letter of one option only."
 
 
