@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from helpers.files import cache_dir
 
 if TYPE_CHECKING:
     from helpers.models import LanguageModel
 
+# jsonschema, below nbformat, would compile a grammar of addresses for four seconds.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
 ROOT = Path(__file__).resolve().parents[1]
 USERS_CACHE = cache_dir()
+settings.register_profile("quick", deadline=None, max_examples=30)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -150,7 +150,6 @@ def listed_of(
     return [every[i] for i in np.argsort(-truth, kind="stable")[:k]], every[at]
 
 
-@settings(deadline=None)
 @given(positions(VOCABULARY), st.booleans())
 def test_truth_lies_inside_for_every_length_of_list(case: Any, first: bool) -> None:
     texts, truth, k, at = case
@@ -167,7 +166,6 @@ def test_truth_lies_inside_for_every_length_of_list(case: Any, first: bool) -> N
             assert found.prediction == list(LABELS)[int(true.argmax())]
 
 
-@settings(deadline=None, max_examples=50)
 @given(positions(["a", "a", "b", "x", "x"]))
 def test_texts_that_come_twice_count_twice(case: Any) -> None:
     texts, truth, k, at = case
@@ -176,7 +174,6 @@ def test_texts_that_come_twice_count_twice(case: Any) -> None:
     check_contains(found, np.array([truth[:2].sum(), truth[2]]))
 
 
-@settings(deadline=None, max_examples=50)
 @given(positions(VOCABULARY), st.booleans())
 def test_no_limit_of_a_share_could_be_closer(case: Any, ranked: bool) -> None:
     texts, truth, k, _ = case
@@ -352,7 +349,6 @@ ROUNDED = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(ROUNDED)
 def test_rounded_bounds_hold_the_truth_and_are_as_tight_as_they_can_be(
     case: tuple[list[float], float],

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
@@ -97,7 +97,6 @@ def test_worked_example_of_the_popular_recipe() -> None:
     assert (round(row["low"], 3), round(row["high"], 3)) == (0.865, 0.954)
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40),
     st.sampled_from([("wilson", "wilson", 0.9), ("clopper-pearson", "beta", 0.95)]),

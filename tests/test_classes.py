@@ -277,7 +277,7 @@ def test_one_stratum_is_a_regression_on_a_constant(seed: int) -> None:
     assert found[:4] == pytest.approx((fitted.params[0], low, high, fitted.bse[0]))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-10, 10))
 def test_units_order_and_names_do_not_matter(
     seed: int, scale: float, shift: float

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
@@ -59,7 +59,6 @@ def test_curve_by_hand() -> None:
 rows = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30)
 
 
-@settings(max_examples=50, deadline=None)
 @given(rows, prices)
 def test_choice_is_that_of_a_plain_search(
     drawn: list[tuple[int, bool]], costs: Costs

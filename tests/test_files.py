@@ -16,7 +16,7 @@ from typing import Any
 
 import platformdirs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.files import (
@@ -192,7 +192,6 @@ lists = st.lists(plain, max_size=3)
 VALUES = plain | lists | st.dictionaries(st.text(), plain | lists, max_size=3)
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.mktemp("json") / "value.json"

@@ -69,7 +69,6 @@ tables = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(tables, st.integers(0, 5))
 def test_no_component_is_in_two_parts(table: Any, seed: int) -> None:
     frame = pd.DataFrame(table, columns=["family", "entity"])
@@ -188,7 +187,7 @@ def test_pairs_of_one_group_are_left_out() -> None:
     assert near_duplicates(texts, groups=[1, 1, 1]).empty
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=8), st.data()
 )

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm as normal
 
@@ -374,7 +374,6 @@ BINNINGS = st.builds(
 
 
 @given(ROWS, BINNINGS, st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
 def test_laws_of_errors_and_scores(
     rows: list[tuple[float, bool]], binning: Binning, random: Any
 ) -> None:

@@ -66,7 +66,7 @@ def test_the_mean_wealth_is_at_most_one_with_any_clip(clip):
 
 
 @given(OUTCOMES, PROBABILITIES)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_one_by_one_is_all_at_once(correct, promised):
     once, singly = AccuracyMonitor(promised), AccuracyMonitor(promised)
     told = [singly.update(right) for right in correct]
@@ -303,7 +303,7 @@ def test_known_delays() -> None:
     assert 0 < short.found < 0.5 and short.median == math.inf
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.02, 0.98), st.floats(0, 1), st.floats(0.01, 0.9), st.integers(0, 40))
 def test_promises_that_are_kept_are_rarely_doubted(
     promised: float, more: float, alpha: float, before: int

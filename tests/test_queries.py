@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.decisions import TRUST_BUCKETS, Costs, Policy, review_queue
@@ -105,7 +105,6 @@ def test_spot_checks_are_spread_over_the_confidence() -> None:
     assert counts.to_dict() == {"[0.8, 1]": 4, "[0.2, 0.4)": 3, "[0, 0.2)": 1}
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=1, max_size=60),
     st.integers(1, 70),

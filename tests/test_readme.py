@@ -32,14 +32,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def test_classifier_separates_held_out_reviews(examples: list[str], run: Run) -> None:
     code, _, _ = examples
-    for whole, fewer in (('"test", n=1000', 100), ('"calibration", n=200', 60)):
+    for whole, fewer in (('"test", n=1000', 60), ('"calibration", n=200', 40)):
         assert whole in code
         code = code.replace(whole, f"{whole.split('=')[0]}={fewer}")
     shown = run(code)
     found = dict(re.findall(r"^(AUROC|accuracy) +([\d.]+)", shown, re.M))
-    assert float(found["AUROC"]) >= 0.75
+    assert float(found["AUROC"]) >= 0.7
     assert float(found["accuracy"]) >= 0.77
-    assert "learned from 60 labels" in shown and "(held out:" in shown
+    assert "learned from 40 labels" in shown and "(held out:" in shown
     assert "cannot be told from a perfect forecaster" in shown
 
 

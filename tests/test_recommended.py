@@ -138,7 +138,7 @@ def test_a_confidence_is_two_probabilities():
         two.predict(scores)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.permutations(range(4)), st.integers(0, 50))
 def test_the_order_of_labels_does_not_matter(order, seed):
     rows, truth = _leaning(60, k=4, seed=seed)

@@ -302,7 +302,7 @@ def test_groups_by_hand() -> None:
     assert alone.low == pytest.approx(alone.value) == alone.high
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from([*MEASURES]))
 def test_a_difference_turns_its_sign_with_its_sides(seed: int, measure: str) -> None:
     a, b = two_models(30, seed)

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scale_driver import ByLength, Kills, dies, fails, reviews
 
@@ -293,11 +293,7 @@ def test_files_may_spell_text_types_differently(tmp_path: Path) -> None:
     assert types == {pa.string()}
 
 
-@settings(
-    max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=20)
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4),
     group=st.integers(1, 12),

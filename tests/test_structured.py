@@ -247,7 +247,7 @@ def map_tokens(parts: list[bytes], form: int = 0) -> list[Token]:
     ]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(documents(), st.lists(st.integers(0, 10**6), max_size=30), st.integers(0, 2))
 def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
     document: tuple[str, tuple[str | int, ...], Any], places: list[int], form: int
@@ -487,7 +487,7 @@ def true_probabilities(
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from([0, 1, 2, 3, 20]))
 def test_truth_lies_inside(constrained: bool, data: Any, k: int) -> None:
     choices, model, said = data.draw(models(only_choices=constrained))

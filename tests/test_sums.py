@@ -85,7 +85,7 @@ def assert_same(one: CalibrationSums, other: CalibrationSums) -> None:
 @given(
     st.lists(st.tuples(ROW, st.integers(0, 4)), max_size=40), st.permutations(range(5))
 )
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_any_split_in_any_order_gives_the_same_sums(table, order):
     whole = sums_of([row for row, _ in table])
     shards = [sums_of([row for row, at in table if at == shard]) for shard in order]
@@ -178,7 +178,6 @@ def test_floats_beside_an_edge_fall_into_the_same_bin(dtype):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
-@settings(deadline=None, max_examples=40)
 def test_few_rows_of_any_kind(table):
     p, y = map(np.array, zip(*table, strict=True))
     error = expected_calibration_error(p, y)
