@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
 from types import SimpleNamespace
@@ -595,8 +596,20 @@ def test_odd_containers_and_types(name: str) -> None:
     faults = []
     # Drawing takes long: each figure tries a part of the kinds, together they try all.
     begin, step = ([*CALLS].index(name) % 4, 4) if name in plots.__all__ else (0, 1)
-    for argument, data in call.data.items():
-        for kind, value in islice(sound(data), begin, None, step):
+    kinds = [[*islice(sound(data), begin, None, step)] for data in call.data.values()]
+    # Each argument in turn of another kind than its neighbour, as many calls as kinds.
+    for at in range(max(map(len, kinds))):
+        odd = {
+            argument: some[(at + place) % len(some)]
+            for place, (argument, some) in enumerate(zip(call.data, kinds, strict=True))
+            if some
+        }
+        with suppress(TypeError, ValueError):
+            if same(
+                call(**{argument: value for argument, (_, value) in odd.items()}), plain
+            ):
+                continue
+        for argument, (kind, value) in odd.items():
             try:
                 if not same(call(**{argument: value}), plain):
                     faults.append(f"{kind} as {argument}: another result")
