@@ -65,7 +65,7 @@ def _drawn(values: Any, n: int = 500) -> np.ndarray:
 
 def test_where_the_form_is_right_a_report_blames_the_labels() -> None:
     plain, own = [], []
-    for seed in range(10):
+    for seed in range(15):
         scores, right = _overconfident(2200, seed)
         found = PlattScalingCalibrator().fit(scores[:200], right[:200])
         p = found.predict(scores[200:])

@@ -134,8 +134,9 @@ def test_sums_worked_out_by_hand():
 MEASURES = ["value", "low", "high"]
 
 
-@pytest.mark.parametrize("n_bins", NESTED[:3])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("dtype", "n_bins"), [(np.float64, 5), (np.float32, 10), (np.float64, 20)]
+)
 def test_the_table_has_the_numbers_of_the_report(dtype, n_bins):
     p, y = rows(2_000, 0, dtype)
     parts = np.array_split(np.random.default_rng(0).permutation(len(p)), 7)
