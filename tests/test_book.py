@@ -195,9 +195,7 @@ def test_the_gain_of_learned_weights_is_on_the_page(
             assert f"{found[f'gain_{measure}{end}']:.{digits}f}" in page
 
 
-def test_fine_tuning_pays_beyond_chance_on_families_it_has_not_seen(
-    root: Path,
-) -> None:
+def test_fine_tuning_pays_beyond_chance_on_families_it_has_not_seen(root: Path) -> None:
     found = recorded_by(root, "11_finetuning")
     assert found["acc_low"] > 0  # tuned − base
     assert found["brier_high"] < 0

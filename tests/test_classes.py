@@ -15,12 +15,7 @@ from statsmodels.regression.linear_model import WLS
 from statsmodels.stats.proportion import proportion_confint
 
 from helpers.calibration import PlattScalingCalibrator
-from helpers.metrics import (
-    class_gap,
-    class_gap_difference,
-    class_table,
-    weighted_mean,
-)
+from helpers.metrics import class_gap, class_gap_difference, class_table, weighted_mean
 
 ENDS = ("", "_low", "_high")
 
@@ -206,11 +201,7 @@ GAPS: Any = (class_gap_difference, PAIR)
             "the table of .* must not have the column 'a_gap' twice",
         ),
         (TABLE, {"level": 95}, "level must lie between 0 and 1, not 95"),
-        (
-            GAPS,
-            {"confidences": (PAIR[0], [0.5, 2, 0])},
-            r"confidences\[1\] must",
-        ),
+        (GAPS, {"confidences": (PAIR[0], [0.5, 2, 0])}, r"confidences\[1\] must"),
         (GAPS, {"confidences": PAIR[:1]}, "confidences must be two; there are 1"),
         (GAPS, {"min_n": 0}, "min_n must be a whole number of 1 or more, not 0"),
         (GAPS, {"min_n": 3}, "min_n must be at most 2, of the largest class, not 3"),

@@ -208,8 +208,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "says"),
-    [(0, "above 0"), (60, "lie between 0 and 1, not 60")],
+    ("threshold", "says"), [(0, "above 0"), (60, "lie between 0 and 1, not 60")]
 )
 def test_bad_thresholds_of_similarity(threshold: float, says: str) -> None:
     with pytest.raises(ValueError, match=f"threshold must .*{says}"):

@@ -7,13 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hosted_model import (
-    END,
-    VOCABULARY,
-    Model,
-    random_model,
-    true_probability,
-)
+from hosted_model import END, VOCABULARY, Model, random_model, true_probability
 from hypothesis import given
 from hypothesis import strategies as st
 

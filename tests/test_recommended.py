@@ -321,10 +321,7 @@ def test_it_is_cross_fitted_and_refitted():
 def test_a_file_whose_parts_do_not_fit_is_refused():
     rows, truth = _leaning(60)
     stored = ProbabilityCalibrator().fit(rows, truth).to_dict()
-    for name, value in (
-        ("classes_", [0, 1]),
-        ("parameters_", {"array": [0.0] * 3}),
-    ):
+    for name, value in (("classes_", [0, 1]), ("parameters_", {"array": [0.0] * 3})):
         wrong = {**stored, "fitted": {**stored["fitted"], name: value}}
         with pytest.raises(ValueError, match="must fit together"):
             from_dict(wrong)
