@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import nbformat
 import psutil
@@ -90,7 +89,7 @@ def output(path: Path) -> str:
     return "".join(o.text for c in cells for o in c.get("outputs", []))
 
 
-def test_pages_in_reading_order(build: ModuleType) -> None:
+def test_pages_in_reading_order(build):
     toc = {
         "root": "book/index",
         "parts": [
@@ -145,18 +144,14 @@ def chapter(book: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(USED))
-def test_key_follows_every_input(
-    build: ModuleType, book: Path, chapter: Path, name: str
-) -> None:
+def test_key_follows_every_input(build, book, chapter, name):
     before = build.input_key(book, chapter, {})
     assert build.input_key(book, chapter, {}) == before
     (book / name).write_text(FILES.get(name, "") + "changed = True\n")
     assert build.input_key(book, chapter, {}) != before
 
 
-def test_key_leaves_out_comments_and_what_is_not_used(
-    build: ModuleType, book: Path, chapter: Path
-) -> None:
+def test_key_leaves_out_comments_and_what_is_not_used(build, book, chapter):
     before = build.input_key(book, chapter, {})
     for name in UNUSED:
         (book / name).write_text("changed = True\n")
@@ -165,17 +160,13 @@ def test_key_leaves_out_comments_and_what_is_not_used(
     assert build.input_key(book, chapter, {}) == before
 
 
-def test_code_that_cannot_be_read_is_named(
-    build: ModuleType, book: Path, chapter: Path
-) -> None:
+def test_code_that_cannot_be_read_is_named(build, book, chapter):
     (book / "helpers" / "late.py").write_text("def\n")
     with pytest.raises(build.BuildError, match=r"01_one.ipynb.*SyntaxError"):
         build.input_key(book, chapter, {})
 
 
-def test_key_follows_cells_parameters_and_model(
-    build: ModuleType, book: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_follows_cells_parameters_and_model(build, book, monkeypatch):
     notebook = book / "notebooks" / "01_one.ipynb"
     keys = {build.input_key(book, notebook, {})}
     keys.add(build.input_key(book, notebook, {"fast": True}))
@@ -190,9 +181,7 @@ def test_key_follows_cells_parameters_and_model(
     assert build.input_key(book, notebook, {}) == last
 
 
-def test_chapters_run_once_until_something_changes(
-    quiet: ModuleType, ran: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_chapters_run_once_until_something_changes(quiet, ran, capsys):
     full = ran / "_build" / "executed" / "full"
     assert output(full / "01_one.ipynb") == "one False\n"
     quiet.execute_all(ran, [], {})
@@ -204,9 +193,7 @@ def test_chapters_run_once_until_something_changes(
     assert output(full / "02_two.ipynb") == "new\n"
 
 
-def test_failed_chapter_stops_the_build(
-    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_chapter_stops_the_build(quiet, book, capsys):
     first = book / "notebooks" / "01_one.ipynb"
     executed = book / "_build" / "executed" / "full"
     executed.mkdir(parents=True)
@@ -239,9 +226,7 @@ def test_failed_chapter_stops_the_build(
     assert "the kernel died" in capsys.readouterr().err
 
 
-def test_chapters_that_measure_time_run_alone(
-    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_chapters_that_measure_time_run_alone(quiet, book, capsys):
     os.environ.pop("OMP_NUM_THREADS", None)
     threads = "import os, time\nprint(os.environ['OMP_NUM_THREADS'])"
     toc = TOC + "      - file: notebooks/03_three\n"
@@ -259,15 +244,13 @@ def test_chapters_that_measure_time_run_alone(
 
 
 @pytest.mark.parametrize("wreck", ["", "{", "[]"])
-def test_wrecked_copy_is_not_used(build: ModuleType, book: Path, wreck: str) -> None:
+def test_wrecked_copy_is_not_used(build, book, wreck):
     path = book / "wreck.ipynb"
     path.write_text(wreck)
     assert build.stored_key(path) is None
 
 
-def test_only_runs_one_and_uses_what_is_there(
-    quiet: ModuleType, book: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_only_runs_one_and_uses_what_is_there(quiet, book, monkeypatch, capsys):
     monkeypatch.setattr(quiet, "render", no_pages)
     asked = book / "_build" / "asked"
     assert quiet.main(["--root", str(book), "--only", "02", "--fast"]) == 0
@@ -286,7 +269,7 @@ def test_only_runs_one_and_uses_what_is_there(
     assert "from an earlier run" in capsys.readouterr().out
 
 
-def test_what_is_not_there_is_told(quiet: ModuleType, book: Path, capsys: Any) -> None:
+def test_what_is_not_there_is_told(quiet, book, capsys):
     assert quiet.main(["--root", str(book), "--only", "77"]) == 1
     assert "no chapter '77'; there are: 01, 02" in capsys.readouterr().err
     (book / "notebooks" / "02_two.ipynb").unlink()
@@ -294,9 +277,7 @@ def test_what_is_not_there_is_told(quiet: ModuleType, book: Path, capsys: Any) -
     assert "notebooks/02_two.ipynb: no such file" in capsys.readouterr().err
 
 
-def test_pages_are_rendered_afresh_and_warnings_are_errors(
-    quiet: ModuleType, ran: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_pages_are_rendered_afresh_and_warnings_are_errors(quiet, ran, capfd):
     index = ran / "_build" / "html" / "index.html"
     index.parent.mkdir()
     index.write_text("an earlier build")
@@ -308,10 +289,8 @@ def test_pages_are_rendered_afresh_and_warnings_are_errors(
     assert not index.exists()  # no page of an earlier build passes for this one
 
 
-def test_pages_are_rendered_again_only_if_something_changed(
-    quiet: ModuleType, book: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def jupyter_book(command: list[str], **options: Any) -> SimpleNamespace:
+def test_pages_are_rendered_again_only_if_something_changed(quiet, book, monkeypatch):
+    def jupyter_book(command, **options):
         made = book / "_build" / "site" / "_build" / "html"
         (made / "book").mkdir(parents=True)
         (made / "index.html").write_text("a page")
@@ -324,7 +303,7 @@ def test_pages_are_rendered_again_only_if_something_changed(
     source.write_text("# Start\n")
     pages = ["book/index"]
 
-    def rendered(strict: bool = True) -> bool:
+    def rendered(strict=True):
         codes[:] = [0]
         assert quiet.render(book, pages, strict).read_text() == "a page"
         return not codes
@@ -332,7 +311,7 @@ def test_pages_are_rendered_again_only_if_something_changed(
     deep = book / "helpers" / "family" / "deep.py"
     deep.parent.mkdir()
     deep.write_text("from ..a import A\n")
-    codes: list[int] = []
+    codes = []
     assert rendered() and not rendered()
     assert rendered(strict=False) and rendered(strict=True)
     (book / "helpers" / "a.py").write_text("# A comment.\nA = 1\n")
@@ -347,9 +326,7 @@ def test_pages_are_rendered_again_only_if_something_changed(
     assert rendered() and not rendered()
 
 
-def test_figure_cell_that_draws_nothing_stops_the_build(
-    quiet: ModuleType, book: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figure_cell_that_draws_nothing_stops_the_build(quiet, book, capsys):
     path = book / "notebooks" / "01_one.ipynb"
     node = nbformat.read(path, as_version=4)
     node.cells[-1].metadata["mystnb"] = {"figure": {"name": "fig-lost"}}

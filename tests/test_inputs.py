@@ -590,7 +590,7 @@ def in_pandas(value: Any, index: list[str], order: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_odd_containers_and_types(name: str) -> None:
+def test_odd_containers_and_types(name):
     call = CALLS[name]
     plain = call()
     faults = []
@@ -620,7 +620,7 @@ def test_odd_containers_and_types(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_bad_data_are_refused_by_name(name: str) -> None:
+def test_bad_data_are_refused_by_name(name):
     call = CALLS[name]
     faults = []
     for argument, data in call.data.items():
@@ -635,7 +635,7 @@ def test_bad_data_are_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_no_rows_and_one_row(name: str) -> None:
+def test_no_rows_and_one_row(name):
     call = CALLS[name]
     faults = []
     for n in (0, 1):
@@ -648,7 +648,7 @@ def test_no_rows_and_one_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_pandas_data_are_paired_by_index(name: str) -> None:
+def test_pandas_data_are_paired_by_index(name):
     call = CALLS[name]
     argument, *others = call.data
     index, order = list("stuvwxyz"), [3, 7, 0, 5, 1, 6, 2, 4]
@@ -671,8 +671,8 @@ def test_pandas_data_are_paired_by_index(name: str) -> None:
     assert not faults, "\n".join(faults)
 
 
-def test_a_new_function_has_to_be_known() -> None:
-    def new(confidence: Any, moons: Any) -> None: ...
+def test_a_new_function_has_to_be_known():
+    def new(confidence, moons): ...
 
     with pytest.raises(LookupError, match="new has the argument 'moons'"):
         arguments_of("new", new)

@@ -278,7 +278,7 @@ def test_a_monitor_says_how_it_stands():
     assert repr(monitor).endswith("alarm at item 3>")
 
 
-def test_every_stream_shown_to_a_monitor() -> None:
+def test_every_stream_shown_to_a_monitor():
     before, limit = 4, 7
     at = np.zeros(before + limit + 1)
     for right in itertools.product([True, False], repeat=before + limit):
@@ -294,7 +294,7 @@ def test_every_stream_shown_to_a_monitor() -> None:
     assert 0.3 < found.found < 1
 
 
-def test_known_delays() -> None:
+def test_known_delays():
     found = detection_delay(0.95, 0.9)
     assert (found.median, found.quantile(0.9)) == (166, 395)
     assert 1 - 1e-9 < found.found <= 1 and found.false_alarms == 0
@@ -305,9 +305,7 @@ def test_known_delays() -> None:
 
 @settings(max_examples=20)
 @given(st.floats(0.02, 0.98), st.floats(0, 1), st.floats(0.01, 0.9), st.integers(0, 40))
-def test_promises_that_are_kept_are_rarely_doubted(
-    promised: float, more: float, alpha: float, before: int
-) -> None:
+def test_promises_that_are_kept_are_rarely_doubted(promised, more, alpha, before):
     was = min(1.0, promised + more * (1 - promised))
     kept = detection_delay(
         promised, promised, was=was, before=before, alpha=alpha, limit=60

@@ -79,7 +79,7 @@ def line(ax: Axes, start: str) -> Any:
     return found
 
 
-def test_import_and_style_leave_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_and_style_leave_settings_alone(monkeypatch):
     before = dict(mpl.rcParams)
     monkeypatch.setattr(helpers, "plots", plots)  # and the package is put back
     for name in [name for name in sys.modules if name.startswith("helpers.plots")]:
@@ -91,7 +91,7 @@ def test_import_and_style_leave_settings_alone(monkeypatch: pytest.MonkeyPatch) 
     assert dict(mpl.rcParams) == before
 
 
-def test_every_figure_of_a_notebook_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_figure_of_a_notebook_is_shown(monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     cell = "with plots.style():\n    ax = plots.confidence_histogram([0.5])"
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel sets its own
@@ -108,7 +108,7 @@ def test_every_figure_of_a_notebook_is_shown(monkeypatch: pytest.MonkeyPatch) ->
     assert shown == [1, 1]
 
 
-def test_palette_stands_out_on_white() -> None:
+def test_palette_stands_out_on_white():
     for colour in plots.PALETTE:
         parts = np.array(colour)
         linear = np.where(
@@ -120,9 +120,7 @@ def test_palette_stands_out_on_white() -> None:
 
 @pytest.mark.parametrize("word", ["$20 to $50", r"$\frac{$"])
 @pytest.mark.parametrize("own", [False, True], ids=["new axes", "own axes"])
-def test_dollar_signs_are_drawn_as_dollar_signs(
-    tokens: NextTokens, report: CalibrationReport, word: str, own: bool
-) -> None:
+def test_dollar_signs_are_drawn_as_dollar_signs(tokens, report, word, own):
     """Labels, texts, tokens, titles and legends, on axes made by us or by a user."""
     ax = plt.subplots()[1] if own else None
     table = pd.DataFrame(
@@ -155,7 +153,7 @@ def test_dollar_signs_are_drawn_as_dollar_signs(
         plt.close("all" if ax is None else None)
 
 
-def test_powers_of_ten_stay_formulas() -> None:
+def test_powers_of_ten_stay_formulas():
     ax = plt.subplots()[1]
     ax.set_xscale("log")
     ax.set_xlim(1, 1000)
@@ -165,9 +163,7 @@ def test_powers_of_ten_stay_formulas() -> None:
     assert powers and all(text.get_parse_math() for text in powers)
 
 
-def test_a_given_axes_is_drawn_on(
-    tokens: NextTokens, report: CalibrationReport
-) -> None:
+def test_a_given_axes_is_drawn_on(tokens, report):
     ax = Figure().subplots()
     for name, given in {
         "next_token_bars": [tokens],
@@ -181,7 +177,7 @@ def test_a_given_axes_is_drawn_on(
     assert plots.legend_below(ax) is ax and not plt.get_fignums()
 
 
-def test_next_token_bars_show_what_is_not_listed(tokens: NextTokens) -> None:
+def test_next_token_bars_show_what_is_not_listed(tokens):
     ax = plots.next_token_bars(tokens, groups={"agree": ["␣yes"]})
     assert widths(ax) == pytest.approx([0.6, 0.3, 0.1])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["␣yes", "␣no", "all others"]
@@ -189,7 +185,7 @@ def test_next_token_bars_show_what_is_not_listed(tokens: NextTokens) -> None:
     assert [t.get_text() for t in ax.texts] == ["60.00%", "30.00%", "10.00%"]
 
 
-def test_label_bars_add_up_to_one() -> None:
+def test_label_bars_add_up_to_one():
     table = pd.DataFrame(
         {"p_a": [0.75, 0.5], "p_b": [0.25, 0.5], "off_label": [0.2, 0.0]}
     )
@@ -198,7 +194,7 @@ def test_label_bars_add_up_to_one() -> None:
     assert legend(ax) == ["a", "b", "no label"]
 
 
-def test_panels_have_one_column_each() -> None:
+def test_panels_have_one_column_each():
     axes = plots.distribution_bars(PROBABILITIES)
     assert [ax.get_title() for ax in axes] == ["T = 1", "T = 0"]
     assert widths(axes[1]) == [1.0, 0.0] and texts(axes[1]) == "100%\n0"
@@ -212,7 +208,7 @@ def test_panels_have_one_column_each() -> None:
     assert [text.get_text() for text in axes[0].get_yticklabels()] == ["x", "y"]
 
 
-def test_histograms_count_every_row() -> None:
+def test_histograms_count_every_row():
     scores, truth = np.array([0.0, 0.2, 0.99, 1.0]), np.array([0, 0, 1, 1])
     ax = plots.score_histogram(scores, truth, thresholds={"half": 0.5})
     assert sum(patch.get_height() for patch in ax.patches) == 4
@@ -223,7 +219,7 @@ def test_histograms_count_every_row() -> None:
     assert legend(ax) == ["mean confidence 0.800", "accuracy 0.750"]
 
 
-def test_counts_out_of_view_are_not_drawn(report: CalibrationReport) -> None:
+def test_counts_out_of_view_are_not_drawn(report):
     widths = []
     for counts in (True, False):
         ax = plots.plot_reliability_diagram(report, counts=counts)
@@ -235,7 +231,7 @@ def test_counts_out_of_view_are_not_drawn(report: CalibrationReport) -> None:
 @pytest.mark.parametrize(
     ("low", "corner"), [(0, ("left", "top")), (1, ("right", "bot"))]
 )
-def test_panel_stands_where_it_hides_no_interval(low: int, corner: Any) -> None:
+def test_panel_stands_where_it_hides_no_interval(low, corner):
     confidence = np.repeat([0.1, 0.9, 0.3], [50, 50, 3 * low])
     correct = np.arange(len(confidence)) % 50 < (45 if low else 15)
     ax = plots.plot_reliability_diagram(confidence, correct)
@@ -243,9 +239,7 @@ def test_panel_stands_where_it_hides_no_interval(low: int, corner: Any) -> None:
     assert (panel.get_ha(), panel.get_va()[:3]) == corner
 
 
-def test_diagram_draws_intervals_the_band_and_a_panel(
-    report: CalibrationReport,
-) -> None:
+def test_diagram_draws_intervals_the_band_and_a_panel(report):
     ax = plots.plot_reliability_diagram(report)
     curve = report.curve[report.curve["n"] > 0]
     band = [(p.get_y(), p.get_y() + p.get_height()) for p in ax.patches]
@@ -272,9 +266,7 @@ def test_diagram_draws_intervals_the_band_and_a_panel(
         plots.plot_reliability_diagram(report.confidence)
 
 
-def test_what_was_fitted_on_is_stamped(
-    report: CalibrationReport, in_sample: CalibrationReport
-) -> None:
+def test_what_was_fitted_on_is_stamped(report, in_sample):
     assert "IN-SAMPLE" not in texts(plots.plot_reliability_diagram(report))
     stamped = plots.plot_reliability_diagram(in_sample, panel=False, points=False)
     assert "IN-SAMPLE" in texts(stamped)
@@ -286,7 +278,7 @@ def test_what_was_fitted_on_is_stamped(
     assert ["IN-SAMPLE" in name for name in legend(ax)] == [False, True]
 
 
-def test_map_shows_steps_as_steps_and_marks_a_score() -> None:
+def test_map_shows_steps_as_steps_and_marks_a_score():
     step = IsotonicRegressionCalibrator(rule="step").fit(
         [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99], [0, 1, 0, 1, 0, 1, 1]
     )
@@ -296,7 +288,7 @@ def test_map_shows_steps_as_steps_and_marks_a_score() -> None:
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (0.55, 0.5)
 
 
-def test_accuracy_by_threshold_is_that_of_the_rows_above() -> None:
+def test_accuracy_by_threshold_is_that_of_the_rows_above():
     confidence = np.repeat([0.6, 0.8, 0.95], 100)
     correct = np.concatenate([np.arange(100) < right for right in (50, 70, 96)])
     found = calibration_metrics(confidence, correct, n_resamples=20)
@@ -311,7 +303,7 @@ def test_accuracy_by_threshold_is_that_of_the_rows_above() -> None:
     assert {"act", "review", "check"} <= set(texts(ax).split("\n"))
 
 
-def test_progression_draws_what_most_draws_state() -> None:
+def test_progression_draws_what_most_draws_state():
     rows = [(100, draw, 0.9, 0.97, 0.8 + draw / 100) for draw in range(11)]
     rows += [(100, 0, 0.1, 0.12, 0.5)]  # one draw in eleven states this
     rows += [(200, draw, 0.9, 0.95, 0.85) for draw in range(11)]
@@ -323,7 +315,7 @@ def test_progression_draws_what_most_draws_state() -> None:
     assert middle.get_xydata() == pytest.approx(np.array([[0.97, 0.85]]))
 
 
-def test_learning_curves_draw_means_and_levels() -> None:
+def test_learning_curves_draw_means_and_levels():
     table = pd.DataFrame(
         {
             "calibrator": ["a", "a", "a", "b"],
@@ -343,7 +335,7 @@ def test_learning_curves_draw_means_and_levels() -> None:
     assert len({(one.get_marker(), str(one._dash_pattern)) for one in ax.lines}) == 10
 
 
-def test_threshold_progression_says_what_is_covered() -> None:
+def test_threshold_progression_says_what_is_covered():
     rows = [
         (n, t, s, t + s) for n in (50, 1000) for t in (0.8, 0.9) for s in (0.02, 0.1)
     ]
@@ -363,7 +355,7 @@ def class_gaps(**confidences: np.ndarray) -> pd.DataFrame:
     return class_table(predicted, np.arange(51) % 4 > 0, confidences)
 
 
-def test_class_gaps_lead_from_accuracy_to_confidence() -> None:
+def test_class_gaps_lead_from_accuracy_to_confidence():
     table = class_gaps(raw=np.linspace(0.6, 1, 51), calibrated=np.full(51, 0.7))
     ax = plots.plot_class_gaps(table)
     names = [text.get_text() for text in ax.get_yticklabels()]
@@ -383,7 +375,7 @@ def test_class_gaps_lead_from_accuracy_to_confidence() -> None:
     assert intervals == pytest.approx(table[["accuracy_low", "accuracy_high"]].values)
 
 
-def test_class_gaps_say_what_was_fitted_on(data: Data) -> None:
+def test_class_gaps_say_what_was_fitted_on(data):
     fitted = IsotonicRegressionCalibrator().fit(*data).predict(data[0])[:51]
     ax = plots.plot_class_gaps(
         class_gaps(raw=data[0][:51], mended=fitted), names=["raw"]
@@ -402,7 +394,7 @@ TRUTH = ["a"] * 200 + ["b"] * 4 + ["c"]
 SAID = ["a"] * 189 + ["b"] * 10 + ["c"] + ["b"] * 3 + ["a"] + ["a"]
 
 
-def test_confusion_writes_large_shares_and_leaves_out_small_ones() -> None:
+def test_confusion_writes_large_shares_and_leaves_out_small_ones():
     ax = plots.plot_confusion(TRUTH, SAID)
     written = {text.get_position(): text.get_text() for text in ax.texts}
     # At (column, row). Of a, 94.5 %, 5 % and 0.5 %.
@@ -416,8 +408,8 @@ def test_confusion_writes_large_shares_and_leaves_out_small_ones() -> None:
     assert np.ma.asarray(rarer.images[0].get_array()).mask[0, 1]
 
 
-def test_confusion_has_its_classes_in_order() -> None:
-    def names(ax: Axes) -> list[str]:
+def test_confusion_has_its_classes_in_order():
+    def names(ax):
         down = [text.get_text() for text in ax.get_yticklabels()]
         assert [text.get_text() for text in ax.get_xticklabels()] == down
         return down
@@ -436,6 +428,6 @@ def test_confusion_has_its_classes_in_order() -> None:
         ("abca", "labels must not have a class twice"),
     ],
 )
-def test_confusion_refuses_bad_input(labels: str, says: str) -> None:
+def test_confusion_refuses_bad_input(labels, says):
     with pytest.raises(ValueError, match=f"^{says}"):
         plots.plot_confusion(["a", "b"], ["a", "c"], labels=list(labels))

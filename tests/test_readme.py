@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def test_classifier_separates_held_out_reviews(examples: list[str], run: Run) -> None:
+def test_classifier_separates_held_out_reviews(examples, run):
     code, _, _ = examples
     for whole, fewer in (('"test", n=1000', 60), ('"calibration", n=200', 40)):
         assert whole in code
@@ -43,9 +43,7 @@ def test_classifier_separates_held_out_reviews(examples: list[str], run: Run) ->
     assert "cannot be told from a perfect forecaster" in shown
 
 
-def test_calibrator_mends_the_confidence_of_other_films(
-    examples: list[str], run: Run
-) -> None:
+def test_calibrator_mends_the_confidence_of_other_films(examples, run):
     _, code, _ = examples
     before, after = run(code).strip().split("\n\n")
     assert "not stated" in before and "(held out:" in after
@@ -57,7 +55,7 @@ def test_calibrator_mends_the_confidence_of_other_films(
     assert "cannot be told from a perfect forecaster" in after
 
 
-def test_policy_holds_on_other_films(examples: list[str], run: Run) -> None:
+def test_policy_holds_on_other_films(examples, run):
     _, _, code = examples
     shown = run(code)
     assert "a risk of at most 0.1 holds" in shown and "accept" in shown

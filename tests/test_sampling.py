@@ -76,9 +76,9 @@ def likely_labels(model: LanguageModel, *, ended: bool) -> LabelTokens:
 
 @pytest.mark.parametrize("any_model", ["tiny_llama", "tiny_gpt2"], indirect=True)
 @pytest.mark.parametrize("ended", [True, False])
-def test_shares_are_the_models_own(any_model: LanguageModel, ended: bool) -> None:
+def test_shares_are_the_models_own(any_model, ended):
     labels = likely_labels(any_model, ended=ended)
-    asked: Any = Fixed(any_model, labels)
+    asked = Fixed(any_model, labels)
     n = 4000
     votes = sample_votes(asked, TEXTS, n=n, seed=1)
     exact = np.exp(label_logprobs(any_model, asked.prompts[:5], labels))
@@ -90,18 +90,16 @@ def test_shares_are_the_models_own(any_model: LanguageModel, ended: bool) -> Non
     assert (np.abs(votes / n - expected) <= 4.5 * deviation + 1e-3).all(axis=None)
 
 
-def test_same_seed_same_answers_whatever_the_batches(tiny_llama: LanguageModel) -> None:
-    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=True))
+def test_same_seed_same_answers_whatever_the_batches(tiny_llama):
+    asked = Fixed(tiny_llama, likely_labels(tiny_llama, ended=True))
     votes = sample_votes(asked, TEXTS, n=60, seed=5)
     assert not votes.equals(sample_votes(asked, TEXTS, n=60, seed=6))
     asked.token_budget = 1
     pd.testing.assert_frame_equal(votes, sample_votes(asked, TEXTS, n=60, seed=5))
 
 
-def test_without_a_tree_the_answers_are_the_same(
-    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
+def test_without_a_tree_the_answers_are_the_same(tiny_llama, monkeypatch):
+    asked = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
     votes = sample_votes(asked, TEXTS[:2], n=200, seed=7)
     assert (votes.sum() > 0).sum() >= 3
     monkeypatch.setattr(sampling, "tree_is_exact", lambda *_: False)
@@ -110,8 +108,8 @@ def test_without_a_tree_the_answers_are_the_same(
     assert np.abs(votes.to_numpy() - alone.to_numpy()).sum() <= 4
 
 
-def test_temperature_sharpens_and_flattens(tiny_llama: LanguageModel) -> None:
-    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
+def test_temperature_sharpens_and_flattens(tiny_llama):
+    asked = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
     cold, own, hot = (
         sample_votes(asked, TEXTS, n=400, temperature=t, seed=1) for t in (0.2, 1, 30)
     )
@@ -123,7 +121,7 @@ def test_temperature_sharpens_and_flattens(tiny_llama: LanguageModel) -> None:
     assert (hot[["a", "b"]] / 400).to_numpy() == pytest.approx(1 / 3, abs=0.09)
 
 
-def test_votes_know_their_texts_and_their_source(tiny_llama: LanguageModel) -> None:
+def test_votes_know_their_texts_and_their_source(tiny_llama):
     texts = pd.Series(TEXTS, index=[9, 4, 7, 1, 3])
     classifier = make(tiny_llama)
     votes = sample_votes(classifier, texts, n=2)
@@ -143,14 +141,12 @@ def test_votes_know_their_texts_and_their_source(tiny_llama: LanguageModel) -> N
         ({"seed": -1}, "seed must be a whole number of 0 or more"),
     ],
 )
-def test_bad_settings_are_refused(
-    tiny_llama: LanguageModel, settings: dict[str, Any], message: str
-) -> None:
+def test_bad_settings_are_refused(tiny_llama, settings, message):
     with pytest.raises(ValueError, match=message):
         sample_votes(make(tiny_llama), TEXTS, **settings)
 
 
-def test_labels_that_share_an_answer_are_refused(tiny_llama: LanguageModel) -> None:
+def test_labels_that_share_an_answer_are_refused(tiny_llama):
     shared = make(tiny_llama, spellings={"positive": ["yes"], "negative": ["yes"]})
     with pytest.raises(ValueError, match="share the tokens"):
         sample_votes(shared, TEXTS)
@@ -170,16 +166,14 @@ def test_labels_that_share_an_answer_are_refused(tiny_llama: LanguageModel) -> N
         (7, 10, (0.397, 0.892), (0.348, 0.933)),
     ],
 )
-def test_intervals_of_agreement(
-    won: int, n: int, wilson: tuple[float, float], exact: tuple[float, float]
-) -> None:
-    methods: dict[Any, Any] = {"wilson": wilson, "clopper-pearson": exact}
+def test_intervals_of_agreement(won, n, wilson, exact):
+    methods = {"wilson": wilson, "clopper-pearson": exact}
     for method, ends in methods.items():
         found = agreement(table([won, n - won, 0]), method=method).iloc[0]
         assert (found["low"], found["high"]) == pytest.approx(ends, abs=5e-4)
 
 
-def test_invalid_answers_stay_in_the_denominator() -> None:
+def test_invalid_answers_stay_in_the_denominator():
     found = agreement(table([6, 1, 3], [0, 0, 10]))
     assert found["agreement"].tolist() == [0.6, 0.0]
     assert found["n"].tolist() == [10, 10]
@@ -189,10 +183,10 @@ def test_invalid_answers_stay_in_the_denominator() -> None:
     assert given["agreement"].tolist() == [0.1, 0.2]
 
 
-def test_every_share_lies_in_its_interval() -> None:
+def test_every_share_lies_in_its_interval():
     votes = table(*[[k, 20 - k, 0] for k in range(21)])
     for method in ("wilson", "clopper-pearson"):
-        chosen: Any = method
+        chosen = method
         found = agreement(votes, prediction=["a"] * 21, method=chosen)
         assert (found["low"] <= found["agreement"]).all()
         assert (found["agreement"] <= found["high"]).all()
@@ -204,7 +198,7 @@ def test_every_share_lies_in_its_interval() -> None:
     # formulas_and_pitfalls §4.5: E[max share] of two labels.
     [(0.5, 3, 0.75), (0.5, 20, 0.588), (0.6, 10, 0.647), (0.9, 5, 0.902)],
 )
-def test_winners_share_of_the_table(p: float, n: int, share: float) -> None:
+def test_winners_share_of_the_table(p, n, share):
     found = winners_share([p, 1 - p], n)
     assert found == pytest.approx(share, abs=0.002)
     k = np.arange(n + 1)
@@ -212,7 +206,7 @@ def test_winners_share_of_the_table(p: float, n: int, share: float) -> None:
     assert found == pytest.approx(exact, abs=1e-9)
 
 
-def test_winners_share_of_several_outcomes() -> None:
+def test_winners_share_of_several_outcomes():
     p, n = np.array([0.5, 0.3, 0.2]), 6
     counts = [[a, b, n - a - b] for a in range(n + 1) for b in range(n + 1 - a)]
     expected = multinomial.pmf(counts, n, p) @ np.max(counts, axis=1) / n
@@ -222,14 +216,14 @@ def test_winners_share_of_several_outcomes() -> None:
     assert winners_share([0.5, 0.5], 400) == pytest.approx(0.52, abs=0.001)
 
 
-def test_smoothing_is_the_mean_of_a_dirichlet() -> None:
+def test_smoothing_is_the_mean_of_a_dirichlet():
     found = smoothed_share(table([8, 1, 1]), pseudo_votes=0.5)
     assert found.to_numpy()[0] == pytest.approx([8.5 / 11.5, 1.5 / 11.5, 1.5 / 11.5])
 
 
-def test_samples_needed_is_the_smallest_number() -> None:
+def test_samples_needed_is_the_smallest_number():
     for method in ("wilson", "clopper-pearson"):
-        chosen: Any = method
+        chosen = method
         n = samples_needed(0.3, share=0.5, method=chosen)
         even = [n - 2 + n % 2, n + n % 2]
         votes = table(*[[k // 2, k // 2, 0] for k in even])
@@ -241,7 +235,7 @@ def test_samples_needed_is_the_smallest_number() -> None:
         samples_needed(0.01, most=100)
 
 
-def test_settled_means_that_no_answers_can_change_the_winner() -> None:
+def test_settled_means_that_no_answers_can_change_the_winner():
     votes = table([6, 1, 0], [4, 3, 0], [5, 5, 0], [6, 3, 0])
     assert is_settled(votes, 10).tolist() == [True, False, False, True]
     # With three votes missing, 6 to 3 could end 6 to 6.
@@ -250,7 +244,7 @@ def test_settled_means_that_no_answers_can_change_the_winner() -> None:
         is_settled(votes, 8)
 
 
-def test_fewer_votes_are_some_of_the_votes() -> None:
+def test_fewer_votes_are_some_of_the_votes():
     votes = table(*[[60, 30, 10]] * 400)
     found = fewer_votes(votes, 20, seed=1)
     assert (found.sum(axis=1) == 20).all() and (found <= votes).all(axis=None)
@@ -282,6 +276,6 @@ CALLS: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("call", "message"), CALLS, ids=[m for _, m in CALLS])
-def test_bad_votes_are_refused(call: Callable[[], object], message: str) -> None:
+def test_bad_votes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -362,7 +362,7 @@ def test_sums_of_other_settings_do_not_add():
     with pytest.raises(ValueError, match="clip must be the same in both: None, 0.01"):
         sums + CalibrationSums.of([0.5], [1], clip=0.01)
     with pytest.raises(TypeError, match="unsupported operand"):
-        sums + 1  # type: ignore[operator]
+        sums + 1
     assert CalibrationSums.of([0.5], n_cells=1920).bins(15).count.sum() == 0
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def members(draw: Any) -> np.ndarray:
     return raw / raw.sum(axis=-1, keepdims=True)
 
 
-def test_a_row_by_hand() -> None:
+def test_a_row_by_hand():
     rows = [[0.5, 0.25, 0.25], [1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
     bits = np.array([1.5, 0, math.log2(3)])
     assert entropy(rows) == pytest.approx(bits * math.log(2))
@@ -60,7 +59,7 @@ def test_a_row_by_hand() -> None:
 
 
 @given(members())
-def test_measures_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
+def test_measures_stay_in_bounds_under_any_order(found):
     rows = found[0]
     most = math.log(rows.shape[1])
     assert np.all((entropy(rows) >= 0) & (entropy(rows) <= most + 1e-12))
@@ -78,7 +77,7 @@ def test_measures_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("measure", [entropy, margin])
-def test_bad_rows_are_refused(measure: Any) -> None:
+def test_bad_rows_are_refused(measure):
     with pytest.raises(ValueError, match="a column for each of two"):
         measure([0.5, 0.5])
     with pytest.raises(ValueError, match="row 0 sums to 0.4"):
@@ -89,7 +88,7 @@ def test_bad_rows_are_refused(measure: Any) -> None:
 VECTOR = np.array([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]])
 
 
-def test_decomposition_of_the_vector() -> None:
+def test_decomposition_of_the_vector():
     found = combine(VECTOR)
     assert found.mean == pytest.approx(np.array([[0.6, 0.4]]))
     assert found.total == pytest.approx([0.6730116670], abs=1e-10)
@@ -99,7 +98,7 @@ def test_decomposition_of_the_vector() -> None:
     assert combine(VECTOR[::-1]).agreement == pytest.approx([2 / 3])
 
 
-def test_members_at_the_limits() -> None:
+def test_members_at_the_limits():
     rows = np.random.default_rng(0).dirichlet(np.ones(3), size=1000)
     same = combine([rows] * 3)
     assert np.all(same.epistemic >= 0)  # rounding goes either way
@@ -124,7 +123,7 @@ TABLE = pd.DataFrame({"p_a": [0.5], "p_b": [0.5]}, index=["x"])
         ([TABLE, TABLE.to_numpy()], "same columns"),
     ],
 )
-def test_members_that_do_not_fit_are_refused(wrong: Any, rule: str) -> None:
+def test_members_that_do_not_fit_are_refused(wrong, rule):
     with pytest.raises(ValueError, match=rule):
         combine(wrong)
 
@@ -138,7 +137,7 @@ def make(model: LanguageModel, **parameters: Any) -> LLMClassifier:
     return LLMClassifier(model, LABELS, "Review: {text}\nSentiment:", **parameters)
 
 
-def test_passes_differ_and_repeat_by_seed(dropping: LanguageModel) -> None:
+def test_passes_differ_and_repeat_by_seed(dropping):
     asked = make(dropping, examples=EXAMPLES)
     state = torch.random.get_rng_state()
     found = mc_dropout(asked, TEXTS, n_passes=4, seed=3)
@@ -151,19 +150,17 @@ def test_passes_differ_and_repeat_by_seed(dropping: LanguageModel) -> None:
     assert np.all(combine(found).epistemic > 0)
 
 
-def test_nothing_is_changed_even_by_an_error(
-    dropping: LanguageModel, own_scores: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_changed_even_by_an_error(dropping, own_scores, monkeypatch):
     asked = make(dropping, examples=EXAMPLES, cache=False)
     before, told = asked.predict_proba(TEXTS), dict(vars(asked))
     layers = [*dropping.network.modules()]
-    seen: list[set[str]] = []
+    seen = []
 
-    def unchanged(modes: list[bool]) -> bool:
+    def unchanged(modes):
         hooks = any(layer._forward_hooks for layer in layers)
         return [layer.training for layer in layers] == modes and not hooks
 
-    def fail(self: LLMClassifier, texts: Sequence[str]) -> None:
+    def fail(self, texts):
         seen.append({type(layer).__name__ for layer in layers if layer.training})
         raise RuntimeError("stop")
 
@@ -183,16 +180,14 @@ def test_nothing_is_changed_even_by_an_error(
     assert unchanged([False] * len(layers))
 
 
-def test_the_shared_prefix_is_read_anew_in_each_pass(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_the_shared_prefix_is_read_anew_in_each_pass(make_tiny):
     model = make_tiny("gpt2", resid_pdrop=0, embd_pdrop=0.5, attn_pdrop=0)
     asked = make(model, examples=EXAMPLES)
     asked.predict_proba(TEXTS)  # leaves a prefix of the whole network behind
-    read: list[torch.Tensor] = []
+    read = []
     drop = model.network.transformer.drop
 
-    def note(layer: Any, _: Any, out: torch.Tensor) -> None:
+    def note(layer, _, out):
         if layer.training:
             read.append(out)
 
@@ -207,9 +202,7 @@ def test_the_shared_prefix_is_read_anew_in_each_pass(
         assert not torch.equal(masks[1], masks[2])
 
 
-def test_passes_spread_as_plain_passes_do(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_passes_spread_as_plain_passes_do(make_tiny):
     model = make_tiny("gpt2", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0)
     asked = LLMClassifier(
         model, ["n", "y"], "Is it {text}?\n", examples=[("a", "n")], terminator=None
@@ -248,16 +241,12 @@ ONLY_ATTENTION = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
         ("bloom", {"attention_dropout": 0.2}, "all labels in one pass"),
     ],
 )
-def test_a_model_without_dropout_that_works_is_refused(
-    make_tiny: Callable[..., LanguageModel], kind: str, dropouts: Any, says: str
-) -> None:
+def test_a_model_without_dropout_that_works_is_refused(make_tiny, kind, dropouts, says):
     with pytest.raises(ValueError, match=says):
         mc_dropout(make(make_tiny(kind, **dropouts)), TEXTS)
 
 
-def test_dropout_added_to_a_llama_is_used(
-    make_tiny: Callable[..., LanguageModel],
-) -> None:
+def test_dropout_added_to_a_llama_is_used(make_tiny):
     model = make_tiny("llama")
     layer = model.network.model.layers[1].mlp
     layer.down_proj = torch.nn.Sequential(torch.nn.Dropout(0.3), layer.down_proj)
@@ -265,7 +254,7 @@ def test_dropout_added_to_a_llama_is_used(
     assert np.all(np.ptp(found, axis=0) > 0)
 
 
-def test_what_was_fitted_stays(dropping: LanguageModel) -> None:
+def test_what_was_fitted_stays(dropping):
     drawn = make(dropping, examples=2, prior="domain")
     with pytest.raises(NotFittedError):
         mc_dropout(drawn, TEXTS)
@@ -277,13 +266,13 @@ def test_what_was_fitted_stays(dropping: LanguageModel) -> None:
     assert np.ptp(shift[..., 0]) == pytest.approx(0, abs=1e-4)
 
 
-def test_bad_numbers_of_passes(dropping: LanguageModel) -> None:
+def test_bad_numbers_of_passes(dropping):
     for wrong in ({"n_passes": 0}, {"seed": -1}, {"seed": 0.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             mc_dropout(make(dropping), TEXTS, **wrong)
 
 
-def test_orders_of_few_and_of_many_labels() -> None:
+def test_orders_of_few_and_of_many_labels():
     assert orders(["a", "b", "c"]) == list(itertools.permutations("abc"))
     many = orders(list("abcde"))
     assert many[1] == tuple("bcdea") and len(many) == 5
@@ -292,7 +281,7 @@ def test_orders_of_few_and_of_many_labels() -> None:
 
 
 @pytest.mark.parametrize("labels", [["b", "a"], list("abcde")])
-def test_a_pull_of_positions_is_found_and_averaged_out(labels: list[str]) -> None:
+def test_a_pull_of_positions_is_found_and_averaged_out(labels):
     k = len(labels)
     pull = np.arange(1, k + 1) / np.arange(1, k + 1).sum()
     shown = orders(labels)
@@ -305,7 +294,7 @@ def test_a_pull_of_positions_is_found_and_averaged_out(labels: list[str]) -> Non
     assert found.mean == pytest.approx(np.full((2, k), 1 / k))
 
 
-def test_columns_may_be_named() -> None:
+def test_columns_may_be_named():
     tables = [[[0.9, 0.1]], [[0.5, 0.5]]]
     shown = [("z", "a"), ("a", "z")]
     assert position_bias(tables, shown).by_position == pytest.approx([0.3, 0.7])
@@ -324,7 +313,7 @@ def test_columns_may_be_named() -> None:
         ([("a", "b", "c"), ("c", "b", "a")], "hold the 2 labels"),
     ],
 )
-def test_orders_that_do_not_fit_are_refused(shown: Any, rule: str) -> None:
+def test_orders_that_do_not_fit_are_refused(shown, rule):
     with pytest.raises(ValueError, match=rule):
         position_bias([[[0.9, 0.1]], [[0.5, 0.5]]], shown)
     for labels in (["a"], ["a", "a"], "ab"):
@@ -340,7 +329,7 @@ def simulated(n: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 @pytest.mark.parametrize("logits", [(), ("p",)])
-def test_values_are_those_of_the_regression(logits: Any) -> None:
+def test_values_are_those_of_the_regression(logits):
     signals, correct = simulated(300)
     found = CombinedConfidence(C=0.5, logit_columns=logits).fit(signals, correct)
     used = signals.assign(p=logit(signals["p"])) if logits else signals
@@ -352,7 +341,7 @@ def test_values_are_those_of_the_regression(logits: Any) -> None:
     assert np.array_equal(found.predict(turned), found.predict(signals))
 
 
-def test_signals_about_different_labels_are_not_mixed() -> None:
+def test_signals_about_different_labels_are_not_mixed():
     signals, correct = simulated(50)
     signals["p_label"] = signals["z_label"] = np.where(signals["z"] > 5, "a", "b")
     found = CombinedConfidence().fit(signals, correct)
@@ -367,7 +356,7 @@ def test_signals_about_different_labels_are_not_mixed() -> None:
         CombinedConfidence().fit(signals, correct)
 
 
-def test_limits_of_signals() -> None:
+def test_limits_of_signals():
     signals, correct = simulated(60)
     signals["flat"] = 0.1
     signals.loc[0, "p"], signals.loc[1, "p"] = 0.0, 1.0
@@ -381,13 +370,13 @@ def test_limits_of_signals() -> None:
 
 
 @pytest.mark.parametrize("columns", [["p"], ("p",), np.array(["p"])])
-def test_weights_are_stored(columns: Any, tmp_path: Path) -> None:
+def test_weights_are_stored(columns, tmp_path):
     signals, correct = simulated(200)
     names = np.array([f"row {at}" for at in range(200)])
     found = CombinedConfidence(C=2.0, logit_columns=columns, floor=1e-4)
     found.fit(signals[:100], correct[:100], ids=names[:100], source={"model": "é"})
     found.save(tmp_path / "made.json")
-    again: Any = load_calibrator(tmp_path / "made.json")
+    again = load_calibrator(tmp_path / "made.json")
     assert type(again) is CombinedConfidence
     assert (again.C, again.logit_columns, again.floor) == (2.0, ("p",), 1e-4)
     assert again.signals_ == ["p", "z"] and again.to_dict() == found.to_dict()
@@ -398,7 +387,7 @@ def test_weights_are_stored(columns: Any, tmp_path: Path) -> None:
         from_dict(found.to_dict() | {"fitted": {"signals_": ["p"], **NO_WEIGHTS}})
 
 
-def test_signals_of_another_source_are_refused() -> None:
+def test_signals_of_another_source_are_refused():
     signals, correct = simulated(60)
     signals.attrs["source"] = {"model": "a", "prompt": "x"}
     combined = CombinedConfidence().fit(signals, correct)
@@ -424,7 +413,7 @@ SIGNALS, CORRECT = simulated(20)
         (SIGNALS[["z"]].rename(columns={"z": "x_label"}), "a column of numbers"),
     ],
 )
-def test_bad_signals_are_refused(wrong: Any, rule: str) -> None:
+def test_bad_signals_are_refused(wrong, rule):
     with pytest.raises((TypeError, ValueError), match=rule):
         CombinedConfidence().fit(wrong, CORRECT)
     with pytest.raises((TypeError, ValueError), match=rule):
@@ -441,7 +430,7 @@ def test_bad_signals_are_refused(wrong: Any, rule: str) -> None:
         ({"logit_columns": ["z"]}, r"scores\['z'\] must lie"),
     ],
 )
-def test_bad_parameters_are_refused(parameters: dict[str, Any], rule: str) -> None:
+def test_bad_parameters_are_refused(parameters, rule):
     with pytest.raises(ValueError, match=rule):
         CombinedConfidence(**parameters).fit(SIGNALS, CORRECT)
     with pytest.raises(ValueError, match="both outcomes"):
@@ -450,7 +439,7 @@ def test_bad_parameters_are_refused(parameters: dict[str, Any], rule: str) -> No
         CombinedConfidence().fit(SIGNALS, CORRECT).predict(SIGNALS[["p"]])
 
 
-def test_the_fixed_mix() -> None:
+def test_the_fixed_mix():
     assert fixed_mix([1.0], [0.0]) == pytest.approx([0.6])
     assert fixed_mix([1.0], [0.5], weight=0) == pytest.approx([0.5])
     seen = Calibrated([0.2, 0.4], [True, False], known=True)
