@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -42,12 +43,16 @@ def build() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests have their caches; pytest's own numbering reads all of them."""
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture(autouse=True)
-def own_scores(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def own_scores(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own, with the user's downloads linked into it."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = Path(tempfile.mkdtemp(dir=caches))
     for name in ("models", "data"):
         kept = USERS_CACHE / name
         kept.mkdir(parents=True, exist_ok=True)

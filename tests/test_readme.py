@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 Run = Callable[[str], str]
+pytestmark = pytest.mark.usefixtures("embedded")  # loaded once for all of them
 
 
 @pytest.fixture(scope="module")
