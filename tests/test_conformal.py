@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ def lac_by_hand(
     st.integers(20, 90),
     st.sampled_from(["0.5", "0.8", "0.9", "0.95"]),
 )
-def test_lac_is_the_quantile_by_hand(seed, k, n, level):
+def test_lac_is_the_quantile_by_hand(seed: int, k: int, n: int, level: str) -> None:
     rng = np.random.default_rng(seed)
     known, truth = drawn(n, rng, k)
     new, _ = drawn(30, rng, k)
@@ -52,7 +53,7 @@ def test_lac_is_the_quantile_by_hand(seed, k, n, level):
 
 
 @pytest.mark.parametrize("score", ["lac", "top_k", "aps", "raps"])
-def test_the_guarantee(score):
+def test_the_guarantee(score: Any) -> None:
     rng = np.random.default_rng(1)
     coverage, size = [], []
     for seed in range(12 if score == "raps" else 20):
@@ -68,7 +69,7 @@ def test_the_guarantee(score):
         assert np.mean(coverage) <= 0.8 + 1 / 151 + 3 * error
 
 
-def test_a_class_can_be_let_down_while_the_average_holds():
+def test_a_class_can_be_let_down_while_the_average_holds() -> None:
     """One row in ten is rare, and the model never sees it coming."""
     common, rare = [0.7, 0.2, 0.1], [0.6, 0.3, 0.1]
     known = np.array([common] * 90 + [rare] * 10)
@@ -87,7 +88,7 @@ def test_a_class_can_be_let_down_while_the_average_holds():
 
 @pytest.mark.parametrize("score", ["lac", "top_k", "aps", "raps"])
 @pytest.mark.parametrize("n_labels", [1, 2, 3])
-def test_rare_labels_change_nothing(score, n_labels):
+def test_rare_labels_change_nothing(score: Any, n_labels: int) -> None:
     """Four columns, of which one to three occur, the last of them in one row only."""
     known, _ = drawn(60, np.random.default_rng(11))
     truth = np.arange(60) % max(n_labels - 1, 1)
@@ -103,7 +104,7 @@ def test_rare_labels_change_nothing(score, n_labels):
     assert set(members.sum(axis=1)) == {np.sort(ranks)[48] + 1}
 
 
-def test_names_and_rounded_rows():
+def test_names_and_rounded_rows() -> None:
     known, truth = drawn(80, np.random.default_rng(5))
     plain = ConformalSets(0.8).fit(known, truth).predict(known)
     names = np.array(["w", "x", "y", "z"])
@@ -117,7 +118,7 @@ def test_names_and_rounded_rows():
     assert (ConformalSets(0.8).fit(rough, truth).predict(rough) == plain).all()
 
 
-def test_precision_changes_no_set():
+def test_precision_changes_no_set() -> None:
     known, truth = drawn(80, np.random.default_rng(3))
     single = known.astype(np.float32)
     plain = ConformalSets(0.5).fit(known, truth).predict(known)
@@ -127,7 +128,7 @@ def test_precision_changes_no_set():
         assert (again.predict(stored) == plain).all()
 
 
-def test_coverage_by_hand():
+def test_coverage_by_hand() -> None:
     sets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1]])
     found = set_coverage(sets, list("abbac"), list("abc"), level=0.9)
     assert found["by"].tolist() == ["all"] + ["class"] * 3 + ["size"] * 3
@@ -158,12 +159,12 @@ TWO, THREE = [[0.8, 0.2]] * 20, [[0.7, 0.2, 0.1]] * 20
         ({}, [[0.8, 0.8]] * 20, [0] * 20, "probabilities must sum to one in each row"),
     ],
 )
-def test_bad_fit(rules, rows, truth, says):
+def test_bad_fit(rules: dict[str, Any], rows: Any, truth: Any, says: str) -> None:
     with pytest.raises(ValueError, match=f"^{says}"):
         ConformalSets(**rules).fit(rows, truth)
 
 
-def test_bad_columns_and_no_fit():
+def test_bad_columns_and_no_fit() -> None:
     with pytest.raises(NotFittedError):
         ConformalSets(0.8).predict([[0.5, 0.5]])
     sets = ConformalSets().fit(pd.DataFrame(TWO, columns=["a", "b"]), ["a"] * 20)
@@ -183,13 +184,13 @@ def test_bad_columns_and_no_fit():
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
 )
-def test_bad_sets(change, says):
-    rows = {"sets": [[True, False]], "truth": ["a"], "labels": ["a", "b"]}
+def test_bad_sets(change: dict[str, Any], says: str) -> None:
+    rows: Any = {"sets": [[True, False]], "truth": ["a"], "labels": ["a", "b"]}
     with pytest.raises(ValueError, match=f"^{says}"):
         set_coverage(**rows | change)
 
 
-def test_a_failed_fit_leaves_the_earlier_one():
+def test_a_failed_fit_leaves_the_earlier_one() -> None:
     rows = [[0.9, 0.1], [0.6, 0.4]]
     sets = ConformalSets(0.9).fit(TWO, [0] * 20)
     before = sets.predict(rows)

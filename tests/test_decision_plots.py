@@ -86,7 +86,9 @@ def points(ax: Axes, start: str) -> np.ndarray:
     return np.asarray(line(ax, start).get_xydata())
 
 
-def test_thresholds_draw_the_risk_its_limit_and_what_passed(certified):
+def test_thresholds_draw_the_risk_its_limit_and_what_passed(
+    certified: CertifiedThreshold,
+) -> None:
     ax = plots.plot_tested_thresholds(certified)
     tested = certified.tested
     for start, column in (("risk above", "risk"), ("its upper", "upper")):
@@ -104,7 +106,9 @@ def test_thresholds_draw_the_risk_its_limit_and_what_passed(certified):
     ]
 
 
-def test_what_matters_of_few_thresholds_is_in_view(certified):
+def test_what_matters_of_few_thresholds_is_in_view(
+    certified: CertifiedThreshold,
+) -> None:
     ax = plots.plot_tested_thresholds(certified)
     all_accepted = certified.tested["threshold"][certified.tested["n"] == 600].max()
     # The limit of the fewest rows is far above all that matters.
@@ -122,7 +126,7 @@ def test_what_matters_of_few_thresholds_is_in_view(certified):
         assert (line(ax, "risk above").get_marker() == "o") == (n == 1)
 
 
-def test_buckets_draw_accuracies_intervals_and_confidences():
+def test_buckets_draw_accuracies_intervals_and_confidences() -> None:
     table = bucket_table([0.95] * 1500 + [0.55] * 500, np.arange(2000) % 9 > 0)
     ax = plots.plot_buckets(table)
     found = table[table["n"] > 0]
@@ -171,7 +175,7 @@ CHOICE = ThresholdChoice(
 )
 
 
-def test_costs_by_coverage_lead_from_review_to_automation():
+def test_costs_by_coverage_lead_from_review_to_automation() -> None:
     ax = plots.plot_cost_curve(CURVE)
     assert points(ax, "on these") == pytest.approx(CURVE[["coverage", "cost"]].values)
     assert points(ax, "review all").tolist() == [[0, 1]]
@@ -181,7 +185,7 @@ def test_costs_by_coverage_lead_from_review_to_automation():
     assert "20%" in {text.get_text() for text in ax.get_xticklabels()}
 
 
-def test_costs_mark_the_choice_and_its_honest_price():
+def test_costs_mark_the_choice_and_its_honest_price() -> None:
     ax = plots.plot_cost_curve(CURVE, choice=CHOICE)
     assert points(ax, "chosen") == pytest.approx(np.array([[0.5, 0.5]]))
     honest = bars(ax, "the same on new rows")
@@ -202,7 +206,7 @@ def test_costs_mark_the_choice_and_its_honest_price():
     assert plots.plot_cost_curve(earns).get_ylim()[0] < earns["cost"].min()
 
 
-def test_monitor_draws_accuracy_and_evidence(monitor):
+def test_monitor_draws_accuracy_and_evidence(monitor: AccuracyMonitor) -> None:
     table = monitor.table()
     above, below = plots.plot_monitor(
         table, promised=0.9, change_at=100, alarm_at=monitor.alarm_at
@@ -233,7 +237,7 @@ def test_monitor_draws_accuracy_and_evidence(monitor):
     ]
 
 
-def test_monitor_draws_mean_confidence_and_infinite_evidence():
+def test_monitor_draws_mean_confidence_and_infinite_evidence() -> None:
     for certain_at, side in ((2, "left"), (30, "right")):
         found = CalibrationMonitor(clip=0)
         certain = np.arange(40) == certain_at
@@ -260,7 +264,7 @@ def test_monitor_draws_mean_confidence_and_infinite_evidence():
     assert plots.plot_monitor(table)[0].get_ylim()[0] > table["lower"].min() + 0.1
 
 
-def test_risk_lines_begin_with_twenty_rows_or_a_tenth():
+def test_risk_lines_begin_with_twenty_rows_or_a_tenth() -> None:
     # Of 500 rows, 100 share a confidence near the middle.
     confidence = np.linspace(0.5, 1, 500)
     confidence[200:300] = confidence[200]
@@ -281,7 +285,7 @@ def test_risk_lines_begin_with_twenty_rows_or_a_tenth():
     assert ax.get_ylim()[0] < 0 < ax.get_ylim()[1]  # a risk of nothing has an axis
 
 
-def test_risk_marks_have_intervals_both_ways(data):
+def test_risk_marks_have_intervals_both_ways(data: Data) -> None:
     curve = risk_coverage_curve(*data)
     found = verify(0.8, *data, max_risk=0.1)
     ax = plots.plot_risk_coverage(
@@ -326,7 +330,9 @@ def figure(request: Any, certified: Any, monitor: AccuracyMonitor) -> tuple[Any,
     return getattr(plots, f"plot_{request.param}"), *given[request.param]
 
 
-def test_figures_use_given_axes_change_nothing_and_fit_the_page(figure):
+def test_figures_use_given_axes_change_nothing_and_fit_the_page(
+    figure: tuple[Any, ...],
+) -> None:
     draw, given, options = figure
     table = getattr(given, "tested", given)
     before, copied = dict(mpl.rcParams), copy.deepcopy(table)
@@ -361,7 +367,9 @@ def test_figures_use_given_axes_change_nothing_and_fit_the_page(figure):
         ("plot_monitor", [COURSE, {"alarm_at": 0}], "alarm_at must be .* not 0"),
     ],
 )
-def test_bad_input_is_refused_before_a_figure_is_made(name, given, says):
+def test_bad_input_is_refused_before_a_figure_is_made(
+    name: str, given: list[Any], says: str
+) -> None:
     options = given.pop() if isinstance(given[-1], dict) and len(given) > 1 else {}
     with pytest.raises(ValueError, match=f"^{says}"):
         getattr(plots, name)(*given, **options)

@@ -21,7 +21,7 @@ SCORES = st.lists(st.integers(0, 30), min_size=2, max_size=40)
 
 
 @given(SCORES, SCORES)
-def test_distances_are_those_of_scipy(left, right):
+def test_distances_are_those_of_scipy(left: list[int], right: list[int]) -> None:
     then, now = np.array(left) / 30, np.array(right) / 30
     found = score_drift(then, now, rng=0, n_resamples=1).table()["value"]
     expected = ks_2samp(then, now, method="asymp").statistic
@@ -101,7 +101,7 @@ def test_precision_is_no_drift():
         (np.arange(40) / 40, (np.arange(40) / 40).astype(np.float32)),
     ],
 )
-def test_equal_scores_have_not_moved(then, now):
+def test_equal_scores_have_not_moved(then: Any, now: Any) -> None:
     table = score_drift(then, now, rng=0, n_resamples=19).table()
     assert (table["p_value"] == 1).all() and not table["above"].any()
     assert table["value"][["ks", "wasserstein"]].tolist() == [0, 0]
@@ -139,7 +139,7 @@ def counts(rows: np.ndarray, truth: Any = TRUTH) -> dict[Any, int]:
         ({"a": 0}, 40, {"b": 30, "c": 10}),
     ],
 )
-def test_shares_by_hand(shares, n, expected):
+def test_shares_by_hand(shares: Any, n: int, expected: dict[str, int]) -> None:
     rows = resample_label_shift(TRUTH, shares, n, rng=0)
     assert rows.shape == (n,) and rows.dtype.kind == "i"
     assert counts(rows) == expected
@@ -151,7 +151,9 @@ def test_shares_by_hand(shares, n, expected):
     st.integers(1, 200),
     st.integers(0, 100),
 )
-def test_each_class_is_within_one_of_its_share(truth, weights, n, seed):
+def test_each_class_is_within_one_of_its_share(
+    truth: list[int], weights: list[float], n: int, seed: int
+) -> None:
     named = sorted(set(truth))[:3]
     total = sum(weights[label] for label in named) + weights[-1] + 1e-9
     shares = {label: weights[label] / total for label in named}
@@ -168,7 +170,7 @@ def test_each_class_is_within_one_of_its_share(truth, weights, n, seed):
         assert abs(found.get(label, 0) - n * share) < 1 + 1e-6
 
 
-def test_rounding_is_right_on_average():
+def test_rounding_is_right_on_average() -> None:
     """Half a row of one class, and a tenth of a row of another."""
     rng = np.random.default_rng(0)
     found = [
@@ -180,7 +182,7 @@ def test_rounding_is_right_on_average():
     assert drawn["c"] / 600 == pytest.approx(0.1, abs=4 * 0.3 / np.sqrt(600))
 
 
-def test_rows_of_a_class_are_equally_likely_and_come_in_any_order():
+def test_rows_of_a_class_are_equally_likely_and_come_in_any_order() -> None:
     rows = resample_label_shift(TRUTH, {"a": 0.75, "b": 0.25}, 8000, rng=1)
     times = np.bincount(rows, minlength=10)
     assert times[9] == 0
@@ -213,7 +215,7 @@ def test_rows_of_a_class_are_equally_likely_and_come_in_any_order():
         ({"rng": "x"}, TypeError, "rng must be a Generator"),
     ],
 )
-def test_bad_input(change, error, says):
-    given_ = {"truth": TRUTH, "shares": {"a": 0.5}, "n": 5, "rng": 0} | change
+def test_bad_input(change: dict[str, Any], error: Any, says: str) -> None:
+    given_: Any = {"truth": TRUTH, "shares": {"a": 0.5}, "n": 5, "rng": 0} | change
     with pytest.raises(error, match=f"^{says}"):
         resample_label_shift(**given_)

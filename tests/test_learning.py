@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -35,8 +37,8 @@ def nothing_fitted() -> None:
     FITTED.clear()
 
 
-def test_all_calibrators_get_the_same_draws_and_are_measured_on_the_test_rows():
-    spies = {"a": Spy(), "b": Spy()}
+def test_all_calibrators_get_the_same_draws_and_are_measured_on_the_test_rows() -> None:
+    spies: Any = {"a": Spy(), "b": Spy()}
     table = learning_curves(spies, LABELLED, TEST, sizes=[50, 100], n_draws=3, n_bins=7)
     assert [len(part) for part in FITTED] == [50] * 6 + [100] * 6
     for first, second in zip(FITTED[::2], FITTED[1::2], strict=True):
@@ -50,8 +52,8 @@ def test_all_calibrators_get_the_same_draws_and_are_measured_on_the_test_rows():
     assert table["ece"].to_numpy() == pytest.approx(expected)
 
 
-def test_more_labels_help_on_average_and_the_seed_decides():
-    made = {"histogram": HistogramBinningCalibrator()}
+def test_more_labels_help_on_average_and_the_seed_decides() -> None:
+    made: Any = {"histogram": HistogramBinningCalibrator()}
     tables = [
         learning_curves(made, LABELLED, TEST, sizes=[25, 500], n_draws=8, rng=seed)
         for seed in (3, 3, 4)
@@ -61,7 +63,7 @@ def test_more_labels_help_on_average_and_the_seed_decides():
     assert tables[0].equals(tables[1]) and not tables[0].equals(tables[2])
 
 
-def test_curves_hold_every_test_row_in_its_bin():
+def test_curves_hold_every_test_row_in_its_bin() -> None:
     table = held_out_curves(Spy(), LABELLED, TEST, sizes=[40], n_draws=2, least=1)
     one = table[table["draw"] == 0]
     assert one["bin"].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
@@ -75,9 +77,9 @@ def test_curves_hold_every_test_row_in_its_bin():
     assert 0 < len(thick) < len(table)
 
 
-def test_a_rare_outcome_is_in_every_draw():
+def test_a_rare_outcome_is_in_every_draw() -> None:
     rare = np.linspace(0.1, 0.9, 200), np.arange(200) < 4
-    platt = {"spy": PlattScalingCalibrator(scale="probability")}
+    platt: Any = {"spy": PlattScalingCalibrator(scale="probability")}
     with pytest.warns(UserWarning, match="not more often right"):
         table = learning_curves(platt, rare, rare, sizes=[10], n_draws=5)
     assert len(table) == 5
@@ -93,8 +95,8 @@ def test_a_rare_outcome_is_in_every_draw():
         ({"labelled": (P, np.ones(600))}, "both outcomes; all 600 rows are True"),
     ],
 )
-def test_bad_settings_are_refused(change, message):
-    arguments = {"labelled": LABELLED, "test": TEST, "sizes": [9]}
+def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"labelled": LABELLED, "test": TEST, "sizes": [9]}
     arguments |= change
     with pytest.raises(ValueError, match=message):
         learning_curves({"spy": Spy()}, **arguments)

@@ -132,7 +132,9 @@ def mass(n: int) -> Binning:
         (([0.923] * 150, [1] * 138 + [0] * 12), Binning(), "l1", 0.003),
     ],
 )
-def test_published_errors(rows, binning, norm, expected):
+def test_published_errors(
+    rows: Any, binning: Binning, norm: Any, expected: float
+) -> None:
     found = expected_calibration_error(*rows, binning=binning, norm=norm)
     assert found == pytest.approx(expected, abs=5e-5)
 
@@ -147,7 +149,9 @@ def test_published_errors(rows, binning, norm, expected):
         ([0.3, 0.5, 0.2, 0.3, 0.5, 0.7], DISTINCT, [0.25, 0.4, 0.6]),
     ],
 )
-def test_edges_are_those_of_verified_calibration(p, binning, expected):
+def test_edges_are_those_of_verified_calibration(
+    p: list[float], binning: Binning, expected: list[float]
+) -> None:
     curve = curve_of(p, np.ones(len(p)), binning)
     np.testing.assert_allclose(curve["low"], [0, *expected])
     np.testing.assert_allclose(curve["high"], [*expected, 1])
@@ -165,11 +169,13 @@ def test_edges_are_those_of_verified_calibration(p, binning, expected):
         ([0.9, 0.8, 0.8, 0.6], [1, 1, 0, 0], 1 - (0.25 + 1 / 3 + 0.5) / 4),
     ],
 )
-def test_mean_selective_accuracy_of_verified_calibration(p, y, expected):
+def test_mean_selective_accuracy_of_verified_calibration(
+    p: list[float], y: list[int], expected: float
+) -> None:
     assert 1 - aurc(p, y) == pytest.approx(expected)
 
 
-def test_risk_coverage_curve_by_hand():
+def test_risk_coverage_curve_by_hand() -> None:
     curve = risk_coverage_curve([0.9, 0.5, 0.9, 0.7], [1, 1, 0, 0])
     np.testing.assert_allclose(curve.threshold, [0.9, 0.7, 0.5])
     np.testing.assert_allclose(curve.coverage, [0.5, 0.75, 1])
@@ -197,7 +203,9 @@ PV = [0.8, 0.3, 0.5, 0.5, 0.7, 0.1], [1, 0, 1, 0, 1, 0]
         ("spiegelhalter", ([0.9] * 400, [1] * 300 + [0] * 100), 10, 0),
     ],
 )
-def test_published_tests(method, rows, statistic, p_value):
+def test_published_tests(
+    method: Any, rows: Any, statistic: float | None, p_value: float | None
+) -> None:
     found = calibration_test(*rows, method=method)
     if statistic is not None:
         assert found.statistic == pytest.approx(statistic, abs=5e-4)
@@ -205,7 +213,7 @@ def test_published_tests(method, rows, statistic, p_value):
         assert found.p_value == pytest.approx(p_value, abs=2e-4)
 
 
-def test_fixture_scores():
+def test_fixture_scores() -> None:
     assert brier_score(P, Y) == pytest.approx(0.221065, abs=1e-9)
     assert log_loss(P, Y) == pytest.approx(0.6547611548, abs=1e-9)
     assert auroc(P, Y) == pytest.approx(0.6703296703, abs=1e-9)
@@ -220,7 +228,7 @@ def test_fixture_scores():
     assert [*vars(parts).values()] == pytest.approx(expected, abs=1e-9)
 
 
-def test_scores_of_ties_and_of_classes_agree_with_scikit_learn():
+def test_scores_of_ties_and_of_classes_agree_with_scikit_learn() -> None:
     from sklearn import metrics as sklearn
 
     p, y = forecasts(300, seed=8)
@@ -233,9 +241,9 @@ def test_scores_of_ties_and_of_classes_agree_with_scikit_learn():
 
 
 @pytest.mark.parametrize("norm", ["l1", "signed"])
-def test_errors_of_classes_are_those_of_their_columns(norm):
+def test_errors_of_classes_are_those_of_their_columns(norm: Any) -> None:
     q, truth = class_forecasts(400, 4, seed=6)
-    rule = {"binning": Binning(closed="right"), "norm": norm}
+    rule: dict[str, Any] = {"binning": Binning(closed="right"), "norm": norm}
     top, says = q.max(axis=1), q.argmax(axis=1)
     each = [expected_calibration_error(q[:, k], truth == k, **rule) for k in range(4)]
     found = classwise_calibration_error(q, truth, **rule)
@@ -252,7 +260,9 @@ def test_errors_of_classes_are_those_of_their_columns(norm):
     ("right", "n", "level", "low", "high"),
     [(5, 5, 0.95, 0.566, 1), (7, 10, 0.95, 0.397, 0.892), (7, 10, 0.9, 0.4417, 0.8731)],
 )
-def test_wilson_interval_of_a_bin(right, n, level, low, high):
+def test_wilson_interval_of_a_bin(
+    right: int, n: int, level: float, low: float, high: float
+) -> None:
     rows = [0.8] * n, [1] * right + [0] * (n - right)
     row = curve_of(*rows, Binning(1), level=level).iloc[0]
     ends = [row["accuracy_low"], row["accuracy_high"]]
@@ -264,7 +274,7 @@ def test_wilson_interval_of_a_bin(right, n, level, low, high):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("closed", ["left", "right"])
 @pytest.mark.parametrize("n_bins", [10, 20, 100])
-def test_shares_fall_where_fractions_say(n_bins, closed, dtype):
+def test_shares_fall_where_fractions_say(n_bins: int, closed: Any, dtype: type) -> None:
     shares = sorted({Fraction(k, n) for n in range(1, 101) for k in range(n + 1)})
     places = [share * n_bins for share in shares]
     if closed == "left":
@@ -286,14 +296,16 @@ def test_shares_fall_where_fractions_say(n_bins, closed, dtype):
         (0.7 + 3e-7, "right", 7),
     ],
 )
-def test_a_value_just_off_an_edge_is_not_on_it(p, closed, place):
+def test_a_value_just_off_an_edge_is_not_on_it(
+    p: float, closed: Any, place: int
+) -> None:
     assert curve_of([p], [1], Binning(10, closed=closed))["n"].idxmax() == place
 
 
 @pytest.mark.parametrize("closed", ["left", "right"])
-def test_all_functions_use_the_same_edges(closed):
+def test_all_functions_use_the_same_edges(closed: Any) -> None:
     p, y = np.arange(1, 20) / 20, np.arange(19) % 3 > 0
-    rule = {"binning": Binning(10, closed=closed)}
+    rule: dict[str, Any] = {"binning": Binning(10, closed=closed)}
     places = (np.arange(1, 20) - (closed == "right")) // 2
     expected = np.abs(np.bincount(places, p - y)).sum() / 19
     for rows in (p, p.astype(np.float32)):
@@ -306,7 +318,7 @@ def test_all_functions_use_the_same_edges(closed):
         assert parts.reliability == pytest.approx(l2**2, abs=1e-6)
         floors = [noise_floor(x, n_simulations=20, **rule) for x in (rows, p)]
         np.testing.assert_allclose(*floors, atol=1e-6)
-        need = {"target": 0.2, "n_simulations": 50, **rule}
+        need: dict[str, Any] = {"target": 0.2, "n_simulations": 50, **rule}
         assert labels_needed(rows, **need).n == labels_needed(p, **need).n
 
 
@@ -321,12 +333,14 @@ def test_all_functions_use_the_same_edges(closed):
         ([0.0, 1.0, 0.0, 1.0], Binning(4, closed="right"), [2, 2]),
     ],
 )
-def test_equal_values_stay_together(p, binning, counts):
+def test_equal_values_stay_together(
+    p: list[float], binning: Binning, counts: list[int]
+) -> None:
     found = curve_of(p, [1] * len(p), binning)["n"]
     assert list(found[found > 0]) == counts
 
 
-def test_rows_beyond_one_block_are_summed():
+def test_rows_beyond_one_block_are_summed() -> None:
     p, y = forecasts(150_001, seed=13)
     edges = np.linspace(0, 1, 11)
     stated, right = (np.histogram(p, edges, weights=w)[0] for w in (p, y))
@@ -356,13 +370,15 @@ BINNINGS = st.builds(
 
 
 @given(ROWS, BINNINGS, st.randoms(use_true_random=False))
-def test_laws_of_errors_and_scores(rows, binning, random):
+def test_laws_of_errors_and_scores(
+    rows: list[tuple[float, bool]], binning: Binning, random: Any
+) -> None:
     p, y = (np.array(column) for column in zip(*rows, strict=True))
-    rule = {
+    rule: dict[str, Any] = {
         "binning": Binning(min(binning.n, len(p)), binning.strategy, binning.closed)
     }
     l1, l2, top, signed = (
-        expected_calibration_error(p, y, norm=norm, **rule)
+        expected_calibration_error(p, y, norm=norm, **rule)  # type: ignore[arg-type]
         for norm in ("l1", "l2", "max", "signed")
     )
     assert signed == pytest.approx(p.mean() - y.mean(), abs=1e-9)
@@ -374,7 +390,7 @@ def test_laws_of_errors_and_scores(rows, binning, random):
     assert total == pytest.approx(brier_score(p, y), abs=1e-9)
     assert d.brier == pytest.approx(brier_score(p, y), abs=1e-12)
 
-    def measured(p, y):
+    def measured(p: np.ndarray, y: np.ndarray) -> list[float]:
         found = [
             expected_calibration_error(p, y, **rule),
             debiased_calibration_error(p, y, **rule),
@@ -384,7 +400,7 @@ def test_laws_of_errors_and_scores(rows, binning, random):
         if 0 < y.sum() < len(y):
             found.append(auroc(p, y))
         if np.any((np.abs(p - 0.5) > 1e-3) & (p * (1 - p) > 1e-9)):
-            tests = [calibration_test(p, y, method=m) for m in METHODS]
+            tests = [calibration_test(p, y, method=m) for m in METHODS]  # type: ignore[arg-type]
             assert tests[1].statistic >= tests[0].statistic - 1e-12  # range, distance
             found += [test.p_value for test in tests]
         return found
@@ -395,7 +411,7 @@ def test_laws_of_errors_and_scores(rows, binning, random):
     np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
 
 
-def test_forecasters_by_hand():
+def test_forecasters_by_hand() -> None:
     base = [0.3] * 10, [1] * 3 + [0] * 7
     parts = BrierDecomposition.of(*base)
     assert (parts.reliability, parts.resolution) == pytest.approx((0, 0), abs=1e-12)
@@ -408,7 +424,7 @@ def test_forecasters_by_hand():
 
 
 @pytest.mark.parametrize("norm", ["squared", "l2", "l1"])
-def test_debiased_error_by_hand(norm):
+def test_debiased_error_by_hand(norm: Any) -> None:
     # One bin, ten rows of .9, five correct: (.4)² − .25/9, its root, and twice .4
     # minus E|N(.4, √.025)|.
     deviation = math.sqrt(0.25 / 10)
@@ -428,7 +444,7 @@ def test_debiased_error_by_hand(norm):
     assert found == pytest.approx(4 / 5 * (0.16 - 0.25 / 3))
 
 
-def test_top_label_error_does_not_let_classes_make_up_for_each_other():
+def test_top_label_error_does_not_let_classes_make_up_for_each_other() -> None:
     # Both classes stated at .8; one right always, the other 6 times of 10.
     p = [[0.8, 0.2]] * 10 + [[0.2, 0.8]] * 10
     truth = [0] * 10 + [1] * 6 + [0] * 4
@@ -467,7 +483,7 @@ def test_top_label_error_does_not_let_classes_make_up_for_each_other():
         (Binning, (), {"closed": "both"}, "closed must be one of 'left', 'right', no"),
     ],
 )
-def test_bad_settings(function, rows, change, says):
+def test_bad_settings(function: Any, rows: Any, change: Any, says: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{says}"):
         function(*rows, **change)
 
@@ -481,7 +497,7 @@ OF_OUTCOMES = {
 
 
 @pytest.mark.parametrize("name", OF_OUTCOMES)
-def test_texts_without_an_answer_are_left_out(name):
+def test_texts_without_an_answer_are_left_out(name: str) -> None:
     measure, parameters = OF_OUTCOMES[name], str(inspect.signature(OF_OUTCOMES[name]))
     rng = np.random.default_rng(0)
     stated, right = rng.uniform(0.3, 1, 40), rng.random(40) < 0.6
@@ -489,7 +505,7 @@ def test_texts_without_an_answer_are_left_out(name):
     lost = np.isin(np.arange(40), [3, 10, 11])  # the last two are a whole group
     gaps = pd.Series(right, dtype="boolean").mask(lost)
 
-    def given(rows):
+    def given(rows: np.ndarray) -> dict[str, Any]:
         return {"groups": groups[rows]} if "groups" in parameters else {}
 
     with pytest.warns(UserWarning, match="^3 of 40 rows have no .* left out"):
@@ -510,9 +526,11 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
     return forecasts(1500, seed=17, low=0.4)
 
 
-def test_report_values_are_those_of_the_functions(rows):
-    rule = {"binning": Binning(12, "quantile", "right")}
-    draws = {"n_resamples": 200, "level": 0.9}
+def test_report_values_are_those_of_the_functions(
+    rows: tuple[np.ndarray, np.ndarray],
+) -> None:
+    rule: dict[str, Any] = {"binning": Binning(12, "quantile", "right")}
+    draws: dict[str, Any] = {"n_resamples": 200, "level": 0.9}
     report = calibration_metrics(*rows, **draws, **rule)
     rng = np.random.default_rng(0)
     names = ["gap", "squared", "brier", "auroc"]
@@ -574,10 +592,15 @@ def plain_table(rows: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
     ],
 )
 def test_report_says_whether_rows_were_fitted_on(
-    rows, plain_table, n_marked, stated, evaluation, words
-):
+    rows: tuple[np.ndarray, np.ndarray],
+    plain_table: pd.DataFrame,
+    n_marked: int | None,
+    stated: Any,
+    evaluation: str,
+    words: str,
+) -> None:
     p, y = rows
-    marked = p
+    marked: Any = p
     if n_marked is not None:
         marked = Calibrated(p, np.arange(1500) < n_marked, known=True)
     report = calibration_metrics(marked, y, evaluation=stated, n_resamples=5)
@@ -595,7 +618,7 @@ def test_report_says_whether_rows_were_fitted_on(
             calibration_metrics(marked, y, evaluation="held-out")
 
 
-def test_verdict_names_the_direction_and_follows_the_noise_floor():
+def test_verdict_names_the_direction_and_follows_the_noise_floor() -> None:
     rng = np.random.default_rng(0)
     for off, way in ((0.2, "over"), (-0.2, "under")):
         p = rng.uniform(0.3, 0.7, 1000)
@@ -611,7 +634,7 @@ def test_verdict_names_the_direction_and_follows_the_noise_floor():
     assert {*said} == {True, False}
 
 
-def test_html_is_a_table_of_the_same_values():
+def test_html_is_a_table_of_the_same_values() -> None:
     report = calibration_metrics([0.9] * 200, [0, 1] * 100, level=0.995, n_resamples=20)
     html, text = report._repr_html_(), str(report)
     assert 0 < calibration_test(report.confidence, report.correct).p_value < 1e-4
@@ -634,7 +657,7 @@ def test_html_is_a_table_of_the_same_values():
         ([0.7, 0.9, 0.8], [1, 1, 1]),
     ],
 )
-def test_reports_of_degenerate_rows(p, y):
+def test_reports_of_degenerate_rows(p: list[float], y: list[int]) -> None:
     report = calibration_metrics(p, y, n_resamples=50)
     assert report.ece == expected_calibration_error(p, y)
     shown = str(report) + report._repr_html_()

@@ -90,7 +90,7 @@ def tables(tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
-def test_every_form_gives_the_same_table(tmp_path):
+def test_every_form_gives_the_same_table(tmp_path: Path) -> None:
     paths = tables(tmp_path)
     first = load_neiss(paths["utf-8"])
     assert list(first.columns) == COLUMNS_OUT
@@ -120,7 +120,7 @@ def test_every_form_gives_the_same_table(tmp_path):
         pd.testing.assert_frame_equal(load_neiss(str(path)), first)
 
 
-def test_a_table_that_was_kept_is_read_again(tmp_path):
+def test_a_table_that_was_kept_is_read_again(tmp_path: Path) -> None:
     first = load_neiss(tables(tmp_path)["utf-8"])
     kept = tmp_path / "kept.parquet"
     first.to_parquet(kept)
@@ -148,7 +148,7 @@ def test_a_table_that_was_kept_is_read_again(tmp_path):
         load_neiss(kept)
 
 
-def test_a_sheet_may_hold_dates_and_must_have_its_name(tmp_path):
+def test_a_sheet_may_hold_dates_and_must_have_its_name(tmp_path: Path) -> None:
     path = tmp_path / "neiss2024.xlsx"
     row = case(0, Treatment_Date=datetime(2024, 12, 31))
     pd.DataFrame([row]).to_excel(path, sheet_name="NEISS_2024", index=False)
@@ -163,7 +163,7 @@ def test_a_sheet_may_hold_dates_and_must_have_its_name(tmp_path):
         load_neiss(path)
 
 
-def test_parts_follow_the_letters_of_the_narrative(tsv):
+def test_parts_follow_the_letters_of_the_narrative(tsv: Callable[..., Path]) -> None:
     told = {
         "3MOM FELL FROM BED DX CHI": "calibration",
         "5MOM FELL FROM BED -- DX: C H I ***": "calibration",
@@ -179,7 +179,7 @@ def test_parts_follow_the_letters_of_the_narrative(tsv):
         pd.testing.assert_frame_equal(part, found[found["split"] == split])
 
 
-def test_what_cannot_be_used_is_dropped_and_counted(tsv):
+def test_what_cannot_be_used_is_dropped_and_counted(tsv: Callable[..., Path]) -> None:
     rows = [
         case(0, "25YOM CUT FINGER"),
         case(1, "25yom  cut finger "),
@@ -201,7 +201,9 @@ def test_what_cannot_be_used_is_dropped_and_counted(tsv):
     assert found["body_part"].dtype == "int64"
 
 
-def test_several_files_make_one_table(tsv, tmp_path, monkeypatch):
+def test_several_files_make_one_table(
+    tsv: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = tsv([case(0), case(1)]).rename(tmp_path / "one.tsv")
     rows = [
         case(1, Treatment_Date="01/02/2023", Body_Part=75),
@@ -216,7 +218,7 @@ def test_several_files_make_one_table(tsv, tmp_path, monkeypatch):
     assert list(load_neiss().index) == [240100000, 240100001]
 
 
-def test_lines_that_break_are_mended(tsv):
+def test_lines_that_break_are_mended(tsv: Callable[..., Path]) -> None:
     rows = [
         case(0, "25YOM CUT\n\r\nFINGER\rON A \tCAN".replace("\t", "")),
         case(1, Other_Diagnosis="SOME\nTHING"),
@@ -237,7 +239,9 @@ def test_lines_that_break_are_mended(tsv):
         ("{a}\n{cut22}\n{b}\n{c}", r"Line 3 of .* it has 22\."),
     ],
 )
-def test_lines_that_cannot_be_mended_are_named(tsv, text, message):
+def test_lines_that_cannot_be_mended_are_named(
+    tsv: Callable[..., Path], text: str, message: str
+) -> None:
     a, b, c = ("\t".join(map(str, case(at).values())) for at in range(3))
     cut, cut22 = ("\t".join(b.split("\t")[:fields]) for fields in (12, 22))
     tail = text.format(a=a, b=b, c=c, cut=cut, cut22=cut22)
@@ -267,13 +271,15 @@ def test_lines_that_cannot_be_mended_are_named(tsv, text, message):
         ("Weight", "inf", "must be a number above 0; line 3 has inf"),
     ],
 )
-def test_a_value_that_would_corrupt_results_is_named(tsv, column, value, message):
+def test_a_value_that_would_corrupt_results_is_named(
+    tsv: Callable[..., Path], column: str, value: Any, message: str
+) -> None:
     path = tsv([case(0), case(1, **{column: value}), case(2)])
     with pytest.raises(ValueError, match=f"neiss2024.tsv: {column} {message}"):
         load_neiss(path)
 
 
-def test_a_new_diagnosis_stops_nobody(tsv):
+def test_a_new_diagnosis_stops_nobody(tsv: Callable[..., Path]) -> None:
     assert 75 not in diagnoses().index
     assert load_neiss(tsv([case(0, Diagnosis=75)]))["diagnosis"].tolist() == [75]
 
@@ -286,7 +292,9 @@ def test_a_new_diagnosis_stops_nobody(tsv):
         (HEADER[::-1], "another order"),
     ],
 )
-def test_a_header_that_changed_is_told(tsv, header, message):
+def test_a_header_that_changed_is_told(
+    tsv: Callable[..., Path], header: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         load_neiss(tsv([case(0)], header=header))
 
@@ -303,7 +311,9 @@ def test_a_header_that_changed_is_told(tsv, header, message):
         ("a.csv", b"words", "must end in one of .tsv, .xlsx, .parquet, not 'a.csv'"),
     ],
 )
-def test_what_is_no_neiss_file_is_refused(tmp_path, name, content, message):
+def test_what_is_no_neiss_file_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
@@ -325,7 +335,9 @@ def test_what_is_no_neiss_file_is_refused(tmp_path, name, content, message):
         ([b"A\x0bB\x0cC\x85D", "A\u2028B".encode()], ["A\x0bB\x0cC…D", "A\u2028B"]),
     ],
 )
-def test_lines_have_an_encoding_each(tmp_path, mark, parts, expected):
+def test_lines_have_an_encoding_each(
+    tmp_path: Path, mark: bytes, parts: list[bytes], expected: list[str]
+) -> None:
     text = as_tsv([case(at, f"@{at}") for at in range(len(parts))], end="\n").encode()
     for at, part in enumerate(parts):
         text = text.replace(b"@%d" % at, part)
@@ -334,14 +346,14 @@ def test_lines_have_an_encoding_each(tmp_path, mark, parts, expected):
     assert load_neiss(path)["narrative"].tolist() == expected
 
 
-def test_a_byte_of_no_encoding_is_named(tsv):
+def test_a_byte_of_no_encoding_is_named(tsv: Callable[..., Path]) -> None:
     path = tsv([case(0, "25YOM\nCUT É"), case(1, "25YOM CUT # DX: LAC")], end="\n")
     path.write_bytes(path.read_bytes().replace(b"#", b"\x81"))
     with pytest.raises(ValueError, match="line 4 holds the byte 0x81"):
         load_neiss(path)
 
 
-def test_arguments_are_checked_before_any_work(tmp_path):
+def test_arguments_are_checked_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one of three") as told:
         load_neiss()
     assert "HOW_SURE_NEISS" in str(told.value) and ".tsv" in str(told.value)
@@ -364,7 +376,9 @@ def test_arguments_are_checked_before_any_work(tmp_path):
 LETTERS = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
 
 
-def test_a_draw_is_seeded_random_and_no_more_than_there_is(tsv):
+def test_a_draw_is_seeded_random_and_no_more_than_there_is(
+    tsv: Callable[..., Path],
+) -> None:
     hundred = tsv([case(at, f"CUT SELF {two}") for at, two in enumerate(LETTERS)])
     every = load_neiss(hundred)
     one = load_neiss(hundred, n=40, seed=1)
@@ -383,7 +397,7 @@ def test_a_draw_is_seeded_random_and_no_more_than_there_is(tsv):
         load_neiss(hundred, split="test", n=size + 1)
 
 
-def test_importing_the_data_imports_nothing_heavy():
+def test_importing_the_data_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'pooch', 'requests'}"
     script = f"import sys, helpers.datasets; print({heavy} & set(sys.modules))"
     command = [sys.executable, "-c", script]
@@ -391,7 +405,7 @@ def test_importing_the_data_imports_nothing_heavy():
     assert done.stdout.strip() == "set()"
 
 
-def test_tables_of_codes():
+def test_tables_of_codes() -> None:
     parts = body_parts()
     assert len(parts) == 26 and parts["name"].is_unique
     assert not {78, 86, 90, 91} & set(parts.index)
@@ -437,8 +451,13 @@ def kept(tmp_path: Path) -> Kept:
 
 
 def test_a_year_is_downloaded_once(
-    serve, httpserver, kept, tmp_path, monkeypatch, capfd
-):
+    serve: Serve,
+    httpserver: HTTPServer,
+    kept: Kept,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     serve(ANNUAL)
     digest = hashlib.sha256(ANNUAL).hexdigest()
     monkeypatch.setattr(neiss_files, "NEISS_SHA256", {2024: digest})
@@ -469,8 +488,13 @@ def test_a_year_is_downloaded_once(
     ids=range(10),
 )
 def test_an_answer_that_is_no_file_is_told_with_the_way_by_hand(
-    serve, kept, monkeypatch, status, content, message
-):
+    serve: Serve,
+    kept: Kept,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    content: bytes,
+    message: str,
+) -> None:
     if content == b"not known":
         monkeypatch.setattr(neiss_files, "NEISS_SHA256", {2024: "0" * 64})
     stop_at = 200_000 if content == ANNUAL else None

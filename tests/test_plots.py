@@ -79,7 +79,7 @@ def line(ax: Axes, start: str) -> Any:
     return found
 
 
-def test_import_and_style_leave_settings_alone(monkeypatch):
+def test_import_and_style_leave_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(mpl.rcParams)
     monkeypatch.setattr(helpers, "plots", plots)  # and the package is put back
     for name in [name for name in sys.modules if name.startswith("helpers.plots")]:
@@ -91,7 +91,7 @@ def test_import_and_style_leave_settings_alone(monkeypatch):
     assert dict(mpl.rcParams) == before
 
 
-def test_every_figure_of_a_notebook_is_shown(monkeypatch):
+def test_every_figure_of_a_notebook_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")
     cell = "with plots.style():\n    ax = plots.confidence_histogram([0.5])"
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel sets its own
@@ -108,7 +108,7 @@ def test_every_figure_of_a_notebook_is_shown(monkeypatch):
     assert shown == [1, 1]
 
 
-def test_palette_stands_out_on_white():
+def test_palette_stands_out_on_white() -> None:
     for colour in plots.PALETTE:
         parts = np.array(colour)
         linear = np.where(
@@ -120,7 +120,9 @@ def test_palette_stands_out_on_white():
 
 @pytest.mark.parametrize("word", ["$20 to $50", r"$\frac{$"])
 @pytest.mark.parametrize("own", [False, True], ids=["new axes", "own axes"])
-def test_dollar_signs_are_drawn_as_dollar_signs(tokens, report, word, own):
+def test_dollar_signs_are_drawn_as_dollar_signs(
+    tokens: NextTokens, report: CalibrationReport, word: str, own: bool
+) -> None:
     """Labels, texts, tokens, titles and legends, on axes made by us or by a user."""
     ax = plt.subplots()[1] if own else None
     table = pd.DataFrame(
@@ -153,7 +155,7 @@ def test_dollar_signs_are_drawn_as_dollar_signs(tokens, report, word, own):
         plt.close("all" if ax is None else None)
 
 
-def test_powers_of_ten_stay_formulas():
+def test_powers_of_ten_stay_formulas() -> None:
     ax = plt.subplots()[1]
     ax.set_xscale("log")
     ax.set_xlim(1, 1000)
@@ -163,7 +165,9 @@ def test_powers_of_ten_stay_formulas():
     assert powers and all(text.get_parse_math() for text in powers)
 
 
-def test_a_given_axes_is_drawn_on(tokens, report):
+def test_a_given_axes_is_drawn_on(
+    tokens: NextTokens, report: CalibrationReport
+) -> None:
     ax = Figure().subplots()
     for name, given in {
         "next_token_bars": [tokens],
@@ -177,7 +181,7 @@ def test_a_given_axes_is_drawn_on(tokens, report):
     assert plots.legend_below(ax) is ax and not plt.get_fignums()
 
 
-def test_next_token_bars_show_what_is_not_listed(tokens):
+def test_next_token_bars_show_what_is_not_listed(tokens: NextTokens) -> None:
     ax = plots.next_token_bars(tokens, groups={"agree": ["␣yes"]})
     assert widths(ax) == pytest.approx([0.6, 0.3, 0.1])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["␣yes", "␣no", "all others"]
@@ -185,7 +189,7 @@ def test_next_token_bars_show_what_is_not_listed(tokens):
     assert [t.get_text() for t in ax.texts] == ["60.00%", "30.00%", "10.00%"]
 
 
-def test_label_bars_add_up_to_one():
+def test_label_bars_add_up_to_one() -> None:
     table = pd.DataFrame(
         {"p_a": [0.75, 0.5], "p_b": [0.25, 0.5], "off_label": [0.2, 0.0]}
     )
@@ -194,7 +198,7 @@ def test_label_bars_add_up_to_one():
     assert legend(ax) == ["a", "b", "no label"]
 
 
-def test_panels_have_one_column_each():
+def test_panels_have_one_column_each() -> None:
     axes = plots.distribution_bars(PROBABILITIES)
     assert [ax.get_title() for ax in axes] == ["T = 1", "T = 0"]
     assert widths(axes[1]) == [1.0, 0.0] and texts(axes[1]) == "100%\n0"
@@ -208,7 +212,7 @@ def test_panels_have_one_column_each():
     assert [text.get_text() for text in axes[0].get_yticklabels()] == ["x", "y"]
 
 
-def test_histograms_count_every_row():
+def test_histograms_count_every_row() -> None:
     scores, truth = np.array([0.0, 0.2, 0.99, 1.0]), np.array([0, 0, 1, 1])
     ax = plots.score_histogram(scores, truth, thresholds={"half": 0.5})
     assert sum(patch.get_height() for patch in ax.patches) == 4
@@ -219,7 +223,7 @@ def test_histograms_count_every_row():
     assert legend(ax) == ["mean confidence 0.800", "accuracy 0.750"]
 
 
-def test_counts_out_of_view_are_not_drawn(report):
+def test_counts_out_of_view_are_not_drawn(report: CalibrationReport) -> None:
     widths = []
     for counts in (True, False):
         ax = plots.plot_reliability_diagram(report, counts=counts)
@@ -231,7 +235,7 @@ def test_counts_out_of_view_are_not_drawn(report):
 @pytest.mark.parametrize(
     ("low", "corner"), [(0, ("left", "top")), (1, ("right", "bot"))]
 )
-def test_panel_stands_where_it_hides_no_interval(low, corner):
+def test_panel_stands_where_it_hides_no_interval(low: int, corner: Any) -> None:
     confidence = np.repeat([0.1, 0.9, 0.3], [50, 50, 3 * low])
     correct = np.arange(len(confidence)) % 50 < (45 if low else 15)
     ax = plots.plot_reliability_diagram(confidence, correct)
@@ -239,7 +243,9 @@ def test_panel_stands_where_it_hides_no_interval(low, corner):
     assert (panel.get_ha(), panel.get_va()[:3]) == corner
 
 
-def test_diagram_draws_intervals_the_band_and_a_panel(report):
+def test_diagram_draws_intervals_the_band_and_a_panel(
+    report: CalibrationReport,
+) -> None:
     ax = plots.plot_reliability_diagram(report)
     curve = report.curve[report.curve["n"] > 0]
     band = [(p.get_y(), p.get_y() + p.get_height()) for p in ax.patches]
@@ -266,7 +272,9 @@ def test_diagram_draws_intervals_the_band_and_a_panel(report):
         plots.plot_reliability_diagram(report.confidence)
 
 
-def test_what_was_fitted_on_is_stamped(report, in_sample):
+def test_what_was_fitted_on_is_stamped(
+    report: CalibrationReport, in_sample: CalibrationReport
+) -> None:
     assert "IN-SAMPLE" not in texts(plots.plot_reliability_diagram(report))
     stamped = plots.plot_reliability_diagram(in_sample, panel=False, points=False)
     assert "IN-SAMPLE" in texts(stamped)
@@ -278,7 +286,7 @@ def test_what_was_fitted_on_is_stamped(report, in_sample):
     assert ["IN-SAMPLE" in name for name in legend(ax)] == [False, True]
 
 
-def test_map_shows_steps_as_steps_and_marks_a_score():
+def test_map_shows_steps_as_steps_and_marks_a_score() -> None:
     step = IsotonicRegressionCalibrator(rule="step").fit(
         [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99], [0, 1, 0, 1, 0, 1, 1]
     )
@@ -288,7 +296,7 @@ def test_map_shows_steps_as_steps_and_marks_a_score():
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (0.55, 0.5)
 
 
-def test_accuracy_by_threshold_is_that_of_the_rows_above():
+def test_accuracy_by_threshold_is_that_of_the_rows_above() -> None:
     confidence = np.repeat([0.6, 0.8, 0.95], 100)
     correct = np.concatenate([np.arange(100) < right for right in (50, 70, 96)])
     found = calibration_metrics(confidence, correct, n_resamples=20)
@@ -303,7 +311,7 @@ def test_accuracy_by_threshold_is_that_of_the_rows_above():
     assert {"act", "review", "check"} <= set(texts(ax).split("\n"))
 
 
-def test_progression_draws_what_most_draws_state():
+def test_progression_draws_what_most_draws_state() -> None:
     rows = [(100, draw, 0.9, 0.97, 0.8 + draw / 100) for draw in range(11)]
     rows += [(100, 0, 0.1, 0.12, 0.5)]  # one draw in eleven states this
     rows += [(200, draw, 0.9, 0.95, 0.85) for draw in range(11)]
@@ -315,7 +323,7 @@ def test_progression_draws_what_most_draws_state():
     assert middle.get_xydata() == pytest.approx(np.array([[0.97, 0.85]]))
 
 
-def test_learning_curves_draw_means_and_levels():
+def test_learning_curves_draw_means_and_levels() -> None:
     table = pd.DataFrame(
         {
             "calibrator": ["a", "a", "a", "b"],
@@ -335,7 +343,7 @@ def test_learning_curves_draw_means_and_levels():
     assert len({(one.get_marker(), str(one._dash_pattern)) for one in ax.lines}) == 10
 
 
-def test_threshold_progression_says_what_is_covered():
+def test_threshold_progression_says_what_is_covered() -> None:
     rows = [
         (n, t, s, t + s) for n in (50, 1000) for t in (0.8, 0.9) for s in (0.02, 0.1)
     ]
@@ -355,7 +363,7 @@ def class_gaps(**confidences: np.ndarray) -> pd.DataFrame:
     return class_table(predicted, np.arange(51) % 4 > 0, confidences)
 
 
-def test_class_gaps_lead_from_accuracy_to_confidence():
+def test_class_gaps_lead_from_accuracy_to_confidence() -> None:
     table = class_gaps(raw=np.linspace(0.6, 1, 51), calibrated=np.full(51, 0.7))
     ax = plots.plot_class_gaps(table)
     names = [text.get_text() for text in ax.get_yticklabels()]
@@ -375,7 +383,7 @@ def test_class_gaps_lead_from_accuracy_to_confidence():
     assert intervals == pytest.approx(table[["accuracy_low", "accuracy_high"]].values)
 
 
-def test_class_gaps_say_what_was_fitted_on(data):
+def test_class_gaps_say_what_was_fitted_on(data: Data) -> None:
     fitted = IsotonicRegressionCalibrator().fit(*data).predict(data[0])[:51]
     ax = plots.plot_class_gaps(
         class_gaps(raw=data[0][:51], mended=fitted), names=["raw"]
@@ -394,7 +402,7 @@ TRUTH = ["a"] * 200 + ["b"] * 4 + ["c"]
 SAID = ["a"] * 189 + ["b"] * 10 + ["c"] + ["b"] * 3 + ["a"] + ["a"]
 
 
-def test_confusion_writes_large_shares_and_leaves_out_small_ones():
+def test_confusion_writes_large_shares_and_leaves_out_small_ones() -> None:
     ax = plots.plot_confusion(TRUTH, SAID)
     written = {text.get_position(): text.get_text() for text in ax.texts}
     # At (column, row). Of a, 94.5 %, 5 % and 0.5 %.
@@ -408,8 +416,8 @@ def test_confusion_writes_large_shares_and_leaves_out_small_ones():
     assert np.ma.asarray(rarer.images[0].get_array()).mask[0, 1]
 
 
-def test_confusion_has_its_classes_in_order():
-    def names(ax):
+def test_confusion_has_its_classes_in_order() -> None:
+    def names(ax: Axes) -> list[str]:
         down = [text.get_text() for text in ax.get_yticklabels()]
         assert [text.get_text() for text in ax.get_xticklabels()] == down
         return down
@@ -428,6 +436,6 @@ def test_confusion_has_its_classes_in_order():
         ("abca", "labels must not have a class twice"),
     ],
 )
-def test_confusion_refuses_bad_input(labels, says):
+def test_confusion_refuses_bad_input(labels: str, says: str) -> None:
     with pytest.raises(ValueError, match=f"^{says}"):
         plots.plot_confusion(["a", "b"], ["a", "c"], labels=list(labels))

@@ -122,7 +122,7 @@ RECORDED: list[tuple[Callable[[], Any], Any]] = [
 
 
 @pytest.mark.parametrize("at", range(len(RECORDED)))
-def test_random_streams_are_those_of_the_book(at):
+def test_random_streams_are_those_of_the_book(at: int) -> None:
     call, expected = RECORDED[at]
     found = call()
     if isinstance(expected, dict):
@@ -141,7 +141,7 @@ def test_random_streams_are_those_of_the_book(at):
         lambda rng: labels_needed(LEVELS, target=0.1, n_simulations=50, rng=rng),
     ],
 )
-def test_the_same_seed_gives_the_same_result(call):
+def test_the_same_seed_gives_the_same_result(call: Callable[[Any], Any]) -> None:
     assert call(5) == call(5) == call(np.random.default_rng(5))
     assert call(5) != call(6)
     assert call(None) != call(None) or call(None) != call(None)
@@ -159,7 +159,9 @@ def test_the_same_seed_gives_the_same_result(call):
         (True, Binning(10, closed="right")),  # the ties are edges
     ],
 )
-def test_noise_floor_agrees_with_direct_simulation(ties, binning, norm):
+def test_noise_floor_agrees_with_direct_simulation(
+    ties: bool, binning: Binning, norm: Any
+) -> None:
     p = np.repeat(some_rows(100, seed=2, ties=ties)[0], 3)
     found = noise_floor(p, norm=norm, binning=binning, n_simulations=2000, level=0.9)
     direct = noise_floor(
@@ -176,7 +178,7 @@ def test_noise_floor_agrees_with_direct_simulation(ties, binning, norm):
     assert found.upper == pytest.approx(direct.upper, abs=2 * spread)
 
 
-def test_noise_floor_by_hand():
+def test_noise_floor_by_hand() -> None:
     # One row of .9: the error is .1 nine times of ten, and .9 once.
     found = noise_floor([0.9], n_simulations=40_000)
     assert found.mean == pytest.approx(0.9 * 0.1 + 0.1 * 0.9, abs=0.006)
@@ -189,9 +191,11 @@ def test_noise_floor_by_hand():
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("measure", MEASURES)
-def test_interval_is_that_of_a_plain_bootstrap(measure, grouped, paired):
-    sides = two_models(60, 2) if paired else (some_rows(60, seed=18),)
-    call = paired_difference if paired else bootstrap_interval
+def test_interval_is_that_of_a_plain_bootstrap(
+    measure: str, grouped: bool, paired: bool
+) -> None:
+    sides: Any = two_models(60, 2) if paired else (some_rows(60, seed=18),)
+    call: Any = paired_difference if paired else bootstrap_interval
     every = np.arange(60)
     # Cells of one side are in the order of the confidence.
     groups = every if paired else np.argsort(np.argsort(sides[0][0]))
@@ -200,7 +204,7 @@ def test_interval_is_that_of_a_plain_bootstrap(measure, grouped, paired):
     even = np.full(n_groups, 1 / n_groups)
     counts = np.random.default_rng(5).multinomial(n_groups, even, 40)
 
-    def score(rows, name, power=1):
+    def score(rows: np.ndarray, name: str, power: int = 1) -> float:
         found = [MEASURES[name](p[rows], y[rows]) ** power for p, y in sides]
         return found[1] - found[0] if paired else found[0]
 
@@ -212,14 +216,14 @@ def test_interval_is_that_of_a_plain_bootstrap(measure, grouped, paired):
         expected[1:] = value + pivot - expected[:0:-1]
     if measure in ("ece", "rmsce", "mce") and not paired:
         expected = np.maximum(expected, 0)
-    rule = {"binning": FIVE, "level": 0.9, "n_resamples": 40}
+    rule: dict[str, Any] = {"binning": FIVE, "level": 0.9, "n_resamples": 40}
     rule["groups"] = groups if grouped else None
     found = call(*(sides if paired else sides[0]), measure, rng=5, **rule)
     assert found == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "ties"), [(300, True), (21_000, False)])
-def test_merged_cells_resample_like_rows(n, ties):
+def test_merged_cells_resample_like_rows(n: int, ties: bool) -> None:
     # Groups of one row each are not merged.
     p, y = some_rows(n, seed=19, ties=ties)
     names = [*MEASURES] if ties else ["ece", "squared", "log_loss", "auroc"]
@@ -235,7 +239,7 @@ def test_merged_cells_resample_like_rows(n, ties):
         assert merged[measure].high == pytest.approx(high, abs=0.2 * width), measure
 
 
-def test_ties_stay_ties_when_rows_are_merged():
+def test_ties_stay_ties_when_rows_are_merged() -> None:
     # The mean of three .1 is .10000000000000002, which must not rank above .1.
     y = ([1] * 23 + [0] * 7) * 2
     found = bootstrap_interval([0.9] * 30 + [0.1] * 30, y, "auroc")
@@ -245,7 +249,7 @@ def test_ties_stay_ties_when_rows_are_merged():
     assert one == (0.5, 0.5, 0.5)
 
 
-def test_confidences_that_crowd_at_one_keep_their_order():
+def test_confidences_that_crowd_at_one_keep_their_order() -> None:
     # 24,000 rows within 1/4096 of one; their order is the whole of the AUROC.
     rng = np.random.default_rng(20)
     off = 10 ** -rng.uniform(3.7, 8, 24_000)
@@ -257,7 +261,7 @@ def test_confidences_that_crowd_at_one_keep_their_order():
 
 
 @pytest.mark.parametrize("place", [0.0, 1.0])
-def test_an_infinite_loss_stays_alone_when_rows_are_merged(place):
+def test_an_infinite_loss_stays_alone_when_rows_are_merged(place: float) -> None:
     p = np.full(21_000, abs(place - 1e-5))
     p[0] = place
     y = np.full(21_000, place == 0)
@@ -266,7 +270,7 @@ def test_an_infinite_loss_stays_alone_when_rows_are_merged(place):
     assert found.value == np.inf and found.low == pytest.approx(-np.log(1e-5))
 
 
-def test_resamples_without_both_outcomes_are_left_out():
+def test_resamples_without_both_outcomes_are_left_out() -> None:
     # Two groups: half of the resamples have one outcome only.
     groups = np.repeat(["a", "b"], 10)
     rows = [0.9] * 10 + [0.6] * 10, [1] * 10 + [0] * 10
@@ -274,7 +278,7 @@ def test_resamples_without_both_outcomes_are_left_out():
     assert all(np.isnan(bootstrap_interval([0.9, 0.8], [1, 1], "auroc")))
 
 
-def test_few_of_a_kind_give_no_interval_for_the_auroc():
+def test_few_of_a_kind_give_no_interval_for_the_auroc() -> None:
     scores, right = np.linspace(0.5, 1, 200), np.arange(200) % 20 != 7
     found = bootstrap_interval(scores, right, "auroc")
     assert found.value < found.high and found.low < found.value
@@ -285,7 +289,7 @@ def test_few_of_a_kind_give_no_interval_for_the_auroc():
     assert table.loc["AUROC", "no_interval"] == "fewer than 10 right or wrong"
 
 
-def test_groups_by_hand():
+def test_groups_by_hand() -> None:
     # Two groups: 9 rows right, 1 wrong; a draw gives accuracy 1, .9 or 0.
     groups = ["A b"] * 9 + ["c"]
     rows = [0.5] * 10, [1] * 9 + [0]
@@ -300,7 +304,7 @@ def test_groups_by_hand():
 
 @settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from([*MEASURES]))
-def test_a_difference_turns_its_sign_with_its_sides(seed, measure):
+def test_a_difference_turns_its_sign_with_its_sides(seed: int, measure: str) -> None:
     a, b = two_models(30, seed)
     there = paired_difference(a, b, measure, n_resamples=50)
     back = paired_difference(b, a, measure, n_resamples=50)
@@ -311,7 +315,7 @@ def test_a_difference_turns_its_sign_with_its_sides(seed, measure):
     assert paired_difference(a, a, measure, n_resamples=20) == (0, 0, 0)
 
 
-def test_undefined_differences():
+def test_undefined_differences() -> None:
     one_outcome = ([0.9, 0.8, 0.7], [1, 1, 1])
     both = ([0.9, 0.8, 0.7], [1, 1, 0])
     assert all(np.isnan(paired_difference(one_outcome, both, "auroc")))
@@ -334,11 +338,13 @@ def test_undefined_differences():
         ((0.6, 0.8, 0.0), Binning(), 0.06, 0.95, 0.8),
     ],
 )
-def test_labels_needed_against_direct_simulation(pool, binning, target, level, power):
+def test_labels_needed_against_direct_simulation(
+    pool: Any, binning: Binning, target: float, level: float, power: float
+) -> None:
     rng = np.random.default_rng(31)
     alpha, beta, least = pool
     p = least + (1 - least) * rng.beta(alpha, beta, 2000)
-    rule = {"target": target, "level": level, "power": power}
+    rule: dict[str, Any] = {"target": target, "level": level, "power": power}
     found = labels_needed(p, binning=binning, n_simulations=2000, **rule)
     place = np.floor(p * binning.n).astype(int)
     if binning.strategy == "quantile":
@@ -359,7 +365,7 @@ def test_labels_needed_against_direct_simulation(pool, binning, target, level, p
     assert found.floor == pytest.approx(floor, abs=0.003)
 
 
-def test_no_more_labels_than_most():
+def test_no_more_labels_than_most() -> None:
     assert labels_needed([0.999] * 9, target=0.9, most=3).n <= 3
     with pytest.raises(ValueError, match="^most=500 labels cannot certify 0.02"):
         labels_needed(LEVELS, target=0.02, most=500, n_simulations=50)
@@ -397,7 +403,7 @@ PAIR: Any = (paired_difference, dict.fromkeys("ab", ([0.5, 0.9, 0.7], [1, 0, 1])
         (PAIR, {"n_resamples": 0}, "n_resamples must be a whole number of 1 or more"),
     ],
 )
-def test_bad_settings(call, change, says):
+def test_bad_settings(call: Any, change: dict[str, Any], says: str) -> None:
     function, arguments = call
     with pytest.raises(ValueError, match=f"^{says}"):
         function(**arguments | change)

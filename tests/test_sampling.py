@@ -76,9 +76,9 @@ def likely_labels(model: LanguageModel, *, ended: bool) -> LabelTokens:
 
 @pytest.mark.parametrize("any_model", ["tiny_llama", "tiny_gpt2"], indirect=True)
 @pytest.mark.parametrize("ended", [True, False])
-def test_shares_are_the_models_own(any_model, ended):
+def test_shares_are_the_models_own(any_model: LanguageModel, ended: bool) -> None:
     labels = likely_labels(any_model, ended=ended)
-    asked = Fixed(any_model, labels)
+    asked: Any = Fixed(any_model, labels)
     n = 4000
     votes = sample_votes(asked, TEXTS, n=n, seed=1)
     exact = np.exp(label_logprobs(any_model, asked.prompts[:5], labels))
@@ -90,16 +90,18 @@ def test_shares_are_the_models_own(any_model, ended):
     assert (np.abs(votes / n - expected) <= 4.5 * deviation + 1e-3).all(axis=None)
 
 
-def test_same_seed_same_answers_whatever_the_batches(tiny_llama):
-    asked = Fixed(tiny_llama, likely_labels(tiny_llama, ended=True))
+def test_same_seed_same_answers_whatever_the_batches(tiny_llama: LanguageModel) -> None:
+    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=True))
     votes = sample_votes(asked, TEXTS, n=60, seed=5)
     assert not votes.equals(sample_votes(asked, TEXTS, n=60, seed=6))
     asked.token_budget = 1
     pd.testing.assert_frame_equal(votes, sample_votes(asked, TEXTS, n=60, seed=5))
 
 
-def test_without_a_tree_the_answers_are_the_same(tiny_llama, monkeypatch):
-    asked = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
+def test_without_a_tree_the_answers_are_the_same(
+    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
     votes = sample_votes(asked, TEXTS[:2], n=200, seed=7)
     assert (votes.sum() > 0).sum() >= 3
     monkeypatch.setattr(sampling, "tree_is_exact", lambda *_: False)
@@ -108,8 +110,8 @@ def test_without_a_tree_the_answers_are_the_same(tiny_llama, monkeypatch):
     assert np.abs(votes.to_numpy() - alone.to_numpy()).sum() <= 4
 
 
-def test_temperature_sharpens_and_flattens(tiny_llama):
-    asked = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
+def test_temperature_sharpens_and_flattens(tiny_llama: LanguageModel) -> None:
+    asked: Any = Fixed(tiny_llama, likely_labels(tiny_llama, ended=False))
     cold, own, hot = (
         sample_votes(asked, TEXTS, n=400, temperature=t, seed=1) for t in (0.2, 1, 30)
     )
@@ -121,7 +123,7 @@ def test_temperature_sharpens_and_flattens(tiny_llama):
     assert (hot[["a", "b"]] / 400).to_numpy() == pytest.approx(1 / 3, abs=0.09)
 
 
-def test_votes_know_their_texts_and_their_source(tiny_llama):
+def test_votes_know_their_texts_and_their_source(tiny_llama: LanguageModel) -> None:
     texts = pd.Series(TEXTS, index=[9, 4, 7, 1, 3])
     classifier = make(tiny_llama)
     votes = sample_votes(classifier, texts, n=2)
@@ -141,12 +143,14 @@ def test_votes_know_their_texts_and_their_source(tiny_llama):
         ({"seed": -1}, "seed must be a whole number of 0 or more"),
     ],
 )
-def test_bad_settings_are_refused(tiny_llama, settings, message):
+def test_bad_settings_are_refused(
+    tiny_llama: LanguageModel, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         sample_votes(make(tiny_llama), TEXTS, **settings)
 
 
-def test_labels_that_share_an_answer_are_refused(tiny_llama):
+def test_labels_that_share_an_answer_are_refused(tiny_llama: LanguageModel) -> None:
     shared = make(tiny_llama, spellings={"positive": ["yes"], "negative": ["yes"]})
     with pytest.raises(ValueError, match="share the tokens"):
         sample_votes(shared, TEXTS)
@@ -166,14 +170,16 @@ def test_labels_that_share_an_answer_are_refused(tiny_llama):
         (7, 10, (0.397, 0.892), (0.348, 0.933)),
     ],
 )
-def test_intervals_of_agreement(won, n, wilson, exact):
-    methods = {"wilson": wilson, "clopper-pearson": exact}
+def test_intervals_of_agreement(
+    won: int, n: int, wilson: tuple[float, float], exact: tuple[float, float]
+) -> None:
+    methods: dict[Any, Any] = {"wilson": wilson, "clopper-pearson": exact}
     for method, ends in methods.items():
         found = agreement(table([won, n - won, 0]), method=method).iloc[0]
         assert (found["low"], found["high"]) == pytest.approx(ends, abs=5e-4)
 
 
-def test_invalid_answers_stay_in_the_denominator():
+def test_invalid_answers_stay_in_the_denominator() -> None:
     found = agreement(table([6, 1, 3], [0, 0, 10]))
     assert found["agreement"].tolist() == [0.6, 0.0]
     assert found["n"].tolist() == [10, 10]
@@ -183,10 +189,10 @@ def test_invalid_answers_stay_in_the_denominator():
     assert given["agreement"].tolist() == [0.1, 0.2]
 
 
-def test_every_share_lies_in_its_interval():
+def test_every_share_lies_in_its_interval() -> None:
     votes = table(*[[k, 20 - k, 0] for k in range(21)])
     for method in ("wilson", "clopper-pearson"):
-        chosen = method
+        chosen: Any = method
         found = agreement(votes, prediction=["a"] * 21, method=chosen)
         assert (found["low"] <= found["agreement"]).all()
         assert (found["agreement"] <= found["high"]).all()
@@ -198,7 +204,7 @@ def test_every_share_lies_in_its_interval():
     # formulas_and_pitfalls §4.5: E[max share] of two labels.
     [(0.5, 3, 0.75), (0.5, 20, 0.588), (0.6, 10, 0.647), (0.9, 5, 0.902)],
 )
-def test_winners_share_of_the_table(p, n, share):
+def test_winners_share_of_the_table(p: float, n: int, share: float) -> None:
     found = winners_share([p, 1 - p], n)
     assert found == pytest.approx(share, abs=0.002)
     k = np.arange(n + 1)
@@ -206,7 +212,7 @@ def test_winners_share_of_the_table(p, n, share):
     assert found == pytest.approx(exact, abs=1e-9)
 
 
-def test_winners_share_of_several_outcomes():
+def test_winners_share_of_several_outcomes() -> None:
     p, n = np.array([0.5, 0.3, 0.2]), 6
     counts = [[a, b, n - a - b] for a in range(n + 1) for b in range(n + 1 - a)]
     expected = multinomial.pmf(counts, n, p) @ np.max(counts, axis=1) / n
@@ -216,14 +222,14 @@ def test_winners_share_of_several_outcomes():
     assert winners_share([0.5, 0.5], 400) == pytest.approx(0.52, abs=0.001)
 
 
-def test_smoothing_is_the_mean_of_a_dirichlet():
+def test_smoothing_is_the_mean_of_a_dirichlet() -> None:
     found = smoothed_share(table([8, 1, 1]), pseudo_votes=0.5)
     assert found.to_numpy()[0] == pytest.approx([8.5 / 11.5, 1.5 / 11.5, 1.5 / 11.5])
 
 
-def test_samples_needed_is_the_smallest_number():
+def test_samples_needed_is_the_smallest_number() -> None:
     for method in ("wilson", "clopper-pearson"):
-        chosen = method
+        chosen: Any = method
         n = samples_needed(0.3, share=0.5, method=chosen)
         even = [n - 2 + n % 2, n + n % 2]
         votes = table(*[[k // 2, k // 2, 0] for k in even])
@@ -235,7 +241,7 @@ def test_samples_needed_is_the_smallest_number():
         samples_needed(0.01, most=100)
 
 
-def test_settled_means_that_no_answers_can_change_the_winner():
+def test_settled_means_that_no_answers_can_change_the_winner() -> None:
     votes = table([6, 1, 0], [4, 3, 0], [5, 5, 0], [6, 3, 0])
     assert is_settled(votes, 10).tolist() == [True, False, False, True]
     # With three votes missing, 6 to 3 could end 6 to 6.
@@ -244,7 +250,7 @@ def test_settled_means_that_no_answers_can_change_the_winner():
         is_settled(votes, 8)
 
 
-def test_fewer_votes_are_some_of_the_votes():
+def test_fewer_votes_are_some_of_the_votes() -> None:
     votes = table(*[[60, 30, 10]] * 400)
     found = fewer_votes(votes, 20, seed=1)
     assert (found.sum(axis=1) == 20).all() and (found <= votes).all(axis=None)
@@ -276,6 +282,6 @@ CALLS: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("call", "message"), CALLS, ids=[m for _, m in CALLS])
-def test_bad_votes_are_refused(call, message):
+def test_bad_votes_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

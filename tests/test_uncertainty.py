@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def members(draw: Any) -> np.ndarray:
     return raw / raw.sum(axis=-1, keepdims=True)
 
 
-def test_a_row_by_hand():
+def test_a_row_by_hand() -> None:
     rows = [[0.5, 0.25, 0.25], [1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
     bits = np.array([1.5, 0, math.log2(3)])
     assert entropy(rows) == pytest.approx(bits * math.log(2))
@@ -59,7 +60,7 @@ def test_a_row_by_hand():
 
 
 @given(members())
-def test_measures_stay_in_bounds_under_any_order(found):
+def test_measures_stay_in_bounds_under_any_order(found: np.ndarray) -> None:
     rows = found[0]
     most = math.log(rows.shape[1])
     assert np.all((entropy(rows) >= 0) & (entropy(rows) <= most + 1e-12))
@@ -77,7 +78,7 @@ def test_measures_stay_in_bounds_under_any_order(found):
 
 
 @pytest.mark.parametrize("measure", [entropy, margin])
-def test_bad_rows_are_refused(measure):
+def test_bad_rows_are_refused(measure: Any) -> None:
     with pytest.raises(ValueError, match="a column for each of two"):
         measure([0.5, 0.5])
     with pytest.raises(ValueError, match="row 0 sums to 0.4"):
@@ -88,7 +89,7 @@ def test_bad_rows_are_refused(measure):
 VECTOR = np.array([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]])
 
 
-def test_decomposition_of_the_vector():
+def test_decomposition_of_the_vector() -> None:
     found = combine(VECTOR)
     assert found.mean == pytest.approx(np.array([[0.6, 0.4]]))
     assert found.total == pytest.approx([0.6730116670], abs=1e-10)
@@ -98,7 +99,7 @@ def test_decomposition_of_the_vector():
     assert combine(VECTOR[::-1]).agreement == pytest.approx([2 / 3])
 
 
-def test_members_at_the_limits():
+def test_members_at_the_limits() -> None:
     rows = np.random.default_rng(0).dirichlet(np.ones(3), size=1000)
     same = combine([rows] * 3)
     assert np.all(same.epistemic >= 0)  # rounding goes either way
@@ -123,7 +124,7 @@ TABLE = pd.DataFrame({"p_a": [0.5], "p_b": [0.5]}, index=["x"])
         ([TABLE, TABLE.to_numpy()], "same columns"),
     ],
 )
-def test_members_that_do_not_fit_are_refused(wrong, rule):
+def test_members_that_do_not_fit_are_refused(wrong: Any, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         combine(wrong)
 
@@ -137,7 +138,7 @@ def make(model: LanguageModel, **parameters: Any) -> LLMClassifier:
     return LLMClassifier(model, LABELS, "Review: {text}\nSentiment:", **parameters)
 
 
-def test_passes_differ_and_repeat_by_seed(dropping):
+def test_passes_differ_and_repeat_by_seed(dropping: LanguageModel) -> None:
     asked = make(dropping, examples=EXAMPLES)
     state = torch.random.get_rng_state()
     found = mc_dropout(asked, TEXTS, n_passes=4, seed=3)
@@ -150,17 +151,19 @@ def test_passes_differ_and_repeat_by_seed(dropping):
     assert np.all(combine(found).epistemic > 0)
 
 
-def test_nothing_is_changed_even_by_an_error(dropping, own_scores, monkeypatch):
+def test_nothing_is_changed_even_by_an_error(
+    dropping: LanguageModel, own_scores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = make(dropping, examples=EXAMPLES, cache=False)
     before, told = asked.predict_proba(TEXTS), dict(vars(asked))
     layers = [*dropping.network.modules()]
-    seen = []
+    seen: list[set[str]] = []
 
-    def unchanged(modes):
+    def unchanged(modes: list[bool]) -> bool:
         hooks = any(layer._forward_hooks for layer in layers)
         return [layer.training for layer in layers] == modes and not hooks
 
-    def fail(self, texts):
+    def fail(self: LLMClassifier, texts: Sequence[str]) -> None:
         seen.append({type(layer).__name__ for layer in layers if layer.training})
         raise RuntimeError("stop")
 
@@ -180,14 +183,16 @@ def test_nothing_is_changed_even_by_an_error(dropping, own_scores, monkeypatch):
     assert unchanged([False] * len(layers))
 
 
-def test_the_shared_prefix_is_read_anew_in_each_pass(make_tiny):
+def test_the_shared_prefix_is_read_anew_in_each_pass(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
     model = make_tiny("gpt2", resid_pdrop=0, embd_pdrop=0.5, attn_pdrop=0)
     asked = make(model, examples=EXAMPLES)
     asked.predict_proba(TEXTS)  # leaves a prefix of the whole network behind
-    read = []
+    read: list[torch.Tensor] = []
     drop = model.network.transformer.drop
 
-    def note(layer, _, out):
+    def note(layer: Any, _: Any, out: torch.Tensor) -> None:
         if layer.training:
             read.append(out)
 
@@ -202,7 +207,9 @@ def test_the_shared_prefix_is_read_anew_in_each_pass(make_tiny):
         assert not torch.equal(masks[1], masks[2])
 
 
-def test_passes_spread_as_plain_passes_do(make_tiny):
+def test_passes_spread_as_plain_passes_do(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
     model = make_tiny("gpt2", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0)
     asked = LLMClassifier(
         model, ["n", "y"], "Is it {text}?\n", examples=[("a", "n")], terminator=None
@@ -241,12 +248,16 @@ ONLY_ATTENTION = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
         ("bloom", {"attention_dropout": 0.2}, "all labels in one pass"),
     ],
 )
-def test_a_model_without_dropout_that_works_is_refused(make_tiny, kind, dropouts, says):
+def test_a_model_without_dropout_that_works_is_refused(
+    make_tiny: Callable[..., LanguageModel], kind: str, dropouts: Any, says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         mc_dropout(make(make_tiny(kind, **dropouts)), TEXTS)
 
 
-def test_dropout_added_to_a_llama_is_used(make_tiny):
+def test_dropout_added_to_a_llama_is_used(
+    make_tiny: Callable[..., LanguageModel],
+) -> None:
     model = make_tiny("llama")
     layer = model.network.model.layers[1].mlp
     layer.down_proj = torch.nn.Sequential(torch.nn.Dropout(0.3), layer.down_proj)
@@ -254,7 +265,7 @@ def test_dropout_added_to_a_llama_is_used(make_tiny):
     assert np.all(np.ptp(found, axis=0) > 0)
 
 
-def test_what_was_fitted_stays(dropping):
+def test_what_was_fitted_stays(dropping: LanguageModel) -> None:
     drawn = make(dropping, examples=2, prior="domain")
     with pytest.raises(NotFittedError):
         mc_dropout(drawn, TEXTS)
@@ -266,13 +277,13 @@ def test_what_was_fitted_stays(dropping):
     assert np.ptp(shift[..., 0]) == pytest.approx(0, abs=1e-4)
 
 
-def test_bad_numbers_of_passes(dropping):
+def test_bad_numbers_of_passes(dropping: LanguageModel) -> None:
     for wrong in ({"n_passes": 0}, {"seed": -1}, {"seed": 0.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             mc_dropout(make(dropping), TEXTS, **wrong)
 
 
-def test_orders_of_few_and_of_many_labels():
+def test_orders_of_few_and_of_many_labels() -> None:
     assert orders(["a", "b", "c"]) == list(itertools.permutations("abc"))
     many = orders(list("abcde"))
     assert many[1] == tuple("bcdea") and len(many) == 5
@@ -281,7 +292,7 @@ def test_orders_of_few_and_of_many_labels():
 
 
 @pytest.mark.parametrize("labels", [["b", "a"], list("abcde")])
-def test_a_pull_of_positions_is_found_and_averaged_out(labels):
+def test_a_pull_of_positions_is_found_and_averaged_out(labels: list[str]) -> None:
     k = len(labels)
     pull = np.arange(1, k + 1) / np.arange(1, k + 1).sum()
     shown = orders(labels)
@@ -294,7 +305,7 @@ def test_a_pull_of_positions_is_found_and_averaged_out(labels):
     assert found.mean == pytest.approx(np.full((2, k), 1 / k))
 
 
-def test_columns_may_be_named():
+def test_columns_may_be_named() -> None:
     tables = [[[0.9, 0.1]], [[0.5, 0.5]]]
     shown = [("z", "a"), ("a", "z")]
     assert position_bias(tables, shown).by_position == pytest.approx([0.3, 0.7])
@@ -313,7 +324,7 @@ def test_columns_may_be_named():
         ([("a", "b", "c"), ("c", "b", "a")], "hold the 2 labels"),
     ],
 )
-def test_orders_that_do_not_fit_are_refused(shown, rule):
+def test_orders_that_do_not_fit_are_refused(shown: Any, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         position_bias([[[0.9, 0.1]], [[0.5, 0.5]]], shown)
     for labels in (["a"], ["a", "a"], "ab"):
@@ -329,7 +340,7 @@ def simulated(n: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 @pytest.mark.parametrize("logits", [(), ("p",)])
-def test_values_are_those_of_the_regression(logits):
+def test_values_are_those_of_the_regression(logits: Any) -> None:
     signals, correct = simulated(300)
     found = CombinedConfidence(C=0.5, logit_columns=logits).fit(signals, correct)
     used = signals.assign(p=logit(signals["p"])) if logits else signals
@@ -341,7 +352,7 @@ def test_values_are_those_of_the_regression(logits):
     assert np.array_equal(found.predict(turned), found.predict(signals))
 
 
-def test_signals_about_different_labels_are_not_mixed():
+def test_signals_about_different_labels_are_not_mixed() -> None:
     signals, correct = simulated(50)
     signals["p_label"] = signals["z_label"] = np.where(signals["z"] > 5, "a", "b")
     found = CombinedConfidence().fit(signals, correct)
@@ -356,7 +367,7 @@ def test_signals_about_different_labels_are_not_mixed():
         CombinedConfidence().fit(signals, correct)
 
 
-def test_limits_of_signals():
+def test_limits_of_signals() -> None:
     signals, correct = simulated(60)
     signals["flat"] = 0.1
     signals.loc[0, "p"], signals.loc[1, "p"] = 0.0, 1.0
@@ -370,13 +381,13 @@ def test_limits_of_signals():
 
 
 @pytest.mark.parametrize("columns", [["p"], ("p",), np.array(["p"])])
-def test_weights_are_stored(columns, tmp_path):
+def test_weights_are_stored(columns: Any, tmp_path: Path) -> None:
     signals, correct = simulated(200)
     names = np.array([f"row {at}" for at in range(200)])
     found = CombinedConfidence(C=2.0, logit_columns=columns, floor=1e-4)
     found.fit(signals[:100], correct[:100], ids=names[:100], source={"model": "é"})
     found.save(tmp_path / "made.json")
-    again = load_calibrator(tmp_path / "made.json")
+    again: Any = load_calibrator(tmp_path / "made.json")
     assert type(again) is CombinedConfidence
     assert (again.C, again.logit_columns, again.floor) == (2.0, ("p",), 1e-4)
     assert again.signals_ == ["p", "z"] and again.to_dict() == found.to_dict()
@@ -387,7 +398,7 @@ def test_weights_are_stored(columns, tmp_path):
         from_dict(found.to_dict() | {"fitted": {"signals_": ["p"], **NO_WEIGHTS}})
 
 
-def test_signals_of_another_source_are_refused():
+def test_signals_of_another_source_are_refused() -> None:
     signals, correct = simulated(60)
     signals.attrs["source"] = {"model": "a", "prompt": "x"}
     combined = CombinedConfidence().fit(signals, correct)
@@ -413,7 +424,7 @@ SIGNALS, CORRECT = simulated(20)
         (SIGNALS[["z"]].rename(columns={"z": "x_label"}), "a column of numbers"),
     ],
 )
-def test_bad_signals_are_refused(wrong, rule):
+def test_bad_signals_are_refused(wrong: Any, rule: str) -> None:
     with pytest.raises((TypeError, ValueError), match=rule):
         CombinedConfidence().fit(wrong, CORRECT)
     with pytest.raises((TypeError, ValueError), match=rule):
@@ -430,7 +441,7 @@ def test_bad_signals_are_refused(wrong, rule):
         ({"logit_columns": ["z"]}, r"scores\['z'\] must lie"),
     ],
 )
-def test_bad_parameters_are_refused(parameters, rule):
+def test_bad_parameters_are_refused(parameters: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         CombinedConfidence(**parameters).fit(SIGNALS, CORRECT)
     with pytest.raises(ValueError, match="both outcomes"):
@@ -439,7 +450,7 @@ def test_bad_parameters_are_refused(parameters, rule):
         CombinedConfidence().fit(SIGNALS, CORRECT).predict(SIGNALS[["p"]])
 
 
-def test_the_fixed_mix():
+def test_the_fixed_mix() -> None:
     assert fixed_mix([1.0], [0.0]) == pytest.approx([0.6])
     assert fixed_mix([1.0], [0.5], weight=0) == pytest.approx([0.5])
     seen = Calibrated([0.2, 0.4], [True, False], known=True)
