@@ -474,7 +474,12 @@ def test_top_label_error_does_not_let_classes_make_up_for_each_other() -> None:
         (auroc, ([0.5, 0.6], [0, 2]), {}, "correct must be 0 or 1; row 1 is 2"),
         (auroc, (P, [1] * 20), {}, "correct must hold both outcomes .* all are True"),
         (calibration_test, ([0, 1], [0, 1]), {}, "confidence must lie inside"),
-        (calibration_test, ([0.5], [0]), {"method": METHODS[2]}, ".* off 0.5"),
+        (
+            calibration_test,
+            ([0.5], [0]),
+            {"method": METHODS[2]},
+            ".* off 0.5",
+        ),
         (maximum_calibration_error, (P, Y), {"binning": 10}, "binning must be a Binni"),
         (Binning, (0,), {}, "n must be a whole number of 1 or more, not 0"),
         (Binning, (2.5,), {}, "n must be a whole number of 1 or more, not 2.5"),
