@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 import tempfile
@@ -25,6 +26,12 @@ ROOT = Path(__file__).resolve().parents[1]
 USERS_CACHE = cache_dir()
 settings.register_profile("quick", deadline=None, max_examples=30)
 settings.load_profile("quick")
+gc.disable()  # what is imported and collected stays to the end
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
