@@ -15,7 +15,13 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from helpers.datasets import SPLITS, body_parts, diagnoses, load_neiss, neiss_files
+from helpers.datasets import (
+    SPLITS,
+    body_parts,
+    diagnoses,
+    load_neiss,
+    neiss_files,
+)
 from helpers.datasets.neiss_files import COLUMNS, HEADER
 from helpers.files import FetchError
 

@@ -113,7 +113,9 @@ RISKS = {
 @pytest.mark.parametrize("n", [60, 300, 1200])
 @pytest.mark.parametrize("shape", RISKS)
 @pytest.mark.parametrize("levels", [None, 12])
-def test_certified_threshold_is_that_of_the_procedure_by_hand(shape, n, levels):
+def test_certified_threshold_is_that_of_the_procedure_by_hand(
+    shape: str, n: int, levels: int | None
+) -> None:
     rng = np.random.default_rng(n)
     scores = rng.uniform(0.5, 1, n)
     correct = rng.uniform(size=n) >= RISKS[shape](scores)
@@ -192,7 +194,7 @@ def chance_of_a_false_certificate(risks: np.ndarray, tested: np.ndarray) -> floa
 
 @pytest.mark.parametrize("n", [60, 400])
 @pytest.mark.parametrize("where", BOUNDARIES)
-def test_certificates_are_wrong_no_more_often_than_promised(where, n):
+def test_certificates_are_wrong_no_more_often_than_promised(where: str, n: int) -> None:
     share, risk = map(np.array, BOUNDARIES[where])
     part = np.searchsorted(share.cumsum(), (np.arange(n) + 0.5) / n)
     tested = np.append(np.diff(part) > 0, True) | ("levels" not in where)
@@ -202,7 +204,7 @@ def test_certificates_are_wrong_no_more_often_than_promised(where, n):
         assert found > 0.04
 
 
-def test_just_enough_labels_without_an_error():
+def test_just_enough_labels_without_an_error() -> None:
     n = zero_failure_sample_size(0.1)
     found = choose_threshold(np.linspace(0.5, 0.99, n), [1] * n, 0.1)
     assert found.threshold == 0.5 and found.n_accepted == n
@@ -210,7 +212,7 @@ def test_just_enough_labels_without_an_error():
     assert fewer.threshold is None
 
 
-def test_confidences_near_one_are_told_apart():
+def test_confidences_near_one_are_told_apart() -> None:
     """A third of the confidences is above 0.9999, as of many tuned models."""
     rng = np.random.default_rng(0)
     scores = 1 - 10.0 ** -rng.uniform(1, 6, 9000)
@@ -220,7 +222,7 @@ def test_confidences_near_one_are_told_apart():
 
 
 @given(st.floats(1e-4, 0.999), st.floats(1e-6, 0.999))
-def test_fewest_items_without_an_error(risk, delta):
+def test_fewest_items_without_an_error(risk: float, delta: float) -> None:
     n = zero_failure_sample_size(risk, delta)
     assert (1 - risk) ** n <= delta
     assert n == 1 or (1 - risk) ** (n - 1) > delta
@@ -237,7 +239,7 @@ def test_fewest_items_without_an_error(risk, delta):
         ([0] * 300, None, "too many errors where it is highest (all wrong), and"),
     ],
 )
-def test_what_it_takes_is_said(correct, needed, said):
+def test_what_it_takes_is_said(correct: list, needed: int | None, said: str) -> None:
     found = choose_threshold([0.95] * len(correct), correct, 0.1)
     assert found.threshold is None and found.labels_needed == needed
     assert said in str(found)
@@ -246,7 +248,7 @@ def test_what_it_takes_is_said(correct, needed, said):
         assert choose_threshold(rows, correct, 0.1, grid=[0.9]).labels_needed == 58
 
 
-def test_what_is_wanting_is_named():
+def test_what_is_wanting_is_named() -> None:
     """Labels, or a confidence that ranks: with what was reached, and where."""
     rng = np.random.default_rng(3)
     scores = rng.uniform(0.5, 1, 800)
@@ -272,13 +274,13 @@ def test_what_is_wanting_is_named():
     assert "(AUROC 0.333, no interval; 0.5 is chance)" in str(unknown)
 
 
-def test_number_of_labels_has_the_power_it_names():
+def test_number_of_labels_has_the_power_it_names() -> None:
     # One threshold, 14 errors in 200 rows; one in ten more makes 15 in 210.
     found = choose_threshold([0.95] * 200, ([1] * 93 + [0] * 7) * 2, 0.1)
     needed = found.labels_needed
     assert found.threshold is None and needed is not None and needed > 200
 
-    def power(n):
+    def power(n: int) -> float:
         # Where fewer errors pass, as many as these do not.
         most = next(
             k for k in range(n, -1, -1) if passed_by_hand([n], [k], n, 0.1)[0][0]
@@ -288,7 +290,7 @@ def test_number_of_labels_has_the_power_it_names():
     assert 0.8 <= power(needed) < 0.83 and power(needed - 30) < 0.8
 
 
-def test_precision_changes_neither_choice_nor_verdict():
+def test_precision_changes_neither_choice_nor_verdict() -> None:
     shares = np.repeat([0.9, 0.7, 0.3], [60, 40, 50])
     correct = [1] * 98 + [0] * 52
     for stored in (np.float32(shares), np.float32(shares).astype(float)):
@@ -301,7 +303,7 @@ def test_precision_changes_neither_choice_nor_verdict():
             assert verify(threshold, stored, correct, 0.1).n_accepted == 100
 
 
-def test_own_grid_is_used_and_ties_go_together():
+def test_own_grid_is_used_and_ties_go_together() -> None:
     scores, correct = [0.9] * 100 + [0.7] * 100, [1] * 100 + [1, 0] * 50
     found = choose_threshold(scores, correct, 0.1, grid=[0.7, 0.9, 0.8, 0.9])
     assert found.tested["threshold"].tolist() == [0.9, 0.8, 0.7]
@@ -319,7 +321,7 @@ def test_own_grid_is_used_and_ties_go_together():
         ({"grid": [2.0]}, "grid must lie in"),
     ],
 )
-def test_bad_input(change, message):
+def test_bad_input(change: dict[str, Any], message: str) -> None:
     given_ = {"scores": [0.9, 0.9], "correct": [1, 1], "max_risk": 0.1} | change
     with pytest.raises(ValueError, match=message):
         choose_threshold(**given_)
@@ -344,7 +346,7 @@ def rows_drawn(groups: Any, rng: Any) -> list[int]:
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
-def test_one_row_of_each_group(groups, seed):
+def test_one_row_of_each_group(groups: list[int], seed: int) -> None:
     used = rows_drawn(groups, seed)
     assert sorted(groups[row] for row in used) == sorted(set(groups))
     for row in range(len(groups)):
@@ -354,7 +356,7 @@ def test_one_row_of_each_group(groups, seed):
         assert rule.n_errors == (row in used) and rule.n_labels == len(used)
 
 
-def test_every_row_of_a_group_is_drawn_as_often_and_without_groups_none():
+def test_every_row_of_a_group_is_drawn_as_often_and_without_groups_none() -> None:
     rng = np.random.default_rng(6)
     often = np.zeros(7)
     for _ in range(300):
@@ -365,10 +367,10 @@ def test_every_row_of_a_group_is_drawn_as_often_and_without_groups_none():
     assert verify(0.5, [0.6, 0.7], [1, 1], 0.1, rng=rng).n_labels == 2
     assert rng.bit_generator.state == before
     with pytest.raises(TypeError, match="rng must be"):
-        verify(0.5, [0.6], [1], 0.1, rng="today")
+        verify(0.5, [0.6], [1], 0.1, rng="today")  # type: ignore[arg-type]
 
 
-def test_groups_are_the_same_as_the_rows_drawn():
+def test_groups_are_the_same_as_the_rows_drawn() -> None:
     rng = np.random.default_rng(7)
     scores, groups = rng.uniform(0.6, 1, 900), rng.integers(0, 300, 900)
     correct = rng.uniform(size=900) < 0.7 + 0.3 * scores
@@ -387,8 +389,8 @@ def test_groups_are_the_same_as_the_rows_drawn():
         assert one.n_labels == own.sum()
 
 
-def test_classes_share_the_error_even_if_no_row_of_one_is_drawn():
-    rows = ([0.9] * 60, [1] * 60, ["a"] * 59 + ["b"], 0.1)
+def test_classes_share_the_error_even_if_no_row_of_one_is_drawn() -> None:
+    rows: Any = ([0.9] * 60, [1] * 60, ["a"] * 59 + ["b"], 0.1)
     groups = [*range(59), 0]
     found = [
         choose_thresholds_per_class(*rows, groups=groups, rng=rng) for rng in range(20)
@@ -411,7 +413,7 @@ def test_classes_share_the_error_even_if_no_row_of_one_is_drawn():
         (0, 0, "not enough data"),
     ],
 )
-def test_verdicts(right, wrong, verdict):
+def test_verdicts(right: int, wrong: int, verdict: str) -> None:
     scores = [0.95] * (right + wrong) + [0.2] * 50
     found = verify(0.9, scores, [1] * right + [0] * (wrong + 50), 0.05)
     assert found.verdict == verdict and found.threshold == 0.9
@@ -428,7 +430,7 @@ def test_verdicts(right, wrong, verdict):
     assert found.risk == wrong / (right + wrong)
 
 
-def test_verdicts_are_wrong_no_more_often_than_promised():
+def test_verdicts_are_wrong_no_more_often_than_promised() -> None:
     counts = np.arange(151)
     verdicts = np.array(
         [
@@ -442,7 +444,7 @@ def test_verdicts_are_wrong_no_more_often_than_promised():
         assert 0.05 < often <= 0.1
 
 
-def test_certificate_is_verified_at_its_own_word():
+def test_certificate_is_verified_at_its_own_word() -> None:
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1, 0.02)
     new = [0.95] * 50 + [0.8] * 30, [1] * 80
     found = verify(certified, *new)
@@ -461,7 +463,7 @@ def test_certificate_is_verified_at_its_own_word():
             verify(threshold, *new)
 
 
-def test_verification_in_words():
+def test_verification_in_words() -> None:
     found = verify_accepted([1] * 60 + [0] * 20, [1] * 59 + [0] * 21, 0.1)
     assert str(found) == (
         "Accept by this rule: a risk of at most 0.1 holds at 0.95 confidence. 60 of 80 "
@@ -479,12 +481,12 @@ def test_verification_in_words():
     assert nothing.endswith("None of 7 labelled items is accepted.")
 
 
-def test_spread_of_a_threshold_by_hand():
+def test_spread_of_a_threshold_by_hand() -> None:
     scores = np.array([0.9] * 6 + [0.6] * 4)
     correct = np.array([1] * 5 + [0] + [0, 0, 1, 1])
-    seen = []
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def choose(values, outcome):
+    def choose(values: np.ndarray, outcome: np.ndarray) -> float | None:
         seen.append((values, outcome))
         return [0.8, 0.0, 1.0, None][len(seen) - 1]
 
@@ -510,7 +512,7 @@ def test_spread_of_a_threshold_by_hand():
         assert row.kept == (errors <= 0.15 * accepted)
 
 
-def test_spread_of_a_certificate():
+def test_spread_of_a_certificate() -> None:
     rng = np.random.default_rng(5)
     scores = rng.uniform(0.5, 1, 600)
     correct = rng.random(600) < scores
@@ -529,12 +531,12 @@ def test_spread_of_a_certificate():
     assert not found.equals(other)
 
 
-def test_spread_takes_one_row_of_each_group():
+def test_spread_takes_one_row_of_each_group() -> None:
     groups = np.repeat(np.arange(40), 3)
     scores = (groups + 1) / 50  # tells the group
-    sides = []
+    sides: list[np.ndarray] = []
 
-    def choose(values, outcome):
+    def choose(values: np.ndarray, outcome: np.ndarray) -> float:
         sides.append(values)
         return 0.0
 
@@ -561,7 +563,7 @@ def test_spread_takes_one_row_of_each_group():
         ({"max_risk": 2}, "max_risk must lie between"),
     ],
 )
-def test_bad_splits(change, message):
+def test_bad_splits(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         threshold_spread(
             [0.9] * 4, [1, 1, 1, 0], **{"max_risk": 0.1, "choose": min} | change
@@ -591,7 +593,7 @@ def table() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("certify", CERTIFIERS.values(), ids=CERTIFIERS)
-def test_rows_that_a_calibrator_has_seen_certify_nothing(certify):
+def test_rows_that_a_calibrator_has_seen_certify_nothing(certify: Any) -> None:
     rng = np.random.default_rng(0)
     scores = rng.uniform(0.3, 1, 400)
     correct = (rng.random(400) < scores).astype(int)
@@ -607,7 +609,7 @@ def test_rows_that_a_calibrator_has_seen_certify_nothing(certify):
         certify(platt.predict(scores), correct)
 
 
-def test_marks_in_a_column_are_seen_and_those_beside_it_are_not(table):
+def test_marks_in_a_column_are_seen_and_those_beside_it_are_not(table: Any) -> None:
     choose_threshold(table["raw"], table["correct"], 0.2)
     for whole in (table, table.copy()):
         with pytest.raises(ValueError, match="^scores must be of rows that no calib"):
@@ -617,7 +619,7 @@ def test_marks_in_a_column_are_seen_and_those_beside_it_are_not(table):
         Policy.from_threshold(0.5).verify(named, 0.2)
 
 
-def test_tables_and_figures_of_seen_rows_say_so(table):
+def test_tables_and_figures_of_seen_rows_say_so(table: Any) -> None:
     rows = table["mended"], table["correct"]
     curve, buckets = cost_curve(*rows, COSTS), bucket_table(*rows)
     for made in (buckets, curve):
