@@ -178,12 +178,12 @@ def problems(notebook: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_chapter_has_the_form(path: Path) -> None:
+def test_chapter_has_the_form(path):
     assert re.fullmatch(r"[A0-9][0-9]_[a-z_]+", path.stem)
     assert list(problems(nbformat.read(path, as_version=4))) == []
 
 
-def test_names_of_exercises_and_figures_are_unique_in_the_book() -> None:
+def test_names_of_exercises_and_figures_are_unique_in_the_book():
     names = []
     for path in NOTEBOOKS:
         for cell in nbformat.read(path, as_version=4).cells:
@@ -226,7 +226,7 @@ def good() -> Any:
     return notebook
 
 
-def test_good_form_passes(good: Any) -> None:
+def test_good_form_passes(good):
     assert list(problems(good)) == []
 
 
@@ -273,6 +273,6 @@ BREACHES: list[tuple[str, Callable[[Any], None]]] = [
 
 
 @pytest.mark.parametrize(("expected", "change"), BREACHES, ids=[b[0] for b in BREACHES])
-def test_breach_is_found(good: Any, expected: str, change: Callable) -> None:
+def test_breach_is_found(good, expected, change):
     change(good)
     assert any(expected in problem for problem in problems(good))
