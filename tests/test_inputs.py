@@ -162,17 +162,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "noise_floor": {"measure": None},
     "paired_difference": dict.fromkeys("ab", Data("pair", (P, Y))),
     "class_gap_difference": {"confidences": Data("pair", (P, Y))},
-    "plot_confusion": {"truth": labels()},
     "plot_buckets": {"table": table(decisions.bucket_table(P, Y))},
-    "plot_class_gaps": {
-        "table": table(metrics.class_table(NAMES, Y, {"raw": P, "calibrated": P}))
-    },
     "plot_cost_curve": {"curve": table(decisions.cost_curve(P, Y, COSTS))},
-    "plot_learning_curves": {
-        "table": table(
-            pd.DataFrame({"calibrator": "Platt", "n": [5, 6] * 4, "ece": P, "draw": 0})
-        )
-    },
     "plot_monitor": {
         "table": table(
             pd.DataFrame({"item": np.arange(1, 9), "accuracy": P, "e_value": P}).assign(
@@ -181,27 +172,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
         )
     },
     "plot_reliability_diagram": {"report": NUMBERS, "points": False},
-    "plot_sample_size_progression": {
-        "table": table(
-            pd.DataFrame(
-                {"n": [5, 6] * 4, "draw": 0, "bin": Y, "confidence": P}
-            ).assign(accuracy=P)
-        )
-    },
-    "plot_threshold_progression": {
-        "table": table(
-            pd.DataFrame({"n": [5, 6] * 4, "threshold": 0.9, "coverage": P}).assign(
-                accuracy=P
-            )
-        )
-    },
-    "often_filled": {"table": table(pd.DataFrame({"draw": 0, "bin": Y}))},
-    "distribution_bars": {"table": table(SCORES[["p_x", "p_y"]])},
-    "measure_dots": {"table": table(SCORES[["p_x", "p_y"]])},
-    "next_token_bars": {"groups": None},
     "review_queue": {"costs": None, "threshold": None},
     "sample_votes": {"n": 3},
-    "score_histogram": {"thresholds": None, "truth": OUTCOMES},
     "resample_label_shift": {"n": 5},
     "winners_share": {
         "probabilities": Data("numbers", np.array([0.5, 0.25, 0.25])),

@@ -1,4 +1,4 @@
-"""The book's style: colour-blind palette with contrast, markers and patterns."""
+"""The book's style: colour-blind palette with contrast, markers and lines."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 PALETTE = tuple(sns.color_palette("colorblind")[at] for at in (0, 3, 2, 7, 4))
 MARKERS = ("o", "s", "^", "D", "v")
-HATCHES = ("", "///", "...", "xxx", "---")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-GREY = PALETTE[3]
 WIDTH = 7.0
 Look = dict[str, Any]  # what matplotlib takes as keywords
 DIAGONAL = Look({"color": "black", "linewidth": 1, "linestyle": "--"})
