@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -19,16 +19,29 @@ from ..decisions import (
     review_queue,
     zero_failure_sample_size,
 )
-from ..metrics import (
-    calibration_metrics,
-)
+from ..metrics import calibration_metrics
 from .applying import act, calibrated
 from .by_label import label_bounds
-from .candidates import HOSTED, LONGEST, NAMES, TUNED, WORDS, Candidate, draw_examples
+from .candidates import (
+    ANSWER,
+    BOTH,
+    HOSTED,
+    LONGEST,
+    NAMES,
+    PROBE,
+    TUNED,
+    WORDS,
+    AnswerAndStates,
+    Candidate,
+    LinearProbe,
+    ModelAnswer,
+    WordCounts,
+    draw_examples,
+)
 from .choosing import MEASURES, Choice, Tell, choose
 from .decision import Decision
 from .likeness import Likeness
-from .on_request import SHOWN, joined, made_candidate
+from .on_request import SHOWN, HostedAnswer, TunedModel
 from .prices import PolicyCost
 from .table import OURS, PROPOSED, OwnTable
 
@@ -159,9 +172,9 @@ def plan(
     shown, examples = first[:0], []
     if SHOWN & {*names}:
         most = groups[first].nunique() // 5
-        texts = table.texts[first].tolist()
-        places = draw_examples(texts, labels.tolist(), most, seed)
-        examples = [(texts[at], labels.iloc[at]) for at in places]
+        rows = table.labelled_rows(first)
+        places = draw_examples(rows, most, seed)
+        examples = [(rows.texts[at], str(rows.labels[at])) for at in places]
         # Copies of an example are not judged either.
         shown = first[groups[first].isin(groups[first].iloc[places])]
     long = int((table.texts.str.len() > LONGEST).sum())
@@ -176,14 +189,22 @@ def plan(
         if not isinstance(model, LanguageModel):
             # Held by all of them, so that it is loaded once.
             model = LanguageModel.load(model)
-    made = []
+    kinds = known.unique().tolist()
+    ways: dict[str, Callable[[], Candidate]] = {
+        WORDS: WordCounts,
+        ANSWER: lambda: ModelAnswer(kinds, examples, model),
+        PROBE: lambda: LinearProbe(model),
+        TUNED: lambda: TunedModel(kinds, model),
+        HOSTED: lambda: HostedAnswer(kinds, examples, hosted),
+    }
+    made: dict[str, Any] = {}
     for name in names:
         try:
-            kinds = known.unique().tolist()
-            made.append(made_candidate(name, kinds, examples, model, hosted))
+            made[name] = ways[name]()
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
-    made += joined(made)
+    if {ANSWER, PROBE} <= {*made}:  # what needs nothing else to be read
+        made[BOTH] = AnswerAndStates(made[ANSWER], made[PROBE])
     return Plan(
         replace(table, notes=tuple(notes)),
         float(risk),
@@ -192,7 +213,7 @@ def plan(
         shown,
         first.difference(shown),
         second,
-        made,
+        [*made.values()],
         apart,
         prices,
     )
@@ -221,9 +242,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     learned = first.union(plan.shown).union(plan.set_apart)
     choice = choose(
         plan.candidates,
-        table.texts[first].tolist(),
-        table.labels[first].tolist(),
-        table.groups[first].tolist(),
+        table.labelled_rows(first),
         names=sorted(table.labels[learned].unique()),
         risk=plan.risk,
         seed=plan.seed,
@@ -231,8 +250,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     )
     tell(f"{choice.candidate.name} is chosen; certifying it on other rows")
     candidate, calibrator = choice.candidate, choice.calibrator
-    of_rows = (table.texts, table.labels, table.groups)
-    candidate.fit(*(column[learned].tolist() for column in of_rows))
+    candidate.fit(table.labelled_rows(learned))
     raw, shares = calibrated(candidate, calibrator, table.texts[plan.certified_on])
     raw = raw.dropna(subset="confidence")
     judged = pd.DataFrame(
