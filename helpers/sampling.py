@@ -296,29 +296,6 @@ def agreement(
     )
 
 
-def smoothed_share(votes: pd.DataFrame, *, pseudo_votes: float = 1.0) -> pd.DataFrame:
-    """Shares of the labels and of "invalid" under a symmetric Dirichlet prior.
-
-    Parameters
-    ----------
-    votes : pandas.DataFrame
-        From :func:`sample_votes`.
-    pseudo_votes : float, default=1.0
-        Votes added to every outcome, above 0.
-
-    Examples
-    --------
-    >>> votes = pd.DataFrame({"yes": [8], "no": [0], "invalid": [0]})
-    >>> smoothed_share(votes).round(3).to_numpy().tolist()
-    [[0.818, 0.091, 0.091]]
-    """
-    if not 0 < pseudo_votes < np.inf:
-        raise ValueError(f"pseudo_votes must be above 0, not {pseudo_votes!r}.")
-    counts = _checked(votes) + pseudo_votes
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    return pd.DataFrame(shares, columns=votes.columns, index=votes.index)
-
-
 def winners_share(probabilities: ArrayLike, n: int) -> float:
     """The share that the winner of n votes has on average: E[largest count] / n, exact.
 
@@ -395,35 +372,6 @@ def _interval(won: Any, n: Any, method: str, level: float) -> tuple[Any, Any]:
     ends = proportion_confint(won, n, alpha=1 - level, method=check_interval(method))
     # Exact at the ends, where rounding leaves 1e-17.
     return np.clip(ends[0], 0, won / n), np.clip(ends[1], won / n, 1)
-
-
-def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:
-    """Whether further answers can no longer change each text's winner.
-
-    Parameters
-    ----------
-    votes : pandas.DataFrame
-        Votes so far.
-    n : int
-        How many there will be in all.
-
-    Examples
-    --------
-    >>> votes = pd.DataFrame({"yes": [6, 4], "no": [1, 3], "invalid": [0, 0]})
-    >>> is_settled(votes, 10).tolist()
-    [True, False]
-    """
-    check_count("n", n)
-    counts = _checked(votes)
-    missing = n - counts.sum(axis=1)
-    if (missing < 0).any():
-        at = int(np.flatnonzero(missing < 0)[0])
-        raise ValueError(
-            f"n must be at least the votes so far; it is {n}, and row {at} has "
-            f"{counts[at].sum()}."
-        )
-    ranked = np.sort(votes.drop(columns=INVALID, errors="ignore").to_numpy(), axis=1)
-    return pd.Series(ranked[:, -1] - ranked[:, -2] > missing, index=votes.index)
 
 
 def _checked(votes: Any) -> np.ndarray:

@@ -156,7 +156,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "cost_curve": {"thresholds": [0.5]},
     "fewer_votes": {"n": 2},
     "grouped_split": {"shares": (0.5, 0.25, 0.25)},
-    "is_settled": {"n": 9},
     "labels_needed": {"most": 1000},
     "near_duplicates": {"groups": labels(NAMES)},
     "noise_floor": {"measure": None},

@@ -8,7 +8,7 @@ and ``drift`` watch what comes later.
 
 from .conformal import ConformalSets, set_coverage
 from .costs import Costs, ThresholdChoice, best_threshold, break_even, cost_curve
-from .drift import ScoreDrift, resample_label_shift, score_drift
+from .drift import resample_label_shift, score_drift
 from .monitors import (
     AccuracyMonitor,
     CalibrationMonitor,
@@ -42,7 +42,6 @@ __all__ = [
     "Costs",
     "DetectionDelay",
     "Policy",
-    "ScoreDrift",
     "ThresholdChoice",
     "Verification",
     "best_threshold",

@@ -11,7 +11,6 @@ from .errors import (
     debiased_calibration_error,
     expected_calibration_error,
     maximum_calibration_error,
-    smooth_calibration_error,
     top_label_calibration_error,
 )
 from .planning import labels_needed
@@ -60,7 +59,6 @@ __all__ = [
     "noise_floor",
     "paired_difference",
     "risk_coverage_curve",
-    "smooth_calibration_error",
     "top_label",
     "top_label_calibration_error",
     "weighted_mean",

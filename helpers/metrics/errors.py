@@ -174,23 +174,6 @@ def debiased_calibration_error(
     return squared if norm == "squared" else float(np.sqrt(max(squared, 0.0)))
 
 
-def smooth_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Smooth calibration error (smECE): a kernel in place of bins.
-
-    Computed by ``relplot``, its authors' package (Błasiok and Nakkiran, ICLR 2024).
-    Arguments are those of :func:`expected_calibration_error`.
-
-    Examples
-    --------
-    >>> round(smooth_calibration_error([0.8] * 10, [1] * 7 + [0] * 3), 2)
-    0.1
-    """
-    from relplot.metrics import smECE  # brings plotting libraries along
-
-    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
-    return float(smECE(values.astype(float), outcome.astype(float)))
-
-
 def _binned(confidence: ArrayLike, correct: ArrayLike, binning: Binning) -> BinSums:
     values, outcome, _ = check_rows(confidence, correct, unanswered=True)
     return Bins.of(values, binning).sums(values, outcome)
