@@ -161,15 +161,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "noise_floor": {"measure": None},
     "paired_difference": dict.fromkeys("ab", Data("pair", (P, Y))),
     "class_gap_difference": {"confidences": Data("pair", (P, Y))},
-    "plot_buckets": {"table": table(decisions.bucket_table(P, Y))},
-    "plot_cost_curve": {"curve": table(decisions.cost_curve(P, Y, COSTS))},
-    "plot_monitor": {
-        "table": table(
-            pd.DataFrame({"item": np.arange(1, 9), "accuracy": P, "e_value": P}).assign(
-                lower=P / 2, upper=1.0
-            )
-        )
-    },
     "plot_reliability_diagram": {"report": NUMBERS, "points": False},
     "review_queue": {"costs": None, "threshold": None},
     "sample_votes": {"n": 3},

@@ -11,13 +11,7 @@ from .calibration import (
     plot_calibration_map,
     plot_reliability_diagram,
 )
-from .decisions import (
-    plot_buckets,
-    plot_cost_curve,
-    plot_monitor,
-    plot_risk_coverage,
-    plot_tested_thresholds,
-)
+from .decisions import plot_tested_thresholds
 from .style import LINES, MARKERS, PALETTE, style
 
 __all__ = [
@@ -28,12 +22,8 @@ __all__ = [
     "legend_below",
     "plot_accuracy_by_threshold",
     "plot_before_after",
-    "plot_buckets",
     "plot_calibration_map",
-    "plot_cost_curve",
-    "plot_monitor",
     "plot_reliability_diagram",
-    "plot_risk_coverage",
     "plot_tested_thresholds",
     "style",
 ]

@@ -23,7 +23,6 @@ Look = dict[str, Any]  # what matplotlib takes as keywords
 DIAGONAL = Look({"color": "black", "linewidth": 1, "linestyle": "--"})
 LIMIT = Look({"color": "black", "linewidth": 1, "linestyle": ":"})
 ABOVE = Look({"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)})
-OPEN = Look({"markerfacecolor": "white", "markeredgewidth": 1.4})
 STAMP = Look(
     {"s": "IN-SAMPLE", "x": 0.5, "y": 0.5, "ha": "center", "va": "center"}
     | {"rotation": 35, "fontsize": 28, "fontweight": "bold"}
