@@ -214,8 +214,6 @@ OF_ANOTHER_LENGTH = {"winners_share"}
 # Rows of their own.
 UNPAIRED = {
     ("score_drift", "current"),
-    ("learning_curves", "test"),
-    ("held_out_curves", "test"),
 }
 MEANT |= {("set_coverage", "sets", "equal names")}  # reads no names
 MEANT |= {

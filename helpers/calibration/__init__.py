@@ -19,7 +19,7 @@ from .binary import (
     VennAbersCalibrator,
 )
 from .files import from_dict, load_calibrator
-from .learning import cross_fitted, held_out_curves, learning_curves
+from .folds import cross_fitted
 from .marks import Calibrated
 from .multiclass import (
     MulticlassTemperatureScaling,
@@ -48,7 +48,5 @@ __all__ = [
     "VennAbersCalibrator",
     "cross_fitted",
     "from_dict",
-    "held_out_curves",
-    "learning_curves",
     "load_calibrator",
 ]
