@@ -207,39 +207,6 @@ def _walk(
     return counts
 
 
-def fewer_votes(votes: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFrame:
-    """The votes as if only n of the answers had been asked for.
-
-    Parameters
-    ----------
-    votes : pandas.DataFrame
-        From :func:`sample_votes`.
-    n : int
-        Answers to draw for each text, without replacement; no text may have fewer.
-    seed : int, default=0
-        Seed of the draw.
-
-    Examples
-    --------
-    >>> votes = pd.DataFrame({"yes": [9], "no": [0], "invalid": [0]})
-    >>> fewer_votes(votes, 4).to_numpy().tolist()
-    [[4, 0, 0]]
-    """
-    check_count("n", n)
-    check_count("seed", seed, 0)
-    counts = _checked(votes)
-    short = np.flatnonzero(counts.sum(axis=1) < n)
-    if len(short):
-        at = int(short[0])
-        raise ValueError(
-            f"n must be at most the answers of each text; it is {n}, and row {at} has "
-            f"{counts[at].sum()}."
-        )
-    rng = np.random.default_rng(seed)
-    kept = [rng.multivariate_hypergeometric(row, n) for row in counts]
-    return pd.DataFrame(kept, columns=votes.columns, index=votes.index)
-
-
 def agreement(
     votes: pd.DataFrame,
     *,

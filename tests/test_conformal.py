@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
-from statsmodels.stats.proportion import proportion_confint
 
-from helpers.decisions import ConformalSets, set_coverage
+from helpers.decisions import ConformalSets
 
 
 def drawn(
@@ -69,23 +68,6 @@ def test_the_guarantee(score: Any) -> None:
         assert np.mean(coverage) <= 0.8 + 1 / 151 + 3 * error
 
 
-def test_a_class_can_be_let_down_while_the_average_holds() -> None:
-    """One row in ten is rare, and the model never sees it coming."""
-    common, rare = [0.7, 0.2, 0.1], [0.6, 0.3, 0.1]
-    known = np.array([common] * 90 + [rare] * 10)
-    truth = [0] * 90 + [2] * 10
-    sets = ConformalSets(0.85).fit(known, truth).predict(known)
-    names = np.array(list("abc"))
-    found = set_coverage(sets, names[truth], list(names), level=0.9)
-    found = found.set_index(["by", "value"])
-    assert found.loc[("all", "all"), "coverage"] == 0.9
-    assert found.loc[("class", "a"), "coverage"] == 1
-    assert found.loc[("class", "c"), "coverage"] == 0
-    assert ("class", "b") not in found.index  # never the truth
-    assert found.loc[("class", "c"), "high"] < 0.85
-    assert found.loc[("size", 0), ["n", "coverage"]].tolist() == [10, 0]
-
-
 @pytest.mark.parametrize("score", ["lac", "top_k", "aps", "raps"])
 @pytest.mark.parametrize("n_labels", [1, 2, 3])
 def test_rare_labels_change_nothing(score: Any, n_labels: int) -> None:
@@ -128,20 +110,6 @@ def test_precision_changes_no_set() -> None:
         assert (again.predict(stored) == plain).all()
 
 
-def test_coverage_by_hand() -> None:
-    sets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1]])
-    found = set_coverage(sets, list("abbac"), list("abc"), level=0.9)
-    assert found["by"].tolist() == ["all"] + ["class"] * 3 + ["size"] * 3
-    assert found["value"].tolist() == ["all", "a", "b", "c", 0, 1, 2]
-    assert found["n"].tolist() == [5, 2, 2, 1, 1, 2, 2]
-    assert found["coverage"].tolist() == [0.6, 0.5, 0.5, 1, 0, 1, 0.5]
-    low, high = proportion_confint(3, 5, alpha=0.1, method="wilson")
-    assert (found["low"][0], found["high"][0]) == pytest.approx((low, high))
-    assert found["mean_size"].tolist() == [1.2, 1.5, 1, 1, 0, 1, 2]
-    assert found["empty"].tolist() == [0.2, 0, 0.5, 0, 1, 0, 0]
-    assert found["singletons"].tolist() == [0.4, 0.5, 0, 1, 0, 1, 0]
-
-
 TWO, THREE = [[0.8, 0.2]] * 20, [[0.7, 0.2, 0.1]] * 20
 
 
@@ -171,23 +139,6 @@ def test_bad_columns_and_no_fit() -> None:
     turned = pd.DataFrame(TWO, columns=["b", "a"])
     with pytest.raises(ValueError, match="^probabilities must have the columns"):
         sets.predict(turned)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"sets": [True, False]}, r"sets must have rows, .* not shape \(2,\)"),
-        ({"sets": np.empty((0, 2))}, r"sets must have rows, .* not shape \(0, 2\)"),
-        ({"sets": [[0.4, 0.6]]}, "sets must be 0 or 1; row 0 is 0.4"),
-        ({"labels": ["a", "a"]}, "labels must be one for each of 2 columns"),
-        ({"truth": ["c"]}, "truth must be one of the classes"),
-        ({"level": 95}, "level must lie between 0 and 1, not 95"),
-    ],
-)
-def test_bad_sets(change: dict[str, Any], says: str) -> None:
-    rows: Any = {"sets": [[True, False]], "truth": ["a"], "labels": ["a", "b"]}
-    with pytest.raises(ValueError, match=f"^{says}"):
-        set_coverage(**rows | change)
 
 
 def test_a_failed_fit_leaves_the_earlier_one() -> None:

@@ -154,7 +154,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "accuracy_above_table": {"thresholds": [0.5]},
     "compare": {"truth": labels()},
     "cost_curve": {"thresholds": [0.5]},
-    "fewer_votes": {"n": 2},
     "grouped_split": {"shares": (0.5, 0.25, 0.25)},
     "labels_needed": {"most": 1000},
     "near_duplicates": {"groups": labels(NAMES)},
@@ -215,7 +214,6 @@ OF_ANOTHER_LENGTH = {"winners_share"}
 UNPAIRED = {
     ("score_drift", "current"),
 }
-MEANT |= {("set_coverage", "sets", "equal names")}  # reads no names
 MEANT |= {
     ("score_drift", name, kind)
     for name in ("reference", "current")

@@ -37,7 +37,6 @@ from helpers.metrics import (
     expected_calibration_error,
     labels_needed,
     log_loss,
-    maximum_calibration_error,
     noise_floor,
     risk_coverage_curve,
     top_label,
@@ -386,7 +385,7 @@ def test_laws_of_errors_and_scores(
     )
     assert signed == pytest.approx(p.mean() - y.mean(), abs=1e-9)
     assert abs(signed) - 1e-9 <= l1 <= l2 + 1e-9 <= top + 2e-9 <= 1 + 1e-8
-    assert maximum_calibration_error(p, y, **rule) == top
+    assert expected_calibration_error(p, y, **rule, norm="max") == top
     d = BrierDecomposition.of(p, y, **rule)
     total = d.reliability - d.resolution + d.uncertainty
     total += d.within_variance - d.within_covariance
@@ -472,7 +471,6 @@ def test_top_label_error_does_not_let_classes_make_up_for_each_other() -> None:
         (calibration_metrics, (P, Y), {"level": 95}, "level must lie between 0 and 1"),
         (calibration_metrics, (P, Y), {"evaluation": "x"}, "evaluation must be one of"),
         (calibration_metrics, (P, Y), {"n_resamples": 0}, "n_resamples must be a whol"),
-        (maximum_calibration_error, (P, Y), {"binning": Binning(21, "quantile")}, "n"),
         (auroc, ([0.5, 1.5], [0, 1]), {}, r"confidence must .* \[0, 1\]; row 1 is 1.5"),
         (auroc, ([0.5, 0.6], [0, 2]), {}, "correct must be 0 or 1; row 1 is 2"),
         (auroc, (P, [1] * 20), {}, "correct must hold both outcomes .* all are True"),
@@ -483,7 +481,6 @@ def test_top_label_error_does_not_let_classes_make_up_for_each_other() -> None:
             {"method": METHODS[2]},
             ".* off 0.5",
         ),
-        (maximum_calibration_error, (P, Y), {"binning": 10}, "binning must be a Binni"),
         (Binning, (0,), {}, "n must be a whole number of 1 or more, not 0"),
         (Binning, (2.5,), {}, "n must be a whole number of 1 or more, not 2.5"),
         (Binning, (True,), {}, "n must be a whole number of 1 or more, not True"),
@@ -554,7 +551,7 @@ def test_report_values_are_those_of_the_functions(
         "noise floor, 95 %": floor.upper,
         "debiased squared error": found["squared"],
         "debiased L1 error": debiased_calibration_error(*rows, norm="l1", **rule),
-        "MCE": maximum_calibration_error(*rows, **rule),
+        "MCE": expected_calibration_error(*rows, **rule, norm="max"),
         "Brier score": found["brier"],
         "log loss": log_loss(*rows),
         "AUROC": found["auroc"],

@@ -16,7 +16,6 @@ from helpers.models import LanguageModel
 from helpers.sampling import (
     INVALID,
     agreement,
-    fewer_votes,
     sample_votes,
     samples_needed,
     winners_share,
@@ -232,19 +231,6 @@ def test_samples_needed_is_the_smallest_number() -> None:
     assert samples_needed(0.1, share=0.95) < samples_needed(0.1)
     with pytest.raises(ValueError, match="most=100 answers leave the interval"):
         samples_needed(0.01, most=100)
-
-
-def test_fewer_votes_are_some_of_the_votes() -> None:
-    votes = table(*[[60, 30, 10]] * 400)
-    found = fewer_votes(votes, 20, seed=1)
-    assert (found.sum(axis=1) == 20).all() and (found <= votes).all(axis=None)
-    assert found.mean().tolist() == pytest.approx([12, 6, 2], abs=0.4)
-    # Without replacement they vary less than a fresh sample would.
-    assert found["a"].var() == pytest.approx(20 * 0.6 * 0.4 * 80 / 99, rel=0.25)
-    assert fewer_votes(votes, 100).equals(votes)
-    assert fewer_votes(votes, 20, seed=1).equals(found)
-    with pytest.raises(ValueError, match="it is 101, and row 0 has 100"):
-        fewer_votes(votes, 101)
 
 
 VOTES = table([1, 2, 0])

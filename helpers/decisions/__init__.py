@@ -6,7 +6,7 @@
 and ``drift`` watch what comes later.
 """
 
-from .conformal import ConformalSets, set_coverage
+from .conformal import ConformalSets
 from .costs import Costs, ThresholdChoice, best_threshold, break_even, cost_curve
 from .drift import resample_label_shift, score_drift
 from .monitors import (
@@ -54,7 +54,6 @@ __all__ = [
     "resample_label_shift",
     "review_queue",
     "score_drift",
-    "set_coverage",
     "threshold_spread",
     "verify",
     "verify_accepted",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 from mapie import conformity_scores
 from mapie.classification import SplitConformalClassifier
 from mapie.conformity_scores import LACConformityScore
@@ -16,19 +14,14 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
-from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
-    as_array,
     check_between,
     check_choice,
     check_classified,
     check_count,
     check_distributions,
     check_not_fitted_on,
-    check_outcomes,
-    check_table,
-    check_truth,
 )
 
 Score = Literal["lac", "top_k", "aps", "raps"]
@@ -39,7 +32,7 @@ class ConformalSets(BaseEstimator):
 
     Fitted on labelled rows that took no part in training, prompting or calibration,
     sets of new rows hold the true label with probability ``level`` or more, on average
-    over all rows: :func:`set_coverage` measures it by class and by size.
+    over all rows; for a class or a size it may be less.
 
     Parameters
     ----------
@@ -122,65 +115,6 @@ class ConformalSets(BaseEstimator):
         return self._model.predict_set(_scaled(values))[1][:, :, 0]
 
 
-def set_coverage(
-    sets: ArrayLike,
-    truth: ArrayLike,
-    labels: Sequence[Any] | None = None,
-    *,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """How often sets hold the true label: overall, by class and by size.
-
-    Parameters
-    ----------
-    sets : array-like of bool, of shape (n, K)
-        Which labels are in the set of each row; of rows not fitted on.
-    truth : array-like of shape (n,)
-        The true labels.
-    labels : sequence, optional
-        Names of the columns. Default: 0, 1, ….
-    level : float, default=0.95
-        Level of Wilson's intervals.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for all and for each true class and size (``by``, ``value``): ``n``,
-        ``coverage`` with ``low`` and ``high``, ``mean_size``, and shares of ``empty``
-        and ``singletons``.
-
-    Examples
-    --------
-    >>> set_coverage([[True, False], [True, True]], [1, 1])["coverage"].tolist()
-    [0.5, 0.5, 0.0, 1.0]
-    """
-    check_between("level", level, 0, 1)
-    held = _check_sets(sets)
-    n, k = held.shape
-    names = list(range(k) if labels is None else labels)
-    if isinstance(labels, str) or len(names) != k or len(set(names)) < k:
-        raise ValueError(
-            f"labels must be one for each of {k} columns, all different, not "
-            f"{labels!r}."
-        )
-    actual = check_truth(truth, names, sets)
-    size = held.sum(axis=1)
-    rows = pd.DataFrame({"n": 1, "coverage": held[np.arange(n), actual]})
-    rows["mean_size"], rows["empty"], rows["singletons"] = size, size == 0, size == 1
-    parts = {"all": np.zeros(n, int), "class": actual, "size": size}
-    sums = {by: rows.groupby(part).sum() for by, part in parts.items()}
-    table = pd.concat(sums, names=["by", "value"]).reset_index()
-    held_n, of = table["coverage"], table["n"]
-    ends = proportion_confint(held_n, of, alpha=1 - level, method="wilson")
-    shares = list(rows.columns[1:])
-    table[shares] = table[shares].div(table["n"], axis=0)
-    table.insert(4, "low", ends[0])
-    table.insert(5, "high", ends[1])
-    called = {"all": ["all"], "class": names, "size": range(k + 1)}
-    table["value"] = [called[by][at] for by, at in table[["by", "value"]].to_numpy()]
-    return table
-
-
 # MAPIE refuses all but "lac" if fewer than three labels occur; fit has checked.
 class _TopK(conformity_scores.TopKConformityScore, LACConformityScore):
     """Ranks, however many labels occur."""
@@ -212,15 +146,3 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     """Rows that sum to one as closely as MAPIE asks."""
     exact = np.float32(values).astype(float)  # the same sets in either precision
     return exact / exact.sum(axis=1, keepdims=True)
-
-
-def _check_sets(sets: ArrayLike) -> np.ndarray:
-    if isinstance(sets, pd.DataFrame):
-        check_table(sets, name="sets")
-    array = as_array(sets, "sets")
-    if array.ndim != 2 or not array.size:
-        raise ValueError(
-            "sets must have rows, and a column for each label, not shape "
-            f"{array.shape}."
-        )
-    return np.stack([check_outcomes(part, name="sets") for part in array.T], axis=1)

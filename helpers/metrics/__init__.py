@@ -10,7 +10,6 @@ from .errors import (
     classwise_calibration_error,
     debiased_calibration_error,
     expected_calibration_error,
-    maximum_calibration_error,
     top_label_calibration_error,
 )
 from .planning import labels_needed
@@ -55,7 +54,6 @@ __all__ = [
     "expected_calibration_error",
     "labels_needed",
     "log_loss",
-    "maximum_calibration_error",
     "noise_floor",
     "paired_difference",
     "risk_coverage_curve",

@@ -45,21 +45,6 @@ def expected_calibration_error(
     return float(_binned(confidence, correct, binning).error(norm))
 
 
-def maximum_calibration_error(
-    confidence: ArrayLike, correct: ArrayLike, *, binning: Binning = UNIFORM
-) -> float:
-    """Maximum calibration error (MCE): the gap of the worst bin, however few its rows.
-
-    Arguments are those of :func:`expected_calibration_error`, whose norm "max" this is.
-
-    Examples
-    --------
-    >>> round(maximum_calibration_error([0.6, 0.6, 0.9], [1, 0, 1]), 3)
-    0.1
-    """
-    return expected_calibration_error(confidence, correct, binning=binning, norm="max")
-
-
 def classwise_calibration_error(
     probabilities: ArrayLike,
     truth: ArrayLike,
