@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -248,15 +247,17 @@ def agreement(
         chosen = np.array(labels, dtype=object)[places]
     place = votes.columns.get_indexer(chosen)
     won, n = counts[np.arange(len(counts)), place], counts.sum(axis=1)
-    low, high = _interval(won, n, method, level)
+    check_between("level", level, 0, 1)
+    low, high = proportion_confint(won, n, 1 - level, check_interval(method))
     return pd.DataFrame(
         {
             "prediction": chosen,
             "votes": won,
             "n": n,
             "agreement": won / n,
-            "low": low,
-            "high": high,
+            # Exact at the ends, where rounding leaves 1e-17.
+            "low": np.clip(low, 0, won / n),
+            "high": np.clip(high, won / n, 1),
             "entropy": entropy(counts, axis=1),
         },
         index=votes.index,
@@ -293,52 +294,6 @@ def winners_share(probabilities: ArrayLike, n: int) -> float:
         reached = together[n] if len(together) > n else 0.0
         total -= float(reached / poisson.pmf(n, n))
     return total / n
-
-
-def samples_needed(
-    width: float,
-    *,
-    share: float = 0.5,
-    method: Method = "wilson",
-    level: float = 0.95,
-    most: int = 1_000_000,
-) -> int:
-    """How many answers, and more, make the interval of a share narrow enough.
-
-    Parameters
-    ----------
-    width : float
-        The wanted width of the interval, in (0, 1).
-    share : float, default=0.5
-        The share that is expected; 0.5 needs the most.
-    method, level
-        As for :func:`agreement`.
-    most : int, default=1000000
-        Raise ValueError beyond this many.
-
-    Examples
-    --------
-    >>> samples_needed(0.2)
-    93
-    """
-    check_between("width", width, 0, 1)
-    check_between("share", share, 0, 1, closed=True)
-
-    def is_narrow(n: int) -> bool:
-        low, high = _interval(share * n, n, method, level)
-        return bool(high - low <= width)
-
-    found = bisect_left(range(most + 1), True, lo=1, key=is_narrow)
-    if found > most:
-        raise ValueError(f"most={most} answers leave the interval too wide.")
-    return found
-
-
-def _interval(won: Any, n: Any, method: str, level: float) -> tuple[Any, Any]:
-    check_between("level", level, 0, 1)
-    ends = proportion_confint(won, n, alpha=1 - level, method=check_interval(method))
-    # Exact at the ends, where rounding leaves 1e-17.
-    return np.clip(ends[0], 0, won / n), np.clip(ends[1], won / n, 1)
 
 
 def _checked(votes: Any) -> np.ndarray:

@@ -27,7 +27,7 @@ from helpers.own_data.candidates import (
     draw_examples,
 )
 from helpers.own_data.cli import main
-from helpers.own_data.decision import Decision
+from helpers.own_data.deciding import Decision
 from helpers.own_data.on_request import from_dict
 from helpers.own_data.stored import OwnPolicy
 from helpers.own_data.table import OwnTable, Rows, read_table

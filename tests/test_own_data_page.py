@@ -28,7 +28,7 @@ from helpers.decisions import (
 )
 from helpers.metrics import calibration_metrics
 from helpers.own_data.by_label import label_bounds
-from helpers.own_data.decision import Decision
+from helpers.own_data.deciding import Decision
 from helpers.own_data.likeness import Likeness
 from helpers.own_data.page import CHAPTERS, page
 from helpers.own_data.prices import PolicyCost

@@ -74,13 +74,13 @@ def test_import_and_style_leave_settings_alone(
     again = importlib.import_module("helpers.plots")
     assert again is not plots
     with again.style():
-        again.confidence_histogram([0.5])
+        again.plot_calibration_map({"same": np.asarray})
     assert dict(mpl.rcParams) == before
 
 
 def test_every_figure_of_a_notebook_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")
-    cell = "with plots.style():\n    ax = plots.confidence_histogram([0.5])"
+    cell = "with plots.style():\n    ax = plots.plot_calibration_map({'same': list})"
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel sets its own
     cells = ["from helpers import plots", cell, cell]
     notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
@@ -105,55 +105,15 @@ def test_palette_stands_out_on_white() -> None:
         assert 1.05 / (luminance + 0.05) >= 2.99  # WCAG 2.1, non-text contrast 3:1
 
 
-@pytest.mark.parametrize("word", ["$20 to $50", r"$\frac{$"])
-@pytest.mark.parametrize("own", [False, True], ids=["new axes", "own axes"])
-def test_dollar_signs_are_drawn_as_dollar_signs(
-    report: CalibrationReport, word: str, own: bool
-) -> None:
-    """Legends and labels, on axes made by us or by a user."""
-    ax = plt.subplots()[1] if own else None
-    drawn = [
-        lambda: plots.plot_accuracy_by_threshold({word: report}, ax=ax),
-        lambda: plots.legend_below(plots.plot_reliability_diagram(report, ax=ax)),
-    ]
-    for draw in drawn:
-        if ax is not None:
-            ax.clear()
-        found = draw()
-        found.figure.draw_without_rendering()
-        for text in found.findobj(mpl.text.Text):
-            if "$" in text.get_text():
-                assert not text.get_parse_math()
-        plt.close("all" if ax is None else None)
-
-
-def test_powers_of_ten_stay_formulas() -> None:
-    ax = plt.subplots()[1]
-    ax.set_xscale("log")
-    ax.set_xlim(1, 1000)
-    plots.legend_below(ax)
-    ax.figure.draw_without_rendering()
-    powers = [text for text in ax.get_xticklabels() if "mathdefault" in text.get_text()]
-    assert powers and all(text.get_parse_math() for text in powers)
-
-
 def test_a_given_axes_is_drawn_on(report: CalibrationReport) -> None:
     ax = Figure().subplots()
     for name, given in {
         "plot_reliability_diagram": [report],
-        "confidence_histogram": [report.confidence],
         "plot_accuracy_by_threshold": [{"raw": report}],
         "plot_calibration_map": [{"same": np.asarray}],
     }.items():
         assert getattr(plots, name)(*given, ax=ax) is ax
     assert plots.legend_below(ax) is ax and not plt.get_fignums()
-
-
-def test_histograms_count_every_row() -> None:
-    ax = plots.confidence_histogram([0.6, 0.8, 0.8, 1.0], [1, 1, 0, 1])
-    assert sum(patch.get_height() for patch in ax.patches) == 4
-    assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([0.8, 0.75])
-    assert legend(ax) == ["mean confidence 0.800", "accuracy 0.750"]
 
 
 def test_counts_out_of_view_are_not_drawn(report: CalibrationReport) -> None:

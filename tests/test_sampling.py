@@ -17,7 +17,6 @@ from helpers.sampling import (
     INVALID,
     agreement,
     sample_votes,
-    samples_needed,
     winners_share,
 )
 from helpers.scoring import label_logprobs
@@ -219,20 +218,6 @@ def test_winners_share_of_several_outcomes() -> None:
     assert winners_share([0.5, 0.5], 400) == pytest.approx(0.52, abs=0.001)
 
 
-def test_samples_needed_is_the_smallest_number() -> None:
-    for method in ("wilson", "clopper-pearson"):
-        chosen: Any = method
-        n = samples_needed(0.3, share=0.5, method=chosen)
-        even = [n - 2 + n % 2, n + n % 2]
-        votes = table(*[[k // 2, k // 2, 0] for k in even])
-        found = agreement(votes, method=chosen)
-        widths = (found["high"] - found["low"]).tolist()
-        assert widths[0] > 0.3 - 0.01 and widths[1] <= 0.3
-    assert samples_needed(0.1, share=0.95) < samples_needed(0.1)
-    with pytest.raises(ValueError, match="most=100 answers leave the interval"):
-        samples_needed(0.01, most=100)
-
-
 VOTES = table([1, 2, 0])
 CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: agreement(table([0, 0, 0])), "an answer in each row; row 0 has none"),
@@ -245,8 +230,6 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: agreement(VOTES, level=95), "level must lie between 0 and 1"),
     (lambda: winners_share([0.5, 0.6], 3), "must sum to one"),
     (lambda: winners_share([0.5, 0.5], 0), "n must be a whole number"),
-    (lambda: samples_needed(1.5), "width must lie between 0 and 1"),
-    (lambda: samples_needed(0.1, share=2), "share must lie between 0 and 1"),
 ]
 
 

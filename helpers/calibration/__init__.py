@@ -9,6 +9,7 @@ from .base import (
     CalibrationWarning,
     Calibrator,
     MulticlassCalibrator,
+    cross_fitted,
 )
 from .binary import (
     BetaCalibrator,
@@ -19,7 +20,6 @@ from .binary import (
     VennAbersCalibrator,
 )
 from .files import from_dict, load_calibrator
-from .folds import cross_fitted
 from .marks import Calibrated
 from .multiclass import (
     MulticlassTemperatureScaling,

@@ -29,7 +29,7 @@ from .thresholds import (
     choose_thresholds_per_class,
     zero_failure_sample_size,
 )
-from .verification import Verification, threshold_spread, verify, verify_accepted
+from .verification import Verification, verify, verify_accepted
 
 __all__ = [
     "REVIEW_BUCKETS",
@@ -54,7 +54,6 @@ __all__ = [
     "resample_label_shift",
     "review_queue",
     "score_drift",
-    "threshold_spread",
     "verify",
     "verify_accepted",
     "zero_failure_sample_size",

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
 
+from ..calibration import ProbabilityCalibrator
 from ..calibration.files import Floats, Share, Stored, packed
 from ..checks import plain_text
 from ..logistic import (
@@ -120,6 +121,23 @@ class Candidate:
         table.loc[table["confidence"].isna(), "prediction"] = None
         table.attrs["source"] = self.source()
         return table
+
+    def calibrated(
+        self, calibrator: ProbabilityCalibrator, texts: pd.Series
+    ) -> tuple[pd.DataFrame, Any]:
+        """The table with calibrated predictions, and the calibrated probabilities.
+
+        These are of the rows of which anything is known; the others have no prediction.
+        """
+        table = self.score_table(texts)
+        known = table.dropna(subset="confidence")
+        columns = [f"p_{name}" for name in self.labels]
+        ids = [plain_text(text) for text in texts[known.index]]
+        shares = calibrator.predict(known[columns], ids=ids)
+        labels = np.array(self.labels, dtype=object)
+        best = np.asarray(shares).argmax(axis=1)
+        table.loc[known.index, "prediction"] = labels[best]
+        return table, shares
 
 
 class WordCounts(Candidate):

@@ -21,7 +21,7 @@ from . import options
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .decision import Decision
+    from .deciding import Decision
     from .prices import PolicyCost
     from .table import OwnTable
 
