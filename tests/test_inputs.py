@@ -74,7 +74,6 @@ class Data:
 NUMBERS = Data("numbers", P)
 OUTCOMES = Data("outcomes", Y)
 ROW_DATA = Data("rows", ROWS)
-PAIR = Data("pair", (P, Y))
 WORDS = np.where(TRUE, "positive", "negative").astype(object)
 
 
@@ -93,7 +92,6 @@ GIVEN: dict[str, Any] = {
     "weights": Data("numbers", P + 1),
     "current": Data("numbers", P**2),
     **dict.fromkeys(("correct", "accepted"), OUTCOMES),
-    **dict.fromkeys(("labelled", "test"), PAIR),
     **dict.fromkeys(("predicted", "prediction", "stratify"), labels()),
     "truth": labels(TRUE),
     "groups": labels(np.arange(N) // 2),
@@ -102,7 +100,6 @@ GIVEN: dict[str, Any] = {
     "ids": labels(np.arange(N) + 100),
     **dict.fromkeys(("probabilities", "sample_targets"), ROW_DATA),
     "truth_onehot": Data("rows", np.eye(2)[TRUE]),
-    "sets": Data("rows", np.eye(2)[TRUE] == 1),
     **dict.fromkeys(("table", "base", "tuned"), table()),
     "votes": table(VOTES),
     "signals": table(SCORES[["p_x", "off_label"]]),
@@ -119,9 +116,8 @@ GIVEN: dict[str, Any] = {
     "binning": metrics.Binning(2),
     "budget": 3,
     "calibrator": PLATT,
-    "calibrators": {"Platt": PLATT},
     "costs": COSTS,
-    **dict.fromkeys(("n_bins", "n_draws", "n_passes", "n_splits"), 2),
+    **dict.fromkeys(("n_bins", "n_passes", "n_splits"), 2),
     **dict.fromkeys(("n_resamples", "n_simulations"), 9),
     "promised": 0.9,
     "question": "Sure?",
@@ -191,8 +187,6 @@ CALLED = {
     "a": "of a|a must",
     "b": "of b|b must",
     "confidences": "raw|confidences",
-    "labelled": "scores|correct",
-    "test": "test_scores|test_correct",
     "report": "confidence|report",
     "table": "table|confidence|prediction|correct",
     "base": "base|truth",
