@@ -284,7 +284,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Look for no garbage: importing makes many objects, and hardly any of that."""
+    """Look for no garbage where many objects are made, and hardly any of that."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -327,6 +327,7 @@ def _tensor_hash(tensor: torch.Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
+@_without_collection()
 def _tokenizer_rules(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
