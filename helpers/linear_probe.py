@@ -62,7 +62,10 @@ class LinearProbeClassifier(TextClassifier):
     model : LanguageModel or str, optional
         The model, or a name for :meth:`LanguageModel.load`.
     layers : sequence of float, default=(1/6, 1/3, 1/2)
-        Which layers, as shares of the model's depth; 1 is the last.
+        Which layers, as shares of the model's depth; 1 is the last. The embedded model
+        reads ``(0.1, 0.2, 0.4)`` a quarter faster. With 400 labels that gave the same
+        accuracy on news, posts and tweets, one point more on injuries and three points
+        less on film reviews.
     instruction : str or None, default="Text:"
         A line that the model reads before each text, such as what the texts are and
         what is asked about them. Without any, the first token of a text takes the place

@@ -112,6 +112,30 @@ def exercise_problems(cells: list[Any]) -> Iterator[str]:
         yield "no solution with executed code"
 
 
+def defined(cell: Any) -> Iterator[str]:
+    for node in ast.walk(tree(cell)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler):
+            yield str(node.name)
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.alias):
+            yield (node.asname or node.name).split(".")[0]
+
+
+def name_problems(code: list[Any]) -> Iterator[str]:
+    """Names that a reader of the page meets and cannot look up on it."""
+    removed = [cell for cell in code if tags(cell) & {"remove-cell", "remove-input"}]
+    shown = [cell for cell in code if cell not in removed]
+    seen = {name for cell in shown for name in defined(cell)}
+    lost = {name for cell in removed for name in defined(cell)} - seen
+    for cell in shown:
+        used = {node.id for node in ast.walk(tree(cell)) if isinstance(node, ast.Name)}
+        for name in sorted(used & lost):
+            yield f"defined in a removed cell only: {name}"
+
+
 def problems(notebook: Any) -> Iterator[str]:
     """Every breach of the form, in words."""
     cells = notebook.cells
@@ -134,6 +158,7 @@ def problems(notebook: Any) -> Iterator[str]:
             yield f"no heading {heading!r}"
     yield from parameter_problems(code)
     yield from flag_problems(code)
+    yield from name_problems(code)
     yield from exercise_problems(cells)
     for cell in code:
         first = cell.source.splitlines()[0] if cell.source else "(empty)"
@@ -212,6 +237,11 @@ def replace(index: int, source: str) -> Callable[[Any], None]:
     return change
 
 
+def hide_definition(notebook: Any) -> None:
+    hidden = new_code_cell("table = 1", metadata={"tags": ["remove-cell"]})
+    notebook.cells.insert(2, hidden)
+
+
 BREACHES: list[tuple[str, Callable[[Any], None]]] = [
     ("kernel", lambda n: n.metadata.kernelspec.update(name="venv")),
     ("no language", lambda n: n.metadata.kernelspec.pop("language")),
@@ -237,6 +267,7 @@ BREACHES: list[tuple[str, Callable[[Any], None]]] = [
     ("without alt", lambda n: n.cells[4].metadata.mystnb.pop("image")),
     ("without caption", lambda n: n.cells[4].metadata.mystnb.figure.pop("caption")),
     ("without name", lambda n: n.cells[4].metadata.mystnb.figure.pop("name")),
+    ("removed cell only: table", hide_definition),
     ("recorded: c", replace(3, "{glue:text}`c:.2f`")),
 ]
 

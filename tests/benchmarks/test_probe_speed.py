@@ -76,6 +76,7 @@ def test_features_are_quick_and_the_same() -> None:
     texts, other, shown = drawn[:N_TEXTS], drawn[N_TEXTS], drawn[N_TEXTS + 1 :]
     probe = LinearProbeClassifier(model, cache=False)
     layers = probe.fit(shown[:4], ["a", "b", "a", "b"]).layers_
+    lower = LinearProbeClassifier(model, (0.1, 0.2, 0.4), cache=False)
     prompted = LLMClassifier(
         model,
         LABELS,
@@ -94,6 +95,7 @@ def test_features_are_quick_and_the_same() -> None:
     ours = "linear probe"
     works: dict[str, Callable[[], object]] = {
         ours: lambda: kept(ours, probe.features(texts)),
+        f"linear probe, layers {lower.layers}": lambda: lower.features(texts),
         "prompted, 8 examples, 4 labels": lambda: prompted.predict_proba(texts),
         "transformers, as they come": lambda: kept("plain", batches(False)),
         "transformers, by length": lambda: kept("sorted", batches(True)),
