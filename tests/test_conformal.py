@@ -36,7 +36,7 @@ def lac_by_hand(
     return 1 - new <= strange[place - 1] + 1e-8
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(0, 10_000),
     st.integers(2, 5),

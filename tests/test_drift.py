@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, ks_2samp, wasserstein_distance
 
@@ -21,7 +21,6 @@ SCORES = st.lists(st.integers(0, 30), min_size=2, max_size=40)
 
 
 @given(SCORES, SCORES)
-@settings(max_examples=25, deadline=None)
 def test_distances_are_those_of_scipy(left: list[int], right: list[int]) -> None:
     then, now = np.array(left) / 30, np.array(right) / 30
     found = score_drift(then, now, rng=0, n_resamples=1).table()["value"]
@@ -146,7 +145,6 @@ def test_shares_by_hand(shares: Any, n: int, expected: dict[str, int]) -> None:
     assert counts(rows) == expected
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=30),
     st.lists(st.floats(0, 1), min_size=5, max_size=5),

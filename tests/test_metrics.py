@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm as normal
 
@@ -258,11 +258,7 @@ def test_errors_of_classes_are_those_of_their_columns(norm: Any) -> None:
 
 @pytest.mark.parametrize(
     ("right", "n", "level", "low", "high"),
-    [
-        (5, 5, 0.95, 0.566, 1),
-        (7, 10, 0.95, 0.397, 0.892),
-        (7, 10, 0.9, 0.4417, 0.8731),
-    ],
+    [(5, 5, 0.95, 0.566, 1), (7, 10, 0.95, 0.397, 0.892), (7, 10, 0.9, 0.4417, 0.8731)],
 )
 def test_wilson_interval_of_a_bin(
     right: int, n: int, level: float, low: float, high: float
@@ -374,7 +370,6 @@ BINNINGS = st.builds(
 
 
 @given(ROWS, BINNINGS, st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
 def test_laws_of_errors_and_scores(
     rows: list[tuple[float, bool]], binning: Binning, random: Any
 ) -> None:

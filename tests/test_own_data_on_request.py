@@ -248,10 +248,7 @@ def yes_or_no(tmp_path: Path) -> Path:
 
 
 def test_an_adapter_goes_with_its_policy_and_no_other_is_taken(
-    yes_or_no: Path,
-    network: Path,
-    own_scores: Path,
-    capsys: pytest.CaptureFixture[str],
+    yes_or_no: Path, network: Path, own_scores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = yes_or_no
     asked = ("decide", mine, "--use", "words", "--tune", "--model", network, "--json")

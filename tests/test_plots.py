@@ -79,9 +79,7 @@ def line(ax: Axes, start: str) -> Any:
     return found
 
 
-def test_import_and_style_leave_settings_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_import_and_style_leave_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(mpl.rcParams)
     monkeypatch.setattr(helpers, "plots", plots)  # and the package is put back
     for name in [name for name in sys.modules if name.startswith("helpers.plots")]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy.stats import beta, binom
@@ -345,7 +345,6 @@ def rows_drawn(groups: Any, rng: Any) -> list[int]:
     return sorted((used * n).round().astype(int) - 1)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
 def test_one_row_of_each_group(groups: list[int], seed: int) -> None:
     used = rows_drawn(groups, seed)
