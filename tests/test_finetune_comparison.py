@@ -26,7 +26,6 @@ from helpers.metrics import (
     debiased_calibration_error,
     expected_calibration_error,
     log_loss,
-    maximum_calibration_error,
     noise_floor,
     paired_difference,
 )
@@ -254,7 +253,7 @@ def one_side(table: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
         "noise floor, mean": floor.mean,
         "noise floor, 95 %": floor.upper,
         "debiased squared error": debiased_calibration_error(p, y, **rule),
-        "MCE": maximum_calibration_error(p, y, **rule),
+        "MCE": expected_calibration_error(p, y, **rule, norm="max"),
         "Brier score": brier_score(p, y),
         "Brier score of labels": brier_score(rows, truth),
         "log loss": log_loss(p, y),

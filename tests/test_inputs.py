@@ -75,7 +75,6 @@ class Data:
 NUMBERS = Data("numbers", P)
 OUTCOMES = Data("outcomes", Y)
 ROW_DATA = Data("rows", ROWS)
-PAIR = Data("pair", (P, Y))
 WORDS = np.where(TRUE, "positive", "negative").astype(object)
 
 
@@ -94,7 +93,6 @@ GIVEN: dict[str, Any] = {
     "weights": Data("numbers", P + 1),
     "current": Data("numbers", P**2),
     **dict.fromkeys(("correct", "accepted"), OUTCOMES),
-    **dict.fromkeys(("labelled", "test"), PAIR),
     **dict.fromkeys(("predicted", "prediction", "stratify"), labels()),
     "truth": labels(TRUE),
     "groups": labels(np.arange(N) // 2),
@@ -103,7 +101,6 @@ GIVEN: dict[str, Any] = {
     "ids": labels(np.arange(N) + 100),
     **dict.fromkeys(("probabilities", "sample_targets"), ROW_DATA),
     "truth_onehot": Data("rows", np.eye(2)[TRUE]),
-    "sets": Data("rows", np.eye(2)[TRUE] == 1),
     **dict.fromkeys(("table", "base", "tuned"), table()),
     "votes": table(VOTES),
     "signals": table(SCORES[["p_x", "off_label"]]),
@@ -120,9 +117,8 @@ GIVEN: dict[str, Any] = {
     "binning": metrics.Binning(2),
     "budget": 3,
     "calibrator": PLATT,
-    "calibrators": {"Platt": PLATT},
     "costs": COSTS,
-    **dict.fromkeys(("n_bins", "n_draws", "n_passes", "n_splits"), 2),
+    **dict.fromkeys(("n_bins", "n_passes", "n_splits"), 2),
     **dict.fromkeys(("n_resamples", "n_simulations"), 9),
     "promised": 0.9,
     "question": "Sure?",
@@ -155,54 +151,15 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "accuracy_above_table": {"thresholds": [0.5]},
     "compare": {"truth": labels()},
     "cost_curve": {"thresholds": [0.5]},
-    "fewer_votes": {"n": 2},
     "grouped_split": {"shares": (0.5, 0.25, 0.25)},
-    "is_settled": {"n": 9},
     "labels_needed": {"most": 1000},
     "near_duplicates": {"groups": labels(NAMES)},
     "noise_floor": {"measure": None},
     "paired_difference": dict.fromkeys("ab", Data("pair", (P, Y))),
     "class_gap_difference": {"confidences": Data("pair", (P, Y))},
-    "plot_confusion": {"truth": labels()},
-    "plot_buckets": {"table": table(decisions.bucket_table(P, Y))},
-    "plot_class_gaps": {
-        "table": table(metrics.class_table(NAMES, Y, {"raw": P, "calibrated": P}))
-    },
-    "plot_cost_curve": {"curve": table(decisions.cost_curve(P, Y, COSTS))},
-    "plot_learning_curves": {
-        "table": table(
-            pd.DataFrame({"calibrator": "Platt", "n": [5, 6] * 4, "ece": P, "draw": 0})
-        )
-    },
-    "plot_monitor": {
-        "table": table(
-            pd.DataFrame({"item": np.arange(1, 9), "accuracy": P, "e_value": P}).assign(
-                lower=P / 2, upper=1.0
-            )
-        )
-    },
     "plot_reliability_diagram": {"report": NUMBERS, "points": False},
-    "plot_sample_size_progression": {
-        "table": table(
-            pd.DataFrame(
-                {"n": [5, 6] * 4, "draw": 0, "bin": Y, "confidence": P}
-            ).assign(accuracy=P)
-        )
-    },
-    "plot_threshold_progression": {
-        "table": table(
-            pd.DataFrame({"n": [5, 6] * 4, "threshold": 0.9, "coverage": P}).assign(
-                accuracy=P
-            )
-        )
-    },
-    "often_filled": {"table": table(pd.DataFrame({"draw": 0, "bin": Y}))},
-    "distribution_bars": {"table": table(SCORES[["p_x", "p_y"]])},
-    "measure_dots": {"table": table(SCORES[["p_x", "p_y"]])},
-    "next_token_bars": {"groups": None},
     "review_queue": {"costs": None, "threshold": None},
     "sample_votes": {"n": 3},
-    "score_histogram": {"thresholds": None, "truth": OUTCOMES},
     "resample_label_shift": {"n": 5},
     "winners_share": {
         "probabilities": Data("numbers", np.array([0.5, 0.25, 0.25])),
@@ -231,8 +188,6 @@ CALLED = {
     "a": "of a|a must",
     "b": "of b|b must",
     "confidences": "raw|confidences",
-    "labelled": "scores|correct",
-    "test": "test_scores|test_correct",
     "report": "confidence|report",
     "table": "table|confidence|prediction|correct",
     "base": "base|truth",
@@ -253,10 +208,7 @@ OF_ANOTHER_LENGTH = {"winners_share"}
 # Rows of their own.
 UNPAIRED = {
     ("score_drift", "current"),
-    ("learning_curves", "test"),
-    ("held_out_curves", "test"),
 }
-MEANT |= {("set_coverage", "sets", "equal names")}  # reads no names
 MEANT |= {
     ("score_drift", name, kind)
     for name in ("reference", "current")

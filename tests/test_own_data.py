@@ -28,10 +28,10 @@ from helpers.own_data.candidates import (
     draw_examples,
 )
 from helpers.own_data.cli import main
-from helpers.own_data.decision import Decision
+from helpers.own_data.deciding import Decision
 from helpers.own_data.on_request import from_dict
 from helpers.own_data.stored import OwnPolicy
-from helpers.own_data.table import OwnTable, read_table
+from helpers.own_data.table import OwnTable, Rows, read_table
 
 WORD = {"fruit": "apple pear plum fig".split(), "tool": "saw drill axe file".split()}
 
@@ -100,9 +100,7 @@ class Given(Candidate):
         self.name, self.at = name, at
         self.labels = ["a", "b"]
 
-    def fit(
-        self, texts: Sequence[str], truth: Sequence[str], groups: Any = None
-    ) -> Self:
+    def fit(self, rows: Rows) -> Self:
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -145,9 +143,7 @@ def test_choice_takes_the_better_candidate_and_says_by_how_much() -> None:
     texts = [f"{x:.4f} {y:.4f}" for x, y in zip(rng.random(300), good, strict=True)]
     choice = deciding.choose(
         [Given("bad", 0), Given("good", 1)],
-        texts,
-        np.where(truth, "b", "a").tolist(),
-        range(300),
+        Rows(texts, np.where(truth, "b", "a"), np.arange(300)),
         names=["a", "b"],
         risk=0.15,
     )
@@ -220,9 +216,14 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     assert decision.certificate.n_labels == len(second) == 30
 
 
+def rows_of(table: pd.DataFrame) -> Rows:
+    labels = table["label"].to_numpy(str)
+    return Rows(table["text"].tolist(), labels, np.arange(len(table)))
+
+
 def test_words_learn_and_are_stored_as_numbers() -> None:
     train, test = texts_of(80), texts_of(40, seed=1, noise=0)
-    made = WordCounts().fit(train["text"].tolist(), train["label"].tolist())
+    made = WordCounts().fit(rows_of(train))
     shares = made.predict_proba(test["text"].tolist())
     assert np.allclose(shares.sum(axis=1), 1)
     told = np.array(made.labels)[shares.argmax(axis=1)]
@@ -242,7 +243,7 @@ def test_words_learn_and_are_stored_as_numbers() -> None:
 def test_words_of_three_labels_are_stored(tmp_path: Path) -> None:
     rows = texts_of(90)
     rows.loc[60:, ["text", "label"]] = ["red blue green", "colour"]
-    made = WordCounts().fit(rows["text"].tolist(), rows["label"].tolist())
+    made = WordCounts().fit(rows_of(rows))
     assert made.labels == ["colour", "fruit", "tool"]
     again = from_dict(made.to_dict())
     texts = rows["text"].tolist()
@@ -253,9 +254,11 @@ def test_groups_do_not_choose_the_penalty_of_words() -> None:
     """Labels of groups at random: their other texts would tell them."""
     who = np.repeat(np.arange(30), 3)
     texts = [f"a{n} b{n} c{n} {at}" for at, n in enumerate(who)]
-    truth = np.random.default_rng(0).choice(["x", "y"], 30)[who].tolist()
-    alone = WordCounts().fit(texts, truth).predict_proba(texts)
-    grouped = WordCounts().fit(texts, truth, who.tolist()).predict_proba(texts)
+    truth = np.random.default_rng(0).choice(["x", "y"], 30)[who]
+    alone, grouped = (
+        WordCounts().fit(Rows(texts, truth, groups)).predict_proba(texts)
+        for groups in (np.arange(90), who)
+    )
     assert grouped.max() < alone.max() - 0.1
 
 
@@ -265,7 +268,7 @@ def test_a_label_that_a_fold_has_not_seen_gets_laplaces_share() -> None:
     rows = np.arange(21)
     folds = grouped_folds(truth, rows, 5)
     labels = ["a", "b", "c"]
-    shares = WordCounts().held_out_proba(texts, truth, labels, rows, folds)
+    shares = WordCounts().held_out_proba(Rows(texts, truth, rows), labels, folds)
     assert np.allclose(shares.sum(axis=1), 1)
     fit, judge = next((fit, judge) for fit, judge in folds if 20 in judge)
     share = 1 / (len(fit) + 3)
@@ -274,12 +277,13 @@ def test_a_label_that_a_fold_has_not_seen_gets_laplaces_share() -> None:
 
 def test_examples_take_labels_in_turn_and_are_not_long() -> None:
     texts = ["x" * 5000, *["short"] * 30]
-    truth = ["b", *["a"] * 20, *["b"] * 10]
-    places = draw_examples(texts, truth, 20, 0)
+    truth = np.array(["b", *["a"] * 20, *["b"] * 10])
+    rows = Rows(texts, truth, np.arange(31))
+    places = draw_examples(rows, 20, 0)
     assert [truth[at] for at in places] == ["a", "b"] * 4
     assert 0 not in places
-    assert len(draw_examples(texts, truth, 3, 0)) == 3
-    assert draw_examples(["x" * 5000] * 20, truth[:20], 8, 0) == []
+    assert len(draw_examples(rows, 3, 0)) == 3
+    assert draw_examples(Rows(["x" * 5000] * 20, truth[:20], rows.groups), 8, 0) == []
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from helpers.metrics import (
     expected_calibration_error,
     labels_needed,
     log_loss,
-    maximum_calibration_error,
     noise_floor,
     paired_difference,
 )
@@ -38,7 +37,7 @@ QUANTILE_TEN = Binning(10, "quantile")
 MEASURES: dict[str, Callable[[Any, Any], float]] = {
     "ece": lambda p, y: expected_calibration_error(p, y, binning=FIVE),
     "rmsce": lambda p, y: expected_calibration_error(p, y, binning=FIVE, norm="l2"),
-    "mce": lambda p, y: maximum_calibration_error(p, y, binning=FIVE),
+    "mce": lambda p, y: expected_calibration_error(p, y, binning=FIVE, norm="max"),
     "squared": lambda p, y: debiased_calibration_error(p, y, binning=FIVE),
     "accuracy": lambda p, y: float(np.mean(y)),
     "confidence": lambda p, y: float(np.mean(p)),
