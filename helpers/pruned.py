@@ -28,7 +28,7 @@ from .verbalizer import LabelTokens
 _KEPT_BUDGETS = 4
 # How much of the mass that is followed is expected to end in labels: rather little, as
 # a token too many costs less than one more step.
-_ARRIVES = 0.1
+_ARRIVES = 0.3
 
 
 @torch.inference_mode()

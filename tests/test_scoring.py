@@ -295,6 +295,7 @@ def test_pruned_scores_are_kept_apart_from_exact_ones(
     for prune, expected in zip((0.1, None, 1e-3), first, strict=True):
         again = label_logprobs(sharp, PROMPTS, ENDING, prune=prune, cache=True)
         np.testing.assert_array_equal(again, expected)
+    assert (first[0][:, -1] > first[2][:, -1]).any()  # which follows more
 
 
 @pytest.mark.parametrize("prune", [0, 1, -1e-4, np.nan, "0.1"])
