@@ -341,6 +341,23 @@ def stage(root: Path, ready: list[Path]) -> list[str]:
     ]
 
 
+def mend(made: Path) -> None:
+    """Put right in rendered pages what themes get wrong, and drop what nobody reads.
+
+    Thebe is set up twice, which is an error, though nothing here asks for it; works
+    stand in a list without items; a button's name is not its label.
+    """
+    for path in made.rglob("*.html"):
+        text = path.read_text("utf-8")
+        text = re.sub(r"<script[^>]*>const THEBE_JS_URL.*?</script>", "", text)
+        text = re.sub(r"<script[^>]*sphinx-thebe\.js[^>]*></script>", "", text)
+        text = text.replace('role="doc-biblioentry"', 'role="listitem"')
+        text = re.sub(r'(search-button-field[^>]*) aria-label="[^"]*"', r"\1", text)
+        path.write_text(text, "utf-8")
+    for path in made.rglob("*.map"):
+        path.unlink()
+
+
 def render(root: Path, staged: list[str], strict: bool) -> Path:
     """Render the staged source, unless it has been; return the page to open."""
     build = root / "_build"
@@ -371,6 +388,7 @@ def render(root: Path, staged: list[str], strict: bool) -> Path:
     missing = [page for page in staged if not (made / f"{page}.html").exists()]
     if missing:
         raise BuildError(f"pages of _toc.yml were not made: {', '.join(missing)}")
+    mend(made)
     (made / mark.name).write_text(key, "utf-8")
     shutil.move(made, build / "html")
     shutil.rmtree(build / "site")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.util
 import json
@@ -182,7 +183,7 @@ def _load_plain(source: Source) -> Any:
         )
         more = {"quantization_config": bits, "device_map": {"": device}}
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), _without_collection():
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
             network: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 place, dtype=dtype, **more
@@ -281,6 +282,18 @@ def _quiet_transformers() -> Iterator[None]:
             logs.enable_progress_bar()
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Look for no garbage where many objects are made, and hardly any of that."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def fingerprint(network: PreTrainedModel, tokenizer: Any) -> str:
     """Hash of the architecture, of every weight in its place and of the tokenizer."""
     config = network.config.to_dict()
@@ -289,10 +302,13 @@ def fingerprint(network: PreTrainedModel, tokenizer: Any) -> str:
     digest = hashlib.sha256(repr(sorted(config.items(), key=str)).encode())
     digest.update(_tokenizer_rules(tokenizer).encode())
     weights = network.state_dict()
+    # An output embedding may be the input's: the same memory is hashed once.
+    apart = {_memory(tensor): tensor for tensor in weights.values()}
     with ThreadPoolExecutor() as pool:
-        hashes = pool.map(_tensor_hash, weights.values())
-        for (key, tensor), found in zip(weights.items(), hashes, strict=True):
-            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}{found}".encode())
+        hashes = dict(zip(apart, pool.map(_tensor_hash, apart.values()), strict=True))
+    for key, tensor in weights.items():
+        found = hashes[_memory(tensor)]
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}{found}".encode())
     for key, module in network.named_modules():
         scaling = getattr(module, "scaling", None)
         if isinstance(scaling, dict):  # how strongly an adapter counts
@@ -302,11 +318,16 @@ def fingerprint(network: PreTrainedModel, tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
 def _tensor_hash(tensor: torch.Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
+@_without_collection()
 def _tokenizer_rules(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python

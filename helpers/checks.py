@@ -186,11 +186,6 @@ def check_labels(values: Any, name: str, *rows: Any, what: str = "label") -> np.
     return array.astype(object)
 
 
-def can_be_held_out(values: Any) -> bool:
-    """Whether a claim that rows were held out can be believed."""
-    return bool(getattr(getattr(values, "values", values), "can_tell", True))
-
-
 def evaluation_of(values: Any) -> tuple[str, int]:
     """How calibrated values are marked, and how many of their rows were fitted on."""
     # pandas may join several columns into one array and lose their marks.

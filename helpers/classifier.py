@@ -151,7 +151,7 @@ class LLMClassifier(PromptedClassifier):
 
     _learned = (
         *PromptedClassifier._learned,
-        *("prior_", "calibrator_", "_loaded", "_kept"),
+        *("prior_", "calibrator_", "_kept"),
     )
     _learns = "draws examples, learns its labels, a prior or a calibrator from texts"
 

@@ -90,7 +90,7 @@ class LinearProbeClassifier(TextClassifier):
 
     _learned = (
         *("classes_", "layers_", "C_", "mean_", "scale_", "coef_", "intercept_"),
-        *("fitted_on_", "_loaded"),
+        "fitted_on_",
     )
 
     def __init__(

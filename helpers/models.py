@@ -271,8 +271,9 @@ class LanguageModel:
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Decode each id by itself, spaces and line breaks kept."""
         ids = [int(token_id) for token_id in token_ids]
+        # From an array, as transformers looks at each number of a list.
         texts = self.tokenizer.batch_decode(
-            [[token_id] for token_id in ids], clean_up_tokenization_spaces=False
+            np.array(ids, int)[:, None], clean_up_tokenization_spaces=False
         )
         # SentencePiece writes a space as ▁ and drops it where a text begins.
         pieces = [piece or "" for piece in self.tokenizer.convert_ids_to_tokens(ids)]

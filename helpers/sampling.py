@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -207,39 +206,6 @@ def _walk(
     return counts
 
 
-def fewer_votes(votes: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFrame:
-    """The votes as if only n of the answers had been asked for.
-
-    Parameters
-    ----------
-    votes : pandas.DataFrame
-        From :func:`sample_votes`.
-    n : int
-        Answers to draw for each text, without replacement; no text may have fewer.
-    seed : int, default=0
-        Seed of the draw.
-
-    Examples
-    --------
-    >>> votes = pd.DataFrame({"yes": [9], "no": [0], "invalid": [0]})
-    >>> fewer_votes(votes, 4).to_numpy().tolist()
-    [[4, 0, 0]]
-    """
-    check_count("n", n)
-    check_count("seed", seed, 0)
-    counts = _checked(votes)
-    short = np.flatnonzero(counts.sum(axis=1) < n)
-    if len(short):
-        at = int(short[0])
-        raise ValueError(
-            f"n must be at most the answers of each text; it is {n}, and row {at} has "
-            f"{counts[at].sum()}."
-        )
-    rng = np.random.default_rng(seed)
-    kept = [rng.multivariate_hypergeometric(row, n) for row in counts]
-    return pd.DataFrame(kept, columns=votes.columns, index=votes.index)
-
-
 def agreement(
     votes: pd.DataFrame,
     *,
@@ -281,42 +247,21 @@ def agreement(
         chosen = np.array(labels, dtype=object)[places]
     place = votes.columns.get_indexer(chosen)
     won, n = counts[np.arange(len(counts)), place], counts.sum(axis=1)
-    low, high = _interval(won, n, method, level)
+    check_between("level", level, 0, 1)
+    low, high = proportion_confint(won, n, 1 - level, check_interval(method))
     return pd.DataFrame(
         {
             "prediction": chosen,
             "votes": won,
             "n": n,
             "agreement": won / n,
-            "low": low,
-            "high": high,
+            # Exact at the ends, where rounding leaves 1e-17.
+            "low": np.clip(low, 0, won / n),
+            "high": np.clip(high, won / n, 1),
             "entropy": entropy(counts, axis=1),
         },
         index=votes.index,
     )
-
-
-def smoothed_share(votes: pd.DataFrame, *, pseudo_votes: float = 1.0) -> pd.DataFrame:
-    """Shares of the labels and of "invalid" under a symmetric Dirichlet prior.
-
-    Parameters
-    ----------
-    votes : pandas.DataFrame
-        From :func:`sample_votes`.
-    pseudo_votes : float, default=1.0
-        Votes added to every outcome, above 0.
-
-    Examples
-    --------
-    >>> votes = pd.DataFrame({"yes": [8], "no": [0], "invalid": [0]})
-    >>> smoothed_share(votes).round(3).to_numpy().tolist()
-    [[0.818, 0.091, 0.091]]
-    """
-    if not 0 < pseudo_votes < np.inf:
-        raise ValueError(f"pseudo_votes must be above 0, not {pseudo_votes!r}.")
-    counts = _checked(votes) + pseudo_votes
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    return pd.DataFrame(shares, columns=votes.columns, index=votes.index)
 
 
 def winners_share(probabilities: ArrayLike, n: int) -> float:
@@ -349,81 +294,6 @@ def winners_share(probabilities: ArrayLike, n: int) -> float:
         reached = together[n] if len(together) > n else 0.0
         total -= float(reached / poisson.pmf(n, n))
     return total / n
-
-
-def samples_needed(
-    width: float,
-    *,
-    share: float = 0.5,
-    method: Method = "wilson",
-    level: float = 0.95,
-    most: int = 1_000_000,
-) -> int:
-    """How many answers, and more, make the interval of a share narrow enough.
-
-    Parameters
-    ----------
-    width : float
-        The wanted width of the interval, in (0, 1).
-    share : float, default=0.5
-        The share that is expected; 0.5 needs the most.
-    method, level
-        As for :func:`agreement`.
-    most : int, default=1000000
-        Raise ValueError beyond this many.
-
-    Examples
-    --------
-    >>> samples_needed(0.2)
-    93
-    """
-    check_between("width", width, 0, 1)
-    check_between("share", share, 0, 1, closed=True)
-
-    def is_narrow(n: int) -> bool:
-        low, high = _interval(share * n, n, method, level)
-        return bool(high - low <= width)
-
-    found = bisect_left(range(most + 1), True, lo=1, key=is_narrow)
-    if found > most:
-        raise ValueError(f"most={most} answers leave the interval too wide.")
-    return found
-
-
-def _interval(won: Any, n: Any, method: str, level: float) -> tuple[Any, Any]:
-    check_between("level", level, 0, 1)
-    ends = proportion_confint(won, n, alpha=1 - level, method=check_interval(method))
-    # Exact at the ends, where rounding leaves 1e-17.
-    return np.clip(ends[0], 0, won / n), np.clip(ends[1], won / n, 1)
-
-
-def is_settled(votes: pd.DataFrame, n: int) -> pd.Series:
-    """Whether further answers can no longer change each text's winner.
-
-    Parameters
-    ----------
-    votes : pandas.DataFrame
-        Votes so far.
-    n : int
-        How many there will be in all.
-
-    Examples
-    --------
-    >>> votes = pd.DataFrame({"yes": [6, 4], "no": [1, 3], "invalid": [0, 0]})
-    >>> is_settled(votes, 10).tolist()
-    [True, False]
-    """
-    check_count("n", n)
-    counts = _checked(votes)
-    missing = n - counts.sum(axis=1)
-    if (missing < 0).any():
-        at = int(np.flatnonzero(missing < 0)[0])
-        raise ValueError(
-            f"n must be at least the votes so far; it is {n}, and row {at} has "
-            f"{counts[at].sum()}."
-        )
-    ranked = np.sort(votes.drop(columns=INVALID, errors="ignore").to_numpy(), axis=1)
-    return pd.Series(ranked[:, -1] - ranked[:, -2] > missing, index=votes.index)
 
 
 def _checked(votes: Any) -> np.ndarray:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from helpers.files import cache_dir
 
 if TYPE_CHECKING:
     from helpers.models import LanguageModel
 
+# jsonschema, below nbformat, would compile a grammar of addresses for four seconds.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
 ROOT = Path(__file__).resolve().parents[1]
 USERS_CACHE = cache_dir()
+settings.register_profile("quick", deadline=None, max_examples=30)
+settings.load_profile("quick")
+gc.disable()  # what is imported and collected stays to the end
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +50,16 @@ def build() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests have their caches; pytest's own numbering reads all of them."""
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture(autouse=True)
-def own_scores(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def own_scores(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own, with the user's downloads linked into it."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = Path(tempfile.mkdtemp(dir=caches))
     for name in ("models", "data"):
         kept = USERS_CACHE / name
         kept.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -71,22 +70,20 @@ def alt_problems(soup: BeautifulSoup) -> Iterator[str]:
             yield f"{image.get('src')}: alt={alt!r}"
 
 
-def test_every_page_is_there(root: Path, html: Path, build: ModuleType) -> None:
+def test_every_page_is_there(root, html, build):
     toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
     missing = [p for p in build.pages(toc) if not (html / f"{p}.html").exists()]
     assert missing == []
 
 
-def test_no_page_and_no_style_sheet_asks_another_site(
-    soups: dict[str, BeautifulSoup], html: Path
-) -> None:
+def test_no_page_and_no_style_sheet_asks_another_site(soups, html):
     found = {name: list(foreign_loads(soup)) for name, soup in soups.items()}
     for path in html.rglob("*.css"):
         found[path.name] = CSS_FOREIGN.findall(path.read_text("utf-8"))
     assert {name: loads for name, loads in found.items() if loads} == {}
 
 
-def test_mathematics_is_served_by_the_book(soups: dict, html: Path) -> None:
+def test_mathematics_is_served_by_the_book(soups, html):
     scripts = {
         (html / name).parent / str(script["src"]).split("?")[0]
         for name, soup in soups.items()
@@ -96,7 +93,7 @@ def test_mathematics_is_served_by_the_book(soups: dict, html: Path) -> None:
     assert all(path.resolve().exists() for path in scripts)
 
 
-def test_every_picture_has_an_alternative_text_and_a_caption(soups: dict) -> None:
+def test_every_picture_has_an_alternative_text_and_a_caption(soups):
     found = {name: list(alt_problems(soup)) for name, soup in soups.items()}
     assert {name: images for name, images in found.items() if images} == {}
     for name, soup in soups.items():
@@ -106,14 +103,14 @@ def test_every_picture_has_an_alternative_text_and_a_caption(soups: dict) -> Non
                 assert figure and figure.figcaption, f"{name}: {image.get('src')}"
 
 
-def test_no_output_is_an_error(soups: dict[str, BeautifulSoup]) -> None:
+def test_no_output_is_an_error(soups):
     for name, soup in soups.items():
         assert not soup.select("div.output.traceback"), name
         assert not soup.select("div.output.stderr"), name
         assert not soup.select(".problematic, .system-message"), name
 
 
-def test_chapters_show_their_outputs(soups: dict[str, BeautifulSoup]) -> None:
+def test_chapters_show_their_outputs(soups):
     chapters = {n: s for n, s in soups.items() if n.startswith("notebooks")}
     assert chapters
     for name, soup in chapters.items():
@@ -121,7 +118,7 @@ def test_chapters_show_their_outputs(soups: dict[str, BeautifulSoup]) -> None:
         assert "# Parameters" not in soup.get_text(), f"{name}: injected cell"
 
 
-def test_every_page_has_language_and_title(soups: dict) -> None:
+def test_every_page_has_language_and_title(soups):
     for name, soup in soups.items():
         if soup.select_one('meta[http-equiv="Refresh"]'):
             continue  # only sends the reader to the first page
@@ -145,17 +142,17 @@ FOREIGN_AND_HARMLESS = [
 
 
 @pytest.mark.parametrize(("foreign", "text"), FOREIGN_AND_HARMLESS)
-def test_foreign_loads_are_told_from_harmless_tags(foreign: bool, text: str) -> None:
+def test_foreign_loads_are_told_from_harmless_tags(foreign, text):
     assert bool(list(foreign_loads(BeautifulSoup(text, "html.parser")))) is foreign
 
 
 @pytest.mark.parametrize("alt", ["", "../_images/3f2a.png", "fig.png", "a line"])
-def test_poor_alternative_text_is_found(alt: str) -> None:
+def test_poor_alternative_text_is_found(alt):
     soup = BeautifulSoup(f'<article><img alt="{alt}"></article>', "html.parser")
     assert list(alt_problems(soup))
 
 
-def test_no_markup_is_left_over(soups: dict[str, BeautifulSoup]) -> None:
+def test_no_markup_is_left_over(soups):
     """A role that MyST did not recognise stays in the text as it was typed."""
     role = re.compile(r"\{(glue:text|numref|cite(:[tp])?|term|eq|doc)\}")
     left = {
@@ -179,15 +176,13 @@ def recorded_by(root: Path, chapter: str) -> dict[str, Any]:
     return recorded(executed)
 
 
-def test_sampled_answers_cover_the_label_probability(root: Path) -> None:
+def test_sampled_answers_cover_the_label_probability(root):
     found = recorded_by(root, "04_consistency")
     assert found["n_reviews"] >= 200
     assert 0.92 <= found["covered"] <= 0.98
 
 
-def test_the_gain_of_learned_weights_is_on_the_page(
-    root: Path, soups: dict[str, BeautifulSoup]
-) -> None:
+def test_the_gain_of_learned_weights_is_on_the_page(root, soups):
     found = recorded_by(root, "06_combining_signals")
     page = soups["notebooks/06_combining_signals.html"].text
     for measure, digits in (("brier", 4), ("auroc", 3)):
@@ -195,9 +190,7 @@ def test_the_gain_of_learned_weights_is_on_the_page(
             assert f"{found[f'gain_{measure}{end}']:.{digits}f}" in page
 
 
-def test_fine_tuning_pays_beyond_chance_on_families_it_has_not_seen(
-    root: Path,
-) -> None:
+def test_fine_tuning_pays_beyond_chance_on_families_it_has_not_seen(root):
     found = recorded_by(root, "11_finetuning")
     assert found["acc_low"] > 0  # tuned − base
     assert found["brier_high"] < 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -65,7 +65,7 @@ def limits(found: Any, label: str) -> tuple[float, float]:
 # Published records -----------------------------------------------------------------
 
 
-def test_published_table_leaves_two_thousandths_open() -> None:
+def test_published_table_leaves_two_thousandths_open():
     table = load_published_tables()
     rows = table[(table["text"] == "Best worst thing ever") & (table.probability > 0)]
     listed = [
@@ -111,9 +111,7 @@ def test_published_table_leaves_two_thousandths_open() -> None:
         ),
     ],
 )
-def test_published_records(
-    logprobs: dict[str, float], labels: list[str], expected: Any, unlisted: float
-) -> None:
+def test_published_records(logprobs, labels, expected, unlisted):
     family = "exact" if "88" in labels else "case"
     found = label_bounds(tokens(logprobs), spelling_texts(labels, family))
     for label, ends in expected.items():
@@ -150,9 +148,8 @@ def listed_of(
     return [every[i] for i in np.argsort(-truth, kind="stable")[:k]], every[at]
 
 
-@settings(deadline=None)
 @given(positions(VOCABULARY), st.booleans())
-def test_truth_lies_inside_for_every_length_of_list(case: Any, first: bool) -> None:
+def test_truth_lies_inside_for_every_length_of_list(case, first):
     texts, truth, k, at = case
     listed, chosen = listed_of(texts, truth, k, at)
     if first and chosen not in listed:  # some servers list it out of rank
@@ -167,18 +164,16 @@ def test_truth_lies_inside_for_every_length_of_list(case: Any, first: bool) -> N
             assert found.prediction == list(LABELS)[int(true.argmax())]
 
 
-@settings(deadline=None, max_examples=50)
 @given(positions(["a", "a", "b", "x", "x"]))
-def test_texts_that_come_twice_count_twice(case: Any) -> None:
+def test_texts_that_come_twice_count_twice(case):
     texts, truth, k, at = case
     listed, chosen = listed_of(texts, truth, k, at)
     found = label_bounds(listed, ["a", "b"], chosen=chosen, ranked=False)
     check_contains(found, np.array([truth[:2].sum(), truth[2]]))
 
 
-@settings(deadline=None, max_examples=50)
 @given(positions(VOCABULARY), st.booleans())
-def test_no_limit_of_a_share_could_be_closer(case: Any, ranked: bool) -> None:
+def test_no_limit_of_a_share_could_be_closer(case, ranked):
     texts, truth, k, _ = case
     listed, _ = listed_of(texts, truth, max(k, 1), 0)
     found = label_bounds(listed, LABELS, ranked=ranked)
@@ -205,7 +200,7 @@ def test_no_limit_of_a_share_could_be_closer(case: Any, ranked: bool) -> None:
 # The chosen token, what is missing, and what is no list of the top k ----------------
 
 
-def test_a_chosen_token_out_of_rank_does_not_lower_the_limit() -> None:
+def test_a_chosen_token_out_of_rank_does_not_lower_the_limit():
     # The third most probable token may well have .2, though the answer's own has .01.
     listed, (chosen,) = listing(a=0.4, x=0.3), listing(y=0.01)
     for given_list in (listed, [chosen, *listed]):
@@ -226,14 +221,14 @@ def test_a_chosen_token_out_of_rank_does_not_lower_the_limit() -> None:
         (ListedToken("a", None), 0.8),
     ],
 )
-def test_the_chosen_token_is_counted_once(chosen: ListedToken, total: float) -> None:
+def test_the_chosen_token_is_counted_once(chosen, total):
     listed = listing(a=0.6, b=0.2)
     found = label_bounds(listed, ["a", "b"], chosen=chosen, ranked=False)
     assert 1 - found.unlisted == pytest.approx(total)
 
 
 @pytest.mark.parametrize("nothing", [-9999.0, None, -math.inf, -1000.5])
-def test_a_sentinel_is_missing_and_no_zero(nothing: float | None) -> None:
+def test_a_sentinel_is_missing_and_no_zero(nothing):
     with_sentinel = [*listing(a=0.6, x=0.1), ListedToken("b", nothing)]
     found = label_bounds(with_sentinel, ["a", "b"])
     assert limits(found, "b") == pytest.approx((0, 0.1))
@@ -241,7 +236,7 @@ def test_a_sentinel_is_missing_and_no_zero(nothing: float | None) -> None:
     check_open(label_bounds([ListedToken("a", nothing)], ["a", "b"]))
 
 
-def test_close_labels_are_not_decided() -> None:
+def test_close_labels_are_not_decided():
     listed = listing(a=0.4, b=0.3)
     found = label_bounds(listed, ["a", "b"], ranked=False)
     assert (found.decided, found.prediction) == (False, "a")
@@ -266,9 +261,7 @@ def test_close_labels_are_not_decided() -> None:
         ({"8": -20.0}, ("8", -20.0), "cannot make it up"),
     ],
 )
-def test_what_is_no_top_k_list_bounds_nothing(
-    listed: dict[str, float], chosen: tuple[str, float] | None, word: str
-) -> None:
+def test_what_is_no_top_k_list_bounds_nothing(listed, chosen, word):
     written = chosen and ListedToken(*chosen)
     found = label_bounds(tokens(listed), ["7", "8", "9"], chosen=written)
     assert word in str(found.problem)
@@ -277,7 +270,7 @@ def test_what_is_no_top_k_list_bounds_nothing(
     assert label_bounds(tokens(listed), ["7", "8"], ranked=False).problem is None
 
 
-def test_a_token_is_listed_once() -> None:
+def test_a_token_is_listed_once():
     twice = tokens({"a": -1.0}) * 2
     assert "twice" in str(label_bounds(twice, ["a", "b"]).problem)
     # Special tokens have no text, and parts of characters the same one.
@@ -286,7 +279,7 @@ def test_a_token_is_listed_once() -> None:
         assert label_bounds(listed, ["a", "b"]).problem is None
 
 
-def test_no_label_can_have_anything() -> None:
+def test_no_label_can_have_anything():
     found = label_bounds([ListedToken("x", 0.0)], ["a", "b"])
     assert found.upper.tolist() == [0, 0] and found.prediction is None
     assert found.upper_share.tolist() == [1, 1]
@@ -311,7 +304,7 @@ def test_no_label_can_have_anything() -> None:
         ("", "", b""),
     ],
 )
-def test_bytes_of_a_token(text: str, before: str, expected: bytes) -> None:
+def test_bytes_of_a_token(text, before, expected):
     assert ListedToken(text, None).encode(before) == expected
     assert ListedToken("?", None, b"own").encode(before) == b"own"
 
@@ -330,7 +323,7 @@ def test_bytes_of_a_token(text: str, before: str, expected: bytes) -> None:
         (NEISS, {"a": [""], "b": ["y"]}, "of 'a' must be .* not empty"),
     ],
 )
-def test_bad_input_is_named(listed: Any, labels: Any, message: str) -> None:
+def test_bad_input_is_named(listed, labels, message):
     with pytest.raises(ValueError, match=message):
         label_bounds(tokens(listed), labels)
 
@@ -339,7 +332,7 @@ def test_bad_input_is_named(listed: Any, labels: Any, message: str) -> None:
     ("labels", "family", "message"),
     [(["us", "US"], "case", "'us' and 'US' share"), (["a"], "any", "family must be")],
 )
-def test_bad_spellings_are_named(labels: Any, family: str, message: str) -> None:
+def test_bad_spellings_are_named(labels, family, message):
     with pytest.raises(ValueError, match=message):
         spelling_texts(labels, family)
 
@@ -352,11 +345,8 @@ ROUNDED = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(ROUNDED)
-def test_rounded_bounds_hold_the_truth_and_are_as_tight_as_they_can_be(
-    case: tuple[list[float], float],
-) -> None:
+def test_rounded_bounds_hold_the_truth_and_are_as_tight_as_they_can_be(case):
     weights, step = case
     exact = np.array(weights) / np.sum(weights)
     sent = np.round(exact / step) * step
@@ -374,9 +364,7 @@ def test_rounded_bounds_hold_the_truth_and_are_as_tight_as_they_can_be(
 
 
 @given(ROUNDED, st.lists(st.integers(0, 1000), min_size=1, max_size=8))
-def test_step_that_is_found_is_never_too_small(
-    case: tuple[list[float], float], places: list[int]
-) -> None:
+def test_step_that_is_found_is_never_too_small(case, places):
     _, step = case
     sent = [round(place % (1 / step)) * step for place in places]
     found = rounding_step(sent)
@@ -385,7 +373,7 @@ def test_step_that_is_found_is_never_too_small(
     assert rounding_step(single) == found
 
 
-def test_step_is_found_or_there_is_none() -> None:
+def test_step_is_found_or_there_is_none():
     assert rounding_step([[0.37, 0.63], [np.nan, np.nan]]) == 0.01
     assert rounding_step([0.37, 0.625]) == 0.005
     assert rounding_step([0.0, 1.0]) == 0.1  # no coarser one is taken for granted
@@ -393,7 +381,7 @@ def test_step_is_found_or_there_is_none() -> None:
     assert rounding_step([]) is None and rounding_step([np.nan]) is None
 
 
-def test_sums_that_no_rounding_gives_have_no_bounds() -> None:
+def test_sums_that_no_rounding_gives_have_no_bounds():
     rows = [[0.49, 0.49], [0.5, 0.51], [0.6, 0.6], [np.nan, 0.5], [0.0, 0.0]]
     found = rounding_bounds(rows, 0.01)
     assert np.isnan(found[:, 0, 0]).tolist() == [True, False, True, True, True]
@@ -405,8 +393,8 @@ def test_sums_that_no_rounding_gives_have_no_bounds() -> None:
 
 
 @pytest.mark.parametrize("step", [-0.1, 1.5, np.nan, "0.01", True])
-def test_senseless_step_is_refused(step: object) -> None:
+def test_senseless_step_is_refused(step):
     with pytest.raises(ValueError, match="step must lie"):
-        rounding_bounds([[0.5, 0.5]], step)  # type: ignore[arg-type]
+        rounding_bounds([[0.5, 0.5]], step)
     with pytest.raises(ValueError, match="must be rows"):
         rounding_bounds([0.5, 0.5], 0.1)

@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,7 +117,7 @@ def quiet(made: Any, *data: Any) -> Any:
         (PlattScalingCalibrator(), {"slope_": 0.4382979, "intercept_": 0.0141869}),
     ],
 )
-def test_parameters_of_the_fixture(made: Any, fitted: dict[str, float]) -> None:
+def test_parameters_of_the_fixture(made, fitted):
     found = made.fit(P, Y)
     for name, value in fitted.items():
         assert getattr(found, name) == pytest.approx(value, abs=5e-6)
@@ -155,11 +154,11 @@ SIX = ([0.1, 0.2, 0.3, 0.6, 0.7, 0.95], [0, 1, 1, 0, 1, 1])
         ("10 uniform", (TENTHS, [0, 1] * 5 + [1]), [0.3, 0.7, 0.8], [1, 1, 0]),
     ],
 )
-def test_values_by_hand(made: Any, data: Any, asked: Any, values: Any) -> None:
+def test_values_by_hand(made, data, asked, values):
     if made not in BINARY:
         n, *uniform = str(made).split()
-        strategy: Any = "uniform" if uniform else "quantile"
-        found: Any = HistogramBinningCalibrator(n_bins=int(n), strategy=strategy)
+        strategy = "uniform" if uniform else "quantile"
+        found = HistogramBinningCalibrator(n_bins=int(n), strategy=strategy)
     else:
         found = clone(BINARY[made])
     found.fit(*data)
@@ -171,7 +170,7 @@ def test_values_by_hand(made: Any, data: Any, asked: Any, values: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_beta_and_platt_leave_nothing_to_gain(seed: int) -> None:
+def test_beta_and_platt_leave_nothing_to_gain(seed):
     """The slope of the loss is zero where it may be, and points out of a bound."""
     rng = np.random.default_rng(seed)
     scores = np.clip(rng.beta(0.3, 0.5, 300), 1e-12, 1 - 1e-12)
@@ -191,7 +190,7 @@ def test_beta_and_platt_leave_nothing_to_gain(seed: int) -> None:
     assert abs((off * logit(scores)).mean()) < 1e-8
 
 
-def test_beta_never_falls() -> None:
+def test_beta_never_falls():
     """Without the bounds a would be −0.65 on the first data, b −4.0 on the second."""
     found = BetaCalibrator().fit([0.2, 0.3, 0.6, 0.7, 0.8, 0.9], [0, 1, 0, 1, 0, 1])
     assert found.a_ == 0 and found.b_ > 0
@@ -200,7 +199,7 @@ def test_beta_never_falls() -> None:
 
 
 @pytest.mark.parametrize("digits", [1, 15])
-def test_venn_abers_is_what_its_definition_says(digits: int) -> None:
+def test_venn_abers_is_what_its_definition_says(digits):
     """Isotonic regression with the score added, once as wrong and once as right."""
     scores, correct = scored(60, digits, digits)
     asked = np.array([0, 1, scores.min(), scores.max(), *scores[:8], 0.123, 0.77])
@@ -217,7 +216,7 @@ def test_venn_abers_is_what_its_definition_says(digits: int) -> None:
     np.testing.assert_allclose(found.predict(asked), p1 / (1 - p0 + p1), atol=1e-15)
 
 
-def test_a_fresh_process(tmp_path: Path) -> None:
+def test_a_fresh_process(tmp_path):
     """venn-abers changes numpy at import; a file names a class of a later module."""
     from helpers.uncertainty import CombinedConfidence
 
@@ -239,10 +238,10 @@ assert type(load_calibrator(sys.argv[1])).__name__ == "CombinedConfidence"
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.05])
-def test_vector_scaling_finds_what_a_plain_optimiser_finds(penalty: float) -> None:
+def test_vector_scaling_finds_what_a_plain_optimiser_finds(penalty):
     rows, truth = rowed(250, 3)
 
-    def loss(parameters: Any) -> float:
+    def loss(parameters):
         w, b = parameters[:3], parameters[3:]
         z = log_softmax(w * np.log(rows) + b, axis=1)
         off = ((w - 1) ** 2).sum() + (b**2).sum()
@@ -256,12 +255,12 @@ def test_vector_scaling_finds_what_a_plain_optimiser_finds(penalty: float) -> No
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_top_versus_all_objectives_find_the_least_loss(seed: int) -> None:
+def test_top_versus_all_objectives_find_the_least_loss(seed):
     rows, truth = rowed(150, seed)
     predicted = rows.argmax(axis=1)
     right = predicted == truth
 
-    def loss(probabilities: Any) -> float:
+    def loss(probabilities):
         q = np.asarray(probabilities)[range(150), predicted]
         return float(-np.mean(np.log(np.where(right, q, 1 - q) + 1e-300)))
 
@@ -285,7 +284,7 @@ def test_top_versus_all_objectives_find_the_least_loss(seed: int) -> None:
     assert losses[0] <= min(found, *losses[1:]) + 1e-10
 
 
-def test_of_several_minima_the_lowest_is_found() -> None:
+def test_of_several_minima_the_lowest_is_found():
     # Ties that are wrong cost most at first, right rows near the even one at last.
     rows = np.array([[0.5, 0.5, *[0] * 8]] * 7 + [[0.19, *[0.09] * 9]] * 3)
     made = MulticlassTemperatureScaling(objective="top-versus-all")
@@ -311,9 +310,7 @@ SAME = ([0.8] * 4, [1, 1, 0, 1])
         ("beta", RISING, "separate right from wrong", [0.1, 0.9], [0, 1]),
     ],
 )
-def test_data_that_settles_nothing_warns(
-    made: str, data: Any, says: str, asked: Any, values: Any
-) -> None:
+def test_data_that_settles_nothing_warns(made, data, says, asked, values):
     with pytest.warns(CalibrationWarning, match=says) as caught:
         found = clone(BINARY[made]).fit(*data)
     assert caught[0].filename == __file__
@@ -327,7 +324,7 @@ def test_data_that_settles_nothing_warns(
         assert both.temperature_ == pytest.approx(found.temperature_)
 
 
-def test_vector_scaling_says_that_nothing_finite_fits() -> None:
+def test_vector_scaling_says_that_nothing_finite_fits():
     rows, truth = rowed(100, 6)
     for unsettled in (np.minimum(truth, 1), rows.argmax(axis=1)):
         with pytest.warns(CalibrationWarning, match="Set a penalty") as caught:
@@ -337,9 +334,9 @@ def test_vector_scaling_says_that_nothing_finite_fits() -> None:
 
 
 @any_calibrator
-def test_extreme_scores_get_finite_values(made: Any) -> None:
+def test_extreme_scores_get_finite_values(made):
     scores, truth = data_for(made, 100, 7)
-    asked: Any = [0, 5e-324, 1e-300, 1e-12, 0.5, 1 - 1e-16, 1]
+    asked = [0, 5e-324, 1e-300, 1e-12, 0.5, 1 - 1e-16, 1]
     if isinstance(made, Calibrator):
         scores[:4], truth[:4] = [0, 0, 1, 1], [0, 1, 1, 0]
     else:
@@ -352,7 +349,7 @@ def test_extreme_scores_get_finite_values(made: Any) -> None:
 
 
 @any_calibrator
-def test_order_changes_nothing_and_nothing_given_is_changed(made: Any) -> None:
+def test_order_changes_nothing_and_nothing_given_is_changed(made):
     scores, truth = data_for(made)
     kept, parameters = (scores.copy(), truth.copy()), repr(made.get_params())
     found = clone(made)
@@ -367,7 +364,7 @@ def test_order_changes_nothing_and_nothing_given_is_changed(made: Any) -> None:
     np.testing.assert_allclose(np.asarray(again), expected, atol=1e-6)
 
 
-def test_top_label_maps_by_hand() -> None:
+def test_top_label_maps_by_hand():
     rows, truth = rowed(300, 10)
     predicted, top = rows.argmax(axis=1), rows.max(axis=1)
     right = predicted == truth
@@ -390,7 +387,7 @@ def test_top_label_maps_by_hand() -> None:
     assert not hasattr(inner, "n_")
 
 
-def test_shrinkage_is_what_random_effects_say() -> None:
+def test_shrinkage_is_what_random_effects_say():
     """With one bin, the shared map is a share, and all rows have the same variance."""
     rows, truth = rowed(300, 10)
     made = TopLabelCalibrator(HistogramBinningCalibrator(n_bins=1)).fit(rows, truth)
@@ -411,7 +408,7 @@ def test_shrinkage_is_what_random_effects_say() -> None:
 
 
 @pytest.mark.parametrize("n_classes", [1, 2])
-def test_classes_alike_share_their_map(n_classes: int) -> None:
+def test_classes_alike_share_their_map(n_classes):
     tops = np.tile([0.6, 0.7, 0.8, 0.9], 10)
     rows = np.column_stack([tops, 1 - tops])
     truth = np.tile([1, 0, 1, 0], 10)
@@ -423,7 +420,7 @@ def test_classes_alike_share_their_map(n_classes: int) -> None:
     assert made.shrinkage_ > 1e6
 
 
-def test_classes_with_few_rows() -> None:
+def test_classes_with_few_rows():
     made = IsotonicRegressionCalibrator()
     tops = [0.9, 0.8, 0.7, 0.6, 0.3]
     rows = np.array([[top, 1 - top, 0] for top in tops])
@@ -437,7 +434,7 @@ def test_classes_with_few_rows() -> None:
     np.testing.assert_array_equal(found.predict([[0.2, 0.2, 0.6]]), only)
 
 
-def test_names_of_classes() -> None:
+def test_names_of_classes():
     rows, truth = rowed(100, 12)
     table = pd.DataFrame(rows, columns=["p_a", "p_b", "p_c"], index=range(50, 150))
     names = pd.Series(np.array(["a", "b", "c"])[truth], index=table.index)
@@ -468,8 +465,8 @@ def test_names_of_classes() -> None:
         ("vector", [[0.4, 0.6]] * 9, [1] * 9, "two or more classes; all 9 .* column 1"),
     ],
 )
-def test_bad_data(made: str, scores: Any, correct: Any, says: str) -> None:
-    found: Any = clone(EACH[made])
+def test_bad_data(made, scores, correct, says):
+    found = clone(EACH[made])
     with pytest.raises(ValueError, match=says):
         found.fit(scores, correct)
     for use in (lambda: found.predict(scores), found.to_dict):
@@ -496,7 +493,7 @@ anything: Any = "x"  # and nothing that a type checker would let pass
         (TopLabelCalibrator(anything), "calibrator is 'x'"),
     ],
 )
-def test_bad_parameters(made: Any, says: str) -> None:
+def test_bad_parameters(made, says):
     with pytest.raises(ValueError, match=says):
         made.fit(*data_for(made))
 
@@ -513,19 +510,19 @@ class Own(Calibrator):
         return values**self.power
 
 
-def test_calibrators_of_ones_own_work_but_are_not_read_from_files() -> None:
+def test_calibrators_of_ones_own_work_but_are_not_read_from_files():
     assert np.asarray(cross_fitted(Own(), P, Y)).tolist() == (P**2).tolist()
     with pytest.raises(ValueError, match="class must be one of .*, not 'Own'"):
         from_dict(Own(power=1).fit(P, Y).to_dict())
 
 
 @any_calibrator
-def test_rows_fitted_on_are_marked_by_their_index(made: BaseCalibrator) -> None:
+def test_rows_fitted_on_are_marked_by_their_index(made):
     scores, truth = data_for(made)
     frame = pd.DataFrame if scores.ndim > 1 else pd.Series
     names = [f"row {at}" for at in range(200)]
-    table: Any = frame(scores, index=names)
-    found: Any = clone(made).fit(table[:100], truth[:100])
+    table = frame(scores, index=names)
+    found = clone(made).fit(table[:100], truth[:100])
     both = found.predict(table[50:150])
     np.testing.assert_array_equal(both.fitted_on, np.arange(100) < 50)
     assert both.known
@@ -538,9 +535,9 @@ def test_rows_fitted_on_are_marked_by_their_index(made: BaseCalibrator) -> None:
 
 
 @any_calibrator
-def test_rows_without_names_are_compared_by_scores(made: BaseCalibrator) -> None:
+def test_rows_without_names_are_compared_by_scores(made):
     scores, truth = data_for(made)
-    found: Any = clone(made).fit(scores[:100], truth[:100])
+    found = clone(made).fit(scores[:100], truth[:100])
     for same in (scores[:100], scores[99::-1], scores[:100].tolist()):
         values = found.predict(same)
         assert values.evaluation == "in-sample"
@@ -563,7 +560,7 @@ def test_rows_without_names_are_compared_by_scores(made: BaseCalibrator) -> None
     ],
     ids=str,
 )
-def test_row_numbers_name_nothing(index: Any) -> None:
+def test_row_numbers_name_nothing(index):
     """Two tables whose numbers overlap, and two parts of one whose numbers do not."""
     scores, correct = scored(60)
     scores[scores.argmin()] = 0
@@ -583,7 +580,7 @@ def test_row_numbers_name_nothing(index: Any) -> None:
 
 
 @pytest.mark.parametrize("digits", [1, 15])
-def test_a_table_fitted_on_in_part_is_not_called_held_out(digits: int) -> None:
+def test_a_table_fitted_on_in_part_is_not_called_held_out(digits):
     scores, correct = scored(1000, digits=digits)
     table = pd.DataFrame({"confidence": scores, "correct": correct})
     for part in (table[:900], table[:400], table.sample(900, random_state=0)):
@@ -604,7 +601,7 @@ DATES = pd.DatetimeIndex(["2020-01-01", "2020-01-02"])
         (DATES, DATES.to_numpy()),
     ],
 )
-def test_ids_are_known_again_in_another_type(first: Any, second: Any) -> None:
+def test_ids_are_known_again_in_another_type(first, second):
     found = PlattScalingCalibrator().fit([0.4, 0.6], [0, 1], ids=first)
     again = found.predict([0.1, 0.2], ids=second)
     assert again.fitted_on.tolist() == [True, True] and again.known
@@ -662,7 +659,7 @@ CHANGES: list[tuple[Callable[[Any], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("change", "marks"), CHANGES)
-def test_marks_stay(change: Callable[[Any], Any], marks: Any) -> None:
+def test_marks_stay(change, marks):
     found = change(marked())
     assert isinstance(found, Calibrated)
     np.testing.assert_array_equal(found.fitted_on, marks)
@@ -673,12 +670,10 @@ def test_marks_stay(change: Callable[[Any], Any], marks: Any) -> None:
     assert change(marked(seen=False)).evaluation == "held-out"
 
 
-def test_marks_of_two_arrays_add_up() -> None:
+def test_marks_of_two_arrays_add_up():
     unknown = Calibrated(np.ones(6), [False] * 6, known=False)
-    both: Any
     for both in (marked() * unknown, unknown * marked()):
         assert both.fitted_on.all() and not both.known
-    join: Any
     for join in (np.concatenate, np.hstack, lambda parts: np.append(*parts)):
         joined = join([marked(seen=False), np.ones(2)])
         assert joined.evaluation == "unstated"  # nobody knows where the ones are from
@@ -702,7 +697,7 @@ def test_marks_of_two_arrays_add_up() -> None:
     [np.mean, np.sum, np.median, np.std, np.max, np.ptp, lambda p: np.quantile(p, 0.5)]
     + [lambda p: p[0]],
 )
-def test_single_values_are_plain(reduce: Any) -> None:
+def test_single_values_are_plain(reduce):
     assert type(reduce(marked())) is np.float64
     assert type(marked() > 0.2) is np.ndarray
     assert np.array([0.5]).view(Calibrated).evaluation == "unstated"
@@ -710,7 +705,7 @@ def test_single_values_are_plain(reduce: Any) -> None:
         Calibrated([0.1, 0.2], [True, False, True], known=True)
 
 
-def test_scores_of_another_source_are_refused() -> None:
+def test_scores_of_another_source_are_refused():
     source = {"model": "a", "prompt": "x"}
     found = PlattScalingCalibrator().fit(P, Y, source=source)
     for same in (None, source, {"model": "a", "labels": "new"}):
@@ -729,22 +724,22 @@ def test_scores_of_another_source_are_refused() -> None:
     found.predict(table["confidence"], source={"model": "a"})
     for bad in ("a", {"model": 3}, {3: "a"}, ["model"]):
         with pytest.raises(ValueError, match="source must map words to words"):
-            found.fit(P, Y, source=bad)  # type: ignore[arg-type]
+            found.fit(P, Y, source=bad)
 
 
 @any_calibrator
-def test_stored_calibrators_are_the_same(made: BaseCalibrator, tmp_path: Path) -> None:
+def test_stored_calibrators_are_the_same(made, tmp_path):
     scores, truth = data_for(made)
     if scores.ndim == 2:
         scores = pd.DataFrame(scores, columns=["p_a", "p_b", "p_c"])
         truth = np.array(["a", "b", "c"])[truth]
     names = np.array([f"row {at}" for at in range(200)])
-    found: Any = clone(made).fit(
+    found = clone(made).fit(
         scores[:100], truth[:100], ids=names[:100], source={"model": "é"}
     )
     found.save(tmp_path / "made.json")
     assert [file.name for file in tmp_path.iterdir()] == ["made.json"]
-    again: Any = load_calibrator(str(tmp_path / "made.json"))
+    again = load_calibrator(str(tmp_path / "made.json"))
     assert type(again) is type(found)
     assert repr(again) == repr(found)
     assert again.to_dict() == found.to_dict()
@@ -758,7 +753,7 @@ def test_stored_calibrators_are_the_same(made: BaseCalibrator, tmp_path: Path) -
         again.predict(scores, source={"model": "b"})
 
 
-def test_the_format_is_fixed() -> None:
+def test_the_format_is_fixed():
     """Policy.rule is a hash of it: equal to the letter, but for the dates."""
     made = TopVersusAll(HistogramBinningCalibrator(n_bins=2))
     stored = made.fit([[0.75, 0.25], [0.125, 0.875]], [0, 0], ids=["a", 1]).to_dict()
@@ -803,7 +798,7 @@ BASE: Any = {"slope_": 1.0, "intercept_": 0.0}
         (b'{"n": 1e999}', "is no JSON: 1e999 is no number"),
     ],
 )
-def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> None:
+def test_broken_files_are_refused(change, says, tmp_path):
     if isinstance(change, dict):
         stored = PlattScalingCalibrator().fit(P, Y).to_dict() | change
         kept = {name: value for name, value in stored.items() if value is not ...}
@@ -832,9 +827,7 @@ def test_broken_files_are_refused(change: Any, says: str, tmp_path: Path) -> Non
         ("top-label", "counts_", {"pairs": [[0, 1], [1, -1], [2, 1]]}, "counts_.1 is"),
     ],
 )
-def test_fitted_values_that_cannot_be_are_refused(
-    made: str, field: str, value: Any, says: str
-) -> None:
+def test_fitted_values_that_cannot_be_are_refused(made, field, value, says):
     stored = clone(EACH[made]).fit(*data_for(EACH[made], 60, 12)).to_dict()
     stored = json.loads(json.dumps(stored))
     from_dict(stored)
@@ -850,9 +843,7 @@ def test_fitted_values_that_cannot_be_are_refused(
 
 @pytest.mark.parametrize("grouped", [False, True])
 @any_calibrator
-def test_cross_fitted_values_are_of_calibrators_that_have_not_seen_them(
-    made: Any, grouped: bool
-) -> None:
+def test_cross_fitted_values_are_of_calibrators_that_have_not_seen_them(made, grouped):
     scores, truth = data_for(made, 90, 4)
     right = truth if scores.ndim == 1 else scores.argmax(axis=1) == truth
     groups = np.arange(90) // 3 if grouped else None
@@ -861,7 +852,7 @@ def test_cross_fitted_values_are_of_calibrators_that_have_not_seen_them(
     told = texts if grouped else None
     found = cross_fitted(made, scores, truth, groups=told, n_splits=3, seed=3)
     assert found.known and not found.fitted_on.any()
-    folds: Any = StratifiedGroupKFold if grouped else StratifiedKFold
+    folds = StratifiedGroupKFold if grouped else StratifiedKFold
     folds = folds(3, shuffle=True, random_state=3).split(right, right, groups)
     for train, test in folds:
         expected = clone(made).fit(scores[train], truth[train]).predict(scores[test])
@@ -880,14 +871,14 @@ def test_cross_fitted_values_are_of_calibrators_that_have_not_seen_them(
         ({"calibrator": PlattScalingCalibrator(floor=1)}, "floor is 1"),
     ],
 )
-def test_bad_cross_fitting(change: dict[str, Any], says: str) -> None:
-    arguments: dict[str, Any] = {"calibrator": BINARY["platt"], "scores": P}
+def test_bad_cross_fitting(change, says):
+    arguments = {"calibrator": BINARY["platt"], "scores": P}
     with pytest.raises(ValueError, match=says):
         cross_fitted(**arguments | {"correct": Y} | change)
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_venn_abers_of_labels_that_are_all_alike(right: bool) -> None:
+def test_venn_abers_of_labels_that_are_all_alike(right):
     """As isotonic regression of the rows and one more, by hand."""
     with pytest.warns(CalibrationWarning, match="all 4 rows are"):
         found = VennAbersCalibrator().fit([0.2, 0.4, 0.6, 0.8], [right] * 4)
@@ -902,9 +893,7 @@ FLAT = {name: made for name, made in BINARY.items() if name != "venn-abers"}
 
 @pytest.mark.parametrize("made", FLAT.values(), ids=FLAT)
 @pytest.mark.parametrize("right", [True, False])
-def test_labels_that_are_all_alike(
-    made: Calibrator, right: bool, tmp_path: Path
-) -> None:
+def test_labels_that_are_all_alike(made, right, tmp_path):
     """Laplace's rule instead of a certainty that twenty labels do not bear."""
     with pytest.warns(CalibrationWarning, match=f"all 20 rows are {right}") as caught:
         found = clone(made).fit(P, [right] * 20)
@@ -920,13 +909,13 @@ def test_labels_that_are_all_alike(
     assert clone(made).fit(P, Y).predict([0.4]) != expected
 
 
-def test_fewer_rows_than_bins() -> None:
+def test_fewer_rows_than_bins():
     with pytest.warns(CalibrationWarning, match="4 rows fill only so many of 15 bins"):
         found = HistogramBinningCalibrator().fit(P[:4], [0, 1, 0, 1])
     assert len(found.values_) == 4
 
 
-def test_few_right_rows_and_empty_folds_do_no_harm() -> None:
+def test_few_right_rows_and_empty_folds_do_no_harm():
     scores, made = scored(40)[0], IsotonicRegressionCalibrator()
     assert cross_fitted(made, scores, np.arange(40) < 3).shape == (40,)
     # scikit-learn leaves the third of these four folds without any group.

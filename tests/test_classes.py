@@ -15,12 +15,7 @@ from statsmodels.regression.linear_model import WLS
 from statsmodels.stats.proportion import proportion_confint
 
 from helpers.calibration import PlattScalingCalibrator
-from helpers.metrics import (
-    class_gap,
-    class_gap_difference,
-    class_table,
-    weighted_mean,
-)
+from helpers.metrics import class_gap, class_gap_difference, class_table, weighted_mean
 
 ENDS = ("", "_low", "_high")
 
@@ -38,7 +33,7 @@ def wilson(rate: float, n: float, z: float) -> tuple[float, float]:
     return middle - reach, middle + reach
 
 
-def test_table_by_hand() -> None:
+def test_table_by_hand():
     predicted = ["toe", "ear", "hand", "hand", "toe", "hand", "hand"]
     raw, fair = np.array([0.9, 0.8, 0.6, 0.9, 0.5, 0.8, 0.9]), np.full(7, 0.7)
     table = class_table(predicted, [1, 0, 1, 1, 1, 0, 0], {"raw": raw, "fair": fair})
@@ -63,7 +58,7 @@ def test_table_by_hand() -> None:
     assert list(table) == ["n"] + [f"{p}{e}" for p in parts for e in ENDS]
 
 
-def test_one_row_tells_nothing_of_a_mean() -> None:
+def test_one_row_tells_nothing_of_a_mean():
     ear = class_table(["ear", "toe", "toe"], [0, 1, 1], {"raw": [0.8] * 3}).loc["ear"]
     assert (ear["raw"], ear["raw_gap"]) == (0.8, 0.8)
     unknown = ear[["raw_low", "raw_high", "raw_gap_low", "raw_gap_high"]]
@@ -79,13 +74,13 @@ def test_one_row_tells_nothing_of_a_mean() -> None:
     assert one["raw_gap"].item() == pytest.approx(0.6 - 2 / 3)
 
 
-def test_ties_are_by_name_and_names_need_not_be_text() -> None:
+def test_ties_are_by_name_and_names_need_not_be_text():
     for names in (["b", "c", "a"], [2, 3, 1], np.array([2, 3, 1])):
         table = class_table([*names, names[1]], [1] * 4, {"raw": [0.5] * 4})
         assert list(table.index) == [names[1], *sorted([names[0], names[2]])]
 
 
-def test_groups_by_hand() -> None:
+def test_groups_by_hand():
     # Two hospitals of two rows, one of one; scores −.2, .2 and .1 times two, −.1.
     correct = np.array([1, 1, 1, 0, 0])
     groups = ["A", "A", "B", "B", "C"]
@@ -107,7 +102,7 @@ def test_groups_by_hand() -> None:
     pd.testing.assert_series_equal(turned.iloc[0], row)
 
 
-def test_table_knows_what_was_fitted_on() -> None:
+def test_table_knows_what_was_fitted_on():
     predicted, correct, raw = cases(3)
     platt = PlattScalingCalibrator().fit(raw[:100], correct[:100])
     for rows, expected in ((slice(100), ["mended"]), (slice(100, None), [])):
@@ -116,7 +111,7 @@ def test_table_knows_what_was_fitted_on() -> None:
         assert table.attrs["in_sample"] == expected
 
 
-def test_gap_by_hand() -> None:
+def test_gap_by_hand():
     predicted, correct = ["hand"] * 3 + ["toe"], [1, 1, 0, 0]
     raw = [0.9, 0.8, 0.7, 0.5]  # gaps 2.4 / 3 − 2 / 3 and .5
     assert class_gap(predicted, correct, raw) == pytest.approx((0.4 / 3 + 0.5) / 2)
@@ -141,7 +136,7 @@ def plain_gap(
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_difference_is_that_of_a_plain_paired_bootstrap(grouped: bool) -> None:
+def test_difference_is_that_of_a_plain_paired_bootstrap(grouped):
     predicted, correct, first = cases(7, 60)
     names, sizes = np.unique(predicted, return_counts=True)
     kept = [str(name) for name in names[sizes >= 4]]
@@ -153,7 +148,7 @@ def test_difference_is_that_of_a_plain_paired_bootstrap(grouped: bool) -> None:
     even = np.full(n_groups, 1 / n_groups)
     counts = np.random.default_rng(5).multinomial(n_groups, even, 150)
 
-    def difference(rows: np.ndarray, less: bool = True) -> float:
+    def difference(rows, less=True):
         a, b = (
             plain_gap(predicted[rows], (p - correct)[rows], kept, less)
             for p in (first, first**2)
@@ -178,7 +173,7 @@ def test_difference_is_that_of_a_plain_paired_bootstrap(grouped: bool) -> None:
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_resamples_without_a_class_that_counts_are_left_out() -> None:
+def test_resamples_without_a_class_that_counts_are_left_out():
     predicted = ["toe", "toe", "hand", "ear", "knee"]
     both = [0.9] * 5, [0.6] * 5
     found = class_gap_difference(
@@ -206,11 +201,7 @@ GAPS: Any = (class_gap_difference, PAIR)
             "the table of .* must not have the column 'a_gap' twice",
         ),
         (TABLE, {"level": 95}, "level must lie between 0 and 1, not 95"),
-        (
-            GAPS,
-            {"confidences": (PAIR[0], [0.5, 2, 0])},
-            r"confidences\[1\] must",
-        ),
+        (GAPS, {"confidences": (PAIR[0], [0.5, 2, 0])}, r"confidences\[1\] must"),
         (GAPS, {"confidences": PAIR[:1]}, "confidences must be two; there are 1"),
         (GAPS, {"min_n": 0}, "min_n must be a whole number of 1 or more, not 0"),
         (GAPS, {"min_n": 3}, "min_n must be at most 2, of the largest class, not 3"),
@@ -218,13 +209,13 @@ GAPS: Any = (class_gap_difference, PAIR)
         (GAPS, {"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
 )
-def test_bad_settings(call: Any, change: dict[str, Any], says: str) -> None:
+def test_bad_settings(call, change, says):
     function, confidences = call
     given = {"correct": [1, 0, 1], "confidences": confidences} | change
     with pytest.raises(ValueError, match=f"^{says}"):
         function(["a", "b", "a"], **given)
     with pytest.raises(ValueError, match="norm must be one of 'l1', 'squared', not"):
-        class_gap(["a"], [1], [0.5], norm="max")  # type: ignore[arg-type]
+        class_gap(["a"], [1], [0.5], norm="max")
 
 
 # Six rows of four hospitals in two strata.
@@ -255,7 +246,7 @@ def survey(seed: int, n: int = 60) -> dict[str, Any]:
         ([1, 1, 1, 3, 4, 4], 0.04**2 + 2 * 2 * 0.14**2, 3 - 2),
     ],
 )
-def test_mean_by_hand(hospitals: Any, squares: float, freedom: int) -> None:
+def test_mean_by_hand(hospitals, squares, freedom):
     error = np.sqrt(squares)
     for level, quantile in ((0.95, 0.975), (0.5, 0.75)):
         found = weighted_mean(
@@ -266,7 +257,7 @@ def test_mean_by_hand(hospitals: Any, squares: float, freedom: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_one_stratum_is_a_regression_on_a_constant(seed: int) -> None:
+def test_one_stratum_is_a_regression_on_a_constant(seed):
     """With clusters, the two agree without any factor."""
     data = survey(seed) | {"strata": None}
     found = weighted_mean(**data, level=0.9)
@@ -277,11 +268,9 @@ def test_one_stratum_is_a_regression_on_a_constant(seed: int) -> None:
     assert found[:4] == pytest.approx((fitted.params[0], low, high, fitted.bse[0]))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-10, 10))
-def test_units_order_and_names_do_not_matter(
-    seed: int, scale: float, shift: float
-) -> None:
+def test_units_order_and_names_do_not_matter(seed, scale, shift):
     data = survey(seed)
     found = np.array(weighted_mean(**data))
     turned = np.random.default_rng(seed).permutation(60)
@@ -295,13 +284,13 @@ def test_units_order_and_names_do_not_matter(
     assert again[3:] == pytest.approx(found[3:] * [scale, 1])
 
 
-def test_a_name_in_two_strata_is_two_hospitals() -> None:
+def test_a_name_in_two_strata_is_two_hospitals():
     data = survey(2) | {"clusters": survey(2)["clusters"] // 3}
     own = data["clusters"] + 100 * data["strata"]
     assert weighted_mean(**data) == weighted_mean(**data | {"clusters": own})
 
 
-def test_the_weight_0_leaves_out_rows_but_not_the_design() -> None:
+def test_the_weight_0_leaves_out_rows_but_not_the_design():
     data = survey(3)
     data["weights"][data["clusters"] == 4] = 0  # one of four in its stratum
     found = weighted_mean(**data)
@@ -315,9 +304,9 @@ def test_the_weight_0_leaves_out_rows_but_not_the_design() -> None:
     assert reach / found.standard_error == pytest.approx(student.ppf(0.975, 11 - 3))
 
 
-def test_without_freedom_there_is_no_interval() -> None:
+def test_without_freedom_there_is_no_interval():
     for design in ({"clusters": [1, 1, 1]}, {"strata": [1, 2, 3]}):
-        found = weighted_mean([1, 0, 1], [1, 1, 2], **design)  # type: ignore[arg-type]
+        found = weighted_mean([1, 0, 1], [1, 1, 2], **design)
         assert found.value == 0.75 and found.effective_n == pytest.approx(16 / 6)
         assert np.isnan([found.low, found.high, found.standard_error]).all()
 
@@ -330,7 +319,7 @@ def test_without_freedom_there_is_no_interval() -> None:
         ({"level": 95}, "level must lie between 0 and 1, not 95"),
     ],
 )
-def test_bad_survey(change: dict[str, Any], says: str) -> None:
-    arguments: dict[str, Any] = {"values": [1, 0, 1], "weights": [1, 1, 1]} | change
+def test_bad_survey(change, says):
+    arguments = {"values": [1, 0, 1], "weights": [1, 1, 1]} | change
     with pytest.raises(ValueError, match=f"^{says}"):
         weighted_mean(**arguments)

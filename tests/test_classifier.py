@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.base import clone, is_classifier
@@ -366,7 +366,6 @@ distributions = arrays(
 ).map(lambda a: a / a.sum(axis=1, keepdims=True))
 
 
-@settings(deadline=None, max_examples=50)
 @given(distributions)
 def test_balancing_prior_leaves_labels_equally_probable(p: np.ndarray) -> None:
     prior = balancing_prior(p)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 SCRIPT = Path(__file__).parents[1] / "book" / "compare.py"
@@ -30,9 +29,7 @@ def write_build(folder: Path, values: dict[str, object]) -> Path:
     return folder
 
 
-def test_two_builds_are_compared_value_by_value(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_builds_are_compared_value_by_value(tmp_path, monkeypatch, capsys):
     before = write_build(tmp_path / "a", {"x": 0.5, "n": 3, "word": "more", "old": 1})
     after = {"x": 0.5 + 1e-7, "n": 4, "word": "fewer", "new": True}
     other = write_build(tmp_path / "b", after)

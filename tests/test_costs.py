@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
@@ -28,9 +27,7 @@ PLAIN = Costs(10, 2)
         (Costs(10, 12), 12, 0.0),  # not -0.2
     ],
 )
-def test_review_and_break_even_by_hand(
-    costs: Costs, reviewed: float, even: float
-) -> None:
+def test_review_and_break_even_by_hand(costs, reviewed, even):
     assert costs.reviewed == reviewed and break_even(costs) == pytest.approx(even)
 
 
@@ -44,7 +41,7 @@ prices = st.builds(
 )
 
 
-def test_curve_by_hand() -> None:
+def test_curve_by_hand():
     costs = Costs(8, 1, right=-0.5, delay=0.5)
     found = cost_curve([0.6, 0.8, 0.9, 0.8], [0, 1, 1, 0], costs)
     # Reviewed rows cost 1, wrong ones 8, right ones −0.5.
@@ -59,11 +56,8 @@ def test_curve_by_hand() -> None:
 rows = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30)
 
 
-@settings(max_examples=50, deadline=None)
 @given(rows, prices)
-def test_choice_is_that_of_a_plain_search(
-    drawn: list[tuple[int, bool]], costs: Costs
-) -> None:
+def test_choice_is_that_of_a_plain_search(drawn, costs):
     scores, correct = (np.array(column) for column in zip(*drawn, strict=True))
     found = best_threshold(scores, correct, costs, n_resamples=5)
     at = cost_curve(scores, correct, costs)
@@ -92,18 +86,18 @@ def sample(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_intervals_are_those_of_a_plain_loop(grouped: bool) -> None:
+def test_intervals_are_those_of_a_plain_loop(grouped):
     seed = int(grouped)
     n, costs = 60, Costs(10, 3, right=-1, delay=0.5)
     scores, correct = sample(seed, n)
     order = np.argsort(-scores)
     scores, correct = scores[order], correct[order]
     codes = np.arange(n) % 20 if grouped else np.arange(n)
-    rule: dict[str, Any] = {"n_resamples": 40, "rng": seed, "level": 0.8}
+    rule = {"n_resamples": 40, "rng": seed, "level": 0.8}
     rule["groups"] = [f"Page {at}" for at in codes] if grouped else None
     found = best_threshold(scores, correct, costs, **rule)
 
-    def cost(rows: np.ndarray, threshold: float) -> float:
+    def cost(rows, threshold):
         at = cost_curve(scores[rows], correct[rows], costs, thresholds=[threshold])
         return float(at["cost"][0])
 
@@ -128,7 +122,7 @@ def test_intervals_are_those_of_a_plain_loop(grouped: bool) -> None:
     assert found.cost[1:] == pytest.approx(found.apparent + np.array(limits))
 
 
-def test_scores_may_be_on_any_scale_and_rows_in_any_order() -> None:
+def test_scores_may_be_on_any_scale_and_rows_in_any_order():
     scores, correct = sample(0)
     found = best_threshold(scores, correct, PLAIN, n_resamples=50)
     moved = best_threshold(100 * scores - 400, correct, PLAIN, n_resamples=50)
@@ -139,7 +133,7 @@ def test_scores_may_be_on_any_scale_and_rows_in_any_order() -> None:
     assert again == found
 
 
-def test_of_equal_costs_the_choice_automates_least() -> None:
+def test_of_equal_costs_the_choice_automates_least():
     found = best_threshold([0.9, 0.5], [1, 0], Costs(1, 1, right=0), n_resamples=5)
     assert found.threshold == 0.9  # to automate the wrong one, too, costs as much
     none = best_threshold([0.9, 0.5], [0, 0], Costs(1, 1), n_resamples=5)
@@ -147,7 +141,7 @@ def test_of_equal_costs_the_choice_automates_least() -> None:
     assert none.apparent == none.review_all == 1
 
 
-def test_rows_without_an_error_are_no_proof() -> None:
+def test_rows_without_an_error_are_no_proof():
     """No resample of them has an error, yet one in five may be wrong."""
     few = best_threshold([0.9] * 12, [1] * 12, PLAIN, n_resamples=20)
     assert few.cost.value == few.apparent == few.optimism == 0
@@ -166,7 +160,7 @@ def test_rows_without_an_error_are_no_proof() -> None:
         ({"review_error": 5}, "review_error must lie between 0 and 1, not 5"),
     ],
 )
-def test_bad_prices(change: dict[str, Any], says: str) -> None:
+def test_bad_prices(change, says):
     with pytest.raises(ValueError, match=f"^{says}"):
         Costs(**{"error": 10, "review": 1} | change)
 
@@ -183,7 +177,7 @@ def test_bad_prices(change: dict[str, Any], says: str) -> None:
         ({"thresholds": []}, ValueError, "thresholds must be one column"),
     ],
 )
-def test_bad_data_and_rules(change: dict[str, Any], error: Any, says: str) -> None:
+def test_bad_data_and_rules(change, error, says):
     data = {"scores": [0.5, 0.7], "correct": [1, 0], "costs": PLAIN} | change
     (name,) = change
     if name != "thresholds":

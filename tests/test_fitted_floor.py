@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
 from helpers.calibration import (
@@ -63,7 +62,7 @@ def _drawn(values: Any, n: int = 500) -> np.ndarray:
     return np.array(list(values.plausible(n, np.random.default_rng(99))))
 
 
-def test_where_the_form_is_right_a_report_blames_the_labels() -> None:
+def test_where_the_form_is_right_a_report_blames_the_labels():
     plain, own = [], []
     for seed in range(15):
         scores, right = _overconfident(2200, seed)
@@ -75,7 +74,7 @@ def test_where_the_form_is_right_a_report_blames_the_labels() -> None:
     assert np.mean(plain) < 0.6 < 0.9 <= np.mean(own)
 
 
-def test_where_it_is_wrong_a_report_says_so() -> None:
+def test_where_it_is_wrong_a_report_says_so():
     rng = np.random.default_rng(0)
     scores = rng.random(6000)
     right = rng.random(6000) < 0.2 + 0.6 * scores + 0.15 * np.sin(12 * scores)
@@ -85,7 +84,7 @@ def test_where_it_is_wrong_a_report_says_so() -> None:
 
 
 @pytest.mark.parametrize("made", [*OF_SCORES, *OF_ROWS], ids=repr)
-def test_every_map_has_a_floor(made: Any, tmp_path: Any) -> None:
+def test_every_map_has_a_floor(made, tmp_path):
     given, truth = _overconfident(600)
     right = truth[300:]
     if made in OF_ROWS:
@@ -116,7 +115,7 @@ def test_every_map_has_a_floor(made: Any, tmp_path: Any) -> None:
     assert np.isnan(line["value"]) and "file" in line["no_interval"]
 
 
-def test_a_map_from_a_file_leaves_the_luck_of_its_labels_open(tmp_path: Any) -> None:
+def test_a_map_from_a_file_leaves_the_luck_of_its_labels_open(tmp_path):
     scores, right = _overconfident(3000)
     PlattScalingCalibrator().fit(scores[:50], right[:50]).save(tmp_path / "map.json")
     p = load_calibrator(tmp_path / "map.json").predict(scores[50:])
@@ -126,7 +125,7 @@ def test_a_map_from_a_file_leaves_the_luck_of_its_labels_open(tmp_path: Any) -> 
     assert plain.n_labels is plain.fitted_floor is None and "luck" not in plain.verdict
 
 
-def test_one_bin_is_a_share() -> None:
+def test_one_bin_is_a_share():
     """Its refits are binomial shares, with one of being right or of a class."""
     scores, right = _overconfident(400)
     one = HistogramBinningCalibrator(n_bins=1)
@@ -144,11 +143,11 @@ def test_one_bin_is_a_share() -> None:
 
 
 @pytest.mark.parametrize("rows", [False, True])
-def test_one_temperature_is_as_sure_as_its_information(rows: bool) -> None:
+def test_one_temperature_is_as_sure_as_its_information(rows):
     scores, right = _overconfident(1000)
     x = logit(scores)
-    data: tuple[ArrayLike, ArrayLike] = (scores, right)
-    made: Any = TemperatureScalingCalibrator()
+    data = (scores, right)
+    made = TemperatureScalingCalibrator()
     if rows:
         data, made = _rows(scores, right), MulticlassTemperatureScaling()
     p = made.fit(*data).predict(data[0])
@@ -158,7 +157,7 @@ def test_one_temperature_is_as_sure_as_its_information(rows: bool) -> None:
     np.testing.assert_allclose(found, information**-0.5, rtol=0.25)
 
 
-def test_outcomes_of_one_kind_are_no_map() -> None:
+def test_outcomes_of_one_kind_are_no_map():
     """One wrong row in forty: a third of the draws have none."""
     signals = pd.DataFrame({"a": np.tile([0.2, 0.4, 0.6, 0.8], 10)})
     right = np.arange(40) > 0
@@ -167,7 +166,7 @@ def test_outcomes_of_one_kind_are_no_map() -> None:
     assert calibration_metrics(p, right, n_resamples=20).fitted_floor.upper < 0.2
 
 
-def test_all_labels_alike_leave_maps_possible() -> None:
+def test_all_labels_alike_leave_maps_possible():
     scores = np.linspace(0.6, 0.9, 50)
     with pytest.warns(CalibrationWarning):
         found = PlattScalingCalibrator().fit(scores, np.ones(50))
@@ -175,6 +174,6 @@ def test_all_labels_alike_leave_maps_possible() -> None:
     assert drawn.shape == (500, 25) and drawn.min() < found.constant_ - 0.01
 
 
-def test_values_of_no_calibrator_have_no_maps() -> None:
+def test_values_of_no_calibrator_have_no_maps():
     given = Calibrated([0.5], [False], known=True)
     assert given.plausible(3, np.random.default_rng(0)) is None

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 from hosted_server import chat_answer
-from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
+from werkzeug import Response
 
 from helpers import EMBEDDED
 from helpers.datasets import (
@@ -45,7 +43,7 @@ def orders(question: FoodQuestion) -> list[list[str] | None]:
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_foods_are_distinct_and_of_every_kind(name: str) -> None:
+def test_foods_are_distinct_and_of_every_kind(name):
     table, question = load_foods(name), FOOD_QUESTIONS[name]
     assert table.columns.tolist() == ["food", "truth", "note"]
     assert table.index.tolist() == list(range(len(table)))
@@ -67,7 +65,7 @@ def test_foods_are_distinct_and_of_every_kind(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_schemas_take_the_answers_and_nothing_else(name: str) -> None:
+def test_schemas_take_the_answers_and_nothing_else(name):
     question = FOOD_QUESTIONS[name]
     for order in orders(question):
         schema = question.schema(order)
@@ -97,7 +95,7 @@ def test_schemas_take_the_answers_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize(
     "order", [["reason"], ["type", "colour"], ["type", "reason", "type"], "reason"]
 )
-def test_order_that_is_none(order: Any) -> None:
+def test_order_that_is_none(order):
     question = FOOD_QUESTIONS["kind"]
     for build in (question.schema, lambda order: question.messages("a food", order)):
         with pytest.raises(ValueError, match="order must hold 'type' and no more than"):
@@ -109,7 +107,7 @@ def test_order_that_is_none(order: Any) -> None:
 # Servers --------------------------------------------------------------------------
 
 
-def test_doors_are_the_recorded_one_and_any_live_one(tmp_path: Path) -> None:
+def test_doors_are_the_recorded_one_and_any_live_one(tmp_path):
     [door] = answering_servers(doors=True)
     assert {door.name: door.base_url} == RECORDED_DOORS and door.model == EMBEDDED
     live, same = answering_servers("http://x/v1", "m", folder=tmp_path, doors=True)
@@ -117,7 +115,7 @@ def test_doors_are_the_recorded_one_and_any_live_one(tmp_path: Path) -> None:
     assert live.recordings is None and same.recordings == door.recordings
 
 
-def test_recorded_servers_by_default(own_scores: Path, root: Path) -> None:
+def test_recorded_servers_by_default(own_scores, root):
     servers = answering_servers()
     assert [server.name for server in servers] == NAMES
     assert [server.base_url for server in servers] == list(RECORDED_SERVERS.values())
@@ -133,9 +131,7 @@ def test_recorded_servers_by_default(own_scores: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_a_server_of_ones_own(
-    monkeypatch: pytest.MonkeyPatch, own_scores: Path, given: bool
-) -> None:
+def test_a_server_of_ones_own(monkeypatch, own_scores, given):
     address, model = "https://api.example.com/v1/", "big"
     monkeypatch.setenv("HOW_SURE_BASE_URL", "http://other/v1" if given else address)
     monkeypatch.setenv("HOW_SURE_HOSTED_MODEL", "other" if given else model)
@@ -151,7 +147,7 @@ def test_a_server_of_ones_own(
     assert answering_servers(address)[0].model == EMBEDDED
 
 
-def test_folder_of_journals_and_servers_to_be_recorded(tmp_path: Path) -> None:
+def test_folder_of_journals_and_servers_to_be_recorded(tmp_path):
     (asked,) = answering_servers("http://x/v1", folder=tmp_path)
     assert asked.folder == tmp_path
     servers = answering_servers(folder=str(tmp_path), record=True)
@@ -165,12 +161,12 @@ def test_folder_of_journals_and_servers_to_be_recorded(tmp_path: Path) -> None:
 
 
 def test_what_is_recorded_of_a_part_is_played_and_no_key_is_sent(
-    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    httpserver, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOW_SURE_API_KEY", KEY)
-    sent: list[str] = []
+    sent = []
 
-    def reply(request: Request) -> Response:
+    def reply(request):
         sent.append(str(request.headers))
         body = json.dumps(chat_answer(str(len(sent))))
         return Response(body, content_type="application/json")

@@ -258,7 +258,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(list(SAID)),
     st.dictionaries(st.sampled_from(["choices", "output", "usage", "id"]), JSON),
@@ -382,7 +381,7 @@ def said_back(key: str, text: str, status: int = 200) -> str:
     return result.text if isinstance(result, Answer) else result.message
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_secret_passes(before: str, after: str) -> None:
     secret = "sk-0123456789"

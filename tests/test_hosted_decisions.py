@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from hosted_door import Door, chances
 from hosted_model import changed, hosted
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
 from pytest_httpserver import HTTPServer
@@ -526,7 +526,6 @@ JSON = st.recursive(
 FIELDS = "type name probability noul probabilities choice confidence label_mass score"
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["choice", "predicate", "score"]),
     st.dictionaries(st.sampled_from(FIELDS.split()), JSON),

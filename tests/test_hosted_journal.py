@@ -135,7 +135,7 @@ def test_other_files_are_not_touched(tmp_path: Path) -> None:
     assert rows(other, "SELECT COUNT(*) FROM mine") == [(0,)]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(0, 7))
 def test_a_flipped_bit_is_never_an_answer(at: int, bit: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

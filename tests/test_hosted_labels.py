@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hosted_model import (
-    END,
-    VOCABULARY,
-    Model,
-    random_model,
-    true_probability,
-)
-from hypothesis import given, settings
+from hosted_model import END, VOCABULARY, Model, random_model, true_probability
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.bounds import LabelMass, ListedToken
@@ -76,7 +70,6 @@ def check_holds(mass: LabelMass, truth: np.ndarray) -> None:
     assert parts == pytest.approx(1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([1, 2, 3, 5, 10, 20, len(VOCABULARY)]),

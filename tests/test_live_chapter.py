@@ -32,9 +32,7 @@ def found(neiss: ModuleType) -> dict[str, Any]:
     return values | {key: (at + 1) / 100 for at, key in enumerate(keys)}
 
 
-def test_report_has_a_line_for_each_classifier(
-    neiss: ModuleType, found: dict[str, Any]
-) -> None:
+def test_report_has_a_line_for_each_classifier(neiss, found):
     first, _, *rows, last = neiss.report(found).splitlines()[:6]
     assert first.startswith("3 cases to calibrate on, 4 others")
     numbers = "few-shot 0.010 (0.020–0.030) 0.040 0.050 0.060"
@@ -51,14 +49,8 @@ def test_report_has_a_line_for_each_classifier(
     ],
 )
 def test_file_or_year_reaches_the_chapter(
-    neiss: ModuleType,
-    found: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    given: list[str],
-    parameter: int | str,
-    n_live: int,
-) -> None:
+    neiss, found, monkeypatch, capsys, given, parameter, n_live
+):
     calls = []
     monkeypatch.setattr(neiss, "execute", lambda *args: calls.append(args))
     monkeypatch.setattr(neiss, "recorded", lambda path: found)
@@ -70,13 +62,8 @@ def test_file_or_year_reaches_the_chapter(
     assert parameters["n_live"] >= n_live and "fine-tuned" in capsys.readouterr().out
 
 
-def test_failed_chapter_is_told(
-    neiss: ModuleType,
-    build: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def fail(*args: Any) -> None:
+def test_failed_chapter_is_told(neiss, build, monkeypatch, capsys):
+    def fail(*args):
         raise build.BuildError("There is no file x.tsv.")
 
     monkeypatch.setattr(neiss, "execute", fail)

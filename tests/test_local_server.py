@@ -83,9 +83,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return found
 
 
-def test_it_serves_until_the_block_ends(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_serves_until_the_block_ends(fake, monkeypatch):
     # What is meant for other servers is kept from this one, and a proxy is not asked.
     others = {"HOST": "0.0.0.0", "PORT": "1", "MODEL": "x", "api_key": "secret"}
     kept = {"N_GPU_LAYERS": "0", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
@@ -120,9 +118,7 @@ def test_it_serves_until_the_block_ends(
         ("slow", "No server within 1 s; exit status None. It said: still loading$"),
     ],
 )
-def test_a_server_that_is_not_ready_is_quoted_and_ended(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, how: str, says: str
-) -> None:
+def test_a_server_that_is_not_ready_is_quoted_and_ended(fake, monkeypatch, how, says):
     monkeypatch.setenv("FAKE_HOW", how)
     patience = {"stops": 60, "slow": 1}[how]
     start = time.monotonic()
@@ -134,7 +130,7 @@ def test_a_server_that_is_not_ready_is_quoted_and_ended(
     assert not fake.runs
 
 
-def test_a_port_in_use(fake: Fake) -> None:
+def test_a_port_in_use(fake):
     with socket.create_server(("127.0.0.1", 0)) as other:
         with pytest.raises(OSError, match="[Aa]ddress already in use"):
             with local_server(fake.gguf, port=other.getsockname()[1]):
@@ -143,7 +139,7 @@ def test_a_port_in_use(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_whoever_ends_the_command_ends_the_server(fake: Fake, by: int) -> None:
+def test_whoever_ends_the_command_ends_the_server(fake, by):
     command = [sys.executable, "-m", "helpers.local_server", "--port", "0"]
     process = subprocess.Popen(
         [*command, "--model", str(fake.gguf)], stdout=subprocess.PIPE, text=True
@@ -163,9 +159,7 @@ def test_whoever_ends_the_command_ends_the_server(fake: Fake, by: int) -> None:
 
 
 @pytest.mark.parametrize(("port", "why"), [("70000", "65535"), ("0", "no such arch")])
-def test_the_command_says_why_it_ends(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, port: str, why: str
-) -> None:
+def test_the_command_says_why_it_ends(fake, monkeypatch, port, why):
     monkeypatch.setenv("FAKE_HOW", "stops")
     command = [sys.executable, "-m", "helpers.local_server", "--port", port]
     command += ["--model", str(fake.gguf)]

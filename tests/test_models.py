@@ -17,11 +17,14 @@ from gguf import GGUFWriter
 from huggingface_hub import errors
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.base import clone
 from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from helpers import EMBEDDED, checkpoints
 from helpers.checkpoints import ModelError, Source, fetch_embedded
+from helpers.classifier import LLMClassifier
+from helpers.linear_probe import LinearProbeClassifier
 from helpers.models import LanguageModel, visible
 
 Make = Callable[..., LanguageModel]
@@ -340,6 +343,18 @@ def test_model_in_use_is_neither_loaded_nor_looked_for_again(
     assert LanguageModel.load(EMBEDDED, device="cpu") is embedded
     assert LanguageModel.load() is embedded
     assert (fetch_embedded() / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [LLMClassifier, LinearProbeClassifier])
+def test_classifiers_load_a_model_once_that_they_name(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    data = [f"film {n}" for n in range(8)], ["yes", "no"] * 4
+    found = kind(str(saved), cache=False).fit(*data)
+    found.predict_proba(data[0])
+    monkeypatch.delattr(Source, "load")
+    for each in (found.set_params(random_state=1), clone(found)):
+        assert each.fit(*data).predict_proba(data[0]).shape == (8, 2)
 
 
 def write_gguf(path: Path, pre: str | None, tokenizer: Any) -> None:

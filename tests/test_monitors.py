@@ -66,7 +66,7 @@ def test_the_mean_wealth_is_at_most_one_with_any_clip(clip):
 
 
 @given(OUTCOMES, PROBABILITIES)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_one_by_one_is_all_at_once(correct, promised):
     once, singly = AccuracyMonitor(promised), AccuracyMonitor(promised)
     told = [singly.update(right) for right in correct]
@@ -278,7 +278,7 @@ def test_a_monitor_says_how_it_stands():
     assert repr(monitor).endswith("alarm at item 3>")
 
 
-def test_every_stream_shown_to_a_monitor() -> None:
+def test_every_stream_shown_to_a_monitor():
     before, limit = 4, 7
     at = np.zeros(before + limit + 1)
     for right in itertools.product([True, False], repeat=before + limit):
@@ -294,7 +294,7 @@ def test_every_stream_shown_to_a_monitor() -> None:
     assert 0.3 < found.found < 1
 
 
-def test_known_delays() -> None:
+def test_known_delays():
     found = detection_delay(0.95, 0.9)
     assert (found.median, found.quantile(0.9)) == (166, 395)
     assert 1 - 1e-9 < found.found <= 1 and found.false_alarms == 0
@@ -303,11 +303,9 @@ def test_known_delays() -> None:
     assert 0 < short.found < 0.5 and short.median == math.inf
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.02, 0.98), st.floats(0, 1), st.floats(0.01, 0.9), st.integers(0, 40))
-def test_promises_that_are_kept_are_rarely_doubted(
-    promised: float, more: float, alpha: float, before: int
-) -> None:
+def test_promises_that_are_kept_are_rarely_doubted(promised, more, alpha, before):
     was = min(1.0, promised + more * (1 - promised))
     kept = detection_delay(
         promised, promised, was=was, before=before, alpha=alpha, limit=60

@@ -18,12 +18,13 @@ from werkzeug import Response
 from helpers.datasets import (
     SPLITS,
     body_parts,
-    diagnoses,
     load_neiss,
     neiss_files,
 )
 from helpers.datasets.neiss_files import COLUMNS, HEADER
-from helpers.files import FetchError
+from helpers.files import DATA, FetchError
+
+DIAGNOSES = pd.read_csv(DATA / "neiss" / "diagnoses.csv", index_col="code")
 
 COLUMNS_OUT = (
     "year treatment_date age_years sex body_part label diagnosis body_part_2 "
@@ -286,7 +287,7 @@ def test_a_value_that_would_corrupt_results_is_named(
 
 
 def test_a_new_diagnosis_stops_nobody(tsv: Callable[..., Path]) -> None:
-    assert 75 not in diagnoses().index
+    assert 75 not in DIAGNOSES.index
     assert load_neiss(tsv([case(0, Diagnosis=75)]))["diagnosis"].tolist() == [75]
 
 
@@ -415,7 +416,7 @@ def test_tables_of_codes() -> None:
     parts = body_parts()
     assert len(parts) == 26 and parts["name"].is_unique
     assert not {78, 86, 90, 91} & set(parts.index)
-    assert parts["n_2024"].sum() == diagnoses()["n_2024"].sum() == 361_672
+    assert parts["n_2024"].sum() == DIAGNOSES["n_2024"].sum() == 361_672
     assert parts["n_2017"].sum() == 386_905
     assert parts.loc[84, "name"] == "25-50% of body"
     assert set(COLUMNS) <= set(HEADER)

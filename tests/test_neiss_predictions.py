@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ def tables() -> dict[str, pd.DataFrame]:
     }
 
 
-def test_recorded_tables_are_tidy(tables: dict[str, pd.DataFrame]) -> None:
+def test_recorded_tables_are_tidy(tables):
     for how, table in tables.items():
         assert table.index.is_unique
         assert np.allclose(table[COLUMNS].sum(axis=1), 1)
@@ -40,9 +39,7 @@ def test_recorded_tables_are_tidy(tables: dict[str, pd.DataFrame]) -> None:
         assert set(table.attrs["source"]) >= {"model"}
 
 
-def test_off_label_mass_is_what_the_labels_lack(
-    tables: dict[str, pd.DataFrame], root: Path
-) -> None:
+def test_off_label_mass_is_what_the_labels_lack(tables, root):
     stored = pd.read_parquet(root / "data" / "neiss_predictions.parquet")
     for how, table in tables.items():
         raw = stored.loc[table.index, [f"{how}:{code}" for code in NAMES.index]]
@@ -53,9 +50,7 @@ def test_off_label_mass_is_what_the_labels_lack(
     assert tables["few-shot"]["off_label"].mean() > 0.3
 
 
-def test_there_are_the_cases_that_the_card_says(
-    tables: dict[str, pd.DataFrame], root: Path
-) -> None:
+def test_there_are_the_cases_that_the_card_says(tables, root):
     counts = tables["few-shot"]["split"].value_counts()
     card = (root / "data" / "neiss_predictions.md").read_text("utf-8")
     said = re.search(r"([\d,]+), ([\d,]+) and ([\d,]+) cases", card)
@@ -68,7 +63,7 @@ def test_there_are_the_cases_that_the_card_says(
     assert same.equals(tables["fine-tuned"].index)
 
 
-def test_no_narrative_is_stored(root: Path) -> None:
+def test_no_narrative_is_stored(root):
     for name in ("neiss_predictions", "neiss_prompts", "neiss_probe"):
         stored = pd.read_parquet(root / "data" / f"{name}.parquet")
         for column in stored.select_dtypes(["object", "string"]):
@@ -81,7 +76,7 @@ def test_no_narrative_is_stored(root: Path) -> None:
     assert not re.search(r"\b\d+ ?yo[mf]\b", (folder / "README.md").read_text(), re.I)
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"how must be one of .*'few-shot'.*'best'"):
         datasets.load_neiss_predictions("best")
     with pytest.raises(ValueError, match=r"split must be one of .*'all'"):
@@ -93,7 +88,7 @@ def test_unknown_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize("how", datasets.NEISS_CLASSIFIERS)
-def test_top_versus_all_is_calibrated_on_other_cases(how: str) -> None:
+def test_top_versus_all_is_calibrated_on_other_cases(how):
     fit = datasets.load_neiss_predictions(how, "calibration")
     test = datasets.load_neiss_predictions(how, "test")
     top = calibration.TopVersusAll(calibration.IsotonicRegressionCalibrator())
@@ -110,7 +105,7 @@ def test_top_versus_all_is_calibrated_on_other_cases(how: str) -> None:
         assert test["correct"].mean() >= 0.87
 
 
-def test_a_reader_can_run_the_tuned_classifier() -> None:
+def test_a_reader_can_run_the_tuned_classifier():
     texts = {
         "12yof stubbed toe on door frame dx: toe fracture": "toe",
         "40yom lac to left eyebrow, hit by a cabinet door": "face",
@@ -121,7 +116,7 @@ def test_a_reader_can_run_the_tuned_classifier() -> None:
     assert asked.source() == _source("fine-tuned")
 
 
-def test_source_is_that_of_the_classifier() -> None:
+def test_source_is_that_of_the_classifier():
     asked = datasets.neiss_classifier("few-shot", model=EMBEDDED)
     assert asked.source() == _source("few-shot")
 
@@ -152,9 +147,7 @@ def invented(n: int) -> pd.DataFrame:
     )
 
 
-def test_the_baseline_learns_from_the_cases_it_is_given(
-    tables: dict[str, pd.DataFrame],
-) -> None:
+def test_the_baseline_learns_from_the_cases_it_is_given(tables):
     cases = invented(20)
     train, rest = cases[:30], cases[30:]
     table = datasets.measure_neiss(rest, "tf-idf", train=train)
@@ -170,9 +163,7 @@ def test_the_baseline_learns_from_the_cases_it_is_given(
             datasets.measure_neiss(rest, "tf-idf", train=nothing)
 
 
-def test_prompts_and_reports_are_of_recorded_cases(
-    tables: dict[str, pd.DataFrame],
-) -> None:
+def test_prompts_and_reports_are_of_recorded_cases(tables):
     prompts = datasets.load_neiss_prompts()
     eight = prompts[prompts["prompt"] == "eight examples"].set_index("case_number")
     recorded = tables["few-shot"].loc[eight.index]
@@ -187,9 +178,7 @@ def test_prompts_and_reports_are_of_recorded_cases(
     assert reports.loc[reports["status"] != "ok", "report"].isna().all()
 
 
-def test_hidden_states_and_words_are_of_the_same_test_cases(
-    tables: dict[str, pd.DataFrame],
-) -> None:
+def test_hidden_states_and_words_are_of_the_same_test_cases(tables):
     table = datasets.load_neiss_probe()
     by = table.groupby(["classifier", "n_labels"])["case_number"].agg(set)
     assert len(by) == 6 and all(cases == by.iloc[0] for cases in by)
@@ -202,7 +191,7 @@ def test_hidden_states_and_words_are_of_the_same_test_cases(
 
 @pytest.mark.skipif(SAMPLE is None, reason="no file of real cases is named")
 @pytest.mark.parametrize("how", ["few-shot", "fine-tuned"])
-def test_recorded_numbers_can_be_measured_again(how: str) -> None:
+def test_recorded_numbers_can_be_measured_again(how):
     recorded = datasets.load_neiss_predictions(how)
     cases = datasets.load_neiss(SAMPLE)
     cases = cases[cases.index.isin(recorded.index)]

@@ -20,6 +20,7 @@ DRAWS = re.compile(
 )
 HEADINGS = ("Summary", "Further reading")
 LONGEST = 20
+QUIZZES = 3
 
 
 def tags(cell: Any) -> set[str]:
@@ -112,6 +113,27 @@ def exercise_problems(cells: list[Any]) -> Iterator[str]:
         yield "no solution with executed code"
 
 
+def quiz_problems(cells: list[Any]) -> Iterator[str]:
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    quizzes = re.findall(r"(?ms)^:::\{[^\n]+\n:class: quiz$(.*?)^:::$", text)
+    if len(quizzes) < QUIZZES:
+        yield f"only {len(quizzes)} quizzes"
+    for quiz in quizzes:
+        question, *options = re.split(r"^```\{dropdown\} ", quiz, flags=re.M)
+        about = question.strip().splitlines()[0]
+        answers = [option.split("\n")[1] for option in options]
+        right = sum(answer.startswith("**Yes.** ") for answer in answers)
+        wrong = sum(answer.startswith("**No.** ") for answer in answers)
+        if right != 1:
+            yield f"quiz with {right} right answers: {about!r}"
+        if right + wrong < len(options):
+            yield f"quiz with an answer that is neither Yes nor No: {about!r}"
+        if not 2 <= len(options) <= 4:
+            yield f"quiz with {len(options)} options: {about!r}"
+        if any(re.search(r"[{`*$]", option.split("\n")[0]) for option in options):
+            yield f"quiz with markup in an option's title: {about!r}"
+
+
 def defined(cell: Any) -> Iterator[str]:
     for node in ast.walk(tree(cell)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -160,6 +182,7 @@ def problems(notebook: Any) -> Iterator[str]:
     yield from flag_problems(code)
     yield from name_problems(code)
     yield from exercise_problems(cells)
+    yield from quiz_problems(cells)
     for cell in code:
         first = cell.source.splitlines()[0] if cell.source else "(empty)"
         if cell.outputs or cell.execution_count is not None:
@@ -178,12 +201,12 @@ def problems(notebook: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_chapter_has_the_form(path: Path) -> None:
+def test_chapter_has_the_form(path):
     assert re.fullmatch(r"[A0-9][0-9]_[a-z_]+", path.stem)
     assert list(problems(nbformat.read(path, as_version=4))) == []
 
 
-def test_names_of_exercises_and_figures_are_unique_in_the_book() -> None:
+def test_names_of_exercises_and_figures_are_unique_in_the_book():
     names = []
     for path in NOTEBOOKS:
         for cell in nbformat.read(path, as_version=4).cells:
@@ -191,6 +214,20 @@ def test_names_of_exercises_and_figures_are_unique_in_the_book() -> None:
             names.append(cell.metadata.get("mystnb", {}).get("figure", {}).get("name"))
     named = [name for name in names if name]
     assert sorted(set(named)) == sorted(named)
+
+
+QUIZ = """:::{admonition} Predict first
+:class: quiz
+
+Is it?
+
+```{dropdown} It is
+**Yes.** See above.
+```
+```{dropdown} It is not
+**No.** It is.
+```
+:::"""
 
 
 @pytest.fixture
@@ -216,6 +253,7 @@ def good() -> Any:
             new_markdown_cell("```{solution-start} x\n:class: dropdown\n```"),
             new_code_cell("1 + 1"),
             new_markdown_cell("```{solution-end}\n```\n## Summary\n## Further reading"),
+            *[new_markdown_cell(QUIZ) for _ in range(QUIZZES)],
         ]
     )
     notebook.metadata["kernelspec"] = {
@@ -226,7 +264,7 @@ def good() -> Any:
     return notebook
 
 
-def test_good_form_passes(good: Any) -> None:
+def test_good_form_passes(good):
     assert list(problems(good)) == []
 
 
@@ -269,10 +307,16 @@ BREACHES: list[tuple[str, Callable[[Any], None]]] = [
     ("without name", lambda n: n.cells[4].metadata.mystnb.figure.pop("name")),
     ("removed cell only: table", hide_definition),
     ("recorded: c", replace(3, "{glue:text}`c:.2f`")),
+    ("only 2 quizzes", lambda n: n.cells.pop()),
+    ("0 right answers", replace(9, QUIZ.replace("**Yes.**", "**No.**"))),
+    ("2 right answers", replace(9, QUIZ.replace("**No.**", "**Yes.**"))),
+    ("neither Yes nor No", replace(9, QUIZ.replace("**No.**", "No."))),
+    ("1 options", replace(9, re.sub("(?s)```{dropdown} It is not.*?```", "", QUIZ))),
+    ("markup in an option", replace(9, QUIZ.replace("It is not", "It is *not*"))),
 ]
 
 
 @pytest.mark.parametrize(("expected", "change"), BREACHES, ids=[b[0] for b in BREACHES])
-def test_breach_is_found(good: Any, expected: str, change: Callable) -> None:
+def test_breach_is_found(good, expected, change):
     change(good)
     assert any(expected in problem for problem in problems(good))

@@ -25,7 +25,7 @@ from helpers.own_data.candidates import (
     ModelAnswer,
 )
 from helpers.own_data.on_request import from_dict
-from helpers.own_data.table import OwnTable
+from helpers.own_data.table import OwnTable, Rows
 
 EXAMPLES = [("yes a joy", "good"), ("no bore", "bad")]
 
@@ -56,7 +56,7 @@ def drawn(n: int) -> tuple[list[str], np.ndarray]:
 def test_equals_the_parts_of_scikit_learn(model: LanguageModel) -> None:
     texts, truth = drawn(60)
     groups = np.arange(60) // 2
-    made = made_of(model).fit(texts, truth.tolist(), groups.tolist())
+    made = made_of(model).fit(Rows(texts, truth, groups))
     codes = (truth == "good").astype(int)
 
     def features(some: list[str]) -> list[np.ndarray]:
@@ -90,10 +90,10 @@ def test_equals_the_parts_of_scikit_learn(model: LanguageModel) -> None:
 
 def test_examples_teach_nothing_about_answers(model: LanguageModel) -> None:
     texts, truth = drawn(30)
-    alone = made_of(model).fit(texts, truth.tolist(), list(range(30)))
+    alone = made_of(model).fit(Rows(texts, truth, np.arange(30)))
     more = [*texts, *(text.upper() for text, _ in EXAMPLES)]
-    labels = [*truth.tolist(), *(label for _, label in EXAMPLES)]
-    again = made_of(model).fit(more, labels, list(range(32)))
+    labels = np.array([*truth, *(label for _, label in EXAMPLES)])
+    again = made_of(model).fit(Rows(more, labels, np.arange(32)))
     found = again.predict_proba(texts)
     np.testing.assert_allclose(found, alone.predict_proba(texts), atol=1e-6)
 
@@ -115,7 +115,8 @@ def test_it_reads_nothing_that_the_others_have_read_and_is_stored(
     rest = plan.chosen_on
     texts, truth = rows["text"][rest].tolist(), truth[rest]
     answer.predict_proba(texts)
-    probe.fit(texts, truth.tolist())
+    groups = np.arange(len(texts))
+    probe.fit(Rows(texts, truth, groups))
 
     def read(*_: Any, **__: Any) -> None:
         raise AssertionError("a text is read again")
@@ -123,12 +124,12 @@ def test_it_reads_nothing_that_the_others_have_read_and_is_stored(
     with monkeypatch.context() as patched:
         patched.setattr(type(model.network), "forward", read)
         patched.setattr(type(model.network.base_model), "forward", read)
-        shares = both.fit(texts, truth.tolist()).predict_proba(texts)
+        shares = both.fit(Rows(texts, truth, groups)).predict_proba(texts)
     stored = json.loads(json.dumps(both.to_dict()))
     again = from_dict(stored)
     np.testing.assert_allclose(again.predict_proba(texts), shares, atol=1e-6)
     assert again.source() == both.source()
-    assert both.fit(texts, truth[::-1].tolist()).source() != again.source()
+    assert both.fit(Rows(texts, truth[::-1], groups)).source() != again.source()
     for part in ("mean", "scale", "coef", "intercept"):
         other = stored["coef" if part == "intercept" else "intercept"]
         with pytest.raises(ValueError, match="do not fit together"):

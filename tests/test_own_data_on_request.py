@@ -20,7 +20,7 @@ from helpers.own_data import deciding
 from helpers.own_data.candidates import HOSTED, TUNED, WORDS
 from helpers.own_data.cli import main
 from helpers.own_data.on_request import HostedAnswer, TunedModel, from_dict
-from helpers.own_data.table import OwnTable
+from helpers.own_data.table import OwnTable, Rows
 
 FRUIT = ("apple", "pear")
 HERE = ("--model", "m", "--url", "http://127.0.0.1:9")
@@ -248,10 +248,7 @@ def yes_or_no(tmp_path: Path) -> Path:
 
 
 def test_an_adapter_goes_with_its_policy_and_no_other_is_taken(
-    yes_or_no: Path,
-    network: Path,
-    own_scores: Path,
-    capsys: pytest.CaptureFixture[str],
+    yes_or_no: Path, network: Path, own_scores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = yes_or_no
     asked = ("decide", mine, "--use", "words", "--tune", "--model", network, "--json")
@@ -299,9 +296,10 @@ def test_an_adapter_is_judged_on_rows_that_it_was_not_trained_on(
     folds = grouped_folds(truth, groups, 5)
     made = TunedModel(["fruit", "tool"], tiny_gpt2)
     texts = rows["text"].tolist()
-    found = made.held_out_proba(texts, truth, made.labels, groups, folds)
+    given = Rows(texts, truth, groups)
+    found = made.held_out_proba(given, made.labels, folds)
     judged = np.isfinite(found).all(axis=1)
     assert np.isnan(found[~judged]).all() and 15 < judged.sum() < 27
     assert set(groups[judged]).isdisjoint(groups[~judged])
-    made.fit(texts, truth, groups)  # it stays as it was calibrated
+    made.fit(given)  # it stays as it was calibrated
     np.testing.assert_array_equal(made.predict_proba(texts)[judged], found[judged])

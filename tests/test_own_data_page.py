@@ -15,20 +15,11 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers.calibration import ProbabilityCalibrator
-from helpers.datasets import (
-    load_evidence,
-    load_neiss_predictions,
-    load_review_scores,
-)
-from helpers.decisions import (
-    Costs,
-    Policy,
-    choose_threshold,
-    review_queue,
-)
+from helpers.datasets import load_evidence, load_neiss_predictions, load_review_scores
+from helpers.decisions import Costs, Policy, choose_threshold, review_queue
 from helpers.metrics import calibration_metrics
 from helpers.own_data.by_label import label_bounds
-from helpers.own_data.decision import Decision
+from helpers.own_data.deciding import Decision
 from helpers.own_data.likeness import Likeness
 from helpers.own_data.page import CHAPTERS, page
 from helpers.own_data.prices import PolicyCost

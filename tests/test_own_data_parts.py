@@ -55,10 +55,10 @@ def test_rows_of_one_confidence_are_in_one_part() -> None:
 def test_bounds_of_labels_hold_whatever_threshold_is_chosen() -> None:
     """Two labels that are wrong at the same rate everywhere, and the worst threshold.
 
-    Of 60 draws each fails with a probability of at most 0.05: nine do, once in 400.
+    Of 20 draws each fails with a probability of at most 0.05: five do, once in 390.
     """
     risks, failed = {"a": 0.1, "b": 0.3}, 0
-    for seed in range(60):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         labels = rng.choice(list(risks), 120)
         right = rng.random(120) >= [risks[label] for label in labels]
@@ -66,7 +66,7 @@ def test_bounds_of_labels_hold_whatever_threshold_is_chosen() -> None:
         rows = judged(sure, right, labels)
         bounds = [label_bounds(rows, at)["upper"] for at in np.sort(sure)[::8]]
         failed += any((one[[*risks]] < [*risks.values()]).any() for one in bounds)
-    assert failed < 9
+    assert failed < 5
 
 
 def test_one_row_of_each_group_counts_for_a_label_too() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +63,7 @@ def whole(platt: PlattScalingCalibrator) -> Policy:
     return once.verify(labelled[100:], 0.01, action="trust", source=SOURCE)
 
 
-def test_actions_and_reasons() -> None:
+def test_actions_and_reasons():
     found = Policy(TRUST_BUCKETS).apply(TABLE)
     assert found["action"].tolist() == ["trust", "warn", "ask", "ask"]
     assert found.index.tolist() == [7, 3, 5, 1]
@@ -86,7 +84,7 @@ def test_actions_and_reasons() -> None:
     ]
 
 
-def test_certified_threshold_becomes_a_policy() -> None:
+def test_certified_threshold_becomes_a_policy():
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
     policy = Policy.from_certified(certified)
     assert policy.apply(TABLE)["action"].tolist() == [*["accept"] * 2, *["review"] * 2]
@@ -98,7 +96,7 @@ def test_certified_threshold_becomes_a_policy() -> None:
     assert {*found["action"], *found["reason"]} == {"look", "nothing is accepted"}
 
 
-def test_only_certified_labels_are_accepted() -> None:
+def test_only_certified_labels_are_accepted():
     labels = ["a"] * 60 + ["b"] * 6
     found = choose_thresholds_per_class([0.9] * 66, [1] * 66, labels, 0.1)
     policy = Policy.from_certified(found)
@@ -113,7 +111,7 @@ def test_only_certified_labels_are_accepted() -> None:
     assert "if the prediction is 'b':\n    accept: nothing\n" in policy.card()
 
 
-def test_actions_that_no_confidence_gets() -> None:
+def test_actions_that_no_confidence_gets():
     last = "no confidence known: review"
     for threshold, lines in (
         (0, ["anything: accept"]),
@@ -127,11 +125,11 @@ def test_actions_that_no_confidence_gets() -> None:
     assert reasons == [*["everything is accepted"] * 3, "no confidence is known"]
 
 
-def test_names_of_actions_cannot_change_places() -> None:
+def test_names_of_actions_cannot_change_places():
     named = Policy.from_threshold(0.9, otherwise="look", accept="go")
     assert named.apply(TABLE)["action"].tolist() == ["go", "go", "look", "look"]
     certified = choose_threshold([0.9] * 60, [1] * 60, 0.1)
-    makers: Any = [(Policy.from_threshold, 0.9), (Policy.from_certified, certified)]
+    makers = [(Policy.from_threshold, 0.9), (Policy.from_certified, certified)]
     for make, what in makers:
         for accept in ("review", ("review", "accept")):
             with pytest.raises(ValueError, match="^names must be 2 different words"):
@@ -141,7 +139,7 @@ def test_names_of_actions_cannot_change_places() -> None:
             Policy.from_threshold(bad)
 
 
-def test_rows_that_say_too_little_are_looked_at() -> None:
+def test_rows_that_say_too_little_are_looked_at():
     plain = Policy(TRUST_BUCKETS).apply(TABLE)["action"]
     for missing in (None, np.nan, pd.NA):
         table = pd.DataFrame({"prediction": ["a", missing], "confidence": 0.95})
@@ -153,7 +151,7 @@ def test_rows_that_say_too_little_are_looked_at() -> None:
     for table in (words, nullable):
         assert Policy(TRUST_BUCKETS).apply(table)["action"].equals(plain)
     with pytest.raises(TypeError, match="^source must be Mapping .* not 'gpt'"):
-        Policy(TRUST_BUCKETS).apply(TABLE, source="gpt")  # type: ignore[arg-type]
+        Policy(TRUST_BUCKETS).apply(TABLE, source="gpt")
     with pytest.raises(ValueError, match="^table must have at least one row"):
         Policy(TRUST_BUCKETS).verify(TABLE.assign(correct=1)[:0], 0.1)
     # Nothing acts on a text without an answer, which is neither right nor wrong.
@@ -163,7 +161,7 @@ def test_rows_that_say_too_little_are_looked_at() -> None:
         assert (found.n_labels, found.n_accepted, found.n_errors) == (4, 1, errors)
 
 
-def test_labels_that_are_numbers_keep_their_ranges() -> None:
+def test_labels_that_are_numbers_keep_their_ranges():
     strict = Buckets([0.97, 0.99], ["ask", "warn", "trust"])
     policy = Policy(TRUST_BUCKETS, by_label={71: strict})
     again = Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
@@ -184,9 +182,7 @@ def test_labels_that_are_numbers_keep_their_ranges() -> None:
     ],
     ids=repr,
 )
-def test_a_table_is_decided_alike_in_whatever_precision_it_was_stored(
-    calibrator: Any,
-) -> None:
+def test_a_table_is_decided_alike_in_whatever_precision_it_was_stored(calibrator):
     """Shares of ten votes, of which many lie on edges and thresholds."""
     rng = np.random.default_rng(0)
     values = shares = rng.integers(3, 11, 600) / 10
@@ -208,8 +204,8 @@ def test_a_table_is_decided_alike_in_whatever_precision_it_was_stored(
             assert policy.apply(again)["action"].equals(policy.apply(table)["action"])
 
 
-def test_scores_of_another_model_are_refused(whole: Policy) -> None:
-    def from_(source: dict[str, str]) -> pd.DataFrame:
+def test_scores_of_another_model_are_refused(whole):
+    def from_(source):
         table = TABLE.copy()
         table.attrs["source"] = source
         return table
@@ -229,7 +225,7 @@ def test_scores_of_another_model_are_refused(whole: Policy) -> None:
         Policy(TRUST_BUCKETS, source={"model": "m"}).apply(from_({"model": "x"}))
 
 
-def test_stored_and_read_back_it_is_the_same(whole: Policy, tmp_path: Path) -> None:
+def test_stored_and_read_back_it_is_the_same(whole, tmp_path):
     path = tmp_path / "policy.json"
     whole.save(path)
     again = Policy.load(path)
@@ -242,7 +238,7 @@ def test_stored_and_read_back_it_is_the_same(whole: Policy, tmp_path: Path) -> N
     assert Policy.from_dict(json.loads(json.dumps(plain.to_dict()))) == plain
 
 
-def test_rules_have_the_names_that_files_know_them_by() -> None:
+def test_rules_have_the_names_that_files_know_them_by():
     strict = Buckets([0.6, 0.97], ["ask", "warn", "trust"])
     steps = HistogramBinningCalibrator(n_bins=2, strategy="uniform")
     steps.fit([0.1, 0.2, 0.7, 0.9], [0, 1, 1, 0], source=SOURCE)
@@ -257,7 +253,7 @@ def test_rules_have_the_names_that_files_know_them_by() -> None:
     ] == GOLDEN
 
 
-def test_card_says_what_one_has_to_know(whole: Policy) -> None:
+def test_card_says_what_one_has_to_know(whole):
     card = str(whole)
     for words in (
         *("confidence > 0.9: trust", "no confidence known: ask", "model: m"),
@@ -297,11 +293,11 @@ OTHERS = verify(0.9, [0.95], [1], 0.05)
         ({"verified": [OTHERS]}, ValueError, "verified must be what this policy's ver"),
     ],
 )
-def test_bad_policies(change: dict, error: type, message: str) -> None:
+def test_bad_policies(change, error, message):
     with pytest.raises(error, match=f"^{message}"):
         Policy(**{"buckets": TRUST_BUCKETS, **change})
     with pytest.raises(TypeError, match="^certified.* must be CertifiedThreshold"):
-        Policy.from_certified({"a": 0.9})  # type: ignore[dict-item]
+        Policy.from_certified({"a": 0.9})
 
 
 @pytest.mark.parametrize(
@@ -313,7 +309,7 @@ def test_bad_policies(change: dict, error: type, message: str) -> None:
         (TABLE.assign(confidence="high"), ValueError, "confidence must be numbers; "),
     ],
 )
-def test_bad_tables(change: Any, error: type, message: str) -> None:
+def test_bad_tables(change, error, message):
     with pytest.raises(error, match=f"^{message}"):
         Policy(TRUST_BUCKETS).apply(change)
     with pytest.raises(error, match=f"^{message}"):
@@ -347,9 +343,7 @@ RANGES = {"edges": [0.5], "names": ["no", "yes"], "edge_belongs_to": "upper"}
         ("verified.verdict", "holds", "verdict"),
     ],
 )
-def test_a_policy_file_with_wrong_parts_is_named(
-    whole: Policy, tmp_path: Path, place: str, value: Any, says: str
-) -> None:
+def test_a_policy_file_with_wrong_parts_is_named(whole, tmp_path, place, value, says):
     path, stored = tmp_path / "policy.json", whole.to_dict()
     *inside, name = place.split(".")
     part = stored["verified"][0] if inside else stored
@@ -375,7 +369,7 @@ def labelled(n: int, seed: int = 0) -> pd.DataFrame:
     return table
 
 
-def test_what_was_verified_is_the_action_that_the_policy_takes() -> None:
+def test_what_was_verified_is_the_action_that_the_policy_takes():
     table = labelled(400)
     strict = Buckets([0.5, 0.95], ["ask", "warn", "trust"], "upper")
     policy = Policy(TRUST_BUCKETS, by_label={"b": strict})
@@ -392,11 +386,11 @@ def test_what_was_verified_is_the_action_that_the_policy_takes() -> None:
         policy.verify(table, 0.3, action="accept")
     with pytest.raises(ValueError, match="must have the column 'correct'"):
         policy.verify(table.drop(columns="correct"), 0.3)
-    more: Any = {"groups": np.repeat(range(20), 20), "rng": 0}
+    more = {"groups": np.repeat(range(20), 20), "rng": 0}
     assert policy.verify(table, 0.3, **more).verified[0].n_labels == 20
 
 
-def test_segments_hold_together_and_the_worst_is_named(tmp_path: Path) -> None:
+def test_segments_hold_together_and_the_worst_is_named(tmp_path):
     table = labelled(600)
     table["site"] = np.resize(["a", "b", "b"], 600)
     policy = Policy(TRUST_BUCKETS)
@@ -417,7 +411,7 @@ def test_segments_hold_together_and_the_worst_is_named(tmp_path: Path) -> None:
         policy.verify(table, 0.3, by="place")
 
 
-def test_a_verification_belongs_to_one_rule() -> None:
+def test_a_verification_belongs_to_one_rule():
     table = labelled(300)
     checked = Policy.from_threshold(0.6, name="x", note="y").verify(table, 0.3)
     kept = Policy.from_threshold(0.6, verified=checked.verified)
@@ -433,7 +427,7 @@ def test_a_verification_belongs_to_one_rule() -> None:
             Policy(**other, verified=checked.verified)
 
 
-def test_the_same_rule_fitted_another_day_is_the_same_rule() -> None:
+def test_the_same_rule_fitted_another_day_is_the_same_rule():
     table = labelled(300)
     rules = set()
     for day in ("2026-01-01", "2026-01-02"):
@@ -444,7 +438,7 @@ def test_the_same_rule_fitted_another_day_is_the_same_rule() -> None:
     assert len(rules) == 1
 
 
-def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
+def test_rows_that_the_calibrator_was_fitted_on_verify_nothing():
     table = labelled(300)
     platt = PlattScalingCalibrator().fit(
         table["confidence"][:200], table["correct"][:200]
@@ -466,8 +460,8 @@ def test_rows_that_the_calibrator_was_fitted_on_verify_nothing() -> None:
     ],
     ids=lambda calibrator: type(calibrator).__name__,
 )
-def test_calibrated_confidence_decides(calibrator) -> None:
-    columns: Any = ["p_a", "p_b", "p_c"]
+def test_calibrated_confidence_decides(calibrator):
+    columns = ["p_a", "p_b", "p_c"]
     outcome = "truth"
     if isinstance(calibrator, PlattScalingCalibrator):
         columns, outcome = "confidence", "correct"
@@ -494,14 +488,14 @@ def test_calibrated_confidence_decides(calibrator) -> None:
             policy.apply(table.assign(**{column: "much"}), source=SOURCE)
 
 
-def test_a_map_of_confidences_needs_no_label_probabilities() -> None:
+def test_a_map_of_confidences_needs_no_label_probabilities():
     known, table = labelled(600), labelled(100, seed=1)
     made = ProbabilityCalibrator().fit(known["confidence"], known["correct"])
     acted = Policy(TRUST_BUCKETS, made).apply(table)
     assert np.array_equal(acted["decided_on"], made.predict(table["confidence"]))
 
 
-def test_confidence_of_a_label_that_is_not_the_most_probable() -> None:
+def test_confidence_of_a_label_that_is_not_the_most_probable():
     known, table = labelled(600), labelled(3, seed=1)
     columns = ["p_a", "p_b", "p_c"]
     table["prediction"] = [c[2:] for c in table[columns].idxmin(axis=1)]

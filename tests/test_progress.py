@@ -15,9 +15,7 @@ from helpers.progress import progress_bar
     ("variable", "show", "off"),
     [("", True, False), ("", False, True), ("1", True, True), ("1", False, True)],
 )
-def test_the_environment_and_the_caller_can_each_say_no(
-    variable: str, show: bool, off: bool
-) -> None:
+def test_the_environment_and_the_caller_can_each_say_no(variable, show, off):
     # tqdm reads its environment when it is imported.
     asked = (
         "from helpers.progress import progress_bar;"
@@ -33,7 +31,7 @@ def test_the_environment_and_the_caller_can_each_say_no(
     assert said.stdout.split() == [str(off)]
 
 
-def test_the_bar_gives_the_items() -> None:
+def test_the_bar_gives_the_items():
     assert list(progress_bar("abc", show=False)) == ["a", "b", "c"]
     with progress_bar(total=5, initial=2, unit="step", show=False) as bar:
         bar.update()

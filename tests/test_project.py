@@ -64,9 +64,7 @@ def pins(root: Path) -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in pairs}
 
 
-def test_environment_installs_this_project_and_nothing_else(
-    root: Path, project: dict[str, Any]
-) -> None:
+def test_environment_installs_this_project_and_nothing_else(root, project):
     environment = yaml.safe_load((root / "environment.yml").read_text("utf-8"))
     python, pip, packages = environment["dependencies"]
     assert pip == "pip"
@@ -76,24 +74,20 @@ def test_environment_installs_this_project_and_nothing_else(
     assert version in Requirement(f"python{project['requires-python']}").specifier
 
 
-def test_constraints_pin_what_the_book_was_made_with(pins: dict[str, Version]) -> None:
+def test_constraints_pin_what_the_book_was_made_with(pins):
     assert str(pins["torch"]) == "2.13.0"
     assert str(pins["jupyter-book"]) == "1.0.4.post1"
     assert not [name for name, version in pins.items() if version.local]
 
 
-def test_constraints_meet_every_requirement(
-    requirements: list[Requirement], pins: dict[str, Version]
-) -> None:
+def test_constraints_meet_every_requirement(requirements, pins):
     for requirement in requirements:
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not in constraints.txt"
         assert pins[name] in requirement.specifier, requirement
 
 
-def test_every_import_is_a_declared_dependency(
-    root: Path, requirements: list[Requirement]
-) -> None:
+def test_every_import_is_a_declared_dependency(root, requirements):
     declared = {canonicalize_name(requirement.name) for requirement in requirements}
     known = declared | set(sys.stdlib_module_names) | {"helpers"}
     for path in [*root.glob("helpers/**/*.py"), root / "book" / "build.py"]:
@@ -136,17 +130,17 @@ def imports(root: Path) -> dict[str, set[str]]:
     return graph
 
 
-def test_no_module_imports_itself_round_a_circle(imports: dict[str, set[str]]) -> None:
+def test_no_module_imports_itself_round_a_circle(imports):
     try:
         tuple(TopologicalSorter(imports).static_order())
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
-def test_imports_follow_the_order_of_the_families(imports: dict[str, set[str]]) -> None:
+def test_imports_follow_the_order_of_the_families(imports):
     place = {f"helpers.{family}": at for at, family in enumerate(ORDER)}
 
-    def family(module: str) -> str:
+    def family(module):
         return ".".join(module.split(".")[:2])
 
     assert {family(module) for module in imports} - {"helpers"} == set(place)
@@ -160,7 +154,7 @@ def test_imports_follow_the_order_of_the_families(imports: dict[str, set[str]]) 
     assert backwards == []
 
 
-def test_toc_and_files_agree(root: Path, build: Any) -> None:
+def test_toc_and_files_agree(root, build):
     listed = list(build.pages(yaml.safe_load((root / "_toc.yml").read_text("utf-8"))))
     assert len(listed) == len(set(listed))
     for page in listed:
@@ -189,9 +183,7 @@ def documented(root: Path) -> dict[str, Any]:
     return found
 
 
-def test_api_page_has_what_chapters_and_readme_import(
-    root: Path, documented: dict[str, Any]
-) -> None:
+def test_api_page_has_what_chapters_and_readme_import(root, documented):
     pages = [*root.glob("notebooks/*.ipynb"), root / "README.md"]
     text = "\n".join(path.read_text("utf-8") for path in pages)
     named = re.findall(r"from (helpers\.\w+) import ([\w, ]+)", text)
@@ -200,7 +192,7 @@ def test_api_page_has_what_chapters_and_readme_import(
     assert used - set(documented) == set()
 
 
-def test_functions_on_the_api_page_have_an_example(documented: dict[str, Any]) -> None:
+def test_functions_on_the_api_page_have_an_example(documented):
     without = {
         name
         for name, value in documented.items()
@@ -212,13 +204,13 @@ def test_functions_on_the_api_page_have_an_example(documented: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_makefile_has_target(root: Path, target: str) -> None:
+def test_makefile_has_target(root, target):
     text = (root / "Makefile").read_text("utf-8")
     assert re.search(rf"^{target}:.*##", text, re.M), f"make {target}, with its help"
     assert target in re.search(r"^\.PHONY:(.*)$", text, re.M)[1].split()
 
 
-def test_continuous_integration_calls_the_readme_commands(root: Path) -> None:
+def test_continuous_integration_calls_the_readme_commands(root):
     script = root / ".ci" / "run"
     text = script.read_text("utf-8")
     assert os.access(script, os.X_OK)
@@ -231,7 +223,7 @@ def test_continuous_integration_calls_the_readme_commands(root: Path) -> None:
     assert commands == [f"make {target}" for target in EVERY_RUN]
 
 
-def test_licence_covers_code_and_text(root: Path) -> None:
+def test_licence_covers_code_and_text(root):
     text = (root / "LICENSE").read_text("utf-8")
     assert "Apache License" in text and "CC BY 4.0" in text
     assert "END OF TERMS AND CONDITIONS" in text  # the full text, not a notice

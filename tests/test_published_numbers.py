@@ -24,7 +24,7 @@ def published() -> dict[str, pd.Series]:
     }
 
 
-def test_spellings_of_yes_add_up(published: dict[str, pd.Series]) -> None:
+def test_spellings_of_yes_add_up(published):
     clear = published["I love this movie!"]
     unsure = published["Best worst thing ever"]
     assert clear[["Yes", "yes", "YES"]].sum() == pytest.approx(0.999563)
@@ -45,11 +45,8 @@ def test_spellings_of_yes_add_up(published: dict[str, pd.Series]) -> None:
     ],
 )
 def test_temperature_on_labels_is_not_temperature_on_tokens(
-    published: dict[str, pd.Series],
-    temperature: float,
-    label_level: float,
-    token_level: float,
-) -> None:
+    published, temperature, label_level, token_level
+):
     unsure = published["Best worst thing ever"]
     yes, no = unsure[["Yes", "yes", "YES"]], unsure[["No", "no"]]
     share = yes.sum() / (yes.sum() + no.sum())
@@ -76,9 +73,7 @@ def test_temperature_on_labels_is_not_temperature_on_tokens(
     ],
 )
 @pytest.mark.parametrize("rule", ["linear", "step"])
-def test_isotonic_fits_of_r_and_scikit_learn(
-    y: list[int], fitted: list[float], rule: str
-) -> None:
+def test_isotonic_fits_of_r_and_scikit_learn(y, fitted, rule):
     # A mean of y/m stands for m rows of equal score, y of them right.
     most = max(y)
     scores = np.linspace(0.1, 0.9, len(y))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.decisions import TRUST_BUCKETS, Costs, Policy, review_queue
@@ -22,7 +20,7 @@ TABLE = pd.DataFrame(
 )
 
 
-def test_least_confident_first_and_ties_by_row() -> None:
+def test_least_confident_first_and_ties_by_row():
     found = review_queue(TABLE, budget=4)
     assert found.index.tolist() == ["b", "d", "c", "a"]
     assert found["queue_reason"].tolist() == [
@@ -32,7 +30,7 @@ def test_least_confident_first_and_ties_by_row() -> None:
     assert "queue_reason" not in TABLE
 
 
-def test_a_queue_of_what_a_policy_decided() -> None:
+def test_a_queue_of_what_a_policy_decided():
     table = TABLE.assign(confidence=[0.9, np.nan, 0.8, 0.4, 0.95])
     table.loc["d", "prediction"] = None
     decided = Policy(TRUST_BUCKETS).apply(table)
@@ -50,7 +48,7 @@ def test_a_queue_of_what_a_policy_decided() -> None:
 
 
 @pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
-def test_items_without_a_confidence(missing: Any) -> None:
+def test_items_without_a_confidence(missing):
     table = TABLE.assign(confidence=[0.9, 0.6, missing, 0.6, missing])
     found = review_queue(table, budget=3)
     assert found.index.tolist() == ["c", "e", "b"]
@@ -59,7 +57,7 @@ def test_items_without_a_confidence(missing: Any) -> None:
     assert sorted(drawn.index) == list("abcde")
     none = review_queue(table[["confidence"]].loc[["c", "e"]], budget=5)
     assert none.index.tolist() == ["c", "e"]
-    needs: dict[Any, Any] = {
+    needs = {
         "value": {"costs": Costs(10, 1.5)},
         "near-threshold": {"threshold": 0.5},
         "stratified": {},
@@ -69,7 +67,7 @@ def test_items_without_a_confidence(missing: Any) -> None:
             review_queue(table, budget=5, strategy=strategy, **more)
 
 
-def test_near_a_threshold() -> None:
+def test_near_a_threshold():
     found = review_queue(TABLE, budget=3, strategy="near-threshold", threshold=0.875)
     assert found.index.tolist() == ["a", "c", "e"]
     assert found["queue_reason"].tolist() == [
@@ -79,7 +77,7 @@ def test_near_a_threshold() -> None:
     ]
 
 
-def test_value_leaves_out_what_is_cheaper_to_automate() -> None:
+def test_value_leaves_out_what_is_cheaper_to_automate():
     found = review_queue(TABLE, budget=5, strategy="value", costs=Costs(10, 1.5))
     assert found.index.tolist() == ["b", "d", "c"]
     assert found["queue_reason"].tolist() == ["saves 2.5", "saves 2.5", "saves 0.5"]
@@ -87,7 +85,7 @@ def test_value_leaves_out_what_is_cheaper_to_automate() -> None:
     assert len(none) == 0 and "queue_reason" in none
 
 
-def test_spot_checks_are_spread_over_the_confidence() -> None:
+def test_spot_checks_are_spread_over_the_confidence():
     confidence = np.repeat([0.1, 0.3, 0.9, 1.0], [1, 4, 60, 35])
     table = pd.DataFrame({"confidence": confidence})
     found = review_queue(table, budget=13, strategy="stratified", rng=1)
@@ -105,16 +103,13 @@ def test_spot_checks_are_spread_over_the_confidence() -> None:
     assert counts.to_dict() == {"[0.8, 1]": 4, "[0.2, 0.4)": 3, "[0, 0.2)": 1}
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=1, max_size=60),
     st.integers(1, 70),
     st.integers(1, 8),
     st.sampled_from(["random", "stratified"]),
 )
-def test_weights_stand_for_the_whole_table(
-    confidence: list[float], budget: int, n_strata: int, strategy: Any
-) -> None:
+def test_weights_stand_for_the_whole_table(confidence, budget, n_strata, strategy):
     table = pd.DataFrame({"confidence": confidence})
     budget = max(budget, n_strata)
     found = review_queue(
@@ -125,7 +120,7 @@ def test_weights_stand_for_the_whole_table(
     assert (found["queue_weight"] >= 1).all()
 
 
-def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
+def test_spot_checks_estimate_the_error_rate_without_bias():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"confidence": rng.beta(4, 1, 300)})
     table["wrong"] = rng.random(300) > table["confidence"]
@@ -175,7 +170,7 @@ def test_spot_checks_estimate_the_error_rate_without_bias() -> None:
         ({"table": TABLE[:0]}, "table must have at least one row"),
     ],
 )
-def test_bad_input(change: dict[str, Any], says: str) -> None:
-    arguments: dict[str, Any] = {"table": TABLE, "budget": 3} | change
+def test_bad_input(change, says):
+    arguments = {"table": TABLE, "budget": 3} | change
     with pytest.raises((ValueError, TypeError), match=f"^{says}"):
         review_queue(**arguments)

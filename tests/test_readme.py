@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 Run = Callable[[str], str]
+pytestmark = pytest.mark.usefixtures("embedded")  # loaded once for all of them
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +31,20 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def test_classifier_separates_held_out_reviews(examples: list[str], run: Run) -> None:
+def test_classifier_separates_held_out_reviews(examples, run):
     code, _, _ = examples
-    for whole, fewer in (('"test", n=1000', 100), ('"calibration", n=200', 60)):
+    for whole, fewer in (('"test", n=1000', 60), ('"calibration", n=200', 40)):
         assert whole in code
         code = code.replace(whole, f"{whole.split('=')[0]}={fewer}")
     shown = run(code)
     found = dict(re.findall(r"^(AUROC|accuracy) +([\d.]+)", shown, re.M))
-    assert float(found["AUROC"]) >= 0.75
+    assert float(found["AUROC"]) >= 0.7
     assert float(found["accuracy"]) >= 0.77
-    assert "learned from 60 labels" in shown and "(held out:" in shown
+    assert "learned from 40 labels" in shown and "(held out:" in shown
     assert "cannot be told from a perfect forecaster" in shown
 
 
-def test_calibrator_mends_the_confidence_of_other_films(
-    examples: list[str], run: Run
-) -> None:
+def test_calibrator_mends_the_confidence_of_other_films(examples, run):
     _, code, _ = examples
     before, after = run(code).strip().split("\n\n")
     assert "not stated" in before and "(held out:" in after
@@ -57,7 +56,7 @@ def test_calibrator_mends_the_confidence_of_other_films(
     assert "cannot be told from a perfect forecaster" in after
 
 
-def test_policy_holds_on_other_films(examples: list[str], run: Run) -> None:
+def test_policy_holds_on_other_films(examples, run):
     _, _, code = examples
     shown = run(code)
     assert "a risk of at most 0.1 holds" in shown and "accept" in shown

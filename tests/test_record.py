@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import numpy as np
@@ -58,9 +57,7 @@ def notebook_of(shown: list[tuple[dict, dict]], path: Path) -> Path:
         (np.array(3.5), 3.5),
     ],
 )
-def test_value_comes_back_as_plain_python(
-    shown: list, tmp_path: Path, value: Any, plain: Any
-) -> None:
+def test_value_comes_back_as_plain_python(shown, tmp_path, value, plain):
     assert recorded(notebook_of(shown, tmp_path / "chapter.ipynb")) == {}
     record("key", value)
     found = recorded(notebook_of(shown, tmp_path / "chapter.ipynb"))
@@ -90,9 +87,7 @@ def test_value_comes_back_as_plain_python(
         ),
     ],
 )
-def test_what_prose_cannot_quote_is_refused(
-    shown: list, key: Any, value: Any, error: type, said: str
-) -> None:
+def test_what_prose_cannot_quote_is_refused(shown, key, value, error, said):
     with pytest.raises(error, match=said):
         record(key, value)
     assert shown == []
@@ -105,21 +100,21 @@ def test_what_prose_cannot_quote_is_refused(
         *((word, False) for word in (False, 0, np.False_, "false", "False", "0")),
     ],
 )
-def test_switch_is_read_in_both_spellings(value: Any, flag: bool) -> None:
+def test_switch_is_read_in_both_spellings(value, flag):
     assert read_flag(value) is flag
 
 
 @pytest.mark.parametrize("value", ["yes", "", " true", None, 2, 1.5, float("nan"), []])
-def test_switch_that_is_neither_is_refused(value: Any) -> None:
+def test_switch_that_is_neither_is_refused(value):
     with pytest.raises(ValueError, match=re.escape(f"1 or 0, not {value!r}.")):
         read_flag(value)
 
 
 @pytest.mark.parametrize("word", ["true", "false", "True", "False", "1", "0"])
-def test_switch_as_papermill_hands_it_on(word: str) -> None:
+def test_switch_as_papermill_hands_it_on(word):
     from papermill.cli import _resolve_type
     from papermill.translators import PythonTranslator
 
-    given: dict[str, Any] = {}
+    given = {}
     exec(PythonTranslator.codify({"fast": _resolve_type(word)}), given)
     assert read_flag(given["fast"]) is (word.casefold() in ("true", "1"))

@@ -14,7 +14,6 @@ import pytest
 from hosted_model import ModelServer, random_model
 from hosted_server import Reply, StubServer, chat_answer, running
 from openai import AsyncOpenAI
-from pytest_httpserver import HTTPServer
 
 from helpers import EMBEDDED
 from helpers.checkpoints import EMBEDDED_WHEEL
@@ -134,9 +133,7 @@ def small(file: Path) -> pd.DataFrame:
 # There and back -------------------------------------------------------------------
 
 
-def test_a_recording_answers_as_the_server_did(
-    server: tuple[StubServer, AsyncOpenAI], file: Path
-) -> None:
+def test_a_recording_answers_as_the_server_did(server, file):
     stub, client = server
     address = str(client.base_url)
     with keeping() as journal, keeping() as played, Journal(":memory:") as plain:
@@ -180,7 +177,7 @@ def test_a_recording_answers_as_the_server_did(
         assert stub.asked - asked == {"new": 1}
 
 
-def test_no_key_is_in_a_recording(file: Path) -> None:
+def test_no_key_is_in_a_recording(file):
     with keeping() as journal:
         journal.add([answered(chat("a"))])
         address = URL.replace("//", f"//me:{KEY}@") + f"?token={KEY}"
@@ -188,7 +185,7 @@ def test_no_key_is_in_a_recording(file: Path) -> None:
     assert table.attrs["base_url"] == URL and KEY.encode() not in file.read_bytes()
 
 
-def test_playing_twice_adds_nothing(file: Path, tmp_path: Path) -> None:
+def test_playing_twice_adds_nothing(file, tmp_path):
     small(file)
     for _ in range(2):
         with Journal(tmp_path / "a.sqlite", keep_requests=True) as journal:
@@ -199,7 +196,7 @@ def test_playing_twice_adds_nothing(file: Path, tmp_path: Path) -> None:
             assert usage["prompt_tokens"] == 20 and len(journal.recorded()) == 3
 
 
-def test_what_a_journal_knows_stays(file: Path) -> None:
+def test_what_a_journal_knows_stays(file):
     small(file)  # of "a", the failure "b" and "c"
     a, b, c, d = map(chat, "abcd")
     keys = [request.key(URL) for request in (a, b, c)]
@@ -220,7 +217,7 @@ def test_what_a_journal_knows_stays(file: Path) -> None:
         assert journal.usage().loc[("m", "recorded"), "errors"] == 0
 
 
-def test_an_answer_wins_over_failures_before_and_after(file: Path) -> None:
+def test_an_answer_wins_over_failures_before_and_after(file):
     a, b, c = chat("a"), chat("b"), chat("c")
     with keeping() as journal, Journal(":memory:") as played:
         journal.add([failed(a, "first"), failed(b, "first"), answered(c)])
@@ -236,7 +233,7 @@ def test_an_answer_wins_over_failures_before_and_after(file: Path) -> None:
     assert found[b.key(URL)].message == "second"
 
 
-def test_half_characters_of_a_server_do_not_stop_the_journal(file: Path) -> None:
+def test_half_characters_of_a_server_do_not_stop_the_journal(file):
     asked, other = chat("a"), chat("b")
     body = chat_answer("yes") | {"id": "id-\ud83d"}
     with keeping() as journal, Journal(":memory:") as played:
@@ -254,12 +251,12 @@ def test_half_characters_of_a_server_do_not_stop_the_journal(file: Path) -> None
 # The journal that keeps requests ----------------------------------------------------
 
 
-def test_requests_are_kept_only_where_one_says_so(tmp_path: Path, file: Path) -> None:
+def test_requests_are_kept_only_where_one_says_so(tmp_path, file):
     path, wal = tmp_path / "a.sqlite", tmp_path / "a.sqlite-wal"
     prompts = [f"a private text, {at}" for at in range(3)]
     first, second, third = map(chat, prompts)
 
-    def kept(*calls: Call, keep: bool) -> list[str]:
+    def kept(*calls, keep):
         with Journal(path, keep_requests=keep) as journal:
             journal.add(calls)
             if not keep:
@@ -278,7 +275,7 @@ def test_requests_are_kept_only_where_one_says_so(tmp_path: Path, file: Path) ->
         assert len(journal.get([q.key(URL) for q in (first, second, third)])) == 3
 
 
-def test_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     key = chat("a").key(URL)
     with Journal(":memory:") as journal, Journal(":memory:") as other:
@@ -291,7 +288,7 @@ def test_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # What is refused --------------------------------------------------------------------
 
 
-def test_a_recording_is_of_one_server(file: Path) -> None:
+def test_a_recording_is_of_one_server(file):
     with keeping() as journal:
         journal.add([answered(chat("a"))])
         with pytest.raises(ValueError, match=r"http://127.0.0.1:8/v1 was not asked: "):
@@ -310,7 +307,7 @@ def test_a_recording_is_of_one_server(file: Path) -> None:
         ("response", '{"choices": ['),
     ],
 )
-def test_a_changed_recording_is_refused(file: Path, column: str, value: Any) -> None:
+def test_a_changed_recording_is_refused(file, column, value):
     table = small(file)
     if column == "base_url":
         table.attrs[column] = value
@@ -327,7 +324,7 @@ def test_a_changed_recording_is_refused(file: Path, column: str, value: Any) -> 
 
 
 @pytest.mark.parametrize("what", ["text", "empty", "no attrs", "arguments", "time"])
-def test_a_file_that_is_no_recording(file: Path, what: str) -> None:
+def test_a_file_that_is_no_recording(file, what):
     table = small(file)
     if what == "no attrs":
         table.attrs.clear()
@@ -345,7 +342,7 @@ def test_a_file_that_is_no_recording(file: Path, what: str) -> None:
 # probe --------------------------------------------------------------------------------
 
 
-def test_a_probe_is_played_back(httpserver: HTTPServer, file: Path) -> None:
+def test_a_probe_is_played_back(httpserver, file):
     server = ModelServer(random_model(3), sentinel=True, refuses="seed", most=5)
     client = AsyncOpenAI(api_key=KEY, base_url=server.serve(httpserver))
     with keeping() as journal:
@@ -372,7 +369,7 @@ def test_a_probe_is_played_back(httpserver: HTTPServer, file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_the_books_recordings_play_and_say_their_origin(root: Path, name: str) -> None:
+def test_the_books_recordings_play_and_say_their_origin(root, name):
     files = sorted((root / "data" / "recorded" / name).glob("*.parquet"))
     assert len(files) >= 4
     for path in files:

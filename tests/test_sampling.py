@@ -16,11 +16,7 @@ from helpers.models import LanguageModel
 from helpers.sampling import (
     INVALID,
     agreement,
-    fewer_votes,
-    is_settled,
     sample_votes,
-    samples_needed,
-    smoothed_share,
     winners_share,
 )
 from helpers.scoring import label_logprobs
@@ -222,47 +218,6 @@ def test_winners_share_of_several_outcomes() -> None:
     assert winners_share([0.5, 0.5], 400) == pytest.approx(0.52, abs=0.001)
 
 
-def test_smoothing_is_the_mean_of_a_dirichlet() -> None:
-    found = smoothed_share(table([8, 1, 1]), pseudo_votes=0.5)
-    assert found.to_numpy()[0] == pytest.approx([8.5 / 11.5, 1.5 / 11.5, 1.5 / 11.5])
-
-
-def test_samples_needed_is_the_smallest_number() -> None:
-    for method in ("wilson", "clopper-pearson"):
-        chosen: Any = method
-        n = samples_needed(0.3, share=0.5, method=chosen)
-        even = [n - 2 + n % 2, n + n % 2]
-        votes = table(*[[k // 2, k // 2, 0] for k in even])
-        found = agreement(votes, method=chosen)
-        widths = (found["high"] - found["low"]).tolist()
-        assert widths[0] > 0.3 - 0.01 and widths[1] <= 0.3
-    assert samples_needed(0.1, share=0.95) < samples_needed(0.1)
-    with pytest.raises(ValueError, match="most=100 answers leave the interval"):
-        samples_needed(0.01, most=100)
-
-
-def test_settled_means_that_no_answers_can_change_the_winner() -> None:
-    votes = table([6, 1, 0], [4, 3, 0], [5, 5, 0], [6, 3, 0])
-    assert is_settled(votes, 10).tolist() == [True, False, False, True]
-    # With three votes missing, 6 to 3 could end 6 to 6.
-    assert is_settled(votes.tail(1), 12).tolist() == [False]
-    with pytest.raises(ValueError, match="it is 8, and row 2 has 10"):
-        is_settled(votes, 8)
-
-
-def test_fewer_votes_are_some_of_the_votes() -> None:
-    votes = table(*[[60, 30, 10]] * 400)
-    found = fewer_votes(votes, 20, seed=1)
-    assert (found.sum(axis=1) == 20).all() and (found <= votes).all(axis=None)
-    assert found.mean().tolist() == pytest.approx([12, 6, 2], abs=0.4)
-    # Without replacement they vary less than a fresh sample would.
-    assert found["a"].var() == pytest.approx(20 * 0.6 * 0.4 * 80 / 99, rel=0.25)
-    assert fewer_votes(votes, 100).equals(votes)
-    assert fewer_votes(votes, 20, seed=1).equals(found)
-    with pytest.raises(ValueError, match="it is 101, and row 0 has 100"):
-        fewer_votes(votes, 101)
-
-
 VOTES = table([1, 2, 0])
 CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: agreement(table([0, 0, 0])), "an answer in each row; row 0 has none"),
@@ -273,11 +228,8 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: agreement(VOTES, prediction=[INVALID]), "row 0 is 'invalid'"),
     (lambda: agreement(VOTES, prediction=["a", "b"]), "one value for each"),
     (lambda: agreement(VOTES, level=95), "level must lie between 0 and 1"),
-    (lambda: smoothed_share(VOTES, pseudo_votes=0), "must be above 0"),
     (lambda: winners_share([0.5, 0.6], 3), "must sum to one"),
     (lambda: winners_share([0.5, 0.5], 0), "n must be a whole number"),
-    (lambda: samples_needed(1.5), "width must lie between 0 and 1"),
-    (lambda: samples_needed(0.1, share=2), "share must lie between 0 and 1"),
 ]
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scale_driver import ByLength, Kills, dies, fails, reviews
 
@@ -31,7 +31,7 @@ from helpers.scale import (
 )
 
 if TYPE_CHECKING:
-    from helpers.models import LanguageModel
+    pass
 
 NO_TEXT = "The text is missing or empty."
 DRIVER = [sys.executable, str(Path(__file__).with_name("scale_driver.py"))]
@@ -78,7 +78,7 @@ def boom() -> Any:
     raise AssertionError("called")
 
 
-def test_table_is_the_classifiers_own(source: Path, tmp_path: Path) -> None:
+def test_table_is_the_classifiers_own(source, tmp_path):
     out = tmp_path / "out"
     done = run_here(source, out, id="name", rows_per_block=400)
     table = read_results(out)
@@ -106,7 +106,7 @@ def test_table_is_the_classifiers_own(source: Path, tmp_path: Path) -> None:
         read_results(out, ["colour"])
 
 
-def test_columns_are_carried_over(tmp_path: Path) -> None:
+def test_columns_are_carried_over(tmp_path):
     moments = pd.to_datetime(["2020-01-01", None, "2020-01-03"])
     given = pd.DataFrame(
         {"n": [1, None, 3], "when": moments, "text": ["a", "b", "c"], "x": "y"}
@@ -122,7 +122,7 @@ def test_columns_are_carried_over(tmp_path: Path) -> None:
     assert table["text"].tolist() == ["a", "b", "c"]
 
 
-def test_bad_rows_have_their_reason(tmp_path: Path) -> None:
+def test_bad_rows_have_their_reason(tmp_path):
     texts = [f"text {at}" for at in range(100)]
     bad = {3: None, 4: "", 5: " \n", 50: "refuse me", 51: "refuse", 99: "refuse"}
     given = pd.DataFrame(
@@ -143,12 +143,10 @@ def test_bad_rows_have_their_reason(tmp_path: Path) -> None:
     assert (done.rows, done.bad_rows) == (100, 6)
 
 
-def test_texts_that_fit_no_window_are_bad(
-    tmp_path: Path, tiny_llama: LanguageModel
-) -> None:
+def test_texts_that_fit_no_window_are_bad(tmp_path, tiny_llama):
     from helpers.classifier import LLMClassifier
 
-    def make() -> LLMClassifier:
+    def make():
         labels = ["positive", "negative"]
         return LLMClassifier(tiny_llama, labels, "Review: {text}\n", cache=False)
 
@@ -163,7 +161,7 @@ def test_texts_that_fit_no_window_are_bad(
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_empty_source_and_one_row(tmp_path: Path, suffix: str) -> None:
+def test_empty_source_and_one_row(tmp_path, suffix):
     for rows in (0, 1):
         path = tmp_path / f"{rows}.{suffix}"
         given = reviews(rows).astype(str)
@@ -182,7 +180,7 @@ TEXTS = ["plain", 'He said "no"', "two\nlines", "three\r\nlines\n\n", "a,b", "ö
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_csv_rows_may_have_line_breaks(tmp_path: Path, end: str, mark: bytes) -> None:
+def test_csv_rows_may_have_line_breaks(tmp_path, end, mark):
     given = pd.DataFrame({"id": range(60), "text": TEXTS * 10})
     text = given.to_csv(index=False, lineterminator=end)
     blank = text.replace(f"plain{end}", f"plain{end}{end}")
@@ -196,7 +194,7 @@ def test_csv_rows_may_have_line_breaks(tmp_path: Path, end: str, mark: bytes) ->
         assert table["id"].tolist() == [str(at) for at in range(60)]
 
 
-def test_csv_rows_that_cannot_be_read_are_bad(tmp_path: Path) -> None:
+def test_csv_rows_that_cannot_be_read_are_bad(tmp_path):
     rows = [b"id,text", b"1,fine", b"2", b"3,so, so", b"4,caf\xe9", b"5,", b"6,good"]
     (tmp_path / "a.csv").write_bytes(b"\n".join(rows))
     run_here(tmp_path / "a.csv", tmp_path / "out", id="id", rows_per_block=4)
@@ -230,7 +228,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_csv_and_parquet_take_the_same_texts(tmp_path: Path, alone: bool) -> None:
+def test_csv_and_parquet_take_the_same_texts(tmp_path, alone):
     rows = [(text, at) for at, text in enumerate(SAME)]
     raw = pa.array(SAME, pa.large_binary()).view(pa.large_string())
     table = {"text": raw} if alone else {"text": raw, "n": [f"{n}" for _, n in rows]}
@@ -257,7 +255,7 @@ def test_csv_and_parquet_take_the_same_texts(tmp_path: Path, alone: bool) -> Non
     assert table["text"].tolist() == texts
 
 
-def test_csv_and_parquet_take_the_same_truths(tmp_path: Path) -> None:
+def test_csv_and_parquet_take_the_same_truths(tmp_path):
     raw = pa.array([b"good", b"", None, b"\xff", b"fair", b"bad"]).view(pa.string())
     table = pa.table({"text": list("abcdef"), "label": raw})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -274,7 +272,7 @@ def test_csv_and_parquet_take_the_same_truths(tmp_path: Path) -> None:
         ]
 
 
-def test_files_may_spell_text_types_differently(tmp_path: Path) -> None:
+def test_files_may_spell_text_types_differently(tmp_path):
     kinds = [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
     for at, kind in enumerate(kinds):
         column = pa.array(["a", "b"]).cast(kind)
@@ -293,27 +291,17 @@ def test_files_may_spell_text_types_differently(tmp_path: Path) -> None:
     assert types == {pa.string()}
 
 
-@settings(
-    max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=20)
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4),
     group=st.integers(1, 12),
     block=st.integers(1, 20),
     kind=st.sampled_from(["parquet", "csv"]),
 )
-def test_every_row_comes_out_once(
-    tmp_path_factory: pytest.TempPathFactory,
-    sizes: list[int],
-    group: int,
-    block: int,
-    kind: str,
-) -> None:
+def test_every_row_comes_out_once(tmp_path_factory, sizes, group, block, kind):
     folder = tmp_path_factory.mktemp("any")
     (folder / "in").mkdir()
-    texts: list[str] = []
+    texts = []
     for at, size in enumerate(sizes):
         own = [f"{at}.{row}\nof {size}" for row in range(size)]
         texts += own
@@ -342,9 +330,7 @@ def test_every_row_comes_out_once(
         ({"workers": -1}, "workers must be a whole number of 0 or more, not -1"),
     ],
 )
-def test_bad_arguments(
-    source: Path, tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
+def test_bad_arguments(source, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run_here(source, tmp_path / "out", boom, **options)
     with pytest.raises(TypeError, match="classifier_factory must be callable"):
@@ -375,7 +361,7 @@ def test_bad_arguments(
         ({"a.pq": b"no"}, "source must be Parquet; .*a.pq"),
     ],
 )
-def test_bad_sources(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+def test_bad_sources(tmp_path, files, message):
     (tmp_path / "in").mkdir()
     for name, data in files.items():
         if isinstance(data, dict):
@@ -398,9 +384,7 @@ def test_bad_sources(tmp_path: Path, files: dict[str, Any], message: str) -> Non
         ({"make": lambda: ByLength("2")}, "results of .*1'}, .* is .*2'}"),
     ],
 )
-def test_other_plan_or_model_is_refused(
-    source: Path, tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
+def test_other_plan_or_model_is_refused(source, tmp_path, options, message):
     out = tmp_path / "out"
     run_here(source, out, rows_per_block=300)
     before = read_results(out)
@@ -409,7 +393,7 @@ def test_other_plan_or_model_is_refused(
     pd.testing.assert_frame_equal(read_results(out), before)
 
 
-def test_changed_source_is_refused(source: Path, tmp_path: Path) -> None:
+def test_changed_source_is_refused(source, tmp_path):
     run_here(source, tmp_path / "out")
     data, seen = bytearray(source.read_bytes()), source.stat()
     os.utime(source, (0, 0))  # other bytes count, another time does not
@@ -421,7 +405,7 @@ def test_changed_source_is_refused(source: Path, tmp_path: Path) -> None:
         run_here(source, tmp_path / "out", make=boom)
 
 
-def test_a_file_twice_is_refused(source: Path, tmp_path: Path) -> None:
+def test_a_file_twice_is_refused(source, tmp_path):
     (tmp_path / "in").mkdir()
     os.symlink(source, tmp_path / "in" / "link.parquet")
     os.link(source, tmp_path / "in" / "hard.parquet")
@@ -434,7 +418,7 @@ def test_a_file_twice_is_refused(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["b.csv.gz", "notes.txt", "link", "gone.csv"])
-def test_what_a_folder_has_besides_is_refused(tmp_path: Path, name: str) -> None:
+def test_what_a_folder_has_besides_is_refused(tmp_path, name):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.csv").write_text("text\na\n")
     (tmp_path / "in" / "_SUCCESS").touch()
@@ -467,16 +451,14 @@ def same_size(path: Path) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("name", "call"), [("b.csv", 2), ("a.csv", 8)])
-def test_a_source_that_changes_meanwhile_ends_the_run(
-    tmp_path: Path, change: str, name: str, call: int
-) -> None:
+def test_a_source_that_changes_meanwhile_ends_the_run(tmp_path, change, name, call):
     calls, out = [], tmp_path / "out"
     (tmp_path / "in").mkdir()
     for at in "ab":
         reviews(300).to_csv(tmp_path / "in" / f"{at}.csv", index=False)
 
     class Meanwhile(ByLength):
-        def score_table(self, texts: list[str]) -> pd.DataFrame:
+        def score_table(self, texts):
             calls.append(texts)
             if len(calls) == call:
                 CHANGES[change](tmp_path / "in" / name)
@@ -489,7 +471,7 @@ def test_a_source_that_changes_meanwhile_ends_the_run(
         read_results(out)
 
 
-def test_other_folders_are_refused(source: Path, tmp_path: Path) -> None:
+def test_other_folders_are_refused(source, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(ValueError, match="destination must be .*thesis.txt"):
@@ -501,7 +483,7 @@ def test_other_folders_are_refused(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["row", "confidence", "truth", "correct", "p_other"])
-def test_names_of_the_results_are_not_free(tmp_path: Path, name: str) -> None:
+def test_names_of_the_results_are_not_free(tmp_path, name):
     given = pd.DataFrame({"text": ["a"], name: ["good"]})
     with pytest.raises(ValueError, match=f"must leave .* free, not '{name}'"):
         run_here(given, tmp_path / "out")
@@ -512,9 +494,7 @@ def test_names_of_the_results_are_not_free(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("left", [None, b"", b"["])
-def test_results_that_nobody_claims_are_refused(
-    source: Path, tmp_path: Path, left: bytes | None
-) -> None:
+def test_results_that_nobody_claims_are_refused(source, tmp_path, left):
     run_here(source, tmp_path / "out")
     journal = tmp_path / "out" / "journal.jsonl"
     if left is None:
@@ -528,8 +508,8 @@ def test_results_that_nobody_claims_are_refused(
         run_here(source, tmp_path / "out", boom)
 
 
-def test_two_runs_do_not_share_a_folder(source: Path, tmp_path: Path) -> None:
-    def meanwhile() -> Any:
+def test_two_runs_do_not_share_a_folder(source, tmp_path):
+    def meanwhile():
         with pytest.raises(TimeoutError, match="out/.lock"):
             run_here(source, tmp_path / "out")
         return ByLength()
@@ -550,9 +530,7 @@ class Unfitted:
         (lambda: 1 / 0, ZeroDivisionError, "division"),
     ],
 )
-def test_broken_classifiers_stop_the_run(
-    source: Path, tmp_path: Path, make: Any, error: type[Exception], message: str
-) -> None:
+def test_broken_classifiers_stop_the_run(source, tmp_path, make, error, message):
     with pytest.raises(error, match=message):
         run_here(source, tmp_path / "out", make=make)
     # Nothing was done, so another plan may have the folder.
@@ -564,11 +542,11 @@ class Interrupted(Exception):
     """Stands for whatever stops a run."""
 
 
-def test_goes_on_where_it_stopped(source: Path, tmp_path: Path) -> None:
+def test_goes_on_where_it_stopped(source, tmp_path):
     out, calls = tmp_path / "out", []
 
     class Stops(ByLength):
-        def score_table(self, texts: list[str]) -> pd.DataFrame:
+        def score_table(self, texts):
             calls.append(len(texts))
             if len(calls) == 6:
                 raise Interrupted
@@ -647,9 +625,7 @@ def assert_refused(out: Path, message: str) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_was_finished_and_is_damaged_is_told_and_done_again(
-    finished: Finished, damage: str
-) -> None:
+def test_what_was_finished_and_is_damaged_is_told_and_done_again(finished, damage):
     source, out, table, bad = finished
     DAMAGES[damage](out)
     assert_refused(out, "classify_dataset again|nothing among its results")
@@ -659,9 +635,7 @@ def test_what_was_finished_and_is_damaged_is_told_and_done_again(
     pd.testing.assert_frame_equal(read_bad_rows(out), bad)
 
 
-def test_blocks_of_a_forgotten_source_are_not_mixed_with_others(
-    finished: Finished,
-) -> None:
+def test_blocks_of_a_forgotten_source_are_not_mixed_with_others(finished):
     source, out, *_ = finished
     journal = out / "journal.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b'["source', b'["sourze', 1))
@@ -671,7 +645,7 @@ def test_blocks_of_a_forgotten_source_are_not_mixed_with_others(
     assert read_results(out).attrs["source"] == {"model": "by length 2"}
 
 
-def test_results_that_are_lost_while_they_are_read(finished: Finished) -> None:
+def test_results_that_are_lost_while_they_are_read(finished):
     out = finished[1]
     some = iter_results(out)
     next(some)
@@ -684,7 +658,7 @@ def test_results_that_are_lost_while_they_are_read(finished: Finished) -> None:
         read_results(out)
 
 
-def test_strange_files_among_the_results_are_refused(finished: Finished) -> None:
+def test_strange_files_among_the_results_are_refused(finished):
     source, out, _, _ = finished
     for name in ("table/part-00000099.parquet", "bad/mine.parquet", "table/notes.txt"):
         shutil.copy(shards(out)[0], out / name)
@@ -697,7 +671,7 @@ def test_strange_files_among_the_results_are_refused(finished: Finished) -> None
     assert len(read_results(out)) == 39
 
 
-def test_no_flipped_bit_is_read(finished: Finished) -> None:
+def test_no_flipped_bit_is_read(finished):
     _, out, table, bad = finished
     draw = np.random.default_rng(0)
     for path in sorted(path for path in out.rglob("*") if path.stat().st_size):
@@ -717,9 +691,7 @@ def test_no_flipped_bit_is_read(finished: Finished) -> None:
         path.write_bytes(good)
 
 
-def test_without_ray_one_is_told_what_to_do(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ray_one_is_told_what_to_do(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match="how-sure\\[scale\\].*workers=0"):
         run_here(source, tmp_path / "out", workers=1)
@@ -727,7 +699,7 @@ def test_without_ray_one_is_told_what_to_do(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_killed_worker_loses_no_row(tmp_path: Path, local_ray: Any) -> None:
+def test_killed_worker_loses_no_row(tmp_path, local_ray):
     given = reviews(500)
     given.loc[234, "text"] = "kill"
     out, marker = tmp_path / "out", tmp_path / "killed"
@@ -739,9 +711,7 @@ def test_killed_worker_loses_no_row(tmp_path: Path, local_ray: Any) -> None:
     assert local_ray.is_initialized()  # it was not ours to stop
 
 
-def test_block_that_kills_each_worker_ends_the_run(
-    local_ray: Any, tmp_path: Path
-) -> None:
+def test_block_that_kills_each_worker_ends_the_run(local_ray, tmp_path):
     given = reviews(100)
     given.loc[55, "text"] = "kill"
     make = Kills.factory(str(tmp_path / "killed"), True)
@@ -761,20 +731,12 @@ def test_block_that_kills_each_worker_ends_the_run(
         (boom, Workers(cpus=2, gpus=64), UserWarning, "take 2 cores and 64 accel"),
     ],
 )
-def test_errors_of_workers(
-    local_ray: Any,
-    source: Path,
-    tmp_path: Path,
-    make: Callable[[], Any],
-    workers: Any,
-    error: type[Exception],
-    message: str,
-) -> None:
+def test_errors_of_workers(local_ray, source, tmp_path, make, workers, error, message):
     with pytest.raises(error, match=message):
         run_here(source, tmp_path / "out", make, workers=workers)
 
 
-def test_killed_driver_goes_on(local_ray: Any, source: Path, tmp_path: Path) -> None:
+def test_killed_driver_goes_on(local_ray, source, tmp_path):
     """The first run has a Ray of its own; the next one is on another cluster."""
     out = tmp_path / "out"
     driver = subprocess.Popen([*DRIVER, "slow", str(source), str(out)])
@@ -797,7 +759,7 @@ def test_killed_driver_goes_on(local_ray: Any, source: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_rows(tmp_path):
     for rows in (1_000, 20_000):
         given = reviews(rows)
         given["text"] += " long" * 100

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.models import LanguageModel
 from helpers.scoring import label_logprobs
 from helpers.self_report import (
     STATUSES,
@@ -48,7 +46,7 @@ from helpers.verbalizer import Verbalizer
         ('```json\n{"confidence": 85}\n```', 0.85),
     ],
 )
-def test_a_stated_confidence_is_read(answer: str, value: float) -> None:
+def test_a_stated_confidence_is_read(answer, value):
     report = read_report(answer)
     assert report.status == "ok"
     assert report.value == pytest.approx(value)
@@ -74,7 +72,7 @@ ninety percent | eight/10 | very sure | positive | 80 on a scale from 0-100
     "answer",
     [one for line in UNREADABLE.split("\n") for one in line.split(" | ") if one],
 )
-def test_what_has_no_one_value_is_not_read(answer: str) -> None:
+def test_what_has_no_one_value_is_not_read(answer):
     report = read_report(answer)
     assert math.isnan(report.value) and report.status == "unreadable"
 
@@ -96,13 +94,13 @@ def test_what_has_no_one_value_is_not_read(answer: str) -> None:
         ('{"a":' * 100_000, "unreadable"),
     ],
 )
-def test_what_cannot_be_read_has_a_name(answer: str, status: str) -> None:
+def test_what_cannot_be_read_has_a_name(answer, status):
     report = read_report(answer)
     assert math.isnan(report.value)
     assert report.status == status
 
 
-def test_a_number_means_what_was_asked_for() -> None:
+def test_a_number_means_what_was_asked_for():
     assert read_report("1", scale="probability").value == 1.0
     assert read_report("1.0", scale="probability").value == 1.0
     assert read_report("0.25", scale="probability").value == 0.25
@@ -115,7 +113,7 @@ def test_a_number_means_what_was_asked_for() -> None:
 
 
 @given(st.integers(0, 100))
-def test_whole_percentages_survive_in_every_notation(percent: int) -> None:
+def test_whole_percentages_survive_in_every_notation(percent):
     for way in ("#", "#%", "# percent.", "#/100", '{"confidence": "#%"}'):
         value = read_report(way.replace("#", str(percent))).value
         assert value == pytest.approx(percent / 100)
@@ -126,9 +124,7 @@ def test_whole_percentages_survive_in_every_notation(percent: int) -> None:
     st.text(st.sampled_from("0123456789.,-–/%<~? abnot"), min_size=1, max_size=6),
     st.booleans(),
 )
-def test_a_value_is_read_only_where_it_is_the_whole_answer(
-    percent: int, more: str, behind: bool
-) -> None:
+def test_a_value_is_read_only_where_it_is_the_whole_answer(percent, more, behind):
     answer = f"{percent}%{more}" if behind else f"{more}{percent}%"
     report = read_report(answer)
     number = answer.strip().removesuffix(".").removesuffix("%").rstrip(" ")
@@ -137,23 +133,23 @@ def test_a_value_is_read_only_where_it_is_the_whole_answer(
 
 
 @given(st.text(max_size=40))
-def test_any_text_has_a_status(text: str) -> None:
+def test_any_text_has_a_status(text):
     report = read_report(text)
     assert report.status in STATUSES
     assert (report.status == "ok") == (0 <= report.value <= 1)
 
 
-def test_senseless_requests_are_refused(tiny_llama: LanguageModel) -> None:
-    answers: list[Any] = [None, 80, ["80"]]
+def test_senseless_requests_are_refused(tiny_llama):
+    answers = [None, 80, ["80"]]
     for answer in answers:
         with pytest.raises(TypeError, match="answer must be a string"):
             read_report(answer)
-    wrong: Any = "stars"
+    wrong = "stars"
     with pytest.raises(ValueError, match="scale must be one of"):
         read_report("3", scale=wrong)
     with pytest.raises(ValueError, match="scale must be one of"):
         self_report(tiny_llama, ["A:"], scale=wrong)
-    prompts: list[Any] = ["", "True or False? ", None]
+    prompts = ["", "True or False? ", None]
     for prompt in prompts:
         with pytest.raises(ValueError, match="^prompts must"):
             p_true(tiny_llama, ["fine?", prompt])
@@ -161,7 +157,7 @@ def test_senseless_requests_are_refused(tiny_llama: LanguageModel) -> None:
         report_distribution(tiny_llama, ["How sure? "])
 
 
-def test_reports_are_what_the_model_writes(embedded: LanguageModel) -> None:
+def test_reports_are_what_the_model_writes(embedded):
     shown = "Review: A joy.\nSentiment: positive\nHow sure, from 0 to 100: 95\n\n"
     asked = pd.Series(
         [
@@ -182,7 +178,7 @@ def test_reports_are_what_the_model_writes(embedded: LanguageModel) -> None:
     assert (found.attrs["unread"], cut.attrs["unread"]) == (0, 1)
 
 
-def test_p_true_is_the_exact_share_of_true(tiny_llama: LanguageModel) -> None:
+def test_p_true_is_the_exact_share_of_true(tiny_llama):
     asked = pd.Series(
         ["no way\nTrue or False?", "a bore\nTrue or False?"], index=[7, 3]
     )
@@ -200,7 +196,7 @@ def test_p_true_is_the_exact_share_of_true(tiny_llama: LanguageModel) -> None:
     assert report_distribution(tiny_llama, []).shape == (0, 103)
 
 
-def test_the_distribution_of_reports_is_exact(embedded: LanguageModel) -> None:
+def test_the_distribution_of_reports_is_exact(embedded):
     question = "How sure, from 0 to 100:"
     asked = f"Review: A joy.\n{question} 95\n\nReview: Fine.\n{question}"
     found = report_distribution(embedded, pd.Series([asked], index=[6]))
@@ -218,7 +214,7 @@ def test_the_distribution_of_reports_is_exact(embedded: LanguageModel) -> None:
     assert shares["85"] * whole == pytest.approx(exact, rel=1e-4)
 
 
-def test_a_percent_sign_is_part_of_the_number(embedded: LanguageModel) -> None:
+def test_a_percent_sign_is_part_of_the_number(embedded):
     question = "How sure, in percent:"
     shown = [f"Review: {text}\n{question} 90%" for text in ("A joy.", "A bore.")]
     asked = "\n\n".join([*shown, f"Review: Fine.\n{question}"])

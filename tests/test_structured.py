@@ -49,7 +49,7 @@ def limits(found: Any, value: Any) -> tuple[float, float]:
 # --- fields whose numbers are known --------------------------------------------------
 
 
-def test_pineapple_is_a_coin_toss() -> None:
+def test_pineapple_is_a_coin_toss():
     # Seed 003; a colon stands where its listing has lost one.
     half = math.exp(-0.6931498)
     head = [token(text) for text in ('{"', "contains", "Pineapple", '":')]
@@ -65,7 +65,7 @@ def test_pineapple_is_a_coin_toss() -> None:
     assert found.flags == () and found.before == ()
 
 
-def test_neiss_code_in_a_json_answer() -> None:
+def test_neiss_code_in_a_json_answer():
     logprobs = {
         "88": -0.0009117019944824278,
         "76": -7.219661712646484,
@@ -126,7 +126,7 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("written", "path", "expected"), LIMITS)
-def test_limits_of_a_field(written: str, path: str, expected: str) -> None:
+def test_limits_of_a_field(written, path, expected):
     tokens = []
     for place in written.split("¦"):
         pairs = [entry.rpartition("=") for entry in place.split("/")]
@@ -146,7 +146,7 @@ def test_limits_of_a_field(written: str, path: str, expected: str) -> None:
     assert total == pytest.approx(1)
 
 
-def test_shares_of_a_field() -> None:
+def test_shares_of_a_field():
     tokens = [token('{"x":"'), token("a", 0.4, b=0.6), token('"}')]
     for constrained, high in ((True, [0.4, 0.6, 0.6]), (False, [1.0, 0.6, 0.6])):
         options = {"choices": ["a", "be", "by"], "constrained": constrained}
@@ -247,11 +247,11 @@ def map_tokens(parts: list[bytes], form: int = 0) -> list[Token]:
     ]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(documents(), st.lists(st.integers(0, 10**6), max_size=30), st.integers(0, 2))
 def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
-    document: tuple[str, tuple[str | int, ...], Any], places: list[int], form: int
-) -> None:
+    document, places, form
+):
     text, way, whole = document
     expected, data = reach(whole, way), text.encode()
     value, start, end = field_of(text, way)
@@ -287,14 +287,14 @@ def test_the_span_is_the_value_s_and_the_tokens_are_those_that_hold_it(
         ('{"a":{"b":1},"a":{"b":2}}', "a.b", 2),  # the last of equal keys counts
     ],
 )
-def test_paths(text: str, path: Any, value: Any) -> None:
+def test_paths(text, path, value):
     found, start, end = field_of(text, path)
     assert found == value
     last = str(value).lower() if isinstance(value, bool) else str(value)
     assert start == text.rindex(last) and end == start + len(last)
 
 
-def test_fields_before() -> None:
+def test_fields_before():
     # What stands between two equal keys came before the one that counts.
     text = '{"n":1,"a":1,"why":["x"," "],"a":2,"b":"y"}'
     found = field_distribution([token(text)], "a", choices=[1, 2])
@@ -321,7 +321,7 @@ def test_fields_before() -> None:
         ('{"a":[1]}', "a", "'a' is an array"),
     ],
 )
-def test_a_field_that_is_not_there(text: str, path: Any, message: str) -> None:
+def test_a_field_that_is_not_there(text, path, message):
     with pytest.raises(ValueError, match=message):
         field_distribution([token(text)], path, choices=["x"])
 
@@ -347,7 +347,7 @@ MATCHES: list[tuple[list[Any], dict[bytes, str]]] = [
 
 
 @pytest.mark.parametrize(("choices", "expected"), MATCHES)
-def test_match(choices: list[Any], expected: dict[bytes, str]) -> None:
+def test_match(choices, expected):
     for data, leads in expected.items():
         own = json.dumps(choices[1]).encode() + b"}"
         tokens = [token('{"a":'), beside(own, data)]
@@ -371,15 +371,13 @@ def test_match(choices: list[Any], expected: dict[bytes, str]) -> None:
         (b'c":', 0.5, 0),
     ],
 )
-def test_match_behind_a_colon_in_the_same_token(
-    other: bytes, lower: float, unresolved: float
-) -> None:
+def test_match_behind_a_colon_in_the_same_token(other, lower, unresolved):
     tokens = [token('{"a:'), beside(b'b" : "x"}', other)]
     found = field_distribution(tokens, "a:b", choices=["x", None])
     assert (found.lower[0], found.unresolved) == pytest.approx((lower, unresolved))
 
 
-def test_spelling_families() -> None:
+def test_spelling_families():
     tokens = [token('{"a":"'), token("Fruit", 0.6, fruit=0.3, FRUIT=0.05), token('"}')]
     options = {"choices": ["fruit", "herb"], "constrained": True}
     exact = field_distribution(tokens, "a", **options)
@@ -390,7 +388,7 @@ def test_spelling_families() -> None:
     assert cased.flags == () and cased.value == "Fruit"
 
 
-def test_a_table_and_a_list_of_keys() -> None:
+def test_a_table_and_a_list_of_keys():
     tokens = [token('{"a.b":'), token("false", 0.5, true=0.25), token("}")]
     found = field_distribution(tokens, ["a.b"])
     assert found.path == '["a.b"]'
@@ -400,7 +398,7 @@ def test_a_table_and_a_list_of_keys() -> None:
     assert table["upper_share"].tolist() == pytest.approx([0.5, 0.75])
 
 
-def test_flags() -> None:
+def test_flags():
     why = [token('{"why":"It is'), token(" long", 0.2), token('","n":1,"a":"')]
     tokens = [*why, token("x", 0.5, y=0.5), token('"}')]
     found = field_distribution(tokens, "a", choices=["x", "y"])
@@ -487,9 +485,9 @@ def true_probabilities(
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from([0, 1, 2, 3, 20]))
-def test_truth_lies_inside(constrained: bool, data: Any, k: int) -> None:
+def test_truth_lies_inside(constrained, data, k):
     choices, model, said = data.draw(models(only_choices=constrained))
     assume(json.loads(b"".join(said))["label"] != "")
     tokens = [model.position(said[: n + 1], k) for n in range(len(said))]
@@ -513,7 +511,7 @@ def test_truth_lies_inside(constrained: bool, data: Any, k: int) -> None:
 
 
 @pytest.mark.parametrize("other", [0.6, 1e-9])
-def test_a_list_that_is_no_top_k_list_leaves_a_field_open(other: float) -> None:
+def test_a_list_that_is_no_top_k_list_leaves_a_field_open(other):
     listed = {"top_logprobs": [{"token": "false", "logprob": math.log(other)}]}
     written = {"token": "true", "logprob": math.log(other / 2), **listed}
     found = field_distribution([token('{"spam":'), written, token("}")], "spam")
@@ -525,7 +523,7 @@ def test_a_list_that_is_no_top_k_list_leaves_a_field_open(other: float) -> None:
     assert (found.decided, found.prediction) == (False, None)
 
 
-def test_no_alternatives_and_no_probability() -> None:
+def test_no_alternatives_and_no_probability():
     tokens = [token('{"spam":'), token("true", 0.5), token("}")]
     for empty in ([], None):
         tokens[1]["top_logprobs"] = empty
@@ -551,7 +549,7 @@ def test_no_alternatives_and_no_probability() -> None:
         ('{"a":1}', [b"x"], "choices must be strings, numbers, bools or"),
     ],
 )
-def test_bad_choices_and_fields(text: str, choices: Any, message: str) -> None:
+def test_bad_choices_and_fields(text, choices, message):
     with pytest.raises((ValueError, TypeError), match=message):
         field_distribution([token(text)], "a", choices=choices)
     with pytest.raises(ValueError, match="family must be one of"):

@@ -85,7 +85,7 @@ def assert_same(one: CalibrationSums, other: CalibrationSums) -> None:
 @given(
     st.lists(st.tuples(ROW, st.integers(0, 4)), max_size=40), st.permutations(range(5))
 )
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_any_split_in_any_order_gives_the_same_sums(table, order):
     whole = sums_of([row for row, _ in table])
     shards = [sums_of([row for row, at in table if at == shard]) for shard in order]
@@ -134,8 +134,9 @@ def test_sums_worked_out_by_hand():
 MEASURES = ["value", "low", "high"]
 
 
-@pytest.mark.parametrize("n_bins", NESTED[:3])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("dtype", "n_bins"), [(np.float64, 5), (np.float32, 10), (np.float64, 20)]
+)
 def test_the_table_has_the_numbers_of_the_report(dtype, n_bins):
     p, y = rows(2_000, 0, dtype)
     parts = np.array_split(np.random.default_rng(0).permutation(len(p)), 7)
@@ -178,7 +179,6 @@ def test_floats_beside_an_edge_fall_into_the_same_bin(dtype):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
-@settings(deadline=None, max_examples=40)
 def test_few_rows_of_any_kind(table):
     p, y = map(np.array, zip(*table, strict=True))
     error = expected_calibration_error(p, y)
@@ -362,7 +362,7 @@ def test_sums_of_other_settings_do_not_add():
     with pytest.raises(ValueError, match="clip must be the same in both: None, 0.01"):
         sums + CalibrationSums.of([0.5], [1], clip=0.01)
     with pytest.raises(TypeError, match="unsupported operand"):
-        sums + 1  # type: ignore[operator]
+        sums + 1
     assert CalibrationSums.of([0.5], n_cells=1920).bins(15).count.sum() == 0
 
 

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 from scipy.stats import beta, binom
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from helpers import plots
 from helpers.calibration import PlattScalingCalibrator, cross_fitted
 from helpers.decisions import (
     CalibrationMonitor,
@@ -29,7 +27,6 @@ from helpers.decisions import (
     choose_threshold,
     choose_thresholds_per_class,
     cost_curve,
-    threshold_spread,
     verify,
     verify_accepted,
     zero_failure_sample_size,
@@ -345,7 +342,6 @@ def rows_drawn(groups: Any, rng: Any) -> list[int]:
     return sorted((used * n).round().astype(int) - 1)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
 def test_one_row_of_each_group(groups: list[int], seed: int) -> None:
     used = rows_drawn(groups, seed)
@@ -482,101 +478,11 @@ def test_verification_in_words() -> None:
     assert nothing.endswith("None of 7 labelled items is accepted.")
 
 
-def test_spread_of_a_threshold_by_hand() -> None:
-    scores = np.array([0.9] * 6 + [0.6] * 4)
-    correct = np.array([1] * 5 + [0] + [0, 0, 1, 1])
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def choose(values: np.ndarray, outcome: np.ndarray) -> float | None:
-        seen.append((values, outcome))
-        return [0.8, 0.0, 1.0, None][len(seen) - 1]
-
-    found = threshold_spread(
-        scores, correct, 0.15, choose=choose, n_splits=4, share=0.7
-    )
-    assert len(found) == 4
-    np.testing.assert_array_equal(found["threshold"], [0.8, 0.0, 1.0, np.nan])
-    for (values, outcome), row in zip(seen, found.itertuples(), strict=True):
-        assert len(values) == 7
-        # What did not choose judges: all rows less those that chose.
-        top = 6 - (values == 0.9).sum()
-        wrong_top = 1 - (~outcome & (values == 0.9)).sum()
-        accepted, errors = [
-            (top, wrong_top),
-            (3, 3 - (~outcome).sum()),
-            (0, 0),
-            (0, 0),
-        ][row.Index]
-        assert (row.n_accepted, row.n_errors) == (accepted, errors)
-        assert row.coverage == accepted / 3
-        assert row.risk == errors / accepted if accepted else math.isnan(row.risk)
-        assert row.kept == (errors <= 0.15 * accepted)
-
-
-def test_spread_of_a_certificate() -> None:
-    rng = np.random.default_rng(5)
-    scores = rng.uniform(0.5, 1, 600)
-    correct = rng.random(600) < scores
-    found = threshold_spread(scores, correct, 0.2, n_splits=5, rng=1)
-    again = threshold_spread(
-        scores,
-        correct,
-        0.2,
-        n_splits=5,
-        rng=1,
-        choose=lambda p, y: choose_threshold(p, y, 0.2).threshold,
-    )
-    pd.testing.assert_frame_equal(found, again)
-    assert found["threshold"].nunique() > 1
-    other = threshold_spread(scores, correct, 0.2, n_splits=5, rng=2)
-    assert not found.equals(other)
-
-
-def test_spread_takes_one_row_of_each_group() -> None:
-    groups = np.repeat(np.arange(40), 3)
-    scores = (groups + 1) / 50  # tells the group
-    sides: list[np.ndarray] = []
-
-    def choose(values: np.ndarray, outcome: np.ndarray) -> float:
-        sides.append(values)
-        return 0.0
-
-    found = threshold_spread(
-        scores,
-        [1, 1, 0] * 40,
-        0.9,
-        choose=choose,
-        n_splits=30,
-        share=0.75,
-        groups=groups,
-    )
-    assert all(len(set(values)) == len(values) == 30 for values in sides)
-    assert (found["n_accepted"] == 10).all()
-    assert found["n_errors"].mean() == pytest.approx(10 / 3, abs=3 * 1.5 / 30**0.5)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"share": 1}, "share must lie between 0 and 1, not 1"),
-        ({"share": 0.01}, "rows, or groups, for both sides; a share of 0.01 of 4 is 0"),
-        ({"n_splits": 0}, "n_splits must be"),
-        ({"max_risk": 2}, "max_risk must lie between"),
-    ],
-)
-def test_bad_splits(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        threshold_spread(
-            [0.9] * 4, [1, 1, 1, 0], **{"max_risk": 0.1, "choose": min} | change
-        )
-
-
 COSTS = Costs(error=9, review=1)
 CERTIFIERS = {
     "threshold": lambda p, y: choose_threshold(p, y, 0.2),
     "class": lambda p, y: choose_thresholds_per_class(p, y, ["a"] * len(y), 0.2),
     "verify": lambda p, y: verify(0.5, p, y, 0.2),
-    "spread": lambda p, y: threshold_spread(p, y, 0.2, n_splits=2),
     "cheapest": lambda p, y: best_threshold(p, y, COSTS, n_resamples=9),
     "monitor": lambda p, y: CalibrationMonitor().update(p, y),
     "sets": lambda p, y: ConformalSets().fit(np.stack([p, 1 - p], axis=1), 1 - y),
@@ -620,15 +526,10 @@ def test_marks_in_a_column_are_seen_and_those_beside_it_are_not(table: Any) -> N
         Policy.from_threshold(0.5).verify(named, 0.2)
 
 
-def test_tables_and_figures_of_seen_rows_say_so(table: Any) -> None:
+def test_tables_of_seen_rows_say_so(table: Any) -> None:
     rows = table["mended"], table["correct"]
     curve, buckets = cost_curve(*rows, COSTS), bucket_table(*rows)
     for made in (buckets, curve):
         assert made.attrs["evaluation"] == "in-sample"
-    for ax in (
-        plots.plot_cost_curve(curve, ax=Figure().subplots()),
-        plots.plot_buckets(buckets, ax=Figure().subplots()),
-    ):
-        assert "IN-SAMPLE" in [text.get_text() for text in ax.texts]
     plain = bucket_table(table["raw"], table["correct"])
     assert plain.attrs["evaluation"] == "unstated"

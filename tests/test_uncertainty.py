@@ -20,14 +20,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
-from helpers.calibration import Calibrated, cross_fitted, from_dict, load_calibrator
+from helpers.calibration import cross_fitted, from_dict, load_calibrator
 from helpers.classifier import LLMClassifier
 from helpers.models import LanguageModel
 from helpers.uncertainty import (
     CombinedConfidence,
     combine,
     entropy,
-    fixed_mix,
     margin,
     mc_dropout,
     orders,
@@ -448,14 +447,3 @@ def test_bad_parameters_are_refused(parameters: dict[str, Any], rule: str) -> No
         CombinedConfidence().fit(SIGNALS, np.ones(20))
     with pytest.raises(ValueError, match="those of fit"):
         CombinedConfidence().fit(SIGNALS, CORRECT).predict(SIGNALS[["p"]])
-
-
-def test_the_fixed_mix() -> None:
-    assert fixed_mix([1.0], [0.0]) == pytest.approx([0.6])
-    assert fixed_mix([1.0], [0.5], weight=0) == pytest.approx([0.5])
-    seen = Calibrated([0.2, 0.4], [True, False], known=True)
-    mixed = fixed_mix([0.5, 0.5], seen)
-    assert isinstance(mixed, Calibrated)
-    assert mixed.evaluation == "in-sample"
-    with pytest.raises(ValueError, match="weight"):
-        fixed_mix([0.1], [0.1], weight=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ sequences = st.lists(
 
 
 @given(sequences)
-def test_trie_has_one_node_for_each_beginning(found: list[tuple[int, ...]]) -> None:
+def test_trie_has_one_node_for_each_beginning(found):
     trie = LabelTrie.build(found)
     for sequence, leaf in zip(found, trie.leaves, strict=True):
         path, node = [], leaf
@@ -59,14 +58,14 @@ def test_trie_has_one_node_for_each_beginning(found: list[tuple[int, ...]]) -> N
         ("McDonald", "case", "McDonald mcdonald Mcdonald MCDONALD"),
     ],
 )
-def test_family_says_what_is_allowed(label: str, family: str, expected: str) -> None:
+def test_family_says_what_is_allowed(label, family, expected):
     found = Verbalizer([label, "no"], family=family).texts(label)
     assert " ".join(found) == expected
     spelled = Verbalizer([label, "no"], spellings={label: [" good "]})
     assert spelled.texts(label) == ("good",) and spelled.texts("no") == ("no",)
 
 
-def test_exact_label_follows_a_space_if_need_be(embedded: LanguageModel) -> None:
+def test_exact_label_follows_a_space_if_need_be(embedded):
     ends = {"Answer:": " ", "A": " ", "A:\n": "", "<|im_start|>": "", "": ""}
     for after, space in ends.items():
         found = texts_of(embedded, Verbalizer(["yes", "no"]), after)
@@ -86,7 +85,7 @@ Sentiment -  Sentiment-  Sentiment –  Sentiment—  Is it good or bad?  The re
 It is 100%  [Sentiment]:  [INST] Classify. [/INST]  Sentiment,  \\textbf{"""
 
 
-def test_the_space_is_where_the_model_sees_it(embedded: LanguageModel) -> None:
+def test_the_space_is_where_the_model_sees_it(embedded):
     answers = ("positive", "negative", "Positive", "Negative")
     ends = re.split(r"  |\n", ENDS)
     prompts = [f"Review: The plot is thin.\n{end}" for end in ends]
@@ -133,12 +132,12 @@ def test_the_space_is_where_the_model_sees_it(embedded: LanguageModel) -> None:
         ("[/ASK]", "yes", " "),
     ],
 )
-def test_the_space_before_a_label(before: str, answer: str, expected: str) -> None:
+def test_the_space_before_a_label(before, answer, expected):
     assert seam(before, answer) == expected
     assert seam(f"{before}[/ASK]", answer, ("[/ASK]",)) == ""
 
 
-def test_a_label_that_spells_a_control_token_is_text(embedded: LanguageModel) -> None:
+def test_a_label_that_spells_a_control_token_is_text(embedded):
     verbalizer = Verbalizer(["<|im_end|>", "no"], family="case")
     (end,) = embedded.tokenizer.convert_tokens_to_ids(["<|im_end|>"])
     found = verbalizer.tokens(embedded, after="A:")
@@ -147,7 +146,7 @@ def test_a_label_that_spells_a_control_token_is_text(embedded: LanguageModel) ->
     assert tuple(text) in found.sequences
 
 
-def test_case_takes_in_all_tokens_that_read_so(embedded: LanguageModel) -> None:
+def test_case_takes_in_all_tokens_that_read_so(embedded):
     found = texts_of(embedded, Verbalizer(["yes", "no"], family="case"), "A:")
     singles = {
         text for text in embedded.vocabulary if text.strip(" ").casefold() == "yes"
@@ -158,7 +157,7 @@ def test_case_takes_in_all_tokens_that_read_so(embedded: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("family", ["exact", "case", "wide"])
-def test_no_token_sequence_is_there_twice(embedded: LanguageModel, family: str) -> None:
+def test_no_token_sequence_is_there_twice(embedded, family):
     spellings = {"positive": ["positive", "Positive", " positive", "good"]}
     verbalizer = Verbalizer(["positive", "negative"], family, spellings)
     found = verbalizer.tokens(embedded, after="Sentiment:")
@@ -166,7 +165,7 @@ def test_no_token_sequence_is_there_twice(embedded: LanguageModel, family: str) 
     assert set(found.owners) == {0, 1}
 
 
-def test_label_of_several_tokens_is_whole(embedded: LanguageModel) -> None:
+def test_label_of_several_tokens_is_whole(embedded):
     labels = ["lower trunk", "upper trunk", "vegetable", "hypothesis testing"]
     found = Verbalizer(labels).tokens(embedded, after="Body part:")
     for label, sequence in zip(labels, found.sequences, strict=True):
@@ -189,9 +188,7 @@ def test_label_of_several_tokens_is_whole(embedded: LanguageModel) -> None:
     ],
     ids=str,
 )
-def test_labels_that_cannot_be_told_apart_are_refused(
-    embedded: LanguageModel, labels: list[str], settings: Any, said: str
-) -> None:
+def test_labels_that_cannot_be_told_apart_are_refused(embedded, labels, settings, said):
     with pytest.raises(ValueError, match=said):
         Verbalizer(labels, **settings).tokens(embedded, after="A:")
     with pytest.raises(ValueError, match="after must not end in a space"):
@@ -201,9 +198,7 @@ def test_labels_that_cannot_be_told_apart_are_refused(
 @pytest.mark.parametrize(
     ("short", "long"), [("no", "no way"), ("lower", "lower trunk"), ("not", "not sure")]
 )
-def test_label_that_begins_another_needs_a_terminator(
-    embedded: LanguageModel, short: str, long: str
-) -> None:
+def test_label_that_begins_another_needs_a_terminator(embedded, short, long):
     for labels in ([long, short], [short, long]):
         with pytest.raises(ValueError, match=f"'{short}' is a prefix of .* '{long}'"):
             Verbalizer(labels).tokens(embedded, after="A:")
@@ -216,8 +211,8 @@ def test_label_that_begins_another_needs_a_terminator(
     Verbalizer(["pos", "positive"]).tokens(embedded, after="A:")
 
 
-def test_longer_spelling_is_not_counted_twice(embedded: LanguageModel) -> None:
-    both: dict[str, Any] = {"spellings": {"no": ["no", "no way"]}}
+def test_longer_spelling_is_not_counted_twice(embedded):
+    both = {"spellings": {"no": ["no", "no way"]}}
     found = Verbalizer(["yes", "no"], **both).tokens(embedded, after="A:")
     assert found.describe(embedded) == [("yes", ["␣yes"]), ("no", ["␣no"])]
     ended = Verbalizer(["yes", "no"], terminator="\n", **both)
@@ -225,7 +220,7 @@ def test_longer_spelling_is_not_counted_twice(embedded: LanguageModel) -> None:
     assert len(ended.tokens(embedded, after="A:").sequences) == 3
 
 
-def test_every_token_that_begins_so_ends_it(embedded: LanguageModel) -> None:
+def test_every_token_that_begins_so_ends_it(embedded):
     verbalizer = Verbalizer(["yes", "no"], terminator=("\n", "."))
     found = verbalizer.tokens(embedded, after="A:")
     texts = set(embedded.token_texts(found.stop_ids))
@@ -249,19 +244,17 @@ def test_every_token_that_begins_so_ends_it(embedded: LanguageModel) -> None:
     ],
     ids=str,
 )
-def test_senseless_ones_are_refused(labels: Any, settings: Any, said: str) -> None:
+def test_senseless_ones_are_refused(labels, settings, said):
     with pytest.raises(ValueError, match=said):
         Verbalizer(labels, **settings)
 
 
-def test_a_verbalizer_is_spelled_once_for_a_model(
-    embedded: LanguageModel, tiny_llama: LanguageModel
-) -> None:
-    def tokens(model: LanguageModel = embedded, after: str = "A:", **more: Any) -> Any:
+def test_a_verbalizer_is_spelled_once_for_a_model(embedded, tiny_llama):
+    def tokens(model=embedded, after="A:", **more):
         return Verbalizer(["yes", "no"], **more).tokens(model, after=after)
 
     assert tokens() is tokens()
-    changes: list[dict[str, Any]] = [
+    changes = [
         {"model": tiny_llama},
         {"after": "A:\n"},
         {"family": "case"},

@@ -183,7 +183,7 @@ def problems(notebook: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_sentences_read_well_with_every_word(path: Any) -> None:
+def test_sentences_read_well_with_every_word(path):
     found = problems(nbformat.read(path, as_version=4))
     assert list(dict.fromkeys(found)) == []
 
@@ -209,16 +209,14 @@ W = "{glue:text}`w`"
         ("", "", f"## Summary\n\n- It was {W}.\n- One had {W}; it took long.", ""),
     ],
 )
-def test_fault_is_found_in_any_branch(
-    some: str, others: str, prose: str, fault: str
-) -> None:
+def test_fault_is_found_in_any_branch(some, others, prose, fault):
     code = new_code_cell(f"record('w', f{some!r} if n else {others!r})")
     cells = [code, new_markdown_cell(prose)] if some else [new_markdown_cell(prose)]
     found = list(problems(new_notebook(cells=cells)))
     assert any(fault in one for one in found) if fault else not found
 
 
-def test_words_are_followed_through_names_tables_and_functions() -> None:
+def test_words_are_followed_through_names_tables_and_functions():
     words = Words(
         [
             new_code_cell("word = 'old'"),

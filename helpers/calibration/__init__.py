@@ -9,6 +9,7 @@ from .base import (
     CalibrationWarning,
     Calibrator,
     MulticlassCalibrator,
+    cross_fitted,
 )
 from .binary import (
     BetaCalibrator,
@@ -19,7 +20,6 @@ from .binary import (
     VennAbersCalibrator,
 )
 from .files import from_dict, load_calibrator
-from .learning import cross_fitted, held_out_curves, learning_curves
 from .marks import Calibrated
 from .multiclass import (
     MulticlassTemperatureScaling,
@@ -48,7 +48,5 @@ __all__ = [
     "VennAbersCalibrator",
     "cross_fitted",
     "from_dict",
-    "held_out_curves",
-    "learning_curves",
     "load_calibrator",
 ]

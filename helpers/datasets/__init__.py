@@ -6,7 +6,7 @@ injury with the part of the body; ``texts`` were written for the book.
 """
 
 from .neiss import load_neiss
-from .neiss_files import body_parts, diagnoses
+from .neiss_files import body_parts
 from .neiss_predictions import (
     NEISS_CLASSIFIERS,
     NEISS_EXAMPLES,
@@ -74,7 +74,6 @@ __all__ = [
     "FoodQuestion",
     "answering_servers",
     "body_parts",
-    "diagnoses",
     "load_evidence",
     "load_foods",
     "load_neiss",

@@ -80,17 +80,6 @@ def body_parts() -> pd.DataFrame:
     return pd.read_csv(DATA / "neiss" / "body_parts.csv", index_col="code")
 
 
-def diagnoses() -> pd.DataFrame:
-    """The diagnoses that NEISS distinguishes, by code: ``label`` and ``n_2024``.
-
-    Examples
-    --------
-    >>> diagnoses()["label"].loc[57]
-    'FRACTURE'
-    """
-    return pd.read_csv(DATA / "neiss" / "diagnoses.csv", index_col="code")
-
-
 def read_neiss_file(source: Path | int) -> pd.DataFrame:
     """All cases of a file; ``body_part`` is missing where the file has none."""
     if isinstance(source, int):

@@ -6,9 +6,9 @@
 and ``drift`` watch what comes later.
 """
 
-from .conformal import ConformalSets, set_coverage
+from .conformal import ConformalSets
 from .costs import Costs, ThresholdChoice, best_threshold, break_even, cost_curve
-from .drift import ScoreDrift, resample_label_shift, score_drift
+from .drift import resample_label_shift, score_drift
 from .monitors import (
     AccuracyMonitor,
     CalibrationMonitor,
@@ -29,7 +29,7 @@ from .thresholds import (
     choose_thresholds_per_class,
     zero_failure_sample_size,
 )
-from .verification import Verification, threshold_spread, verify, verify_accepted
+from .verification import Verification, verify, verify_accepted
 
 __all__ = [
     "REVIEW_BUCKETS",
@@ -42,7 +42,6 @@ __all__ = [
     "Costs",
     "DetectionDelay",
     "Policy",
-    "ScoreDrift",
     "ThresholdChoice",
     "Verification",
     "best_threshold",
@@ -55,8 +54,6 @@ __all__ = [
     "resample_label_shift",
     "review_queue",
     "score_drift",
-    "set_coverage",
-    "threshold_spread",
     "verify",
     "verify_accepted",
     "zero_failure_sample_size",

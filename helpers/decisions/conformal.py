@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
-import pandas as pd
-from mapie import conformity_scores
 from mapie.classification import SplitConformalClassifier
 from mapie.conformity_scores import LACConformityScore
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
-from statsmodels.stats.proportion import proportion_confint
 
 from ..checks import (
-    as_array,
     check_between,
-    check_choice,
     check_classified,
-    check_count,
     check_distributions,
     check_not_fitted_on,
-    check_outcomes,
-    check_table,
-    check_truth,
 )
-
-Score = Literal["lac", "top_k", "aps", "raps"]
 
 
 class ConformalSets(BaseEstimator):
@@ -39,18 +26,13 @@ class ConformalSets(BaseEstimator):
 
     Fitted on labelled rows that took no part in training, prompting or calibration,
     sets of new rows hold the true label with probability ``level`` or more, on average
-    over all rows: :func:`set_coverage` measures it by class and by size.
+    over all rows; for a class or a size it may be less. A set has the labels whose
+    probability is large enough (Sadinle, Lei and Wasserman, 2019).
 
     Parameters
     ----------
     level : float, default=0.9
         Probability that a set holds the true label, in (0, 1).
-    score : {"lac", "top_k", "aps", "raps"}, default="lac"
-        Nonconformity: by a label's probability, its rank, the probability of all labels
-        ahead of it (Romano, Sesia and Candès, 2020), or that with a penalty for large
-        sets, tuned on a fifth of the rows. With two labels, "lac" only.
-    seed : int, default=0
-        Seed for "aps" and "raps".
 
     Examples
     --------
@@ -63,12 +45,8 @@ class ConformalSets(BaseEstimator):
     classes_: list[Any]
     n_: int
 
-    def __init__(
-        self, level: float = 0.9, *, score: Score = "lac", seed: int = 0
-    ) -> None:
+    def __init__(self, level: float = 0.9) -> None:
         self.level = level
-        self.score = score
-        self.seed = seed
 
     def fit(self, probabilities: ArrayLike, truth: ArrayLike) -> Self:
         """Learn from labelled rows how large sets must be.
@@ -81,20 +59,15 @@ class ConformalSets(BaseEstimator):
             The true labels: positions 0, 1, …, or names of a data frame's columns.
         """
         level = check_between("level", self.level, 0, 1)
-        score = check_choice("score", self.score, tuple(_SCORES))
-        seed = check_count("seed", self.seed, 0)
         values, classes, actual = check_classified(probabilities, truth)
         check_not_fitted_on(probabilities, "probabilities")
-        if len(classes) == 2 and score != "lac":
-            raise ValueError(f"score must be 'lac' for two labels, not {score!r}.")
         labels = np.arange(len(classes))
         # For MAPIE, a fitted classifier that returns its input.
         given = SimpleNamespace(fit=None, classes_=labels, predict_proba=np.asarray)
         model = SplitConformalClassifier(
             given,
             confidence_level=level,
-            conformity_score=_SCORES[score](),
-            random_state=seed,
+            conformity_score=LACConformityScore(),
         )
         with warnings.catch_warnings():
             # The guarantee does not need every label among the rows.
@@ -105,7 +78,7 @@ class ConformalSets(BaseEstimator):
             except ValueError as error:  # too few rows
                 raise ValueError(
                     f"probabilities must have more rows than {len(values)} for a level "
-                    f"of {level:g} with score {score!r}: {error}"
+                    f"of {level:g}: {error}"
                 ) from error
         self._model, self.classes_, self.n_ = model, classes, len(values)
         return self
@@ -122,105 +95,7 @@ class ConformalSets(BaseEstimator):
         return self._model.predict_set(_scaled(values))[1][:, :, 0]
 
 
-def set_coverage(
-    sets: ArrayLike,
-    truth: ArrayLike,
-    labels: Sequence[Any] | None = None,
-    *,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """How often sets hold the true label: overall, by class and by size.
-
-    Parameters
-    ----------
-    sets : array-like of bool, of shape (n, K)
-        Which labels are in the set of each row; of rows not fitted on.
-    truth : array-like of shape (n,)
-        The true labels.
-    labels : sequence, optional
-        Names of the columns. Default: 0, 1, ….
-    level : float, default=0.95
-        Level of Wilson's intervals.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for all and for each true class and size (``by``, ``value``): ``n``,
-        ``coverage`` with ``low`` and ``high``, ``mean_size``, and shares of ``empty``
-        and ``singletons``.
-
-    Examples
-    --------
-    >>> set_coverage([[True, False], [True, True]], [1, 1])["coverage"].tolist()
-    [0.5, 0.5, 0.0, 1.0]
-    """
-    check_between("level", level, 0, 1)
-    held = _check_sets(sets)
-    n, k = held.shape
-    names = list(range(k) if labels is None else labels)
-    if isinstance(labels, str) or len(names) != k or len(set(names)) < k:
-        raise ValueError(
-            f"labels must be one for each of {k} columns, all different, not "
-            f"{labels!r}."
-        )
-    actual = check_truth(truth, names, sets)
-    size = held.sum(axis=1)
-    rows = pd.DataFrame({"n": 1, "coverage": held[np.arange(n), actual]})
-    rows["mean_size"], rows["empty"], rows["singletons"] = size, size == 0, size == 1
-    parts = {"all": np.zeros(n, int), "class": actual, "size": size}
-    sums = {by: rows.groupby(part).sum() for by, part in parts.items()}
-    table = pd.concat(sums, names=["by", "value"]).reset_index()
-    held_n, of = table["coverage"], table["n"]
-    ends = proportion_confint(held_n, of, alpha=1 - level, method="wilson")
-    shares = list(rows.columns[1:])
-    table[shares] = table[shares].div(table["n"], axis=0)
-    table.insert(4, "low", ends[0])
-    table.insert(5, "high", ends[1])
-    called = {"all": ["all"], "class": names, "size": range(k + 1)}
-    table["value"] = [called[by][at] for by, at in table[["by", "value"]].to_numpy()]
-    return table
-
-
-# MAPIE refuses all but "lac" if fewer than three labels occur; fit has checked.
-class _TopK(conformity_scores.TopKConformityScore, LACConformityScore):
-    """Ranks, however many labels occur."""
-
-
-class _Aps(conformity_scores.APSConformityScore, LACConformityScore):
-    """Adaptive sets, however many labels occur."""
-
-
-class _Raps(conformity_scores.RAPSConformityScore, LACConformityScore):
-    """Adaptive sets with a penalty, however many labels occur."""
-
-    def split_data(
-        self, X: Any, y: Any, y_enc: Any, sample_weight: Any = None, groups: Any = None
-    ) -> tuple[Any, ...]:
-        # Not by label, as in MAPIE: of a rare one there may be a single row.
-        kept, tuned = train_test_split(
-            np.arange(len(X)), test_size=self.size_raps, random_state=self.random_state
-        )
-        self.X_raps, self.y_raps, self.y_raps_no_enc = X[tuned], y_enc[tuned], y[tuned]
-        self.n_samples_ = len(kept)
-        return X[kept], y[kept], y_enc[kept], sample_weight, groups
-
-
-_SCORES = {"lac": LACConformityScore, "top_k": _TopK, "aps": _Aps, "raps": _Raps}
-
-
 def _scaled(values: np.ndarray) -> np.ndarray:
     """Rows that sum to one as closely as MAPIE asks."""
     exact = np.float32(values).astype(float)  # the same sets in either precision
     return exact / exact.sum(axis=1, keepdims=True)
-
-
-def _check_sets(sets: ArrayLike) -> np.ndarray:
-    if isinstance(sets, pd.DataFrame):
-        check_table(sets, name="sets")
-    array = as_array(sets, "sets")
-    if array.ndim != 2 or not array.size:
-        raise ValueError(
-            "sets must have rows, and a column for each label, not shape "
-            f"{array.shape}."
-        )
-    return np.stack([check_outcomes(part, name="sets") for part in array.T], axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,23 +13,6 @@ from scipy.stats import ks_2samp
 from ..checks import check_between, check_count, check_labels, check_numbers, check_rng
 
 
-@dataclass(frozen=True, eq=False)
-class ScoreDrift:
-    """Whether scores have moved: stability index, Kolmogorov–Smirnov, Wasserstein.
-
-    ``measures`` has a row for each, with the columns of :meth:`table`.
-    """
-
-    measures: pd.DataFrame
-    n_reference: int
-    n_current: int
-    level: float
-
-    def table(self) -> pd.DataFrame:
-        """A row for each measure: its value, noise, whether above, and p-value."""
-        return self.measures.copy()
-
-
 def score_drift(
     reference: ArrayLike,
     current: ArrayLike,
@@ -39,7 +21,7 @@ def score_drift(
     n_resamples: int = 999,
     level: float = 0.95,
     n_bins: int = 10,
-) -> ScoreDrift:
+) -> pd.DataFrame:
     """Compare current scores with earlier ones; no labels needed.
 
     Scores can move while accuracy stays, and the reverse. The p-values are for one
@@ -56,11 +38,18 @@ def score_drift(
     n_bins : int, default=10
         Bins of the stability index, at quantiles of the reference.
 
+    Returns
+    -------
+    pandas.DataFrame
+        A row each for the population stability index, Kolmogorov–Smirnov and
+        Wasserstein distances: ``value``; ``noise`` and ``noise_upper``, their mean and
+        quantile by chance; ``above`` (this quantile); ``p_value`` and its ``method``.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> drift = score_drift(rng.beta(8, 2, 500), rng.beta(6, 2, 500), rng=0)
-    >>> drift.table()["value"].round(3).to_dict()
+    >>> drift["value"].round(3).to_dict()
     {'psi': 0.087, 'ks': 0.134, 'wasserstein': 0.039}
     """
     check_count("n_resamples", n_resamples)
@@ -93,7 +82,7 @@ def score_drift(
         test = ks_2samp(then, now, method=method.removesuffix("totic"))
         table.loc["ks", columns] = [test.statistic, test.pvalue, method]
     table.insert(3, "above", table["value"] > table["noise_upper"])
-    return ScoreDrift(table, len(then), len(now), float(level))
+    return table
 
 
 def _distances(is_then: np.ndarray, pooled: np.ndarray, n_bins: int) -> np.ndarray:

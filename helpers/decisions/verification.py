@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import field, fields, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from pydantic.dataclasses import dataclass as checked_dataclass
 from statsmodels.stats.proportion import proportion_confint
@@ -15,18 +13,13 @@ from statsmodels.stats.proportion import proportion_confint
 from ..calibration.files import Count, Finite, Share, Stored
 from ..checks import (
     check_between,
-    check_count,
     check_groups,
-    check_not_fitted_on,
     check_outcomes,
-    check_rng,
-    check_rows,
 )
 from ..metrics.bins import at_least
 from .thresholds import (
     CertifiedThreshold,
     check_risk,
-    choose_threshold,
     one_row_each,
     read_rows,
 )
@@ -179,81 +172,3 @@ def verify_accepted(
     taken, outcome = taken[used], outcome[used]
     n, wrong = int(taken.sum()), int((taken & ~outcome).sum())
     return Verification(float(max_risk), float(delta), len(taken), n, wrong)
-
-
-def threshold_spread(
-    scores: ArrayLike,
-    correct: ArrayLike,
-    max_risk: float,
-    delta: float = 0.05,
-    *,
-    choose: Callable[[np.ndarray, np.ndarray], float | None] | None = None,
-    n_splits: int = 100,
-    share: float = 0.5,
-    groups: ArrayLike | None = None,
-    rng: np.random.Generator | int | None = 0,
-) -> pd.DataFrame:
-    """What becomes of a threshold when other rows choose it, and the rest judge.
-
-    Parameters
-    ----------
-    scores, correct, max_risk, delta
-        As for :func:`choose_threshold`.
-    choose : callable, optional
-        Another way to choose: a function of scores and outcomes that returns a
-        threshold or None.
-    n_splits : int, default=100
-        How often the rows are divided anew, at random.
-    share : float, default=0.5
-        Share of the rows that choose, in (0, 1).
-    groups : array-like of shape (n,), optional
-        Group of each row. One random row of each is used, drawn anew for each split.
-    rng : numpy.random.Generator, int or None, default=0
-        Generator or seed. With the same seed, several ways get the same splits.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a split: the ``threshold`` (NaN for none), and of the rows that judge
-        ``n_accepted``, ``n_errors``, ``coverage``, ``risk`` (NaN where none is
-        accepted) and whether it was ``kept``: at most ``max_risk``, or none accepted.
-
-    Examples
-    --------
-    >>> scores, correct = [0.9] * 200 + [0.5] * 200, [1] * 200 + [1, 0] * 100
-    >>> spread = threshold_spread(scores, correct, 0.1, n_splits=20)
-    >>> int(spread["kept"].sum())
-    20
-    """
-    check_risk(max_risk, delta)
-    check_count("n_splits", n_splits)
-    check_between("share", share, 0, 1)
-    values, outcome, codes = check_rows(scores, correct, groups, name="scores")
-    check_not_fitted_on(scores, "scores")
-    generator = check_rng(rng)
-    n = len(values) if codes is None else len(np.unique(codes))
-    size = round(share * n)
-    if not 0 < size < n:
-        raise ValueError(
-            "scores must have rows, or groups, for both sides; a share of "
-            f"{share} of {n} is {size}."
-        )
-
-    def certified(values: np.ndarray, outcome: np.ndarray) -> float | None:
-        return choose_threshold(values, outcome, max_risk, delta).threshold
-
-    rows = []
-    for _ in range(n_splits):
-        used = one_row_each(codes, len(values), generator)
-        first = np.isin(used, generator.choice(used, size, replace=False))
-        learn, judge = used[first], used[~first]
-        found = (choose or certified)(values[learn], outcome[learn])
-        taken = np.zeros(len(judge), bool)
-        if found is not None:
-            taken = at_least(values[judge], found)
-        rows.append((found, taken.sum(), (taken & ~outcome[judge]).sum()))
-    table = pd.DataFrame(rows, columns=["threshold", "n_accepted", "n_errors"])
-    table["threshold"] = table["threshold"].astype(float)
-    table["coverage"] = table["n_accepted"] / (n - size)
-    table["risk"] = table["n_errors"] / table["n_accepted"].where(lambda n: n > 0)
-    return table.assign(kept=~(table["risk"] > max_risk))

@@ -34,7 +34,7 @@ from ..prompted import check_texts
 from ..scoring import label_logprobs, tree_is_exact
 from .label_scores import label_scores
 from .losses import Checked, ConfidenceHead, CrossEntropy, Part, Whole
-from .trunk import Read, cache_frozen_layers
+from .trunk import Read, cache_frozen_layers, kept_states
 
 _Name = Annotated[str, Field(min_length=1)]
 
@@ -273,7 +273,7 @@ class Trainer:
     ) -> None:
         self.checkpoint, self.on_evaluation = checkpoint, on_evaluation
         self.task = task = copy.copy(task)
-        task.model = _trainable(task)
+        self.base, task.model = task.model, _trainable(task)
         self.settings = settings = task.settings
         self.head: nn.Module | None = None
         adapter = adapter_parameters(task.model.network)
@@ -293,11 +293,11 @@ class Trainer:
         # Half precision would round otherwise, and checkpointing is to save memory.
         if settings.precision == "float32" and not settings.checkpointing:
             if settings.epochs > 1:
-                cached = cache_frozen_layers(task.model, self._read, task.widths())
-                self.read = cached or self._read
+                read = [task.prompts, task.truth_suffices and task.truth.tolist()]
+                self.read = self._cached(self._read, task.widths(), read) or self._read
             if task.is_exact(task.held_out):
-                self.read_held_out = cache_frozen_layers(
-                    task.model, self._read_held_out, task.tree_widths(task.held_out)
+                self.read_held_out = self._cached(
+                    self._read_held_out, task.tree_widths(task.held_out), task.held_out
                 )
         self.optimiser = torch.optim.AdamW(
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -375,6 +375,12 @@ class Trainer:
             raw[rows] = self.read_held_out(rows)[0].cpu().numpy()
         model.check_logprobs(raw, range(len(raw)))
         return raw
+
+    def _cached(self, read: Read, widths: list[int], texts: Any) -> Read | None:
+        lora, task = self.settings.lora, self.task
+        where = [lora.layers, lora.target_modules, task.parts["prompt"]]
+        kept = kept_states(self.base, _hash([where, widths, texts]))
+        return cache_frozen_layers(task.model, read, widths, kept)
 
     def _read(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         task = self.task

@@ -1,10 +1,15 @@
-"""Cached hidden states below the first trained layer, up to :data:`LIMIT` in memory."""
+"""Cached hidden states below the first trained layer, up to :data:`LIMIT` in memory.
+
+They belong to the base, not to an adapter: the next training on the same texts finds
+them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -17,10 +22,21 @@ LIMIT = 2**30  # bytes of hidden states; for more, all layers are run every time
 _TOLERANCE = 1e-4
 
 Read = Callable[[list[int]], Any]
+States = dict[int, torch.Tensor]
+_kept: WeakKeyDictionary[LanguageModel, dict[str, States]] = WeakKeyDictionary()
+
+
+def kept_states(base: LanguageModel, key: str) -> States:
+    """What trainings on a base keep of the rows that the key stands for."""
+    known = _kept.setdefault(base, {})
+    held = sum(row.nbytes for states in known.values() for row in states.values())
+    if key not in known and held > LIMIT // 2:
+        known.clear()
+    return known.setdefault(key, {})
 
 
 def cache_frozen_layers(
-    model: LanguageModel, read: Read, widths: Sequence[int]
+    model: LanguageModel, read: Read, widths: Sequence[int], kept: States
 ) -> Read | None:
     """The same reading with cached lower layers; None where that is not exact."""
     network = model.network
@@ -35,7 +51,7 @@ def cache_frozen_layers(
         return None
     budget = positions_in_batch(model, None)
     groups = list(batches(widths, budget, len(widths)))
-    trunk = _Trunk(layers, n_frozen, read, groups)
+    trunk = _Trunk(layers, n_frozen, read, groups, kept)
     longest, shortest = groups[0][0], groups[-1][-1]
     # The trials show where padding goes: alone, the shortest text loses that of its
     # group; beside the longest it gains some.
@@ -78,12 +94,17 @@ class _Trunk:
     """A reading whose lower layers are run once for each group of texts."""
 
     def __init__(
-        self, layers: nn.ModuleList, n_frozen: int, read: Read, groups: list[list[int]]
+        self,
+        layers: nn.ModuleList,
+        n_frozen: int,
+        read: Read,
+        groups: list[list[int]],
+        kept: States,
     ) -> None:
         self.read, self.padded_before = read, False
         self._layers, self._n_frozen = layers, n_frozen
         self._groups = {row: group for group in groups for row in group}
-        self._kept: dict[int, torch.Tensor] = {}
+        self._kept = kept
 
     def __call__(self, rows: list[int]) -> Any:
         for row in rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import entr
@@ -20,11 +20,10 @@ from ..checks import check_choice
 from ..prompted import check_texts
 from ..uncertainty import PositionBias, orders, position_bias
 from .classifier import HostedClassifier
-from .client import ask
 from .decisions import Decision, Question, decision_request, read_decisions
 from .journal import Journal
-from .probe import Finding, Probe
-from .requests import open_client, plain_url
+from .probe import Asked, Finding, Probe
+from .requests import open_client
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -138,10 +137,8 @@ def probe_door(
     model: str,
     *,
     protocol: str = "decisions",
-    concurrency: int = 4,
-    retries: int = 1,
-    timeout: float = 60.0,
     journal: Journal | None = None,
+    **transport: Any,
 ) -> Probe:
     """Find out what the probabilities of a server mean, in 13 short requests.
 
@@ -159,10 +156,8 @@ def probe_door(
         The model, as the server calls it.
     protocol : {"decisions", "systemone"}, default="decisions"
         Which of the two forms the server is asked in.
-    concurrency, retries, timeout
-        As for :class:`Transport`.
-    journal : Journal, optional
-        Where answers are kept; what is in it is not asked again.
+    journal, **transport
+        As for :func:`probe`.
     """
     check_choice("protocol", protocol, tuple(DOORS))
     sent = {name: (0, {"label": one}, 0) for name, one in _ASKED.items()}
@@ -172,19 +167,16 @@ def probe_door(
     sent["again"] = (0, {"label": _MOOD}, 1)
     both = {"other": _ASKED["score"], "label": _MOOD}
     sent["beside"] = (0, both, 0)
-    opened = open_client(client)
     requests = {
         name: decision_request(protocol, model, _TEXTS[at], asked, draw=draw)
         for name, (at, asked, draw) in sent.items()
     }
-    how = {"concurrency": concurrency, "retries": retries, "timeout": timeout}
     with nullcontext(journal) if journal else Journal(":memory:") as kept:
+        to = Asked(open_client(client), kept, transport)
         # Without an answer to the first there is nothing more to find.
-        first = ask([requests["choice"]], opened, kept, progress=False, **how)
+        first = to.ask([requests["choice"]])
         names = list(sent) if isinstance(first[0], Answer) else ["choice"]
-        results = ask(
-            [requests[name] for name in names], opened, kept, progress=False, **how
-        )
+        results = to.ask([requests[name] for name in names])
     found = dict(zip(names, results, strict=True))
     look = _Look(
         found,
@@ -194,21 +186,12 @@ def probe_door(
     findings = {name: Finding(*look.taken(name)) for name in _ASKED if name in found}
     for name, judge in _JUDGES.items() if works else ():
         findings[name] = Finding(*judge(look))
-    answers = {
-        requests[name].key(str(opened.base_url)): result.usage
-        for name, result in found.items()
-    }
     return Probe(
-        plain_url(str(opened.base_url)),
-        model,
-        protocol if works else None,
-        findings,
-        continue_with=None,
-        old_limit=False,
-        requests=len(answers),
-        prompt_tokens=sum(used.prompt for used in answers.values()),
-        completion_tokens=sum(used.completion for used in answers.values()),
+        model=model,
+        protocol=protocol if works else None,
+        findings=findings,
         step=look.step if works else None,
+        **to.told,
     )
 
 

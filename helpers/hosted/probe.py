@@ -16,7 +16,7 @@ import pandas as pd
 from ..answers import TOKEN_PROTOCOLS, Answer, AnswerToken, Failure
 from .client import ask
 from .journal import Journal
-from .requests import build_request, open_client, plain_url
+from .requests import Request, build_request, open_client, plain_url
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -85,11 +85,11 @@ class Probe:
     model: str
     protocol: str | None
     findings: dict[str, Finding]
-    continue_with: dict[str, Any] | None
-    old_limit: bool
     requests: int
     prompt_tokens: int
     completion_tokens: int
+    continue_with: dict[str, Any] | None = None
+    old_limit: bool = False
     step: float | None = None
 
     def __getitem__(self, name: str) -> Finding:
@@ -119,14 +119,40 @@ class Probe:
         return "\n".join([head, *lines])
 
 
+@dataclass
+class Asked:
+    """A server that is asked, with a journal, and what has come by request's key."""
+
+    client: AsyncOpenAI
+    journal: Journal
+    transport: Mapping[str, Any]
+    results: dict[str, Answer | Failure] = field(default_factory=dict)
+
+    def ask(self, requests: Sequence[Request]) -> list[Answer | Failure]:
+        how = {"concurrency": 4, "retries": 1, "progress": False, **self.transport}
+        results = ask(requests, self.client, self.journal, **how)
+        keys = [request.key(str(self.client.base_url)) for request in requests]
+        self.results |= dict(zip(keys, results, strict=True))
+        return results
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The fields of a :class:`Probe` on where was asked, and what it cost."""
+        usage = [result.usage for result in self.results.values()]
+        return {
+            "base_url": plain_url(str(self.client.base_url)),
+            "requests": len(self.results),
+            "prompt_tokens": sum(used.prompt for used in usage),
+            "completion_tokens": sum(used.completion for used in usage),
+        }
+
+
 def probe(
     client: AsyncOpenAI | str,
     model: str,
     *,
-    concurrency: int = 4,
-    retries: int = 1,
-    timeout: float = 60.0,
     journal: Journal | None = None,
+    **transport: Any,
 ) -> Probe:
     """Find out what a server can do with a model, in about 20 short requests.
 
@@ -142,14 +168,13 @@ def probe(
         The client or the server's address, as for :class:`HostedClassifier`.
     model : str
         The model, as the server calls it.
-    concurrency, retries, timeout
-        As for :class:`Transport`.
     journal : Journal, optional
         Where answers are kept; what is in it is not asked again.
+    **transport
+        Fields of :class:`Transport`; by default, few requests at once and one retry.
     """
-    options = {"concurrency": concurrency, "retries": retries, "timeout": timeout}
     with nullcontext(journal) if journal else Journal(":memory:") as kept:
-        asker = _Asker(open_client(client), model, kept, options)
+        asker = _Asker(Asked(open_client(client), kept, transport), model)
         findings, working = _protocols(asker)
         asker.protocol, asker.working = (working or ["chat"])[0], working
         for name, look in _QUESTIONS.items() if working else ():
@@ -157,17 +182,13 @@ def probe(
                 findings[name] = Finding(*look(asker))
             except _Failed as failed:
                 findings[name] = Finding(*failed.args)
-    usage = [answer.usage for answer in asker.answers]
     return Probe(
-        plain_url(str(asker.client.base_url)),
-        model,
-        asker.protocol if working else None,
-        findings,
-        asker.continue_with,
-        asker.old_limit,
-        requests=len(asker.results),
-        prompt_tokens=sum(used.prompt for used in usage),
-        completion_tokens=sum(used.completion for used in usage),
+        model=model,
+        protocol=asker.protocol if working else None,
+        findings=findings,
+        continue_with=asker.continue_with,
+        old_limit=asker.old_limit,
+        **asker.to.told,
     )
 
 
@@ -186,20 +207,17 @@ class _Failed(Exception):
 class _Asker:
     """Asks as the server is known to take it, and keeps what came."""
 
-    client: AsyncOpenAI
+    to: Asked
     model: str
-    journal: Journal
-    options: dict[str, Any]
     protocol: str = "chat"
     working: Sequence[str] = _PROTOCOLS
     old_limit: bool = False
     continue_with: dict[str, Any] | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    results: dict[str, Answer | Failure] = field(default_factory=dict)
 
     @property
     def answers(self) -> list[Answer]:
-        return [found for found in self.results.values() if isinstance(found, Answer)]
+        return [x for x in self.to.results.values() if isinstance(x, Answer)]
 
     def ask(
         self, prompt: Any, *ways: dict[str, Any], **changes: Any
@@ -217,13 +235,7 @@ class _Asker:
             settings["max_tokens"] = max(change.get("max_tokens", 1), least)
             request = build_request(model=self.model, prompt=prompt, **settings)
             requests.append(request.without_logprobs() if bare else request)
-        results = ask(
-            requests, self.client, self.journal, progress=False, **self.options
-        )
-        address = str(self.client.base_url)
-        keys = [request.key(address) for request in requests]
-        self.results |= dict(zip(keys, results, strict=True))
-        return results
+        return self.to.ask(requests)
 
     def answered(
         self, prompt: Any, *ways: dict[str, Any], **changes: Any
@@ -410,7 +422,7 @@ def _reasoning(asker: _Asker) -> _Seen:
 
 
 def _sentinel(asker: _Asker) -> _Seen:
-    sent = asker.journal.responses(list(asker.results)).values()
+    sent = asker.to.journal.responses(list(asker.to.results)).values()
     n = sum(_SENTINEL.search(said) is not None for said in sent)
     return "yes" if n else "no", f"In {n} of {len(sent)} answers."
 

@@ -10,8 +10,6 @@ from .errors import (
     classwise_calibration_error,
     debiased_calibration_error,
     expected_calibration_error,
-    maximum_calibration_error,
-    smooth_calibration_error,
     top_label_calibration_error,
 )
 from .planning import labels_needed
@@ -56,11 +54,9 @@ __all__ = [
     "expected_calibration_error",
     "labels_needed",
     "log_loss",
-    "maximum_calibration_error",
     "noise_floor",
     "paired_difference",
     "risk_coverage_curve",
-    "smooth_calibration_error",
     "top_label",
     "top_label_calibration_error",
     "weighted_mean",

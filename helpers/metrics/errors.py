@@ -45,21 +45,6 @@ def expected_calibration_error(
     return float(_binned(confidence, correct, binning).error(norm))
 
 
-def maximum_calibration_error(
-    confidence: ArrayLike, correct: ArrayLike, *, binning: Binning = UNIFORM
-) -> float:
-    """Maximum calibration error (MCE): the gap of the worst bin, however few its rows.
-
-    Arguments are those of :func:`expected_calibration_error`, whose norm "max" this is.
-
-    Examples
-    --------
-    >>> round(maximum_calibration_error([0.6, 0.6, 0.9], [1, 0, 1]), 3)
-    0.1
-    """
-    return expected_calibration_error(confidence, correct, binning=binning, norm="max")
-
-
 def classwise_calibration_error(
     probabilities: ArrayLike,
     truth: ArrayLike,
@@ -172,23 +157,6 @@ def debiased_calibration_error(
         return float(np.average(2 * gap - expected, weights=sums.count))
     squared = float(sums.debiased_error())
     return squared if norm == "squared" else float(np.sqrt(max(squared, 0.0)))
-
-
-def smooth_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Smooth calibration error (smECE): a kernel in place of bins.
-
-    Computed by ``relplot``, its authors' package (Błasiok and Nakkiran, ICLR 2024).
-    Arguments are those of :func:`expected_calibration_error`.
-
-    Examples
-    --------
-    >>> round(smooth_calibration_error([0.8] * 10, [1] * 7 + [0] * 3), 2)
-    0.1
-    """
-    from relplot.metrics import smECE  # brings plotting libraries along
-
-    values, outcome, _ = check_rows(confidence, correct, unanswered=True)
-    return float(smECE(values.astype(float), outcome.astype(float)))
 
 
 def _binned(confidence: ArrayLike, correct: ArrayLike, binning: Binning) -> BinSums:

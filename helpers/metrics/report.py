@@ -15,7 +15,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..checks import (
-    can_be_held_out,
     check_between,
     check_choice,
     check_rng,
@@ -275,7 +274,8 @@ def calibration_metrics(
     state, n_fitted_on = evaluation_of(confidence)
     if state != "in-sample" and evaluation is not None:
         # Calibrated values whose rows cannot be recognised are not held out by claim.
-        if evaluation == "in-sample" or can_be_held_out(confidence):
+        marked = getattr(confidence, "values", confidence)
+        if evaluation == "in-sample" or getattr(marked, "can_tell", True):
             state, n_fitted_on = evaluation, len(values) * (evaluation == "in-sample")
         else:
             warnings.warn(

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
 
+from ..calibration import ProbabilityCalibrator
 from ..calibration.files import Floats, Share, Stored, packed
 from ..checks import plain_text
 from ..logistic import (
@@ -27,6 +28,7 @@ from ..logistic import (
     log_proba,
     regression,
 )
+from .table import Rows
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
@@ -52,12 +54,7 @@ class Candidate:
     notes: tuple[str, ...] = ()  # what the page is to say of it
     _a_text: float | None = None
 
-    def fit(
-        self,
-        texts: Sequence[str],
-        truth: Sequence[str],
-        groups: Sequence[int] | None = None,
-    ) -> Self:
+    def fit(self, rows: Rows) -> Self:
         raise NotImplementedError
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -65,25 +62,18 @@ class Candidate:
         raise NotImplementedError
 
     def held_out_proba(
-        self,
-        texts: Sequence[str],
-        truth: np.ndarray,
-        labels: Sequence[str],
-        groups: np.ndarray,
-        folds: Folds,
+        self, rows: Rows, labels: Sequence[str], folds: Folds
     ) -> np.ndarray:
         """Probabilities of these labels, of fits on other folds; NaN for no such fit.
 
-        ``fit`` with all these texts follows for the candidate that is chosen.
+        ``fit`` with all these rows follows for the candidate that is chosen.
         """
-        found = np.empty((len(texts), len(labels)))
+        found = np.empty((len(rows.texts), len(labels)))
         for fit, judge in folds:
-            known = np.unique(truth[fit])
+            known = np.unique(rows.labels[fit])
             shares = np.ones((len(judge), 1))
             if len(known) > 1:
-                own = [texts[at] for at in fit]
-                self.fit(own, truth[fit].tolist(), groups[fit].tolist())
-                shares = self.predict_proba([texts[at] for at in judge])
+                shares = self.fit(rows[fit]).predict_proba(rows[judge].texts)
             # A label that a fold has not seen gets Laplace's share.
             found[judge] = 1 / (len(fit) + len(labels))
             found[np.ix_(judge, np.searchsorted(labels, known))] = shares
@@ -132,26 +122,36 @@ class Candidate:
         table.attrs["source"] = self.source()
         return table
 
+    def calibrated(
+        self, calibrator: ProbabilityCalibrator, texts: pd.Series
+    ) -> tuple[pd.DataFrame, Any]:
+        """The table with calibrated predictions, and the calibrated probabilities.
+
+        These are of the rows of which anything is known; the others have no prediction.
+        """
+        table = self.score_table(texts)
+        known = table.dropna(subset="confidence")
+        columns = [f"p_{name}" for name in self.labels]
+        ids = [plain_text(text) for text in texts[known.index]]
+        shares = calibrator.predict(known[columns], ids=ids)
+        labels = np.array(self.labels, dtype=object)
+        best = np.asarray(shares).argmax(axis=1)
+        table.loc[known.index, "prediction"] = labels[best]
+        return table, shares
+
 
 class WordCounts(Candidate):
     """Logistic regression on counts of words, weighted by how rare a word is."""
 
     name = WORDS
 
-    def fit(
-        self,
-        texts: Sequence[str],
-        truth: Sequence[str],
-        groups: Sequence[int] | None = None,
-    ) -> Self:
+    def fit(self, rows: Rows) -> Self:
         self._words = _vectorizer()
-        counts, labels = self._words.fit_transform(texts), np.array(truth, dtype=str)
-        codes = np.unique(labels, return_inverse=True)[1]
-        copies = [plain_text(text) for text in texts]
-        together: Sequence[Any] = copies if groups is None else groups
-        folds = grouped_folds(codes, together, 3)
+        counts = self._words.fit_transform(rows.texts)
+        codes = np.unique(rows.labels, return_inverse=True)[1]
+        folds = grouped_folds(codes, rows.groups, 3)
         strength = chosen_strength(counts, codes, folds, _STRENGTHS)
-        self._model = regression(strength).fit(counts, labels)
+        self._model = regression(strength).fit(counts, rows.labels)
         self.labels = self._model.classes_.tolist()
         return self
 
@@ -194,23 +194,13 @@ class Prompted(Candidate):
 
     classifier: Any
 
-    def fit(
-        self,
-        texts: Sequence[str],
-        truth: Sequence[str],
-        groups: Sequence[int] | None = None,
-    ) -> Self:
+    def fit(self, rows: Rows) -> Self:
         return self
 
     def held_out_proba(
-        self,
-        texts: Sequence[str],
-        truth: np.ndarray,
-        labels: Sequence[str],
-        groups: np.ndarray,
-        folds: Folds,
+        self, rows: Rows, labels: Sequence[str], folds: Folds
     ) -> np.ndarray:
-        return self.predict_proba(texts)
+        return self.predict_proba(rows.texts)
 
     def source(self) -> dict[str, str]:
         found: dict[str, str] = self.classifier.source()
@@ -280,13 +270,8 @@ class LinearProbe(Candidate):
 
         self.probe = LinearProbeClassifier(model, too_long="cut", **settings)
 
-    def fit(
-        self,
-        texts: Sequence[str],
-        truth: Sequence[str],
-        groups: Sequence[int] | None = None,
-    ) -> Self:
-        quietly(self.probe.fit, begun(texts), truth, groups)
+    def fit(self, rows: Rows) -> Self:
+        quietly(self.probe.fit, begun(rows.texts), rows.labels, rows.groups)
         self.labels = self.probe.classes_.tolist()
         return self
 
@@ -321,26 +306,20 @@ class AnswerAndStates(Candidate):
     def __init__(self, answer: ModelAnswer, states: LinearProbe) -> None:
         self.answer, self.states = answer, states
 
-    def fit(
-        self,
-        texts: Sequence[str],
-        truth: Sequence[str],
-        groups: Sequence[int] | None = None,
-    ) -> Self:
+    def fit(self, rows: Rows) -> Self:
         # The answers about examples are given away in the prompt.
         shown = {plain_text(text) for text, _ in self.answer.settings["examples"]}
-        copies = [plain_text(text) for text in texts]
-        rows = [at for at, copy in enumerate(copies) if copy not in shown]
-        together = np.array(copies if groups is None else groups)[rows]
-        labels, codes = np.unique([truth[at] for at in rows], return_inverse=True)
-        blocks = self._blocks([texts[at] for at in rows])
+        new = [plain_text(text) not in shown for text in rows.texts]
+        rows = rows[np.flatnonzero(new)]
+        labels, codes = np.unique(rows.labels, return_inverse=True)
+        blocks = self._blocks(rows.texts)
         features = np.hstack(blocks)
         scaler = StandardScaler().fit(features)
         # Each block weighs the same, however many columns it has.
         widths = [block.shape[1] for block in blocks]
         self._mean = scaler.mean_
         self._scale = scaler.scale_ * np.sqrt(np.repeat(widths, widths))
-        folds = grouped_folds(codes, together, 3)
+        folds = grouped_folds(codes, rows.groups, 3)
         found = fitted_weights(self._scaled(features), codes, folds, _BLOCK_STRENGTHS)
         self._coef, self._intercept = found[1:]
         self.labels = labels.tolist()
@@ -399,17 +378,15 @@ class AnswerAndStates(Candidate):
         return (features - self._mean) / self._scale
 
 
-def draw_examples(
-    texts: Sequence[str], truth: Sequence[str], most: int, seed: int
-) -> list[int]:
+def draw_examples(rows: Rows, most: int, seed: int) -> list[int]:
     """Places of examples for a prompt, the labels in turn, none of them very long."""
-    labels, rng = np.array(truth, dtype=str), np.random.default_rng(seed)
-    wanted = min(max(_EXAMPLES, len(np.unique(labels))), _MOST_EXAMPLES, most)
-    places = [rng.permutation(np.flatnonzero(labels == x)) for x in np.unique(labels)]
+    kinds, rng = np.unique(rows.labels), np.random.default_rng(seed)
+    wanted = min(max(_EXAMPLES, len(kinds)), _MOST_EXAMPLES, most)
+    places = [rng.permutation(np.flatnonzero(rows.labels == x)) for x in kinds]
     chosen: list[int] = []
     room = _CHARACTERS
     for place in chain.from_iterable(zip_longest(*places)):
-        length = 0 if place is None else len(texts[place])
+        length = 0 if place is None else len(rows.texts[place])
         if place is None or length > _CHARACTERS // 4 or length > room:
             continue
         if len(chosen) == wanted:

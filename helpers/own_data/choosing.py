@@ -14,6 +14,7 @@ from ..checks import plain_text
 from ..logistic import grouped_folds
 from ..metrics import auroc, paired_difference, risk_coverage_curve
 from .candidates import Candidate
+from .table import Rows
 
 MEASURES = ["accuracy", "brier", "auroc", "coverage", "seconds"]
 _FOLDS = 5
@@ -35,9 +36,7 @@ class Choice:
 
 def choose(
     candidates: Sequence[Candidate],
-    texts: Sequence[str],
-    truth: Sequence[str],
-    groups: Sequence[int],
+    rows: Rows,
     *,
     names: Sequence[str],
     risk: float,
@@ -50,7 +49,7 @@ def choose(
     candidate is to be fitted again, on all these rows. ``names`` are all labels,
     sorted.
     """
-    labels, codes = np.array(truth, dtype=str), np.asarray(groups)
+    labels, codes = rows.labels, rows.groups
     columns = [f"p_{name}" for name in names]
     folds = grouped_folds(labels, codes, _FOLDS, seed)
     is_true = labels[:, None] == np.array(names)
@@ -58,7 +57,7 @@ def choose(
     for one in candidates:
         start = time.perf_counter()
         try:
-            found = one.held_out_proba(texts, labels, names, codes, folds)
+            found = one.held_out_proba(rows, names, folds)
             known = ~np.isnan(found).any(axis=1)
             own = pd.DataFrame(found[known], columns=columns)
             of_calibrators = cross_fitted(
@@ -82,30 +81,30 @@ def choose(
     if not raw:
         raise ValueError("No candidate could be used. " + " ".join(notes))
     common = np.all([known for _, known in raw.values()], axis=0)
-    rows, judged = {}, {}
+    measured, judged = {}, {}
     for name, found in calibrated_as.items():
         shares, true = found[common], is_true[common]
         right, sure = true[np.arange(len(true)), shares.argmax(1)], shares.max(1)
         judged[name] = sure, right
-        rows[name] = {
+        measured[name] = {
             "accuracy": right.mean(),
             "brier": ((shares - true) ** 2).sum(axis=1).mean(),
             "auroc": auroc(sure, right) if 0 < right.sum() < len(right) else np.nan,
             "coverage": _coverage(sure, right, risk),
             "seconds": seconds[name],
         }
-    table = pd.DataFrame(rows).T
+    table = pd.DataFrame(measured).T
     best = str(table["brier"].idxmin())
     winner = next(one for one in candidates if one.name == best)
     differences = {
         name: paired_difference(
             judged[best], judged[name], "accuracy", groups=codes[common], rng=seed
         )
-        for name in rows
+        for name in measured
         if name != best
     }
     own, known = raw[best]
-    ids = [plain_text(texts[at]) for at in np.flatnonzero(known).tolist()]
+    ids = [plain_text(rows.texts[at]) for at in np.flatnonzero(known).tolist()]
     calibrator = ProbabilityCalibrator().fit(own, labels[known], ids=ids)
     return Choice(
         winner,

@@ -16,33 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .options import (
-    AsJson,
-    Budget,
-    Delta,
-    File,
-    Group,
-    Label,
-    Model,
-    NotRandom,
-    Out,
-    PolicyFile,
-    PriceError,
-    PriceLook,
-    Prices,
-    Risk,
-    Seed,
-    Text,
-    Tune,
-    Url,
-    hosted_model,
-    prices_of_policy,
-)
+from . import options
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .decision import Decision
+    from .deciding import Decision
     from .prices import PolicyCost
     from .table import OwnTable
 
@@ -77,16 +56,16 @@ _WAYS = ("words", "answer", "probe")
 
 @app.command()
 def decide(
-    file: File,
-    text: Text = None,
-    label: Label = None,
-    group: Group = None,
-    not_random: NotRandom = None,
-    risk: Risk = 0.1,
-    delta: Delta = 0.05,
-    price_error: PriceError = None,
-    price_look: PriceLook = None,
-    model: Model = None,
+    file: options.File,
+    text: options.Text = None,
+    label: options.Label = None,
+    group: options.Group = None,
+    not_random: options.NotRandom = None,
+    risk: options.Risk = 0.1,
+    delta: options.Delta = 0.05,
+    price_error: options.PriceError = None,
+    price_look: options.PriceLook = None,
+    model: options.Model = None,
     use: Annotated[
         str,
         typer.Option(
@@ -94,16 +73,16 @@ def decide(
             "together."
         ),
     ] = ",".join(_WAYS),
-    tune: Tune = False,
-    url: Url = None,
-    prices: Prices = None,
-    budget: Budget = None,
+    tune: options.Tune = False,
+    url: options.Url = None,
+    prices: options.Prices = None,
+    budget: options.Budget = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Choose among ways to read the texts, certify, and decide on the others."""
     from . import deciding
@@ -115,7 +94,7 @@ def decide(
         raise ValueError(f"--use takes some of {','.join(_WAYS)}; not {unknown}.")
     table = read_table(file, text=text, label=label, group=group, not_random=not_random)
     table = with_proposed(table, _written(file.name, out or file.parent)["decisions"])
-    hosted = hosted_model(url, model, prices, budget)
+    hosted = options.hosted_model(url, model, prices, budget)
     names = [ways[way] for way in ways if way in use.split(",")]
     made = deciding.plan(
         table,
@@ -125,7 +104,7 @@ def decide(
         model=None if hosted else model,
         candidates=[*names, *([TUNED] if tune else [])],
         hosted=hosted,
-        prices=prices_of_policy(price_error, price_look),
+        prices=options.prices_of_policy(price_error, price_look),
     )
     _tell(
         f"{table.name}: {len(table.rows)} rows, {len(table.labelled)} with a label, "
@@ -168,19 +147,19 @@ def decide(
 
 @app.command()
 def certify(
-    file: File,
+    file: options.File,
     prediction: Annotated[str, typer.Option(help="Column of the predictions.")],
     confidence: Annotated[str, typer.Option(help="Column of confidences, 0 to 1.")],
     truth: Annotated[str, typer.Option(help="Column of the truth; may have gaps.")],
-    group: Group = None,
-    not_random: NotRandom = None,
-    risk: Risk = 0.1,
-    delta: Delta = 0.05,
-    price_error: PriceError = None,
-    price_look: PriceLook = None,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: AsJson = False,
+    group: options.Group = None,
+    not_random: options.NotRandom = None,
+    risk: options.Risk = 0.1,
+    delta: options.Delta = 0.05,
+    price_error: options.PriceError = None,
+    price_look: options.PriceLook = None,
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Certify confidences that are there already, whoever stated them."""
     from . import deciding
@@ -227,7 +206,7 @@ def certify(
         risk=risk,
         delta=delta,
         seed=seed,
-        prices=prices_of_policy(price_error, price_look),
+        prices=options.prices_of_policy(price_error, price_look),
     )
     rows = _rows_of(decision, table).drop(columns=["prediction", "confidence"])
     given_as = (prediction, confidence)
@@ -236,7 +215,10 @@ def certify(
 
 @app.command()
 def apply(
-    policy: PolicyFile, file: File, out: Out = None, as_json: AsJson = False
+    policy: options.PolicyFile,
+    file: options.File,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Decide on new rows by a policy that was certified."""
     from .stored import OwnPolicy
@@ -271,13 +253,13 @@ def apply(
 
 @app.command()
 def check(
-    policy: PolicyFile,
-    file: File,
+    policy: options.PolicyFile,
+    file: options.File,
     state: Annotated[
         Path | None, typer.Option(help="What was seen; default: beside the policy.")
     ] = None,
-    label: Label = None,
-    as_json: AsJson = False,
+    label: options.Label = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Whether the promise still holds, by rows labelled since; look whenever you like.
 
@@ -308,7 +290,7 @@ def check(
 
 
 @app.command()
-def demo(out: Out = None, as_json: AsJson = False) -> None:
+def demo(out: options.Out = None, as_json: options.AsJson = False) -> None:
     """The whole report at once, on film reviews that come with the book."""
     from . import deciding
     from .demo import demo_plan

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +13,34 @@ import pandas as pd
 from .. import __version__
 from ..checks import check_between, check_choice, check_count
 from ..decisions import (
+    CertifiedThreshold,
     Costs,
     Policy,
     choose_threshold,
     review_queue,
     zero_failure_sample_size,
 )
-from ..metrics import (
-    calibration_metrics,
-)
-from .applying import act, calibrated
+from ..metrics import CalibrationReport, calibration_metrics
 from .by_label import label_bounds
-from .candidates import HOSTED, LONGEST, NAMES, TUNED, WORDS, Candidate, draw_examples
+from .candidates import (
+    ANSWER,
+    BOTH,
+    HOSTED,
+    LONGEST,
+    NAMES,
+    PROBE,
+    TUNED,
+    WORDS,
+    AnswerAndStates,
+    Candidate,
+    LinearProbe,
+    ModelAnswer,
+    WordCounts,
+    draw_examples,
+)
 from .choosing import MEASURES, Choice, Tell, choose
-from .decision import Decision
-from .likeness import Likeness
-from .on_request import SHOWN, joined, made_candidate
+from .likeness import Likeness, act
+from .on_request import SHOWN, HostedAnswer, TunedModel
 from .prices import PolicyCost
 from .table import OURS, PROPOSED, OwnTable
 
@@ -37,6 +49,92 @@ if TYPE_CHECKING:
 
 _TO_LABEL = 10
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "torch", "transformers")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decision:
+    """What was decided about a table, and on what grounds.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, for headings.
+    text, label, group : str
+        Names of columns; ``group`` may be None.
+    risk, delta : float
+        The largest share of wrong rows among the accepted, and the probability with
+        which that may fail.
+    seed : int
+        Of everything that was left to chance.
+    labels : pandas.Series
+        Number of labelled rows of each label.
+    counts : dict of str to int
+        ``rows``, ``labelled``, ``unlabelled``, ``copies`` (labelled rows that repeat
+        another one's text or group), ``set_apart`` (not drawn at random), ``shown``
+        (in a prompt), ``chosen_on``, ``compared_on`` (those of them that judged all
+        candidates), and ``certified_on`` (of copies and groups, one counts).
+    candidates : pandas.DataFrame
+        One row a candidate: ``accuracy``, ``brier``, ``auroc`` and ``coverage`` (share
+        of rows accepted at this risk, expected) on the rows that it was chosen on, and
+        ``seconds``.
+    differences : pandas.DataFrame
+        One row for each other candidate: its accuracy less that of the chosen one, as
+        ``value``, ``low``, ``high``.
+    chosen : str
+        Which candidate.
+    judged : pandas.DataFrame
+        Rows that certified: ``text``, ``truth``, ``prediction``, ``confidence`` and
+        ``p_<label>``.
+    report : CalibrationReport
+        Of these rows.
+    certificate : CertifiedThreshold
+        Of these rows, one of each group.
+    by_label : pandas.DataFrame
+        One row a predicted label: ``n``, ``accepted``, ``errors``, ``upper`` (a bound
+        on the share of errors; all of them hold together).
+    to_come : pandas.DataFrame or None
+        Rows without a label: ``text``, ``prediction``, ``confidence``, ``action``,
+        ``reason``.
+    to_label : pandas.DataFrame
+        Ten rows to label next: ``text``, ``prediction``, ``confidence``.
+    versions : dict of str to str
+        Of packages, and hashes of ``file`` and ``model``.
+    policy : Policy or None
+        What to do with new rows; None where nothing could be certified.
+    notes : tuple of str
+        Sentences on what was found in the table and what was left out.
+    candidate : Candidate or None
+        The chosen one, fitted; None where the confidences were given.
+    likeness : Likeness
+        What the rows certified on are like.
+    cost : PolicyCost or None
+        What the policy costs, where prices are known.
+    """
+
+    name: str
+    text: str
+    label: str
+    group: str | None = None
+    risk: float
+    delta: float
+    seed: int
+    labels: pd.Series
+    counts: dict[str, int]
+    candidates: pd.DataFrame
+    differences: pd.DataFrame
+    chosen: str
+    judged: pd.DataFrame = field(repr=False)
+    report: CalibrationReport = field(repr=False)
+    certificate: CertifiedThreshold
+    by_label: pd.DataFrame
+    to_come: pd.DataFrame | None = field(default=None, repr=False)
+    to_label: pd.DataFrame = field(repr=False)
+    versions: dict[str, str]
+    policy: Policy | None = None
+    notes: tuple[str, ...] = ()
+    candidate: Candidate | None = field(default=None, repr=False)
+    likeness: Likeness = field(repr=False)
+    cost: PolicyCost | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +257,9 @@ def plan(
     shown, examples = first[:0], []
     if SHOWN & {*names}:
         most = groups[first].nunique() // 5
-        texts = table.texts[first].tolist()
-        places = draw_examples(texts, labels.tolist(), most, seed)
-        examples = [(texts[at], labels.iloc[at]) for at in places]
+        rows = table.labelled_rows(first)
+        places = draw_examples(rows, most, seed)
+        examples = [(rows.texts[at], str(rows.labels[at])) for at in places]
         # Copies of an example are not judged either.
         shown = first[groups[first].isin(groups[first].iloc[places])]
     long = int((table.texts.str.len() > LONGEST).sum())
@@ -176,14 +274,22 @@ def plan(
         if not isinstance(model, LanguageModel):
             # Held by all of them, so that it is loaded once.
             model = LanguageModel.load(model)
-    made = []
+    kinds = known.unique().tolist()
+    ways: dict[str, Callable[[], Candidate]] = {
+        WORDS: WordCounts,
+        ANSWER: lambda: ModelAnswer(kinds, examples, model),
+        PROBE: lambda: LinearProbe(model),
+        TUNED: lambda: TunedModel(kinds, model),
+        HOSTED: lambda: HostedAnswer(kinds, examples, hosted),
+    }
+    made: dict[str, Any] = {}
     for name in names:
         try:
-            kinds = known.unique().tolist()
-            made.append(made_candidate(name, kinds, examples, model, hosted))
+            made[name] = ways[name]()
         except ValueError as error:
             notes.append(f"{name} is left out: {error}")
-    made += joined(made)
+    if {ANSWER, PROBE} <= {*made}:  # what needs nothing else to be read
+        made[BOTH] = AnswerAndStates(made[ANSWER], made[PROBE])
     return Plan(
         replace(table, notes=tuple(notes)),
         float(risk),
@@ -192,7 +298,7 @@ def plan(
         shown,
         first.difference(shown),
         second,
-        made,
+        [*made.values()],
         apart,
         prices,
     )
@@ -221,9 +327,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     learned = first.union(plan.shown).union(plan.set_apart)
     choice = choose(
         plan.candidates,
-        table.texts[first].tolist(),
-        table.labels[first].tolist(),
-        table.groups[first].tolist(),
+        table.labelled_rows(first),
         names=sorted(table.labels[learned].unique()),
         risk=plan.risk,
         seed=plan.seed,
@@ -231,9 +335,8 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     )
     tell(f"{choice.candidate.name} is chosen; certifying it on other rows")
     candidate, calibrator = choice.candidate, choice.calibrator
-    of_rows = (table.texts, table.labels, table.groups)
-    candidate.fit(*(column[learned].tolist() for column in of_rows))
-    raw, shares = calibrated(candidate, calibrator, table.texts[plan.certified_on])
+    candidate.fit(table.labelled_rows(learned))
+    raw, shares = candidate.calibrated(calibrator, table.texts[plan.certified_on])
     raw = raw.dropna(subset="confidence")
     judged = pd.DataFrame(
         {
@@ -248,7 +351,7 @@ def decide(plan: Plan, *, tell: Tell = lambda said: None) -> Decision:
     coming = None
     if len(table.unlabelled):
         texts = table.texts[table.unlabelled]
-        coming = calibrated(candidate, calibrator, texts)[0]
+        coming = candidate.calibrated(calibrator, texts)[0]
     return certify(
         replace(table, notes=table.notes + choice.notes),
         judged,

@@ -14,6 +14,7 @@ from scipy.stats import ks_2samp
 
 from ..calibration.files import Floats, Hashes, Stored, packed
 from ..checks import plain_text
+from ..decisions import Policy
 
 _LEVEL = 0.01  # of a false alarm, once for all measures
 _MOST = 1000  # new rows that are compared; more take long and tell no more
@@ -116,6 +117,34 @@ class Likeness:
     def from_dict(cls, stored: Any) -> Self:
         """What :meth:`to_dict` described."""
         return cls(**dict(_StoredLikeness.read(stored)))
+
+
+def act(
+    policy: Policy,
+    scored: pd.DataFrame,
+    texts: pd.Series,
+    likeness: Likeness,
+    *,
+    source: Any = None,
+) -> pd.DataFrame:
+    """Decisions on scored rows; those beyond all off-label mass certified on wait."""
+    decided = policy.apply(scored, source=source)
+    found = pd.DataFrame(
+        {
+            "text": texts[decided.index],
+            "prediction": decided["prediction"],
+            "confidence": decided["decided_on"],
+            "action": decided["action"],
+            "reason": decided["reason"],
+        }
+    )
+    if "off_label" in decided:
+        cautious, accept = policy.buckets.names
+        beyond = likeness.is_beyond(decided["off_label"])
+        beyond &= found["action"] == accept
+        found.loc[beyond, ["action", "reason"]] = [cautious, BEYOND]
+        found["off_label"] = decided["off_label"]
+    return found
 
 
 def _hashes(text: str) -> np.ndarray:

@@ -22,9 +22,7 @@ from ..logistic import Folds
 from .candidates import (
     ANSWER,
     HOSTED,
-    PROBE,
     TUNED,
-    WORDS,
     AnswerAndStates,
     Candidate,
     LinearProbe,
@@ -34,10 +32,10 @@ from .candidates import (
     begun,
     same_model,
 )
+from .table import Rows
 
 if TYPE_CHECKING:
     from ..finetune import FineTuned, TrainingSettings
-    from ..hosted import HostedClassifier
 
 # To train on, to choose among weights by, and to calibrate and compare on.
 _SHARES = {"train": 0.5, "calibration": 0.15, "test": 0.35}
@@ -58,38 +56,31 @@ class TunedModel(ModelAnswer):
         self.untuned = self.classifier
 
     def held_out_proba(
-        self,
-        texts: Sequence[str],
-        truth: np.ndarray,
-        labels: Sequence[str],
-        groups: np.ndarray,
-        folds: Folds,
+        self, rows: Rows, labels: Sequence[str], folds: Folds
     ) -> np.ndarray:
         from ..finetune import finetune, grouped_split
 
         shares = tuple(_SHARES.values())
-        parts = grouped_split(groups, shares=shares, stratify=truth)
-        train, choose, judge = (
-            np.flatnonzero(parts == part).tolist() for part in _SHARES
-        )
-        own = begun(texts)
+        parts = grouped_split(rows.groups, shares=shares, stratify=rows.labels)
+        judge = np.flatnonzero(parts == "test")
+        train, choose = (rows[np.flatnonzero(parts == x)] for x in list(_SHARES)[:2])
         found = finetune(
             self.untuned,
-            [own[at] for at in train],
-            truth[train],
-            validation=([own[at] for at in choose], truth[choose]),
+            begun(train.texts),
+            train.labels,
+            validation=(begun(choose.texts), choose.labels),
             settings=self._settings(),
         )
         self._take(found)
         self.notes = (
-            f"{TUNED}: trained on {len(train)} rows of the first part; its weights "
-            f"were chosen by {len(choose)} others, and the {len(judge)} left calibrate "
-            "it. On these all candidates are compared. The others learn from up to "
-            f"{len(folds) - 1} of {len(folds)} parts of the first part each time, so "
-            "that the comparison is rather in their favour.",
+            f"{TUNED}: trained on {len(train.texts)} rows of the first part; its "
+            f"weights were chosen by {len(choose.texts)} others, and the {len(judge)} "
+            "left calibrate it. On these all candidates are compared. The others learn "
+            f"from up to {len(folds) - 1} of {len(folds)} parts of the first part each "
+            "time, so that the comparison is rather in their favour.",
         )
-        proba = np.full((len(texts), len(labels)), np.nan)
-        proba[judge] = self.predict_proba([texts[at] for at in judge])
+        proba = np.full((len(rows.texts), len(labels)), np.nan)
+        proba[judge] = self.predict_proba(rows[judge].texts)
         return proba
 
     def source(self) -> dict[str, str]:
@@ -175,7 +166,7 @@ class HostedAnswer(Prompted):
         self,
         labels: Sequence[str],
         examples: Sequence[tuple[str, str]],
-        asked: HostedClassifier,
+        asked: Any,
     ) -> None:
         self.labels = sorted(labels)
         pairs = [tuple(pair) for pair in examples]
@@ -247,32 +238,6 @@ class HostedAnswer(Prompted):
         how = None if found.how is None else RequestSettings(**found.how)
         asked = HostedClassifier(found.url, **found.asked, settings=how)
         return cls(found.asked["labels"], found.asked["examples"], asked)
-
-
-def made_candidate(
-    name: str,
-    labels: Sequence[str],
-    examples: Sequence[tuple[str, str]],
-    model: Any,
-    hosted: HostedClassifier | None,
-) -> Candidate:
-    """The candidate of this name, before it has learned anything."""
-    if name == WORDS:
-        return WordCounts()
-    if name == PROBE:
-        return LinearProbe(model)
-    if name == TUNED:
-        return TunedModel(labels, model)
-    if hosted is not None and name == HOSTED:
-        return HostedAnswer(labels, examples, hosted)
-    return ModelAnswer(labels, examples, model)
-
-
-def joined(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """What can be made of these without reading anything else."""
-    answers = [one for one in candidates if type(one) is ModelAnswer]
-    probes = [one for one in candidates if isinstance(one, LinearProbe)]
-    return [AnswerAndStates(*pair) for pair in zip(answers, probes, strict=False)]
 
 
 def from_dict(stored: Any) -> Candidate:

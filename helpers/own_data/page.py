@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from ..decisions import CertifiedThreshold, choose_threshold, zero_failure_sample_size
 from ..metrics import CalibrationReport, Interval, class_table
 from ..plots import LINES, PALETTE, legend_below, plot_reliability_diagram, style
-from .decision import Decision
+from .deciding import Decision
 
 # Chapters of the book that explain a part of the page.
 CHAPTERS = {
@@ -52,7 +52,7 @@ def page(decision: Decision) -> str:
 
     Parameters
     ----------
-    decision : helpers.own_data.decision.Decision
+    decision : helpers.own_data.deciding.Decision
         What was decided about a table.
 
     Examples
@@ -163,7 +163,7 @@ def next_steps(decision: Decision) -> list[tuple[str, str]]:
 
     Parameters
     ----------
-    decision : helpers.own_data.decision.Decision
+    decision : helpers.own_data.deciding.Decision
         What was decided about a table.
 
     Examples

@@ -15,10 +15,9 @@ from ..calibration.files import Stored
 from ..checks import plain_text
 from ..decisions import AccuracyMonitor, Policy, detection_delay
 from ..files import read_json, write_json
-from .applying import act, calibrated
 from .candidates import Candidate
-from .decision import Decision
-from .likeness import Likeness
+from .deciding import Decision
+from .likeness import Likeness, act
 from .on_request import from_dict
 from .table import OwnTable, without_missing
 
@@ -104,7 +103,7 @@ class OwnPolicy:
         """Texts read and decided on: ``p_<label>``, calibrated, beside the others."""
         columns, calibrator = [f"p_{x}" for x in self.labels], self.policy.calibrator
         assert self.candidate and isinstance(calibrator, ProbabilityCalibrator)
-        scored, shares = calibrated(self.candidate, calibrator, texts)
+        scored, shares = self.candidate.calibrated(calibrator, texts)
         source = self.candidate.source()
         decided = act(self.policy, scored, texts, self.likeness, source=source)
         known = scored.index[scored["confidence"].notna()]

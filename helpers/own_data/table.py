@@ -28,6 +28,19 @@ OURS = ("prediction", "confidence", "action", "reason")
 PROPOSED = "proposed"
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Texts with their labels; rows of one group belong together."""
+
+    texts: list[str]
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def __getitem__(self, places: np.ndarray) -> Rows:
+        texts = [self.texts[at] for at in places]
+        return Rows(texts, self.labels[places], self.groups[places])
+
+
 @dataclass(frozen=True)
 class OwnTable:
     """A user's rows, all as strings, and which columns are what.
@@ -98,6 +111,11 @@ class OwnTable:
     def unlabelled(self) -> pd.Index:
         """Rows with a text and without a label."""
         return self.rows.index[self.has_text & (self.labels == "")]
+
+    def labelled_rows(self, index: pd.Index) -> Rows:
+        """Texts, labels and groups of some rows."""
+        labels = np.array(self.labels[index], dtype=str)
+        return Rows(self.texts[index].tolist(), labels, self.groups[index].to_numpy())
 
     def check_free(self, names: Iterable[str] = OURS) -> None:
         """Raise ValueError if there are columns already that would be added."""

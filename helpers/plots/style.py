@@ -1,31 +1,24 @@
-"""The book's style: colour-blind palette with contrast, markers and patterns."""
+"""The book's style: colour-blind palette with contrast, markers and lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from matplotlib.rcsetup import cycler
-from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 PALETTE = tuple(sns.color_palette("colorblind")[at] for at in (0, 3, 2, 7, 4))
 MARKERS = ("o", "s", "^", "D", "v")
-HATCHES = ("", "///", "...", "xxx", "---")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-GREY = PALETTE[3]
 WIDTH = 7.0
 Look = dict[str, Any]  # what matplotlib takes as keywords
 DIAGONAL = Look({"color": "black", "linewidth": 1, "linestyle": "--"})
 LIMIT = Look({"color": "black", "linewidth": 1, "linestyle": ":"})
 ABOVE = Look({"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)})
-OPEN = Look({"markerfacecolor": "white", "markeredgewidth": 1.4})
 STAMP = Look(
     {"s": "IN-SAMPLE", "x": 0.5, "y": 0.5, "ha": "center", "va": "center"}
     | {"rotation": 35, "fontsize": 28, "fontweight": "bold"}
@@ -40,8 +33,6 @@ DOTS: tuple[Look, ...] = tuple(
     {"color": PALETTE[at % 5], "linestyle": "", "marker": MARKERS[at % 5]}
     for at in range(25)
 )
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @contextmanager
@@ -73,24 +64,3 @@ def style() -> Iterator[None]:
         # A notebook's backend switches this on; without it no later figure is shown.
         interactive = mpl.is_interactive()
     mpl.interactive(interactive)
-
-
-def figure(draw: Callable[P, R]) -> Callable[P, R]:
-    """The same figure with dollar signs as plain text, not as formulas."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
-        found = draw(*args, **kwargs)
-        for ax in np.ravel(np.array(found, dtype=object)):
-            words = set(ax.findobj(Text))
-            for axis in (ax.xaxis, ax.yaxis):
-                numbers = axis.get_minor_ticks()
-                kinds = (FixedFormatter, FuncFormatter)  # what names of ticks become
-                if not isinstance(axis.get_major_formatter(), kinds):
-                    numbers = [*numbers, *axis.get_major_ticks()]
-                words.difference_update(*(tick.findobj(Text) for tick in numbers))
-            for text in words:
-                text.set_parse_math(False)
-        return found
-
-    return drawn

@@ -1,6 +1,6 @@
 """How unsure, and about what: spread of probabilities, of members, of option orders."""
 
-from .combined import CombinedConfidence, fixed_mix
+from .combined import CombinedConfidence
 from .dropout import mc_dropout
 from .members import (
     EnsembleDecomposition,
@@ -18,7 +18,6 @@ __all__ = [
     "PositionBias",
     "combine",
     "entropy",
-    "fixed_mix",
     "margin",
     "mc_dropout",
     "orders",

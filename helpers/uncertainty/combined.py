@@ -8,15 +8,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from pydantic import Field
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from ..calibration import BaseCalibrator, Calibrated
+from ..calibration import BaseCalibrator
 from ..calibration.binary import Floor
 from ..calibration.files import Finite, Positive, numbers
-from ..checks import check_between, check_numbers, check_probabilities, check_table
+from ..checks import check_numbers, check_probabilities, check_table
 
 _ABOUT = "_label"  # columns of this ending name the label that a signal is about
 
@@ -102,30 +101,6 @@ class CombinedConfidence(BaseCalibrator):
     def _predict(self, values: np.ndarray) -> np.ndarray:
         scaled = (values - self.mean_) / self.scale_
         return expit(scaled @ self.coef_ + self.intercept_)
-
-
-def fixed_mix(a: ArrayLike, b: ArrayLike, *, weight: float = 0.6) -> np.ndarray:
-    """weight · a + (1 − weight) · b: a common rule, to compare learned weights with.
-
-    Parameters
-    ----------
-    a, b : array-like of shape (n,)
-        Confidences in [0, 1] in the same labels; :class:`Calibrated` ones keep marks.
-    weight : float, default=0.6
-        The share of a, in [0, 1].
-
-    Examples
-    --------
-    >>> fixed_mix([0.9, 0.5], [0.4, 0.5]).round(6).tolist()
-    [0.7, 0.5]
-    """
-    check_between("weight", weight, 0, 1, closed=True)
-    parts = check_probabilities(a, "a"), check_probabilities(b, "b", a)
-    first, second = (
-        given if isinstance(given, Calibrated) else part
-        for given, part in zip((a, b), parts, strict=True)
-    )
-    return np.clip(weight * first + (1 - weight) * second, 0.0, 1.0)
 
 
 def _check_same_label(about: pd.DataFrame) -> None:

@@ -109,9 +109,7 @@ def ways() -> Iterator[tuple[list[Rival], list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def results(
-    ways: tuple[list[Rival], list[str]],
-) -> Iterator[list[dict[str, Any]]]:
+def results(ways: tuple[list[Rival], list[str]]) -> Iterator[list[dict[str, Any]]]:
     """Rows of the table, written to a file when all of them are there."""
     rows: list[dict[str, Any]] = []
     yield rows
@@ -124,9 +122,7 @@ def results(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_scoring_speed(
-    case: Case,
-    ways: tuple[list[Rival], list[str]],
-    results: list[dict[str, Any]],
+    case: Case, ways: tuple[list[Rival], list[str]], results: list[dict[str, Any]]
 ) -> None:
     rivals, _ = ways
     ours: Any = rivals[0]

@@ -11,12 +11,7 @@ from scipy.special import logit
 
 from helpers import EMBEDDED
 from helpers.classifier import LLMClassifier
-from helpers.datasets import (
-    REVIEW_EXAMPLES,
-    REVIEW_LABELS,
-    REVIEW_PROMPT,
-    load_reviews,
-)
+from helpers.datasets import REVIEW_EXAMPLES, REVIEW_LABELS, REVIEW_PROMPT, load_reviews
 from helpers.hosted import HostedClassifier, Transport
 
 if TYPE_CHECKING:

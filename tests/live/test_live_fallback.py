@@ -7,12 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import EMBEDDED
-from helpers.datasets import (
-    REVIEW_EXAMPLES,
-    REVIEW_LABELS,
-    REVIEW_PROMPT,
-    load_reviews,
-)
+from helpers.datasets import REVIEW_EXAMPLES, REVIEW_LABELS, REVIEW_PROMPT, load_reviews
 from helpers.hosted import HostedClassifier, Journal, RequestSettings, Transport
 
 

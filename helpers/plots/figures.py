@@ -1,8 +1,9 @@
-"""Figures of calibration. Whatever was fitted on the rows it shows says so."""
+"""The figures. Whatever was fitted on the rows it shows says so."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,9 +12,11 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 from statsmodels.stats.proportion import proportion_confint
 
-from ..checks import check_outcomes, check_probabilities
 from ..metrics import CalibrationReport, calibration_metrics
-from .style import DIAGONAL, DOTS, LIMIT, LOOKS, PALETTE, STAMP, WIDTH, Look, figure
+from .style import ABOVE, DIAGONAL, DOTS, LIMIT, LOOKS, PALETTE, STAMP, WIDTH, Look
+
+if TYPE_CHECKING:
+    from ..decisions import CertifiedThreshold
 
 _MOST_POINTS = 2000
 _LEAST = 50
@@ -21,37 +24,6 @@ _TARGET = 0.9
 _ZONES = ((0.9, 1.0, "act"), (0.7, 0.9, "review"), (0.5, 0.7, "check"))
 
 
-@figure
-def confidence_histogram(
-    confidence: ArrayLike, correct: ArrayLike | None = None, *, ax: Axes | None = None
-) -> Axes:
-    """How confidences are spread, with their mean and, if known, the accuracy.
-
-    Parameters
-    ----------
-    confidence : array-like of shape (n,)
-        Probabilities in [0, 1].
-    correct : array-like of shape (n,), optional
-        1 or True where the prediction was correct, else 0: adds the accuracy.
-    """
-    values = check_probabilities(confidence)
-    ax = ax or plt.subplots(figsize=(WIDTH, 3))[1]
-    edges = (np.arange(21) / 20).tolist()
-    ax.hist(values, edges, color=PALETTE[0], alpha=0.55, edgecolor=PALETTE[0])
-    mean = values.mean()
-    label = f"mean confidence {mean:.3f}"
-    ax.axvline(mean, color="black", linestyle="-", linewidth=1.5, label=label)
-    if correct is not None:
-        accuracy = check_outcomes(correct, confidence).mean()
-        label = f"accuracy {accuracy:.3f}"
-        ax.axvline(accuracy, **LOOKS[1], linewidth=1.5, label=label)
-    left = 0.5 if values.min() >= 0.5 else 0.0
-    ax.set(xlim=(left, 1), xlabel="confidence", ylabel="number of predictions")
-    ax.legend(loc="upper left")
-    return ax
-
-
-@figure
 def plot_reliability_diagram(
     report: CalibrationReport | ArrayLike,
     correct: ArrayLike | None = None,
@@ -118,7 +90,6 @@ def plot_reliability_diagram(
     return ax
 
 
-@figure
 def plot_before_after(
     before: CalibrationReport,
     after: CalibrationReport,
@@ -144,7 +115,6 @@ def plot_before_after(
     return list(axes)
 
 
-@figure
 def plot_calibration_map(
     maps: Mapping[str, Callable[[np.ndarray], ArrayLike]],
     *,
@@ -179,7 +149,6 @@ def plot_calibration_map(
     return ax
 
 
-@figure
 def plot_accuracy_by_threshold(
     reports: Mapping[str, CalibrationReport], *, ax: Axes | None = None
 ) -> Axes:
@@ -222,6 +191,56 @@ def plot_accuracy_by_threshold(
     return ax
 
 
+def plot_tested_thresholds(
+    certified: CertifiedThreshold, *, ax: Axes | None = None
+) -> Axes:
+    """The risk above every threshold that was tested, and which thresholds passed.
+
+    The solid line is the risk on the labelled rows, the dashed one its upper limit,
+    with a dot for each threshold that passed. Risks above three times ``max_risk`` are
+    cut off.
+
+    Parameters
+    ----------
+    certified : CertifiedThreshold
+        From :func:`helpers.decisions.choose_threshold`.
+    """
+    ax = ax or plt.subplots(figsize=(WIDTH, 3.9))[1]
+    tested, allowed = certified.tested, certified.max_risk
+    place, upper = tested["threshold"].to_numpy(), tested["upper"].to_numpy()
+    passed = tested["passed"].to_numpy()
+    dot = _dot(place)
+    label = "risk above the threshold"
+    ax.plot(place, tested["risk"], **LOOKS[0], marker=dot, label=label)
+    mark = Look({"marker": "" if passed.any() else dot, "linewidth": 1.2})
+    ax.plot(place, upper, **LOOKS[1], **mark, label="its upper limit")
+    if passed.any():
+        mark = DOTS[1] | {"marker": "o", "markersize": 3.5}
+        ax.plot(place[passed], upper[passed], **mark, label="passed")
+    ax.axhline(allowed, **LIMIT, label=f"risk allowed: {_percent(allowed)}")
+    if certified.threshold is None:
+        ax.plot([], [], linestyle="", label="no threshold passed")
+    else:
+        label = (
+            f"accept from {certified.threshold:g}: {certified.n_accepted:,} of "
+            f"{certified.n_labels:,} rows ({_percent(certified.coverage)})"
+        )
+        line = Look({"color": "0.3", "linewidth": 1.2, "linestyle": "-."})
+        ax.axvline(certified.threshold, **line, label=label)
+    # Thresholds below the first that accepts all rows tell nothing new.
+    whole = place[tested["n"] == tested["n"].max()]
+    left = min(float(whole.max(initial=0.0)), 0.98)
+    ax.set_xlim(left - 0.02 * (1 - left), 1 + 0.02 * (1 - left))
+    highest = 1.1 * upper.max(initial=0.0)
+    top = min(max(3 * allowed, 1.3 * upper.min(initial=1.0)), highest)
+    top = min(max(top, 1.5 * allowed), 1.02)
+    ax.set_ylim(-0.015 * top, top)
+    ax.set(xlabel="threshold on the confidence", ylabel="risk above it")
+    ax.yaxis.set_major_formatter(_percent)
+    ax.legend(**ABOVE, ncols=2)
+    return ax
+
+
 def _panel(report: CalibrationReport, ax: Axes) -> None:
     text = (
         f"ECE {report.ece:.3f}\n"
@@ -251,7 +270,6 @@ def _above(
     return report.n - first, right[-1] - right[first]
 
 
-@figure
 def legend_below(ax: Axes, *, ncols: int = 2) -> Axes:
     """Put the legend of a diagram below it, in ``ncols`` columns."""
     handles, labels = ax.get_legend_handles_labels()
@@ -261,3 +279,12 @@ def legend_below(ax: Axes, *, ncols: int = 2) -> Axes:
     place = Look({"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)})
     ax.legend(handles, labels, **place, ncols=ncols)
     return ax
+
+
+def _dot(values: Any) -> str:
+    """A marker where there is one point only, of which a line shows nothing."""
+    return "o" if len(values) == 1 else ""
+
+
+def _percent(share: float, _: float = 0.0) -> str:
+    return f"{100 * share:.3g}%"
