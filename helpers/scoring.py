@@ -247,7 +247,7 @@ def _scores(
     prune: float | None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Rows and the scores of each sequence, batch by batch, longest texts first."""
-    settings = {"prefix": prefix, "token_budget": token_budget}
+    settings: dict[str, Any] = {"prefix": prefix, "token_budget": token_budget}
     is_tree = tree_is_exact(model, max(map(len, prompts)) + max(labels.trie.depths))
     if is_tree and prune is not None and is_packed(model):
         yield from pruned_scores(model, prompts, labels, prune, **settings)
@@ -340,9 +340,10 @@ def _score_keys(
     prompts: Sequence[Sequence[int] | str],
     prune: float | None,
 ) -> list[str]:
-    identity = (model, labels.sequences, labels.owners, labels.stop_ids, labels.labels)
+    identity: tuple[Any, ...] = (model, labels.sequences, labels.owners)
+    identity += (labels.stop_ids, labels.labels)
     if prune is not None:
-        identity = (*identity, prune)
+        identity += (prune,)
     start = hashlib.sha256(repr(identity).encode())
     keys = []
     for prompt in prompts:
