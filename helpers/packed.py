@@ -134,6 +134,11 @@ class ProjectedLogits(NodeLogits):
     def each(self, nodes: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         return self._states[:, nodes] @ self._weight[list(tokens)].float().T
 
+    def at(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """One token at the first node of each of these rows."""
+        weight = self._weight[list(tokens)].float()
+        return torch.einsum("ij,ij->i", self._states[list(rows), 0], weight)
+
     def normaliser(self) -> torch.Tensor:
         states = self._states.flatten(0, 1)
         width = max(64, _SLICE // len(states))
@@ -177,6 +182,67 @@ class _Pack:
         # and where each place of that table comes from.
         self.slots = filled.flatten().nonzero()[:, 0]
         self.sources = firsts[:, None] + torch.minimum(place, whole[:, None] - 1)
+        self.key_sources = self.sources
+
+
+class _Step:
+    """One more token behind each of some paths, that is, rows of what was kept."""
+
+    def __init__(
+        self, paths: Sequence[Sequence[int]], tokens: Sequence[int], start: int
+    ) -> None:
+        lengths = torch.tensor([len(path) for path in paths])
+        self.ids = torch.tensor(tokens)
+        self.positions = start + lengths - 1
+        self.slots = self.read = torch.arange(len(paths))
+        self.sources = self.read[:, None]
+        place = torch.arange(int(lengths.max()))
+        self.seen = (place < lengths[:, None])[:, None]
+        ends = lengths.cumsum(0)[:, None]
+        rows = torch.tensor([row for path in paths for row in path])
+        self.key_sources = rows[
+            torch.minimum(ends - lengths[:, None] + place, ends - 1)
+        ]
+
+
+class KeptTexts:
+    """Texts that were read, to which paths of further tokens are added."""
+
+    def __init__(self, reader: PackedReader, texts: Sequence[Sequence[int]]) -> None:
+        self._reader, self._kept = reader, _Kept()
+        branches = Branches([], [], torch.empty(0, 0))
+        pack = _Pack(texts, branches, reader.n_prefix)
+        self.logits = reader.projected(pack, self._kept)
+        self._n_rows = len(pack.ids)
+        rows = torch.arange(self._n_rows).split([len(text) for text in texts])
+        self.paths = [part.tolist() for part in rows]
+
+    def step(
+        self, paths: Sequence[Sequence[int]], tokens: Sequence[int]
+    ) -> tuple[list[list[int]], ProjectedLogits]:
+        """Each path with one more token, and the logits behind it."""
+        start = self._n_rows
+        self._n_rows += len(tokens)
+        longer = [[*path, start + at] for at, path in enumerate(paths)]
+        step = _Step(longer, tokens, self._reader.n_prefix)
+        return longer, self._reader.projected(step, self._kept)
+
+
+class _Kept:
+    """Keys and values of all positions so far, layer by layer."""
+
+    def __init__(self) -> None:
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def joined(
+        self, layer: int, *new: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is kept of a layer with what is new there, copied."""
+        known = self._layers.get(layer)
+        pairs = zip(known, new, strict=True) if known else ((part,) for part in new)
+        keys, values = (torch.cat(parts) for parts in pairs)
+        self._layers[layer] = keys, values
+        return keys, values
 
 
 class PackedReader:
@@ -194,8 +260,16 @@ class PackedReader:
         self, texts: Sequence[Sequence[int]], branches: Branches
     ) -> ProjectedLogits:
         """Logits at the end of each text and at the nodes of the tree behind it."""
+        return self.projected(_Pack(texts, branches, self.n_prefix))
+
+    def projected(
+        self, pack: _Pack | _Step, kept: _Kept | None = None
+    ) -> ProjectedLogits:
+        """Logits where a pack is read, whose keys and values may be kept."""
+        body: Any = self.network.base_model
         output: Any = self.network.get_output_embeddings()
-        states = self._states(_Pack(texts, branches, self.n_prefix))
+        *_, hidden = self._each_layer(pack, len(body.layers), pack.read, kept)
+        states = body.norm(hidden).view(len(pack.seen), -1, hidden.shape[1])
         return ProjectedLogits(states, output.weight)
 
     def means(
@@ -222,14 +296,12 @@ class PackedReader:
             kept = self._kept[name, like.dtype] = like.new_empty(needed)
         return kept[:needed].view(shape)
 
-    def _states(self, pack: _Pack) -> torch.Tensor:
-        """What the output projection sees where it is read."""
-        body: Any = self.network.base_model
-        *_, hidden = self._each_layer(pack, len(body.layers), pack.read)
-        return body.norm(hidden).view(len(pack.seen), -1, hidden.shape[1])
-
     def _each_layer(
-        self, pack: _Pack, depth: int, read: torch.Tensor | None = None
+        self,
+        pack: _Pack | _Step,
+        depth: int,
+        read: torch.Tensor | None = None,
+        kept: _Kept | None = None,
     ) -> Iterator[torch.Tensor]:
         """What comes out of each layer, until the next one writes into it.
 
@@ -251,6 +323,8 @@ class PackedReader:
                 queries, keys = part.q_norm(queries), part.k_norm(keys)
             queries = self._turned("turned q", queries, *turn)
             keys = self._turned("turned k", keys, *turn)
+            if kept is not None:
+                keys, values = kept.joined(number, keys, values)
             cached = self.prefix.layers[number - 1] if self.prefix else None
             mixed = attention(queries, keys, values, cached, part.scaling)
             if read is not None and number == depth:
@@ -308,7 +382,7 @@ def _add_linear(linear: Any, inputs: torch.Tensor, hidden: torch.Tensor) -> None
 class _Attention:
     """Attention within each text of a pack, and from all to the shared prefix."""
 
-    def __init__(self, pack: _Pack, reader: PackedReader) -> None:
+    def __init__(self, pack: _Pack | _Step, reader: PackedReader) -> None:
         n_shared, groups = reader.n_shared, reader.groups
         n_texts, longest = pack.sources.shape
         self._take, self._shape = reader.take, (n_texts, n_shared)
@@ -326,12 +400,13 @@ class _Attention:
         self._back = (back * n_shared + heads // groups).flatten()
         n_left = reader.n_prefix % VECTOR
         self._n_common = reader.n_prefix - n_left
-        own = slice(n_left, n_left + longest)
+        key_sources = pack.key_sources[:, None]
+        own = slice(n_left, n_left + key_sources.shape[2])
         width = math.ceil(own.stop / VECTOR) * VECTOR
         keys = torch.zeros(n_texts, 1, width, dtype=torch.long)
         keys[..., :n_left] = torch.arange(n_left)
-        keys[..., own] = n_left + sources
-        keys[..., own.stop :] = n_left + sources[..., -1:]  # not another text's NaN
+        keys[..., own] = n_left + key_sources
+        keys[..., own.stop :] = n_left + key_sources[..., -1:]  # not another text's NaN
         self._keys = (keys * n_shared + shared[:, None]).flatten()
         seen = torch.zeros(n_texts, longest, width, dtype=torch.bool)
         seen[..., :n_left] = True

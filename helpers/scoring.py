@@ -20,10 +20,11 @@ import torch
 from scipy.special import logsumexp
 from torch.nn.utils.rnn import pad_sequence
 
-from .checks import check_count
+from .checks import check_between, check_count
 from .int8 import unrounded_inputs
 from .models import LanguageModel
 from .packed import VECTOR, NodeLogits, attention_dtype
+from .pruned import pruned_scores
 from .row_cache import Rows
 from .tree import (
     LOGIT_BUDGET,
@@ -55,6 +56,7 @@ def label_logprobs(
     encode: Callable[[int], Sequence[int]] | None = None,
     prefix: Sequence[int] = (),
     token_budget: int | None = None,
+    prune: float | None = None,
     cache: bool = False,
     progress: bool = True,
 ) -> np.ndarray:
@@ -82,6 +84,10 @@ def label_logprobs(
     token_budget : int, optional
         The most positions in one batch, which bounds memory; by default 1,024 on a
         processor (2,048 without padding), and 16,384 on an accelerator.
+    prune : float, optional
+        The most that a label's probability may be too low, also as a share of all
+        labels' probability, in (0, 1). Beginnings of labels that cannot matter more
+        are not followed, which saves most where the model is sure.
     cache : bool, default=False
         Whether to keep and use scores in the user's cache.
     progress : bool, default=True
@@ -90,7 +96,9 @@ def label_logprobs(
     Returns
     -------
     numpy.ndarray of shape (n_prompts, n_labels)
-        Natural logarithms; each row's probabilities sum to at most one.
+        Natural logarithms; each row's probabilities sum to at most one. With ``prune``
+        one column more, of the mass that was not followed: a label may have all of it
+        besides its own, and is -inf if it was not reached.
 
     Examples
     --------
@@ -103,9 +111,13 @@ def label_logprobs(
     """
     if token_budget is not None:
         check_count("token_budget", token_budget)
+    if prune is not None:
+        check_between("prune", prune, 0, 1)
     if encode is None and any(isinstance(prompt, str) for prompt in prompts):
         raise TypeError("prompts must be token ids, or come with encode.")
-    owners = np.asarray(labels.owners)
+    unresolved = [] if prune is None else [len(labels.labels)]
+    owners = np.array([*labels.owners, *unresolved])
+    width = len(labels.labels) + len(unresolved)
 
     def read(places: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
         asked: dict[int, Any] = {
@@ -113,14 +125,16 @@ def label_logprobs(
         }
         check_lengths(model, asked, labels)
         own = list(asked.values())
-        for part, found in _scores(model, own, labels, prefix, token_budget):
-            model.check_logprobs(found, [places[at] for at in part])
-            kinds = [found[:, owners == at] for at in range(len(labels.labels))]
+        for part, found in _scores(model, own, labels, prefix, token_budget, prune):
+            model.check_logprobs(
+                found[:, : len(labels.owners)], [places[at] for at in part]
+            )
+            kinds = [found[:, owners == at] for at in range(width)]
             yield part, np.stack([logsumexp(kind, axis=1) for kind in kinds], axis=1)
 
     identity = model.fingerprint if cache else ""
-    keys = _score_keys(identity, labels, prompts)
-    return _SCORES.of(keys, len(labels.labels), read, cache=cache, progress=progress)
+    keys = _score_keys(identity, labels, prompts, prune)
+    return _SCORES.of(keys, width, read, cache=cache, progress=progress)
 
 
 def room_for_prompt(model: LanguageModel, labels: LabelTokens) -> float:
@@ -230,14 +244,24 @@ def _scores(
     labels: LabelTokens,
     prefix: Sequence[int],
     token_budget: int | None,
+    prune: float | None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Rows and the scores of each sequence, batch by batch, longest texts first."""
-    if tree_is_exact(model, max(map(len, prompts)) + max(labels.trie.depths)):
-        return _score_by_tree(
-            model, prompts, labels, prefix=prefix, token_budget=token_budget
+    settings: dict[str, Any] = {"prefix": prefix, "token_budget": token_budget}
+    is_tree = tree_is_exact(model, max(map(len, prompts)) + max(labels.trie.depths))
+    if is_tree and prune is not None and is_packed(model):
+        yield from pruned_scores(model, prompts, labels, prune, **settings)
+        return
+    found = (
+        _score_by_tree(model, prompts, labels, **settings)
+        if is_tree
+        else _score_one_by_one(
+            model, prompts, labels, positions_in_batch(model, token_budget)
         )
-    budget = positions_in_batch(model, token_budget)
-    return _score_one_by_one(model, prompts, labels, budget)
+    )
+    for rows, scores in found:
+        more = int(prune is not None)  # of which there is nothing
+        yield rows, np.pad(scores, ((0, 0), (0, more)), constant_values=-np.inf)
 
 
 @torch.inference_mode()  # of a generator: on while it runs, off while it waits
@@ -311,9 +335,15 @@ def _score_one_by_one(
 
 
 def _score_keys(
-    model: str, labels: LabelTokens, prompts: Sequence[Sequence[int] | str]
+    model: str,
+    labels: LabelTokens,
+    prompts: Sequence[Sequence[int] | str],
+    prune: float | None,
 ) -> list[str]:
-    identity = (model, labels.sequences, labels.owners, labels.stop_ids, labels.labels)
+    identity: tuple[Any, ...] = (model, labels.sequences, labels.owners)
+    identity += (labels.stop_ids, labels.labels)
+    if prune is not None:
+        identity += (prune,)
     start = hashlib.sha256(repr(identity).encode())
     keys = []
     for prompt in prompts:

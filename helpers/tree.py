@@ -51,7 +51,7 @@ def tree_logits(
     packed: bool | None = None,
 ) -> Iterator[tuple[list[int], NodeLogits]]:
     """Yield next-token logits at the nodes of the labels' tree, batch by batch."""
-    shared = _shared_prefix(prompts, prefix)
+    shared = shared_prefix(prompts, prefix)
     cache = prefix_cache(model, shared, is_named=shared == tuple(prefix))
     start = len(shared)
     read = nodes_to_read(labels)
@@ -144,7 +144,7 @@ def batches(widths: Sequence[int], budget: int, most: int) -> Iterator[list[int]
     yield batch
 
 
-def _shared_prefix(
+def shared_prefix(
     prompts: Sequence[Sequence[int]], prefix: Sequence[int]
 ) -> tuple[int, ...]:
     prefix = tuple(prefix)

@@ -32,8 +32,9 @@ DISTRIBUTIONS = {
 TARGETS = "setup mine book neiss test test-live lint lab serve bench clean help".split()
 # Families of modules: each imports only from those before it.
 ORDER = """checks progress record files metrics calibration int8 adapters checkpoints
-    models prompts verbalizer packed tree row_cache logistic scoring hidden_states
-    prompted classifier linear_probe sampling self_report bounds answers shards scale
+    models prompts verbalizer packed tree pruned row_cache logistic scoring
+    hidden_states prompted classifier linear_probe sampling self_report bounds
+    answers shards scale
     local_server decision_forms decision_server structured uncertainty hosted
     decisions finetune datasets plots own_data __main__""".split()
 # They need a server, hours, a file of the reader's, or a notebook.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
@@ -186,6 +186,122 @@ def test_every_architecture_is_scored_right(
     check(model, PROMPTS, ENDING, token_budget=100)
     assert tree_is_exact(model, max(map(len, PROMPTS)) + 4) is (way != "one by one")
     assert way == "one by one" or is_packed(model) is (way == "packed")
+
+
+def check_pruned(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    labels: LabelTokens,
+    prune: float,
+    **settings: Any,
+) -> np.ndarray:
+    """The mass that was not followed, which must bound what labels are short of."""
+    exact = np.exp(label_logprobs(model, prompts, labels, **settings))
+    found = label_logprobs(model, prompts, labels, prune=prune, **settings)
+    lower, unresolved = np.exp(found[:, :-1]), np.exp(found[:, -1])
+    rounding = TOLERANCE * exact
+    assert (lower <= exact + rounding).all()
+    assert (exact <= lower + unresolved[:, None] + rounding).all()
+    total = lower.sum(axis=1)
+    assert (unresolved <= prune * (total + unresolved) * (1 + 1e-9)).all()
+    shares = [each / each.sum(axis=1, keepdims=True) for each in (lower, exact)]
+    assert np.abs(shares[0] - shares[1]).max() <= prune + TOLERANCE
+    return unresolved
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [*ARCHITECTURES["packed"], ARCHITECTURES["padded"][0], ("mamba", {})],
+    ids=lambda value: None if isinstance(value, dict) else value,
+)
+def test_pruned_as_little_as_may_be_is_exact(
+    make_tiny: Make, kind: str, settings: dict[str, Any]
+) -> None:
+    model = make_tiny(kind, **settings)
+    for labels, budget in ((LABELS, None), (ENDING, 40)):
+        more: dict[str, Any] = {"prefix": PREFIX, "token_budget": budget}
+        exact = label_logprobs(model, PROMPTS, labels, **more)
+        found = label_logprobs(model, PROMPTS, labels, prune=1e-300, **more)
+        np.testing.assert_allclose(found[:, :-1], exact, atol=TOLERANCE)
+        assert (found[:, -1] == -np.inf).all()
+
+
+@pytest.fixture(scope="module")
+def sharp(make_tiny: Make) -> LanguageModel:
+    """A tiny network that is sure of what follows."""
+    model = make_tiny("llama")
+    with torch.no_grad():
+        model.network.get_output_embeddings().weight.mul_(3)
+    return model
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(
+        st.lists(st.integers(2, 299), min_size=1, max_size=9), min_size=1, max_size=4
+    ),
+    st.lists(
+        st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple),
+        min_size=2,
+        max_size=12,
+        unique=True,
+    ),
+    st.sampled_from([(), (4, 17)]),
+    st.floats(1e-6, 0.9),
+)
+def test_what_is_not_followed_is_bounded(
+    sharp: LanguageModel,
+    prompts: list[list[int]],
+    sequences: list[tuple[int, ...]],
+    stop_ids: tuple[int, ...],
+    prune: float,
+) -> None:
+    n = len(sequences)
+    owners = tuple(at % max(2, n // 2) for at in range(n))
+    names = tuple(map(str, range(max(owners) + 1)))
+    labels = LabelTokens(names, tuple(sequences), owners, stop_ids)
+    check_pruned(sharp, prompts, labels, prune, progress=False)
+
+
+def test_a_sure_model_follows_few_beginnings(
+    sharp: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[int] = []
+    step = packed.KeptTexts.step
+
+    def count(self: Any, paths: Any, tokens: Any) -> Any:
+        followed.extend(tokens)
+        return step(self, paths, tokens)
+
+    monkeypatch.setattr(packed.KeptTexts, "step", count)
+    n_nodes = len(nodes_to_read(ENDING)) - 1
+    check_pruned(sharp, PROMPTS, ENDING, 1e-300)
+    assert len(followed) == n_nodes * len(PROMPTS)
+    followed.clear()
+    assert (check_pruned(sharp, PROMPTS, ENDING, 0.01) > 0).any()
+    assert 0 < len(followed) < n_nodes * len(PROMPTS)
+
+
+def test_pruned_scores_are_kept_apart_from_exact_ones(
+    sharp: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("HOW_SURE_CACHE", str(tmp_path))
+    first = [
+        label_logprobs(sharp, PROMPTS, ENDING, prune=prune, cache=True)
+        for prune in (0.1, None, 1e-3)
+    ]
+    monkeypatch.setattr(sharp.network, "forward", None)
+    monkeypatch.setattr(packed.PackedReader, "projected", None)
+    for prune, expected in zip((0.1, None, 1e-3), first, strict=True):
+        again = label_logprobs(sharp, PROMPTS, ENDING, prune=prune, cache=True)
+        np.testing.assert_array_equal(again, expected)
+    assert (first[0][:, -1] > first[2][:, -1]).any()  # which follows more
+
+
+@pytest.mark.parametrize("prune", [0, 1, -1e-4, np.nan, "0.1"])
+def test_prune_must_be_a_share(tiny_llama: LanguageModel, prune: Any) -> None:
+    with pytest.raises(ValueError, match="prune must lie between 0 and 1, not"):
+        label_logprobs(tiny_llama, [[3]], LABELS, prune=prune)
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 45])

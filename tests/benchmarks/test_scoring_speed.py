@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,7 @@ from rivals import Rival, all_rivals
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 CSV = "HOW_SURE_BENCH_CSV"
+BEFORE = "HOW_SURE_BEFORE"  # environment variable: a worktree of an earlier commit
 BUDGET = 1.0  # seconds of a run, of which the best of some counts
 REPEATS = 3
 COLUMNS = {
@@ -171,3 +176,45 @@ def test_scoring_speed(
     for row in rows:
         if row["float32"]:
             assert row["close"], row["way"]
+
+
+@pytest.mark.skipif(BEFORE not in os.environ, reason=f"{BEFORE} names no worktree")
+def test_many_labels_beside_an_earlier_commit() -> None:
+    """Three turns of each, one thread; medians of texts a processor second."""
+    here = Path(__file__).parent
+    ways = {
+        "before": (os.environ[BEFORE], []),
+        "exact": (here.parents[1], []),
+        "prune=1e-4": (here.parents[1], ["prune=1e-4"]),
+    }
+    rows = []
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, here / "label_rows.py", "", *settings],
+                    env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for name, (root, settings) in ways.items()
+        }
+
+        def rate(worker: Any, n_labels: int, shots: int) -> float:
+            print(n_labels, shots, file=worker.stdin, flush=True)
+            return float(worker.stdout.readline())
+
+        for n_labels in (2, 26, 46, 77):
+            for shots in (0, 8):
+                turns = [
+                    {name: rate(one, n_labels, shots) for name, one in workers.items()}
+                    for _ in range(3)
+                ]
+                medians = pd.DataFrame(turns).median()
+                ratios = (medians / medians["before"]).add_suffix(", ratio")[1:]
+                case = {"labels": n_labels, "examples": shots}
+                rows.append(case | medians.to_dict() | ratios.to_dict())
+    print("\n", pd.DataFrame(rows).to_string(index=False, float_format="%.2f"))
+    assert len(rows) == 8
