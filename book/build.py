@@ -27,9 +27,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from importlib.util import resolve_name
 from itertools import accumulate, product
 from pathlib import Path
+from platform import python_version
 from typing import Any, NamedTuple
 
 import nbformat
@@ -322,6 +324,18 @@ def execute_all(root: Path, only: list[str], parameters: dict[str, Any]) -> list
     return ready
 
 
+def runs(ready: list[Path]) -> str:
+    """A table of when each chapter was run, for how long, and with what."""
+    used = [f"{name} {version(name)}" for name in ("numpy", "torch", "transformers")]
+    rows = [f"Python {python_version()}, {', '.join(used)}.", ""]
+    rows += ["| chapter | run on | seconds |", "|---|---|---|"]
+    for path in ready:
+        ran = nbformat.read(path, as_version=4).metadata.get("papermill", {})
+        day, took = str(ran.get("end_time"))[:10], ran.get("duration") or 0
+        rows.append(f"| {{doc}}`../notebooks/{path.stem}` | {day} | {took:.0f} |")
+    return "\n".join(rows)
+
+
 def stage(root: Path, ready: list[Path]) -> list[str]:
     """Lay out the source that is rendered; return the pages of it, in order."""
     source = root / "_build" / "src"
@@ -334,6 +348,9 @@ def stage(root: Path, ready: list[Path]) -> list[str]:
     for path in ready:
         node = without_machinery(nbformat.read(path, as_version=4))
         nbformat.write(node, source / "notebooks" / path.name)
+    for page in (source / "book").glob("*.md"):
+        text = page.read_text("utf-8").replace("<!-- runs -->", runs(ready))
+        page.write_text(text, "utf-8")
     staged = {path.stem for path in ready}
     listed = pages(yaml.safe_load((root / "_toc.yml").read_text("utf-8")))
     return [

@@ -203,6 +203,14 @@ def test_functions_on_the_api_page_have_an_example(documented):
     assert without == set(NO_EXAMPLE)
 
 
+def test_every_promise_names_a_test(root):
+    page = (root / "book" / "how_we_know.md").read_text("utf-8")
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", page)
+    assert len(named) > 15
+    for path, test in named:
+        assert f"\ndef {test}(" in (root / path).read_text("utf-8"), f"{path}::{test}"
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_makefile_has_target(root, target):
     text = (root / "Makefile").read_text("utf-8")

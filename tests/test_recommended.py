@@ -327,7 +327,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused():
             from_dict(wrong)
 
 
-def test_a_claim_counts_where_belowwould_have_been_recognised():
+def test_a_claim_counts_where_below_would_have_been_recognised():
     rng = np.random.default_rng(0)
     scores = rng.random(400)
     right = rng.random(400) < scores
