@@ -46,10 +46,11 @@ test: $(READY)  ## run the tests
 test-live: $(VENV)/.ready-server  ## run the tests that ask a real server, which they start
 	$(BIN)/python -m pytest tests/live --override-ini addopts= -ra
 
-lint: $(READY)  ## check style, format and types
+lint: $(READY)  ## check style, format, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab notebooks
