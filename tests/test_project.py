@@ -203,6 +203,12 @@ def test_functions_on_the_api_page_have_an_example(documented):
     assert without == set(NO_EXAMPLE)
 
 
+def test_what_pages_point_to_is_there(root, documented):
+    for path in root.glob("book/*.md"):
+        names = re.findall(r"\{(?:func|class)\}`~?helpers\.([\w.]+)`", path.read_text())
+        assert [name for name in names if f"helpers.{name}" not in documented] == []
+
+
 def test_every_promise_names_a_test(root):
     page = (root / "book" / "how_we_know.md").read_text("utf-8")
     named = re.findall(r"`(tests/\w+\.py)::(\w+)`", page)
