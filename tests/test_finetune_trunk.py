@@ -226,6 +226,7 @@ def test_what_it_does_not_fit_is_run_whole(
     assert not is_cached(found)
     assert (found.read_held_out is None) == (settings != {"epochs": 1})
     found.step(0)
+    found.task.model.network.eval()
     assert np.isfinite(found.held_out_logprobs()).all()
 
 

@@ -119,6 +119,7 @@ def verify(
 
     Examples
     --------
+    >>> from helpers.decisions import choose_threshold
     >>> certified = choose_threshold([0.9] * 60, [1] * 60, max_risk=0.1)
     >>> verify(certified, [0.95] * 40 + [0.5] * 10, [1] * 50).verdict
     'holds'
