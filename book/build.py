@@ -57,6 +57,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not the user's
 }
+RUNS = "<!-- runs -->"  # where a page shows when the chapters were run
 NOT_ON_THE_PAGE = {"papermill", "execution", "how_sure"}
 MODULE = r"helpers(?:\.\w+)*"
 LONGEST = ["12", "04", "11", "05", "14"]  # they start first
@@ -349,8 +350,8 @@ def stage(root: Path, ready: list[Path]) -> list[str]:
         node = without_machinery(nbformat.read(path, as_version=4))
         nbformat.write(node, source / "notebooks" / path.name)
     for page in (source / "book").glob("*.md"):
-        text = page.read_text("utf-8").replace("<!-- runs -->", runs(ready))
-        page.write_text(text, "utf-8")
+        if RUNS in (text := page.read_text("utf-8")):
+            page.write_text(text.replace(RUNS, runs(ready)), "utf-8")
     staged = {path.stem for path in ready}
     listed = pages(yaml.safe_load((root / "_toc.yml").read_text("utf-8")))
     return [

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -74,6 +75,13 @@ def test_every_page_is_there(root, html, build):
     toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
     missing = [p for p in build.pages(toc) if not (html / f"{p}.html").exists()]
     assert missing == []
+
+
+def test_every_run_is_told(root: Path, soups: dict, build: ModuleType) -> None:
+    rows = soups["book/how_we_know.html"].select("article tbody tr")
+    days = [row.select("td")[1].text for row in rows]
+    assert len(days) == len(build.chapters(root))
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\d", day) for day in days)
 
 
 def test_no_page_and_no_style_sheet_asks_another_site(soups, html):

@@ -94,6 +94,12 @@ def test_theme_can_be_switched(chapter: Page) -> None:
     assert themes == {"light", "dark"}
 
 
+def test_a_button_is_called_what_it_shows(chapter: Page) -> None:
+    shown = chapter.locator("button.search-button-field:visible").first
+    shown.filter(has_text="Search").wait_for()
+    assert shown.get_attribute("aria-label") is None
+
+
 def test_search_finds_without_a_server(browser: Browser) -> None:
     page, _ = opened(browser, "search.html?q=Brier")  # excerpts need a server
     page.wait_for_selector("#search-results li a")

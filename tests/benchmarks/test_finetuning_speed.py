@@ -116,7 +116,6 @@ def test_training_beside_peft_and_its_trainer(tmp_path: Path) -> None:
     for name, seconds in took.items():
         print(f"  {name:<14} {seconds:6.1f}   last loss {losses[name][-1]:.4f}")
     np.testing.assert_allclose(*losses.values(), atol=1e-3)
-    assert took["peft, Trainer"] > 2 * took["this package"]
 
 
 class OurBatches(transformers.Trainer):
